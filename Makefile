@@ -1,0 +1,45 @@
+# Starts from bare python3 and make: every target makes the environment that it needs, in .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help env demo test check format clean
+
+help:
+	@echo "make demo    environment, then training on the embedded catalogue (about 5 minutes on 2 cores)"
+	@echo "make test    environment, then the tests"
+	@echo "make check   environment, then lint, formatting and types"
+	@echo "make env     the environment alone, in $(VENV)"
+	@echo "make format  formats the code"
+	@echo "make clean   removes the environment and caches (runs/ stays)"
+
+env: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || \
+		{ echo "error: Python 3.11, 3.12 or 3.13 is needed, and '$(PYTHON)' is not; run: make PYTHON=python3.12 ..."; exit 2; }
+	@echo "making the environment in $(VENV), about two minutes and 3 GB"
+	@$(PYTHON) -m venv $(VENV) || \
+		{ echo "error: '$(PYTHON) -m venv' failed; on Debian and Ubuntu run: apt install python3-venv"; exit 2; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $(STAMP)
+
+demo: $(STAMP)
+	@$(BIN)/fashion-jax demo
+
+test: $(STAMP)
+	@$(BIN)/python -m pytest
+
+check: $(STAMP)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: $(STAMP)
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,21 @@
+"""A small ResNet on the embedded catalogue, for `make demo`.
+
+Command: python -m fashion_jax.main --config=configs/demo.py --workdir=runs/demo
+"""
+
+from pathlib import Path
+
+from fashion_jax.config import Config
+from fashion_jax.config_files import load_config
+
+
+def get_config() -> Config:
+    config = load_config(Path(__file__).with_name("base.py"))
+    config.data.source = "synthetic:3000"
+    config.data.attributes = ("masterCategory", "subCategory", "baseColour", "gender")
+    config.model.width = 16
+    config.train.duration = "25 epochs"
+    config.train.batch_size = 64
+    config.train.evaluate_every = "5 epochs"
+    config.train.checkpoint_every = "5 epochs"
+    return config

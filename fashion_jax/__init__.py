@@ -1,0 +1,55 @@
+"""Fashion products from photos: one network with a head per attribute, and embeddings for visual search.
+
+The public names are imported on first use, so that `import fashion_jax` neither loads JAX nor touches a device.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fashion_jax.data.catalog import Catalog, open_catalog
+    from fashion_jax.data.manifest import open_prepared
+    from fashion_jax.data.prepare import prepare
+    from fashion_jax.experiment import evaluate, train
+    from fashion_jax.search.embed import embed_source as embed
+    from fashion_jax.serving.predict import predict_source as predict
+    from fashion_jax.serving.predictor import load_model
+
+_PUBLIC = {
+    "Catalog": "fashion_jax.data.catalog:Catalog",
+    "embed": "fashion_jax.search.embed:embed_source",
+    "evaluate": "fashion_jax.experiment:evaluate",
+    "load_model": "fashion_jax.serving.predictor:load_model",
+    "open_catalog": "fashion_jax.data.catalog:open_catalog",
+    "open_prepared": "fashion_jax.data.manifest:open_prepared",
+    "predict": "fashion_jax.serving.predict:predict_source",
+    "prepare": "fashion_jax.data.prepare:prepare",
+    "train": "fashion_jax.experiment:train",
+}
+
+__all__ = [
+    "Catalog",
+    "embed",
+    "evaluate",
+    "load_model",
+    "open_catalog",
+    "open_prepared",
+    "predict",
+    "prepare",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return importlib.import_module("importlib.metadata").version("fashion-jax")
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'fashion_jax' has no attribute {name!r}")
+    module, _, attribute = _PUBLIC[name].partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,136 @@
+"""The console script `fashion-jax`: one subcommand per thing that a person does. No logic of its own."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from fashion_jax import main as main_module
+from fashion_jax.errors import exit_on_user_error
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a subcommand and returns its exit code: 0, 2 for bad input, 130 or 143 when stopped by a signal."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["train"] and not {"-h", "--help"} & set(given):
+        return main_module.main(given[1:])
+    parser = _parser()
+    flags = parser.parse_args(given)
+    return exit_on_user_error(lambda: flags.run(flags))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="fashion-jax", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, run: object, about: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=about, description=about)
+        command.set_defaults(run=run)
+        return command
+
+    sources = "zip, tar, folder, CSV, TSV, Parquet, synthetic[:N], kaggle:OWNER/NAME or hf:OWNER/NAME"
+    prepare = add("prepare", _prepare, "reads a catalogue, repairs it, splits it and writes records")
+    prepare.add_argument("--source", required=True, help=sources)
+    prepare.add_argument("--out", required=True, type=Path, help="folder for the records")
+    prepare.add_argument("--schema", type=Path, help="a schema.json; without it the schema is known or inferred")
+    prepare.add_argument("--max-side", type=int, default=256, help="pixels to which larger photos are scaled (256)")
+    prepare.add_argument("--max-bad-fraction", type=float, default=0.05, help="share of bad rows that stops (0.05)")
+    prepare.add_argument("--split", default="group", help="group, random, column or file:PATH")
+    prepare.add_argument("--split-fractions", type=_three_shares, default=(0.7, 0.1, 0.2), help="0.7,0.1,0.2")
+    prepare.add_argument("--split-seed", type=int, default=0)
+
+    train = add("train", None, "trains, or goes on training: --config C --workdir W [--config.KEY=VALUE ...]")
+    train.add_argument("--config", required=True)
+    train.add_argument("--workdir", required=True)
+    train.add_argument("--allow-config-change", action="store_true")
+
+    evaluate = add("evaluate", _evaluate, "scores the best checkpoint of a workdir")
+    evaluate.add_argument("--workdir", required=True, type=Path)
+    evaluate.add_argument("--split", default="test", choices=("train", "validation", "test"))
+
+    for name, run, about, out in (
+        ("predict", _predict, "labels the products of a source with a trained model", "predictions.csv"),
+        ("embed", _embed, "writes the embeddings of a source's products", "embeddings.npz"),
+    ):
+        command = add(name, run, about)
+        command.add_argument("--model", required=True, type=Path, help="a workdir or a model package")
+        command.add_argument("--source", required=True, help=f"{sources}; a photo or a folder of photos will do")
+        command.add_argument("--out", type=Path, default=Path(out))
+
+    demo = add("demo", _demo, "trains on the embedded catalogue and shows what came of it")
+    demo.add_argument("--workdir", type=Path, default=Path("runs/demo"))
+    return parser
+
+
+def _prepare(flags: argparse.Namespace) -> int:
+    from fashion_jax.data.catalog_report import format_report
+    from fashion_jax.data.prepare import prepare
+    from fashion_jax.data.schema import load_schema
+
+    prepared = prepare(
+        flags.source,
+        flags.out,
+        schema=load_schema(flags.schema) if flags.schema else None,
+        max_side=flags.max_side,
+        max_bad_fraction=flags.max_bad_fraction,
+        split=flags.split,
+        split_fractions=flags.split_fractions,
+        split_seed=flags.split_seed,
+    )
+    print(format_report(prepared.report))
+    print(f"records: {prepared.folder}")
+    return 0
+
+
+def _evaluate(flags: argparse.Namespace) -> int:
+    _start_devices()
+    from fashion_jax.experiment import evaluate, format_scores
+
+    print(format_scores(evaluate(flags.workdir, flags.split)))
+    print(f"details: {flags.workdir / 'evaluation' / flags.split}")
+    return 0
+
+
+def _predict(flags: argparse.Namespace) -> int:
+    _start_devices()
+    from fashion_jax.serving.predict import predict_source
+    from fashion_jax.serving.predictor import load_model
+
+    predict_source(load_model(flags.model), flags.source, flags.out)
+    return 0
+
+
+def _embed(flags: argparse.Namespace) -> int:
+    _start_devices()
+    from fashion_jax.search.embed import embed_source
+    from fashion_jax.serving.predictor import load_model
+
+    embed_source(load_model(flags.model), flags.source, flags.out)
+    return 0
+
+
+def _demo(flags: argparse.Namespace) -> int:
+    _start_devices()
+    from fashion_jax.demo.embedded import run_demo
+
+    return run_demo(flags.workdir)
+
+
+def _start_devices() -> None:
+    from fashion_jax.runtime import start_devices
+
+    start_devices()
+
+
+def _three_shares(text: str) -> tuple[float, float, float]:
+    try:
+        train, validation, test = (float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not three numbers such as 0.7,0.1,0.2") from None
+    return train, validation, test
+
+
+if __name__ == "__main__":
+    sys.exit(main())

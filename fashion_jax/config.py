@@ -1,0 +1,261 @@
+"""Typed configuration: dataclasses that check themselves. `config_files` reads them from files and command lines.
+
+This module imports nothing else of the package but its errors, and no third-party code.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from fashion_jax.errors import UserError, nearest
+
+DURATION_UNITS = ("steps", "epochs", "examples", "percent")
+
+
+@dataclass(slots=True)
+class AugmentConfig:
+    """Random changes of a training photo; geometry only, because colour is a label."""
+
+    min_crop_area: float = 0.7  # smallest share of the photo that a resized crop keeps, in (0, 1]
+    flip_probability: float = 0.5
+    max_rotation: float = 6.0  # degrees, either way
+    erase_probability: float = 0.2
+    max_erase_area: float = 0.15  # largest share of the photo that erasing covers, in [0, 1)
+
+    def validate(self) -> None:
+        _require(0 < self.min_crop_area <= 1, "data.augment.min_crop_area", self.min_crop_area, "in (0, 1]")
+        _require(0 <= self.flip_probability <= 1, "data.augment.flip_probability", self.flip_probability, "in [0, 1]")
+        _require(0 <= self.max_rotation <= 180, "data.augment.max_rotation", self.max_rotation, "in [0, 180] degrees")
+        _require(
+            0 <= self.erase_probability <= 1, "data.augment.erase_probability", self.erase_probability, "in [0, 1]"
+        )
+        _require(0 <= self.max_erase_area < 1, "data.augment.max_erase_area", self.max_erase_area, "in [0, 1)")
+
+
+@dataclass(slots=True)
+class DataConfig:
+    """Where the products come from and how they become batches."""
+
+    source: str = "synthetic"  # anything that `fashion-jax prepare --source` reads, or a prepared folder
+    prepared: str = ""  # folder for the records; empty: WORKDIR/records
+    schema: str = ""  # a schema.json; empty: known data sets by name, else inferred
+    attributes: tuple[str, ...] = ()  # heads to train, in order; empty: every attribute of the schema
+    height: int = 80
+    width: int = 60
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)  # of RGB in [0, 1], subtracted
+    std: tuple[float, ...] = (0.5, 0.5, 0.5)  # of RGB in [0, 1], divided by
+    max_side: int = 256  # pixels; larger photos are scaled down once, at preparation
+    max_bad_fraction: float = 0.05  # share of unusable rows above which preparation stops
+    split: str = "group"  # "group", "random", "column" (the schema's split column) or "file:PATH" (a splits.csv)
+    split_fractions: tuple[float, ...] = (0.7, 0.1, 0.2)  # train, validation, test
+    split_seed: int = 0
+    storage: str = "auto"  # decoded photos "device", "host", or decoded as they are needed: "stream"
+    num_workers: int = 0  # processes that decode in "stream"; 0: threads of this process
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+
+    def validate(self) -> None:
+        _require(bool(self.source), "data.source", self.source, "a path, synthetic[:N], kaggle:O/N or hf:O/N")
+        _require(8 <= self.height <= 4096, "data.height", self.height, "in [8, 4096] pixels")
+        _require(8 <= self.width <= 4096, "data.width", self.width, "in [8, 4096] pixels")
+        _require(len(self.mean) == 3 and all(0 <= m <= 1 for m in self.mean), "data.mean", self.mean, "3 in [0, 1]")
+        _require(len(self.std) == 3 and all(0 < s <= 1 for s in self.std), "data.std", self.std, "3 in (0, 1]")
+        _require(16 <= self.max_side <= 8192, "data.max_side", self.max_side, "in [16, 8192] pixels")
+        _require(0 <= self.max_bad_fraction <= 1, "data.max_bad_fraction", self.max_bad_fraction, "in [0, 1]")
+        _require(
+            self.split in ("group", "random", "column") or self.split.startswith("file:"),
+            "data.split",
+            self.split,
+            "'group', 'random', 'column' or 'file:PATH'",
+        )
+        _require(
+            len(self.split_fractions) == 3
+            and all(0 < f < 1 for f in self.split_fractions)
+            and abs(sum(self.split_fractions) - 1) < 1e-6,
+            "data.split_fractions",
+            self.split_fractions,
+            "3 shares that sum to 1",
+        )
+        _choice("data.storage", self.storage, ("auto", "device", "host", "stream"))
+        _require(self.num_workers >= 0, "data.num_workers", self.num_workers, "at least 0")
+        self.augment.validate()
+
+
+@dataclass(slots=True)
+class ModelConfig:
+    """The backbone and the heads."""
+
+    depth: int = 18
+    width: int = 64  # channels of the first stage; 64 is the published size
+    stem: str = "auto"  # "imagenet", "small" (3x3, no pooling), "deep" (ResNet-D); auto: small up to 96 pixels
+    deep_shortcut: bool = False  # ResNet-D's average pooling before the shortcut's 1x1 convolution
+    head: str = "linear"  # or "mlp"
+    head_hidden: tuple[int, ...] = (512,)  # of "mlp"
+    dropout: float = 0.0  # of "mlp"
+    dtype: str = "auto"  # of the convolutions: "float32", "bfloat16"; auto: bfloat16 on accelerators
+
+    def validate(self) -> None:
+        _choice("model.depth", self.depth, (18, 34, 50, 101, 152))
+        _require(1 <= self.width <= 1024, "model.width", self.width, "in [1, 1024] channels")
+        _choice("model.stem", self.stem, ("auto", "imagenet", "small", "deep"))
+        _choice("model.head", self.head, ("linear", "mlp"))
+        _require(all(h >= 1 for h in self.head_hidden), "model.head_hidden", self.head_hidden, "sizes of at least 1")
+        _require(0 <= self.dropout < 1, "model.dropout", self.dropout, "in [0, 1)")
+        _choice("model.dtype", self.dtype, ("auto", "float32", "bfloat16"))
+
+
+@dataclass(slots=True)
+class OptimizerConfig:
+    """One of optax's optimisers under a learning-rate schedule."""
+
+    name: str = "adamw"  # or "sgd" (Nesterov momentum), "lamb"
+    learning_rate: float = 4e-3  # the peak
+    schedule: str = "cosine"  # or "linear", "constant", after the warm-up
+    warmup: str = "10 percent"  # duration of the linear rise from 0
+    final_fraction: float = 0.0  # of the peak, at the end
+    weight_decay: float = 0.05  # on kernels alone, never on biases or batch norm
+    momentum: float = 0.9  # sgd
+    beta1: float = 0.9  # adamw, lamb
+    beta2: float = 0.999  # adamw, lamb
+    epsilon: float = 1e-8  # adamw, lamb
+    clip_norm: float = 0.0  # largest global norm of the gradient; 0: not clipped
+
+    def validate(self) -> None:
+        _choice("optimizer.name", self.name, ("adamw", "sgd", "lamb"))
+        _require(self.learning_rate > 0, "optimizer.learning_rate", self.learning_rate, "above 0")
+        _choice("optimizer.schedule", self.schedule, ("cosine", "linear", "constant"))
+        parse_duration(self.warmup, "optimizer.warmup")
+        _require(0 <= self.final_fraction <= 1, "optimizer.final_fraction", self.final_fraction, "in [0, 1]")
+        _require(self.weight_decay >= 0, "optimizer.weight_decay", self.weight_decay, "at least 0")
+        for name, value in (("momentum", self.momentum), ("beta1", self.beta1), ("beta2", self.beta2)):
+            _require(0 <= value < 1, f"optimizer.{name}", value, "in [0, 1)")
+        _require(self.epsilon > 0, "optimizer.epsilon", self.epsilon, "above 0")
+        _require(self.clip_norm >= 0, "optimizer.clip_norm", self.clip_norm, "at least 0")
+
+
+@dataclass(slots=True)
+class LossConfig:
+    """Cross-entropy per head, over the rows that hold its label."""
+
+    label_smoothing: float = 0.0
+    head_label_smoothing: dict[str, float] = field(default_factory=dict)  # overrides, by attribute
+    head_weights: dict[str, float] = field(default_factory=dict)  # by attribute; 1 where absent
+
+    def validate(self) -> None:
+        for name, value in {"": self.label_smoothing, **self.head_label_smoothing}.items():
+            where = f"loss.head_label_smoothing[{name}]" if name else "loss.label_smoothing"
+            _require(0 <= value < 1, where, value, "in [0, 1)")
+        for name, value in self.head_weights.items():
+            _require(value >= 0, f"loss.head_weights[{name}]", value, "at least 0")
+
+
+@dataclass(slots=True)
+class TrainConfig:
+    """How long, how much at once, and what is kept. Durations are "10 epochs", "500 steps", "20000 examples",
+    or "5 percent" of the whole."""
+
+    duration: str = "10 epochs"
+    batch_size: int = 128  # over all devices and processes
+    accumulation_steps: int = 1  # parts of a batch that are computed one after another
+    seed: int = 0
+    log_every: str = "50 steps"
+    evaluate_every: str = "1 epochs"  # on the validation split
+    checkpoint_every: str = "1 epochs"
+    best_metric: str = "mean/accuracy"  # of the validation split; the best checkpoint has the highest ("loss": lowest)
+    early_stopping_patience: int = 0  # evaluations without a better best_metric before the run ends; 0: never
+
+    def validate(self) -> None:
+        for name in ("duration", "log_every", "evaluate_every", "checkpoint_every"):
+            amount, unit = parse_duration(getattr(self, name), f"train.{name}")
+            _require(amount > 0, f"train.{name}", getattr(self, name), "above 0")
+            _require(name != "duration" or unit != "percent", "train.duration", self.duration, "not in percent")
+        _require(self.batch_size >= 1, "train.batch_size", self.batch_size, "at least 1")
+        _require(self.accumulation_steps >= 1, "train.accumulation_steps", self.accumulation_steps, "at least 1")
+        _require(
+            self.batch_size % self.accumulation_steps == 0,
+            "train.batch_size",
+            self.batch_size,
+            f"divisible by train.accumulation_steps={self.accumulation_steps}",
+        )
+        _require(0 <= self.seed < 2**32, "train.seed", self.seed, "in [0, 2**32)")
+        _require(bool(self.best_metric), "train.best_metric", self.best_metric, "the name of a validation metric")
+        _require(
+            self.early_stopping_patience >= 0, "train.early_stopping_patience", self.early_stopping_patience, ">= 0"
+        )
+
+
+@dataclass(slots=True)
+class RuntimeConfig:
+    """What does not change the result: it may differ when a run is resumed."""
+
+    cpu_devices: int = 0  # that JAX sees where there is no accelerator; 0: 4 a core, 8 at most (faster than 1)
+    evaluation_batch_size: int = 512
+    tensorboard: bool = False  # event files in WORKDIR/tensorboard; needs the extra "tensorboard"
+
+    def validate(self) -> None:
+        _require(0 <= self.cpu_devices <= 256, "runtime.cpu_devices", self.cpu_devices, "in [0, 256]")
+        _require(self.evaluation_batch_size >= 1, "runtime.evaluation_batch_size", self.evaluation_batch_size, ">= 1")
+
+
+@dataclass(slots=True)
+class Config:
+    """Everything that a run needs; `validate()` raises UserError for a value out of range."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+
+    def validate(self) -> None:
+        for part in dataclasses.fields(self):
+            getattr(self, part.name).validate()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns nested JSON values (tuples as lists)."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+
+def parse_duration(text: str, key: str = "duration") -> tuple[float, str]:
+    """Splits "10 epochs" into (10.0, "epochs"); UserError names `key` when the text is no duration."""
+    parts = text.split()
+    unit = parts[1] if len(parts) == 2 else ""
+    unit = unit if unit.endswith("s") or unit == "percent" else unit + "s"
+    try:
+        amount = float(parts[0])
+    except (ValueError, IndexError):
+        amount = -1.0
+    if unit not in DURATION_UNITS or not 0 <= amount < float("inf"):
+        raise UserError(
+            f"config.{key}={text!r} is no duration; write for instance '10 epochs', '500 steps' or '5 percent'"
+        )
+    return amount, unit
+
+
+def resolve_steps(text: str, *, num_examples: int, batch_size: int, total_steps: int | None = None) -> int:
+    """Turns a duration into optimiser steps, at least 1 unless the amount is 0.
+
+    Args:
+        text: a duration.
+        num_examples: rows of the training split.
+        batch_size: rows of a step.
+        total_steps: steps of the whole run, needed for "percent".
+    """
+    amount, unit = parse_duration(text)
+    per_unit = {"steps": 1.0, "epochs": num_examples / batch_size, "examples": 1 / batch_size}
+    per_unit["percent"] = (total_steps or 0) / 100
+    return max(round(amount * per_unit[unit]), 1 if amount > 0 else 0)
+
+
+def _require(holds: bool, key: str, value: object, expected: str) -> None:
+    if not holds:
+        raise UserError(f"config.{key}={value!r} is out of range: expected {expected}")
+
+
+def _choice(key: str, value: object, allowed: tuple[object, ...]) -> None:
+    if value not in allowed:
+        hint = nearest(value, [a for a in allowed if isinstance(a, str)]) if isinstance(value, str) else ""
+        raise UserError(f"config.{key}={value!r} is not one of {', '.join(map(repr, allowed))}{hint}")

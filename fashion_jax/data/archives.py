@@ -1,0 +1,199 @@
+"""Where a catalogue's files are: a folder, a zip, or a tar that is read in one pass. Names in them are hostile."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Protocol
+
+from fashion_jax.errors import UserError
+
+MAX_MEMBER_BYTES = 2_000_000_000  # of a table; photos have a limit of their own
+MAX_RATIO = 200  # unpacked over packed size; photos hardly shrink
+FREE_BYTES = 1_000_000_000  # unpacked size below which the ratio does not matter
+
+
+class Files(Protocol):
+    """Read access to named files; names are relative, with forward slashes."""
+
+    def sizes(self) -> dict[str, int]:
+        """Returns name -> bytes."""
+        ...
+
+    def read(self, name: str) -> bytes:
+        """Returns one file; KeyError if there is none."""
+        ...
+
+    def read_many(self, names: Iterable[str]) -> Iterator[tuple[str, bytes | OSError]]:
+        """Yields the named files in the order in which they are read fastest; what cannot be read as an OSError."""
+        ...
+
+
+def open_files(path: Path) -> Files:
+    """Opens a folder, zip or tar; UserError when it is none, damaged, leads outside, or unpacks to absurd size."""
+    if path.is_dir():
+        return FolderFiles(path)
+    if not path.exists():
+        raise UserError(f"there is nothing at {path}; check the path")
+    try:
+        if zipfile.is_zipfile(path):
+            return ZipFiles(path)
+        return TarFiles(path)
+    except (tarfile.ReadError, EOFError, zlib.error, zipfile.BadZipFile, NotImplementedError) as error:
+        raise UserError(
+            f"{path} is not a zip or tar archive, or it is damaged ({error}); if it is a download, fetch it again"
+        ) from error
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise UserError(f"{path} is damaged ({error}); if it is a download, fetch it again") from error
+    except Exception as error:  # lzma.LZMAError is an Exception of its own; hostile archives find others
+        raise UserError(f"{path} is damaged ({error}); if it is a download, fetch it again") from error
+
+
+def safe_name(name: str, where: object) -> str:
+    """Returns a member's name in plain form; UserError when it leads outside."""
+    plain = posixpath.normpath(name.replace("\\", "/"))
+    if plain.startswith(("/", "../")) or plain == ".." or (len(plain) > 1 and plain[1] == ":") or "\0" in plain:
+        raise UserError(f"{where} is not safe to read: its member {name!r} leads outside of it")
+    return plain
+
+
+class FolderFiles:
+    """Files below a folder; links that lead out of it are not followed."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.resolve()
+
+    def sizes(self) -> dict[str, int]:
+        found = {}
+        for folder, _, names in os.walk(self.root):
+            base = Path(folder).relative_to(self.root)
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if entry.is_file() and (not entry.is_symlink() or self._inside(Path(entry.path))):
+                        found[(base / entry.name).as_posix()] = entry.stat().st_size
+            del names
+        return found
+
+    def read(self, name: str) -> bytes:
+        path = self.root / name
+        if not self._inside(path) or not path.is_file():
+            raise KeyError(name)
+        return path.read_bytes()
+
+    def read_many(self, names: Iterable[str]) -> Iterator[tuple[str, bytes | OSError]]:
+        for name in names:
+            try:
+                yield name, self.read(name)
+            except KeyError:
+                yield name, OSError("the photo's file is gone")
+            except OSError as error:
+                yield name, error
+
+    def _inside(self, path: Path) -> bool:
+        return path.resolve().is_relative_to(self.root)
+
+
+class ZipFiles:
+    """Files of a zip, with random access."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._zip = zipfile.ZipFile(path)
+        self._members: dict[str, zipfile.ZipInfo] = {}
+        total = 0
+        for info in self._zip.infolist():
+            name = safe_name(info.filename, path)
+            if not info.is_dir():
+                self._members[name] = info
+                total += info.file_size
+        _check_total(path, total)
+
+    def sizes(self) -> dict[str, int]:
+        return {name: info.file_size for name, info in self._members.items()}
+
+    def read(self, name: str) -> bytes:
+        info = self._members[name]
+        try:
+            with self._zip.open(info) as file:
+                data = file.read(min(info.file_size, MAX_MEMBER_BYTES) + 1)
+        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+            raise OSError(f"damaged in the archive: {error}") from error
+        if len(data) > info.file_size:
+            raise OSError("larger than the archive declares")
+        return data
+
+    def read_many(self, names: Iterable[str]) -> Iterator[tuple[str, bytes | OSError]]:
+        for name in sorted(names, key=lambda n: self._members[n].header_offset):
+            try:
+                yield name, self.read(name)
+            except OSError as error:
+                yield name, error
+
+
+class TarFiles:
+    """Files of a tar, plain or compressed; nothing is unpacked to the disk."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._sizes: dict[str, int] = {}
+        self._tables: dict[str, bytes] = {}
+        total = 0
+        with tarfile.open(path, "r|*") as tar:
+            for member in tar:
+                name = safe_name(member.name, path)
+                if member.islnk() or member.issym():
+                    # A symbolic link's target is relative to its own folder, a hard link's to the archive.
+                    base = posixpath.dirname(name) if member.issym() else ""
+                    safe_name(posixpath.join(base, member.linkname), path)
+                if not member.isfile():
+                    continue
+                total += member.size
+                _check_total(path, total)
+                self._sizes[name] = member.size
+                # A second pass over a compressed archive costs as much as the first, and tables are small.
+                if name.lower().endswith((".csv", ".tsv", ".parquet")) and member.size <= MAX_MEMBER_BYTES:
+                    file = tar.extractfile(member)
+                    self._tables[name] = file.read() if file else b""
+
+    def sizes(self) -> dict[str, int]:
+        return dict(self._sizes)
+
+    def read(self, name: str) -> bytes:
+        if name in self._tables:
+            return self._tables[name]
+        for _, data in self.read_many([name]):
+            if isinstance(data, OSError):
+                raise data
+            return data
+        raise KeyError(name)
+
+    def read_many(self, names: Iterable[str]) -> Iterator[tuple[str, bytes | OSError]]:
+        wanted = set(names)
+        try:
+            with tarfile.open(self.path, "r|*") as tar:
+                for member in tar:
+                    name = safe_name(member.name, self.path)
+                    if member.isfile() and name in wanted:
+                        wanted.discard(name)
+                        file = tar.extractfile(member)
+                        yield name, file.read() if file else b""
+        except (tarfile.ReadError, EOFError, zlib.error) as error:
+            raise UserError(f"{self.path} is damaged ({error}); if it is a download, fetch it again") from error
+        for name in sorted(wanted):
+            yield name, OSError("the archive changed while it was read")
+
+
+def _check_total(path: Path, total: int) -> None:
+    packed = max(path.stat().st_size, 1)
+    if total > FREE_BYTES and total > MAX_RATIO * packed:
+        raise UserError(
+            f"{path} is not safe to read: its {packed:,} bytes unpack to {total:,} or more, "
+            f"over {MAX_RATIO} times as many"
+        )

@@ -1,0 +1,120 @@
+"""Random geometry of training photos, on the device, inside the training step.
+
+Colours are never changed: colour is a label. Crop, flip and rotation are one affine map, sampled once, so a photo is
+interpolated once however many of them apply. Every example's randomness comes from its record number and the step,
+not from its place in the batch: one device, eight devices and two processes draw the same.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key, UInt8
+
+from fashion_jax.config import AugmentConfig
+
+WHITE = 255.0
+
+
+def example_keys(key: Key[Array, ""], step: Int[Array, ""], records: Int[Array, " batch"]) -> Key[Array, " batch"]:
+    """Returns one key per example, a function of the run's key, the step and the record number alone."""
+    step_key = jax.random.fold_in(key, step)
+    return jax.vmap(lambda record: jax.random.fold_in(step_key, record))(records)
+
+
+def normalize(
+    images: UInt8[Array, "batch height width 3"] | Float[Array, "batch height width 3"],
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    dtype: jnp.dtype | type = jnp.float32,
+) -> Float[Array, "batch height width 3"]:
+    """Returns (images / 255 - mean) / std for images in [0, 255], computed in float32 and cast to `dtype`."""
+    scale = 1 / (255.0 * jnp.asarray(std, jnp.float32))
+    shift = jnp.asarray(mean, jnp.float32) / jnp.asarray(std, jnp.float32)
+    return (images.astype(jnp.float32) * scale[None, None, None] - shift[None, None, None]).astype(dtype)
+
+
+def augment(
+    images: UInt8[Array, "batch height width 3"], keys: Key[Array, " batch"], config: AugmentConfig
+) -> Float[Array, "batch height width 3"]:
+    """Applies a random resized crop (aspect kept), flip, small rotation and erasing to each photo.
+
+    Args:
+        images: RGB in [0, 255].
+        keys: one per photo.
+        config: probabilities and ranges; all of them off leaves the photos exactly as they are.
+
+    Returns:
+        float32 RGB in [0, 255]; what lies outside the photo, and what is erased, is white.
+    """
+    return jax.vmap(partial(_augment_one, config=config))(images, keys)
+
+
+def _augment_one(
+    image: UInt8[Array, "height width 3"], key: Key[Array, ""], *, config: AugmentConfig
+) -> Float[Array, "height width 3"]:
+    height, width, _ = image.shape
+    crop_key, shift_key, flip_key, turn_key, erase_key = jax.random.split(key, 5)
+
+    zoom = jnp.sqrt(jax.random.uniform(crop_key, minval=config.min_crop_area, maxval=1.0))
+    room = (1 - zoom) / 2 * jnp.array([height, width], jnp.float32)
+    shift = jax.random.uniform(shift_key, (2,), minval=-1.0, maxval=1.0) * room
+    mirror = jnp.where(jax.random.bernoulli(flip_key, config.flip_probability), -1.0, 1.0)
+    angle = jnp.deg2rad(jax.random.uniform(turn_key, minval=-1.0, maxval=1.0) * config.max_rotation)
+
+    # Each output pixel asks where in the photo it comes from, both measured from the centre.
+    y = jnp.arange(height, dtype=jnp.float32)[:, None] - (height - 1) / 2
+    x = (jnp.arange(width, dtype=jnp.float32)[None, :] - (width - 1) / 2) * mirror
+    cosine, sine = jnp.cos(angle) * zoom, jnp.sin(angle) * zoom
+    source_y = cosine * y - sine * x + shift[0] + (height - 1) / 2
+    source_x = sine * y + cosine * x + shift[1] + (width - 1) / 2
+    moved = sample_bilinear(image, source_y, source_x)
+    return _erase(moved, erase_key, config) if config.erase_probability and config.max_erase_area else moved
+
+
+def sample_bilinear(
+    image: UInt8[Array, "height width 3"], y: Float[Array, "rows columns"], x: Float[Array, "rows columns"]
+) -> Float[Array, "rows columns 3"]:
+    """Reads an image at fractional pixel positions; beyond its border it is white.
+
+    Args:
+        image: RGB in [0, 255].
+        y: rows, where 0 is the centre of the first pixel.
+        x: columns, likewise.
+
+    Returns:
+        float32 in [0, 255].
+    """
+    height, width, _ = image.shape
+    # One white pixel all around lets the border blend into white, and clipping keep all else there.
+    padded = jnp.pad(image, ((1, 1), (1, 1), (0, 0)), constant_values=255).reshape(-1, 3)
+    y, x = jnp.clip(y + 1, 0, height + 1), jnp.clip(x + 1, 0, width + 1)
+    top = jnp.minimum(jnp.floor(y), height).astype(jnp.int32)
+    left = jnp.minimum(jnp.floor(x), width).astype(jnp.int32)
+    down, right = (y - top)[..., None], (x - left)[..., None]
+
+    def at(row: Int[Array, "rows columns"], column: Int[Array, "rows columns"]) -> Float[Array, "rows columns 3"]:
+        return padded[row * (width + 2) + column].astype(jnp.float32)
+
+    above = at(top, left) * (1 - right) + at(top, left + 1) * right
+    below = at(top + 1, left) * (1 - right) + at(top + 1, left + 1) * right
+    return above * (1 - down) + below * down
+
+
+def _erase(
+    image: Float[Array, "height width 3"], key: Key[Array, ""], config: AugmentConfig
+) -> Float[Array, "height width 3"]:
+    """Whitens a random rectangle (random erasing, Zhong et al. 2020)."""
+    height, width, _ = image.shape
+    chance_key, area_key, aspect_key, place_key = jax.random.split(key, 4)
+    area = jax.random.uniform(area_key, minval=0.02, maxval=max(0.02, config.max_erase_area))
+    aspect = jnp.exp(jax.random.uniform(aspect_key, minval=-0.7, maxval=0.7))  # from 1:2 to 2:1
+    sides = jnp.sqrt(jnp.stack([area * aspect, area / aspect])) * jnp.array([height, width], jnp.float32)
+    centre = jax.random.uniform(place_key, (2,)) * jnp.array([height, width], jnp.float32)
+    inside_y = jnp.abs(jnp.arange(height) + 0.5 - centre[0]) < sides[0] / 2
+    inside_x = jnp.abs(jnp.arange(width) + 0.5 - centre[1]) < sides[1] / 2
+    chosen = jax.random.bernoulli(chance_key, config.erase_probability)
+    hidden = chosen & inside_y[:, None] & inside_x[None, :]
+    return jnp.where(hidden[..., None], WHITE, image)

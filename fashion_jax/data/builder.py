@@ -1,0 +1,94 @@
+"""Records on the disk: a TFDS builder that writes ArrayRecord. TensorFlow is not needed.
+
+Prepared records are read by anything that reads TFDS data sets:
+
+    builder = tfds.builder("fashion_products", data_dir="PREPARED")
+    source = builder.as_data_source("train")
+    source[0]  # {"id", "image", "title", <one label per attribute>}
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import tensorflow_datasets as tfds
+from tensorflow_datasets.core.utils import tqdm_utils
+
+NAME = "fashion_products"
+LABEL_PREFIX = "label_"  # keeps an attribute called "image" or "id" apart from those
+
+
+class RecordSource(Protocol):
+    """What the builder writes."""
+
+    vocabularies: Mapping[str, tuple[str, ...]]
+
+    def splits(self) -> Iterable[str]:
+        """Returns the names of the splits that hold rows."""
+        ...
+
+    def examples(self, split: str) -> Iterator[dict[str, Any]]:
+        """Yields a split's rows: id, title, image (JPEG bytes), labels (attribute -> class number, -1 if missing)."""
+        ...
+
+
+class FashionProducts(tfds.core.GeneratorBasedBuilder):
+    """Products with a photo and one label per attribute; a missing label is -1."""
+
+    name = NAME
+    VERSION = tfds.core.Version("1.0.0")
+
+    def __init__(self, *, records: RecordSource | None = None, **kwargs: Any) -> None:
+        """Opens prepared records under `data_dir`, or gets ready to write `records` there."""
+        self._records = records
+        if records is None:
+            manifest = json.loads((Path(kwargs.get("data_dir") or ".") / "manifest.json").read_text(encoding="utf-8"))
+            self._vocabularies: Mapping[str, Any] = manifest["vocabularies"]
+        else:
+            self._vocabularies = records.vocabularies
+        super().__init__(file_format="array_record", **{k: v for k, v in kwargs.items() if k != "file_format"})
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        labels = {LABEL_PREFIX + n: tfds.features.ClassLabel(names=list(v)) for n, v in self._vocabularies.items()}
+        image = tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg")
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description="Products with a photo and one label per attribute; -1 for a missing label.",
+            features=tfds.features.FeaturesDict(
+                {"id": tfds.features.Text(), "title": tfds.features.Text(), "image": image, **labels}
+            ),
+            disable_shuffling=True,  # the loader shuffles, and row numbers must mean something
+        )
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
+        assert self._records is not None, "prepared records are read, not made again"
+        return {split: self._generate_examples(split) for split in self._records.splits()}
+
+    def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
+        assert self._records is not None
+        for number, row in enumerate(self._records.examples(split)):
+            labels = {LABEL_PREFIX + name: value for name, value in row["labels"].items()}
+            yield number, {"id": row["id"], "title": row["title"], "image": row["image"], **labels}
+
+
+def write_records(records: RecordSource, folder: Path) -> None:
+    """Writes all splits below `folder`, in the order of the rows."""
+    builder = FashionProducts(records=records, data_dir=str(folder))
+    shown = tqdm_utils._active
+    tqdm_utils.display_progress_bar(False)  # ours counts photos
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # it speaks of downloads
+            builder.download_and_prepare()
+    finally:
+        tqdm_utils.display_progress_bar(shown)
+
+
+def open_records(folder: Path, split: str) -> Any:
+    """Returns random access to a split's rows, photos as JPEG bytes."""
+    builder = tfds.builder_from_directory(str(folder / NAME / "1.0.0"))
+    return builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})

@@ -1,0 +1,316 @@
+"""One reader for all catalogues: finds table and photos, applies the schema, and says why a row was left out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import posixpath
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from fashion_jax.data.archives import Files, FolderFiles, open_files, safe_name
+from fashion_jax.data.hub import download, is_hub_source
+from fashion_jax.data.photos import BadPhoto
+from fashion_jax.data.schema import DOCUMENTED, FASHION, Attribute, Schema, infer_schema, is_fashion
+from fashion_jax.data.tables import TABLE_SUFFIXES, Table, join_tables, read_table
+from fashion_jax.errors import UserError, nearest
+
+PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """A usable row.
+
+    Attributes:
+        row: number in the table, from 1.
+        id: unique in the catalogue.
+        title: for people; may be empty.
+        labels: one per attribute of the schema, None where missing.
+        split: as the table has it, or empty.
+        photo: the name of its file, or its bytes.
+    """
+
+    row: int
+    id: str
+    title: str
+    labels: tuple[str | None, ...]
+    split: str
+    photo: str | bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A row that was left out, and why."""
+
+    row: int
+    id: str
+    reason: str
+
+
+@dataclass
+class Catalog:
+    """A catalogue that has been read, its photos not yet.
+
+    Attributes:
+        source: as given.
+        schema: by which it was read.
+        products: usable rows with a photo, in the table's order.
+        rejected: rows left out, those that the schema drops included.
+        dropped: reason -> rows that left by the schema's rules.
+        repairs: repair of the table -> rows that it touched.
+        num_rows: of the table.
+        documented_rows: rows whose labels all passed the rules, with or without a photo.
+        vocabularies: attribute -> class names, sorted.
+    """
+
+    source: str
+    schema: Schema
+    files: Files
+    table_digest: str
+    photo_sizes: dict[str, int]
+    products: list[Product] = field(default_factory=list)
+    rejected: list[Rejected] = field(default_factory=list)
+    dropped: Counter[str] = field(default_factory=Counter)
+    repairs: Counter[str] = field(default_factory=Counter)
+    num_rows: int = 0
+    documented_rows: int = 0
+    vocabularies: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    temporary: tempfile.TemporaryDirectory[str] | None = None  # kept alive with the catalogue
+
+    def fingerprint(self) -> str:
+        """Returns a hash of table, photo names and sizes, and schema; the same wherever the files lie."""
+        used = sorted((p.photo, self.photo_sizes.get(p.photo, 0)) for p in self.products if isinstance(p.photo, str))
+        text = json.dumps([self.table_digest, used, self.schema.to_dict()])
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def iter_photos(self, products: Iterable[Product]) -> Iterator[tuple[Product, bytes | BadPhoto]]:
+        """Yields every given product once, with its photo's bytes, in the order that reads fastest."""
+        by_name: dict[str, list[Product]] = {}
+        for product in products:
+            if isinstance(product.photo, bytes):
+                yield product, product.photo
+            else:
+                by_name.setdefault(product.photo, []).append(product)
+        for name, data in self.files.read_many(by_name):
+            for product in by_name[name]:
+                yield product, BadPhoto(f"the photo cannot be read: {data}") if isinstance(data, OSError) else data
+
+
+def open_catalog(source: str | Path, schema: Schema | None = None, *, labelled: bool = True) -> Catalog:
+    """Reads a catalogue's table and finds its photos.
+
+    Args:
+        source: a zip or tar (plain, gz, xz) in Kaggle's layout or with one table; a folder of the same; a CSV, TSV
+            or Parquet file whose photo paths are relative to it, or that holds the photos' bytes;
+            `synthetic[:COUNT[:SEED]]`; `kaggle:OWNER/NAME` or `hf:OWNER/NAME`.
+        schema: how to read it; None takes the known one where its columns are there, and infers one elsewhere.
+        labelled: False accepts sources without labels, among them a photo, or a folder or archive of photos alone.
+
+    Raises:
+        UserError: no such source, not readable, unsafe, or columns are missing.
+    """
+    text, temporary = str(source), None
+    if text == "synthetic" or text.startswith("synthetic:"):
+        temporary = _write_synthetic(text)
+        path = Path(temporary.name)
+    else:
+        path = download(text) if is_hub_source(text) else Path(text)
+    files, names, sizes = _locate(path, labelled)
+    if not names:
+        return _photos_only(text, files, sizes)
+    parts, digest = [], hashlib.sha256()
+    for name in names:
+        data = files.read(name)
+        digest.update(data)
+        parts.append(read_table(name, data))
+    table = join_tables(parts) if len(parts) > 1 else parts[0]
+    schema = _choose_schema(table.frame, schema, labelled, path.stem)
+    base = posixpath.dirname(names[0])
+    catalog = Catalog(text, schema, files, digest.hexdigest(), sizes, temporary=temporary)
+    _read_rows(catalog, table, base, labelled)
+    return catalog
+
+
+def _locate(path: Path, labelled: bool) -> tuple[Files, list[str], dict[str, int]]:
+    """Returns the files, the table's name or names (none where photos alone will do), and all files' sizes."""
+    suffix = path.suffix.lower()
+    if path.is_file() and suffix in (*TABLE_SUFFIXES, *(() if labelled else PHOTO_SUFFIXES)):
+        folder = FolderFiles(path.parent)
+        if suffix in TABLE_SUFFIXES:
+            return folder, [path.name], {}
+        return folder, [], {path.name: path.stat().st_size}
+    files = open_files(path)
+    sizes = files.sizes()
+    tables = sorted((n for n in sizes if n.lower().endswith(TABLE_SUFFIXES)), key=lambda n: (n.count("/"), n))
+    styles = [n for n in tables if posixpath.basename(n) == "styles.csv"]
+    parquet = [n for n in tables if n.endswith(".parquet")]
+    chosen = styles[:1] or parquet or tables
+    if len(chosen) > 1 and not parquet:
+        shallow = [n for n in chosen if n.count("/") == chosen[0].count("/")]
+        if len(shallow) > 1:
+            raise UserError(f"{path} holds several tables ({', '.join(shallow[:5])}); give the path of one of them")
+        chosen = shallow
+    if not chosen and (labelled or not any(n.lower().endswith(PHOTO_SUFFIXES) for n in sizes)):
+        sample = ", ".join(sorted(sizes)[:3]) or "nothing"
+        raise UserError(f"{path} holds no table (styles.csv, or one .csv, .tsv or .parquet); it holds {sample}")
+    return files, chosen, sizes
+
+
+def _photos_only(source: str, files: Files, sizes: dict[str, int]) -> Catalog:
+    schema = Schema("photos", ())
+    names = sorted(n for n in sizes if n.lower().endswith(PHOTO_SUFFIXES))
+    stems = Counter(posixpath.splitext(posixpath.basename(n))[0] for n in names)
+    catalog = Catalog(source, schema, files, "", sizes, num_rows=len(names))
+    for row, name in enumerate(names, 1):
+        stem = posixpath.splitext(posixpath.basename(name))[0]
+        catalog.products.append(Product(row, stem if stems[stem] == 1 else name, "", (), "", name))
+    return catalog
+
+
+def _choose_schema(frame: pd.DataFrame, schema: Schema | None, labelled: bool, name: str) -> Schema:
+    columns = [str(c) for c in frame.columns]
+    if schema is None:
+        if is_fashion(columns):
+            found = tuple(a for a in FASHION.attributes if set(a.columns()) & set(columns))
+            image = next((c for c in columns if _holds_bytes(frame[c])), "")
+            return Schema(
+                FASHION.name,
+                found,
+                image_column=image,
+                title_column=FASHION.title_column if FASHION.title_column in columns else "",
+            )
+        schema = infer_schema(frame, name, labelled=labelled)
+    needed = [c for c in (schema.id_column, schema.image_column, schema.split_column, schema.title_column) if c]
+    missing = [c for c in needed if c not in columns]
+    if labelled:
+        missing += [a.columns()[0] for a in schema.attributes if not set(a.columns()) & set(columns)]
+    if missing:
+        hint = nearest(missing[0], columns)
+        raise UserError(
+            f"the table lacks the column{'s' if len(missing) > 1 else ''} {', '.join(missing)}{hint}; "
+            f"it has: {', '.join(columns[:30])}"
+        )
+    return schema
+
+
+def _read_rows(catalog: Catalog, table: Table, base: str, labelled: bool) -> None:
+    schema, frame = catalog.schema, table.frame
+    catalog.num_rows, catalog.repairs = table.num_rows, table.repairs
+    catalog.rejected = [Rejected(*item) for item in table.rejected]
+    if frame.empty:
+        raise UserError(f"the table of {catalog.source} has no rows")
+    columns = {a: next((c for c in a.columns() if c in frame.columns), None) for a in schema.attributes}
+    labels = pd.DataFrame(
+        {a.name: frame[c] if c else pd.Series("", frame.index) for a, c in columns.items()}, index=frame.index
+    )
+    # A label is one line of text, whatever spaces and line ends a table has in it.
+    labels = labels.apply(lambda column: column.astype(str).str.split().str.join(" "))
+    labels = labels.mask(labels.isin(list(schema.missing_values)), "")
+    keep = pd.Series(True, frame.index)
+    reasons: dict[int, str] = {}
+    fixed = [a for a in schema.attributes if a.classes]
+    for attribute in fixed:
+        values = labels[attribute.name]
+        unknown = (values != "") & ~values.isin(attribute.classes)
+        if attribute.on_unknown == "drop" and labelled:
+            for row in labels.index[unknown & keep]:
+                reasons[row] = f"{attribute.name} {values[row]!r} is not among its {len(attribute.classes)} classes"
+                catalog.dropped[f"{attribute.name} outside its classes"] += 1
+            keep &= ~unknown
+        else:
+            labels.loc[unknown, attribute.name] = ""
+    for attribute in schema.attributes:
+        catalog.vocabularies[attribute.name] = _vocabulary(attribute, labels.loc[keep, attribute.name])
+        known = labels[attribute.name].isin(catalog.vocabularies[attribute.name])
+        labels.loc[~known, attribute.name] = ""
+    if labelled and not fixed and catalog.vocabularies and not any(catalog.vocabularies.values()):
+        raise UserError(f"no attribute of {catalog.source} has a class with enough rows")
+    documented = [a.name for a in fixed if a.name in DOCUMENTED] or [a.name for a in fixed]
+    whole = keep & (labels[documented] != "").all(axis=1) if documented else keep
+    catalog.documented_rows = int(whole.sum())
+    _add_products(catalog, frame, labels, reasons, base)
+
+
+def _add_products(
+    catalog: Catalog, frame: pd.DataFrame, labels: pd.DataFrame, reasons: dict[int, str], base: str
+) -> None:
+    schema, seen = catalog.schema, dict[str, int]()
+    ids = frame[schema.id_column].tolist() if schema.id_column else [str(row) for row in frame.index]
+    titles = frame[schema.title_column].tolist() if schema.title_column else [""] * len(frame)
+    splits = frame[schema.split_column].tolist() if schema.split_column else [""] * len(frame)
+    photos = frame[schema.image_column].tolist() if schema.image_column else [None] * len(frame)
+    rows = zip(frame.index, ids, titles, splits, photos, labels.itertuples(index=False, name=None), strict=True)
+    for row, raw_id, title, split, cell, values in rows:
+        product_id = str(raw_id)
+        reason = reasons.get(row, "")
+        if not reason and not product_id:
+            reason = "the row has no id"
+        if not reason and product_id in seen:
+            reason = f"the id stands in row {seen[product_id]} already"
+        photo: str | bytes = b""
+        if not reason:
+            seen[product_id] = row
+            photo, reason = _find_photo(catalog, product_id, cell, base)
+        if reason:
+            catalog.rejected.append(Rejected(row, product_id, reason))
+        else:
+            named = tuple(value or None for value in values)
+            catalog.products.append(Product(row, product_id, str(title), named, str(split), photo))
+    catalog.rejected.sort(key=lambda item: item.row)
+
+
+def _find_photo(catalog: Catalog, product_id: str, cell: str | bytes | None, base: str) -> tuple[str | bytes, str]:
+    """Returns where a product's photo is, or the reason why it has none."""
+    if isinstance(cell, bytes):
+        return (cell, "") if cell else (b"", "the row holds no photo")
+    if cell == "":
+        return b"", "the row names no photo"
+    name = cell if cell is not None else catalog.schema.image_template.format(id=product_id)
+    if cell is not None and ("://" in name):
+        return b"", f"the photo {name!r} is an address; download it first and give its path"
+    try:
+        name = safe_name(posixpath.join(base, name.replace("\\", "/")), "the table")
+    except UserError:
+        return b"", f"the photo path {name!r} leads outside of the catalogue"
+    if not catalog.photo_sizes:  # a table beside its photos: looked up one by one, not by listing a whole disk
+        assert isinstance(catalog.files, FolderFiles)
+        path = catalog.files.root / name
+        try:
+            found = path.resolve().is_relative_to(catalog.files.root) and path.is_file()
+        except (OSError, ValueError):
+            found = False
+        return (name, "") if found else (b"", f"there is no photo {name}")
+    return (name, "") if name in catalog.photo_sizes else (b"", f"there is no photo {name}")
+
+
+def _vocabulary(attribute: Attribute, values: pd.Series) -> tuple[str, ...]:
+    if attribute.classes:
+        return tuple(sorted(attribute.classes))
+    counts = values[values != ""].value_counts()
+    return tuple(sorted(str(name) for name, count in counts.items() if count >= attribute.min_rows))
+
+
+def _holds_bytes(values: pd.Series) -> bool:
+    return any(isinstance(value, bytes) for value in values.head(20))
+
+
+def _write_synthetic(source: str) -> tempfile.TemporaryDirectory[str]:
+    from fashion_jax.data.synthetic import DEFAULT_COUNT, write_catalog
+
+    _, _, rest = source.partition(":")
+    count, _, seed = rest.partition(":")
+    try:
+        numbers = int(count or DEFAULT_COUNT), int(seed or 0)
+    except ValueError:
+        numbers = (0, 0)
+    if not 100 <= numbers[0] <= 10_000_000 or numbers[1] < 0:
+        raise UserError(f"{source!r} is not of the form synthetic[:COUNT[:SEED]] with COUNT of 100 or more")
+    folder = tempfile.TemporaryDirectory(prefix="fashion_jax_synthetic_")
+    write_catalog(Path(folder.name), *numbers)
+    return folder

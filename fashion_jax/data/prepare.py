@@ -1,0 +1,285 @@
+"""From a catalogue to records: read, repair, group, split, write; one atomic rename at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import hashlib
+import io
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fashion_jax import files
+from fashion_jax.data.catalog import Catalog, Product, Rejected, open_catalog
+from fashion_jax.data.catalog_report import make_report
+from fashion_jax.data.duplicates import find_groups
+from fashion_jax.data.manifest import FORMAT, Prepared, is_prepared, open_prepared
+from fashion_jax.data.schema import MISSING, Schema, save_schema
+from fashion_jax.data.splits import SPLITS, named_split, random_split, read_splits, split_groups, write_splits
+from fashion_jax.data.staging import Staged, stage_photos
+from fashion_jax.errors import UserError
+
+_MIN_PRODUCTS = 3  # one for each split
+
+
+def prepare(
+    source: str | Path,
+    out: str | Path,
+    *,
+    schema: Schema | None = None,
+    max_side: int = 256,
+    max_bad_fraction: float = 0.05,
+    split: str = "group",
+    split_fractions: tuple[float, ...] = (0.7, 0.1, 0.2),
+    split_seed: int = 0,
+    num_workers: int | None = None,
+    progress: bool = True,
+) -> Prepared:
+    """Writes a catalogue's records, or finds them there already.
+
+    A killed preparation goes on where it was. Beside the records stand `schema.json`, `splits.csv`,
+    `quarantine.csv` (row, id, reason of every row that was left out), `products.csv` and `manifest.json`.
+
+    Args:
+        source: anything that `open_catalog` reads.
+        out: folder for the records; an empty, absent, or earlier prepared one.
+        schema: how to read the table; None: known or inferred.
+        max_side: pixels; larger photos are scaled down.
+        max_bad_fraction: share of rows without a usable photo or row above which nothing is written.
+        split: "group", "random", "column" (the schema's), or "file:PATH" (a splits.csv).
+        split_fractions: of train, validation and test.
+        split_seed: of the split.
+        num_workers: threads; None for one per core.
+        progress: whether to show a bar.
+
+    Raises:
+        UserError: the source cannot be read, too many rows are bad, or `out` holds something else.
+    """
+    begin, out = time.monotonic(), Path(out)
+    if out.exists() and not is_prepared(out) and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} exists and holds something else than records; give a new folder")
+    fractions = _check_fractions(split_fractions)
+    catalog = open_catalog(source, schema)
+    options = {
+        "max_side": max_side,
+        "split": _split_key(split),
+        "fractions": list(fractions),
+        "seed": split_seed,
+        "format": FORMAT,
+    }
+    fingerprint = hashlib.sha256(json.dumps([catalog.fingerprint(), options]).encode()).hexdigest()
+    if is_prepared(out):
+        with contextlib.suppress(UserError):  # damaged or of another version: made again
+            before = open_prepared(out)
+            if before.fingerprint == fingerprint:
+                return before
+    _check_enough(catalog, max_bad_fraction)
+    with _locked(out):
+        folder = out.parent / f".{out.name}.staging"
+        key = json.dumps([catalog.fingerprint(), max_side, FORMAT])
+        staged = stage_photos(catalog, folder, key, max_side=max_side, num_workers=num_workers, progress=progress)
+        _quarantine_photos(catalog, staged)
+        _check_enough(catalog, max_bad_fraction)
+        records = _Records(catalog, staged, split, fractions, split_seed)
+        with files.replace_directory(out) as aside:
+            _write(aside, catalog, staged, records, fingerprint, options, begin)
+        shutil.rmtree(folder, ignore_errors=True)
+    return open_prepared(out)
+
+
+class _Records:
+    """The usable rows with their labels, groups and sides, in the order of the records."""
+
+    def __init__(
+        self, catalog: Catalog, staged: Staged, split: str, fractions: tuple[float, float, float], seed: int
+    ) -> None:
+        # An attribute without a single class cannot be learnt, and is left out.
+        self.vocabularies: Mapping[str, tuple[str, ...]] = {n: v for n, v in catalog.vocabularies.items() if v}
+        if not self.vocabularies:
+            raise UserError(f"{catalog.source} has no attribute with a class; there is nothing to learn")
+        products, self._staged = catalog.products, staged
+        numbers = {name: {c: i for i, c in enumerate(v)} for name, v in self.vocabularies.items()}
+        places = [(i, a.name) for i, a in enumerate(catalog.schema.attributes) if a.name in self.vocabularies]
+        self.vocabularies = {name: self.vocabularies[name] for _, name in places}
+        labels = np.array(
+            [[numbers[n].get(p.labels[i] or "", MISSING) for i, n in places] for p in products], np.int32
+        ).reshape(len(products), len(places))
+        rows = [p.row for p in products]
+        self.digests = [staged.digests[row] for row in rows]
+        groups = find_groups(
+            [p.id for p in products],
+            [p.title for p in products],
+            self.digests,
+            np.array([staged.hashes[row] for row in rows], np.uint64),
+            np.array([staged.thumbnails[row] for row in rows], np.uint8),
+        )
+        sides = _choose_split(catalog, labels, groups, split, fractions, seed)
+        order = np.argsort(sides, kind="stable")
+        self.products: list[Product] = [products[i] for i in order]
+        self.labels, self.groups, self.sides = labels[order], groups[order], sides[order]
+        self.digests = [self.digests[i] for i in order]
+
+    def splits(self) -> Iterable[str]:
+        return [name for number, name in enumerate(SPLITS) if (self.sides == number).any()]
+
+    def examples(self, split: str) -> Iterator[dict[str, Any]]:
+        for i in np.flatnonzero(self.sides == SPLITS.index(split)):
+            product = self.products[i]
+            yield {
+                "id": product.id,
+                "title": product.title,
+                "image": self._staged.read(product.row),
+                "labels": dict(zip(self.vocabularies, self.labels[i].tolist(), strict=True)),
+            }
+
+
+def _write(
+    aside: Path,
+    catalog: Catalog,
+    staged: Staged,
+    records: _Records,
+    fingerprint: str,
+    options: dict[str, Any],
+    begin: float,
+) -> None:
+    from fashion_jax.data.builder import write_records
+
+    save_schema(catalog.schema, aside / "schema.json")
+    write_splits(aside / "splits.csv", [p.id for p in records.products], records.sides, records.groups)
+    files.write_text(aside / "quarantine.csv", format_quarantine(catalog.rejected))
+    files.write_text(aside / "products.csv", _format_products(records))
+    write_records(records, aside)
+    report = make_report(
+        catalog,
+        staged.repairs,
+        vocabularies=records.vocabularies,
+        labels=records.labels,
+        groups=records.groups,
+        sides=records.sides,
+        digests=records.digests,
+        seconds=time.monotonic() - begin,
+    )
+    manifest = {
+        "format": FORMAT,
+        "fingerprint": fingerprint,
+        "source": Path(catalog.source).name,
+        "options": options,
+        "num_products": len(records.products),
+        "schema": catalog.schema.to_dict(),
+        "vocabularies": {name: list(classes) for name, classes in records.vocabularies.items()},
+        "report": report,
+    }
+    files.write_json(aside / "manifest.json", manifest)
+
+
+def format_quarantine(rejected: Iterable[Rejected]) -> str:
+    """Returns the CSV of rows that were left out: row, id, reason."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["row", "id", "reason"])
+    writer.writerows((item.row, item.id, item.reason) for item in rejected)
+    return text.getvalue()
+
+
+def _format_products(records: _Records) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["row", "id", "title", "split", "group", *(f"label_{name}" for name in records.vocabularies)])
+    classes = list(records.vocabularies.values())
+    for product, side, group, labels in zip(
+        records.products, records.sides, records.groups, records.labels.tolist(), strict=True
+    ):
+        names = [classes[i][label] if label >= 0 else "" for i, label in enumerate(labels)]
+        writer.writerow([product.row, product.id, product.title, SPLITS[side], group, *names])
+    return text.getvalue()
+
+
+def _quarantine_photos(catalog: Catalog, staged: Staged) -> None:
+    """Moves products whose photo is bad from the usable to the rejected rows."""
+    bad = [p for p in catalog.products if p.row in staged.bad]
+    catalog.rejected += [Rejected(p.row, p.id, staged.bad[p.row]) for p in bad]
+    catalog.rejected.sort(key=lambda item: item.row)
+    catalog.products = [p for p in catalog.products if p.row not in staged.bad]
+
+
+def _check_enough(catalog: Catalog, max_bad_fraction: float) -> None:
+    """Raises UserError when too many rows are unusable; rows that the schema drops on purpose do not count."""
+    bad = len(catalog.rejected) - sum(catalog.dropped.values())
+    if bad > max_bad_fraction * max(catalog.num_rows, 1):
+        outside = [r for r in catalog.rejected if "is not among its" not in r.reason]
+        examples = "; ".join(f"row {r.row} (id {r.id!r}): {r.reason}" for r in outside[:5])
+        raise UserError(
+            f"{bad:,} of {catalog.num_rows:,} rows of {catalog.source} are unusable ({bad / catalog.num_rows:.1%}, "
+            f"more than --max-bad-fraction={max_bad_fraction}), for instance {examples}"
+        )
+    if len(catalog.products) < _MIN_PRODUCTS:
+        raise UserError(f"{catalog.source} has {len(catalog.products)} usable products; at least 3 are needed")
+
+
+def _choose_split(
+    catalog: Catalog,
+    labels: np.ndarray,
+    groups: np.ndarray,
+    split: str,
+    fractions: tuple[float, float, float],
+    seed: int,
+) -> np.ndarray:
+    products = catalog.products
+    if split == "group":
+        sides = split_groups(labels, groups, fractions, seed)
+    elif split == "random":
+        sides = random_split(len(products), fractions, seed)
+    elif split == "column":
+        if not catalog.schema.split_column:
+            raise UserError("split=column needs a schema that names split_column")
+        sides = named_split([p.split for p in products], f"the column {catalog.schema.split_column!r}")
+    else:
+        sides = read_splits(Path(split.removeprefix("file:")), [p.id for p in products])
+    if not (sides == 0).any():
+        raise UserError("the split leaves no products for training")
+    return sides
+
+
+def _split_key(split: str) -> str:
+    """Returns what the split depends on: its name, and the content of its file."""
+    if split in ("group", "random", "column"):
+        return split
+    if not split.startswith("file:"):
+        raise UserError(f"--split={split} is not group, random, column or file:PATH")
+    path = Path(split.removeprefix("file:"))
+    if not path.is_file():
+        raise UserError(f"there is no list of splits at {path}")
+    return "file:" + hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _check_fractions(fractions: tuple[float, ...]) -> tuple[float, float, float]:
+    if len(fractions) != 3 or not all(0 < f < 1 for f in fractions) or abs(sum(fractions) - 1) > 1e-6:
+        raise UserError(f"the split fractions {fractions} are not three shares between 0 and 1 that sum to 1")
+    return fractions[0], fractions[1], fractions[2]
+
+
+@contextlib.contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """Lets one preparation at a time write a folder; the operating system lets go of the lock however it ends."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        lock = (out.parent / f".{out.name}.lock").open("w")
+    except OSError as error:
+        raise UserError(f"{out.parent} cannot be written ({error.strerror}); choose another folder") from error
+    with lock:
+        if os.name == "posix":
+            import fcntl
+
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise UserError(f"another preparation is writing {out}; wait for it") from None
+        yield
+        Path(lock.name).unlink(missing_ok=True)

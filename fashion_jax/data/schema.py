@@ -1,0 +1,240 @@
+"""Which columns of a catalogue mean what: attributes, id, photo, title. Known for one data set, inferred for others."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from fashion_jax import files
+from fashion_jax.errors import UserError, nearest
+
+MISSING = -1  # the number of a label that a row lacks
+
+_PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
+_MAX_INFERRED_CLASSES = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Attribute:
+    """A label column.
+
+    Attributes:
+        name: of the head, and of the column where `column` is empty.
+        column: where the label stands, if not under the name.
+        aliases: other names of that column, tried in order.
+        classes: allowed values; empty for those that are found.
+        min_rows: of found classes, those with fewer rows are unknown values.
+        on_unknown: what a value outside the classes does: "mask" makes the label missing, "drop" removes the row.
+    """
+
+    name: str
+    column: str = ""
+    aliases: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
+    min_rows: int = 1
+    on_unknown: str = "mask"
+
+    def columns(self) -> tuple[str, ...]:
+        """Returns the names under which the column may stand, the likeliest first."""
+        return (self.column or self.name, *self.aliases)
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """How to read a catalogue's table.
+
+    Attributes:
+        name: of the data set.
+        attributes: the label columns, in the order of the model's heads.
+        id_column: unique per product; empty numbers the rows.
+        image_column: holds paths relative to the table, or the photo's bytes; empty for `image_template`.
+        image_template: path of a product's photo, with `{id}`.
+        title_column: shown to people, and used to find variants of a product; may be empty.
+        split_column: holds train, validation or test; may be empty.
+        missing_values: texts that stand for no label.
+    """
+
+    name: str
+    attributes: tuple[Attribute, ...]
+    id_column: str = "id"
+    image_column: str = ""
+    image_template: str = "images/{id}.jpg"
+    title_column: str = ""
+    split_column: str = ""
+    missing_values: tuple[str, ...] = ("", "NA", "N/A", "NaN", "nan", "null", "None")
+
+    def __post_init__(self) -> None:
+        names = [attribute.name for attribute in self.attributes]
+        for attribute in self.attributes:
+            if not attribute.name or set(attribute.name) & set("/\\\0\n\r") or attribute.name.startswith("."):
+                raise UserError(f"the attribute name {attribute.name!r} must be a plain word without / or \\")
+            if names.count(attribute.name) > 1:
+                raise UserError(f"the schema names the attribute {attribute.name!r} twice")
+            if attribute.on_unknown not in ("mask", "drop"):
+                raise UserError(f"on_unknown={attribute.on_unknown!r} of {attribute.name!r} is not 'mask' or 'drop'")
+        if not self.image_column and "{id}" not in self.image_template:
+            raise UserError("the schema needs an image_column, or an image_template with {id}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns JSON values."""
+        values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        return values
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Schema:
+        """The inverse of `to_dict`; UserError for unknown keys and wrong types."""
+        top = _checked(cls, values, "schema")
+        attributes = tuple(Attribute(**_checked(Attribute, item, "attribute")) for item in top.pop("attributes", ()))
+        if "name" not in top or any(not item.name for item in attributes):
+            raise UserError("a schema and each of its attributes need a name")
+        return cls(attributes=attributes, **top)
+
+
+def load_schema(path: str | Path) -> Schema:
+    """Reads a schema.json; UserError names what is wrong in it."""
+    path = Path(path)
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"the schema {path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise UserError(f"the schema {path} is not JSON: {error}") from error
+    try:
+        return Schema.from_dict(values)
+    except (UserError, TypeError) as error:
+        raise UserError(f"in {path}: {error}") from error
+
+
+def save_schema(schema: Schema, path: str | Path) -> None:
+    """Writes a schema.json that a person can edit."""
+    files.write_json(path, schema.to_dict())
+
+
+# Kaggle's "Fashion Product Images" (paramaggarwal). The four attributes of the documented task have fixed classes.
+DOCUMENTED: dict[str, tuple[str, ...]] = {
+    name: tuple(sorted(classes.split("|")))
+    for name, classes in {
+        "masterCategory": "Accessories|Apparel|Footwear|Personal Care",
+        "subCategory": (
+            "Accessories|Apparel Set|Bags|Belts|Bottomwear|Cufflinks|Dress|Eyes|Eyewear|Flip Flops|Fragrance|"
+            "Headwear|Innerwear|Jewellery|Lips|Loungewear and Nightwear|Makeup|Mufflers|Nails|Sandal|Saree|"
+            "Scarves|Shoe Accessories|Shoes|Skin|Skin Care|Socks|Stoles|Ties|Topwear|Wallets|Watches"
+        ),
+        "baseColour": (
+            "Beige|Black|Blue|Bronze|Brown|Burgundy|Charcoal|Coffee Brown|Copper|Cream|Gold|Green|Grey|"
+            "Grey Melange|Khaki|Lavender|Magenta|Maroon|Mauve|Metallic|Multi|Mushroom Brown|Mustard|Navy Blue|"
+            "Nude|Off White|Olive|Orange|Peach|Pink|Purple|Red|Rose|Rust|Sea Green|Silver|Skin|Steel|Tan|Taupe|"
+            "Teal|Turquoise Blue|White|Yellow"
+        ),
+        "gender": "Boys|Girls|Men|Unisex|Women",
+    }.items()
+}
+
+FASHION = Schema(
+    name="fashion_products",
+    attributes=(
+        Attribute("masterCategory", aliases=("category1",), classes=DOCUMENTED["masterCategory"], on_unknown="drop"),
+        Attribute("subCategory", aliases=("category2",), classes=DOCUMENTED["subCategory"], on_unknown="drop"),
+        Attribute("articleType", aliases=("category3",), min_rows=11),
+        Attribute("baseColour", classes=DOCUMENTED["baseColour"], on_unknown="drop"),
+        Attribute("gender", classes=DOCUMENTED["gender"], on_unknown="drop"),
+        Attribute("season"),
+        Attribute("usage"),
+    ),
+    title_column="productDisplayName",
+)
+
+
+def is_fashion(columns: list[str]) -> bool:
+    """True when a table has the documented attributes under their names or aliases."""
+    documented = [a for a in FASHION.attributes if a.name in DOCUMENTED]
+    return "id" in columns and all(set(a.columns()) & set(columns) for a in documented)
+
+
+def infer_schema(table: pd.DataFrame, name: str = "catalogue", *, labelled: bool = True) -> Schema:
+    """Guesses the schema of a user's own table; it is written out with the records, to be edited.
+
+    Attributes are the columns of text whose values repeat: at most 500 distinct ones, on average in 3 rows or more.
+
+    Args:
+        table: text columns as read, missing values as empty text; a column of bytes holds photos.
+        name: of the data set.
+        labelled: False is content with a table without attributes.
+
+    Raises:
+        UserError: no column holds photos, or none could be an attribute.
+    """
+    columns = [str(c) for c in table.columns]
+    image = _find_image_column(table)
+    rest = [c for c in columns if c != image]
+    unique = [c for c in rest if len(table) and table[c].is_unique and (table[c] != "").all()]
+    by_name = [c for c in unique if c.lower() in ("id", "sku", "product_id", "item_id", "productid", "article_id")]
+    id_column = next(iter([*by_name, *(c for c in unique if c.lower().endswith("id"))]), "")
+    if not image and not id_column:
+        raise UserError(
+            f"no column holds photo paths (ending in {', '.join(_PHOTO_SUFFIXES[:3])}) or ids; "
+            f"the columns are: {', '.join(columns)}; write a schema.json that names image_column"
+        )
+    split = next((c for c in rest if c.lower() in ("split", "subset", "fold") and _is_split(table[c])), "")
+    title = next((c for c in rest if c.lower() in ("title", "name", "productdisplayname", "description")), "")
+    attributes = []
+    for column in rest:
+        if column in (id_column, split, title) or column.startswith("Unnamed"):
+            continue
+        present = table[column][table[column] != ""]
+        distinct = present.nunique()
+        if 2 <= distinct <= _MAX_INFERRED_CLASSES and len(present) >= 3 * distinct:
+            attributes.append(Attribute(column))
+    if not attributes and labelled:
+        raise UserError(
+            f"no column looks like an attribute (2 to {_MAX_INFERRED_CLASSES} values that repeat); "
+            f"the columns are: {', '.join(columns)}; write a schema.json that names them"
+        )
+    return Schema(
+        name=name,
+        attributes=tuple(attributes),
+        id_column=id_column,
+        image_column=image,
+        title_column=title,
+        split_column=split,
+    )
+
+
+def _find_image_column(table: pd.DataFrame) -> str:
+    for column in table.columns:
+        sample = table[column][table[column].astype(bool)].head(50)
+        if len(sample) and all(isinstance(v, bytes) for v in sample):
+            return str(column)
+    for column in table.columns:
+        texts = [v for v in table[column].head(50) if isinstance(v, str) and v]
+        if texts and sum(v.lower().endswith(_PHOTO_SUFFIXES) for v in texts) > len(texts) / 2:
+            return str(column)
+    return ""
+
+
+def _is_split(values: pd.Series) -> bool:
+    known = {"train", "training", "validation", "valid", "val", "dev", "test", "testing"}
+    return set(values.str.strip().str.lower()) <= known
+
+
+def _checked(kind: type, values: Any, what: str) -> dict[str, Any]:
+    if not isinstance(values, Mapping):
+        raise UserError(f"a {what} must be a JSON object, not {type(values).__name__}")
+    fields = {field.name: str(field.type) for field in dataclasses.fields(kind)}
+    checked = {}
+    for key, value in values.items():
+        if key not in fields:
+            raise UserError(f"the {what} has an unknown key {key!r}{nearest(str(key), fields)}")
+        wanted: type = {"str": str, "int": int}.get(fields[key], list)
+        if not isinstance(value, wanted) or isinstance(value, bool):
+            raise UserError(f"{key!r} of a {what} must be {wanted.__name__}, not {value!r}")
+        if fields[key] == "tuple[str, ...]" and not all(isinstance(item, str) for item in value):
+            raise UserError(f"{key!r} of a {what} must list texts, not {value!r}")
+        checked[key] = tuple(value) if wanted is list else value
+    return checked

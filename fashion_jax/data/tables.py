@@ -1,0 +1,137 @@
+"""Tables as people have them: CSV with its faults, TSV, Parquet. All become columns of text."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fashion_jax.errors import UserError
+
+TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
+
+
+@dataclass(slots=True)
+class Table:
+    """A table as read.
+
+    Attributes:
+        frame: columns of text, with empty text for what is missing, or of photo bytes. The index is the row's number
+            in the file, from 1, the header not counted.
+        repairs: repair -> rows that it touched.
+        rejected: (row, first cell, reason) of rows that could not be read.
+        num_rows: of the file, rejected ones included.
+    """
+
+    frame: pd.DataFrame
+    repairs: Counter[str] = field(default_factory=Counter)
+    rejected: list[tuple[int, str, str]] = field(default_factory=list)
+    num_rows: int = 0
+
+
+def read_table(name: str, data: bytes) -> Table:
+    """Reads a table by its name's ending; UserError says what is wrong with it."""
+    if name.lower().endswith(".parquet"):
+        return _read_parquet(name, data)
+    return _read_csv(name, data)
+
+
+def join_tables(tables: list[Table]) -> Table:
+    """Puts the parts of a table that came in several files under each other."""
+    frames, rejected, repairs, offset = [], [], Counter[str](), 0
+    for table in tables:
+        frames.append(table.frame.set_axis(table.frame.index + offset))
+        rejected += [(row + offset, first, reason) for row, first, reason in table.rejected]
+        repairs += table.repairs
+        offset += table.num_rows
+    return Table(pd.concat(frames), repairs, rejected, offset)
+
+
+def _read_parquet(name: str, data: bytes) -> Table:
+    try:
+        arrow = pq.read_table(io.BytesIO(data))
+        columns = {}
+        for column in arrow.column_names:
+            values = arrow.column(column)
+            kind = values.type
+            if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:  # the Hub's image feature
+                values = pa.chunked_array([chunk.field("bytes") for chunk in values.chunks], pa.binary())
+                kind = values.type
+            if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+                columns[column] = [value or b"" for value in values.to_pylist()]
+            elif not pa.types.is_nested(kind):
+                columns[column] = ["" if value is None else _text(value) for value in values.to_pylist()]
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise UserError(f"{name} is no readable Parquet file: {str(error).splitlines()[0]}") from error
+    frame = pd.DataFrame(columns, dtype=object, index=np.arange(1, len(arrow) + 1))
+    return Table(frame, num_rows=len(frame))
+
+
+def _text(value: object) -> str:
+    if isinstance(value, float):
+        return "" if value != value else (str(int(value)) if value.is_integer() else str(value))
+    return str(value).strip()
+
+
+def _read_csv(name: str, data: bytes) -> Table:
+    repairs: Counter[str] = Counter()
+    text = _decode(data, repairs)
+    if "\0" in text:
+        repairs["NUL characters removed"] = text.count("\0")
+        text = text.replace("\0", "")
+    lines = text.splitlines()
+    if not lines or not lines[0].strip():
+        raise UserError(f"{name} is empty, or its first line, the column names, is")
+    delimiter = "\t" if name.lower().endswith(".tsv") else max(",;\t|", key=lines[0].count)
+    records = _split(text, lines, delimiter, repairs)
+    header = [cell.strip() for cell in records[0]]
+    if len(set(header)) < len(header):
+        double = next(cell for cell in header if header.count(cell) > 1)
+        raise UserError(f"{name} has two columns named {double!r}; rename one")
+    rows, numbers, rejected = [], [], []
+    number = 0
+    for cells in records[1:]:
+        if not cells or cells == [""]:
+            continue
+        number += 1
+        if len(cells) > len(header):
+            repairs["surplus commas in the last column"] += 1
+            cells = [*cells[: len(header) - 1], delimiter.join(cells[len(header) - 1 :])]
+        elif len(cells) < len(header):
+            rejected.append((number, cells[0].strip(), f"the row has {len(cells)} of {len(header)} columns"))
+            continue
+        rows.append([cell.strip() for cell in cells])
+        numbers.append(number)
+    frame = pd.DataFrame(rows, columns=header, dtype=object, index=numbers)
+    return Table(frame, repairs, rejected, number)
+
+
+def _decode(data: bytes, repairs: Counter[str]) -> str:
+    for mark, encoding in ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16")):
+        if data.startswith(mark):
+            repairs["byte-order mark"] = 1
+            return data.decode(encoding, errors="replace")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        repairs["not UTF-8, read as Windows-1252"] = 1
+        return data.decode("cp1252", errors="replace")
+
+
+def _split(text: str, lines: list[str], delimiter: str, repairs: Counter[str]) -> list[list[str]]:
+    """Splits by the rules of CSV, or line by line where a stray quote would swallow lines."""
+    try:
+        records = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
+        swallowed = any("\n" in cell for cells in records for cell in cells if len(cell) > 500)
+    except csv.Error:
+        records, swallowed = [], True
+    if not swallowed:
+        return records
+    repairs["stray quotes, read line by line"] = 1
+    return [line.split(delimiter) for line in lines]

@@ -1,0 +1,153 @@
+"""Scores a model on every row of a split, once, on the mesh."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+from jaxtyping import Float32, Int32, Int64
+
+from fashion_jax.data.augment import normalize
+from fashion_jax.data.schema import MISSING
+from fashion_jax.evaluation.metrics import HeadMetrics, summarize
+from fashion_jax.models.classifier import Classifier
+from fashion_jax.training.sharding import batch_sharding, put_batch, replicated
+from fashion_jax.training.state import merge_model
+
+EvaluationStep = Callable[[Any, Any, Mapping[str, HeadMetrics], Mapping[str, jax.Array]], tuple[Any, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Scores of a split.
+
+    Attributes:
+        summaries: per attribute, as `metrics.summarize` returns them.
+        confusions: per attribute, int64 (classes, classes), [label, prediction].
+        rows: int32 (n,), the row numbers that were scored; filled on the first process of one-process runs.
+        predictions: per attribute, int32 (n,), the class with the highest score, beside `rows`.
+        confidences: per attribute, float32 (n,), its softmax probability.
+    """
+
+    summaries: dict[str, dict[str, Any]]
+    confusions: dict[str, Int64[np.ndarray, "classes classes"]]
+    rows: Int32[np.ndarray, " n"]
+    predictions: dict[str, Int32[np.ndarray, " n"]]
+    confidences: dict[str, Float32[np.ndarray, " n"]]
+
+    def scalars(self) -> dict[str, float]:
+        """Returns `<attribute>/accuracy`, `/macro_f1`, `/loss`, their means as `mean/...`, and the summed `loss`.
+
+        An attribute without a labelled row has no scores and takes no part in the means.
+        """
+        scored = {name: s for name, s in self.summaries.items() if s["count"]}
+        flat = {
+            f"{name}/{key}": float(s[key]) for name, s in scored.items() for key in ("accuracy", "macro_f1", "loss")
+        }
+        for key in ("accuracy", "macro_f1"):
+            flat[f"mean/{key}"] = float(np.mean([s[key] for s in scored.values()])) if scored else 0.0
+        flat["loss"] = float(sum(s["loss"] for s in scored.values()))
+        return flat
+
+
+def make_evaluation_step(
+    graph: nnx.GraphDef[Classifier],
+    mesh: Mesh,
+    *,
+    attributes: tuple[str, ...],
+    columns: tuple[int, ...],
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    dtype: str,
+) -> EvaluationStep:
+    """Returns (params, batch_stats, metrics so far, batch) -> (metrics, predictions).
+
+    Args:
+        graph: the model's static part.
+        mesh: of the batches.
+        attributes: the heads to score.
+        columns: where each head's label stands in `batch["label"]`.
+        mean: of RGB in [0, 1].
+        std: of RGB in [0, 1].
+        dtype: of the images that enter the network.
+    """
+
+    def step(
+        params: Any, batch_stats: Any, totals: Mapping[str, HeadMetrics], batch: Mapping[str, jax.Array]
+    ) -> tuple[dict[str, HeadMetrics], dict[str, tuple[jax.Array, jax.Array]]]:
+        model = merge_model(graph, params, batch_stats)
+        outputs = model(normalize(batch["image"], mean, std, jnp.dtype(dtype)), train=False)
+        merged, predictions = {}, {}
+        for name, column in zip(attributes, columns, strict=True):
+            logits = outputs.logits[name]
+            labels = jnp.where(batch["valid"], batch["label"][:, column], MISSING)
+            merged[name] = totals[name].merge(HeadMetrics.from_logits(logits, labels, batch["valid"]))
+            predictions[name] = (jnp.argmax(logits, -1), jnp.max(jax.nn.softmax(logits), -1))
+        return merged, predictions
+
+    everywhere, rows = replicated(mesh), batch_sharding(mesh)
+    return jax.jit(
+        step,
+        in_shardings=(everywhere, everywhere, everywhere, rows),
+        out_shardings=(everywhere, rows),
+    )
+
+
+def evaluate_split(
+    step: EvaluationStep,
+    params: Any,
+    batch_stats: Any,
+    batches: Iterable[Mapping[str, np.ndarray]],
+    *,
+    mesh: Mesh,
+    vocabularies: Mapping[str, tuple[str, ...]],
+    prepare_batch: Callable[[dict[str, jax.Array]], dict[str, jax.Array]] = lambda batch: batch,
+) -> Evaluation:
+    """Runs the model over batches and sums up.
+
+    Args:
+        step: from `make_evaluation_step`.
+        params: of the model.
+        batch_stats: of the model.
+        batches: this process's rows, from `evaluation_batches`.
+        mesh: of the parameters.
+        vocabularies: attribute -> class names, in the order of the labels.
+        prepare_batch: adds what lives on the devices.
+    """
+    totals = jax.device_put({name: HeadMetrics.empty(len(v)) for name, v in vocabularies.items()}, replicated(mesh))
+    kept: list[tuple[np.ndarray, np.ndarray, Any]] = []
+    for batch in batches:
+        totals, outputs = step(params, batch_stats, totals, prepare_batch(put_batch(dict(batch), mesh)))
+        if jax.process_count() == 1:
+            kept.append((batch["row"], batch["valid"], outputs))
+    host = jax.device_get(totals)
+    host = {name: host[name] for name in vocabularies}  # JAX sorts a dictionary by name
+    confusions = {name: np.asarray(m.confusion, np.int64) for name, m in host.items()}
+    summaries = {
+        name: summarize(confusions[name], int(m.top5), int(m.count), float(m.loss), vocabularies[name])
+        for name, m in host.items()
+    }
+    valid = [mask for _, mask, _ in kept]
+    rows = _join([row[mask] for row, mask, _ in kept], np.int32)
+    read = [jax.device_get(outputs) for _, _, outputs in kept]
+
+    def column(name: str, part: int, dtype: type) -> np.ndarray:
+        return _join([np.asarray(out[name][part])[mask] for out, mask in zip(read, valid, strict=True)], dtype)
+
+    return Evaluation(
+        summaries,
+        confusions,
+        rows,
+        {name: column(name, 0, np.int32) for name in vocabularies},
+        {name: column(name, 1, np.float32) for name in vocabularies},
+    )
+
+
+def _join(parts: list[np.ndarray], dtype: type) -> np.ndarray:
+    return np.concatenate(parts).astype(dtype) if parts else np.empty(0, dtype)

@@ -1,0 +1,295 @@
+"""A whole run: records, training, the test split's scores, and a model package, in one folder.
+
+WORKDIR/
+  config.json data.json     as resolved
+  records/                  unless the source is prepared already
+  checkpoints/              newest and best
+  metrics.jsonl             (tensorboard/)
+  evaluation/test/          metrics.json, predictions.csv, confusion matrices, contact_sheet.png
+  package/                  what load_model reads
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pandas as pd
+from clu import parameter_overview
+from flax import traverse_util
+
+from fashion_jax import files
+from fashion_jax.config import Config
+from fashion_jax.config_files import config_from_dict
+from fashion_jax.data.photos import decode_photo
+from fashion_jax.errors import UserError
+from fashion_jax.evaluation.contact_sheet import write_contact_sheet
+from fashion_jax.evaluation.evaluate import Evaluation
+from fashion_jax.evaluation.report import write_evaluation
+from fashion_jax.serving.package import write_package
+from fashion_jax.session import Session, claim_workdir, first_rows, prepare_records, read_json, resolve
+from fashion_jax.training.checkpoint import Checkpoints
+from fashion_jax.training.interrupt import stop_on_signals
+from fashion_jax.training.loop import Facts, run_loop
+from fashion_jax.training.progress import ProgressLine
+from fashion_jax.training.sharding import to_host
+from fashion_jax.training.state import TrainState, abstract_state, create_state
+from fashion_jax.training.writers import open_writer
+
+_SHEET_PHOTOS = 48
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a finished run left.
+
+    Attributes:
+        workdir: the folder.
+        package: the model package in it.
+        best_step: of the checkpoint that was scored and packaged.
+        test: scores of the test split; None where it is empty.
+    """
+
+    workdir: Path
+    package: Path
+    best_step: int
+    test: Evaluation | None
+
+
+def train(config: Config, workdir: str | Path, *, allow_config_change: bool = False, progress: bool = True) -> Result:
+    """Trains to the end, or goes on where an earlier run of the same workdir stopped; then scores and packages.
+
+    Args:
+        config: checked here.
+        workdir: made if absent.
+        allow_config_change: goes on from checkpoints of another configuration.
+        progress: whether to show what is going on, on standard error.
+
+    Raises:
+        UserError: bad input, a non-finite loss, or a workdir of another run.
+        Interrupted: SIGTERM or Ctrl-C; the run is saved.
+    """
+    config.validate()
+    workdir = Path(workdir)
+    first = jax.process_index() == 0
+    with _locked(workdir) if first else contextlib.nullcontext():
+        prepared = prepare_records(config, workdir, progress=progress and first)
+        config = resolve(config, prepared)
+        session = Session(config, prepared, workdir, progress=progress and first)
+        claim_workdir(workdir, config, prepared, allow_config_change=allow_config_change)
+        with _open_checkpoints(session) as checkpoints:
+            _train(session, checkpoints)
+            best = checkpoints.best_step
+            assert best is not None
+            state, _ = checkpoints.restore(best, _target(session))
+        test = _score(session, state, "test")
+        package = workdir / "package"
+        if first:
+            _write_package(session, state, package, best, test)
+        return Result(workdir, package, best, test)
+
+
+def evaluate(workdir: str | Path, split: str = "test", *, progress: bool = True) -> Evaluation:
+    """Scores the best checkpoint of a workdir on a split and writes `evaluation/<split>`.
+
+    Raises:
+        UserError: the workdir holds no finished or started run, or the split is empty.
+    """
+    workdir = Path(workdir)
+    if not (workdir / "config.json").is_file():
+        raise UserError(f"{workdir} is no workdir of a run: it has no config.json")
+    config = config_from_dict(read_json(workdir / "config.json"))
+    prepared = prepare_records(config, workdir, progress=progress)
+    claim_workdir(workdir, config, prepared, allow_config_change=False)
+    session = Session(config, prepared, workdir, progress=progress)
+    with _open_checkpoints(session) as checkpoints:
+        best = checkpoints.best_step
+        if best is None:
+            raise UserError(f"{workdir} holds no checkpoint yet")
+        state, _ = checkpoints.restore(best, _target(session))
+    result = _score(session, state, split)
+    if result is None:
+        raise UserError(f"the split {split!r} holds no rows")
+    return result
+
+
+def format_scores(evaluation: Evaluation) -> str:
+    """Returns a table of the split's scores, one attribute a line."""
+    lines = [f"{'attribute':<16}{'rows':>7}{'accuracy':>10}{'macro-F1':>10}{'weighted':>10}{'top-5':>8}"]
+    for name, summary in evaluation.summaries.items():
+        scores = [summary[key] for key in ("accuracy", "macro_f1", "weighted_f1", "top5_accuracy")]
+        cells = ["-" if score is None else f"{score:.4f}" for score in scores]
+        lines.append(f"{name:<16}{summary['count']:>7}{cells[0]:>10}{cells[1]:>10}{cells[2]:>10}{cells[3]:>8}")
+    return "\n".join(lines)
+
+
+def _train(session: Session, checkpoints: Checkpoints) -> None:
+    config, first = session.config, jax.process_index() == 0
+    latest = checkpoints.latest_step
+    if latest is None:
+        state, facts = create_state(session.arguments, session.optimizer, config.train.seed, session.mesh), Facts()
+    else:
+        state, values = checkpoints.restore(latest, _target(session))
+        facts = Facts(**values)
+        _say(session, f"resuming at step {latest}")
+    start, schedule = int(state.step), session.schedule()
+    if start >= schedule.total or facts.stopped_early:
+        return
+    _say(session, _describe(session, state))
+    score = session.evaluator("validation") if len(session.prepared.indices("validation")) else None
+    batches, complete = session.training_batches(start)
+    line = ProgressLine(
+        start=start,
+        total=schedule.total,
+        batch_size=config.train.batch_size,
+        num_examples=session.num_examples,
+        show=session.progress,
+    )
+    try:
+        with (
+            stop_on_signals() as stop,
+            open_writer(
+                session.workdir,
+                resume_step=start,
+                tensorboard=config.runtime.tensorboard,
+                is_first_process=first,
+            ) as writer,
+        ):
+            run_loop(
+                state,
+                facts,
+                session.train_step(),
+                batches,
+                schedule=schedule,
+                mesh=session.mesh,
+                checkpoints=checkpoints,
+                writer=writer,
+                progress=line,
+                stop=stop,
+                evaluate=None if score is None else lambda state: score(state).scalars(),
+                best_metric=config.train.best_metric,
+                lower_is_better=_lower_is_better(config),
+                learning_rate=session.learning_rate,
+                name_batch=lambda step: _name_batch(session, step),
+                prepare_batch=complete,
+            )
+    finally:
+        line.close()
+        close = getattr(batches, "close", None)
+        if close is not None:
+            close()
+
+
+def _score(session: Session, state: TrainState, split: str) -> Evaluation | None:
+    if not len(session.prepared.indices(split)):
+        return None
+    result = session.evaluator(split)(state)
+    if jax.process_index() == 0:
+        folder = session.workdir / "evaluation" / split
+        write_evaluation(folder, result.summaries, result.confusions, session.vocabularies, {"step": int(state.step)})
+        if len(result.rows):
+            _write_predictions(session, result, folder / "predictions.csv")
+            _write_sheet(session, result, folder / "contact_sheet.png")
+    return result
+
+
+def _write_predictions(session: Session, result: Evaluation, path: Path) -> None:
+    columns: dict[str, Any] = {"id": session.prepared.ids[result.rows]}
+    for name, classes in session.vocabularies.items():
+        columns[name] = np.asarray(classes, object)[result.predictions[name]]
+        columns[f"{name}_confidence"] = result.confidences[name].round(6)
+    text = io.StringIO()
+    pd.DataFrame(columns).to_csv(text, index=False)
+    files.write_text(path, text.getvalue())
+
+
+def _write_sheet(session: Session, result: Evaluation, path: Path) -> None:
+    chosen, data = first_rows(np.arange(len(result.rows)), _SHEET_PHOTOS), session.config.data
+    rows = result.rows[chosen]
+    photos = [decode_photo(session.prepared.read_photo(int(row)), data.height, data.width) for row in rows]
+
+    def label(name: str, number: int) -> str | None:
+        return session.vocabularies[name][number] if number >= 0 else None
+
+    columns = dict(zip(session.attributes, session.columns, strict=True))
+    truths = [{n: label(n, session.prepared.labels[row, c]) for n, c in columns.items()} for row in rows]
+    predictions = [{n: label(n, result.predictions[n][i]) for n in session.attributes} for i in chosen]
+    confidences = [{n: float(result.confidences[n][i]) for n in session.attributes} for i in chosen]
+    write_contact_sheet(path, photos, truths, predictions, confidences)
+
+
+def _write_package(session: Session, state: TrainState, folder: Path, step: int, test: Evaluation | None) -> None:
+    tree = {"params": to_host(state.params), "batch_stats": to_host(state.batch_stats)}
+    flat = traverse_util.flatten_dict(tree)
+    data = session.config.data
+    write_package(
+        folder,
+        weights={"/".join(map(str, path)): array for path, array in flat.items()},
+        model=session.arguments,
+        vocabularies=session.vocabularies,
+        preprocessing={"height": data.height, "width": data.width, "mean": list(data.mean), "std": list(data.std)},
+        extra={"step": step, "fingerprint": session.prepared.fingerprint, "test": test.scalars() if test else None},
+    )
+
+
+def _open_checkpoints(session: Session) -> Checkpoints:
+    return Checkpoints(session.workdir / "checkpoints", lower_is_better=_lower_is_better(session.config))
+
+
+def _lower_is_better(config: Config) -> bool:
+    return config.train.best_metric.rsplit("/", 1)[-1] == "loss"
+
+
+def _target(session: Session) -> TrainState:
+    return abstract_state(session.arguments, session.optimizer, session.mesh)
+
+
+def _name_batch(session: Session, step: int) -> str:
+    ids = session.batch_ids(step)
+    record = session.workdir / "non_finite_batch.json"
+    if jax.process_index() == 0:
+        files.write_json(record, {"step": step, "ids": ids})
+    return f"its batch holds the products {', '.join(ids[:8])}, ... ({len(ids)}, listed in {record})"
+
+
+def _describe(session: Session, state: TrainState) -> str:
+    devices, data = jax.devices(), session.config.data
+    heads = ", ".join(f"{name} ({len(classes)})" for name, classes in session.vocabularies.items())
+    return (
+        f"{parameter_overview.get_parameter_overview(state.params, include_stats=False)}\n"
+        f"{session.num_examples:,} photos of {data.height}x{data.width} (kept on: {session.storage}), heads: {heads}\n"
+        f"{len(devices)} {devices[0].platform} devices in {jax.process_count()} processes, "
+        f"{session.total_steps:,} steps of {session.config.train.batch_size} photos"
+    )
+
+
+def _say(session: Session, text: str) -> None:
+    if session.progress:
+        print(text, file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def _locked(workdir: Path) -> Iterator[None]:
+    """Holds the workdir for this run; the operating system lets go of it however the run ends."""
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        lock = (workdir / ".lock").open("w")
+    except OSError as error:
+        raise UserError(f"the workdir {workdir} cannot be written ({error.strerror}); choose another") from error
+    with lock:
+        if os.name == "posix":
+            import fcntl
+
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise UserError(f"another run is using {workdir}; wait for it or choose another workdir") from None
+        yield

@@ -1,0 +1,72 @@
+"""The network: a ResNet, its embedding, and a head per attribute."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Key
+
+from fashion_jax.models.heads import Head, HeadOutputs
+from fashion_jax.models.resnet import ResNet, embedding_size
+
+
+class Classifier(nnx.Module):
+    """Holds `nnx.Param` and `nnx.BatchStat` variables only; random keys come as arguments."""
+
+    def __init__(
+        self,
+        classes: Mapping[str, int],
+        *,
+        depth: int = 18,
+        width: int = 64,
+        stem: str = "imagenet",
+        deep_shortcut: bool = False,
+        head: str = "linear",
+        head_hidden: tuple[int, ...] = (512,),
+        dropout: float = 0.0,
+        dtype: jnp.dtype = jnp.float32,
+        rngs: nnx.Rngs,
+    ) -> None:
+        """Builds the network.
+
+        Args:
+            classes: attribute -> number of classes, at least 1.
+            depth: of the ResNet: 18, 34, 50, 101 or 152.
+            width: channels of its first stage.
+            stem: "imagenet", "small" or "deep".
+            deep_shortcut: ResNet-D's shortcuts.
+            head: "linear" or "mlp".
+            head_hidden: hidden sizes of "mlp".
+            dropout: of "mlp", in [0, 1).
+            dtype: of convolutions and activations.
+            rngs: the key "params" is used.
+        """
+        self.backbone = ResNet(depth=depth, width=width, stem=stem, deep_shortcut=deep_shortcut, dtype=dtype, rngs=rngs)
+        features, hidden = embedding_size(depth, width), head_hidden if head == "mlp" else ()
+        self.heads = nnx.Dict(
+            {name: Head(features, count, hidden=hidden, dropout=dropout, rngs=rngs) for name, count in classes.items()}
+        )
+
+    def __call__(
+        self,
+        images: Float[Array, "batch height width 3"],
+        *,
+        train: bool,
+        dropout_keys: Key[Array, " batch"] | None = None,
+    ) -> HeadOutputs:
+        """Returns logits and embedding of normalised photos.
+
+        Args:
+            images: NHWC.
+            train: whether batch norm uses the batch's statistics (and updates the running ones) and dropout drops.
+            dropout_keys: one per row; needed when training with dropout.
+        """
+        embedding = self.backbone(images, train=train)
+        logits = {}
+        for number, (name, head) in enumerate(self.heads.items()):
+            keys = None if dropout_keys is None else jax.vmap(jax.random.fold_in, (0, None))(dropout_keys, number)
+            logits[name] = head(embedding, train=train, dropout_keys=keys)
+        return HeadOutputs(logits, embedding)

@@ -1,0 +1,67 @@
+"""Classification heads, one per attribute, and what a model returns."""
+
+from __future__ import annotations
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+from flax import nnx, struct
+from jaxtyping import Array, Float, Key
+
+
+@struct.dataclass
+class HeadOutputs:
+    """What a model returns for a batch.
+
+    Attributes:
+        logits: attribute -> float32 (batch, classes), unbounded.
+        embedding: float32 (batch, features), the pooled features before the heads; at least 0.
+    """
+
+    logits: dict[str, Float[Array, "batch classes"]]
+    embedding: Float[Array, "batch features"]
+
+
+class Head(nnx.Module):
+    """A linear layer, or an MLP with ReLU and dropout before it, as the original project had."""
+
+    def __init__(
+        self, features: int, classes: int, *, hidden: tuple[int, ...] = (), dropout: float = 0.0, rngs: nnx.Rngs
+    ) -> None:
+        """Builds the layers.
+
+        Args:
+            features: of the embedding.
+            classes: of the attribute.
+            hidden: sizes of the layers between; none make the head linear.
+            dropout: probability with which a hidden value is zeroed in training, in [0, 1).
+            rngs: the key "params" is used.
+        """
+        sizes = (features, *hidden)
+        self.hidden = nnx.List([nnx.Linear(a, b, rngs=rngs) for a, b in itertools.pairwise(sizes)])
+        # Small weights let every class start equally likely, whatever the features' scale.
+        self.output = nnx.Linear(sizes[-1], classes, kernel_init=nnx.initializers.normal(0.01), rngs=rngs)
+        self.dropout = dropout
+
+    def __call__(
+        self,
+        embedding: Float[Array, "batch features"],
+        *,
+        train: bool,
+        dropout_keys: Key[Array, " batch"] | None = None,
+    ) -> Float[Array, "batch classes"]:
+        """Returns float32 logits. Dropout needs one key per row, so that it does not depend on the row's place."""
+        x = embedding
+        for number, layer in enumerate(self.hidden):
+            x = nnx.relu(layer(x))
+            if train and self.dropout:
+                if dropout_keys is None:
+                    raise ValueError("a head with dropout needs dropout_keys in training")
+                x = _drop(x, jax.vmap(jax.random.fold_in, (0, None))(dropout_keys, number), self.dropout)
+        return self.output(x).astype(jnp.float32)
+
+
+def _drop(x: Float[Array, "batch features"], keys: Key[Array, " batch"], rate: float) -> Float[Array, "batch features"]:
+    kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, x.shape[1:]))(keys)
+    return jnp.where(kept, x / (1 - rate), 0.0)

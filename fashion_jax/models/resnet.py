@@ -1,0 +1,235 @@
+"""ResNet v1.5 backbones (He et al. 2015; the stride on the 3x3 convolution as in torchvision).
+
+The stem and shortcuts of ResNet-D (He et al. 2018, "Bag of Tricks") are options, and so is a stem for small photos.
+Paddings are written out as in PyTorch: with stride 2, 'SAME' pads elsewhere, and converted weights would not fit.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+DEPTHS = {
+    18: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+}
+BOTTLENECK_DEPTHS = (50, 101, 152)
+EXPANSION = 4  # channels that leave a bottleneck, over those inside it
+STEMS = ("imagenet", "small", "deep")
+SMALL_PHOTO = 96  # pixels of the longer side up to which "auto" takes the small stem
+
+_kaiming = nnx.initializers.variance_scaling(2.0, "fan_out", "truncated_normal")
+
+FeatureMap = Float[Array, "batch height width channels"]
+
+
+def embedding_size(depth: int, width: int) -> int:
+    """Returns the number of features after pooling."""
+    return width * 8 * (EXPANSION if depth in BOTTLENECK_DEPTHS else 1)
+
+
+def resolve_stem(stem: str, height: int, width: int) -> str:
+    """Returns the stem that "auto" stands for at a photo size: "small" up to 96 pixels, else "imagenet"."""
+    if stem != "auto":
+        return stem
+    return "small" if max(height, width) <= SMALL_PHOTO else "imagenet"
+
+
+class ConvNorm(nnx.Module):
+    """Convolution without bias, then batch norm."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        stride: int = 1,
+        *,
+        zero_scale: bool = False,
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs,
+    ) -> None:
+        self.conv = nnx.Conv(
+            inputs,
+            outputs,
+            (kernel, kernel),
+            strides=(stride, stride),
+            padding=[(kernel // 2, kernel // 2)] * 2,
+            use_bias=False,
+            kernel_init=_kaiming,
+            dtype=dtype,
+            param_dtype=jnp.float32,
+            rngs=rngs,
+        )
+        scale_init = nnx.initializers.zeros_init() if zero_scale else nnx.initializers.ones_init()
+        self.norm = BatchNorm(outputs, scale_init=scale_init, rngs=rngs)
+
+    def __call__(self, x: FeatureMap, *, train: bool) -> FeatureMap:
+        return self.norm(self.conv(x), train=train)
+
+
+class BatchNorm(nnx.Module):
+    """Batch normalisation over batch, height and width (Ioffe and Szegedy 2015).
+
+    Statistics, scale and bias are float32 whatever the activations are; mean and mean of squares are taken in one
+    pass, and the whole transformation is one multiplication and one addition per value. Under `jit` over a mesh the
+    batch is the global one. momentum 0.9 and epsilon 1e-5 are PyTorch's 0.1 and 1e-5. The running variance is the
+    biased one, as in Flax; PyTorch's differs by n / (n - 1).
+    """
+
+    momentum = 0.9
+    epsilon = 1e-5
+
+    def __init__(self, features: int, *, scale_init: nnx.Initializer, rngs: nnx.Rngs) -> None:
+        self.scale = nnx.Param(scale_init(rngs.params(), (features,), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros((features,), jnp.float32))
+        self.mean = nnx.BatchStat(jnp.zeros((features,), jnp.float32))
+        self.var = nnx.BatchStat(jnp.ones((features,), jnp.float32))
+
+    def __call__(self, x: FeatureMap, *, train: bool) -> FeatureMap:
+        if train:
+            wide = x.astype(jnp.float32)
+            mean = jnp.mean(wide, (0, 1, 2))
+            var = jnp.maximum(jnp.mean(jnp.square(wide), (0, 1, 2)) - jnp.square(mean), 0.0)
+            self.mean[...] = self.momentum * self.mean[...] + (1 - self.momentum) * jax.lax.stop_gradient(mean)
+            self.var[...] = self.momentum * self.var[...] + (1 - self.momentum) * jax.lax.stop_gradient(var)
+        else:
+            mean, var = self.mean[...], self.var[...]
+        factor = self.scale[...] * jax.lax.rsqrt(var + self.epsilon)
+        offset = self.bias[...] - mean * factor
+        shape = (1, 1, 1, -1)
+        return (x.astype(jnp.float32) * factor.reshape(shape) + offset.reshape(shape)).astype(x.dtype)
+
+
+class Shortcut(nnx.Module):
+    """The projection beside a block whose shape changes."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, *, deep: bool, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
+        self.pool = deep and stride == 2  # ResNet-D: average first, so that the 1x1 convolution sees every pixel
+        self.project = ConvNorm(inputs, outputs, 1, 1 if self.pool else stride, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: FeatureMap, *, train: bool) -> FeatureMap:
+        if self.pool:
+            x = _average_pool(x)
+        return self.project(x, train=train)
+
+
+class Block(nnx.Module):
+    """Two 3x3 convolutions, or a 1x1-3x3-1x1 bottleneck, beside a shortcut."""
+
+    def __init__(
+        self,
+        inputs: int,
+        features: int,
+        stride: int,
+        *,
+        bottleneck: bool,
+        deep_shortcut: bool,
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs,
+    ) -> None:
+        layer = partial(ConvNorm, dtype=dtype, rngs=rngs)
+        outputs = features * (EXPANSION if bottleneck else 1)
+        # The last scale starts at zero, so that every block starts as its shortcut (Goyal et al. 2017).
+        if bottleneck:
+            layers = [
+                layer(inputs, features, 1),
+                layer(features, features, 3, stride),
+                layer(features, outputs, 1, zero_scale=True),
+            ]
+        else:
+            layers = [layer(inputs, features, 3, stride), layer(features, outputs, 3, zero_scale=True)]
+        self.layers = nnx.List(layers)
+        changes = stride != 1 or inputs != outputs
+        self.shortcut = nnx.List(
+            [Shortcut(inputs, outputs, stride, deep=deep_shortcut, dtype=dtype, rngs=rngs)] if changes else []
+        )
+
+    def __call__(self, x: FeatureMap, *, train: bool) -> FeatureMap:
+        y = x
+        for number, layer in enumerate(self.layers):
+            y = layer(y, train=train)
+            if number < len(self.layers) - 1:
+                y = nnx.relu(y)
+        for shortcut in self.shortcut:
+            x = shortcut(x, train=train)
+        return nnx.relu(x + y)
+
+
+class ResNet(nnx.Module):
+    """From normalised photos to pooled features."""
+
+    def __init__(
+        self,
+        *,
+        depth: int,
+        width: int = 64,
+        stem: str = "imagenet",
+        deep_shortcut: bool = False,
+        dtype: jnp.dtype = jnp.float32,
+        rngs: nnx.Rngs,
+    ) -> None:
+        """Builds the layers.
+
+        Args:
+            depth: 18, 34, 50, 101 or 152.
+            width: channels of the first stage; the published networks have 64.
+            stem: "imagenet" (7x7, stride 2, then max-pooling), "deep" (three 3x3, then max-pooling) or "small"
+                (3x3, stride 2, no pooling), for photos of up to about 96 pixels.
+            deep_shortcut: ResNet-D's average pooling in shortcuts.
+            dtype: of convolutions and activations; parameters and batch norm are float32.
+            rngs: the key "params" is used.
+        """
+        assert stem in STEMS, stem
+        layer = partial(ConvNorm, dtype=dtype, rngs=rngs)
+        stems = {
+            "imagenet": lambda: [layer(3, width, 7, 2)],
+            "small": lambda: [layer(3, width, 3, 2)],
+            "deep": lambda: [layer(3, width // 2, 3, 2), layer(width // 2, width // 2, 3), layer(width // 2, width, 3)],
+        }
+        self.stem = nnx.List(stems[stem]())
+        self.pool = stem != "small"
+        self.dtype = dtype
+        bottleneck = depth in BOTTLENECK_DEPTHS
+        stages, inputs = [], width
+        for number, num_blocks in enumerate(DEPTHS[depth]):
+            blocks = []
+            for index in range(num_blocks):
+                block = Block(
+                    inputs,
+                    width * 2**number,
+                    2 if index == 0 and number else 1,
+                    bottleneck=bottleneck,
+                    deep_shortcut=deep_shortcut,
+                    dtype=dtype,
+                    rngs=rngs,
+                )
+                blocks.append(block)
+                inputs = width * 2**number * (EXPANSION if bottleneck else 1)
+            stages.append(nnx.List(blocks))
+        self.stages = nnx.List(stages)
+
+    def __call__(self, images: Float[Array, "batch height width 3"], *, train: bool) -> Float[Array, "batch features"]:
+        """Returns float32 features; in training, batch norm uses the batch and updates its running statistics."""
+        x = images.astype(self.dtype)
+        for layer in self.stem:
+            x = nnx.relu(layer(x, train=train))
+        if self.pool:
+            x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        for stage in self.stages:
+            for block in stage:
+                x = block(x, train=train)
+        return jnp.mean(x.astype(jnp.float32), (1, 2))
+
+
+def _average_pool(x: FeatureMap) -> FeatureMap:
+    """2x2 average at stride 2; an odd last row or column is averaged over what there is (as in timm)."""
+    pads = ((0, x.shape[1] % 2), (0, x.shape[2] % 2))
+    return nnx.avg_pool(x, (2, 2), strides=(2, 2), padding=pads, count_include_pad=False)

@@ -1,0 +1,225 @@
+"""Model packages: a folder that holds all that prediction needs. No pickle; nothing in it is run.
+
+weights.safetensors   parameters and batch statistics, float32
+config.json           format, model, preprocessing, digests of the other two
+labels.json           attribute -> class names in the order of the outputs
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
+from flax import nnx, traverse_util
+
+from fashion_jax import files
+from fashion_jax.errors import UserError
+from fashion_jax.models.classifier import Classifier
+from fashion_jax.models.resnet import DEPTHS, STEMS, embedding_size
+
+FORMAT = 1
+_FILES = ("weights.safetensors", "config.json", "labels.json")
+_MAX_CLASSES = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """A package as loaded and checked.
+
+    Attributes:
+        folder: where it is.
+        model: arguments of `Classifier`, JSON values.
+        vocabularies: attribute -> class names.
+        preprocessing: height, width (pixels), mean, std (of RGB in [0, 1]).
+        extra: what training noted.
+        params: nested parameters.
+        batch_stats: nested batch statistics.
+    """
+
+    folder: Path
+    model: dict[str, Any]
+    vocabularies: dict[str, tuple[str, ...]]
+    preprocessing: dict[str, Any]
+    extra: dict[str, Any]
+    params: dict[Any, Any]
+    batch_stats: dict[Any, Any]
+
+
+def write_package(
+    folder: Path,
+    *,
+    weights: Mapping[str, np.ndarray],
+    model: Mapping[str, Any],
+    vocabularies: Mapping[str, tuple[str, ...]],
+    preprocessing: Mapping[str, Any],
+    extra: Mapping[str, Any],
+) -> None:
+    """Writes a package in one step, in the place of one that is there.
+
+    Args:
+        folder: of the package.
+        weights: "params/..." and "batch_stats/..." -> array.
+        model: arguments of `Classifier`.
+        vocabularies: attribute -> class names in the order of the outputs.
+        preprocessing: height, width, mean, std.
+        extra: JSON values for people.
+    """
+    data = safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in weights.items()})
+    labels = json.dumps({name: list(classes) for name, classes in vocabularies.items()}, indent=2, ensure_ascii=False)
+    features = embedding_size(model["depth"], model["width"])
+    config = {
+        "format": FORMAT,
+        "library": f"fashion-jax {_version()}",
+        "model": dict(model),
+        "embedding_size": features,
+        "preprocessing": dict(preprocessing),
+        "digests": {"weights.safetensors": _digest(data), "labels.json": _digest(labels.encode())},
+        "extra": dict(extra),
+    }
+    with files.replace_directory(folder) as aside:
+        files.write_bytes(aside / "weights.safetensors", data)
+        files.write_text(aside / "labels.json", labels)
+        files.write_json(aside / "config.json", config)
+
+
+def load_package(path: str | Path) -> Package:
+    """Loads a package, or the package of a workdir.
+
+    Raises:
+        UserError: there is none, or a file, a tensor, a label or a setting is not what the others say.
+    """
+    folder = Path(path)
+    if (folder / "package").is_dir() and not (folder / "weights.safetensors").exists():
+        folder = folder / "package"
+    absent = [name for name in _FILES if not (folder / name).is_file()]
+    if absent:
+        raise UserError(f"{path} is no model package and no workdir of a finished run: it lacks {', '.join(absent)}")
+    config = _read_object(folder / "config.json")
+    try:
+        if config["format"] != FORMAT:
+            raise UserError(f"{folder} has the format {config['format']!r}; this version reads {FORMAT}")
+        data, labels = (folder / "weights.safetensors").read_bytes(), (folder / "labels.json").read_bytes()
+        for name, content in (("weights.safetensors", data), ("labels.json", labels)):
+            if config["digests"][name] != _digest(content):
+                raise UserError(f"{folder / name} is damaged or was changed: it does not match config.json")
+        vocabularies = _check_labels(folder, _read_object(folder / "labels.json"), config["model"])
+        model = _check_model(folder, config["model"], config["embedding_size"])
+        preprocessing = _check_preprocessing(folder, config["preprocessing"])
+        params, batch_stats = _check_weights(folder, data, model)
+        return Package(folder, model, vocabularies, preprocessing, config.get("extra", {}), params, batch_stats)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{folder / 'config.json'} is not a model's configuration: {error!r}") from error
+
+
+def build_graph(model: Mapping[str, Any]) -> tuple[nnx.GraphDef[Classifier], dict[Any, Any], dict[Any, Any]]:
+    """Returns a model's static part, and the shapes of its parameters and batch statistics, without making arrays."""
+    arguments = {**model, "head_hidden": tuple(model["head_hidden"]), "dtype": jnp.dtype(model["dtype"])}
+    shapes = nnx.eval_shape(lambda: Classifier(**arguments, rngs=nnx.Rngs(0)))
+    graph, params, batch_stats = nnx.split(shapes, nnx.Param, nnx.BatchStat)
+    return graph, nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats)
+
+
+def _check_labels(folder: Path, labels: dict[str, Any], model: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    where = folder / "labels.json"
+    for name, classes in labels.items():
+        if not isinstance(classes, list) or not classes or not all(isinstance(c, str) for c in classes):
+            raise UserError(f"{where}: the classes of {name!r} are not a list of texts")
+        if len(set(classes)) < len(classes):
+            raise UserError(f"{where}: {name!r} names a class twice")
+    if {name: len(classes) for name, classes in labels.items()} != model["classes"]:
+        raise UserError(f"{where} does not fit config.json: the heads have {model['classes']} classes")
+    return {name: tuple(classes) for name, classes in labels.items()}
+
+
+def _check_model(folder: Path, model: dict[str, Any], features: int) -> dict[str, Any]:
+    """Refuses absurd sizes before anything is allocated for them."""
+    sizes = [model["width"], *model["head_hidden"]]
+    sound = (
+        model["depth"] in DEPTHS
+        and model["stem"] in STEMS
+        and model["head"] in ("linear", "mlp")
+        and model["dtype"] in ("float32", "bfloat16")
+        and isinstance(model["deep_shortcut"], bool)
+        and isinstance(model["dropout"], (int, float))
+        and 0 <= model["dropout"] < 1
+        and all(isinstance(size, int) and 1 <= size <= 65536 for size in sizes)
+        and model["width"] <= 1024
+        and len(model["head_hidden"]) <= 8
+        and all(isinstance(n, int) and 1 <= n <= _MAX_CLASSES for n in model["classes"].values())
+    )
+    if not sound:
+        raise UserError(f"{folder / 'config.json'} describes a model that this version does not build: {model}")
+    if features != embedding_size(model["depth"], model["width"]):
+        raise UserError(f"{folder / 'config.json'} is not consistent: embedding_size={features} does not fit the model")
+    return model
+
+
+def _check_preprocessing(folder: Path, values: dict[str, Any]) -> dict[str, Any]:
+    sizes_sound = all(type(values[k]) is int and 8 <= values[k] <= 4096 for k in ("height", "width"))
+    colours = [values["mean"], values["std"]]
+    colours_sound = all(
+        isinstance(c, list) and len(c) == 3 and all(isinstance(v, (int, float)) and math.isfinite(v) for v in c)
+        for c in colours
+    )
+    if not (sizes_sound and colours_sound and all(0 <= v <= 1 for v in values["mean"]) and min(values["std"]) > 0):
+        raise UserError(f"{folder / 'config.json'} has an impossible preprocessing: {values}")
+    return values
+
+
+def _check_weights(folder: Path, data: bytes, model: dict[str, Any]) -> tuple[dict[Any, Any], dict[Any, Any]]:
+    where = folder / "weights.safetensors"
+    try:
+        tensors = safetensors.numpy.load(data)
+    except (safetensors.SafetensorError, ValueError, KeyError) as error:
+        raise UserError(f"{where} is no readable safetensors file: {error}") from error
+    _, params, batch_stats = build_graph(model)
+    wanted = {
+        "/".join(map(str, path)): (path, leaf)
+        for path, leaf in traverse_util.flatten_dict({"params": params, "batch_stats": batch_stats}).items()
+    }
+    if tensors.keys() != wanted.keys():
+        odd = sorted(tensors.keys() ^ wanted.keys())
+        raise UserError(f"{where} does not fit the model: {len(odd)} tensors are missing or unknown, such as {odd[0]}")
+    flat = {}
+    for name, (path, leaf) in wanted.items():
+        tensor = tensors[name]
+        if tensor.shape != leaf.shape or tensor.dtype != leaf.dtype:
+            raise UserError(
+                f"{where}: {name} is {tensor.dtype} {tensor.shape}, but the model has {leaf.dtype} {leaf.shape}"
+            )
+        if not np.isfinite(tensor).all():
+            raise UserError(f"{where}: {name} holds values that are not finite")
+        flat[path] = tensor
+    tree = traverse_util.unflatten_dict(flat)
+    return tree["params"], jax.tree.map(np.asarray, tree["batch_stats"])
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path} does not hold a JSON object")
+    return value
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _version() -> str:
+    try:
+        return metadata.version("fashion-jax")
+    except metadata.PackageNotFoundError:
+        return "(not installed)"

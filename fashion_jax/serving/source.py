@@ -1,0 +1,82 @@
+"""Runs a model over a whole source, streaming; what cannot be read goes to a quarantine file."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from fashion_jax import files
+from fashion_jax.data.catalog import Catalog, Product, Rejected, open_catalog
+from fashion_jax.data.photos import BadPhoto
+from fashion_jax.data.prepare import format_quarantine
+from fashion_jax.data.schema import Schema
+from fashion_jax.serving.predictor import Outputs, Predictor
+
+_BATCH = 256
+_AHEAD = 4  # batches that are decoded while the model computes
+
+_Decoded = list[tuple[Product, np.ndarray | BadPhoto]]
+
+
+class SourceRun:
+    """One pass of a model over a source.
+
+    Attributes:
+        catalog: the source as read; its rejected rows grow by the photos that are not usable.
+    """
+
+    def __init__(
+        self, model: Predictor, source: str | Path, *, schema: Schema | None = None, progress: bool = True
+    ) -> None:
+        """Reads the table; UserError as `open_catalog`."""
+        self._model, self._progress = model, progress
+        self.catalog: Catalog = open_catalog(source, schema, labelled=False)
+
+    def batches(self) -> Iterator[tuple[list[Product], Outputs]]:
+        """Yields the usable products with the model's outputs, in the order that the source reads fastest."""
+        bar = tqdm(total=len(self.catalog.products), desc="predicting", unit="photo", disable=not self._progress)
+        with bar, ThreadPoolExecutor() as pool:
+            for decoded in self._decode_ahead(pool):
+                good = [(p, image) for p, image in decoded if not isinstance(image, BadPhoto)]
+                bad = [Rejected(p.row, p.id, str(image)) for p, image in decoded if isinstance(image, BadPhoto)]
+                self.catalog.rejected += bad
+                if good:
+                    yield [p for p, _ in good], self._model.predict_arrays(np.stack([image for _, image in good]))
+                bar.update(len(decoded))
+
+    def _decode_ahead(self, pool: ThreadPoolExecutor) -> Iterator[_Decoded]:
+        photos = self.catalog.iter_photos(self.catalog.products)
+        waiting: deque[Future[_Decoded]] = deque()
+        while batch := list(islice(photos, _BATCH)):
+            waiting.append(pool.submit(self._decode_all, batch))
+            if len(waiting) > _AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+    def _decode_all(self, batch: list[tuple[Product, bytes | BadPhoto]]) -> _Decoded:
+        return [(product, self._decode(data)) for product, data in batch]
+
+    def _decode(self, data: bytes | BadPhoto) -> np.ndarray | BadPhoto:
+        if isinstance(data, BadPhoto):
+            return data
+        try:
+            return self._model.decode(data)
+        except BadPhoto as error:
+            return error
+
+    def write_quarantine(self, out: Path) -> str:
+        """Writes `<out>.quarantine.csv` where rows were left out, and returns a sentence about them."""
+        path = out.with_name(out.name + ".quarantine.csv")
+        rejected = sorted(self.catalog.rejected, key=lambda item: item.row)
+        if not rejected:
+            path.unlink(missing_ok=True)
+            return "no row was left out"
+        files.write_text(path, format_quarantine(rejected))
+        return f"{len(rejected):,} rows were left out, with the reasons in {path}"

@@ -1,0 +1,332 @@
+"""What training and evaluation of one workdir share: resolved configuration, records, mesh, model, batches."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from fashion_jax import files
+from fashion_jax.config import Config, resolve_steps
+from fashion_jax.config_files import config_from_dict
+from fashion_jax.data.loader import (
+    Batch,
+    PhotoSource,
+    ResidentPhotos,
+    StreamedPhotos,
+    choose_storage,
+    evaluation_batches,
+    training_batches,
+)
+from fashion_jax.data.manifest import Prepared, is_prepared, open_prepared
+from fashion_jax.data.prepare import prepare
+from fashion_jax.data.schema import load_schema
+from fashion_jax.errors import UserError, nearest
+from fashion_jax.evaluation.evaluate import Evaluation, evaluate_split, make_evaluation_step
+from fashion_jax.runtime import make_mesh
+from fashion_jax.training.loop import Schedule
+from fashion_jax.training.optimizer import make_optimizer, make_schedule
+from fashion_jax.training.resident import DevicePhotos, free_device_bytes
+from fashion_jax.training.sharding import check_batch_size
+from fashion_jax.training.state import TrainState, graph_of, model_arguments
+from fashion_jax.training.step import TrainStep, make_train_step
+
+DeviceBatch = dict[str, jax.Array]
+
+# Fields whose change leaves the trained parameters as they are.
+_FREE_FIELDS = ("runtime.", "data.storage", "data.num_workers", "data.prepared", "data.source", "train.log_every")
+
+
+def prepare_records(config: Config, workdir: Path, *, progress: bool = True) -> Prepared:
+    """Opens the records of `config.data.source`, made first where they are not there yet.
+
+    With several processes the first prepares while the others wait, so the folder must be on a disk that all share.
+
+    Raises:
+        UserError: the source cannot be read.
+    """
+    data = config.data
+    if is_prepared(Path(data.source)):
+        return open_prepared(Path(data.source))
+    out = Path(data.prepared) if data.prepared else workdir / "records"
+    if jax.process_index() == 0:
+        prepare(
+            data.source,
+            out,
+            schema=load_schema(Path(data.schema)) if data.schema else None,
+            max_side=data.max_side,
+            max_bad_fraction=data.max_bad_fraction,
+            split=data.split,
+            split_fractions=data.split_fractions,
+            split_seed=data.split_seed,
+            progress=progress,
+        )
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("records are prepared")
+    return open_prepared(out)
+
+
+def resolve(config: Config, prepared: Prepared) -> Config:
+    """Returns a copy in which what was left open ("auto", no attributes named) is filled in.
+
+    Raises:
+        UserError: an attribute that the records lack, in `data.attributes` or in a loss setting.
+    """
+    resolved = config_from_dict(config.to_dict())
+    resolved.data.attributes = config.data.attributes or prepared.attributes
+    for name in (*resolved.data.attributes, *config.loss.head_weights, *config.loss.head_label_smoothing):
+        if name not in prepared.attributes:
+            raise UserError(
+                f"the catalogue has no attribute {name!r}{nearest(name, prepared.attributes)}; "
+                f"it has {', '.join(prepared.attributes)}"
+            )
+    arguments = model_arguments(config.model, {}, config.data.height, config.data.width)
+    resolved.model.stem, resolved.model.dtype = arguments["stem"], arguments["dtype"]
+    return resolved
+
+
+def claim_workdir(workdir: Path, config: Config, prepared: Prepared, *, allow_config_change: bool) -> None:
+    """Writes `config.json` and `data.json` into the workdir, or checks that those there are the same run's.
+
+    Raises:
+        UserError: the workdir holds a run with another configuration or other data.
+    """
+    facts: dict[str, Any] = {
+        "fingerprint": prepared.fingerprint,
+        "vocabularies": {name: list(prepared.vocabularies[name]) for name in config.data.attributes},
+    }
+    config_file, data_file = workdir / "config.json", workdir / "data.json"
+    # A workdir whose run saved nothing yet is free: there is nothing to protect.
+    if config_file.exists() and (workdir / "checkpoints").exists() and not allow_config_change:
+        changed = _differences(read_json(config_file), config.to_dict())
+        if changed:
+            raise UserError(
+                f"{workdir} holds a run with another configuration ({'; '.join(changed[:5])}); "
+                "choose another --workdir, or give --allow-config-change to go on from its checkpoint"
+            )
+    if data_file.exists() and (workdir / "checkpoints").exists():
+        before = read_json(data_file)
+        for name, classes in facts["vocabularies"].items():
+            old = before.get("vocabularies", {}).get(name)
+            if old != classes:
+                what = (
+                    "is new" if old is None else f"had {len(old)} classes and now has {len(classes)}, or another order"
+                )
+                raise UserError(
+                    f"the head {name!r} does not match the checkpoints in {workdir}: it {what}; "
+                    "choose another --workdir"
+                )
+        if before.get("fingerprint") != prepared.fingerprint and not allow_config_change:
+            raise UserError(
+                f"{workdir} holds a run on other records; choose another --workdir, or give --allow-config-change"
+            )
+    if jax.process_index() == 0:
+        files.write_json(config_file, config.to_dict())
+        files.write_json(data_file, facts)
+
+
+@dataclass
+class Session:
+    """A resolved run: everything that follows from its configuration and records.
+
+    Attributes:
+        config: as `resolve` returns it.
+        prepared: the records.
+        workdir: of the run.
+        mesh: all devices.
+        progress: whether to show what is going on.
+    """
+
+    config: Config
+    prepared: Prepared
+    workdir: Path
+    mesh: Mesh = field(default_factory=make_mesh)
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        train = self.config.train
+        check_batch_size(train.batch_size, train.accumulation_steps, self.mesh)
+        self.attributes = self.config.data.attributes
+        self.columns = tuple(self.prepared.attributes.index(name) for name in self.attributes)
+        self.vocabularies = {name: self.prepared.vocabularies[name] for name in self.attributes}
+        self.num_examples = len(self.prepared.indices("train"))
+        data = self.config.data
+        self.arguments = model_arguments(
+            self.config.model, {n: len(v) for n, v in self.vocabularies.items()}, data.height, data.width
+        )
+        self.graph = graph_of(self.arguments)
+        self.total_steps = self._steps(train.duration)
+        self.learning_rate = make_schedule(
+            self.config.optimizer,
+            total_steps=self.total_steps,
+            num_examples=self.num_examples,
+            batch_size=train.batch_size,
+        )
+        self.optimizer: optax.GradientTransformation = make_optimizer(self.config.optimizer, self.learning_rate)
+        self.storage = choose_storage(
+            data.storage, len(self.prepared), data.height, data.width, device_bytes=free_device_bytes()
+        )
+
+    def _steps(self, duration: str) -> int:
+        return resolve_steps(
+            duration,
+            num_examples=self.num_examples,
+            batch_size=self.config.train.batch_size,
+            total_steps=getattr(self, "total_steps", None),
+        )
+
+    def schedule(self) -> Schedule:
+        """Returns the run's events in steps."""
+        train = self.config.train
+        return Schedule(
+            total=self.total_steps,
+            log=self._steps(train.log_every),
+            evaluate=self._steps(train.evaluate_every),
+            checkpoint=self._steps(train.checkpoint_every),
+            patience=train.early_stopping_patience,
+        )
+
+    def train_step(self) -> TrainStep:
+        """Returns the jitted training step."""
+        loss, train, data = self.config.loss, self.config.train, self.config.data
+        return make_train_step(
+            self.graph,
+            self.optimizer,
+            self.mesh,
+            attributes=self.attributes,
+            columns=self.columns,
+            smoothing={n: loss.head_label_smoothing.get(n, loss.label_smoothing) for n in self.attributes},
+            weights={n: loss.head_weights.get(n, 1.0) for n in self.attributes},
+            mean=data.mean,
+            std=data.std,
+            augmentation=data.augment,
+            accumulation_steps=train.accumulation_steps,
+            seed=train.seed,
+            dtype=self.arguments["dtype"],
+        )
+
+    def _photos(self, split: str) -> tuple[PhotoSource | None, Callable[[DeviceBatch], DeviceBatch]]:
+        """Returns what reads a split's photos on the host, and what adds them on the devices."""
+        data = self.config.data
+        if self.storage == "stream":
+            return StreamedPhotos(self.prepared, data.height, data.width), _unchanged
+        rows = self.prepared.indices(split)
+        resident = ResidentPhotos(self.prepared, rows, data.height, data.width, label=split, progress=self.progress)
+        if self.storage == "host":
+            return resident, _unchanged
+        return None, DevicePhotos(resident.images, resident.places, self.mesh).add_images
+
+    def training_batches(self, start_step: int) -> tuple[Iterator[Batch], Callable[[DeviceBatch], DeviceBatch]]:
+        """Returns this process's batches from a step on, and what completes them on the devices."""
+        photos, complete = self._photos("train")
+        batches = training_batches(
+            self.prepared,
+            photos,
+            batch_size=self.config.train.batch_size,
+            seed=self.config.train.seed,
+            start_step=start_step,
+            process_index=jax.process_index(),
+            num_processes=jax.process_count(),
+            num_workers=self.config.data.num_workers if self.storage == "stream" else 0,
+        )
+        return batches, complete
+
+    def batch_ids(self, step: int) -> list[str]:
+        """Returns the product ids of a step's whole batch."""
+        batches = training_batches(
+            self.prepared, None, batch_size=self.config.train.batch_size, seed=self.config.train.seed, start_step=step
+        )
+        return [str(self.prepared.ids[row]) for row in next(batches)["row"]]
+
+    def evaluator(self, split: str) -> Callable[[TrainState], Evaluation]:
+        """Returns state -> scores of a split; the photos are read at the first call and kept where they fit."""
+        data = self.config.data
+        step = make_evaluation_step(
+            self.graph,
+            self.mesh,
+            attributes=self.attributes,
+            columns=self.columns,
+            mean=data.mean,
+            std=data.std,
+            dtype=self.arguments["dtype"],
+        )
+        rows = self.prepared.indices(split)
+        smallest = max(self.mesh.size, 1)
+        wanted = min(self.config.runtime.evaluation_batch_size, max(len(rows), 1))
+        batch_size = -(-wanted // smallest) * smallest
+        kept = _Once(lambda: self._photos(split))
+
+        def run(state: TrainState) -> Evaluation:
+            photos, complete = kept.value
+            batches = evaluation_batches(
+                self.prepared,
+                photos,
+                rows,
+                batch_size=batch_size,
+                process_index=jax.process_index(),
+                num_processes=jax.process_count(),
+            )
+            return evaluate_split(
+                step,
+                state.params,
+                state.batch_stats,
+                batches,
+                mesh=self.mesh,
+                vocabularies=self.vocabularies,
+                prepare_batch=complete,
+            )
+
+        return run
+
+
+class _Once:
+    """Makes a value when it is first asked for."""
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self._make = make
+
+    @cached_property
+    def value(self) -> Any:
+        return self._make()
+
+
+def _unchanged(batch: DeviceBatch) -> DeviceBatch:
+    return batch
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    old, new = _flatten(before), _flatten(now)
+    keys = [k for k in {**new, **old} if not k.startswith(_FREE_FIELDS)]
+    return [f"{k} was {old.get(k)!r}, now {new.get(k)!r}" for k in keys if old.get(k) != new.get(k)]
+
+
+def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat.update(_flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value})
+    return flat
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Returns a JSON object; UserError when the file does not hold one."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is damaged ({error}); remove it if you want to start anew") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path} does not hold a JSON object; remove it if you want to start anew")
+    return value
+
+
+def first_rows(rows: np.ndarray, count: int) -> np.ndarray:
+    """Returns at most `count` rows, evenly spread, so that a sheet shows more than the first classes."""
+    return rows[np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int))] if len(rows) else rows

@@ -1,0 +1,125 @@
+"""Checkpoints: a thin layer over Orbax that keeps the newest and the best."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+from fashion_jax.errors import UserError
+from fashion_jax.training.state import TrainState
+
+NUM_NEWEST = 2  # a kill may find the newest half-written
+
+
+class Checkpoints:
+    """Saves and restores a run's state and its small facts (best metric so far, patience).
+
+    Saves run in the background; an error in one surfaces at the next save or at `close`. A save that was cut short by
+    a kill leaves no step behind: Orbax publishes by a rename.
+    """
+
+    def __init__(self, folder: Path, *, lower_is_better: bool = False) -> None:
+        """Opens `folder`, made if absent.
+
+        Args:
+            folder: of this run alone.
+            lower_is_better: whether the metric that is given to `save` is a loss.
+        """
+        sign = -1.0 if lower_is_better else 1.0
+
+        def score(metrics: Any) -> float:
+            return sign * float(metrics["best_metric"])
+
+        policy = checkpoint_managers.AnyPreservationPolicy(
+            [
+                checkpoint_managers.LatestN(NUM_NEWEST),
+                checkpoint_managers.BestN(get_metric_fn=score, n=1, keep_checkpoints_without_metrics=False),
+            ]
+        )
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=policy,
+            best_fn=score,
+            best_mode="max",
+            step_prefix="step",
+            enable_async_checkpointing=True,
+        )
+        try:
+            self._manager = ocp.CheckpointManager(
+                folder.resolve(),
+                options=options,
+                item_handlers={"state": ocp.StandardCheckpointHandler(), "facts": ocp.JsonCheckpointHandler()},
+            )
+        except OSError as error:
+            raise UserError(f"checkpoints cannot be kept in {folder}: {error.strerror or error}") from error
+
+    @property
+    def latest_step(self) -> int | None:
+        """The newest whole checkpoint's step; None if there is none."""
+        return self._manager.latest_step()
+
+    @property
+    def best_step(self) -> int | None:
+        """The step with the best metric; the newest where none has a metric."""
+        best = self._manager.best_step()
+        return self.latest_step if best is None else best
+
+    def save(self, state: TrainState, facts: dict[str, Any], metric: float | None) -> None:
+        """Saves in the background; a step that is there already is left alone.
+
+        Args:
+            state: at `state.step`.
+            facts: JSON values.
+            metric: of this state's evaluation; None when it was not evaluated.
+        """
+        step = int(state.step)
+        if step in self._manager.all_steps():
+            return
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(state=ocp.args.StandardSave(state), facts=ocp.args.JsonSave(facts)),
+            metrics=None if metric is None or not math.isfinite(metric) else {"best_metric": metric},
+        )
+
+    def restore(self, step: int, target: TrainState) -> tuple[TrainState, dict[str, Any]]:
+        """Returns the state at `step`, on the devices that `target` names, and the facts.
+
+        Args:
+            step: one that is there.
+            target: ShapeDtypeStructs with shardings, of any topology.
+
+        Raises:
+            UserError: the checkpoint is damaged or of another model.
+        """
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(target), facts=ocp.args.JsonRestore())
+        try:
+            restored = self._manager.restore(step, args=args)
+        except (ValueError, KeyError, OSError) as error:
+            first_line = str(error).strip().splitlines()[0]
+            raise UserError(
+                f"the checkpoint of step {step} in {self._manager.directory} cannot be restored ({first_line}); "
+                "it is damaged, or the model's configuration has changed"
+            ) from error
+        return restored["state"], restored["facts"]
+
+    def wait(self) -> None:
+        """Returns when all that was saved is on the disk; raises what a background save raised."""
+        self._manager.wait_until_finished()
+        self._manager.check_for_errors()
+
+    def close(self) -> None:
+        """Waits for the disk and lets go of the folder; raises what a background save raised."""
+        self.wait()
+        self._manager.close()
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,171 @@
+"""The training loop: order only. What each part does stands in the part."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from fashion_jax.errors import UserError
+from fashion_jax.training.checkpoint import Checkpoints
+from fashion_jax.training.interrupt import Interrupted, StopRequest
+from fashion_jax.training.progress import ProgressLine
+from fashion_jax.training.sharding import put_batch
+from fashion_jax.training.state import TrainState
+from fashion_jax.training.step import TrainStep
+from fashion_jax.training.writers import MetricWriter
+
+_LAG = 2  # steps between a step's dispatch and the reading of its metrics, so that the host runs ahead
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """Steps at which things happen; intervals in steps.
+
+    Attributes:
+        total: optimiser steps of the run.
+        log: training metrics are written.
+        evaluate: the validation split is scored; 0 for never.
+        checkpoint: the state is saved, besides after each evaluation and at the end.
+        patience: evaluations without a better metric after which the run ends; 0 for never.
+    """
+
+    total: int
+    log: int
+    evaluate: int
+    checkpoint: int
+    patience: int = 0
+
+
+@dataclass(slots=True)
+class Facts:
+    """What a checkpoint holds beside the state."""
+
+    best_metric: float | None = None
+    evaluations_without_gain: int = 0
+    stopped_early: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns JSON values."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+    def record(self, metric: float, *, lower_is_better: bool, patience: int) -> None:
+        """Takes in an evaluation's metric; sets `stopped_early` when patience has run out."""
+        gain = self.best_metric is None or (metric < self.best_metric if lower_is_better else metric > self.best_metric)
+        self.best_metric = metric if gain else self.best_metric
+        self.evaluations_without_gain = 0 if gain else self.evaluations_without_gain + 1
+        self.stopped_early = bool(patience) and self.evaluations_without_gain >= patience
+
+
+def run_loop(
+    state: TrainState,
+    facts: Facts,
+    step_function: TrainStep,
+    batches: Iterator[Mapping[str, np.ndarray]],
+    *,
+    schedule: Schedule,
+    mesh: Mesh,
+    checkpoints: Checkpoints,
+    writer: MetricWriter,
+    progress: ProgressLine,
+    stop: StopRequest,
+    evaluate: Callable[[TrainState], dict[str, float]] | None,
+    best_metric: str,
+    lower_is_better: bool,
+    learning_rate: Callable[[int], Any],
+    name_batch: Callable[[int], str],
+    prepare_batch: Callable[[dict[str, jax.Array]], dict[str, jax.Array]] = lambda batch: batch,
+) -> TrainState:
+    """Trains from `state.step` to the end of the schedule and returns the last state, which is saved.
+
+    Args:
+        state: donated; do not use it afterwards.
+        facts: of the checkpoint that the state comes from.
+        step_function: from `make_train_step`.
+        batches: this process's rows, beginning with the batch of `state.step`.
+        schedule: what happens when.
+        mesh: of the state.
+        checkpoints: where it is saved.
+        writer: of metrics.
+        progress: the line that a person watches.
+        stop: asked after each step.
+        evaluate: state -> metrics of the validation split; None when it is empty.
+        best_metric: the name, among those, by which the best checkpoint is chosen.
+        lower_is_better: of that metric.
+        learning_rate: step -> its learning rate, to be logged.
+        name_batch: step -> a sentence that names its products, for errors.
+        prepare_batch: adds what lives on the devices.
+
+    Raises:
+        UserError: the loss or the gradient is not finite; nothing was saved since.
+        Interrupted: a signal came; the state is saved.
+    """
+    pending: deque[tuple[int, dict[str, jax.Array]]] = deque()
+    since_log: list[dict[str, float]] = []
+
+    def settle(keep: int) -> None:
+        """Reads the metrics of all but the last `keep` steps; a step that is not finite ends the run here."""
+        while len(pending) > keep:
+            step, on_device = pending.popleft()
+            metrics = {name: float(value) for name, value in jax.device_get(on_device).items()}
+            if not metrics.pop("finite"):
+                raise UserError(
+                    f"the loss or its gradient is not finite at step {step} (loss {metrics['loss']}); "
+                    f"{name_batch(step)}. "
+                    "The last checkpoint is from before; lower optimizer.learning_rate or set optimizer.clip_norm=1"
+                )
+            since_log.append(metrics)
+            progress.update(step, metrics["loss"])
+
+    def save(metric: float | None) -> None:
+        settle(0)  # before anything is written: a state that went through NaN must not replace a good one
+        checkpoints.save(state, facts.to_dict(), metric)
+
+    step = int(state.step)
+    while step < schedule.total and not facts.stopped_early:
+        batch = prepare_batch(put_batch(dict(next(batches)), mesh))
+        state, metrics = step_function(state, batch)
+        step += 1
+        pending.append((step - 1, metrics))
+        settle(_LAG)
+
+        last = step == schedule.total
+        if step % schedule.log == 0 or last:
+            settle(0)
+            rate = {"train/learning_rate": float(learning_rate(step - 1))}
+            writer.write_scalars(step, {**_mean(since_log), **rate, **progress.rates()})
+            since_log.clear()
+
+        metric = None
+        if evaluate is not None and (step % schedule.evaluate == 0 or last):
+            settle(0)
+            with progress.paused():
+                scores = evaluate(state)
+            metric = _pick(scores, best_metric)
+            facts.record(metric, lower_is_better=lower_is_better, patience=schedule.patience)
+            writer.write_scalars(step, {f"validation/{name}": value for name, value in scores.items()})
+        stopping = stop.reached(step)
+        if metric is not None or last or stopping or step % schedule.checkpoint == 0:
+            save(metric)
+        if stopping and not last:
+            checkpoints.wait()
+            writer.flush()
+            raise Interrupted(step, stop.signal_number)
+    checkpoints.wait()
+    writer.flush()
+    return state
+
+
+def _mean(rows: list[dict[str, float]]) -> dict[str, float]:
+    return {f"train/{name}": float(np.mean([row[name] for row in rows])) for name in (rows[0] if rows else {})}
+
+
+def _pick(scores: Mapping[str, float], name: str) -> float:
+    if name not in scores:
+        raise UserError(f"config.train.best_metric={name!r} is not among: {', '.join(sorted(scores))}")
+    return scores[name]

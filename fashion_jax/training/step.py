@@ -1,0 +1,141 @@
+"""The training step: pure, jitted over the mesh, its state donated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Key
+
+from fashion_jax.config import AugmentConfig
+from fashion_jax.data.augment import augment, example_keys, normalize
+from fashion_jax.data.schema import MISSING
+from fashion_jax.models.classifier import Classifier
+from fashion_jax.training.losses import multi_head_loss
+from fashion_jax.training.sharding import batch_sharding, replicated
+from fashion_jax.training.state import TrainState, merge_model
+
+Batch = Mapping[str, jax.Array]
+Metrics = dict[str, jax.Array]
+TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+
+
+def make_train_step(
+    graph: nnx.GraphDef[Classifier],
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    *,
+    attributes: tuple[str, ...],
+    columns: tuple[int, ...],
+    smoothing: Mapping[str, float],
+    weights: Mapping[str, float],
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    augmentation: AugmentConfig,
+    accumulation_steps: int,
+    seed: int,
+    dtype: str,
+) -> TrainStep:
+    """Returns (state, batch) -> (state, metrics).
+
+    Args:
+        graph: the model's static part.
+        optimizer: of the parameters.
+        mesh: batches come sharded over it; state and metrics are copies on every device.
+        attributes: the heads.
+        columns: where each head's label stands in `batch["label"]`.
+        smoothing: label smoothing per head.
+        weights: loss weight per head.
+        mean: of RGB in [0, 1].
+        std: of RGB in [0, 1].
+        augmentation: of the photos.
+        accumulation_steps: parts into which the batch is cut to save memory. Gradients add up to those of the whole
+            batch; batch norm sees one part at a time.
+        seed: of augmentation and dropout.
+        dtype: of the images that enter the network.
+
+    The metrics are float32 scalars: `loss`, `loss/<attribute>`, `accuracy/<attribute>` (over labelled rows),
+    `gradient_norm`, and `finite`, 1 unless the loss or the gradient is not a number.
+    """
+
+    def loss_of(
+        params: dict[str, Any], batch_stats: dict[str, Any], part: Batch, counts: Mapping[str, jax.Array], key: Any
+    ) -> tuple[jax.Array, tuple[dict[str, Any], Metrics]]:
+        model = merge_model(graph, params, batch_stats)
+        augment_key, dropout_key = jax.random.split(key)
+        keys = example_keys(augment_key, part["step"], part["row"])
+        images = normalize(augment(part["image"], keys, augmentation), mean, std, jnp.dtype(dtype))
+        outputs = model(images, train=True, dropout_keys=example_keys(dropout_key, part["step"], part["row"]))
+        labels = {name: part["label"][:, column] for name, column in zip(attributes, columns, strict=True)}
+        total, per_head = multi_head_loss(outputs.logits, labels, counts, smoothing=smoothing, weights=weights)
+        metrics = {"loss": total}
+        for name, loss in per_head.items():
+            hits = (jnp.argmax(outputs.logits[name], -1) == labels[name]) & (labels[name] != MISSING)
+            metrics[f"loss/{name}"] = loss
+            metrics[f"accuracy/{name}"] = jnp.sum(hits) / jnp.maximum(counts[name], 1.0)
+        return total, (nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)), metrics)
+
+    gradient = jax.value_and_grad(loss_of, has_aux=True)
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        key: Key[Array, ""] = jax.random.key(seed)
+        counts = _label_counts(batch["label"], attributes, columns)
+
+        def one_part(carry: tuple[Any, Any, Any], part: Batch) -> tuple[tuple[Any, Any, Any], None]:
+            batch_stats, gradients, metrics = carry
+            (_, (batch_stats, now)), part_gradients = gradient(
+                state.params, batch_stats, {**part, "step": state.step}, counts, key
+            )
+            add = jnp.add
+            return (batch_stats, jax.tree.map(add, gradients, part_gradients), jax.tree.map(add, metrics, now)), None
+
+        if accumulation_steps == 1:
+            (_, (batch_stats, metrics)), gradients = gradient(
+                state.params, state.batch_stats, {**batch, "step": state.step}, counts, key
+            )
+        else:
+            parts = jax.tree.map(lambda array: _cut(array, accumulation_steps, mesh), dict(batch))
+            empty = jax.tree.map(jnp.zeros_like, state.params)
+            zero = {name: jnp.zeros((), jnp.float32) for name in _metric_names(attributes)}
+            (batch_stats, gradients, metrics), _ = jax.lax.scan(one_part, (state.batch_stats, empty, zero), parts)
+
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        norm = optax.global_norm(gradients)
+        metrics["gradient_norm"] = norm
+        metrics["finite"] = (jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)).astype(jnp.float32)
+        params = optax.apply_updates(state.params, updates)
+        return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
+
+    everywhere = replicated(mesh)
+    return jax.jit(
+        step,
+        donate_argnums=0,
+        in_shardings=(everywhere, batch_sharding(mesh)),
+        out_shardings=(everywhere, everywhere),
+    )
+
+
+def _metric_names(attributes: tuple[str, ...]) -> list[str]:
+    return ["loss", *(f"loss/{a}" for a in attributes), *(f"accuracy/{a}" for a in attributes)]
+
+
+def _label_counts(
+    labels: jax.Array, attributes: tuple[str, ...], columns: tuple[int, ...]
+) -> dict[str, Float[Array, ""]]:
+    return {
+        name: jnp.sum(labels[:, column] != MISSING).astype(jnp.float32)
+        for name, column in zip(attributes, columns, strict=True)
+    }
+
+
+def _cut(array: jax.Array, parts: int, mesh: Mesh) -> jax.Array:
+    """(batch, ...) -> (parts, batch / parts, ...), every part spread over all devices."""
+    # Row i goes to part i % parts: each device cuts the rows that it has, and nothing is sent.
+    split = array.reshape(array.shape[0] // parts, parts, *array.shape[1:]).swapaxes(0, 1)
+    spec = jax.sharding.PartitionSpec(None, *batch_sharding(mesh).spec)
+    return jax.lax.with_sharding_constraint(split, jax.sharding.NamedSharding(mesh, spec))

@@ -1,0 +1,162 @@
+"""Where metrics go: the console, `metrics.jsonl`, and TensorBoard. All take clu's `MetricWriter` calls."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from fashion_jax import files
+from fashion_jax.errors import UserError
+
+Scalar = float | int
+
+
+class MetricWriter(Protocol):
+    """The part of `clu.metric_writers.MetricWriter` that training uses."""
+
+    def write_scalars(self, step: int, scalars: Mapping[str, Scalar]) -> None: ...
+
+    def write_texts(self, step: int, texts: Mapping[str, str]) -> None: ...
+
+    def flush(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class JsonLinesWriter:
+    """One JSON object per line: {"step": 50, "train/loss": 2.31, ...}.
+
+    A killed run may leave lines beyond the checkpoint that it resumes from, and half a line at the end; both go
+    when the run resumes, so the file tells of each step once.
+    """
+
+    def __init__(self, path: Path, *, resume_step: int) -> None:
+        self._path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            kept = [line for line in read_json_lines(path) if line["step"] <= resume_step]
+            files.write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+        self._file = path.open("a", encoding="utf-8")
+
+    def write_scalars(self, step: int, scalars: Mapping[str, Scalar]) -> None:
+        # NaN is no JSON; null says that there is no number.
+        finite = {name: value if abs(value) < float("inf") else None for name, value in scalars.items()}
+        self._file.write(json.dumps({"step": step, **finite}) + "\n")
+        self._file.flush()
+
+    def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
+        self._file.write(json.dumps({"step": step, **texts}) + "\n")
+        self._file.flush()
+
+    def flush(self) -> None:
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self.flush()
+        self._file.close()
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """Returns the whole lines of a metrics file; a line that a kill cut short is left out."""
+    lines = []
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        with contextlib.suppress(json.JSONDecodeError):
+            value = json.loads(text)
+            if isinstance(value, dict) and isinstance(value.get("step"), int):
+                lines.append(value)
+    return lines
+
+
+class ConsoleWriter:
+    """Prints scalars as short lines on standard error, above the progress line."""
+
+    def __init__(self, names: Sequence[str] = ()) -> None:
+        self._names = tuple(names)  # prefixes to print; all where empty
+
+    def write_scalars(self, step: int, scalars: Mapping[str, Scalar]) -> None:
+        shown = [
+            f"{name}={value:.4g}" for name, value in scalars.items() if not self._names or name.startswith(self._names)
+        ]
+        if shown:
+            self._print(f"step {step}: " + ", ".join(shown))
+
+    def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
+        for name, text in texts.items():
+            self._print(f"{name}:\n{text}")
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+    def close(self) -> None:
+        self.flush()
+
+    @staticmethod
+    def _print(text: str) -> None:
+        from tqdm import tqdm
+
+        tqdm.write(text, file=sys.stderr)
+
+
+class MultiWriter:
+    """Hands every call on to several writers."""
+
+    def __init__(self, writers: Sequence[MetricWriter]) -> None:
+        self._writers = tuple(writers)
+
+    def write_scalars(self, step: int, scalars: Mapping[str, Scalar]) -> None:
+        for writer in self._writers:
+            writer.write_scalars(step, scalars)
+
+    def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
+        for writer in self._writers:
+            writer.write_texts(step, texts)
+
+    def flush(self) -> None:
+        for writer in self._writers:
+            writer.flush()
+
+    def close(self) -> None:
+        for writer in self._writers:
+            writer.close()
+
+
+@contextlib.contextmanager
+def open_writer(
+    workdir: Path, *, resume_step: int, tensorboard: bool, is_first_process: bool
+) -> Iterator[MetricWriter]:
+    """Yields the run's writer; only the first process writes.
+
+    Raises:
+        UserError: TensorBoard is asked for and its extra is not installed.
+    """
+    writers: list[MetricWriter] = []
+    if is_first_process:
+        writers.append(ConsoleWriter(("validation/",)))
+        writers.append(JsonLinesWriter(workdir / "metrics.jsonl", resume_step=resume_step))
+        if tensorboard:
+            writers.append(_tensorboard_writer(workdir / "tensorboard"))
+    writer = MultiWriter(writers)
+    try:
+        yield writer
+    finally:
+        writer.close()
+
+
+def _tensorboard_writer(folder: Path) -> MetricWriter:
+    try:
+        import tensorflow as tf
+        from clu import metric_writers
+    except ImportError as error:
+        raise UserError(
+            "config.runtime.tensorboard needs more packages; run: pip install 'fashion-jax[tensorboard]'"
+        ) from error
+    tf.config.set_visible_devices([], "GPU")  # TensorFlow must not take the accelerator's memory
+    tf.config.set_visible_devices([], "TPU")
+    writer: MetricWriter = metric_writers.SummaryWriter(str(folder))
+    return writer
