@@ -126,7 +126,7 @@ def open_catalog(source: str | Path, schema: Schema | None = None, *, labelled: 
         return _photos_only(text, files, sizes)
     parts, digest = [], hashlib.sha256()
     for name in names:
-        data = files.read(name)
+        data = _read_table_file(path, files, name)
         digest.update(data)
         parts.append(read_table(name, data))
     table = join_tables(parts) if len(parts) > 1 else parts[0]
@@ -135,6 +135,15 @@ def open_catalog(source: str | Path, schema: Schema | None = None, *, labelled: 
     catalog = Catalog(text, schema, files, digest.hexdigest(), sizes, temporary=temporary)
     _read_rows(catalog, table, base, labelled)
     return catalog
+
+
+def _read_table_file(path: Path, files: Files, name: str) -> bytes:
+    try:
+        return files.read(name)
+    except (OSError, KeyError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise UserError(f"the table {name} of {path} cannot be read: {error}") from error
 
 
 def _locate(path: Path, labelled: bool) -> tuple[Files, list[str], dict[str, int]]:
