@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -86,6 +87,7 @@ def write_records(records: RecordSource, folder: Path) -> None:
             builder.download_and_prepare()
     finally:
         tqdm_utils.display_progress_bar(shown)
+        shutil.rmtree(folder / "downloads", ignore_errors=True)  # empty: nothing was downloaded
 
 
 def open_records(folder: Path, split: str) -> Any:

@@ -12,6 +12,7 @@ from typing import Protocol
 
 import grain
 import numpy as np
+from absl import flags
 from jaxtyping import Bool, Int32, UInt8
 from tqdm import tqdm
 
@@ -129,6 +130,8 @@ def training_batches(
     threads = 8 if isinstance(photos, StreamedPhotos) else 1
     iterable = chosen.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads))
     if num_workers:
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()  # Grain asks absl's flags, which only an absl program has parsed
         iterable = iterable.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers))
     return iter(iterable)
 

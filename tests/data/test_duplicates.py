@@ -1,0 +1,88 @@
+"""Near-duplicates: twins are found, strangers are not, and the order of rows does not matter."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+from fashion_jax.data.duplicates import find_groups, perceptual_hash, similar_pairs, thumbnail, title_pairs
+from fashion_jax.data.photos import decode_photo, encode_photo
+from fashion_jax.data.synthetic import draw, plan
+
+
+def photos(count: int = 150) -> list[np.ndarray]:
+    specs = [s for s in plan(600, 3) if not s.copy_of and s.shift == (0.0, 0.0)]
+    return [draw(spec) for spec in specs[:count]]
+
+
+def groups_of(images: list[np.ndarray], **kwargs) -> np.ndarray:
+    count = len(images)
+    defaults = {
+        "ids": [str(i * 100) for i in range(count)],
+        "titles": [""] * count,
+        "digests": [str(i) for i in range(count)],
+    }
+    return find_groups(
+        **{**defaults, **kwargs},
+        hashes=np.array([perceptual_hash(i) for i in images]),
+        thumbnails=np.array([thumbnail(i) for i in images]),
+    )
+
+
+def test_strangers_stay_apart():
+    images = photos()
+    assert np.array_equal(groups_of(images), np.arange(len(images)))
+
+
+def test_a_photo_that_was_encoded_anew_is_found():
+    images = photos()
+    twins = [decode_photo(encode_photo(image, 85), 80, 60) for image in images]
+    groups = groups_of([*images, *twins])
+    together = groups[: len(images)] == groups[len(images) :]
+    assert together.mean() > 0.95
+    assert len(np.unique(groups)) >= len(images) - 5
+
+
+def test_a_scaled_photo_is_found():
+    images = photos(60)
+    small = [np.asarray(Image.fromarray(i).resize((45, 60)).resize((60, 80))) for i in images]
+    groups = groups_of([*images, *small])
+    assert (groups[:60] == groups[60:]).mean() > 0.8
+
+
+def test_another_colour_is_another_product():
+    image = photos(1)[0].astype(int)
+    other = np.clip(image[..., ::-1] * 0.9, 0, 255).astype(np.uint8)
+    assert len(set(groups_of([image.astype(np.uint8), other]))) == 2
+
+
+def test_identical_bytes_belong_together():
+    images = photos(3)
+    assert groups_of(images, digests=["x", "y", "x"]).tolist() == [0, 1, 0]
+
+
+def test_titles_join_neighbouring_ids_only():
+    ids = ["10", "20", "31", "500", "x", "505", "12"]
+    titles = ["Red Shirt", "red shirt", "Red Shirt", "Red Shirt", "Red Shirt", "Blue Shirt", ""]
+    assert sorted(map(tuple, title_pairs(ids, titles).tolist())) == [(0, 1)]
+    assert groups_of(photos(7), ids=ids, titles=titles).tolist() == [0, 0, 2, 3, 4, 5, 6]
+
+
+def test_links_chain():
+    ids, titles = ["1", "9", "17", "40"], ["a"] * 4
+    assert groups_of(photos(4), ids=ids, titles=titles).tolist() == [0, 0, 0, 3]
+
+
+def test_order_of_rows_does_not_matter():
+    images = photos(40)
+    images += [decode_photo(encode_photo(image, 70), 80, 60) for image in images[:20]]
+    first = groups_of(images)
+    order = np.random.default_rng(0).permutation(len(images))
+    second = groups_of([images[i] for i in order])
+    same = first[:, None] == first[None]
+    assert np.array_equal(same[np.ix_(order, order)], second[:, None] == second[None])
+
+
+def test_few_photos():
+    assert similar_pairs(np.zeros((1, 2), np.uint64), np.zeros((1, 20, 15, 3), np.uint8)).shape == (0, 2)
+    assert groups_of(photos(1)).tolist() == [0]

@@ -1,0 +1,244 @@
+"""Preparation: whole or absent, resumable, reusable, and readable as a TFDS data set."""
+
+from __future__ import annotations
+
+import csv
+import filecmp
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from drawn_products import write_products
+from fashion_jax.cli import main
+from fashion_jax.data.builder import FashionProducts
+from fashion_jax.data.catalog_report import format_report
+from fashion_jax.data.manifest import open_prepared
+from fashion_jax.data.photos import decode_photo
+from fashion_jax.data.prepare import prepare
+from fashion_jax.data.schema import load_schema, save_schema
+from fashion_jax.errors import UserError
+
+
+def same_files(a: Path, b: Path) -> bool:
+    names = sorted(p.relative_to(a) for p in a.glob("*.csv"))
+    others = sorted(p.relative_to(b) for p in b.glob("*.csv"))
+    return names == others and all(filecmp.cmp(a / n, b / n, shallow=False) for n in names)
+
+
+def test_records_hold_what_the_table_says(prepared, products_csv):
+    with products_csv.open() as file:
+        table = {row["sku"]: row for row in csv.DictReader(file)}
+    assert sorted(prepared.ids) == sorted(table)
+    assert prepared.attributes == ("kind", "colour")
+    assert (np.diff(prepared.splits) >= 0).all()
+    for number, product in enumerate(prepared.ids):
+        for column, name in enumerate(prepared.attributes):
+            label = prepared.labels[number, column]
+            assert (prepared.vocabularies[name][label] if label >= 0 else "") == table[product][name]
+        assert prepared.read_photo(number) == (products_csv.parent / table[product]["file"]).read_bytes()
+
+
+def test_splits_partition_the_rows(prepared):
+    parts = [prepared.indices(name) for name in ("train", "validation", "test")]
+    assert np.array_equal(np.concatenate(parts), np.arange(len(prepared)))
+    assert [len(p) for p in parts] == pytest.approx([84, 12, 24], abs=3)
+
+
+def test_it_is_a_tfds_data_set(prepared):
+    builder = tfds.builder("fashion_products", data_dir=str(prepared.folder))
+    assert isinstance(builder, FashionProducts)
+    source = builder.as_data_source("test")
+    rows = prepared.indices("test")
+    assert len(source) == len(rows)
+    for place in (0, len(rows) - 1):
+        example, row = source[place], rows[place]
+        assert example["id"].decode() == prepared.ids[row]
+        assert example["label_colour"] == prepared.labels[row, 1]
+        ours = decode_photo(prepared.read_photo(row), *example["image"].shape[:2])
+        assert np.abs(example["image"].astype(int) - ours).mean() < 2
+    assert builder.info.features["label_colour"].names == list(prepared.vocabularies["colour"])
+
+
+def test_tensorflow_is_not_needed(prepared):
+    code = (
+        "import sys\n"
+        "from fashion_jax.data.manifest import open_prepared\n"
+        "prepared = open_prepared(sys.argv[1]); assert prepared.read_photo(0)[:2] == b'\\xff\\xd8'\n"
+        "assert 'tensorflow' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code, str(prepared.folder)], check=True)
+
+
+def test_what_is_there_is_used_and_other_options_are_not(products_csv, tmp_path):
+    out = tmp_path / "out"
+    first = prepare(products_csv, out, progress=False)
+    stamp = (out / "manifest.json").stat().st_mtime_ns
+    assert prepare(products_csv, out, progress=False).fingerprint == first.fingerprint
+    assert (out / "manifest.json").stat().st_mtime_ns == stamp
+    other = prepare(products_csv, out, split_seed=1, progress=False)
+    assert other.fingerprint != first.fingerprint
+    assert not np.array_equal(other.ids, first.ids)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out"]
+
+
+def test_lists_of_a_split_can_be_given(products_csv, prepared, tmp_path):
+    again = prepare(
+        products_csv, tmp_path / "b", split=f"file:{prepared.folder / 'splits.csv'}", split_seed=9, progress=False
+    )
+    assert np.array_equal(again.ids, prepared.ids)
+    assert np.array_equal(again.splits, prepared.splits)
+
+
+def test_a_split_column(tmp_path):
+    table = write_products(tmp_path / "shop", 60)
+    lines = table.read_text().splitlines()
+    sides = ["split", *["train", "test", "val"] * 20]
+    table.write_text("\n".join(f"{line},{side}" for line, side in zip(lines, sides, strict=True)))
+    records = prepare(table, tmp_path / "out", split="column", progress=False)
+    assert records.schema.split_column == "split"
+    assert [int((records.splits == s).sum()) for s in range(3)] == [20, 20, 20]
+
+
+def test_an_edited_schema_is_obeyed(products_csv, prepared, tmp_path):
+    schema = load_schema(prepared.folder / "schema.json")
+    edited = tmp_path / "schema.json"
+    save_schema(
+        type(schema)(**{**{f: getattr(schema, f) for f in schema.__slots__}, "attributes": schema.attributes[1:]}),
+        edited,
+    )
+    assert main(["prepare", "--source", str(products_csv), "--out", str(tmp_path / "o"), "--schema", str(edited)]) == 0
+    assert open_prepared(tmp_path / "o").attributes == ("colour",)
+
+
+def test_bad_photos_go_to_quarantine_and_the_rest_goes_on(tmp_path, capsys):
+    table = write_products(tmp_path / "shop", 60)
+    (tmp_path / "shop/photos/p7.jpg").write_bytes(b"")
+    (tmp_path / "shop/photos/p9.jpg").unlink()
+    assert main(["prepare", "--source", str(table), "--out", str(tmp_path / "out")]) == 0
+    records = open_prepared(tmp_path / "out")
+    with (tmp_path / "out/quarantine.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(r["row"], r["id"]) for r in rows] == [("8", "S00259"), ("10", "S00333")]
+    assert "empty" in rows[0]["reason"]
+    assert "no photo" in rows[1]["reason"]
+    assert len(records) == 58
+    assert records.report["quarantined"] == 2
+    assert "58 usable products" in capsys.readouterr().out
+
+
+def test_too_many_bad_rows_stop_with_examples(tmp_path, capsys):
+    table = write_products(tmp_path / "shop", 60)
+    for i in range(10):
+        (tmp_path / f"shop/photos/p{i}.jpg").write_bytes(b"x")
+    assert main(["prepare", "--source", str(table), "--out", str(tmp_path / "out")]) == 2
+    message = capsys.readouterr().err
+    assert "10 of 60 rows" in message
+    assert "row 1 (id 'S00000')" in message
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--source", "absent.csv"], "nothing at absent.csv"),
+        (["--source", "{csv}", "--split", "grop"], "--split=grop is not"),
+        (["--source", "{csv}", "--split", "column"], "names split_column"),
+        (["--source", "{csv}", "--split", "file:absent"], "no list of splits"),
+        (["--source", "{csv}", "--split-fractions", "0.5,0.2,0.2"], "sum to 1"),
+        (["--source", "{csv}", "--schema", "absent.json"], "absent.json cannot be read"),
+    ],
+)
+def test_bad_input_gets_a_sentence(products_csv, tmp_path, capsys, arguments, message):
+    out = tmp_path / "out"
+    assert main(["prepare", "--out", str(out), *(a.format(csv=products_csv) for a in arguments)]) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert "Traceback" not in captured.err
+    assert not out.exists()
+
+
+def test_a_folder_with_other_things_is_left_alone(products_csv, tmp_path):
+    (tmp_path / "thesis.txt").write_text("x")
+    with pytest.raises(UserError, match="something else"):
+        prepare(products_csv, tmp_path, progress=False)
+    assert (tmp_path / "thesis.txt").read_text() == "x"
+
+
+def test_damaged_records_are_named_and_made_again(products_csv, tmp_path):
+    out = tmp_path / "out"
+    prepare(products_csv, out, progress=False)
+    lines = (out / "products.csv").read_text().splitlines()
+    (out / "products.csv").write_text("\n".join(lines[:-5]))
+    with pytest.raises(UserError, match="damaged"):
+        open_prepared(out)
+    assert len(prepare(products_csv, out, progress=False)) == 120
+
+
+def test_a_killed_preparation_goes_on_and_ends_the_same(tmp_path):
+    source = tmp_path / "catalogue"
+    from fashion_jax.data.synthetic import write_catalog
+
+    write_catalog(source, 1500, 5)
+    whole = prepare(source, tmp_path / "whole", progress=False)
+    code = (
+        "import sys; from fashion_jax.data import staging; staging._CHUNK = 100\n"
+        "from fashion_jax.data.prepare import prepare; prepare(sys.argv[1], sys.argv[2], progress=False)"
+    )
+    command = [sys.executable, "-c", code, str(source), str(tmp_path / "killed")]
+    staging, kills = tmp_path / ".killed.staging", 0
+    for chunks in (1, 4, 9):
+        process = subprocess.Popen(command, env=os.environ)
+        while process.poll() is None and len(list(staging.glob("chunk-*.npz"))) < chunks:
+            time.sleep(0.005)
+        kills += process.poll() is None
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert not (tmp_path / "killed").exists() or process.returncode == 0
+    assert kills == 3
+    subprocess.run(command, check=True)
+    killed = open_prepared(tmp_path / "killed")
+    assert killed.fingerprint == whole.fingerprint
+    # ArrayRecord files carry random marks, so records are compared one by one.
+    assert same_files(whole.folder, killed.folder)
+    assert [killed.read_photo(i) for i in range(len(killed))] == [whole.read_photo(i) for i in range(len(whole))]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["catalogue", "killed", "whole"]
+
+
+def test_report_counts_duplicates(tmp_path):
+    table = write_products(tmp_path / "shop", 60)
+    photos = tmp_path / "shop/photos"
+    shutil.copy(photos / "p0.jpg", photos / "p1.jpg")
+    shutil.copy(photos / "p2.jpg", photos / "p3.jpg")
+    lines = table.read_text().splitlines()
+    first, second = lines[1].split(","), lines[2].split(",")
+    lines[2] = ",".join([*second[:3], "red" if first[3] != "red" else "blue"])
+    lines[4] = ",".join([*lines[4].split(",")[:2], *lines[3].split(",")[2:]])
+    table.write_text("\n".join(lines))
+    report = prepare(table, tmp_path / "out", progress=False).report
+    assert report["identical"]["groups"] == 2
+    assert report["identical"]["products"] == 4
+    assert report["identical"]["disagreement"]["colour"] == 0.5
+    assert "labels disagree in: " in format_report(report)
+
+
+def test_the_real_catalogue(real_data, tmp_path):
+    records = prepare(real_data / "fashion-product-images-small.tar.xz", tmp_path / "out", progress=False)
+    report = records.report
+    assert report["documented_rows"] == 38_535
+    assert report["products"] == len(records) == 38_530
+    assert report["quarantined"] == 5
+    assert [c["present"] for c in report["classes"].values()] == [4, 32, 94, 44, 5, 4, 7]
+    sides = {}
+    for group, side in zip(records.groups, records.splits, strict=True):
+        assert sides.setdefault(group, side) == side
+    assert [report["splits"][s] / len(records) for s in ("train", "validation", "test")] == pytest.approx(
+        [0.7, 0.1, 0.2], abs=0.002
+    )
