@@ -32,12 +32,13 @@ from fashion_jax.data.prepare import prepare
 from fashion_jax.data.schema import load_schema
 from fashion_jax.errors import UserError, nearest
 from fashion_jax.evaluation.evaluate import Evaluation, evaluate_split, make_evaluation_step
+from fashion_jax.models.classifier import abstract_classifier
 from fashion_jax.runtime import make_mesh
 from fashion_jax.training.loop import Schedule
 from fashion_jax.training.optimizer import make_optimizer, make_schedule
 from fashion_jax.training.resident import DevicePhotos, free_device_bytes
 from fashion_jax.training.sharding import check_batch_size
-from fashion_jax.training.state import TrainState, graph_of, model_arguments
+from fashion_jax.training.state import TrainState, model_arguments
 from fashion_jax.training.step import TrainStep, make_train_step
 
 DeviceBatch = dict[str, jax.Array]
@@ -163,7 +164,7 @@ class Session:
         self.arguments = model_arguments(
             self.config.model, {n: len(v) for n, v in self.vocabularies.items()}, data.height, data.width
         )
-        self.graph = graph_of(self.arguments)
+        self.graph, _, _ = abstract_classifier(self.arguments)
         self.total_steps = self._steps(train.duration)
         self.learning_rate = make_schedule(
             self.config.optimizer,

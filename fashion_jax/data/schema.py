@@ -224,17 +224,18 @@ def _is_split(values: pd.Series) -> bool:
 
 
 def _checked(kind: type, values: Any, what: str) -> dict[str, Any]:
+    """Returns the values of a dataclass's fields; UserError for unknown keys and wrong types."""
     if not isinstance(values, Mapping):
         raise UserError(f"a {what} must be a JSON object, not {type(values).__name__}")
     fields = {field.name: str(field.type) for field in dataclasses.fields(kind)}
-    checked = {}
+    checked: dict[str, Any] = {}
     for key, value in values.items():
         if key not in fields:
             raise UserError(f"the {what} has an unknown key {key!r}{nearest(str(key), fields)}")
         wanted: type = {"str": str, "int": int}.get(fields[key], list)
         if not isinstance(value, wanted) or isinstance(value, bool):
             raise UserError(f"{key!r} of a {what} must be {wanted.__name__}, not {value!r}")
-        if fields[key] == "tuple[str, ...]" and not all(isinstance(item, str) for item in value):
+        if isinstance(value, list) and fields[key] == "tuple[str, ...]" and not all(isinstance(i, str) for i in value):
             raise UserError(f"{key!r} of a {what} must list texts, not {value!r}")
-        checked[key] = tuple(value) if wanted is list else value
+        checked[key] = tuple(value) if isinstance(value, list) else value
     return checked

@@ -144,7 +144,7 @@ def draw(spec: Spec) -> UInt8[np.ndarray, "80 60 3"]:
     cloth = np.clip(cloth * light[..., None], 0, 255)
 
     photo = np.full((height, width, 3), 255, np.float32)
-    outline = np.clip(sum(np.roll(body, s, a) for s in (-1, 1) for a in (0, 1)), 0, 1)  # type: ignore[call-overload]
+    outline = np.clip(sum(np.roll(body, s, a) for s in (-1, 1) for a in (0, 1)), 0, 1)
     shadow = np.roll(np.maximum(body, shade), (int(rng.integers(2, 5)), int(rng.integers(-3, 4))), (0, 1))
     photo -= 22 * shadow
     photo = photo * (1 - outline) + 0.62 * cloth * outline

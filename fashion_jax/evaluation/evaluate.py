@@ -16,9 +16,8 @@ from jaxtyping import Float32, Int32, Int64
 from fashion_jax.data.augment import normalize
 from fashion_jax.data.schema import MISSING
 from fashion_jax.evaluation.metrics import HeadMetrics, summarize
-from fashion_jax.models.classifier import Classifier
+from fashion_jax.models.classifier import Classifier, merge_classifier
 from fashion_jax.training.sharding import batch_sharding, put_batch, replicated
-from fashion_jax.training.state import merge_model
 
 EvaluationStep = Callable[[Any, Any, Mapping[str, HeadMetrics], Mapping[str, jax.Array]], tuple[Any, Any]]
 
@@ -81,7 +80,7 @@ def make_evaluation_step(
     def step(
         params: Any, batch_stats: Any, totals: Mapping[str, HeadMetrics], batch: Mapping[str, jax.Array]
     ) -> tuple[dict[str, HeadMetrics], dict[str, tuple[jax.Array, jax.Array]]]:
-        model = merge_model(graph, params, batch_stats)
+        model = merge_classifier(graph, params, batch_stats)
         outputs = model(normalize(batch["image"], mean, std, jnp.dtype(dtype)), train=False)
         merged, predictions = {}, {}
         for name, column in zip(attributes, columns, strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -70,3 +71,30 @@ class Classifier(nnx.Module):
             keys = None if dropout_keys is None else jax.vmap(jax.random.fold_in, (0, None))(dropout_keys, number)
             logits[name] = head(embedding, train=train, dropout_keys=keys)
         return HeadOutputs(logits, embedding)
+
+
+def make_classifier(arguments: Mapping[str, Any], seed: int) -> Classifier:
+    """Builds the network from arguments as JSON has them; the same seed gives the same parameters on any devices."""
+    typed = {**arguments, "head_hidden": tuple(arguments["head_hidden"]), "dtype": jnp.dtype(arguments["dtype"])}
+    return Classifier(**typed, rngs=nnx.Rngs(seed))
+
+
+def abstract_classifier(
+    arguments: Mapping[str, Any],
+) -> tuple[nnx.GraphDef[Classifier], dict[Any, Any], dict[Any, Any]]:
+    """Returns the static part, and shapes and dtypes of parameters and batch statistics, without making an array."""
+    graph, params, batch_stats = split_classifier(nnx.eval_shape(lambda: make_classifier(arguments, 0)))
+    return graph, params, batch_stats
+
+
+def split_classifier(model: Classifier) -> tuple[nnx.GraphDef[Classifier], dict[Any, Any], dict[Any, Any]]:
+    """Returns the static part, the parameters and the batch statistics; the latter two as nested dictionaries."""
+    graph, params, batch_stats = nnx.split(model, nnx.Param, nnx.BatchStat)  # type: ignore[misc]
+    return graph, nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats)
+
+
+def merge_classifier(
+    graph: nnx.GraphDef[Classifier], params: dict[Any, Any], batch_stats: dict[Any, Any]
+) -> Classifier:
+    """The inverse of `split_classifier`; cheap, and meant to run inside `jit`."""
+    return nnx.merge(graph, nnx.State(params), nnx.State(batch_stats))

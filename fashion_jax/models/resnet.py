@@ -98,8 +98,9 @@ class BatchNorm(nnx.Module):
             wide = x.astype(jnp.float32)
             mean = jnp.mean(wide, (0, 1, 2))
             var = jnp.maximum(jnp.mean(jnp.square(wide), (0, 1, 2)) - jnp.square(mean), 0.0)
-            self.mean[...] = self.momentum * self.mean[...] + (1 - self.momentum) * jax.lax.stop_gradient(mean)
-            self.var[...] = self.momentum * self.var[...] + (1 - self.momentum) * jax.lax.stop_gradient(var)
+            for running, now in ((self.mean, mean), (self.var, var)):
+                moved = self.momentum * running[...] + (1 - self.momentum) * jax.lax.stop_gradient(now)
+                running.set_value(moved)
         else:
             mean, var = self.mean[...], self.var[...]
         factor = self.scale[...] * jax.lax.rsqrt(var + self.epsilon)

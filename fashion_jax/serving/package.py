@@ -16,15 +16,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
-from flax import nnx, traverse_util
+from flax import traverse_util
 
 from fashion_jax import files
 from fashion_jax.errors import UserError
-from fashion_jax.models.classifier import Classifier
+from fashion_jax.models.classifier import abstract_classifier
 from fashion_jax.models.resnet import DEPTHS, STEMS, embedding_size
 
 FORMAT = 1
@@ -121,14 +119,6 @@ def load_package(path: str | Path) -> Package:
         raise UserError(f"{folder / 'config.json'} is not a model's configuration: {error!r}") from error
 
 
-def build_graph(model: Mapping[str, Any]) -> tuple[nnx.GraphDef[Classifier], dict[Any, Any], dict[Any, Any]]:
-    """Returns a model's static part, and the shapes of its parameters and batch statistics, without making arrays."""
-    arguments = {**model, "head_hidden": tuple(model["head_hidden"]), "dtype": jnp.dtype(model["dtype"])}
-    shapes = nnx.eval_shape(lambda: Classifier(**arguments, rngs=nnx.Rngs(0)))
-    graph, params, batch_stats = nnx.split(shapes, nnx.Param, nnx.BatchStat)
-    return graph, nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats)
-
-
 def _check_labels(folder: Path, labels: dict[str, Any], model: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
     where = folder / "labels.json"
     for name, classes in labels.items():
@@ -182,7 +172,7 @@ def _check_weights(folder: Path, data: bytes, model: dict[str, Any]) -> tuple[di
         tensors = safetensors.numpy.load(data)
     except (safetensors.SafetensorError, ValueError, KeyError) as error:
         raise UserError(f"{where} is no readable safetensors file: {error}") from error
-    _, params, batch_stats = build_graph(model)
+    _, params, batch_stats = abstract_classifier(model)
     wanted = {
         "/".join(map(str, path)): (path, leaf)
         for path, leaf in traverse_util.flatten_dict({"params": params, "batch_stats": batch_stats}).items()
@@ -201,7 +191,7 @@ def _check_weights(folder: Path, data: bytes, model: dict[str, Any]) -> tuple[di
             raise UserError(f"{where}: {name} holds values that are not finite")
         flat[path] = tensor
     tree = traverse_util.unflatten_dict(flat)
-    return tree["params"], jax.tree.map(np.asarray, tree["batch_stats"])
+    return tree["params"], tree["batch_stats"]
 
 
 def _read_object(path: Path) -> dict[str, Any]:

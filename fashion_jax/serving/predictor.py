@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Float32, UInt8
 from PIL import Image
@@ -18,7 +17,9 @@ from PIL import Image
 from fashion_jax.data.augment import normalize
 from fashion_jax.data.photos import BadPhoto, decode_photo, letterbox, normalise_photo
 from fashion_jax.errors import UserError
-from fashion_jax.serving.package import Package, build_graph, load_package
+from fashion_jax.models.classifier import abstract_classifier, merge_classifier
+from fashion_jax.models.resnet import embedding_size
+from fashion_jax.serving.package import Package, load_package
 
 Photo = str | Path | bytes | Image.Image | UInt8[np.ndarray, "height width 3"]
 
@@ -48,13 +49,12 @@ class Predictor:
 
     def __init__(self, package: Package) -> None:
         self._package = package
-        graph, _, _ = build_graph(package.model)
+        graph, _, _ = abstract_classifier(package.model)
         values = package.preprocessing
         mean, std, dtype = tuple(values["mean"]), tuple(values["std"]), jnp.dtype(package.model["dtype"])
 
         def forward(params: Any, batch_stats: Any, images: jax.Array) -> tuple[dict[str, jax.Array], jax.Array]:
-            model = nnx.merge(graph, nnx.State(params), nnx.State(batch_stats))
-            outputs = model(normalize(images, mean, std, dtype), train=False)
+            outputs = merge_classifier(graph, params, batch_stats)(normalize(images, mean, std, dtype), train=False)
             return {name: jax.nn.softmax(logits) for name, logits in outputs.logits.items()}, outputs.embedding
 
         devices = jax.local_devices()
@@ -85,8 +85,6 @@ class Predictor:
     @property
     def embedding_size(self) -> int:
         """Features of an embedding."""
-        from fashion_jax.models.resnet import embedding_size
-
         return embedding_size(self._package.model["depth"], self._package.model["width"])
 
     def read(self, photo: Photo) -> UInt8[np.ndarray, "height width 3"]:
@@ -174,5 +172,5 @@ class Predictor:
         single = isinstance(photos, (str, Path, bytes, Image.Image)) or (
             isinstance(photos, np.ndarray) and photos.ndim == 3
         )
-        images = [self.read(photo) for photo in ([photos] if single else photos)]  # type: ignore[union-attr,list-item]
+        images = [self.read(photo) for photo in cast(Sequence[Photo], [photos] if single else photos)]
         return np.stack(images) if images else np.empty((0, *self.size, 3), np.uint8)

@@ -7,12 +7,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from flax import nnx, struct
+from flax import struct
 from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
 from fashion_jax.config import ModelConfig
-from fashion_jax.models.classifier import Classifier
+from fashion_jax.models.classifier import make_classifier, split_classifier
 from fashion_jax.models.resnet import resolve_stem
 from fashion_jax.runtime import on_accelerator
 from fashion_jax.training.sharding import replicated
@@ -47,29 +47,10 @@ def model_arguments(config: ModelConfig, classes: dict[str, int], height: int, w
     }
 
 
-def make_model(arguments: dict[str, Any], seed: int) -> Classifier:
-    """Builds the module from `model_arguments`; the same seed gives the same parameters on any devices."""
-    rest = {**arguments, "head_hidden": tuple(arguments["head_hidden"]), "dtype": jnp.dtype(arguments["dtype"])}
-    return Classifier(**rest, rngs=nnx.Rngs(seed))
-
-
-def graph_of(arguments: dict[str, Any]) -> nnx.GraphDef[Classifier]:
-    """Returns the module's static part, without making an array."""
-    model = nnx.eval_shape(lambda: make_model(arguments, 0))
-    graph, _, _ = nnx.split(model, nnx.Param, nnx.BatchStat)
-    return graph
-
-
 def initial_state(arguments: dict[str, Any], optimizer: optax.GradientTransformation, seed: int) -> TrainState:
     """Returns the state before the first step; pure, to be traced by `jit` or `eval_shape`."""
-    _, params, batch_stats = nnx.split(make_model(arguments, seed), nnx.Param, nnx.BatchStat)
-    pure = nnx.to_pure_dict(params)
-    return TrainState(
-        step=jnp.zeros((), jnp.int32),
-        params=pure,
-        batch_stats=nnx.to_pure_dict(batch_stats),
-        opt_state=optimizer.init(pure),
-    )
+    _, params, batch_stats = split_classifier(make_classifier(arguments, seed))
+    return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, optimizer.init(params))
 
 
 def abstract_state(arguments: dict[str, Any], optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
@@ -85,8 +66,3 @@ def create_state(
     """Makes the state on all devices at once; nothing passes through the host or one device's memory."""
     shardings = jax.tree.map(lambda a: a.sharding, abstract_state(arguments, optimizer, mesh))
     return jax.jit(lambda: initial_state(arguments, optimizer, seed), out_shardings=shardings)()
-
-
-def merge_model(graph: nnx.GraphDef[Classifier], params: dict[str, Any], batch_stats: dict[str, Any]) -> Classifier:
-    """Joins the static part with arrays; cheap, and meant to run inside `jit`."""
-    return nnx.merge(graph, nnx.State(params), nnx.State(batch_stats))

@@ -15,10 +15,10 @@ from jaxtyping import Array, Float, Key
 from fashion_jax.config import AugmentConfig
 from fashion_jax.data.augment import augment, example_keys, normalize
 from fashion_jax.data.schema import MISSING
-from fashion_jax.models.classifier import Classifier
+from fashion_jax.models.classifier import Classifier, merge_classifier
 from fashion_jax.training.losses import multi_head_loss
 from fashion_jax.training.sharding import batch_sharding, replicated
-from fashion_jax.training.state import TrainState, merge_model
+from fashion_jax.training.state import TrainState
 
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]
@@ -66,7 +66,7 @@ def make_train_step(
     def loss_of(
         params: dict[str, Any], batch_stats: dict[str, Any], part: Batch, counts: Mapping[str, jax.Array], key: Any
     ) -> tuple[jax.Array, tuple[dict[str, Any], Metrics]]:
-        model = merge_model(graph, params, batch_stats)
+        model = merge_classifier(graph, params, batch_stats)
         augment_key, dropout_key = jax.random.split(key)
         keys = example_keys(augment_key, part["step"], part["row"])
         images = normalize(augment(part["image"], keys, augmentation), mean, std, jnp.dtype(dtype))
@@ -105,7 +105,7 @@ def make_train_step(
             (batch_stats, gradients, metrics), _ = jax.lax.scan(one_part, (state.batch_stats, empty, zero), parts)
 
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-        norm = optax.global_norm(gradients)
+        norm = optax.tree.norm(gradients)
         metrics["gradient_norm"] = norm
         metrics["finite"] = (jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)).astype(jnp.float32)
         params = optax.apply_updates(state.params, updates)

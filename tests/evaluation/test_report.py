@@ -1,0 +1,57 @@
+"""Reports: numbers on the disk are the numbers measured, and pictures can be opened."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+
+import numpy as np
+from PIL import Image
+
+from fashion_jax.evaluation.contact_sheet import write_contact_sheet
+from fashion_jax.evaluation.metrics import summarize
+from fashion_jax.evaluation.report import draw_confusion, write_evaluation
+
+
+def test_files_hold_what_was_measured(tmp_path):
+    names = ('plain "quoted", comma', "b", "never seen")
+    confusion = np.array([[5, 1, 0], [2, 7, 0], [0, 0, 0]])
+    scores = summarize(confusion, 15, 15, float("nan"), names)
+    write_evaluation(tmp_path, {"kind": scores}, {"kind": confusion}, {"kind": names}, {"step": 3})
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["step"] == 3
+    assert metrics["attributes"]["kind"]["accuracy"] == 12 / 15
+    assert metrics["attributes"]["kind"]["loss"] is None
+    rows = list(csv.reader(io.StringIO((tmp_path / "confusion/kind.csv").read_text())))
+    assert rows[0][1:] == list(names)
+    assert [list(map(int, r[1:])) for r in rows[1:]] == confusion.tolist()
+    classes = list(csv.DictReader(io.StringIO((tmp_path / "per_class/kind.csv").read_text())))
+    assert classes[0] == {
+        "class": names[0], "precision": "0.7143", "recall": "0.8333", "f1": "0.7692", "support": "6",
+    }  # fmt: skip
+    assert classes[2] == {"class": "never seen", "precision": "", "recall": "", "f1": "", "support": "0"}
+    assert Image.open(tmp_path / "confusion/kind.png").size[0] > 300
+
+
+def test_large_matrices_get_room():
+    small = Image.open(io.BytesIO(draw_confusion("a", np.eye(4, dtype=int), tuple("abcd"))))
+    large = Image.open(io.BytesIO(draw_confusion("a", np.eye(60, dtype=int), tuple(map(str, range(60))))))
+    assert large.size[1] > 2 * small.size[1]
+
+
+def test_contact_sheet_shows_right_and_wrong(tmp_path):
+    photos = [np.full((80, 60, 3), 40 * i, np.uint8) for i in range(5)]
+    truths = [{"kind": "x"}, {"kind": "y"}, {"kind": None}, {"kind": "x"}, {"kind": "x"}]
+    write_contact_sheet(tmp_path / "s.png", photos, truths, [{"kind": "x"}] * 5, [{"kind": 0.5}] * 5)
+    image = np.asarray(Image.open(tmp_path / "s.png").convert("RGB")).astype(int)
+    red = ((image[..., 0] > 150) & (image[..., 1] < 90)).any(0)
+    green = ((image[..., 1] > 90) & (image[..., 0] < 60) & (image[..., 2] < 90)).any(0)
+    width = image.shape[1] // 5
+    assert [bool(red[i * width : (i + 1) * width].any()) for i in range(5)] == [False, True, False, False, False]
+    assert [bool(green[i * width : (i + 1) * width].any()) for i in range(5)] == [True, False, False, True, True]
+
+
+def test_an_empty_sheet_is_no_error(tmp_path):
+    write_contact_sheet(tmp_path / "s.png", [], [], [], [])
+    assert Image.open(tmp_path / "s.png").size[0] > 0

@@ -1,0 +1,152 @@
+"""The network's shapes, state and randomness."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx, traverse_util
+
+from fashion_jax.models.classifier import abstract_classifier, make_classifier, merge_classifier, split_classifier
+from fashion_jax.models.resnet import DEPTHS, embedding_size, resolve_stem
+
+BASE = {
+    "classes": {"kind": 3, "colour": 5}, "depth": 18, "width": 4, "stem": "small", "deep_shortcut": False,
+    "head": "linear", "head_hidden": [], "dropout": 0.0, "dtype": "float32",
+}  # fmt: skip
+MLP = {**BASE, "head": "mlp", "head_hidden": [16], "dropout": 0.5}
+
+
+def images(count: int = 4, height: int = 20, width: int = 16) -> jnp.ndarray:
+    return jnp.asarray(np.random.default_rng(0).normal(size=(count, height, width, 3)), jnp.float32)
+
+
+def model_of(arguments):
+    """Makes a model in one compilation, where one per array would take a minute."""
+    graph, _, _ = abstract_classifier(arguments)
+    params, batch_stats = jax.jit(lambda: split_classifier(make_classifier(arguments, 0))[1:])()
+    return merge_classifier(graph, params, batch_stats)
+
+
+def shapes(arguments, height: int, width: int):
+    return nnx.eval_shape(lambda: make_classifier(arguments, 0)(jnp.zeros((2, height, width, 3)), train=False))
+
+
+# Parameters of the published networks without their classifier (torchvision).
+@pytest.mark.parametrize(
+    ("depth", "parameters"),
+    [(18, 11_176_512), (34, 21_284_672), (50, 23_508_032), (101, 42_500_160), (152, 58_143_808)],
+)
+def test_sizes_are_the_published_ones(depth, parameters):
+    arguments = {**BASE, "depth": depth, "width": 64, "stem": "imagenet"}
+    _, params, _ = abstract_classifier(arguments)
+    assert sum(leaf.size for leaf in jax.tree.leaves(params["backbone"])) == parameters
+    outputs = shapes(arguments, 224, 224)
+    assert outputs.embedding.shape == (2, embedding_size(depth, 64)) == (2, 2048 if depth >= 50 else 512)
+    assert {n: v.shape for n, v in outputs.logits.items()} == {"kind": (2, 3), "colour": (2, 5)}
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
+@pytest.mark.parametrize("stem", ["small", "imagenet", "deep"])
+@pytest.mark.parametrize("deep_shortcut", [False, True])
+def test_all_variants_take_odd_sizes(depth, stem, deep_shortcut):
+    arguments = {**BASE, "depth": depth, "stem": stem, "deep_shortcut": deep_shortcut}
+    assert shapes(arguments, 77, 61).embedding.shape == (2, embedding_size(depth, 4))
+
+
+@pytest.mark.parametrize(("size", "stem"), [((80, 60), "small"), ((96, 96), "small"), ((97, 20), "imagenet")])
+def test_the_stem_follows_the_photo(size, stem):
+    assert resolve_stem("auto", *size) == stem
+    assert resolve_stem("deep", *size) == "deep"
+
+
+def test_state_is_parameters_and_statistics_in_float32():
+    _, params, batch_stats = abstract_classifier({**MLP, "dtype": "bfloat16"})
+    assert {leaf.dtype for leaf in jax.tree.leaves((params, batch_stats))} == {np.dtype("float32")}
+    names = {path[-1] for path in traverse_util.flatten_dict(params)}
+    assert names == {"kernel", "scale", "bias"}
+    assert {path[-1] for path in traverse_util.flatten_dict(batch_stats)} == {"mean", "var"}
+
+
+def test_blocks_start_as_their_shortcuts():
+    _, params, _ = split_classifier(model_of(BASE))
+    flat = traverse_util.flatten_dict(params["backbone"]["stages"])
+    last = [np.asarray(v) for path, v in flat.items() if path[2:] == ("layers", 1, "norm", "scale")]
+    assert len(last) == 8
+    assert not any(scale.any() for scale in last)
+
+
+def test_training_moves_the_statistics_and_evaluation_does_not():
+    model = model_of(BASE)
+    before = jax.device_get(split_classifier(model)[2])
+    model(images(), train=False)
+    same = jax.tree.map(np.array_equal, before, jax.device_get(split_classifier(model)[2]))
+    assert all(jax.tree.leaves(same))
+    model(images(), train=True)
+    after = split_classifier(model)[2]["backbone"]["stem"][0]["norm"]
+    convolved = model.backbone.stem[0].conv(images())
+    wanted = 0.1 * np.asarray(convolved).mean((0, 1, 2))
+    np.testing.assert_allclose(after["mean"], wanted, atol=1e-5)
+    np.testing.assert_allclose(after["var"], 0.9 + 0.1 * np.asarray(convolved).var((0, 1, 2)), rtol=1e-4)
+
+
+def test_evaluation_of_a_row_does_not_depend_on_the_others():
+    model = model_of(BASE)
+    whole = model(images(), train=False)
+    alone = model(images()[:1], train=False)
+    np.testing.assert_allclose(whole.logits["kind"][:1], alone.logits["kind"], atol=1e-5)
+
+
+def test_dropout_is_a_function_of_the_rows_key():
+    model = model_of(MLP)
+    graph, params, batch_stats = split_classifier(model)
+    keys = jax.random.split(jax.random.key(0), 4)
+    order = jnp.array([2, 0, 3, 1])
+
+    def logits(rows, row_keys):
+        return merge_classifier(graph, params, batch_stats)(rows, train=True, dropout_keys=row_keys).logits["kind"]
+
+    first = logits(images(), keys)
+    np.testing.assert_allclose(first[order], logits(images()[order], keys[order]), atol=1e-5)
+    assert not np.allclose(first, logits(images(), keys[::-1]))
+    with pytest.raises(ValueError, match="dropout_keys"):
+        model(images(), train=True)
+    plain = model(images(), train=False)
+    assert np.array_equal(plain.logits["kind"], model(images(), train=False, dropout_keys=keys).logits["kind"])
+
+
+def test_dropout_keeps_the_expectation():
+    from fashion_jax.models.heads import _drop
+
+    kept = _drop(jnp.ones((500, 40)), jax.random.split(jax.random.key(0), 500), 0.25)
+    assert np.allclose(np.unique(np.asarray(kept)), [0, 4 / 3])
+    assert float(kept.mean()) == pytest.approx(1, abs=0.02)
+
+
+def test_bfloat16_is_close_to_float32():
+    full, half = model_of(BASE), model_of({**BASE, "dtype": "bfloat16"})
+    a, b = full(images(), train=False), half(images(), train=False)
+    assert b.embedding.dtype == b.logits["kind"].dtype == jnp.float32
+    scale = float(jnp.abs(a.embedding).max())
+    assert float(jnp.abs(a.embedding - b.embedding).max()) < 0.03 * scale
+
+
+@pytest.mark.parametrize("graph", ["true", "false"])
+def test_both_ways_of_nnx(graph):
+    # Shapes are enough: the two ways differ in how modules are taken apart, which tracing does.
+    code = (
+        "import jax, jax.numpy as jnp\n"
+        "from fashion_jax.models.classifier import *\n"
+        f"graph, p, s = abstract_classifier({MLP!r})\n"
+        "keys = jax.random.split(jax.random.key(0), 2)\n"
+        "x = jnp.ones((2, 16, 12, 3))\n"
+        "f = lambda p, s: merge_classifier(graph, p, s)(x, train=True, dropout_keys=keys)\n"
+        "assert jax.eval_shape(f, p, s).logits['kind'].shape == (2, 3)"
+    )
+    env = {**os.environ, "NNX_GRAPH_MODE": graph, "NNX_GRAPH_UPDATES": graph}
+    subprocess.run([sys.executable, "-c", code], check=True, env=env)

@@ -1,0 +1,86 @@
+"""Ours computes what PyTorch computes, with the same weights: see tests/golden."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from fashion_jax.errors import UserError
+from fashion_jax.models.classifier import abstract_classifier, merge_classifier, split_classifier
+from fashion_jax.models.torch_layout import from_torch_layout, to_torch_layout
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+_spec = importlib.util.spec_from_file_location("golden_weights", GOLDEN / "golden_weights.py")
+assert _spec is not None
+assert _spec.loader is not None
+golden_weights = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(golden_weights)
+
+
+def drawn_state(arguments: dict) -> dict[str, np.ndarray]:
+    """Draws the weights by the names and shapes of torch's layout."""
+    _, params, batch_stats = abstract_classifier(arguments)
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), (params, batch_stats))
+    return {n: golden_weights.draw_weight(n, a.shape) for n, a in to_torch_layout(*zeros, arguments).items()}
+
+
+@pytest.mark.parametrize("case", golden_weights.CASES)
+def test_forward_and_gradients_are_torchs(case):
+    arguments, height, width = golden_weights.CASES[case]
+    golden = np.load(GOLDEN / f"{case}.npz")
+    graph, _, _ = abstract_classifier(arguments)
+    params, batch_stats = from_torch_layout(drawn_state(arguments), arguments)
+    images = jnp.asarray(golden_weights.draw_input(height, width))
+
+    outputs = jax.jit(lambda p, s: merge_classifier(graph, p, s)(images, train=False))(params, batch_stats)
+    for name, wanted in (("embedding", outputs.embedding), *outputs.logits.items()):
+        np.testing.assert_allclose(wanted, golden[f"evaluation/{name}"], rtol=1e-4, atol=1e-4)
+
+    def loss_of(p):
+        model = merge_classifier(graph, p, batch_stats)
+        out = model(images, train=True)
+        losses = [
+            optax.softmax_cross_entropy_with_integer_labels(v, jnp.arange(len(v)) % v.shape[1]).mean()
+            for v in out.logits.values()
+        ]
+        return sum(losses), (out, split_classifier(model)[2])
+
+    (loss, (out, moved)), gradients = jax.jit(jax.value_and_grad(loss_of, has_aux=True))(params)
+    # Batch norm in training sees 6 rows of few pixels at the end of the network, which magnifies rounding.
+    for name, got in (("embedding", out.embedding), *out.logits.items()):
+        np.testing.assert_allclose(got, golden[f"train/{name}"], rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(loss, golden["train/loss"], rtol=1e-4)
+    named = to_torch_layout(jax.device_get(gradients), jax.device_get(moved), arguments)
+    for key in golden.files:
+        if key.startswith("gradient_norm/"):
+            np.testing.assert_allclose(np.linalg.norm(named[key.split("/")[1]]), golden[key], rtol=5e-3)
+    np.testing.assert_allclose(named["bn1.running_mean"], golden["running_mean/bn1"], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("stem", ["small", "imagenet", "deep"])
+@pytest.mark.parametrize("deep_shortcut", [False, True])
+def test_names_are_one_to_one_and_conversion_goes_both_ways(stem, deep_shortcut):
+    arguments = {
+        **golden_weights.CASES["resnet50_small"][0], "stem": stem, "deep_shortcut": deep_shortcut, "head": "mlp",
+        "head_hidden": [7, 5],
+    }  # fmt: skip
+    state = drawn_state(arguments)
+    params, batch_stats = from_torch_layout(state, arguments)
+    assert len(state) == len(jax.tree.leaves((params, batch_stats)))
+    again = to_torch_layout(params, batch_stats, arguments)
+    assert all(np.array_equal(again[name], array) for name, array in state.items())
+
+
+def test_weights_that_do_not_fit_are_named():
+    arguments = golden_weights.CASES["resnet18_small"][0]
+    state = drawn_state(arguments)
+    with pytest.raises(UserError, match=r"lack layer1\.0\.conv1\.weight"):
+        from_torch_layout({n: a for n, a in state.items() if n != "layer1.0.conv1.weight"}, arguments)
+    with pytest.raises(UserError, match="does not fit"):
+        from_torch_layout({**state, "conv1.weight": np.zeros((3, 3, 3, 3))}, arguments)

@@ -1,0 +1,250 @@
+"""Whole runs in this process: what is written, resumed, refused, and stopped."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from drawn_products import write_products
+from fashion_jax import experiment
+from fashion_jax.config_files import config_from_dict
+from fashion_jax.errors import UserError
+from fashion_jax.experiment import evaluate, train
+from fashion_jax.training import loop
+from fashion_jax.training.interrupt import Interrupted, StopRequest
+from fashion_jax.training.writers import read_json_lines
+
+
+def weights(workdir) -> dict[str, np.ndarray]:
+    return safetensors.numpy.load_file(workdir / "package" / "weights.safetensors")
+
+
+def same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
+    return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
+
+
+@pytest.fixture(scope="module")
+def finished(prepared, tmp_path_factory, request):
+    """A finished run and its configuration."""
+    config = request.getfixturevalue("module_config")()
+    workdir = tmp_path_factory.mktemp("runs") / "finished"
+    return workdir, config, train(config, workdir, progress=False)
+
+
+@pytest.fixture(scope="module")
+def module_config(prepared):
+    from fashion_jax.config import Config
+
+    def make(**changes):
+        config = Config()
+        config.data.source = str(prepared.folder)
+        config.data.height, config.data.width = 32, 24
+        config.model.width = 4
+        config.train.batch_size = 16
+        config.train.duration = "12 steps"
+        config.train.log_every = "4 steps"
+        config.train.evaluate_every = "6 steps"
+        config.train.checkpoint_every = "4 steps"
+        config.runtime.evaluation_batch_size = 32
+        for key, value in changes.items():
+            part, _, name = key.partition("__")
+            setattr(getattr(config, part), name, value)
+        return config
+
+    return make
+
+
+def test_a_run_leaves_what_it_promises(finished, prepared):
+    workdir, config, result = finished
+    assert sorted(p.name for p in workdir.iterdir()) == [
+        ".lock", "checkpoints", "config.json", "data.json", "evaluation", "metrics.jsonl", "package",
+    ]  # fmt: skip
+    resolved = config_from_dict(json.loads((workdir / "config.json").read_text()))
+    assert resolved.data.attributes == ("kind", "colour")
+    assert resolved.model.stem == "small"
+    assert resolved.model.dtype == "float32"
+    assert resolved.train == config.train
+    lines = read_json_lines(workdir / "metrics.jsonl")
+    assert [line["step"] for line in lines if "train/loss" in line] == [4, 8, 12]
+    assert [line["step"] for line in lines if "validation/loss" in line] == [6, 12]
+    rows = prepared.indices("test")
+    assert result.test is not None
+    assert sorted(result.test.rows) == rows.tolist()
+    for column, name in enumerate(prepared.attributes):
+        labels = prepared.labels[result.test.rows, column]
+        known = labels >= 0
+        accuracy = (result.test.predictions[name] == labels)[known].mean()
+        assert result.test.summaries[name]["accuracy"] == pytest.approx(accuracy)
+        assert result.test.summaries[name]["count"] == known.sum()
+    predictions = (workdir / "evaluation/test/predictions.csv").read_text().splitlines()
+    assert predictions[0] == "id,kind,kind_confidence,colour,colour_confidence"
+    assert len(predictions) == len(rows) + 1
+
+
+def test_evaluating_again_finds_the_same(finished):
+    workdir, _, result = finished
+    before = (workdir / "evaluation/test/metrics.json").read_text()
+    again = evaluate(workdir, progress=False)
+    assert again.summaries == result.test.summaries
+    assert (workdir / "evaluation/test/metrics.json").read_text() == before
+
+
+def test_running_a_finished_run_again_changes_nothing(finished):
+    workdir, config, _ = finished
+    before = weights(workdir)
+    train(config, workdir, progress=False)
+    assert same(before, weights(workdir))
+
+
+class StopAt(StopRequest):
+    """A signal that comes while a step is computed."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__()
+        self._step = step
+
+    def reached(self, step: int) -> bool:
+        self.signal_number = 15 if step == self._step else 0
+        return bool(self.signal_number)
+
+
+@pytest.mark.parametrize("stop", [1, 5, 6])
+def test_resumed_is_uninterrupted_bit_for_bit(finished, tmp_path, monkeypatch, stop):
+    workdir, config, _ = finished
+    from contextlib import nullcontext
+
+    with monkeypatch.context() as patch:
+        patch.setattr(experiment, "stop_on_signals", lambda: nullcontext(StopAt(stop)))
+        with pytest.raises(Interrupted) as caught:
+            train(config, tmp_path / "w", progress=False)
+    assert caught.value.exit_code == 143
+    assert not (tmp_path / "w/package").exists()
+    train(config, tmp_path / "w", progress=False)
+    assert same(weights(workdir), weights(tmp_path / "w"))
+    whole, resumed = (read_json_lines(w / "metrics.jsonl") for w in (workdir, tmp_path / "w"))
+    assert [line["step"] for line in whole] == [line["step"] for line in resumed]
+    validation = [[v for k, v in line.items() if k.startswith("validation/")] for line in whole]
+    assert validation == [[v for k, v in line.items() if k.startswith("validation/")] for line in resumed]
+
+
+@pytest.mark.parametrize("storage", ["device", "stream"])
+def test_where_photos_live_does_not_matter(finished, module_config, tmp_path, storage):
+    train(module_config(data__storage=storage), tmp_path / "w", progress=False)
+    assert same(weights(finished[0]), weights(tmp_path / "w"))
+
+
+def test_another_configuration_is_refused_unless_told(finished, module_config, tmp_path):
+    workdir = tmp_path / "w"
+    shutil.copytree(finished[0], workdir)
+    with pytest.raises(UserError, match=r"optimizer\.learning_rate was 0\.004, now 0\.001"):
+        train(module_config(optimizer__learning_rate=1e-3), workdir, progress=False)
+    train(module_config(train__log_every="2 steps", runtime__evaluation_batch_size=8), workdir, progress=False)
+    longer = module_config(train__duration="14 steps")
+    result = train(longer, workdir, allow_config_change=True, progress=False)
+    assert read_json_lines(workdir / "metrics.jsonl")[-1]["step"] == 14
+    assert result.best_step in (6, 12, 14)
+
+
+def test_other_classes_are_refused_by_name(finished, module_config, tmp_path):
+    workdir = tmp_path / "w"
+    shutil.copytree(finished[0], workdir)
+    table = write_products(tmp_path / "shop", 90)
+    table.write_text(table.read_text().replace("yellow", "red"))
+    with pytest.raises(UserError, match=r"the head 'colour' does not match .* had 4 classes and now has 3"):
+        train(module_config(data__source=str(table)), workdir, progress=False)
+
+
+def test_an_attribute_that_is_not_there_is_named(module_config, tmp_path):
+    with pytest.raises(UserError, match=r"no attribute 'color'; did you mean 'colour'\?"):
+        train(module_config(data__attributes=("color",)), tmp_path / "w", progress=False)
+
+
+def test_one_attribute_alone(module_config, tmp_path):
+    result = train(
+        module_config(data__attributes=("colour",), train__duration="2 steps"), tmp_path / "w", progress=False
+    )
+    assert list(result.test.summaries) == ["colour"]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(module_config, prepared, tmp_path, monkeypatch):
+    config = module_config(optimizer__learning_rate=1e30, optimizer__warmup="0 steps", optimizer__name="sgd")
+    with pytest.raises(UserError, match=r"not finite at step \d+") as caught:
+        train(config, tmp_path / "w", progress=False)
+    record = json.loads((tmp_path / "w/non_finite_batch.json").read_text())
+    assert f"step {record['step']} " in str(caught.value)
+    assert len(record["ids"]) == 16
+    assert set(record["ids"]) <= set(prepared.ids)
+    assert record["ids"][0] in str(caught.value)
+    # Nothing was saved from a step after the fault.
+    saved = [int(p.name.removeprefix("step_")) for p in (tmp_path / "w/checkpoints").glob("step_*")]
+    assert all(step <= record["step"] for step in saved)
+
+
+def test_early_stopping(module_config, tmp_path, monkeypatch):
+    config = module_config(
+        train__duration="100 steps",
+        train__evaluate_every="2 steps",
+        train__early_stopping_patience=2,
+        optimizer__learning_rate=1e-12,
+        train__best_metric="mean/accuracy",
+    )
+    train(config, tmp_path / "w", progress=False)
+    assert read_json_lines(tmp_path / "w/metrics.jsonl")[-1]["step"] < 40
+    before = weights(tmp_path / "w")
+    train(config, tmp_path / "w", progress=False)
+    assert same(before, weights(tmp_path / "w"))
+
+
+def test_patience_counts_evaluations_without_gain():
+    facts = loop.Facts()
+    for metric, stopped in ((0.5, False), (0.6, False), (0.6, False), (0.4, True)):
+        facts.record(metric, lower_is_better=False, patience=2)
+        assert facts.stopped_early == stopped
+    facts = loop.Facts()
+    for metric in (0.5, 0.4, 0.3):
+        facts.record(metric, lower_is_better=True, patience=1)
+        assert not facts.stopped_early
+    assert facts.best_metric == 0.3
+    assert loop.Facts(**json.loads(json.dumps(facts.to_dict()))) == facts
+
+
+def test_an_unknown_metric_is_named(module_config, tmp_path):
+    with pytest.raises(UserError, match="best_metric='accuracy' is not among: .*mean/accuracy"):
+        train(
+            module_config(train__best_metric="accuracy", train__evaluate_every="1 steps"),
+            tmp_path / "w",
+            progress=False,
+        )
+
+
+def test_two_runs_in_one_workdir_are_refused(module_config, tmp_path):
+    with experiment._locked(tmp_path / "w"), pytest.raises(UserError, match="another run is using"):
+        train(module_config(), tmp_path / "w", progress=False)
+
+
+@pytest.mark.parametrize("name", ["sgd", "lamb"])
+def test_it_learns(module_config, tmp_path, name):
+    config = module_config(
+        train__duration="60 steps",
+        optimizer__name=name,
+        optimizer__learning_rate={"sgd": 0.1, "lamb": 0.02}[name],
+        optimizer__weight_decay=1e-4,
+        model__width=8,
+        data__attributes=("colour",),
+        train__evaluate_every="60 steps",
+        train__checkpoint_every="60 steps",
+        train__log_every="10 steps",
+    )
+    result = train(config, tmp_path / "w", progress=False)
+    losses = [line["train/loss"] for line in read_json_lines(tmp_path / "w/metrics.jsonl") if "train/loss" in line]
+    assert losses[-1] < 0.6 * losses[0]
+    assert result.test.summaries["colour"]["accuracy"] > 0.5
+
+
+def test_eight_devices_are_there():
+    assert jax.device_count() == 8

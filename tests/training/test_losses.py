@@ -1,0 +1,72 @@
+"""The loss: optax's where every label is there, and a missing label is as if the row were not."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from fashion_jax.data.schema import MISSING
+from fashion_jax.training.losses import multi_head_loss, smoothed_cross_entropy
+
+
+def problem(seed: int = 0, rows: int = 32, classes: int = 7):
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, classes, rows)
+    labels[::5] = MISSING
+    return jnp.asarray(rng.normal(0, 3, (rows, classes)), jnp.float32), jnp.asarray(labels, jnp.int32)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
+def test_equals_optax(smoothing):
+    logits, labels = problem()
+    labels = jnp.maximum(labels, 0)
+    wanted = optax.softmax_cross_entropy(logits, optax.smooth_labels(jax.nn.one_hot(labels, 7), smoothing))
+    assert np.allclose(smoothed_cross_entropy(logits, labels, smoothing), wanted, atol=1e-5)
+
+
+def count(labels):
+    return jnp.sum(labels != MISSING).astype(jnp.float32)
+
+
+def loss(logits, labels, counts=None):
+    counts = count(labels) if counts is None else counts
+    return multi_head_loss({"a": logits}, {"a": labels}, {"a": counts}, smoothing={"a": 0.1}, weights={"a": 1.0})[0]
+
+
+def test_masked_is_subset():
+    logits, labels = problem()
+    known = np.asarray(labels) != MISSING
+    assert np.allclose(loss(logits, labels), loss(logits[known], labels[known]), rtol=1e-6)
+    masked = jax.grad(loss)(logits, labels)
+    assert np.allclose(masked[known], jax.grad(loss)(logits[known], labels[known]), rtol=1e-5)
+    assert not np.asarray(masked)[~known].any()
+
+
+def test_no_label_at_all_is_zero_and_finite():
+    logits, labels = problem()
+    none = jnp.full_like(labels, MISSING)
+    assert float(loss(logits, none)) == 0
+    assert not np.asarray(jax.grad(loss)(logits, none)).any()
+
+
+def test_parts_add_up_to_the_whole():
+    logits, labels = problem()
+    parts = [loss(logits[i::4], labels[i::4], count(labels)) for i in range(4)]
+    assert np.allclose(sum(parts), loss(logits, labels), rtol=1e-6)
+
+
+def test_weights_and_heads_add_up():
+    logits, labels = problem(0)
+    others, marks = problem(1, classes=3)
+    total, per_head = multi_head_loss(
+        {"a": logits, "b": others},
+        {"a": labels, "b": marks},
+        {"a": count(labels), "b": count(marks)},
+        smoothing={"a": 0.1, "b": 0.0},
+        weights={"a": 2.0, "b": 0.5},
+    )
+    assert np.allclose(total, 2 * per_head["a"] + 0.5 * per_head["b"], rtol=1e-6)
+    assert np.allclose(per_head["a"], loss(logits, labels), rtol=1e-6)

@@ -1,0 +1,142 @@
+"""The step: the same on any number of devices, traced once, and blind to a row's place in the batch."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+import jax
+import numpy as np
+import pytest
+
+from fashion_jax.config import Config
+from fashion_jax.data.loader import StreamedPhotos, training_batches
+from fashion_jax.errors import UserError
+from fashion_jax.session import Session, resolve
+from fashion_jax.training.sharding import check_batch_size, put_batch
+from fashion_jax.training.state import create_state
+
+
+def mesh_of(count: int):
+    return jax.make_mesh((count,), ("data",), devices=jax.devices()[:count], axis_types=(jax.sharding.AxisType.Auto,))
+
+
+def session_on(config: Config, prepared, tmp_path, devices: int) -> Session:
+    return Session(resolve(config, prepared), prepared, tmp_path, mesh=mesh_of(devices), progress=False)
+
+
+def run(session: Session, steps: int = 5, order: np.ndarray | None = None):
+    state = create_state(session.arguments, session.optimizer, session.config.train.seed, session.mesh)
+    step, losses = session.train_step(), []
+    size = session.config.train.batch_size
+    photos = StreamedPhotos(session.prepared, session.config.data.height, session.config.data.width)
+    for batch in islice(training_batches(session.prepared, photos, batch_size=size, seed=0), steps):
+        if order is not None:
+            batch = {name: array[order] for name, array in batch.items()}
+        state, metrics = step(state, put_batch(batch, session.mesh))
+        losses.append({name: float(value) for name, value in metrics.items()})
+    return state, losses, step
+
+
+@pytest.fixture
+def rich_config(tiny_config):
+    config = tiny_config(model__head="mlp", model__head_hidden=(16,), model__dropout=0.3, loss__label_smoothing=0.1)
+    config.loss.head_weights = {"kind": 0.5}
+    return config
+
+
+def largest_difference(a, b) -> float:
+    pairs = zip(jax.tree.leaves(jax.device_get(a)), jax.tree.leaves(jax.device_get(b)), strict=True)
+    return max(float(np.abs(x - y).max()) for x, y in pairs)
+
+
+def test_one_device_is_eight_devices(rich_config, prepared, tmp_path):
+    _, one, _ = run(session_on(rich_config, prepared, tmp_path, 1))
+    _, eight, _ = run(session_on(rich_config, prepared, tmp_path, 8))
+    for a, b in zip(one, eight, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
+        assert a["gradient_norm"] == pytest.approx(b["gradient_norm"], rel=1e-4)
+    assert len({round(m["loss"], 4) for m in one}) == 5
+
+
+def test_the_same_run_is_the_same_bit_for_bit(rich_config, prepared, tmp_path):
+    first, _, _ = run(session_on(rich_config, prepared, tmp_path, 1))
+    second, _, _ = run(session_on(rich_config, prepared, tmp_path, 1))
+    assert largest_difference(first, second) == 0
+
+
+def test_the_place_in_the_batch_does_not_matter(rich_config, prepared, tmp_path):
+    order = np.random.default_rng(0).permutation(rich_config.train.batch_size)
+    _, straight, _ = run(session_on(rich_config, prepared, tmp_path, 1), 3)
+    _, mixed, _ = run(session_on(rich_config, prepared, tmp_path, 1), 3, order)
+    for a, b in zip(straight, mixed, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
+
+
+def test_the_state_is_born_the_same_on_any_mesh(tiny_config, prepared, tmp_path):
+    states = []
+    for devices in (1, 4, 8):
+        session = session_on(tiny_config(), prepared, tmp_path, devices)
+        states.append(create_state(session.arguments, session.optimizer, 0, session.mesh))
+        assert all(len(leaf.sharding.device_set) == devices for leaf in jax.tree.leaves(states[-1]))
+    assert largest_difference(states[0], states[1]) == largest_difference(states[0], states[2]) == 0
+    other = create_state(session.arguments, session.optimizer, 1, session.mesh)
+    assert largest_difference(states[0].params, other.params) > 0
+
+
+def test_one_trace_and_a_donated_state(tiny_config, prepared, tmp_path):
+    session = session_on(tiny_config(), prepared, tmp_path, 8)
+    state = create_state(session.arguments, session.optimizer, 0, session.mesh)
+    step = session.train_step()
+    photos = StreamedPhotos(prepared, 32, 24)
+    for batch in islice(training_batches(prepared, photos, batch_size=16, seed=0), 3):
+        before = jax.tree.leaves(state.params)[0]
+        state, _ = step(state, put_batch(batch, session.mesh))
+        assert before.is_deleted()
+    assert step._cache_size() == 1
+
+
+def test_nothing_is_copied_between_host_and_device_inside_a_step(tiny_config, prepared, tmp_path):
+    session = session_on(tiny_config(), prepared, tmp_path, 8)
+    state = create_state(session.arguments, session.optimizer, 0, session.mesh)
+    photos = StreamedPhotos(prepared, 32, 24)
+    batch = put_batch(next(iter(training_batches(prepared, photos, batch_size=16, seed=0))), session.mesh)
+    step = session.train_step()
+    with jax.transfer_guard("disallow"):
+        state, metrics = step(state, batch)
+        jax.block_until_ready(metrics)
+
+
+def test_accumulated_parts_have_the_gradient_of_their_sum(tiny_config, prepared, tmp_path):
+    # Batch norm sees a part at a time, so only equal parts can equal the whole: every row is there twice.
+    def doubled(session):
+        state = create_state(session.arguments, session.optimizer, 0, session.mesh)
+        photos = StreamedPhotos(prepared, 32, 24)
+        batch = next(iter(training_batches(prepared, photos, batch_size=16, seed=0)))
+        batch = {name: np.repeat(array[:8], 2, 0) for name, array in batch.items()}
+        return session.train_step()(state, put_batch(batch, session.mesh))
+
+    _, whole = doubled(session_on(tiny_config(), prepared, tmp_path, 4))
+    config = tiny_config(train__accumulation_steps=2)
+    _, parts = doubled(session_on(config, prepared, tmp_path, 4))
+    assert float(whole["loss"]) == pytest.approx(float(parts["loss"]), rel=1e-5)
+    assert float(whole["gradient_norm"]) == pytest.approx(float(parts["gradient_norm"]), rel=1e-4)
+    for name in ("accuracy/kind", "accuracy/colour", "loss/kind"):
+        assert float(whole[name]) == pytest.approx(float(parts[name]), rel=1e-5)
+
+
+def test_batch_statistics_move(tiny_config, prepared, tmp_path):
+    session = session_on(tiny_config(), prepared, tmp_path, 1)
+    before = jax.device_get(create_state(session.arguments, session.optimizer, 0, session.mesh).batch_stats)
+    state, _, _ = run(session, 2)
+    assert largest_difference(before, state.batch_stats) > 1e-3
+    assert int(state.step) == 2
+
+
+@pytest.mark.parametrize(
+    ("batch", "parts", "sentence"),
+    [(100, 1, "over 8 devices; use 96 or 104"), (64, 16, "in 16 parts .*; use 128"), (4, 1, "use 8")],
+)
+def test_batches_that_do_not_divide_are_refused(batch, parts, sentence):
+    with pytest.raises(UserError, match=sentence):
+        check_batch_size(batch, parts, mesh_of(8))
+    check_batch_size(96, 2, mesh_of(8))

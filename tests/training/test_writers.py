@@ -1,0 +1,40 @@
+"""Writers: a run's metrics tell of each step once, whatever happened to the run."""
+
+from __future__ import annotations
+
+import json
+
+from fashion_jax.training.writers import JsonLinesWriter, open_writer, read_json_lines
+
+
+def steps(path) -> list[int]:
+    return [line["step"] for line in read_json_lines(path)]
+
+
+def test_resuming_drops_what_will_come_again(tmp_path):
+    path = tmp_path / "m.jsonl"
+    writer = JsonLinesWriter(path, resume_step=0)
+    for step in (10, 20, 30):
+        writer.write_scalars(step, {"loss": 1.5})
+    writer.close()
+    with path.open("a") as file:
+        file.write('{"step": 40, "lo')  # a kill in the middle of a line
+    writer = JsonLinesWriter(path, resume_step=20)
+    writer.write_scalars(30, {"loss": 0.5})
+    writer.close()
+    assert steps(path) == [10, 20, 30]
+    assert read_json_lines(path)[-1]["loss"] == 0.5
+
+
+def test_every_line_is_json(tmp_path):
+    with open_writer(tmp_path, resume_step=0, tensorboard=False, is_first_process=True) as writer:
+        writer.write_scalars(1, {"a": float("nan"), "b": float("inf"), "c": 2})
+        writer.write_texts(1, {"note": "café\n"})
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert lines == [{"step": 1, "a": None, "b": None, "c": 2}, {"step": 1, "note": "café\n"}]
+
+
+def test_other_processes_write_nothing(tmp_path):
+    with open_writer(tmp_path, resume_step=0, tensorboard=False, is_first_process=False) as writer:
+        writer.write_scalars(1, {"a": 1.0})
+    assert list(tmp_path.iterdir()) == []
