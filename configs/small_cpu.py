@@ -1,4 +1,4 @@
-"""Four heads on Kaggle's small photos (80x60), from scratch, within an hour on two CPU cores.
+"""All seven heads on Kaggle's small photos (80x60), from scratch, within an hour on two CPU cores.
 
 Command: python -m fashion_jax.main --config=configs/small_cpu.py --workdir=runs/small_cpu \
              --config.data.source=fashion-product-images-small.tar.xz
@@ -13,7 +13,10 @@ from fashion_jax.config_files import load_config
 def get_config() -> Config:
     config = load_config(Path(__file__).with_name("base.py"))
     config.data.source = "fashion-product-images-small.tar.xz"
-    config.data.attributes = ("masterCategory", "subCategory", "baseColour", "gender")
+    # Cropping, turning and erasing need more epochs than an hour holds: 10 epochs with them end lower than without.
+    config.data.augment.min_crop_area = 1.0
+    config.data.augment.max_rotation = 0.0
+    config.data.augment.erase_probability = 0.0
     config.model.width = 32
     config.train.duration = "10 epochs"
     config.train.batch_size = 128

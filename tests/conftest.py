@@ -11,7 +11,7 @@ os.environ.setdefault("JAX_PLATFORMS", os.environ.get("FASHION_TEST_PLATFORM", "
 import jax
 import pytest
 
-from drawn_products import write_products
+from drawn_products import make_tiny_config, write_products
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -47,26 +47,11 @@ def real_data() -> Path:
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_config(prepared) -> Callable:
-    """Makes a configuration that trains on `prepared` in seconds."""
-    from fashion_jax.config import Config
+    """Makes a configuration that trains on `prepared` in seconds; `train__seed=1` sets config.train.seed."""
 
     def make(**changes):
-        config = Config()
-        config.data.source = str(prepared.folder)
-        config.data.height, config.data.width = 32, 24
-        config.model.width = 4
-        config.train.batch_size = 16
-        config.train.duration = "12 steps"
-        config.train.log_every = "4 steps"
-        config.train.evaluate_every = "6 steps"
-        config.train.checkpoint_every = "4 steps"
-        config.runtime.evaluation_batch_size = 32
-        for key, value in changes.items():
-            part, _, name = key.partition("__")
-            setattr(getattr(config, part), name, value)
-        config.validate()
-        return config
+        return make_tiny_config(prepared.folder, **changes)
 
     return make

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fashion_jax.config import Config
 from fashion_jax.data.photos import encode_photo
 
 SIZES = {"kind": ("round", "square", "tall"), "colour": ("blue", "green", "red", "yellow")}
@@ -43,3 +44,22 @@ def write_products(folder: Path, count: int, *, seed: int = 0, missing: float = 
     with table.open("w", newline="") as file:
         csv.writer(file).writerows([["sku", "file", "kind", "colour"], *rows])
     return table
+
+
+def make_tiny_config(source: Path, **changes) -> Config:
+    """Returns a configuration that trains in seconds; `train__seed=1` sets config.train.seed."""
+    config = Config()
+    config.data.source = str(source)
+    config.data.height, config.data.width = 32, 24
+    config.model.width = 4
+    config.train.batch_size = 16
+    config.train.duration = "12 steps"
+    config.train.log_every = "4 steps"
+    config.train.evaluate_every = "6 steps"
+    config.train.checkpoint_every = "4 steps"
+    config.runtime.evaluation_batch_size = 32
+    for key, value in changes.items():
+        part, _, name = key.partition("__")
+        setattr(getattr(config, part), name, value)
+    config.validate()
+    return config

@@ -29,34 +29,11 @@ def same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
 
 
 @pytest.fixture(scope="module")
-def finished(prepared, tmp_path_factory, request):
+def finished(tiny_config, tmp_path_factory):
     """A finished run and its configuration."""
-    config = request.getfixturevalue("module_config")()
+    config = tiny_config()
     workdir = tmp_path_factory.mktemp("runs") / "finished"
     return workdir, config, train(config, workdir, progress=False)
-
-
-@pytest.fixture(scope="module")
-def module_config(prepared):
-    from fashion_jax.config import Config
-
-    def make(**changes):
-        config = Config()
-        config.data.source = str(prepared.folder)
-        config.data.height, config.data.width = 32, 24
-        config.model.width = 4
-        config.train.batch_size = 16
-        config.train.duration = "12 steps"
-        config.train.log_every = "4 steps"
-        config.train.evaluate_every = "6 steps"
-        config.train.checkpoint_every = "4 steps"
-        config.runtime.evaluation_batch_size = 32
-        for key, value in changes.items():
-            part, _, name = key.partition("__")
-            setattr(getattr(config, part), name, value)
-        return config
-
-    return make
 
 
 def test_a_run_leaves_what_it_promises(finished, prepared):
@@ -133,46 +110,44 @@ def test_resumed_is_uninterrupted_bit_for_bit(finished, tmp_path, monkeypatch, s
 
 
 @pytest.mark.parametrize("storage", ["device", "stream"])
-def test_where_photos_live_does_not_matter(finished, module_config, tmp_path, storage):
-    train(module_config(data__storage=storage), tmp_path / "w", progress=False)
+def test_where_photos_live_does_not_matter(finished, tiny_config, tmp_path, storage):
+    train(tiny_config(data__storage=storage), tmp_path / "w", progress=False)
     assert same(weights(finished[0]), weights(tmp_path / "w"))
 
 
-def test_another_configuration_is_refused_unless_told(finished, module_config, tmp_path):
+def test_another_configuration_is_refused_unless_told(finished, tiny_config, tmp_path):
     workdir = tmp_path / "w"
     shutil.copytree(finished[0], workdir)
     with pytest.raises(UserError, match=r"optimizer\.learning_rate was 0\.004, now 0\.001"):
-        train(module_config(optimizer__learning_rate=1e-3), workdir, progress=False)
-    train(module_config(train__log_every="2 steps", runtime__evaluation_batch_size=8), workdir, progress=False)
-    longer = module_config(train__duration="14 steps")
+        train(tiny_config(optimizer__learning_rate=1e-3), workdir, progress=False)
+    train(tiny_config(train__log_every="2 steps", runtime__evaluation_batch_size=8), workdir, progress=False)
+    longer = tiny_config(train__duration="14 steps")
     result = train(longer, workdir, allow_config_change=True, progress=False)
     assert read_json_lines(workdir / "metrics.jsonl")[-1]["step"] == 14
     assert result.best_step in (6, 12, 14)
 
 
-def test_other_classes_are_refused_by_name(finished, module_config, tmp_path):
+def test_other_classes_are_refused_by_name(finished, tiny_config, tmp_path):
     workdir = tmp_path / "w"
     shutil.copytree(finished[0], workdir)
     table = write_products(tmp_path / "shop", 90)
     table.write_text(table.read_text().replace("yellow", "red"))
     with pytest.raises(UserError, match=r"the head 'colour' does not match .* had 4 classes and now has 3"):
-        train(module_config(data__source=str(table)), workdir, progress=False)
+        train(tiny_config(data__source=str(table)), workdir, progress=False)
 
 
-def test_an_attribute_that_is_not_there_is_named(module_config, tmp_path):
+def test_an_attribute_that_is_not_there_is_named(tiny_config, tmp_path):
     with pytest.raises(UserError, match=r"no attribute 'color'; did you mean 'colour'\?"):
-        train(module_config(data__attributes=("color",)), tmp_path / "w", progress=False)
+        train(tiny_config(data__attributes=("color",)), tmp_path / "w", progress=False)
 
 
-def test_one_attribute_alone(module_config, tmp_path):
-    result = train(
-        module_config(data__attributes=("colour",), train__duration="2 steps"), tmp_path / "w", progress=False
-    )
+def test_one_attribute_alone(tiny_config, tmp_path):
+    result = train(tiny_config(data__attributes=("colour",), train__duration="2 steps"), tmp_path / "w", progress=False)
     assert list(result.test.summaries) == ["colour"]
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(module_config, prepared, tmp_path, monkeypatch):
-    config = module_config(optimizer__learning_rate=1e30, optimizer__warmup="0 steps", optimizer__name="sgd")
+def test_a_loss_that_is_not_finite_stops_the_run(tiny_config, prepared, tmp_path, monkeypatch):
+    config = tiny_config(optimizer__learning_rate=1e30, optimizer__warmup="0 steps", optimizer__name="sgd")
     with pytest.raises(UserError, match=r"not finite at step \d+") as caught:
         train(config, tmp_path / "w", progress=False)
     record = json.loads((tmp_path / "w/non_finite_batch.json").read_text())
@@ -185,8 +160,8 @@ def test_a_loss_that_is_not_finite_stops_the_run(module_config, prepared, tmp_pa
     assert all(step <= record["step"] for step in saved)
 
 
-def test_early_stopping(module_config, tmp_path, monkeypatch):
-    config = module_config(
+def test_early_stopping(tiny_config, tmp_path, monkeypatch):
+    config = tiny_config(
         train__duration="100 steps",
         train__evaluate_every="2 steps",
         train__early_stopping_patience=2,
@@ -213,23 +188,23 @@ def test_patience_counts_evaluations_without_gain():
     assert loop.Facts(**json.loads(json.dumps(facts.to_dict()))) == facts
 
 
-def test_an_unknown_metric_is_named(module_config, tmp_path):
-    with pytest.raises(UserError, match="best_metric='accuracy' is not among: .*mean/accuracy"):
+def test_an_unknown_metric_is_named(tiny_config, tmp_path):
+    with pytest.raises(UserError, match=r"best_metric='accuracy' is not among: .*mean/accuracy"):
         train(
-            module_config(train__best_metric="accuracy", train__evaluate_every="1 steps"),
+            tiny_config(train__best_metric="accuracy", train__evaluate_every="1 steps"),
             tmp_path / "w",
             progress=False,
         )
 
 
-def test_two_runs_in_one_workdir_are_refused(module_config, tmp_path):
+def test_two_runs_in_one_workdir_are_refused(tiny_config, tmp_path):
     with experiment._locked(tmp_path / "w"), pytest.raises(UserError, match="another run is using"):
-        train(module_config(), tmp_path / "w", progress=False)
+        train(tiny_config(), tmp_path / "w", progress=False)
 
 
 @pytest.mark.parametrize("name", ["sgd", "lamb"])
-def test_it_learns(module_config, tmp_path, name):
-    config = module_config(
+def test_it_learns(tiny_config, tmp_path, name):
+    config = tiny_config(
         train__duration="60 steps",
         optimizer__name=name,
         optimizer__learning_rate={"sgd": 0.1, "lamb": 0.02}[name],

@@ -57,11 +57,16 @@ def _augment_one(
 ) -> Float[Array, "height width 3"]:
     height, width, _ = image.shape
     crop_key, shift_key, flip_key, turn_key, erase_key = jax.random.split(key, 5)
+    flipped = jax.random.bernoulli(flip_key, config.flip_probability)
+    if config.min_crop_area == 1 and not config.max_rotation:
+        # Nothing moves by part of a pixel, so nothing is interpolated.
+        moved = jnp.where(flipped, image[:, ::-1], image).astype(jnp.float32)
+        return _erase(moved, erase_key, config)
 
     zoom = jnp.sqrt(jax.random.uniform(crop_key, minval=config.min_crop_area, maxval=1.0))
     room = (1 - zoom) / 2 * jnp.array([height, width], jnp.float32)
     shift = jax.random.uniform(shift_key, (2,), minval=-1.0, maxval=1.0) * room
-    mirror = jnp.where(jax.random.bernoulli(flip_key, config.flip_probability), -1.0, 1.0)
+    mirror = jnp.where(flipped, -1.0, 1.0)
     angle = jnp.deg2rad(jax.random.uniform(turn_key, minval=-1.0, maxval=1.0) * config.max_rotation)
 
     # Each output pixel asks where in the photo it comes from, both measured from the centre.
@@ -70,8 +75,7 @@ def _augment_one(
     cosine, sine = jnp.cos(angle) * zoom, jnp.sin(angle) * zoom
     source_y = cosine * y - sine * x + shift[0] + (height - 1) / 2
     source_x = sine * y + cosine * x + shift[1] + (width - 1) / 2
-    moved = sample_bilinear(image, source_y, source_x)
-    return _erase(moved, erase_key, config) if config.erase_probability and config.max_erase_area else moved
+    return _erase(sample_bilinear(image, source_y, source_x), erase_key, config)
 
 
 def sample_bilinear(
@@ -107,6 +111,8 @@ def _erase(
     image: Float[Array, "height width 3"], key: Key[Array, ""], config: AugmentConfig
 ) -> Float[Array, "height width 3"]:
     """Whitens a random rectangle (random erasing, Zhong et al. 2020)."""
+    if not config.erase_probability or not config.max_erase_area:
+        return image
     height, width, _ = image.shape
     chance_key, area_key, aspect_key, place_key = jax.random.split(key, 4)
     area = jax.random.uniform(area_key, minval=0.02, maxval=max(0.02, config.max_erase_area))

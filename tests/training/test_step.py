@@ -55,7 +55,7 @@ def test_one_device_is_eight_devices(rich_config, prepared, tmp_path):
     for a, b in zip(one, eight, strict=True):
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
         assert a["gradient_norm"] == pytest.approx(b["gradient_norm"], rel=1e-4)
-    assert len({round(m["loss"], 4) for m in one}) == 5
+    assert len({m["loss"] for m in one}) == 5
 
 
 def test_the_same_run_is_the_same_bit_for_bit(rich_config, prepared, tmp_path):

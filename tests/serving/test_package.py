@@ -1,0 +1,267 @@
+"""Packages and prediction: what was trained is what predicts, and nothing else is believed."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+from flax import traverse_util
+from PIL import Image
+
+import fashion_jax
+from drawn_products import draw_product, write_products
+from fashion_jax.cli import main
+from fashion_jax.errors import UserError
+from fashion_jax.models.classifier import make_classifier, merge_classifier, split_classifier
+from fashion_jax.search.embed import embed_source
+from fashion_jax.serving.package import load_package, write_package
+from fashion_jax.serving.predict import predict_source
+from fashion_jax.serving.predictor import load_model
+
+VOCABULARIES = {"kind": ("round", "square", "tall"), "colour, or hue": ('"blue"', "green", "red, dark", "yellow")}
+MODEL = {
+    "classes": {n: len(v) for n, v in VOCABULARIES.items()}, "depth": 18, "width": 4, "stem": "small",
+    "deep_shortcut": False, "head": "linear", "head_hidden": [], "dropout": 0.0, "dtype": "float32",
+}  # fmt: skip
+PREPROCESSING = {"height": 32, "width": 24, "mean": [0.5, 0.4, 0.3], "std": [0.5, 0.6, 0.7]}
+
+
+@pytest.fixture(scope="module")
+def network():
+    def build():
+        _, params, batch_stats = split_classifier(make_classifier(MODEL, 0))
+        # Heads start near zero; larger weights make predictions differ from photo to photo.
+        heads = jax.tree.map(lambda w: w * 100, params["heads"])
+        return {**params, "heads": heads}, batch_stats
+
+    params, batch_stats = jax.jit(build)()
+    return jax.device_get(params), jax.device_get(batch_stats)
+
+
+@pytest.fixture
+def package(tmp_path, network):
+    flat = traverse_util.flatten_dict({"params": network[0], "batch_stats": network[1]})
+    write_package(
+        tmp_path / "package",
+        weights={"/".join(map(str, path)): array for path, array in flat.items()},
+        model=MODEL,
+        vocabularies=VOCABULARIES,
+        preprocessing=PREPROCESSING,
+        extra={"note": "drawn"},
+    )
+    return tmp_path / "package"
+
+
+def photos(count: int) -> np.ndarray:
+    kinds, colours = ("round", "square", "tall"), ("blue", "green", "red", "yellow")
+    return np.stack([draw_product(kinds[i % 3], colours[i % 4], i) for i in range(count)])
+
+
+def test_what_is_loaded_is_what_was_written(package, network):
+    loaded = load_package(package)
+    assert loaded.vocabularies == VOCABULARIES
+    assert loaded.preprocessing == PREPROCESSING
+    assert loaded.extra == {"note": "drawn"}
+    for a, b in zip(jax.tree.leaves(network), jax.tree.leaves((loaded.params, loaded.batch_stats)), strict=True):
+        assert np.array_equal(a, b)
+
+
+@pytest.mark.parametrize("count", [1, 3, 8, 300])
+def test_predictions_are_the_networks(package, network, count):
+    model, images = load_model(package), photos(count)
+    outputs = model.predict_arrays(images)
+    graph = split_classifier(merge_classifier(*_parts(network)))[0]
+    normal = (images / 255 - np.array(PREPROCESSING["mean"])) / np.array(PREPROCESSING["std"])
+    wanted = merge_classifier(graph, *network)(normal.astype(np.float32), train=False)
+    np.testing.assert_allclose(outputs.embeddings, wanted.embedding, rtol=1e-3, atol=1e-4)
+    for name, logits in wanted.logits.items():
+        np.testing.assert_allclose(outputs.probabilities[name], jax.nn.softmax(logits), rtol=1e-3, atol=1e-4)
+
+
+def _parts(network):
+    from fashion_jax.models.classifier import abstract_classifier
+
+    return abstract_classifier(MODEL)[0], *network
+
+
+def test_all_kinds_of_photos(package, tmp_path):
+    model, image = load_model(package), photos(1)[0]
+    path = tmp_path / "photo.png"
+    Image.fromarray(image).save(path)
+    wanted = model.predict(image)
+    assert list(wanted[0]) == list(VOCABULARIES)
+    label, share = wanted[0]["kind"]
+    assert label in VOCABULARIES["kind"]
+    assert 0 < share <= 1
+    for given in (Image.fromarray(image), [image], photos(1)):
+        assert model.predict(given) == wanted
+    for given in (path, str(path), path.read_bytes(), [path, path]):
+        found = model.predict(given)
+        assert found[0]["kind"][0] == label
+        assert found[0]["kind"][1] == pytest.approx(share, abs=0.05)
+    assert model.embed(image).shape == (1, model.embedding_size) == (1, 32)
+    assert model.predict([]) == []
+    assert model.embed([]).shape == (0, 32)
+
+
+@pytest.mark.parametrize(
+    ("photo", "message"),
+    [
+        ("absent.jpg", "absent.jpg cannot be read"),
+        (b"no photo", "not usable"),
+        (np.zeros((4, 4)), "must be uint8"),
+    ],
+)
+def test_bad_photos_are_named(package, photo, message):
+    with pytest.raises(UserError, match=message):
+        load_model(package).predict(photo)
+
+
+def test_it_predicts_with_nothing_else(package, tmp_path):
+    code = (
+        "import sys, fashion_jax, numpy as np\n"
+        "model = fashion_jax.load_model(sys.argv[1])\n"
+        "print(model.predict(np.zeros((32, 24, 3), np.uint8))[0]['kind'][0])\n"
+        "assert not any(m in sys.modules for m in ('orbax', 'grain', 'tensorflow', 'tensorflow_datasets', 'optax'))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(package)], capture_output=True, text=True, cwd=package.parent,
+        env={**__import__("os").environ, "PYTHONPATH": str(fashion_jax.__path__[0]).removesuffix("fashion_jax")},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() in VOCABULARIES["kind"]
+
+
+def edit_json(path, change):
+    value = json.loads(path.read_text())
+    change(value)
+    path.write_text(json.dumps(value))
+
+
+def rewrite_weights(package, change):
+    """Changes tensors and signs them anew, so that only the tensors are wrong."""
+    import hashlib
+
+    tensors = safetensors.numpy.load_file(package / "weights.safetensors")
+    change(tensors)
+    data = safetensors.numpy.save(tensors)
+    (package / "weights.safetensors").write_bytes(data)
+    digest = hashlib.sha256(data).hexdigest()
+    edit_json(package / "config.json", lambda c: c["digests"].update({"weights.safetensors": digest}))
+
+
+KERNEL = "params/backbone/stem/0/conv/kernel"
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (lambda p: (p / "labels.json").unlink(), "lacks labels.json"),
+        (lambda p: (p / "config.json").write_text("{"), "not JSON"),
+        (lambda p: (p / "config.json").write_text("[]"), "not hold a JSON object"),
+        (lambda p: (p / "config.json").write_text("{}"), "not a model's configuration"),
+        (lambda p: edit_json(p / "config.json", lambda c: c.update(format=99)), "format 99"),
+        (lambda p: edit_json(p / "config.json", lambda c: c["model"].update(width=10**6)), "does not build"),
+        (lambda p: edit_json(p / "config.json", lambda c: c["model"].update(depth=19)), "does not build"),
+        (lambda p: edit_json(p / "config.json", lambda c: c["model"].update(head_hidden=[10**9])), "does not build"),
+        (lambda p: edit_json(p / "config.json", lambda c: c.update(embedding_size=7)), "embedding_size=7"),
+        (lambda p: edit_json(p / "config.json", lambda c: c["preprocessing"].update(std=[0, 1, 1])), "preprocessing"),
+        (lambda p: edit_json(p / "config.json", lambda c: c["preprocessing"].update(height=10**6)), "preprocessing"),
+        (lambda p: edit_json(p / "labels.json", lambda c: c["kind"].reverse()), "damaged or was changed"),
+        (lambda p: (p / "weights.safetensors").write_bytes(b"\0" * 10), "damaged or was changed"),
+        (lambda p: rewrite_weights(p, lambda t: t.pop(KERNEL)), "missing or unknown"),
+        (lambda p: rewrite_weights(p, lambda t: t.update(extra=np.zeros(2, np.float32))), "missing or unknown"),
+        (lambda p: rewrite_weights(p, lambda t: t.update({KERNEL: t[KERNEL][..., :3].copy()})), "but the model has"),
+        (lambda p: rewrite_weights(p, lambda t: t.update({KERNEL: t[KERNEL] * np.float32("nan")})), "not finite"),
+        (lambda p: rewrite_weights(p, lambda t: t.update({KERNEL: t[KERNEL].astype(np.float16)})), "float16"),
+    ],
+)
+def test_a_package_that_does_not_fit_is_refused(package, harm, message):
+    harm(package)
+    with pytest.raises(UserError, match=message):
+        load_model(package)
+
+
+def test_damaged_packages_never_crash(package):
+    rng = np.random.default_rng(0)
+    for name in ("config.json", "labels.json", "weights.safetensors"):
+        original = (package / name).read_bytes()
+        for _ in range(30):
+            data = bytearray(original)
+            for _ in range(int(rng.integers(1, 8))):
+                data[int(rng.integers(min(len(data), 2000)))] = int(rng.integers(256))
+            (package / name).write_bytes(bytes(data))
+            if bytes(data) != original:
+                try:
+                    load_package(package)
+                except UserError as error:
+                    assert str(error)
+        (package / name).write_bytes(original)
+    load_package(package)
+
+
+def test_a_whole_source_is_labelled_in_its_order(package, tmp_path, capsys):
+    table = write_products(tmp_path / "shop", 40)
+    (tmp_path / "shop/photos/p5.jpg").write_bytes(b"x")
+    assert main(["predict", "--model", str(package), "--source", str(table), "--out", str(tmp_path / "p.csv")]) == 0
+    with (tmp_path / "p.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    with table.open() as file:
+        wanted = [row for row in csv.DictReader(file) if row["file"] != "photos/p5.jpg"]
+    assert [row["id"] for row in rows] == [row["sku"] for row in wanted]
+    assert list(rows[0]) == ["id", "kind", "kind_confidence", "colour, or hue", "colour, or hue_confidence"]
+    single = load_model(package).predict([table.parent / row["file"] for row in wanted])
+    for row, labels in zip(rows, single, strict=True):
+        for name, (label, share) in labels.items():
+            assert row[name] == label
+            assert float(row[f"{name}_confidence"]) == pytest.approx(share, abs=1e-4)
+    quarantine = (tmp_path / "p.csv.quarantine.csv").read_text().splitlines()
+    assert len(quarantine) == 2
+    assert quarantine[1].startswith("6,S00185,")
+    assert "39 products; 1 rows were left out" in capsys.readouterr().out
+
+
+def test_folders_and_single_photos_need_no_table(package, tmp_path):
+    table = write_products(tmp_path / "shop", 5)
+    model = load_model(package)
+    assert predict_source(model, table.parent / "photos", tmp_path / "a.csv", progress=False) == 5
+    assert predict_source(model, table.parent / "photos/p2.jpg", tmp_path / "b.csv", progress=False) == 1
+    rows = (tmp_path / "a.csv").read_text().splitlines()
+    assert rows[3].startswith("p2,")
+    assert (tmp_path / "b.csv").read_text().splitlines()[1] == rows[3]
+
+
+def test_embeddings_of_a_source(package, tmp_path):
+    table = write_products(tmp_path / "shop", 30)
+    model = load_model(package)
+    assert embed_source(model, table, tmp_path / "e.npz", progress=False) == 30
+    with np.load(tmp_path / "e.npz", allow_pickle=False) as arrays:
+        ids, embeddings = arrays["ids"], arrays["embeddings"]
+    assert ids.tolist()[:2] == ["S00000", "S00037"]
+    assert embeddings.dtype == np.float32
+    wanted = model.embed([table.parent / f"photos/p{i}.jpg" for i in range(30)])
+    np.testing.assert_allclose(embeddings, wanted, rtol=1e-4, atol=1e-5)
+    table.write_text(table.read_text().replace("\nS", "\n1"))
+    embed_source(model, table, tmp_path / "e.npz", progress=False)
+    with np.load(tmp_path / "e.npz", allow_pickle=False) as arrays:
+        assert arrays["ids"].dtype == np.int64
+
+
+@pytest.mark.parametrize("name", ["predict", "embed"])
+def test_bad_input_gets_a_sentence(package, tmp_path, capsys, name):
+    out = tmp_path / "out"
+    for arguments, message in (
+        (["--model", str(tmp_path), "--source", "x"], "no model package"),
+        (["--model", str(package), "--source", "absent"], "nothing at absent"),
+    ):
+        assert main([name, *arguments, "--out", str(out)]) == 2
+        errors = capsys.readouterr().err
+        assert message in errors
+        assert "Traceback" not in errors
+        assert not out.exists()

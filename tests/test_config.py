@@ -1,0 +1,137 @@
+"""Configuration: typed, checked, and without a dead field."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from fashion_jax.config import Config, parse_duration, resolve_steps
+from fashion_jax.config_files import config_from_dict, find_config, load_config, set_value
+from fashion_jax.errors import UserError
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIGS = sorted((ROOT / "configs").glob("*.py"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_every_configuration_loads_and_survives_json(path):
+    config = load_config(path)
+    assert config_from_dict(config.to_dict()) == config
+    docstring = ast.get_docstring(ast.parse(path.read_text()))
+    assert docstring is not None
+    assert "Command:" in docstring
+    assert find_config(path.stem).samefile(path)
+
+
+def fields(kind: type = Config, prefix: str = "") -> list[str]:
+    found = []
+    for field in dataclasses.fields(kind):
+        value = getattr(kind(), field.name)
+        nested = dataclasses.is_dataclass(value)
+        found += fields(type(value), f"{prefix}{field.name}.") if nested else [f"{prefix}{field.name}"]
+    return found
+
+
+@pytest.mark.parametrize("name", fields())
+def test_every_field_is_read_outside_the_configuration(name):
+    sources = [p for p in (ROOT / "fashion_jax").rglob("*.py") if p.name not in ("config.py", "config_files.py")]
+    attributes = {
+        node.attr for p in sources for node in ast.walk(ast.parse(p.read_text())) if isinstance(node, ast.Attribute)
+    }
+    assert name.rpartition(".")[2] in attributes
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "value"),
+    [
+        ("train.seed", "3", 3),
+        ("train.batch_size", "64.0", 64),
+        ("optimizer.learning_rate", "1e-3", 1e-3),
+        ("optimizer.learning_rate", "1", 1.0),
+        ("data.mean", "0.1,.2,.3", (0.1, 0.2, 0.3)),
+        ("data.mean", "[0.1, 0.2, 0.3]", (0.1, 0.2, 0.3)),
+        ("data.attributes", "a, b", ("a", "b")),
+        ("data.attributes", "", ()),
+        ("model.head_hidden", "64,32", (64, 32)),
+        ("loss.head_weights", "a:2,b:0.5", {"a": 2.0, "b": 0.5}),
+        ("loss.head_weights", '{"a": 2}', {"a": 2.0}),
+        ("runtime.tensorboard", "true", True),
+        ("runtime.tensorboard", "False", False),
+        ("data.source", "12", "12"),
+        ("data.augment.max_rotation", "3", 3.0),
+    ],
+)
+def test_overrides(key, text, value):
+    config = Config()
+    set_value(config, key, text)
+    target = config
+    for part in key.split("."):
+        target = getattr(target, part)
+    assert target == value
+    assert type(target) is type(value)
+    config.validate()
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "message"),
+    [
+        ("train.sed", "3", "did you mean 'seed'"),
+        ("trian.seed", "3", "did you mean 'train'"),
+        ("train.seed.x", "3", "no fields"),
+        ("train", "3", "is a group"),
+        ("train.seed", "x", "expected int, got str"),
+        ("train.seed", "1.5", "expected int, got float"),
+        ("train.seed", "true", "expected int, got bool"),
+        ("optimizer.learning_rate", "nan", "wrong type"),
+        ("optimizer.learning_rate", "-1", "out of range"),
+        ("data.mean", "1,2", "3 in"),
+        ("loss.head_weights", "a", "wrong type"),
+        ("runtime.tensorboard", "maybe", "expected bool"),
+        ("model.stem", "smal", "did you mean 'small'"),
+        ("train.duration", "10", "is no duration"),
+        ("train.duration", "-1 epochs", "is no duration"),
+        ("train.duration", "50 percent", "not in percent"),
+        ("train.log_every", "0 steps", "above 0"),
+        ("data.split", "groups", "'group', 'random'"),
+        ("data.split_fractions", "0.5,0.5,0.5", "sum to 1"),
+        ("train.accumulation_steps", "3", "divisible by"),
+    ],
+)
+def test_bad_values_get_a_sentence(key, text, message):
+    config = Config()
+    with pytest.raises(UserError, match=message):
+        set_value(config, key, text)
+        config.validate()
+
+
+def test_files_that_are_no_configuration(tmp_path):
+    for text, message in (
+        ("x = 1", "does not define get_config"),
+        ("def get_config(): return 3", "returned int"),
+        ("def get_config(:", "cannot be run"),
+        ("from fashion_jax.config import Config\ndef get_config():\n    c = Config()\n    c.train.sede = 1", "sede"),
+        ("import absent_module", "absent_module"),
+    ):
+        (tmp_path / "c.py").write_text(text)
+        with pytest.raises(UserError, match=message):
+            load_config(tmp_path / "c.py")
+
+
+def test_saved_values_are_checked():
+    with pytest.raises(UserError, match="did you mean 'train'"):
+        config_from_dict({"trane": {}})
+    with pytest.raises(UserError, match="must be an object"):
+        config_from_dict({"train": 3})
+
+
+def test_durations():
+    assert parse_duration("1 epoch") == (1.0, "epochs")
+    sizes = {"num_examples": 1000, "batch_size": 30}
+    assert resolve_steps("2 epochs", **sizes) == 67
+    assert resolve_steps("90 examples", **sizes) == 3
+    assert resolve_steps("1 examples", **sizes) == 1
+    assert resolve_steps("0 steps", **sizes) == 0
+    assert resolve_steps("10 percent", **sizes, total_steps=500) == 50

@@ -1,0 +1,220 @@
+"""`python -m fashion_jax.main` as users start it: kills, signals, several processes, bad input."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from drawn_products import write_products
+from fashion_jax.main import main, split_overrides
+from fashion_jax.training.writers import read_json_lines
+
+ROOT = Path(__file__).resolve().parent.parent
+FLAGS = {
+    "data.height": 32,
+    "data.width": 24,
+    "model.width": 4,
+    "train.batch_size": 16,
+    "train.duration": "40 steps",
+    "train.log_every": "4 steps",
+    "train.evaluate_every": "10 steps",
+    "train.checkpoint_every": "3 steps",
+    "runtime.evaluation_batch_size": 32,
+}
+
+
+def command(source: Path, workdir: Path, **changes) -> list[str]:
+    flags = {"data.source": source, **FLAGS, **{k.replace("__", "."): v for k, v in changes.items()}}
+    overrides = [f"--config.{key}={value}" for key, value in flags.items()]
+    return [sys.executable, "-m", "fashion_jax.main", "--config=configs/base.py", f"--workdir={workdir}", *overrides]
+
+
+def environment(devices: int = 1) -> dict[str, str]:
+    return {
+        **os.environ,
+        "JAX_NUM_CPU_DEVICES": str(devices),
+        "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "jax"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
+    }
+
+
+def run(arguments: list[str], devices: int = 1) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(arguments, cwd=ROOT, env=environment(devices), capture_output=True, text=True)
+
+
+def weights(workdir: Path) -> dict[str, np.ndarray]:
+    return safetensors.numpy.load_file(workdir / "package" / "weights.safetensors")
+
+
+def same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
+    return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(prepared, tmp_path_factory) -> tuple[Path, float]:
+    """A finished run, and how long one takes once its steps are compiled."""
+    workdir = tmp_path_factory.mktemp("main") / "whole"
+    first = run(command(prepared.folder, workdir))
+    assert first.returncode == 0, first.stderr
+    assert "test scores of step" in first.stdout
+    assert "images/s" in first.stderr
+    begin = time.monotonic()
+    again = run(command(prepared.folder, workdir.with_name("again")))
+    assert again.returncode == 0, again.stderr
+    assert same(weights(workdir), weights(workdir.with_name("again")))
+    return workdir, time.monotonic() - begin
+
+
+def test_killed_three_times_is_uninterrupted(uninterrupted, prepared, tmp_path):
+    whole, seconds = uninterrupted
+    arguments, dice, kills = command(prepared.folder, tmp_path / "w"), random.Random(0), 0
+    for part in (0.45, 0.6, 0.8):
+        process = subprocess.Popen(arguments, cwd=ROOT, env=environment(), stderr=subprocess.DEVNULL)
+        time.sleep(seconds * part * dice.uniform(0.8, 1.2))
+        kills += process.poll() is None
+        process.kill()
+        process.wait()
+    finished = run(arguments)
+    assert finished.returncode == 0, finished.stderr
+    assert kills >= 2
+    assert same(weights(whole), weights(tmp_path / "w"))
+    steps = [line["step"] for line in read_json_lines(tmp_path / "w" / "metrics.jsonl") if "train/loss" in line]
+    assert steps == list(range(4, 41, 4))
+
+
+def start_and_wait_for_steps(arguments: list[str], workdir: Path) -> subprocess.Popen[str]:
+    process = subprocess.Popen(arguments, cwd=ROOT, env=environment(), stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline and process.poll() is None:
+        metrics = workdir / "metrics.jsonl"
+        if metrics.exists() and read_json_lines(metrics):
+            return process
+        time.sleep(0.02)
+    process.kill()
+    raise AssertionError(f"the run never logged a step: {process.communicate()[1]}")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_signals_save_and_exit_and_the_run_goes_on(uninterrupted, prepared, tmp_path, number, code):
+    workdir = tmp_path / "w"
+    process = start_and_wait_for_steps(command(prepared.folder, workdir), workdir)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == code, errors
+    assert "the same command goes on from here" in errors
+    assert "Traceback" not in errors
+    resumed = run(command(prepared.folder, workdir))
+    assert resumed.returncode == 0, resumed.stderr
+    assert "resuming at step" in resumed.stderr
+    assert same(weights(uninterrupted[0]), weights(workdir))
+
+
+def test_a_second_ctrl_c_stops_at_once(prepared, tmp_path):
+    # Evaluating after each step leaves hardly a moment in which a first Ctrl-C could be obeyed before the second.
+    workdir = tmp_path / "w"
+    arguments = command(prepared.folder, workdir, train__duration="100000 steps")
+    process = start_and_wait_for_steps(arguments, workdir)
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.05)
+    if process.poll() is None:
+        process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_two_processes_with_two_devices_are_one_with_one(prepared, tmp_path):
+    changes = {"train__duration": "6 steps", "train__log_every": "1 steps", "train__evaluate_every": "6 steps"}
+    alone = run(command(prepared.folder, tmp_path / "one", **changes))
+    assert alone.returncode == 0, alone.stderr
+    port, processes = free_port(), []
+    for index in range(2):
+        flags = [f"--coordinator-address=127.0.0.1:{port}", "--num-processes=2", f"--process-id={index}"]
+        processes.append(
+            subprocess.Popen(
+                [*command(prepared.folder, tmp_path / "two", **changes), *flags],
+                cwd=ROOT,
+                env=environment(2),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+    outputs = [process.communicate(timeout=400) for process in processes]
+    assert [p.returncode for p in processes] == [0, 0], outputs
+    assert "4 cpu devices in 2 processes" in outputs[0][1]
+    one, two = (read_json_lines(tmp_path / name / "metrics.jsonl") for name in ("one", "two"))
+    for a, b in zip(one, two, strict=True):
+        assert a["step"] == b["step"]
+        for name in a:
+            if "loss" in name:
+                assert a[name] == pytest.approx(b[name], rel=1e-5), (a["step"], name)
+    for name, array in weights(tmp_path / "one").items():
+        np.testing.assert_allclose(array, weights(tmp_path / "two")[name], rtol=1e-2, atol=1e-4)
+
+
+def test_it_prepares_a_users_csv_by_itself_and_uses_it_again(tmp_path):
+    table = write_products(tmp_path / "shop", 100)
+    changes = {"train__duration": "2 steps", "train__evaluate_every": "2 steps"}
+    first = run(command(table, tmp_path / "w", **changes), 8)
+    assert first.returncode == 0, first.stderr
+    assert (tmp_path / "w/records/manifest.json").is_file()
+    assert "heads: kind (3), colour (4)" in first.stderr
+    stamp = (tmp_path / "w/records/manifest.json").stat().st_mtime_ns
+    second = run(command(table, tmp_path / "w", **changes), 8)
+    assert second.returncode == 0, second.stderr
+    assert (tmp_path / "w/records/manifest.json").stat().st_mtime_ns == stamp
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config=absent.py"], "no configuration at absent.py"),
+        (["--config=configs/smal_cpu.py"], "did you mean 'small_cpu'?"),
+        (["--config=base", "--config.train.batch_sise=3"], "did you mean 'batch_size'?"),
+        (["--config=base", "--config.train.batch_size=many"], "wrong type: expected int"),
+        (["--config=base", "--config.train.batch_size=0"], "out of range"),
+        (["--config=base", "--config.model.depth=19"], "is not one of 18, 34"),
+        (["--config=base", "--config.train.duration=3 parsecs"], "is no duration"),
+        (["--config=base", "--config.train.seed"], "needs a value"),
+        (["--config=base", "--config.data.source=absent.zip"], "nothing at absent.zip"),
+        (["--config=base", "--config.data.source={prepared}", "--config.train.batch_size=12"], "over 8 devices"),
+        (["--config=base", "--process-id=0"], "belong together"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(prepared, tmp_path, capsys, arguments, message):
+    given = [a.format(prepared=prepared.folder) for a in arguments]
+    assert main([*given, f"--workdir={tmp_path / 'w'}"]) == 2
+    errors = capsys.readouterr().err
+    assert message in errors
+    assert "Traceback" not in errors
+    assert errors.count("error:") == 1
+
+
+def test_a_workdir_that_cannot_be_written(prepared, tmp_path, capsys):
+    (tmp_path / "file").write_text("x")
+    assert main(["--config=base", f"--config.data.source={prepared.folder}", f"--workdir={tmp_path}/file/w"]) == 2
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_overrides_are_taken_out_of_the_arguments():
+    given = ["--config=c", "--config.a.b=1=2", "--workdir", "w", "--config.x", "y z"]
+    assert split_overrides(given) == ({"a.b": "1=2", "x": "y z"}, ["--config=c", "--workdir", "w"])
