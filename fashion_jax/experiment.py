@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +33,7 @@ from fashion_jax.evaluation.contact_sheet import write_contact_sheet
 from fashion_jax.evaluation.evaluate import Evaluation
 from fashion_jax.evaluation.report import write_evaluation
 from fashion_jax.serving.package import write_package
-from fashion_jax.session import Session, claim_workdir, first_rows, prepare_records, read_json, resolve
+from fashion_jax.session import Session, first_rows, resolve
 from fashion_jax.training.checkpoint import Checkpoints
 from fashion_jax.training.interrupt import stop_on_signals
 from fashion_jax.training.loop import Facts, run_loop
@@ -43,6 +41,7 @@ from fashion_jax.training.progress import ProgressLine
 from fashion_jax.training.sharding import to_host
 from fashion_jax.training.state import TrainState, abstract_state, create_state
 from fashion_jax.training.writers import open_writer
+from fashion_jax.workdir import claim_workdir, find_records, lock_workdir, prepare_records, read_json
 
 _SHEET_PHOTOS = 48
 
@@ -80,7 +79,7 @@ def train(config: Config, workdir: str | Path, *, allow_config_change: bool = Fa
     config.validate()
     workdir = Path(workdir)
     first = jax.process_index() == 0
-    with _locked(workdir) if first else contextlib.nullcontext():
+    with lock_workdir(workdir) if first else contextlib.nullcontext():
         prepared = prepare_records(config, workdir, progress=progress and first)
         config = resolve(config, prepared)
         session = Session(config, prepared, workdir, progress=progress and first)
@@ -107,7 +106,7 @@ def evaluate(workdir: str | Path, split: str = "test", *, progress: bool = True)
     if not (workdir / "config.json").is_file():
         raise UserError(f"{workdir} is no workdir of a run: it has no config.json")
     config = config_from_dict(read_json(workdir / "config.json"))
-    prepared = prepare_records(config, workdir, progress=progress)
+    prepared = find_records(config, workdir)
     claim_workdir(workdir, config, prepared, allow_config_change=False)
     session = Session(config, prepared, workdir, progress=progress)
     with _open_checkpoints(session) as checkpoints:
@@ -274,22 +273,3 @@ def _describe(session: Session, state: TrainState) -> str:
 def _say(session: Session, text: str) -> None:
     if session.progress:
         print(text, file=sys.stderr, flush=True)
-
-
-@contextlib.contextmanager
-def _locked(workdir: Path) -> Iterator[None]:
-    """Holds the workdir for this run; the operating system lets go of it however the run ends."""
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        lock = (workdir / ".lock").open("w")
-    except OSError as error:
-        raise UserError(f"the workdir {workdir} cannot be written ({error.strerror}); choose another") from error
-    with lock:
-        if os.name == "posix":
-            import fcntl
-
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise UserError(f"another run is using {workdir}; wait for it or choose another workdir") from None
-        yield

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,10 +11,8 @@ from typing import Any
 import jax
 import numpy as np
 import optax
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from fashion_jax import files
 from fashion_jax.config import Config, resolve_steps
 from fashion_jax.config_files import config_from_dict
 from fashion_jax.data.loader import (
@@ -27,9 +24,7 @@ from fashion_jax.data.loader import (
     evaluation_batches,
     training_batches,
 )
-from fashion_jax.data.manifest import Prepared, is_prepared, open_prepared
-from fashion_jax.data.prepare import prepare
-from fashion_jax.data.schema import load_schema
+from fashion_jax.data.manifest import Prepared
 from fashion_jax.errors import UserError, nearest
 from fashion_jax.evaluation.evaluate import Evaluation, evaluate_split, make_evaluation_step
 from fashion_jax.models.classifier import abstract_classifier
@@ -42,38 +37,6 @@ from fashion_jax.training.state import TrainState, model_arguments
 from fashion_jax.training.step import TrainStep, make_train_step
 
 DeviceBatch = dict[str, jax.Array]
-
-# Fields whose change leaves the trained parameters as they are.
-_FREE_FIELDS = ("runtime.", "data.storage", "data.num_workers", "data.prepared", "data.source", "train.log_every")
-
-
-def prepare_records(config: Config, workdir: Path, *, progress: bool = True) -> Prepared:
-    """Opens the records of `config.data.source`, made first where they are not there yet.
-
-    With several processes the first prepares while the others wait, so the folder must be on a disk that all share.
-
-    Raises:
-        UserError: the source cannot be read.
-    """
-    data = config.data
-    if is_prepared(Path(data.source)):
-        return open_prepared(Path(data.source))
-    out = Path(data.prepared) if data.prepared else workdir / "records"
-    if jax.process_index() == 0:
-        prepare(
-            data.source,
-            out,
-            schema=load_schema(Path(data.schema)) if data.schema else None,
-            max_side=data.max_side,
-            max_bad_fraction=data.max_bad_fraction,
-            split=data.split,
-            split_fractions=data.split_fractions,
-            split_seed=data.split_seed,
-            progress=progress,
-        )
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("records are prepared")
-    return open_prepared(out)
 
 
 def resolve(config: Config, prepared: Prepared) -> Config:
@@ -93,46 +56,6 @@ def resolve(config: Config, prepared: Prepared) -> Config:
     arguments = model_arguments(config.model, {}, config.data.height, config.data.width)
     resolved.model.stem, resolved.model.dtype = arguments["stem"], arguments["dtype"]
     return resolved
-
-
-def claim_workdir(workdir: Path, config: Config, prepared: Prepared, *, allow_config_change: bool) -> None:
-    """Writes `config.json` and `data.json` into the workdir, or checks that those there are the same run's.
-
-    Raises:
-        UserError: the workdir holds a run with another configuration or other data.
-    """
-    facts: dict[str, Any] = {
-        "fingerprint": prepared.fingerprint,
-        "vocabularies": {name: list(prepared.vocabularies[name]) for name in config.data.attributes},
-    }
-    config_file, data_file = workdir / "config.json", workdir / "data.json"
-    # A workdir whose run saved nothing yet is free: there is nothing to protect.
-    if config_file.exists() and (workdir / "checkpoints").exists() and not allow_config_change:
-        changed = _differences(read_json(config_file), config.to_dict())
-        if changed:
-            raise UserError(
-                f"{workdir} holds a run with another configuration ({'; '.join(changed[:5])}); "
-                "choose another --workdir, or give --allow-config-change to go on from its checkpoint"
-            )
-    if data_file.exists() and (workdir / "checkpoints").exists():
-        before = read_json(data_file)
-        for name, classes in facts["vocabularies"].items():
-            old = before.get("vocabularies", {}).get(name)
-            if old != classes:
-                what = (
-                    "is new" if old is None else f"had {len(old)} classes and now has {len(classes)}, or another order"
-                )
-                raise UserError(
-                    f"the head {name!r} does not match the checkpoints in {workdir}: it {what}; "
-                    "choose another --workdir"
-                )
-        if before.get("fingerprint") != prepared.fingerprint and not allow_config_change:
-            raise UserError(
-                f"{workdir} holds a run on other records; choose another --workdir, or give --allow-config-change"
-            )
-    if jax.process_index() == 0:
-        files.write_json(config_file, config.to_dict())
-        files.write_json(data_file, facts)
 
 
 @dataclass
@@ -302,30 +225,6 @@ class _Once:
 
 def _unchanged(batch: DeviceBatch) -> DeviceBatch:
     return batch
-
-
-def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    old, new = _flatten(before), _flatten(now)
-    keys = [k for k in {**new, **old} if not k.startswith(_FREE_FIELDS)]
-    return [f"{k} was {old.get(k)!r}, now {new.get(k)!r}" for k in keys if old.get(k) != new.get(k)]
-
-
-def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        flat.update(_flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value})
-    return flat
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Returns a JSON object; UserError when the file does not hold one."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is damaged ({error}); remove it if you want to start anew") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path} does not hold a JSON object; remove it if you want to start anew")
-    return value
 
 
 def first_rows(rows: np.ndarray, count: int) -> np.ndarray:

@@ -18,6 +18,7 @@ from fashion_jax.experiment import evaluate, train
 from fashion_jax.training import loop
 from fashion_jax.training.interrupt import Interrupted, StopRequest
 from fashion_jax.training.writers import read_json_lines
+from fashion_jax.workdir import lock_workdir
 
 
 def weights(workdir) -> dict[str, np.ndarray]:
@@ -198,7 +199,7 @@ def test_an_unknown_metric_is_named(tiny_config, tmp_path):
 
 
 def test_two_runs_in_one_workdir_are_refused(tiny_config, tmp_path):
-    with experiment._locked(tmp_path / "w"), pytest.raises(UserError, match="another run is using"):
+    with lock_workdir(tmp_path / "w"), pytest.raises(UserError, match="another run is using"):
         train(tiny_config(), tmp_path / "w", progress=False)
 
 

@@ -11,7 +11,13 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "fashion_jax"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-GROUND = {"fashion_jax.errors", "fashion_jax.files", "fashion_jax.config", "fashion_jax.runtime"}
+GROUND = {
+    "fashion_jax.errors",
+    "fashion_jax.files",
+    "fashion_jax.config",
+    "fashion_jax.progress",
+    "fashion_jax.runtime",
+}
 
 # Folder -> what else of the package its modules may import, besides themselves and the ground.
 ALLOWED = {

@@ -46,11 +46,12 @@ class Product:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A row that was left out, and why."""
+    """A row that was left out, and why; `by_schema` where the row is sound and the schema has no place for it."""
 
     row: int
     id: str
     reason: str
+    by_schema: bool = False
 
 
 @dataclass
@@ -74,6 +75,7 @@ class Catalog:
     files: Files
     table_digest: str
     photo_sizes: dict[str, int]
+    is_listed: bool = True  # False for a table beside its photos, which are looked up rather than a whole disk listed
     products: list[Product] = field(default_factory=list)
     rejected: list[Rejected] = field(default_factory=list)
     dropped: Counter[str] = field(default_factory=Counter)
@@ -132,7 +134,7 @@ def open_catalog(source: str | Path, schema: Schema | None = None, *, labelled: 
     table = join_tables(parts) if len(parts) > 1 else parts[0]
     schema = _choose_schema(table.frame, schema, labelled, path.stem)
     base = posixpath.dirname(names[0])
-    catalog = Catalog(text, schema, files, digest.hexdigest(), sizes, temporary=temporary)
+    catalog = Catalog(text, schema, files, digest.hexdigest(), sizes, bool(sizes), temporary=temporary)
     _read_rows(catalog, table, base, labelled)
     return catalog
 
@@ -267,7 +269,7 @@ def _add_products(
             seen[product_id] = row
             photo, reason = _find_photo(catalog, product_id, cell, base)
         if reason:
-            catalog.rejected.append(Rejected(row, product_id, reason))
+            catalog.rejected.append(Rejected(row, product_id, reason, by_schema=row in reasons))
         else:
             named = tuple(value or None for value in values)
             catalog.products.append(Product(row, product_id, str(title), named, str(split), photo))
@@ -287,14 +289,14 @@ def _find_photo(catalog: Catalog, product_id: str, cell: str | bytes | None, bas
         name = safe_name(posixpath.join(base, name.replace("\\", "/")), "the table")
     except UserError:
         return b"", f"the photo path {name!r} leads outside of the catalogue"
-    if not catalog.photo_sizes:  # a table beside its photos: looked up one by one, not by listing a whole disk
+    if not catalog.is_listed and name not in catalog.photo_sizes:
         assert isinstance(catalog.files, FolderFiles)
         path = catalog.files.root / name
         try:
-            found = path.resolve().is_relative_to(catalog.files.root) and path.is_file()
+            if path.resolve().is_relative_to(catalog.files.root) and path.is_file():
+                catalog.photo_sizes[name] = path.stat().st_size
         except (OSError, ValueError):
-            found = False
-        return (name, "") if found else (b"", f"there is no photo {name}")
+            return b"", f"the photo {name!r} cannot be looked up"
     return (name, "") if name in catalog.photo_sizes else (b"", f"there is no photo {name}")
 
 

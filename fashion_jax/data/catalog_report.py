@@ -91,7 +91,7 @@ def format_report(report: Mapping[str, Any]) -> str:
 
 def _reasons(catalog: Catalog) -> dict[str, int]:
     """Counts the reasons of quarantine, names and numbers in them left out."""
-    reasons = [r.reason for r in catalog.rejected if "is not among its" not in r.reason]
+    reasons = [r.reason for r in catalog.rejected if not r.by_schema]
     return dict(Counter(" ".join(w for w in r.split() if not any(c in "/'0123456789" for c in w)) for r in reasons))
 
 

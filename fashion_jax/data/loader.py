@@ -14,10 +14,10 @@ import grain
 import numpy as np
 from absl import flags
 from jaxtyping import Bool, Int32, UInt8
-from tqdm import tqdm
 
 from fashion_jax.data.manifest import Prepared
 from fashion_jax.data.photos import decode_photo
+from fashion_jax.progress import progress_bar
 
 # Batch: name -> array of this process's rows.
 #   image  uint8 (rows, height, width, 3), absent when the photos are on the device
@@ -70,7 +70,7 @@ class ResidentPhotos:
             self.images[start : start + len(chunk)] = stream(chunk)
             return len(chunk)
 
-        bar = tqdm(total=len(rows), desc=f"decoding {label} photos", unit="photo", disable=not progress, leave=False)
+        bar = progress_bar(len(rows), f"decoding {label} photos", show=progress, unit="photo", leave=False)
         with bar, ThreadPoolExecutor() as pool:
             for done in pool.map(fill, range(0, len(rows), _DECODE_CHUNK)):
                 bar.update(done)

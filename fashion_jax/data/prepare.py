@@ -213,7 +213,7 @@ def _check_enough(catalog: Catalog, max_bad_fraction: float) -> None:
     """Raises UserError when too many rows are unusable; rows that the schema drops on purpose do not count."""
     bad = len(catalog.rejected) - sum(catalog.dropped.values())
     if bad > max_bad_fraction * max(catalog.num_rows, 1):
-        outside = [r for r in catalog.rejected if "is not among its" not in r.reason]
+        outside = [r for r in catalog.rejected if not r.by_schema]
         examples = "; ".join(f"row {r.row} (id {r.id!r}): {r.reason}" for r in outside[:5])
         raise UserError(
             f"{bad:,} of {catalog.num_rows:,} rows of {catalog.source} are unusable ({bad / catalog.num_rows:.1%}, "
@@ -281,5 +281,7 @@ def _locked(out: Path) -> Iterator[None]:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 raise UserError(f"another preparation is writing {out}; wait for it") from None
-        yield
-        Path(lock.name).unlink(missing_ok=True)
+        try:
+            yield
+        finally:
+            Path(lock.name).unlink(missing_ok=True)

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from fashion_jax import files
 from fashion_jax.data.catalog import Catalog, Product
 from fashion_jax.data.duplicates import THUMBNAIL, perceptual_hash, thumbnail
 from fashion_jax.data.photos import BadPhoto, decode_photo, letterbox, normalise_photo
+from fashion_jax.progress import progress_bar
 
 _CHUNK = 1024  # photos per file
 _VIEW = (80, 60)  # size at which photos are compared, whatever they are stored at
@@ -92,9 +92,7 @@ def stage_photos(
     done = staged.photos.keys() | staged.bad.keys()
     rest = [product for product in catalog.products if product.row not in done]
     next_number = max(numbers, default=-1) + 1
-    bar = tqdm(
-        total=len(catalog.products), initial=len(done), desc="reading photos", unit="photo", disable=not progress
-    )
+    bar = progress_bar(len(catalog.products), "reading photos", show=progress, initial=len(done), unit="photo")
     workers = num_workers or os.cpu_count() or 1
     with bar, ThreadPoolExecutor(workers) as pool:
         photos = _in_parallel(pool, workers, catalog, rest, max_side)

@@ -9,13 +9,13 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from fashion_jax import files
 from fashion_jax.data.catalog import Catalog, Product, Rejected, open_catalog
 from fashion_jax.data.photos import BadPhoto
 from fashion_jax.data.prepare import format_quarantine
 from fashion_jax.data.schema import Schema
+from fashion_jax.progress import progress_bar
 from fashion_jax.serving.predictor import Outputs, Predictor
 
 _BATCH = 256
@@ -40,7 +40,7 @@ class SourceRun:
 
     def batches(self) -> Iterator[tuple[list[Product], Outputs]]:
         """Yields the usable products with the model's outputs, in the order that the source reads fastest."""
-        bar = tqdm(total=len(self.catalog.products), desc="predicting", unit="photo", disable=not self._progress)
+        bar = progress_bar(len(self.catalog.products), "predicting", show=self._progress, unit="photo")
         with bar, ThreadPoolExecutor() as pool:
             for decoded in self._decode_ahead(pool):
                 good = [(p, image) for p, image in decoded if not isinstance(image, BadPhoto)]

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from tqdm import tqdm
+from fashion_jax.progress import progress_bar
 
 
 class ProgressLine:
@@ -23,13 +23,12 @@ class ProgressLine:
             show: False on processes other than the first, and where a caller wants quiet.
         """
         self._batch_size, self._num_examples = batch_size, num_examples
-        self._bar = tqdm(
+        self._bar = progress_bar(
+            total,
+            "training",
+            show=show,
             initial=start,
-            total=total,
-            disable=not show,
-            desc="training",
-            bar_format="{desc} {n}/{total} |{bar:20}| {elapsed}<{remaining}{postfix}",
-            mininterval=0.5,
+            bar_format="{desc} step {n}/{total} |{bar:20}| {elapsed}<{remaining}{postfix}",
             dynamic_ncols=True,
         )
         self._steps = 0

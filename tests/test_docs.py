@@ -1,0 +1,77 @@
+"""What the documents name exists; what they show compiles."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fashion_jax import cli
+from fashion_jax.config import Config
+from fashion_jax.config_files import set_value
+from fashion_jax.main import split_overrides
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCUMENTS = [ROOT / name for name in ("README.md", "BUILD.md", "CONTRIBUTING.md", "CHANGELOG.md")]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: p.name)
+def test_what_is_named_exists(path):
+    text = path.read_text()
+    targets = re.findall(r"`make (\w+)`|^ {4}make (\w+)", text, re.M)
+    makefile = (ROOT / "Makefile").read_text()
+    for target in {a or b for a, b in targets}:
+        assert re.search(rf"^{target}:", makefile, re.M), f"make {target}"
+    for link in re.findall(r"\]\(([^)#]+)\)", text):
+        assert link.startswith("http") or (ROOT / link).exists(), link
+    for name in re.findall(r"configs/\w+\.py", text):
+        assert (ROOT / name).is_file(), name
+    for extra in re.findall(r"'\.\[(\w+)\]'", text):
+        assert f"\n{extra} = [" in (ROOT / "pyproject.toml").read_text(), extra
+    # Paths of one machine; put together here, so that this file holds none.
+    assert not re.search("/" + "(work|root|home)/", text)
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: p.name)
+def test_commands_take_the_flags_that_are_shown(path, capsys):
+    text = path.read_text().replace("\\\n", " ")
+    for line in re.findall(r"^ {4}.*(?:fashion-jax|fashion_jax\.main) .*$", text, re.M):
+        overrides, words = split_overrides([w.strip('"') for w in line.split()])
+        for key, value in overrides.items():
+            set_value(Config(), key, value)
+        flags = [w.partition("=")[0] for w in words if w.startswith("--")]
+        command = words[words.index(".venv/bin/fashion-jax") + 1] if ".venv/bin/fashion-jax" in words else ""
+        with pytest.raises(SystemExit):
+            cli.main([command, "--help"]) if command else __import__("fashion_jax.main").main.main(["--help"])
+        shown = capsys.readouterr().out
+        for flag in flags:
+            assert flag in shown, f"{line}: {flag}"
+
+
+def test_fields_that_are_named_exist():
+    for path in DOCUMENTS:
+        for key in re.findall(r"--config\.([a-z_.]+[a-z_])", path.read_text()):
+            target = Config()
+            for part in key.split("."):
+                assert hasattr(target, part), f"{path.name}: {key}"
+                target = getattr(target, part)
+
+
+def test_python_in_the_readme_runs_up_to_its_files():
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    assert blocks
+    for block in blocks:
+        compile(block, "README.md", "exec")
+        for module, name in re.findall(r"(fashion_jax)\.(\w+)", block):
+            code = f"import {module}; getattr({module}, {name!r})"
+            subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_picture_is_there_and_the_table_is_filled():
+    text = (ROOT / "README.md").read_text()
+    for picture in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", text):
+        assert (ROOT / picture).stat().st_size > 1000
+    assert "RESULTS_TABLE" not in text
