@@ -80,6 +80,8 @@ def train(config: Config, workdir: str | Path, *, allow_config_change: bool = Fa
     workdir = Path(workdir)
     first = jax.process_index() == 0
     with lock_workdir(workdir) if first else contextlib.nullcontext():
+        if first:
+            files.remove_stale(workdir / "package")
         prepared = prepare_records(config, workdir, progress=progress and first)
         config = resolve(config, prepared)
         session = Session(config, prepared, workdir, progress=progress and first)

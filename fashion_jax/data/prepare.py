@@ -82,6 +82,7 @@ def prepare(
                 return before
     _check_enough(catalog, max_bad_fraction)
     with _locked(out):
+        files.remove_stale(out)
         folder = out.parent / f".{out.name}.staging"
         key = json.dumps([catalog.fingerprint(), max_side, FORMAT])
         staged = stage_photos(catalog, folder, key, max_side=max_side, num_workers=num_workers, progress=progress)

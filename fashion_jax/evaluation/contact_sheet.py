@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,8 +9,10 @@ import numpy as np
 from jaxtyping import UInt8
 
 from fashion_jax import files
+from fashion_jax.evaluation.report import render_png, shorten
 
 _COLUMNS = 8
+_LONGEST_LINE = 32  # characters under a photo
 _RIGHT, _WRONG, _UNKNOWN = "#1a7f37", "#cf222e", "#57606a"
 
 
@@ -57,7 +58,7 @@ def write_contact_sheet(
             if wanted is not None and wanted != label:
                 text += f" ({wanted})"
             axes.annotate(
-                text if len(text) <= 32 else text[:31] + "…",
+                shorten(text, _LONGEST_LINE),
                 (0.5, 0),
                 xycoords="axes fraction",
                 xytext=(0, -11 * (line + 1)),
@@ -65,7 +66,6 @@ def write_contact_sheet(
                 ha="center",
                 fontsize=6.5,
                 color=colour,
+                parse_math=False,
             )
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    files.write_bytes(path, buffer.getvalue())
+    files.write_bytes(path, render_png(figure))

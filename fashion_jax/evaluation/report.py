@@ -5,15 +5,20 @@ from __future__ import annotations
 import csv
 import io
 import math
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fashion_jax import files
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 _COUNTS_UP_TO = 12  # classes up to which the cells of a picture hold numbers
+_LONGEST_NAME = 40  # characters of a class's name on a picture
 
 
 def write_evaluation(
@@ -58,22 +63,38 @@ def draw_confusion(title: str, confusion: np.ndarray, names: tuple[str, ...]) ->
     axes = figure.add_subplot()
     shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    labels = [f"{name} ({rows})" for name, rows in zip(names, confusion.sum(1), strict=True)]
-    size = 9 if count <= 50 else 6
-    axes.set_xticks(range(count), list(names), rotation=90, fontsize=size)
-    axes.set_yticks(range(count), labels, fontsize=size)
+    short = [shorten(name, _LONGEST_NAME) for name in names]
+    labels = [f"{name} ({rows:,})" for name, rows in zip(short, confusion.sum(1), strict=True)]
+    size = min(9.0, 0.6 * 72 * (side - 4) / max(count, 1))  # points; a row of the picture is 72 (side - 4) / count
+    # A class may be named "$5 or $9": that is no formula.
+    axes.set_xticks(range(count), short, rotation=90, fontsize=size, parse_math=False)
+    axes.set_yticks(range(count), labels, fontsize=size, parse_math=False)
     axes.set_xlabel("prediction")
     axes.set_ylabel("label (rows)")
-    axes.set_title(f"{title}: {np.trace(confusion) / max(confusion.sum(), 1):.1%} of {confusion.sum():,} right")
+    axes.set_title(
+        f"{title}: {np.trace(confusion) / max(confusion.sum(), 1):.1%} of {confusion.sum():,} right", parse_math=False
+    )
     if count <= _COUNTS_UP_TO:
         for row in range(count):
             for column in range(count):
                 colour = "white" if shares[row, column] > 0.5 else "black"
                 axes.text(column, row, f"{confusion[row, column]:,}", ha="center", va="center", color=colour)
     figure.colorbar(image, ax=axes, label="share of the label's rows", shrink=0.7)
+    return render_png(figure)
+
+
+def render_png(figure: Figure) -> bytes:
+    """Returns a figure as PNG; characters that the font lacks become boxes, without a warning for each."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=100)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
+        figure.savefig(buffer, format="png", dpi=100)
     return buffer.getvalue()
+
+
+def shorten(text: str, longest: int) -> str:
+    """Returns the text, cut to so many characters with an ellipsis where it has more."""
+    return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
 def _csv(rows: list[list[str]]) -> str:

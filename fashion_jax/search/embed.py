@@ -31,9 +31,10 @@ def embed_source(
         The number of products embedded.
 
     Raises:
-        UserError: the source cannot be read.
+        UserError: the source cannot be read, or `out` cannot be written.
     """
-    out, run = Path(out), SourceRun(model, source, schema=schema, progress=progress)
+    out = Path(out)
+    run = SourceRun(model, source, out, schema=schema, progress=progress)
     rows: list[int] = []
     ids: list[str] = []
     parts = [np.empty((0, model.embedding_size), np.float32)]
@@ -48,7 +49,7 @@ def embed_source(
     buffer = io.BytesIO()
     np.savez(buffer, ids=named[order], embeddings=np.concatenate(parts)[order])
     files.write_bytes(out, buffer.getvalue())
-    note = run.write_quarantine(out)
+    note = run.write_quarantine()
     if progress:
         print(f"{out}: {len(ids):,} embeddings of {model.embedding_size} features; {note}")
     return len(ids)

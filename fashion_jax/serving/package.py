@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
@@ -21,6 +20,7 @@ import safetensors.numpy
 from flax import traverse_util
 
 from fashion_jax import files
+from fashion_jax.data.schema import Attribute, Schema
 from fashion_jax.errors import UserError
 from fashion_jax.models.classifier import abstract_classifier
 from fashion_jax.models.resnet import DEPTHS, STEMS, embedding_size
@@ -28,6 +28,7 @@ from fashion_jax.models.resnet import DEPTHS, STEMS, embedding_size
 FORMAT = 1
 _FILES = ("weights.safetensors", "config.json", "labels.json")
 _MAX_CLASSES = 100_000
+_MIN_STD = 1e-6  # below it, normalised photos leave what float32 holds
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,18 +115,28 @@ def load_package(path: str | Path) -> Package:
         model = _check_model(folder, config["model"], config["embedding_size"])
         preprocessing = _check_preprocessing(folder, config["preprocessing"])
         params, batch_stats = _check_weights(folder, data, model)
-        return Package(folder, model, vocabularies, preprocessing, config.get("extra", {}), params, batch_stats)
+        extra = config.get("extra", {})
+        if not isinstance(extra, dict):
+            raise UserError(f"{folder / 'config.json'}: extra is no JSON object")
+        return Package(folder, model, vocabularies, preprocessing, extra, params, batch_stats)
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{folder / 'config.json'} is not a model's configuration: {error!r}") from error
 
 
 def _check_labels(folder: Path, labels: dict[str, Any], model: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
     where = folder / "labels.json"
+    try:
+        Schema("package", tuple(Attribute(name) for name in labels))  # names become column and file names
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
     for name, classes in labels.items():
         if not isinstance(classes, list) or not classes or not all(isinstance(c, str) for c in classes):
             raise UserError(f"{where}: the classes of {name!r} are not a list of texts")
         if len(set(classes)) < len(classes):
             raise UserError(f"{where}: {name!r} names a class twice")
+        odd = [c for c in (name, *classes) if not _is_line(c)]
+        if odd:
+            raise UserError(f"{where}: {odd[0]!r} of {name!r} is not a line of text")
     if {name: len(classes) for name, classes in labels.items()} != model["classes"]:
         raise UserError(f"{where} does not fit config.json: the heads have {model['classes']} classes")
     return {name: tuple(classes) for name, classes in labels.items()}
@@ -155,13 +166,19 @@ def _check_model(folder: Path, model: dict[str, Any], features: int) -> dict[str
 
 
 def _check_preprocessing(folder: Path, values: dict[str, Any]) -> dict[str, Any]:
+    def colour_sound(name: str, low: float) -> bool:
+        given = values[name]
+        # Comparisons hold for integers of any size and fail for NaN.
+        return (
+            isinstance(given, list)
+            and len(given) == 3
+            and all(type(v) in (int, float) and low <= v <= 1 for v in given)
+        )
+
     sizes_sound = all(type(values[k]) is int and 8 <= values[k] <= 4096 for k in ("height", "width"))
-    colours = [values["mean"], values["std"]]
-    colours_sound = all(
-        isinstance(c, list) and len(c) == 3 and all(isinstance(v, (int, float)) and math.isfinite(v) for v in c)
-        for c in colours
-    )
-    if not (sizes_sound and colours_sound and all(0 <= v <= 1 for v in values["mean"]) and min(values["std"]) > 0):
+    # An unknown setting would change photos in a way that this version does not know of.
+    known = values.keys() == {"height", "width", "mean", "std"}
+    if not (known and sizes_sound and colour_sound("mean", 0) and colour_sound("std", _MIN_STD)):
         raise UserError(f"{folder / 'config.json'} has an impossible preprocessing: {values}")
     return values
 
@@ -197,11 +214,16 @@ def _check_weights(folder: Path, data: bytes, model: dict[str, Any]) -> tuple[di
 def _read_object(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON: {error}") from error
     if not isinstance(value, dict):
         raise UserError(f"{path} does not hold a JSON object")
     return value
+
+
+def _is_line(text: str) -> bool:
+    """True for text without line ends that UTF-8 can write; JSON can smuggle in halves of characters."""
+    return bool(text) and not set("\r\n\0") & set(text) and not any("\ud800" <= c <= "\udfff" for c in text)
 
 
 def _digest(data: bytes) -> str:

@@ -30,9 +30,10 @@ def predict_source(
         The number of products labelled.
 
     Raises:
-        UserError: the source cannot be read.
+        UserError: the source cannot be read, or `out` cannot be written.
     """
-    out, run = Path(out), SourceRun(model, source, schema=schema, progress=progress)
+    out = Path(out)
+    run = SourceRun(model, source, out, schema=schema, progress=progress)
     rows: list[tuple[int, list[str]]] = []
     for products, outputs in run.batches():
         for product, labels in zip(products, model.name_labels(outputs), strict=True):
@@ -44,7 +45,7 @@ def predict_source(
     writer.writerow(["id", *(name for a in model.attributes for name in (a, f"{a}_confidence"))])
     writer.writerows(cells for _, cells in rows)
     files.write_text(out, text.getvalue())
-    note = run.write_quarantine(out)
+    note = run.write_quarantine()
     if progress:
         print(f"{out}: {len(rows):,} products; {note}")
     return len(rows)

@@ -24,6 +24,7 @@ from fashion_jax.serving.package import Package, load_package
 Photo = str | Path | bytes | Image.Image | UInt8[np.ndarray, "height width 3"]
 
 _BATCH = 256
+_BATCH_PIXELS = _BATCH * 224 * 224  # fewer photos of a larger size run at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,17 @@ class Predictor:
         """Features of an embedding."""
         return embedding_size(self._package.model["depth"], self._package.model["width"])
 
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """What happens to a photo: height and width (pixels) to which it is fitted, mean and std of RGB in [0, 1]."""
+        return dict(self._package.preprocessing)
+
+    @property
+    def batch_size(self) -> int:
+        """Photos that run at once at most: 256, fewer above 224 x 224 pixels; divisible by the devices."""
+        height, width = self.size
+        return self._round_up(max(1, min(_BATCH, _BATCH_PIXELS // (height * width))))
+
     def read(self, photo: Photo) -> UInt8[np.ndarray, "height width 3"]:
         """Repairs, decodes and fits one photo as training did.
 
@@ -116,22 +128,34 @@ class Predictor:
         sound, _ = normalise_photo(data, max(256, *self.size))
         return decode_photo(sound, *self.size)
 
-    def predict_arrays(self, images: UInt8[np.ndarray, "n height width 3"]) -> Outputs:
-        """Runs the model over photos of the model's size, in batches of one compiled shape."""
+    def predict_arrays(self, images: UInt8[np.ndarray, "n height width 3"], *, whole_batches: bool = False) -> Outputs:
+        """Runs the model over photos of the model's size, in batches of one compiled shape.
+
+        Args:
+            images: RGB.
+            whole_batches: pads few photos to `batch_size` too, so that calls of any number compile once.
+
+        Raises:
+            UserError: another shape or dtype.
+        """
         images = np.asarray(images)
         if images.ndim != 4 or images.shape[1:] != (*self.size, 3) or images.dtype != np.uint8:
-            raise UserError(f"photos must be uint8 (n, {self.size[0]}, {self.size[1]}, 3), not {images.shape}")
+            wanted = f"uint8 (n, {self.size[0]}, {self.size[1]}, 3)"
+            raise UserError(f"photos must be {wanted}, not {images.dtype} {images.shape}")
         if not len(images):
             empty = {name: np.empty((0, len(v)), np.float32) for name, v in self.classes.items()}
             return Outputs(empty, np.empty((0, self.embedding_size), np.float32))
-        parts = list(self._run(images))
+        parts = list(self._run(images, whole_batches))
         probabilities = {name: np.concatenate([p[name] for p, _ in parts]) for name in self.attributes}
         return Outputs(probabilities, np.concatenate([e for _, e in parts]))
 
-    def _run(self, images: np.ndarray) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray]]:
+    def _round_up(self, count: int) -> int:
+        return -(-count // self._devices) * self._devices
+
+    def _run(self, images: np.ndarray, whole_batches: bool) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray]]:
         # Few photos take a batch of their own size, rounded up to a power of two: few shapes are ever compiled.
-        wanted = min(_BATCH, 1 << (len(images) - 1).bit_length())
-        size = -(-wanted // self._devices) * self._devices
+        few = self._round_up(1 << (len(images) - 1).bit_length())
+        size = self.batch_size if whole_batches else min(few, self.batch_size)
         for start in range(0, len(images), size):
             part = images[start : start + size]
             padded = np.concatenate([part, np.zeros((size - len(part), *part.shape[1:]), np.uint8)])
