@@ -6,9 +6,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fashion_jax import main as main_module
 from fashion_jax.errors import exit_on_user_error
+
+if TYPE_CHECKING:
+    from fashion_jax.data.schema import Schema
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -58,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--model", required=True, type=Path, help="a workdir or a model package")
         command.add_argument("--source", required=True, help=f"{sources}; a photo or a folder of photos will do")
         command.add_argument("--out", type=Path, default=Path(out))
+        command.add_argument("--schema", type=Path, help="a schema.json; without it the schema is known or inferred")
 
     demo = add("demo", _demo, "trains on the embedded catalogue and shows what came of it")
     demo.add_argument("--workdir", type=Path, default=Path("runs/demo"))
@@ -67,12 +72,11 @@ def _parser() -> argparse.ArgumentParser:
 def _prepare(flags: argparse.Namespace) -> int:
     from fashion_jax.data.catalog_report import format_report
     from fashion_jax.data.prepare import prepare
-    from fashion_jax.data.schema import load_schema
 
     prepared = prepare(
         flags.source,
         flags.out,
-        schema=load_schema(flags.schema) if flags.schema else None,
+        schema=_schema(flags),
         max_side=flags.max_side,
         max_bad_fraction=flags.max_bad_fraction,
         split=flags.split,
@@ -85,7 +89,10 @@ def _prepare(flags: argparse.Namespace) -> int:
 
 
 def _evaluate(flags: argparse.Namespace) -> int:
-    _start_devices()
+    from fashion_jax.runtime import start_devices
+    from fashion_jax.workdir import load_run_config
+
+    start_devices(load_run_config(flags.workdir).runtime.cpu_devices)
     from fashion_jax.experiment import evaluate, format_scores
 
     print(format_scores(evaluate(flags.workdir, flags.split)))
@@ -98,7 +105,7 @@ def _predict(flags: argparse.Namespace) -> int:
     from fashion_jax.serving.predict import predict_source
     from fashion_jax.serving.predictor import load_model
 
-    predict_source(load_model(flags.model), flags.source, flags.out)
+    predict_source(load_model(flags.model), flags.source, flags.out, schema=_schema(flags))
     return 0
 
 
@@ -107,7 +114,7 @@ def _embed(flags: argparse.Namespace) -> int:
     from fashion_jax.search.embed import embed_source
     from fashion_jax.serving.predictor import load_model
 
-    embed_source(load_model(flags.model), flags.source, flags.out)
+    embed_source(load_model(flags.model), flags.source, flags.out, schema=_schema(flags))
     return 0
 
 
@@ -116,6 +123,12 @@ def _demo(flags: argparse.Namespace) -> int:
     from fashion_jax.demo.embedded import run_demo
 
     return run_demo(flags.workdir)
+
+
+def _schema(flags: argparse.Namespace) -> Schema | None:
+    from fashion_jax.data.schema import load_schema
+
+    return load_schema(flags.schema) if flags.schema else None
 
 
 def _start_devices() -> None:

@@ -63,6 +63,12 @@ class DataConfig:
         _require(len(self.mean) == 3 and all(0 <= m <= 1 for m in self.mean), "data.mean", self.mean, "3 in [0, 1]")
         _require(len(self.std) == 3 and all(0 < s <= 1 for s in self.std), "data.std", self.std, "3 in (0, 1]")
         _require(16 <= self.max_side <= 8192, "data.max_side", self.max_side, "in [16, 8192] pixels")
+        _require(
+            self.max_side >= max(self.height, self.width),
+            "data.max_side",
+            self.max_side,
+            f"at least the photos' size, {max(self.height, self.width)}, or they are scaled down and up again",
+        )
         _require(0 <= self.max_bad_fraction <= 1, "data.max_bad_fraction", self.max_bad_fraction, "in [0, 1]")
         _require(
             self.split in ("group", "random", "column") or self.split.startswith("file:"),
@@ -78,6 +84,7 @@ class DataConfig:
             self.split_fractions,
             "3 shares that sum to 1",
         )
+        _require(0 <= self.split_seed < 2**32, "data.split_seed", self.split_seed, "in [0, 2**32)")
         _choice("data.storage", self.storage, ("auto", "device", "host", "stream"))
         _require(self.num_workers >= 0, "data.num_workers", self.num_workers, "at least 0")
         self.augment.validate()
@@ -100,6 +107,7 @@ class ModelConfig:
         _choice("model.depth", self.depth, (18, 34, 50, 101, 152))
         _require(1 <= self.width <= 1024, "model.width", self.width, "in [1, 1024] channels")
         _choice("model.stem", self.stem, ("auto", "imagenet", "small", "deep"))
+        _require(self.stem != "deep" or self.width >= 2, "model.width", self.width, "at least 2 with the deep stem")
         _choice("model.head", self.head, ("linear", "mlp"))
         _require(all(h >= 1 for h in self.head_hidden), "model.head_hidden", self.head_hidden, "sizes of at least 1")
         _require(0 <= self.dropout < 1, "model.dropout", self.dropout, "in [0, 1)")

@@ -38,14 +38,18 @@ def load_config(path: str | Path, overrides: dict[str, str] | None = None) -> Co
     """
     file = find_config(path)
     try:
-        made = runpy.run_path(str(file))["get_config"]()
-    except KeyError:
-        raise UserError(f"{file} does not define get_config(); see configs/base.py for an example") from None
-    except (SyntaxError, AttributeError, TypeError, NameError, ImportError) as error:
-        # Slots make a misspelt assignment an AttributeError; the sentence names the file and the fault.
-        raise UserError(f"the configuration {file} cannot be run: {error}") from error
+        get_config = runpy.run_path(str(file)).get("get_config")
+        if get_config is None:
+            raise UserError(f"{file} does not define get_config(); see configs/base.py for an example")
+        made = get_config()
+    except UserError:
+        raise
+    except Exception as error:
+        # It is a program, and fails in any way; slots make a misspelt assignment an AttributeError.
+        raise UserError(f"the configuration {file} cannot be run: {type(error).__name__}: {error}") from error
     if not isinstance(made, Config):
         raise UserError(f"get_config() of {file} returned {type(made).__name__}, not a fashion_jax.config.Config")
+    made = checked_copy(made)
     for key, text in (overrides or {}).items():
         set_value(made, key, text)
     made.validate()
@@ -85,6 +89,17 @@ def set_value(config: Config, key: str, text: str) -> None:
     if dataclasses.is_dataclass(kind):
         raise UserError(f"config.{key} is a group; set one of its fields: {', '.join(_field_names(kind))}")
     setattr(target, name, _convert(_parse(text, kind), kind, key))
+
+
+def checked_copy(config: Config) -> Config:
+    """Returns a copy; UserError for values of wrong types, which Python lets anybody assign, or out of range."""
+    try:
+        values = config.to_dict()
+    except TypeError as error:
+        raise UserError(
+            f"the configuration holds a value that is neither text, number, list nor mapping: {error}"
+        ) from error
+    return config_from_dict(values)
 
 
 def config_from_dict(values: dict[str, Any]) -> Config:

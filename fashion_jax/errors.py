@@ -52,6 +52,8 @@ def _describe(error: OSError) -> str:
         return f"the disk is full{where}; free some space and run the same command again, finished work is kept"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"no permission{where}; choose a folder that you may write to"
-    if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
+    if error.errno in (
+        errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP, errno.EBUSY,
+    ):  # fmt: skip
         return f"{error.strerror}{where}; check the path"
     return ""

@@ -26,22 +26,31 @@ from flax import traverse_util
 
 from fashion_jax import files
 from fashion_jax.config import Config
-from fashion_jax.config_files import config_from_dict
+from fashion_jax.config_files import checked_copy
 from fashion_jax.data.photos import decode_photo
 from fashion_jax.errors import UserError
 from fashion_jax.evaluation.contact_sheet import write_contact_sheet
 from fashion_jax.evaluation.evaluate import Evaluation
 from fashion_jax.evaluation.report import write_evaluation
+from fashion_jax.runtime import first_process_does
 from fashion_jax.serving.package import write_package
 from fashion_jax.session import Session, first_rows, resolve
 from fashion_jax.training.checkpoint import Checkpoints
-from fashion_jax.training.interrupt import stop_on_signals
-from fashion_jax.training.loop import Facts, run_loop
+from fashion_jax.training.interrupt import Interrupted, StopRequest, stop_on_signals
+from fashion_jax.training.loop import Facts, Schedule, run_loop
 from fashion_jax.training.progress import ProgressLine
 from fashion_jax.training.sharding import to_host
 from fashion_jax.training.state import TrainState, abstract_state, create_state
 from fashion_jax.training.writers import open_writer
-from fashion_jax.workdir import claim_workdir, find_records, lock_workdir, prepare_records, read_json
+from fashion_jax.workdir import (
+    check_workdir,
+    claim_workdir,
+    find_records,
+    has_checkpoints,
+    load_run_config,
+    lock_workdir,
+    prepare_records,
+)
 
 _SHEET_PHOTOS = 48
 
@@ -63,7 +72,14 @@ class Result:
     test: Evaluation | None
 
 
-def train(config: Config, workdir: str | Path, *, allow_config_change: bool = False, progress: bool = True) -> Result:
+def train(
+    config: Config,
+    workdir: str | Path,
+    *,
+    allow_config_change: bool = False,
+    progress: bool = True,
+    owns_process: bool = False,
+) -> Result:
     """Trains to the end, or goes on where an earlier run of the same workdir stopped; then scores and packages.
 
     Args:
@@ -71,23 +87,30 @@ def train(config: Config, workdir: str | Path, *, allow_config_change: bool = Fa
         workdir: made if absent.
         allow_config_change: goes on from checkpoints of another configuration.
         progress: whether to show what is going on, on standard error.
+        owns_process: for command lines: a second Ctrl-C ends the process instead of raising KeyboardInterrupt.
 
     Raises:
         UserError: bad input, a non-finite loss, or a workdir of another run.
         Interrupted: SIGTERM or Ctrl-C; the run is saved.
     """
-    config.validate()
-    workdir = Path(workdir)
+    config, workdir = checked_copy(config), Path(workdir)
     first = jax.process_index() == 0
-    with lock_workdir(workdir) if first else contextlib.nullcontext():
-        if first:
+    progress = progress and first
+    with contextlib.ExitStack() as stack:
+
+        def open_workdir() -> None:
+            stack.enter_context(lock_workdir(workdir))
             files.remove_stale(workdir / "package")
-        prepared = prepare_records(config, workdir, progress=progress and first)
+            prepare_records(config, workdir, progress=progress)
+
+        first_process_does("preparing the records", open_workdir)
+        prepared = find_records(config, workdir)
         config = resolve(config, prepared)
-        session = Session(config, prepared, workdir, progress=progress and first)
-        claim_workdir(workdir, config, prepared, allow_config_change=allow_config_change)
+        session = Session(config, prepared, workdir, progress=progress)
+        session.check_training()
+        changed = check_workdir(workdir, config, prepared, allow_config_change=allow_config_change)
         with _open_checkpoints(session) as checkpoints:
-            _train(session, checkpoints)
+            _train(session, checkpoints, changed=changed, owns_process=owns_process)
             best = checkpoints.best_step
             assert best is not None
             state, _ = checkpoints.restore(best, _target(session))
@@ -105,16 +128,15 @@ def evaluate(workdir: str | Path, split: str = "test", *, progress: bool = True)
         UserError: the workdir holds no finished or started run, or the split is empty.
     """
     workdir = Path(workdir)
-    if not (workdir / "config.json").is_file():
-        raise UserError(f"{workdir} is no workdir of a run: it has no config.json")
-    config = config_from_dict(read_json(workdir / "config.json"))
+    config = load_run_config(workdir)
     prepared = find_records(config, workdir)
-    claim_workdir(workdir, config, prepared, allow_config_change=False)
+    check_workdir(workdir, config, prepared, allow_config_change=False)
     session = Session(config, prepared, workdir, progress=progress)
-    with _open_checkpoints(session) as checkpoints:
+    if not has_checkpoints(workdir):
+        raise UserError(f"{workdir} holds no checkpoint yet")
+    with _open_checkpoints(session, read_only=True) as checkpoints:
         best = checkpoints.best_step
-        if best is None:
-            raise UserError(f"{workdir} holds no checkpoint yet")
+        assert best is not None
         state, _ = checkpoints.restore(best, _target(session))
     result = _score(session, state, split)
     if result is None:
@@ -132,18 +154,39 @@ def format_scores(evaluation: Evaluation) -> str:
     return "\n".join(lines)
 
 
-def _train(session: Session, checkpoints: Checkpoints) -> None:
+def _train(session: Session, checkpoints: Checkpoints, *, changed: bool, owns_process: bool) -> None:
     config, first = session.config, jax.process_index() == 0
     latest = checkpoints.latest_step
     if latest is None:
-        state, facts = create_state(session.arguments, session.optimizer, config.train.seed, session.mesh), Facts()
+        state = create_state(session.arguments, session.optimizer, config.train.seed, session.mesh)
+        facts = Facts(config.train.best_metric)
     else:
         state, values = checkpoints.restore(latest, _target(session))
         facts = Facts(**values)
         _say(session, f"resuming at step {latest}")
+    if changed:
+        facts.start_anew(config.train.best_metric)
+    if first:
+        claim_workdir(session.workdir, config, session.prepared)
     start, schedule = int(state.step), session.schedule()
     if start >= schedule.total or facts.stopped_early:
         return
+    with stop_on_signals(owns_process=owns_process) as stop:
+        # With several processes a stop is agreed on by step numbers, so the first is told before anything slow.
+        if stop.reached(start) and latest is not None:
+            raise Interrupted(start, stop.signal_number)
+        _run(session, checkpoints, state, facts, schedule, stop)
+
+
+def _run(
+    session: Session,
+    checkpoints: Checkpoints,
+    state: TrainState,
+    facts: Facts,
+    schedule: Schedule,
+    stop: StopRequest,
+) -> None:
+    config, start = session.config, int(state.step)
     _say(session, _describe(session, state))
     score = session.evaluator("validation") if len(session.prepared.indices("validation")) else None
     batches, complete = session.training_batches(start)
@@ -155,15 +198,12 @@ def _train(session: Session, checkpoints: Checkpoints) -> None:
         show=session.progress,
     )
     try:
-        with (
-            stop_on_signals() as stop,
-            open_writer(
-                session.workdir,
-                resume_step=start,
-                tensorboard=config.runtime.tensorboard,
-                is_first_process=first,
-            ) as writer,
-        ):
+        with open_writer(
+            session.workdir,
+            resume_step=start,
+            tensorboard=config.runtime.tensorboard,
+            is_first_process=jax.process_index() == 0,
+        ) as writer:
             run_loop(
                 state,
                 facts,
@@ -176,7 +216,6 @@ def _train(session: Session, checkpoints: Checkpoints) -> None:
                 progress=line,
                 stop=stop,
                 evaluate=None if score is None else lambda state: score(state).scalars(),
-                best_metric=config.train.best_metric,
                 lower_is_better=_lower_is_better(config),
                 learning_rate=session.learning_rate,
                 name_batch=lambda step: _name_batch(session, step),
@@ -236,13 +275,24 @@ def _write_package(session: Session, state: TrainState, folder: Path, step: int,
         weights={"/".join(map(str, path)): array for path, array in flat.items()},
         model=session.arguments,
         vocabularies=session.vocabularies,
-        preprocessing={"height": data.height, "width": data.width, "mean": list(data.mean), "std": list(data.std)},
+        preprocessing={
+            "height": data.height,
+            "width": data.width,
+            "max_side": session.prepared.max_side,
+            "mean": list(data.mean),
+            "std": list(data.std),
+        },
         extra={"step": step, "fingerprint": session.prepared.fingerprint, "test": test.scalars() if test else None},
     )
 
 
-def _open_checkpoints(session: Session) -> Checkpoints:
-    return Checkpoints(session.workdir / "checkpoints", lower_is_better=_lower_is_better(session.config))
+def _open_checkpoints(session: Session, *, read_only: bool = False) -> Checkpoints:
+    return Checkpoints(
+        session.workdir / "checkpoints",
+        metric=session.config.train.best_metric,
+        lower_is_better=_lower_is_better(session.config),
+        read_only=read_only,
+    )
 
 
 def _lower_is_better(config: Config) -> bool:

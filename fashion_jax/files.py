@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 
-def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
-    """Replaces `path` by `data` in one step; parent folders are made. Raises OSError as the system does."""
+@contextlib.contextmanager
+def replace_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """Yields a file that takes the place of `path` when the block ends well, and goes when it does not.
+
+    Parent folders are made. Raises OSError as the system does.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     aside = Path(name)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         aside.chmod(0o666 & ~_umask())  # mkstemp makes private files; ours are as readable as any other
@@ -32,6 +38,12 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
     sync_directory(path.parent)
 
 
+def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
+    """Replaces `path` by `data` in one step; parent folders are made. Raises OSError as the system does."""
+    with replace_file(path) as file:
+        file.write(data)
+
+
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Replaces `path` by `text` (UTF-8) in one step."""
     write_bytes(path, text.encode())
@@ -40,6 +52,15 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Replaces `path` by `value` as indented JSON in one step; NaN and infinity are refused with ValueError."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def without_nan(value: Any) -> Any:
+    """Returns JSON values with null for what is no number, which JSON cannot say."""
+    if isinstance(value, Mapping):
+        return {str(k): without_nan(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_nan(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @contextlib.contextmanager
@@ -71,7 +92,8 @@ def replace_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
 def remove_stale(path: str | os.PathLike[str]) -> None:
     """Removes what killed writers of `path` left beside it; call it only where nobody else writes `path`."""
     path = Path(path)
-    for stale in [*path.parent.glob(f".{path.name}.*.part"), *path.parent.glob(f".{path.name}.*.old")]:
+    ours = re.compile(rf"\.{re.escape(path.name)}\.[a-z0-9_]{{8}}\.(part|old)")  # not those of `path.v2`
+    for stale in [entry for entry in path.parent.glob(".*") if ours.fullmatch(entry.name)]:
         if stale.is_dir():
             shutil.rmtree(stale, ignore_errors=True)
         else:

@@ -30,6 +30,7 @@ def _run(arguments: list[str]) -> int:
     parser.add_argument("--coordinator-address", help="HOST:PORT of process 0, for several processes")
     parser.add_argument("--num-processes", type=int)
     parser.add_argument("--process-id", type=int)
+    parser.add_argument("--local-device-ids", type=_integers, help="accelerators of this process, such as 0,1,2,3")
     overrides, rest = split_overrides(arguments)
     flags = parser.parse_args(rest)
     config = load_config(flags.config, overrides)
@@ -38,13 +39,13 @@ def _run(arguments: list[str]) -> int:
     from fashion_jax.runtime import start_devices, start_processes
 
     start_devices(config.runtime.cpu_devices)
-    start_processes(flags.coordinator_address, flags.num_processes, flags.process_id)
+    start_processes(flags.coordinator_address, flags.num_processes, flags.process_id, flags.local_device_ids)
 
     from fashion_jax.experiment import format_scores, train
     from fashion_jax.training.interrupt import Interrupted
 
     try:
-        result = train(config, flags.workdir, allow_config_change=flags.allow_config_change)
+        result = train(config, flags.workdir, allow_config_change=flags.allow_config_change, owns_process=True)
     except Interrupted as stop:
         print(stop, file=sys.stderr)
         return stop.exit_code
@@ -52,6 +53,13 @@ def _run(arguments: list[str]) -> int:
         print(f"test scores of step {result.best_step}:\n{format_scores(result.test)}")
     print(f"scores: {result.workdir / 'evaluation'}\nmodel: {result.package}")
     return 0
+
+
+def _integers(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers such as 0,1") from None
 
 
 def split_overrides(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
@@ -65,8 +73,8 @@ def split_overrides(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]
             continue
         key, equals, value = item.removeprefix("--config.").partition("=")
         if not equals:
-            following = next(items, None)
-            if following is None:
+            following = next(items, "--")
+            if following.startswith("--"):
                 raise UserError(f"{item} needs a value: {item}=VALUE")
             value = following
         overrides[key] = value

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import jax
@@ -13,6 +15,9 @@ if TYPE_CHECKING:
     from jax.sharding import Mesh
 
 DATA_AXIS = "data"
+_FORCED_DEVICES = "xla_force_host_platform_device_count"
+_A_WEEK_IN_MS = 7 * 24 * 3600 * 1000
+_turns = itertools.count()  # every process takes part in each turn, so all count alike
 
 
 def start_devices(cpu_devices: int = 0) -> None:
@@ -22,9 +27,11 @@ def start_devices(cpu_devices: int = 0) -> None:
     devices of the same cores, 1.5 to 1.7 times as fast in training (measured on two cores).
 
     Args:
-        cpu_devices: the number; 0 stands for four per core and eight at most. `JAX_NUM_CPU_DEVICES` wins over it.
+        cpu_devices: the number; 0 stands for four per core and eight at most. Without a number, what
+            `JAX_NUM_CPU_DEVICES` or `XLA_FLAGS` say is left alone.
     """
-    if "JAX_NUM_CPU_DEVICES" in os.environ and not cpu_devices:
+    chosen = "JAX_NUM_CPU_DEVICES" in os.environ or _FORCED_DEVICES in os.environ.get("XLA_FLAGS", "")
+    if chosen and not cpu_devices:
         return
     try:
         jax.config.update("jax_num_cpu_devices", cpu_devices or min(8, 4 * _cores()))
@@ -33,7 +40,12 @@ def start_devices(cpu_devices: int = 0) -> None:
         return
 
 
-def start_processes(coordinator_address: str | None, num_processes: int | None, process_id: int | None) -> None:
+def start_processes(
+    coordinator_address: str | None,
+    num_processes: int | None,
+    process_id: int | None,
+    local_device_ids: Sequence[int] | None = None,
+) -> None:
     """Joins a multi-process run; must come before anything that touches a device.
 
     Args:
@@ -41,24 +53,81 @@ def start_processes(coordinator_address: str | None, num_processes: int | None, 
             `num_processes` is not given either and `FASHION_JAX_DISTRIBUTED=auto`, else a single process.
         num_processes: of the whole run.
         process_id: of this process, from 0.
+        local_device_ids: accelerators that this process takes; None for all that it sees, but under SLURM and Open MPI
+            with `FASHION_JAX_DISTRIBUTED=auto` for one per process, which is JAX's rule there.
 
     Raises:
-        UserError: some of the three are given and others not, or the coordinator cannot be reached.
+        UserError: some of the first three are given and others not, the address has no port, or the coordinator
+            cannot be reached.
     """
     given = [value is not None for value in (coordinator_address, num_processes, process_id)]
+    ids = list(local_device_ids) if local_device_ids else None
     if not any(given):
         if os.environ.get("FASHION_JAX_DISTRIBUTED") == "auto":
-            jax.distributed.initialize()
+            try:
+                jax.distributed.initialize(local_device_ids=ids)
+            except (RuntimeError, ValueError) as error:
+                raise UserError(
+                    f"FASHION_JAX_DISTRIBUTED=auto finds no cluster to join ({error}); "
+                    "give --coordinator-address, --num-processes and --process-id"
+                ) from error
         return
     if not all(given):
         raise UserError("--coordinator-address, --num-processes and --process-id belong together; give all three")
-    assert num_processes is not None and process_id is not None
+    assert coordinator_address is not None and num_processes is not None and process_id is not None
     if not 0 <= process_id < num_processes:
         raise UserError(f"--process-id={process_id} must lie in [0, {num_processes})")
+    host, _, port = coordinator_address.rpartition(":")
+    if not host or not port.isdecimal():
+        raise UserError(f"--coordinator-address={coordinator_address} is not of the form HOST:PORT")
     try:
-        jax.distributed.initialize(coordinator_address, num_processes, process_id)
+        jax.distributed.initialize(
+            coordinator_address,
+            num_processes,
+            process_id,
+            local_device_ids=ids,
+            # Under SLURM and Open MPI it would take one accelerator per process, whatever is asked for here.
+            cluster_detection_method="deactivate",
+        )
     except (RuntimeError, ValueError) as error:
         raise UserError(f"process {process_id} cannot join the run at {coordinator_address}: {error}") from error
+
+
+def first_process_does(what: str, work: Callable[[], None]) -> None:
+    """Calls `work` on process 0 while the others wait for it, however long it takes.
+
+    They wait on the coordination service: a collective of arrays gives up after half a minute.
+
+    Args:
+        what: names the work in the others' error.
+        work: whose UserError is raised on every process.
+
+    Raises:
+        UserError: `work` raised one, or process 0 failed otherwise.
+    """
+    if jax.process_count() == 1:
+        work()
+        return
+    # The one thing here that is not public; Orbax and others use it likewise.
+    from jax._src.distributed import global_state
+
+    client = global_state.client
+    assert client is not None
+    key = f"fashion_jax/{next(_turns)}"
+    if jax.process_index() != 0:
+        outcome = client.blocking_key_value_get(key, _A_WEEK_IN_MS)
+        if outcome != "done":
+            raise UserError(outcome)
+        return
+    outcome = f"process 0 failed at {what}; its own messages say why"
+    try:
+        work()
+        outcome = "done"
+    except UserError as error:
+        outcome = str(error)
+        raise
+    finally:
+        client.key_value_set(key, outcome)
 
 
 def make_mesh() -> Mesh:

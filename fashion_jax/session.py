@@ -24,7 +24,8 @@ from fashion_jax.data.loader import (
     evaluation_batches,
     training_batches,
 )
-from fashion_jax.data.manifest import Prepared
+from fashion_jax.data.manifest import Prepared, is_prepared
+from fashion_jax.data.schema import MISSING
 from fashion_jax.errors import UserError, nearest
 from fashion_jax.evaluation.evaluate import Evaluation, evaluate_split, make_evaluation_step
 from fashion_jax.models.classifier import abstract_classifier
@@ -47,6 +48,11 @@ def resolve(config: Config, prepared: Prepared) -> Config:
     """
     resolved = config_from_dict(config.to_dict())
     resolved.data.attributes = config.data.attributes or prepared.attributes
+    # A later command may start elsewhere.
+    for name in ("source", "prepared"):
+        folder = getattr(config.data, name)
+        if folder and is_prepared(Path(folder)):
+            setattr(resolved.data, name, str(Path(folder).resolve()))
     for name in (*resolved.data.attributes, *config.loss.head_weights, *config.loss.head_label_smoothing):
         if name not in prepared.attributes:
             raise UserError(
@@ -78,7 +84,6 @@ class Session:
 
     def __post_init__(self) -> None:
         train = self.config.train
-        check_batch_size(train.batch_size, train.accumulation_steps, self.mesh)
         self.attributes = self.config.data.attributes
         self.columns = tuple(self.prepared.attributes.index(name) for name in self.attributes)
         self.vocabularies = {name: self.prepared.vocabularies[name] for name in self.attributes}
@@ -99,6 +104,30 @@ class Session:
         self.storage = choose_storage(
             data.storage, len(self.prepared), data.height, data.width, device_bytes=free_device_bytes()
         )
+
+    def check_training(self) -> None:
+        """Finds before the first step what would stop the run later.
+
+        Raises:
+            UserError: the batch does not divide over the devices, the photos are larger than the records' are, or
+                `train.best_metric` is not measured.
+        """
+        train, data = self.config.train, self.config.data
+        check_batch_size(train.batch_size, train.accumulation_steps, self.mesh)
+        if max(data.height, data.width) > self.prepared.max_side:
+            raise UserError(
+                f"config.data.height={data.height} and width={data.width} are larger than the records' photos, which "
+                f"were scaled down to {self.prepared.max_side} pixels; prepare them with a larger max_side"
+            )
+        labels = self.prepared.labels[self.prepared.indices("validation")]
+        labelled = [n for n, c in zip(self.attributes, self.columns, strict=True) if (labels[:, c] != MISSING).any()]
+        measured = ["loss", "mean/accuracy", "mean/macro_f1"]
+        measured += [f"{name}/{key}" for name in labelled for key in ("accuracy", "macro_f1", "loss")]
+        if len(labels) and train.best_metric not in measured:
+            raise UserError(
+                f"config.train.best_metric={train.best_metric!r} is not among the validation split's: "
+                f"{', '.join(sorted(measured))}{nearest(train.best_metric, measured)}"
+            )
 
     def _steps(self, duration: str) -> int:
         return resolve_steps(

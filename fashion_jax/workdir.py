@@ -5,15 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
-from jax.experimental import multihost_utils
-
 from fashion_jax import files
 from fashion_jax.config import Config
+from fashion_jax.config_files import config_from_dict
 from fashion_jax.data.manifest import Prepared, is_prepared, open_prepared
 from fashion_jax.data.prepare import prepare
 from fashion_jax.data.schema import load_schema
@@ -23,64 +22,62 @@ from fashion_jax.errors import UserError
 _FREE_FIELDS = ("runtime.", "data.storage", "data.num_workers", "data.prepared", "data.source", "train.log_every")
 
 
-def prepare_records(config: Config, workdir: Path, *, progress: bool = True) -> Prepared:
-    """Opens the records of `config.data.source`, made first where they are not there yet.
+def prepare_records(config: Config, workdir: Path, *, progress: bool = True) -> None:
+    """Makes the records of `config.data.source` where they are not there yet.
 
-    With several processes the first prepares while the others wait, so the folder must be on a disk that all share.
+    With several processes the first does it, so the folder must be on a disk that all share.
 
     Raises:
         UserError: the source cannot be read.
     """
     data = config.data
     if is_prepared(Path(data.source)):
-        return open_prepared(Path(data.source))
-    if jax.process_index() == 0:
-        prepare(
-            data.source,
-            Path(data.prepared) if data.prepared else workdir / "records",
-            schema=load_schema(Path(data.schema)) if data.schema else None,
-            max_side=data.max_side,
-            max_bad_fraction=data.max_bad_fraction,
-            split=data.split,
-            split_fractions=data.split_fractions,
-            split_seed=data.split_seed,
-            progress=progress,
-        )
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("records are prepared")
-    return find_records(config, workdir)
+        return
+    prepare(
+        data.source,
+        Path(data.prepared) if data.prepared else workdir / "records",
+        schema=load_schema(Path(data.schema)) if data.schema else None,
+        max_side=data.max_side,
+        max_bad_fraction=data.max_bad_fraction,
+        split=data.split,
+        split_fractions=data.split_fractions,
+        split_seed=data.split_seed,
+        progress=progress,
+    )
 
 
 def find_records(config: Config, workdir: Path) -> Prepared:
-    """Opens the records of an earlier run, whether or not their source is still there; UserError if they are gone."""
+    """Opens the records that `prepare_records` made, whether or not their source is still there."""
     data = config.data
     if is_prepared(Path(data.source)):
         return open_prepared(Path(data.source))
     return open_prepared(Path(data.prepared) if data.prepared else workdir / "records")
 
 
-def claim_workdir(workdir: Path, config: Config, prepared: Prepared, *, allow_config_change: bool) -> None:
-    """Writes `config.json` and `data.json` into the workdir, or checks that those there are the same run's.
+def check_workdir(workdir: Path, config: Config, prepared: Prepared, *, allow_config_change: bool) -> bool:
+    """Checks that checkpoints in the workdir are of this run.
+
+    Returns:
+        Whether there are checkpoints, of another configuration, and that is allowed.
 
     Raises:
         UserError: the workdir holds a run with another configuration or other data.
     """
-    facts: dict[str, Any] = {
-        "fingerprint": prepared.fingerprint,
-        "vocabularies": {name: list(prepared.vocabularies[name]) for name in config.data.attributes},
-    }
-    config_file, data_file = workdir / "config.json", workdir / "data.json"
-    # A workdir whose run saved nothing yet is free: there is nothing to protect.
-    if config_file.exists() and (workdir / "checkpoints").exists() and not allow_config_change:
-        changed = _differences(read_json(config_file), config.to_dict())
-        if changed:
+    # A run that saved nothing yet leaves nothing to protect.
+    if not has_checkpoints(workdir):
+        return False
+    changed = False
+    if (workdir / "config.json").exists():
+        differences = _differences(read_json(workdir / "config.json"), config.to_dict())
+        changed = bool(differences)
+        if changed and not allow_config_change:
             raise UserError(
-                f"{workdir} holds a run with another configuration ({'; '.join(changed[:5])}); "
+                f"{workdir} holds a run with another configuration ({'; '.join(differences[:5])}); "
                 "choose another --workdir, or give --allow-config-change to go on from its checkpoint"
             )
-    if data_file.exists() and (workdir / "checkpoints").exists():
-        before = read_json(data_file)
-        for name, classes in facts["vocabularies"].items():
+    if (workdir / "data.json").exists():
+        before = read_json(workdir / "data.json")
+        for name, classes in _data_facts(config, prepared)["vocabularies"].items():
             old = before.get("vocabularies", {}).get(name)
             if old != classes:
                 what = (
@@ -94,9 +91,25 @@ def claim_workdir(workdir: Path, config: Config, prepared: Prepared, *, allow_co
             raise UserError(
                 f"{workdir} holds a run on other records; choose another --workdir, or give --allow-config-change"
             )
-    if jax.process_index() == 0:
-        files.write_json(config_file, config.to_dict())
-        files.write_json(data_file, facts)
+    return changed
+
+
+def claim_workdir(workdir: Path, config: Config, prepared: Prepared) -> None:
+    """Writes `config.json` and `data.json`: from now on the workdir is this run's."""
+    files.write_json(workdir / "config.json", config.to_dict())
+    files.write_json(workdir / "data.json", _data_facts(config, prepared))
+
+
+def has_checkpoints(workdir: Path) -> bool:
+    """True when a run has saved a whole checkpoint there."""
+    return any(re.fullmatch(r"step_\d+", path.name) for path in (workdir / "checkpoints").glob("step_*"))
+
+
+def _data_facts(config: Config, prepared: Prepared) -> dict[str, Any]:
+    return {
+        "fingerprint": prepared.fingerprint,
+        "vocabularies": {name: list(prepared.vocabularies[name]) for name in config.data.attributes},
+    }
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
@@ -121,6 +134,13 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UserError(f"{path} does not hold a JSON object; remove it if you want to start anew")
     return value
+
+
+def load_run_config(workdir: Path) -> Config:
+    """Returns the configuration of a workdir's run, as resolved; UserError when there is none."""
+    if not (workdir / "config.json").is_file():
+        raise UserError(f"{workdir} is no workdir of a run: it has no config.json")
+    return config_from_dict(read_json(workdir / "config.json"))
 
 
 @contextlib.contextmanager

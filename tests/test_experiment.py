@@ -97,7 +97,7 @@ def test_resumed_is_uninterrupted_bit_for_bit(finished, tmp_path, monkeypatch, s
     from contextlib import nullcontext
 
     with monkeypatch.context() as patch:
-        patch.setattr(experiment, "stop_on_signals", lambda: nullcontext(StopAt(stop)))
+        patch.setattr(experiment, "stop_on_signals", lambda **_: nullcontext(StopAt(stop)))
         with pytest.raises(Interrupted) as caught:
             train(config, tmp_path / "w", progress=False)
     assert caught.value.exit_code == 143
@@ -208,7 +208,7 @@ def test_it_learns(tiny_config, tmp_path, name):
     config = tiny_config(
         train__duration="60 steps",
         optimizer__name=name,
-        optimizer__learning_rate={"sgd": 0.1, "lamb": 0.02}[name],
+        optimizer__learning_rate={"sgd": 0.1, "lamb": 0.1}[name],
         optimizer__weight_decay=1e-4,
         model__width=8,
         data__attributes=("colour",),

@@ -25,6 +25,10 @@ class Files(Protocol):
         """Returns name -> bytes."""
         ...
 
+    def stamp(self, name: str) -> int:
+        """Returns a number that changes when a file does: its time (in a folder or tar) or checksum (in a zip)."""
+        ...
+
     def read(self, name: str) -> bytes:
         """Returns one file; KeyError if there is none."""
         ...
@@ -34,10 +38,15 @@ class Files(Protocol):
         ...
 
 
-def open_files(path: Path) -> Files:
-    """Opens a folder, zip or tar; UserError when it is none, damaged, leads outside, or unpacks to absurd size."""
+def open_files(path: Path, links_within: Path | None = None) -> Files:
+    """Opens a folder, zip or tar; UserError when it is none, damaged, leads outside, or unpacks to absurd size.
+
+    Args:
+        path: of the folder or archive.
+        links_within: a folder to which links of a folder may lead besides the folder itself.
+    """
     if path.is_dir():
-        return FolderFiles(path)
+        return FolderFiles(path, links_within)
     if not path.exists():
         raise UserError(f"there is nothing at {path}; check the path")
     try:
@@ -67,8 +76,9 @@ def safe_name(name: str, where: object) -> str:
 class FolderFiles:
     """Files below a folder; links that lead out of it are not followed."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, links_within: Path | None = None) -> None:
         self.root = root.resolve()
+        self._allowed = (self.root, *([links_within.resolve()] if links_within else []))
 
     def sizes(self) -> dict[str, int]:
         found = {}
@@ -96,8 +106,12 @@ class FolderFiles:
             except OSError as error:
                 yield name, error
 
+    def stamp(self, name: str) -> int:
+        return (self.root / name).stat().st_mtime_ns
+
     def _inside(self, path: Path) -> bool:
-        return path.resolve().is_relative_to(self.root)
+        target = path.resolve()
+        return any(target.is_relative_to(folder) for folder in self._allowed)
 
 
 class ZipFiles:
@@ -117,6 +131,9 @@ class ZipFiles:
 
     def sizes(self) -> dict[str, int]:
         return {name: info.file_size for name, info in self._members.items()}
+
+    def stamp(self, name: str) -> int:
+        return self._members[name].CRC
 
     def read(self, name: str) -> bytes:
         info = self._members[name]
@@ -143,6 +160,7 @@ class TarFiles:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._sizes: dict[str, int] = {}
+        self._times: dict[str, int] = {}
         self._tables: dict[str, bytes] = {}
         total = 0
         with tarfile.open(path, "r|*") as tar:
@@ -156,7 +174,7 @@ class TarFiles:
                     continue
                 total += member.size
                 _check_total(path, total)
-                self._sizes[name] = member.size
+                self._sizes[name], self._times[name] = member.size, int(member.mtime)
                 # A second pass over a compressed archive costs as much as the first, and tables are small.
                 if name.lower().endswith((".csv", ".tsv", ".parquet")) and member.size <= MAX_MEMBER_BYTES:
                     file = tar.extractfile(member)
@@ -164,6 +182,9 @@ class TarFiles:
 
     def sizes(self) -> dict[str, int]:
         return dict(self._sizes)
+
+    def stamp(self, name: str) -> int:
+        return self._times[name]
 
     def read(self, name: str) -> bytes:
         if name in self._tables:

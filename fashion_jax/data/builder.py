@@ -10,10 +10,12 @@ Prepared records are read by anything that reads TFDS data sets:
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,6 +23,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core.utils import tqdm_utils
 
 NAME = "fashion_products"
+_SHARD_ROWS = 16_384  # rows of a file
 LABEL_PREFIX = "label_"  # keeps an attribute called "image" or "id" apart from those
 
 
@@ -29,17 +32,21 @@ class RecordSource(Protocol):
 
     vocabularies: Mapping[str, tuple[str, ...]]
 
-    def splits(self) -> Iterable[str]:
-        """Returns the names of the splits that hold rows."""
+    def splits(self) -> Mapping[str, int]:
+        """Returns the splits that hold rows -> how many."""
         ...
 
-    def examples(self, split: str) -> Iterator[dict[str, Any]]:
-        """Yields a split's rows: id, title, image (JPEG bytes), labels (attribute -> class number, -1 if missing)."""
+    def examples(self, split: str, start: int, stop: int) -> Iterator[dict[str, Any]]:
+        """Yields rows of a split: id, title, image (JPEG bytes), labels (attribute -> class number, -1 if missing)."""
         ...
 
 
-class FashionProducts(tfds.core.GeneratorBasedBuilder):
-    """Products with a photo and one label per attribute; a missing label is -1."""
+class FashionProducts(tfds.core.ShardBasedBuilder):
+    """Products with a photo and one label per attribute; a missing label is -1.
+
+    TFDS's `GeneratorBasedBuilder` sorts all rows of a split in memory, and beyond 1 GB by way of TensorFlow; this
+    sibling of it writes them as they come, in our order.
+    """
 
     name = NAME
     VERSION = tfds.core.Version("1.0.0")
@@ -63,28 +70,36 @@ class FashionProducts(tfds.core.GeneratorBasedBuilder):
             features=tfds.features.FeaturesDict(
                 {"id": tfds.features.Text(), "title": tfds.features.Text(), "image": image, **labels}
             ),
-            disable_shuffling=True,  # the loader shuffles, and row numbers must mean something
         )
 
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
+    def _shard_iterators_per_split(
+        self, dl_manager: tfds.download.DownloadManager
+    ) -> dict[str, list[Callable[[], Iterator[tuple[int, dict[str, Any]]]]]]:
         assert self._records is not None, "prepared records are read, not made again"
-        return {split: self._generate_examples(split) for split in self._records.splits()}
+        return {
+            split: [partial(self._examples, split, start) for start in range(0, count, _SHARD_ROWS)]
+            for split, count in self._records.splits().items()
+        }
 
-    def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    def _examples(self, split: str, start: int) -> Iterator[tuple[int, dict[str, Any]]]:
         assert self._records is not None
-        for number, row in enumerate(self._records.examples(split)):
+        for number, row in enumerate(self._records.examples(split, start, start + _SHARD_ROWS), start):
             labels = {LABEL_PREFIX + name: value for name, value in row["labels"].items()}
             yield number, {"id": row["id"], "title": row["title"], "image": row["image"], **labels}
 
 
 def write_records(records: RecordSource, folder: Path) -> None:
-    """Writes all splits below `folder`, in the order of the rows."""
+    """Writes all splits below `folder`, in the order of the rows; OSError when the disk is full."""
     builder = FashionProducts(records=records, data_dir=str(folder))
     shown = tqdm_utils._active
     tqdm_utils.display_progress_bar(False)  # ours counts photos
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # it speaks of downloads
             builder.download_and_prepare()
+    except RuntimeError as error:
+        if "No space left" not in str(error):  # ArrayRecord has its own words for the system's
+            raise
+        raise OSError(errno.ENOSPC, "No space left on device", str(folder)) from error
     finally:
         tqdm_utils.display_progress_bar(shown)
         shutil.rmtree(folder / "downloads", ignore_errors=True)  # empty: nothing was downloaded

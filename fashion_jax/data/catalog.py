@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import posixpath
 import tempfile
 from collections import Counter
@@ -16,11 +17,21 @@ import pandas as pd
 from fashion_jax.data.archives import Files, FolderFiles, open_files, safe_name
 from fashion_jax.data.hub import download, is_hub_source
 from fashion_jax.data.photos import BadPhoto
-from fashion_jax.data.schema import DOCUMENTED, FASHION, Attribute, Schema, infer_schema, is_fashion
+from fashion_jax.data.schema import (
+    DOCUMENTED,
+    FASHION,
+    PHOTO_SUFFIXES,
+    Attribute,
+    Schema,
+    find_image_column,
+    find_split_column,
+    infer_schema,
+    is_fashion,
+)
 from fashion_jax.data.tables import TABLE_SUFFIXES, Table, join_tables, read_table
 from fashion_jax.errors import UserError, nearest
 
-PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
+ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +96,15 @@ class Catalog:
     vocabularies: dict[str, tuple[str, ...]] = field(default_factory=dict)
     temporary: tempfile.TemporaryDirectory[str] | None = None  # kept alive with the catalogue
 
-    def fingerprint(self) -> str:
-        """Returns a hash of table, photo names and sizes, and schema; the same wherever the files lie."""
-        used = sorted((p.photo, self.photo_sizes.get(p.photo, 0)) for p in self.products if isinstance(p.photo, str))
-        text = json.dumps([self.table_digest, used, self.schema.to_dict()])
+    def stamp(self) -> str:
+        """Returns a hash of the table, the schema, and the photos' names, sizes, and times or checksums.
+
+        It changes when anything of the source does. No photo is read for it.
+        """
+        names = sorted({p.photo for p in self.products if isinstance(p.photo, str)})
+        used = [(name, self.photo_sizes.get(name, 0), self.files.stamp(name)) for name in names]
+        schema = {key: value for key, value in self.schema.to_dict().items() if key != "name"}
+        text = json.dumps([self.table_digest, used, schema])
         return hashlib.sha256(text.encode()).hexdigest()
 
     def iter_photos(self, products: Iterable[Product]) -> Iterator[tuple[Product, bytes | BadPhoto]]:
@@ -117,13 +133,15 @@ def open_catalog(source: str | Path, schema: Schema | None = None, *, labelled: 
     Raises:
         UserError: no such source, not readable, unsafe, or columns are missing.
     """
-    text, temporary = str(source), None
+    text, temporary, links_within = str(source), None, None
     if text == "synthetic" or text.startswith("synthetic:"):
         temporary = _write_synthetic(text)
         path = Path(temporary.name)
+    elif is_hub_source(text):
+        path, links_within = download(text)
     else:
-        path = download(text) if is_hub_source(text) else Path(text)
-    files, names, sizes = _locate(path, labelled)
+        path = Path(text)
+    files, names, sizes = _locate(path, labelled, links_within)
     if not names:
         return _photos_only(text, files, sizes)
     parts, digest = [], hashlib.sha256()
@@ -148,7 +166,7 @@ def _read_table_file(path: Path, files: Files, name: str) -> bytes:
         raise UserError(f"the table {name} of {path} cannot be read: {error}") from error
 
 
-def _locate(path: Path, labelled: bool) -> tuple[Files, list[str], dict[str, int]]:
+def _locate(path: Path, labelled: bool, links_within: Path | None = None) -> tuple[Files, list[str], dict[str, int]]:
     """Returns the files, the table's name or names (none where photos alone will do), and all files' sizes."""
     suffix = path.suffix.lower()
     if path.is_file() and suffix in (*TABLE_SUFFIXES, *(() if labelled else PHOTO_SUFFIXES)):
@@ -156,8 +174,8 @@ def _locate(path: Path, labelled: bool) -> tuple[Files, list[str], dict[str, int
         if suffix in TABLE_SUFFIXES:
             return folder, [path.name], {}
         return folder, [], {path.name: path.stat().st_size}
-    files = open_files(path)
-    sizes = files.sizes()
+    files = open_files(path, links_within)
+    sizes = {name: size for name, size in files.sizes().items() if not _is_litter(name)}
     tables = sorted((n for n in sizes if n.lower().endswith(TABLE_SUFFIXES)), key=lambda n: (n.count("/"), n))
     styles = [n for n in tables if posixpath.basename(n) == "styles.csv"]
     parquet = [n for n in tables if n.endswith(".parquet")]
@@ -167,6 +185,9 @@ def _locate(path: Path, labelled: bool) -> tuple[Files, list[str], dict[str, int
         if len(shallow) > 1:
             raise UserError(f"{path} holds several tables ({', '.join(shallow[:5])}); give the path of one of them")
         chosen = shallow
+    archives = [n for n in sizes if n.lower().endswith(ARCHIVE_SUFFIXES)]
+    if not chosen and path.is_dir() and len(archives) == 1:  # a download that nobody unpacked
+        return _locate(path / archives[0], labelled)
     if not chosen and (labelled or not any(n.lower().endswith(PHOTO_SUFFIXES) for n in sizes)):
         sample = ", ".join(sorted(sizes)[:3]) or "nothing"
         raise UserError(f"{path} holds no table (styles.csv, or one .csv, .tsv or .parquet); it holds {sample}")
@@ -189,11 +210,14 @@ def _choose_schema(frame: pd.DataFrame, schema: Schema | None, labelled: bool, n
     if schema is None:
         if is_fashion(columns):
             found = tuple(a for a in FASHION.attributes if set(a.columns()) & set(columns))
-            image = next((c for c in columns if _holds_bytes(frame[c])), "")
+            image = find_image_column(frame)
+            if image and any("://" in str(cell) for cell in frame[image].head(50) if not isinstance(cell, bytes)):
+                image = ""  # where a photo was found once; here it lies under its id
             return Schema(
                 FASHION.name,
                 found,
                 image_column=image,
+                split_column=find_split_column(frame),
                 title_column=FASHION.title_column if FASHION.title_column in columns else "",
             )
         schema = infer_schema(frame, name, labelled=labelled)
@@ -258,7 +282,7 @@ def _add_products(
     photos = frame[schema.image_column].tolist() if schema.image_column else [None] * len(frame)
     rows = zip(frame.index, ids, titles, splits, photos, labels.itertuples(index=False, name=None), strict=True)
     for row, raw_id, title, split, cell, values in rows:
-        product_id = str(raw_id)
+        product_id = _one_line(raw_id)
         reason = reasons.get(row, "")
         if not reason and not product_id:
             reason = "the row has no id"
@@ -272,7 +296,7 @@ def _add_products(
             catalog.rejected.append(Rejected(row, product_id, reason, by_schema=row in reasons))
         else:
             named = tuple(value or None for value in values)
-            catalog.products.append(Product(row, product_id, str(title), named, str(split), photo))
+            catalog.products.append(Product(row, product_id, _one_line(title), named, str(split), photo))
     catalog.rejected.sort(key=lambda item: item.row)
 
 
@@ -282,7 +306,7 @@ def _find_photo(catalog: Catalog, product_id: str, cell: str | bytes | None, bas
         return (cell, "") if cell else (b"", "the row holds no photo")
     if cell == "":
         return b"", "the row names no photo"
-    name = cell if cell is not None else catalog.schema.image_template.format(id=product_id)
+    name = cell if cell is not None else catalog.schema.image_template.replace("{id}", product_id)
     if cell is not None and ("://" in name):
         return b"", f"the photo {name!r} is an address; download it first and give its path"
     try:
@@ -307,8 +331,14 @@ def _vocabulary(attribute: Attribute, values: pd.Series) -> tuple[str, ...]:
     return tuple(sorted(str(name) for name, count in counts.items() if count >= attribute.min_rows))
 
 
-def _holds_bytes(values: pd.Series) -> bool:
-    return any(isinstance(value, bytes) for value in values.head(20))
+def _one_line(text: object) -> str:
+    """Returns a text without line ends and runs of spaces, as lists of products hold it."""
+    return " ".join(str(text).split())
+
+
+def _is_litter(name: str) -> bool:
+    """True for what macOS leaves in folders and zips."""
+    return posixpath.basename(name).startswith("._") or name.startswith("__MACOSX/") or "/__MACOSX/" in name
 
 
 def _write_synthetic(source: str) -> tempfile.TemporaryDirectory[str]:
@@ -324,4 +354,6 @@ def _write_synthetic(source: str) -> tempfile.TemporaryDirectory[str]:
         raise UserError(f"{source!r} is not of the form synthetic[:COUNT[:SEED]] with COUNT of 100 or more")
     folder = tempfile.TemporaryDirectory(prefix="fashion_jax_synthetic_")
     write_catalog(Path(folder.name), *numbers)
+    for path in Path(folder.name).rglob("*"):
+        os.utime(path, (0, 0))  # drawn again, it is the same catalogue
     return folder

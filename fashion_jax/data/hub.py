@@ -10,7 +10,7 @@ from types import ModuleType
 from fashion_jax.errors import UserError
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_WANTED = ["*.parquet", "*.csv", "*.tsv", "*.zip", "*.jpg", "*.jpeg", "*.png", "*.webp"]
+_WANTED = ["*.parquet", "*.csv", "*.tsv", "*.zip", "*.tar*", "*.jpg", "*.jpeg", "*.png", "*.webp"]
 
 
 def is_hub_source(source: str) -> bool:
@@ -18,8 +18,11 @@ def is_hub_source(source: str) -> bool:
     return source.startswith(("kaggle:", "hf:"))
 
 
-def download(source: str) -> Path:
-    """Returns the folder of a downloaded data set; what was downloaded before comes from the cache.
+def download(source: str) -> tuple[Path, Path | None]:
+    """Downloads a data set; what was downloaded before comes from the cache.
+
+    Returns:
+        Its folder, and the folder to which links in it lead: Hugging Face's cache keeps a snapshot's files elsewhere.
 
     Raises:
         UserError: a malformed name, the extra is not installed, or the download failed.
@@ -29,9 +32,11 @@ def download(source: str) -> Path:
         raise UserError(f"{source!r} is not of the form {scheme}:OWNER/NAME")
     try:
         if scheme == "kaggle":
-            return Path(_client("kagglehub").dataset_download(name))
+            return Path(_client("kagglehub").dataset_download(name)), None
         hub = _client("huggingface_hub")
-        return Path(hub.snapshot_download(repo_id=name, repo_type="dataset", allow_patterns=_WANTED))
+        folder = Path(hub.snapshot_download(repo_id=name, repo_type="dataset", allow_patterns=_WANTED))
+        # datasets--OWNER--NAME/snapshots/REVISION links into datasets--OWNER--NAME/blobs.
+        return folder, folder.parents[1] / "blobs"
     except UserError:
         raise
     except Exception as error:  # both clients raise many kinds, from requests' to their own

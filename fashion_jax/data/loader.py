@@ -6,8 +6,11 @@ and a run resumes at a step by starting there, with no iterator state to save.
 
 from __future__ import annotations
 
+import contextlib
+import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Protocol
 
 import grain
@@ -27,7 +30,8 @@ from fashion_jax.progress import progress_bar
 Batch = dict[str, np.ndarray]
 
 _DECODE_CHUNK = 256
-_CHUNK_BYTES_OF_MEMORY = 0.4  # share of the free memory that decoded photos may take
+_SHARE_OF_MEMORY = 0.4  # of what is free, that decoded photos may take
+_CONTROL_GROUP = Path("/sys/fs/cgroup")
 
 
 class PhotoSource(Protocol):
@@ -94,7 +98,7 @@ def choose_storage(wanted: str, num_photos: int, height: int, width: int, *, dev
     needed = num_photos * height * width * 3
     if needed <= device_bytes // 4:
         return "device"
-    return "host" if needed <= _free_memory() * _CHUNK_BYTES_OF_MEMORY else "stream"
+    return "host" if needed <= _free_memory() * _SHARE_OF_MEMORY else "stream"
 
 
 def training_batches(
@@ -132,8 +136,15 @@ def training_batches(
     if num_workers:
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()  # Grain asks absl's flags, which only an absl program has parsed
-        iterable = iterable.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers))
+        iterable = iterable.mp_prefetch(
+            grain.MultiprocessingOptions(num_workers=num_workers), worker_init_fn=_leave_ctrl_c_to_the_run
+        )
     return iter(iterable)
+
+
+def _leave_ctrl_c_to_the_run(worker_index: int, worker_count: int) -> None:
+    """Keeps a terminal's Ctrl-C, which reaches every process, from ending workers before the run has saved."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def evaluation_batches(
@@ -185,4 +196,15 @@ def _free_memory() -> int:
     """Bytes that this process may still take; a container's limit counts."""
     import psutil
 
-    return int(psutil.virtual_memory().available)
+    limits = [int(psutil.virtual_memory().available)]
+    # A control group's folder as seen from inside a container, in versions 2 and 1. Its caches give way when asked.
+    for limit, used, cache in (
+        ("memory.max", "memory.current", "inactive_file"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            limit_file = _CONTROL_GROUP / limit
+            stat = dict(line.split() for line in limit_file.with_name("memory.stat").read_text().splitlines())
+            taken = int((_CONTROL_GROUP / used).read_text()) - int(stat[cache])
+            limits.append(int(limit_file.read_text()) - taken)
+    return max(0, min(limits))

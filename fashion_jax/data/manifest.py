@@ -25,7 +25,9 @@ class Prepared:
 
     Attributes:
         folder: where it is.
-        fingerprint: of source, schema and options; equal fingerprints have equal records.
+        fingerprint: of the records; equal fingerprints have equal records.
+        stamp: of the source and the options from which they were made.
+        max_side: pixels to which larger photos were scaled.
         schema: by which the source was read.
         vocabularies: attribute -> class names; a label's number is its place there.
         ids: of the products, text (n,).
@@ -38,6 +40,8 @@ class Prepared:
 
     folder: Path
     fingerprint: str
+    stamp: str
+    max_side: int
     schema: Schema
     vocabularies: dict[str, tuple[str, ...]]
     ids: np.ndarray
@@ -82,8 +86,12 @@ class Prepared:
 
 
 def is_prepared(folder: Path) -> bool:
-    """True for a folder that `prepare` made."""
-    return (folder / "manifest.json").is_file()
+    """True for a folder that `prepare` made; other programs have a manifest.json too."""
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(manifest, dict) and {"format", "fingerprint", "num_products"} <= manifest.keys()
 
 
 def open_prepared(folder: str | Path) -> Prepared:
@@ -106,6 +114,8 @@ def open_prepared(folder: str | Path) -> Prepared:
         prepared = Prepared(
             folder=folder,
             fingerprint=manifest["fingerprint"],
+            stamp=manifest["stamp"],
+            max_side=int(manifest["options"]["max_side"]),
             schema=Schema.from_dict(manifest["schema"]),
             vocabularies=vocabularies,
             ids=np.array([row["id"] for row in rows]),

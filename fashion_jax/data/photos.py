@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import io
 import threading
-import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import simplejpeg
 from jaxtyping import UInt8
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
-MAX_PIXELS = 100_000_000  # of a photo as it comes; larger ones are taken for an attack
+MAX_PIXELS = 89_000_000  # of a photo as it comes; Pillow, too, takes larger ones for an attack
 MAX_BYTES = 100_000_000
 _QUALITY = 92  # of photos that are encoded anew
 _MAX_LOST = 0.5  # share of a truncated photo that may be missing
 
-_truncated_lock = threading.Lock()  # guards Pillow's process-wide switch
+_ORIENTATION_TAG = 0x0112
+_UPRIGHT = {  # EXIF orientation -> what undoes it
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 class BadPhoto(ValueError):  # noqa: N818 - a finding about a photo more than an error
@@ -35,7 +45,7 @@ def normalise_photo(data: bytes, max_side: int = 256) -> tuple[bytes, tuple[str,
         "truncated", "scaled", "not JPEG".
 
     Raises:
-        BadPhoto: empty, no photo, more than 100 million pixels, or more than half of it is lost.
+        BadPhoto: empty, no photo, more than 89 million pixels, or more than half of it is lost.
     """
     if not data:
         raise BadPhoto("the photo is an empty file")
@@ -44,15 +54,45 @@ def normalise_photo(data: bytes, max_side: int = 256) -> tuple[bytes, tuple[str,
     if _is_sound(data, max_side):
         return data, ()
     image, repairs = _open(data, max_side)
-    if image.getexif().get(0x0112, 1) != 1:  # the Orientation tag
-        image = ImageOps.exif_transpose(image)
+    return encode_photo(_finish(image, repairs, max_side)), tuple(dict.fromkeys(repairs))
+
+
+def normalise_image(image: Image.Image, max_side: int = 256) -> UInt8[np.ndarray, "height width 3"]:
+    """Treats an opened Pillow image as `normalise_photo` treats a file: upright, RGB on white, of limited size.
+
+    Raises:
+        BadPhoto: it cannot be decoded, or has no pixels or too many.
+    """
+    if image.width * image.height > MAX_PIXELS:
+        raise BadPhoto(f"the photo has {image.width}x{image.height} pixels, more than {MAX_PIXELS:,}")
+    try:
+        with _switch.strict():
+            image.load()
+    except Exception as error:  # decoders raise what they like on damaged data: OSError, SyntaxError, struct.error, ...
+        raise BadPhoto(f"the photo cannot be decoded: {_first_line(error)}") from error
+    return _finish(image, [], max_side)
+
+
+def _finish(image: Image.Image, repairs: list[str], max_side: int) -> UInt8[np.ndarray, "height width 3"]:
+    """Turns, converts and scales a loaded image, and notes what was done."""
+    turn = _UPRIGHT.get(_orientation(image))
+    if turn is not None:
+        image = image.transpose(turn)
         repairs.append("rotated")
     image = _to_rgb(image, repairs)
     if max(image.size) > max_side:
         image.thumbnail((max_side, max_side), Image.Resampling.LANCZOS, reducing_gap=2.0)
     if min(image.size) < 1:
         raise BadPhoto("the photo has no pixels")
-    return encode_photo(np.asarray(image)), tuple(dict.fromkeys(repairs))
+    return np.asarray(image)
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        value = image.getexif().get(_ORIENTATION_TAG, 1)
+    except Exception:  # damaged tags raise as damaged pixels do; the photo then counts as upright
+        return 1
+    return value if isinstance(value, int) else 1
 
 
 def encode_photo(image: UInt8[np.ndarray, "height width 3"], quality: int = _QUALITY) -> bytes:
@@ -95,16 +135,60 @@ def letterbox(image: UInt8[np.ndarray, "h w 3"], height: int, width: int) -> UIn
     return canvas
 
 
+class _TruncationSwitch:
+    """Guards Pillow's process-wide LOAD_TRUNCATED_IMAGES: strict loads run side by side, a lenient one alone.
+
+    Otherwise a photo that one thread decodes while another repairs would lose its check.
+    """
+
+    def __init__(self) -> None:
+        self._condition = threading.Condition()
+        self._strict = self._lenient = 0  # strict loads that run; lenient ones that run or wait
+
+    @contextmanager
+    def strict(self) -> Iterator[None]:
+        with self._condition:
+            self._condition.wait_for(lambda: not self._lenient)
+            self._strict += 1
+        try:
+            yield
+        finally:
+            with self._condition:
+                self._strict -= 1
+                self._condition.notify_all()
+
+    @contextmanager
+    def lenient(self) -> Iterator[None]:
+        with self._condition:
+            self._lenient += 1
+            try:
+                self._condition.wait_for(lambda: not self._strict)
+                before = ImageFile.LOAD_TRUNCATED_IMAGES
+                ImageFile.LOAD_TRUNCATED_IMAGES = True
+                try:
+                    yield
+                finally:
+                    ImageFile.LOAD_TRUNCATED_IMAGES = before
+            finally:
+                self._lenient -= 1
+                self._condition.notify_all()
+
+
+_switch = _TruncationSwitch()
+
+
 def _is_sound(data: bytes, max_side: int) -> bool:
     """True for a complete, upright RGB JPEG of fitting size."""
-    if data[:2] != b"\xff\xd8" or b"Exif\0" in data[:65536]:
+    if data[:2] != b"\xff\xd8":
         return False
     try:
+        if b"Exif\0" in data[:65536] and _orientation(_header(data)) != 1:
+            return False
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
         if colours not in ("YCbCr", "RGB") or max(height, width) > max_side:
             return False
         simplejpeg.decode_jpeg(data, "RGB")
-    except ValueError:
+    except ValueError:  # BadPhoto is one
         return False
     return True
 
@@ -119,10 +203,11 @@ def _open(data: bytes, max_side: int) -> tuple[Image.Image, list[str]]:
         repairs.append("scaled")
         image.draft(None, (max_side, max_side))
     try:
-        image.load()
+        with _switch.strict():
+            image.load()
     except MemoryError:
         raise BadPhoto("the photo does not fit into memory") from None
-    except Exception as error:  # decoders raise what they like on damaged data: OSError, SyntaxError, struct.error, ...
+    except Exception as error:  # as above
         image = _load_truncated(data, max_side, error)
         repairs.append("truncated")
     return image, repairs
@@ -130,10 +215,8 @@ def _open(data: bytes, max_side: int) -> tuple[Image.Image, list[str]]:
 
 def _header(data: bytes) -> Image.Image:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of size; we decide below
-            image = Image.open(io.BytesIO(data))
-            width, height = image.size
+        image = Image.open(io.BytesIO(data))
+        width, height = image.size
     except UnidentifiedImageError:
         raise BadPhoto("the file is no photo, or of an unknown format") from None
     except Exception as error:  # as above
@@ -148,15 +231,11 @@ def _header(data: bytes) -> Image.Image:
 def _load_truncated(data: bytes, max_side: int, cause: Exception) -> Image.Image:
     image = _header(data)
     image.draft(None, (max_side, max_side))
-    with _truncated_lock:
-        before = ImageFile.LOAD_TRUNCATED_IMAGES
-        ImageFile.LOAD_TRUNCATED_IMAGES = True
-        try:
+    try:
+        with _switch.lenient():
             image.load()
-        except Exception as error:
-            raise BadPhoto(f"the photo cannot be decoded: {_first_line(cause)}") from error
-        finally:
-            ImageFile.LOAD_TRUNCATED_IMAGES = before
+    except Exception as error:
+        raise BadPhoto(f"the photo cannot be decoded: {_first_line(cause)}") from error
     # Decoders leave what is lost at the bottom mid-grey (JPEG) or black (the others).
     rows = np.asarray(image.convert("L")).astype(int)
     filled = (np.abs(rows - 128) <= 2).all(1) | (rows == 0).all(1)

@@ -27,6 +27,7 @@ from fashion_jax.data.staging import Staged, stage_photos
 from fashion_jax.errors import UserError
 
 _MIN_PRODUCTS = 3  # one for each split
+_CONTENT = {"fashion_products", "manifest.json", "products.csv", "quarantine.csv", "schema.json", "splits.csv"}
 
 
 def prepare(
@@ -60,11 +61,12 @@ def prepare(
         progress: whether to show a bar.
 
     Raises:
-        UserError: the source cannot be read, too many rows are bad, or `out` holds something else.
+        UserError: the source cannot be read, too many rows are bad, an option is out of range, or `out` holds
+            something else.
     """
-    begin, out = time.monotonic(), Path(out)
-    if out.exists() and not is_prepared(out) and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} exists and holds something else than records; give a new folder")
+    begin, out = time.monotonic(), Path(out).resolve()
+    _check_out(out)
+    _check_options(max_side, max_bad_fraction, split_seed)
     fractions = _check_fractions(split_fractions)
     catalog = open_catalog(source, schema)
     options = {
@@ -74,23 +76,28 @@ def prepare(
         "seed": split_seed,
         "format": FORMAT,
     }
-    fingerprint = hashlib.sha256(json.dumps([catalog.fingerprint(), options]).encode()).hexdigest()
+    stamp = hashlib.sha256(json.dumps([catalog.stamp(), options]).encode()).hexdigest()
     if is_prepared(out):
         with contextlib.suppress(UserError):  # damaged or of another version: made again
             before = open_prepared(out)
-            if before.fingerprint == fingerprint:
+            if before.stamp == stamp:
                 return before
     _check_enough(catalog, max_bad_fraction)
     with _locked(out):
         files.remove_stale(out)
         folder = out.parent / f".{out.name}.staging"
-        key = json.dumps([catalog.fingerprint(), max_side, FORMAT])
-        staged = stage_photos(catalog, folder, key, max_side=max_side, num_workers=num_workers, progress=progress)
-        _quarantine_photos(catalog, staged)
-        _check_enough(catalog, max_bad_fraction)
-        records = _Records(catalog, staged, split, fractions, split_seed)
-        with files.replace_directory(out) as aside:
-            _write(aside, catalog, staged, records, fingerprint, options, begin)
+        key = json.dumps([catalog.stamp(), max_side, FORMAT])
+        try:
+            staged = stage_photos(catalog, folder, key, max_side=max_side, num_workers=num_workers, progress=progress)
+            _quarantine_photos(catalog, staged)
+            _check_enough(catalog, max_bad_fraction)
+            records = _Records(catalog, staged, split, fractions, split_seed)
+            with files.replace_directory(out) as aside:
+                _write(aside, catalog, staged, records, stamp, options, begin)
+        except UserError:
+            # A source that is refused leaves nothing behind; a kill or a full disk leaves the work that is done.
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
         shutil.rmtree(folder, ignore_errors=True)
     return open_prepared(out)
 
@@ -127,11 +134,12 @@ class _Records:
         self.labels, self.groups, self.sides = labels[order], groups[order], sides[order]
         self.digests = [self.digests[i] for i in order]
 
-    def splits(self) -> Iterable[str]:
-        return [name for number, name in enumerate(SPLITS) if (self.sides == number).any()]
+    def splits(self) -> dict[str, int]:
+        counts = {name: int((self.sides == number).sum()) for number, name in enumerate(SPLITS)}
+        return {name: count for name, count in counts.items() if count}
 
-    def examples(self, split: str) -> Iterator[dict[str, Any]]:
-        for i in np.flatnonzero(self.sides == SPLITS.index(split)):
+    def examples(self, split: str, start: int, stop: int) -> Iterator[dict[str, Any]]:
+        for i in np.flatnonzero(self.sides == SPLITS.index(split))[start:stop]:
             product = self.products[i]
             yield {
                 "id": product.id,
@@ -146,7 +154,7 @@ def _write(
     catalog: Catalog,
     staged: Staged,
     records: _Records,
-    fingerprint: str,
+    stamp: str,
     options: dict[str, Any],
     begin: float,
 ) -> None:
@@ -155,7 +163,8 @@ def _write(
     save_schema(catalog.schema, aside / "schema.json")
     write_splits(aside / "splits.csv", [p.id for p in records.products], records.sides, records.groups)
     files.write_text(aside / "quarantine.csv", format_quarantine(catalog.rejected))
-    files.write_text(aside / "products.csv", _format_products(records))
+    table = _format_products(records)
+    files.write_text(aside / "products.csv", table)
     write_records(records, aside)
     report = make_report(
         catalog,
@@ -169,7 +178,8 @@ def _write(
     )
     manifest = {
         "format": FORMAT,
-        "fingerprint": fingerprint,
+        "fingerprint": _fingerprint(records, table, options["max_side"]),
+        "stamp": stamp,
         "source": Path(catalog.source).name,
         "options": options,
         "num_products": len(records.products),
@@ -178,6 +188,12 @@ def _write(
         "report": report,
     }
     files.write_json(aside / "manifest.json", manifest)
+
+
+def _fingerprint(records: _Records, table: str, max_side: int) -> str:
+    """Returns a hash of all that records consist of; a photo is what its bytes and `max_side` make of it."""
+    content = [FORMAT, max_side, table, records.digests, {n: list(v) for n, v in records.vocabularies.items()}]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def format_quarantine(rejected: Iterable[Rejected]) -> str:
@@ -258,6 +274,29 @@ def _split_key(split: str) -> str:
     if not path.is_file():
         raise UserError(f"there is no list of splits at {path}")
     return "file:" + hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _check_out(out: Path) -> None:
+    if out.is_dir():
+        odd = sorted({path.name for path in out.iterdir()} - _CONTENT)
+        if odd or (any(out.iterdir()) and not is_prepared(out)):
+            raise UserError(
+                f"{out} holds something else than records{f', such as {odd[0]}' if odd else ''}; give a new folder"
+            )
+    elif out.exists():
+        raise UserError(f"{out} is a file; give a new folder")
+    if os.path.ismount(out) or Path.cwd().is_relative_to(out):
+        raise UserError(f"{out} cannot be replaced in one step; give a folder inside of it, such as {out / 'records'}")
+
+
+def _check_options(max_side: int, max_bad_fraction: float, split_seed: int) -> None:
+    for name, value, low, high in (
+        ("max-side", max_side, 16, 8192),
+        ("max-bad-fraction", max_bad_fraction, 0, 1),
+        ("split-seed", split_seed, 0, 2**32 - 1),
+    ):
+        if not low <= value <= high:  # false for NaN too
+            raise UserError(f"--{name}={value} is out of range: expected {low} to {high}")
 
 
 def _check_fractions(fractions: tuple[float, ...]) -> tuple[float, float, float]:

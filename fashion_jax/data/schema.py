@@ -16,8 +16,9 @@ from fashion_jax.errors import UserError, nearest
 
 MISSING = -1  # the number of a label that a row lacks
 
-_PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
+PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
 _MAX_INFERRED_CLASSES = 500
+_NOT_IN_NAMES = set("/\\\0\n\r")  # attributes name columns and files
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +73,23 @@ class Schema:
     def __post_init__(self) -> None:
         names = [attribute.name for attribute in self.attributes]
         for attribute in self.attributes:
-            if not attribute.name or set(attribute.name) & set("/\\\0\n\r") or attribute.name.startswith("."):
+            if not attribute.name or set(attribute.name) & _NOT_IN_NAMES or attribute.name.startswith("."):
                 raise UserError(f"the attribute name {attribute.name!r} must be a plain word without / or \\")
+            if attribute.name == "id" or f"{attribute.name}_confidence" in names:
+                raise UserError(
+                    f"the attribute name {attribute.name!r} cannot be used: predictions have the columns id and "
+                    'NAME_confidence; give it another name, and its column as "column"'
+                )
+            if len(set(attribute.classes)) < len(attribute.classes):
+                double = next(c for c in attribute.classes if attribute.classes.count(c) > 1)
+                raise UserError(f"the attribute {attribute.name!r} names the class {double!r} twice")
             if names.count(attribute.name) > 1:
                 raise UserError(f"the schema names the attribute {attribute.name!r} twice")
             if attribute.on_unknown not in ("mask", "drop"):
                 raise UserError(f"on_unknown={attribute.on_unknown!r} of {attribute.name!r} is not 'mask' or 'drop'")
-        if not self.image_column and "{id}" not in self.image_template:
-            raise UserError("the schema needs an image_column, or an image_template with {id}")
+        rest = self.image_template.replace("{id}", "")
+        if not self.image_column and ("{id}" not in self.image_template or set(rest) & set("{}")):
+            raise UserError("the schema needs an image_column, or an image_template with {id} and no other braces")
 
     def to_dict(self) -> dict[str, Any]:
         """Returns JSON values."""
@@ -171,26 +181,27 @@ def infer_schema(table: pd.DataFrame, name: str = "catalogue", *, labelled: bool
         UserError: no column holds photos, or none could be an attribute.
     """
     columns = [str(c) for c in table.columns]
-    image = _find_image_column(table)
+    image = find_image_column(table)
     rest = [c for c in columns if c != image]
     unique = [c for c in rest if len(table) and table[c].is_unique and (table[c] != "").all()]
     by_name = [c for c in unique if c.lower() in ("id", "sku", "product_id", "item_id", "productid", "article_id")]
     id_column = next(iter([*by_name, *(c for c in unique if c.lower().endswith("id"))]), "")
     if not image and not id_column:
         raise UserError(
-            f"no column holds photo paths (ending in {', '.join(_PHOTO_SUFFIXES[:3])}) or ids; "
+            f"no column holds photo paths (ending in {', '.join(PHOTO_SUFFIXES[:3])}) or ids; "
             f"the columns are: {', '.join(columns)}; write a schema.json that names image_column"
         )
-    split = next((c for c in rest if c.lower() in ("split", "subset", "fold") and _is_split(table[c])), "")
+    split = find_split_column(table)
     title = next((c for c in rest if c.lower() in ("title", "name", "productdisplayname", "description")), "")
-    attributes = []
+    attributes: list[Attribute] = []
     for column in rest:
         if column in (id_column, split, title) or column.startswith("Unnamed"):
             continue
         present = table[column][table[column] != ""]
         distinct = present.nunique()
         if 2 <= distinct <= _MAX_INFERRED_CLASSES and len(present) >= 3 * distinct:
-            attributes.append(Attribute(column))
+            name_of = _attribute_name(column, {item.name for item in attributes})
+            attributes.append(Attribute(name_of, column="" if name_of == column else column))
     if not attributes and labelled:
         raise UserError(
             f"no column looks like an attribute (2 to {_MAX_INFERRED_CLASSES} values that repeat); "
@@ -206,21 +217,33 @@ def infer_schema(table: pd.DataFrame, name: str = "catalogue", *, labelled: bool
     )
 
 
-def _find_image_column(table: pd.DataFrame) -> str:
+def find_image_column(table: pd.DataFrame) -> str:
+    """Returns the column that holds photos' bytes, else one most of whose texts end as photos' names do; or ""."""
     for column in table.columns:
         sample = table[column][table[column].astype(bool)].head(50)
         if len(sample) and all(isinstance(v, bytes) for v in sample):
             return str(column)
     for column in table.columns:
         texts = [v for v in table[column].head(50) if isinstance(v, str) and v]
-        if texts and sum(v.lower().endswith(_PHOTO_SUFFIXES) for v in texts) > len(texts) / 2:
+        if texts and sum(v.lower().endswith(PHOTO_SUFFIXES) for v in texts) > len(texts) / 2:
             return str(column)
     return ""
 
 
-def _is_split(values: pd.Series) -> bool:
+def find_split_column(table: pd.DataFrame) -> str:
+    """Returns the column named split, subset or fold that says train, validation or test in every row; or ""."""
     known = {"train", "training", "validation", "valid", "val", "dev", "test", "testing"}
-    return set(values.str.strip().str.lower()) <= known
+    named = [str(c) for c in table.columns if str(c).lower() in ("split", "subset", "fold")]
+    return next((c for c in named if set(table[c].astype(str).str.strip().str.lower()) <= known), "")
+
+
+def _attribute_name(column: str, taken: set[str]) -> str:
+    """Returns a column's name made fit for an attribute: "Size/Fit" becomes "Size_Fit"."""
+    name = "".join("_" if c in _NOT_IN_NAMES else c for c in column).lstrip(".") or "attribute"
+    clashes = (
+        name == "id" or name in taken or f"{name}_confidence" in taken or name.removesuffix("_confidence") in taken
+    )
+    return f"{name}_label" if clashes else name
 
 
 def _checked(kind: type, values: Any, what: str) -> dict[str, Any]:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import shutil
 import zipfile
-from collections import Counter, deque
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter
+from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,9 @@ from typing import Any
 import numpy as np
 
 from fashion_jax import files
-from fashion_jax.data.catalog import Catalog, Product
+from fashion_jax.data.catalog import Catalog
 from fashion_jax.data.duplicates import THUMBNAIL, perceptual_hash, thumbnail
+from fashion_jax.data.parallel import RawPhoto, map_photos
 from fashion_jax.data.photos import BadPhoto, decode_photo, letterbox, normalise_photo
 from fashion_jax.progress import progress_bar
 
@@ -60,6 +60,7 @@ class Staged:
 class _Photo:
     row: int
     reason: str = ""
+    unread: bool = False  # the reason may be gone the next time
     data: bytes = b""
     digest: str = ""
     repairs: tuple[str, ...] = ()
@@ -77,7 +78,7 @@ def stage_photos(
         folder: for the chunks; those of another key are removed first.
         key: names what the chunks depend on.
         max_side: of the stored photos, in pixels.
-        num_workers: threads (the codecs release the interpreter's lock); None for one per core.
+        num_workers: threads; None for one per core.
         progress: whether to show a bar.
     """
     marker = folder / "key"
@@ -93,47 +94,36 @@ def stage_photos(
     rest = [product for product in catalog.products if product.row not in done]
     next_number = max(numbers, default=-1) + 1
     bar = progress_bar(len(catalog.products), "reading photos", show=progress, initial=len(done), unit="photo")
-    workers = num_workers or os.cpu_count() or 1
-    with bar, ThreadPoolExecutor(workers) as pool:
-        photos = _in_parallel(pool, workers, catalog, rest, max_side)
+    photos = map_photos(partial(_treat, max_side=max_side), catalog.iter_photos(rest), num_workers=num_workers)
+    with bar, closing(photos):
         while chunk := list(islice(photos, _CHUNK)):
             path = folder / f"chunk-{next_number:06}.npz"
-            _write_chunk(path, chunk)
+            _write_chunk(path, [photo for photo in chunk if not photo.unread])
             _take_chunk(staged, path)
+            staged.bad.update({photo.row: photo.reason for photo in chunk if photo.unread})
             next_number += 1
             bar.update(len(chunk))
     return staged
 
 
-def _in_parallel(
-    pool: ThreadPoolExecutor, workers: int, catalog: Catalog, products: list[Product], max_side: int
-) -> Iterator[_Photo]:
-    """Yields results in the order of reading, with few photos in memory at once."""
-    waiting: deque[Future[list[_Photo]]] = deque()
-    source = catalog.iter_photos(products)
-    while batch := list(islice(source, 64)):
-        waiting.append(pool.submit(_treat_all, batch, max_side))
-        if len(waiting) > 2 * workers:
-            yield from waiting.popleft().result()
-    while waiting:
-        yield from waiting.popleft().result()
-
-
-def _treat_all(batch: list[tuple[Product, bytes | BadPhoto]], max_side: int) -> list[_Photo]:
-    return [_treat(product.row, data, max_side) for product, data in batch]
-
-
-def _treat(row: int, data: bytes | BadPhoto, max_side: int) -> _Photo:
+def _treat(photo: RawPhoto, max_side: int) -> _Photo:
+    product, data = photo
     if isinstance(data, BadPhoto):
-        return _Photo(row, str(data))
+        return _Photo(product.row, str(data), unread=True)
     try:
-        photo, repairs = normalise_photo(data, max_side)
+        repaired, repairs = normalise_photo(data, max_side)
         # Decoding at a fixed size makes one product alike at 60x80 and at 1800x2400.
-        image = letterbox(decode_photo(photo, *_VIEW), *_VIEW)
+        image = letterbox(decode_photo(repaired, *_VIEW), *_VIEW)
     except BadPhoto as error:
-        return _Photo(row, str(error))
-    digest = hashlib.sha256(data).hexdigest()
-    return _Photo(row, "", photo, digest, repairs, perceptual_hash(image), thumbnail(image))
+        return _Photo(product.row, str(error))
+    return _Photo(
+        product.row,
+        data=repaired,
+        digest=hashlib.sha256(data).hexdigest(),
+        repairs=repairs,
+        hash=perceptual_hash(image),
+        thumbnail=thumbnail(image),
+    )
 
 
 def _write_chunk(path: Path, chunk: list[_Photo]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 from collections import Counter
@@ -15,6 +16,7 @@ import pyarrow.parquet as pq
 from fashion_jax.errors import UserError
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
+_LONGEST_RECORD = 1000  # lines that a quoted cell may run over
 
 
 @dataclass(slots=True)
@@ -50,7 +52,8 @@ def join_tables(tables: list[Table]) -> Table:
         rejected += [(row + offset, first, reason) for row, first, reason in table.rejected]
         repairs += table.repairs
         offset += table.num_rows
-    return Table(pd.concat(frames), repairs, rejected, offset)
+    # A column that only some parts have is empty in the others.
+    return Table(pd.concat(frames).fillna(""), repairs, rejected, offset)
 
 
 def _read_parquet(name: str, data: bytes) -> Table:
@@ -61,8 +64,8 @@ def _read_parquet(name: str, data: bytes) -> Table:
             values = arrow.column(column)
             kind = values.type
             if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:  # the Hub's image feature
-                values = pa.chunked_array([chunk.field("bytes") for chunk in values.chunks], pa.binary())
-                kind = values.type
+                kind = kind.field("bytes").type
+                values = pa.chunked_array([chunk.field("bytes") for chunk in values.chunks], kind)
             if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
                 columns[column] = [value or b"" for value in values.to_pylist()]
             elif not pa.types.is_nested(kind):
@@ -85,11 +88,11 @@ def _read_csv(name: str, data: bytes) -> Table:
     if "\0" in text:
         repairs["NUL characters removed"] = text.count("\0")
         text = text.replace("\0", "")
-    lines = text.splitlines()
+    lines = io.StringIO(text, newline=None).readlines()  # not splitlines, which knows line ends that CSV does not
     if not lines or not lines[0].strip():
         raise UserError(f"{name} is empty, or its first line, the column names, is")
     delimiter = "\t" if name.lower().endswith(".tsv") else max(",;\t|", key=lines[0].count)
-    records = _split(text, lines, delimiter, repairs)
+    records = _split(lines, delimiter, repairs)
     header = [cell.strip() for cell in records[0]]
     if len(set(header)) < len(header):
         double = next(cell for cell in header if header.count(cell) > 1)
@@ -124,14 +127,49 @@ def _decode(data: bytes, repairs: Counter[str]) -> str:
         return data.decode("cp1252", errors="replace")
 
 
-def _split(text: str, lines: list[str], delimiter: str, repairs: Counter[str]) -> list[list[str]]:
-    """Splits by the rules of CSV, or line by line where a stray quote would swallow lines."""
+def _split(lines: list[str], delimiter: str, repairs: Counter[str]) -> list[list[str]]:
+    """Splits lines into records by the rules of CSV, and where a quote is stray, that line at its delimiters."""
     try:
-        records = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
-        swallowed = any("\n" in cell for cells in records for cell in cells if len(cell) > 500)
+        records = list(csv.reader(lines, delimiter=delimiter, strict=True))
+        if not any("\n" in cell for cells in records for cell in cells):
+            return records
     except csv.Error:
-        records, swallowed = [], True
-    if not swallowed:
-        return records
-    repairs["stray quotes, read line by line"] = 1
-    return [line.split(delimiter) for line in lines]
+        pass
+    # Something is quoted over a line's end, or wrongly: every record is looked at.
+    records, place = [_record(lines[:1], delimiter)], 1
+    width = len(records[0])
+    while place < len(lines):
+        taken = _take_record(lines[place : place + _LONGEST_RECORD], delimiter, width)
+        if taken is None:
+            repairs["stray quotes, read as text"] += 1
+            taken = lines[place].rstrip("\n").split(delimiter), 1
+        records.append(taken[0])
+        place += taken[1]
+    return records
+
+
+def _record(lines: list[str], delimiter: str, *, strict: bool = False) -> list[str]:
+    return next(csv.reader(lines, delimiter=delimiter, strict=strict), [])
+
+
+def _take_record(lines: list[str], delimiter: str, width: int) -> tuple[list[str], int] | None:
+    """Returns the first record and the number of its lines; None where a quote in it is stray.
+
+    A cell may hold line ends only where the record then has every column, its quotes stand beside delimiters, and the
+    lines inside are not records themselves, as they are when an inch sign opens a cell and another closes it.
+    """
+    with contextlib.suppress(csv.Error):
+        return _record(lines[:1], delimiter, strict=True), 1
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    with contextlib.suppress(csv.Error, StopIteration):
+        cells, used = next(reader), reader.line_num
+        inside = [line.count(delimiter) + 1 for line in lines[1 : used - 1]]
+        swallowed = width > 2 and inside and all(count == width for count in inside)
+        if len(cells) == width and not swallowed:
+            return cells, used
+    with contextlib.suppress(csv.Error):
+        cells = _record(lines[:1], delimiter)
+        # Not strict, a quote that never closes takes the line's end into its cell.
+        if not any(cell.endswith("\n") for cell in cells) and len(cells) == width:
+            return cells, 1
+    return None

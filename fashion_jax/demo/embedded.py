@@ -26,7 +26,7 @@ def run_demo(workdir: Path) -> int:
     config = load_config("demo")
     print("Training on the embedded catalogue (3,000 drawn products); about three minutes on two cores.")
     try:
-        result = train(config, workdir)
+        result = train(config, workdir, owns_process=True)
     except Interrupted as stop:
         print(stop, file=sys.stderr)
         return stop.exit_code

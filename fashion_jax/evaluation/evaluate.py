@@ -29,7 +29,7 @@ class Evaluation:
     Attributes:
         summaries: per attribute, as `metrics.summarize` returns them.
         confusions: per attribute, int64 (classes, classes), [label, prediction].
-        rows: int32 (n,), the row numbers that were scored; filled on the first process of one-process runs.
+        rows: int32 (n,), the row numbers that were scored; in the order of the batches, on every process.
         predictions: per attribute, int32 (n,), the class with the highest score, beside `rows`.
         confidences: per attribute, float32 (n,), its softmax probability.
     """
@@ -65,7 +65,10 @@ def make_evaluation_step(
     std: tuple[float, ...],
     dtype: str,
 ) -> EvaluationStep:
-    """Returns (params, batch_stats, metrics so far, batch) -> (metrics, predictions).
+    """Returns (params, batch_stats, metrics so far, batch) -> (metrics, rows).
+
+    `rows` holds `row` and `valid` of the whole batch, and `predictions` and `confidences` per attribute; all of it
+    ends up on every device, so that every process can read it.
 
     Args:
         graph: the model's static part.
@@ -79,22 +82,24 @@ def make_evaluation_step(
 
     def step(
         params: Any, batch_stats: Any, totals: Mapping[str, HeadMetrics], batch: Mapping[str, jax.Array]
-    ) -> tuple[dict[str, HeadMetrics], dict[str, tuple[jax.Array, jax.Array]]]:
+    ) -> tuple[dict[str, HeadMetrics], dict[str, Any]]:
         model = merge_classifier(graph, params, batch_stats)
         outputs = model(normalize(batch["image"], mean, std, jnp.dtype(dtype)), train=False)
-        merged, predictions = {}, {}
+        merged, predictions, confidences = {}, {}, {}
         for name, column in zip(attributes, columns, strict=True):
             logits = outputs.logits[name]
             labels = jnp.where(batch["valid"], batch["label"][:, column], MISSING)
             merged[name] = totals[name].merge(HeadMetrics.from_logits(logits, labels, batch["valid"]))
-            predictions[name] = (jnp.argmax(logits, -1), jnp.max(jax.nn.softmax(logits), -1))
-        return merged, predictions
+            predictions[name] = jnp.argmax(logits, -1)
+            confidences[name] = jnp.max(jax.nn.softmax(logits), -1)
+        rows = {"row": batch["row"], "valid": batch["valid"], "predictions": predictions, "confidences": confidences}
+        return merged, rows
 
     everywhere, rows = replicated(mesh), batch_sharding(mesh)
     return jax.jit(
         step,
         in_shardings=(everywhere, everywhere, everywhere, rows),
-        out_shardings=(everywhere, rows),
+        out_shardings=(everywhere, everywhere),
     )
 
 
@@ -120,11 +125,10 @@ def evaluate_split(
         prepare_batch: adds what lives on the devices.
     """
     totals = jax.device_put({name: HeadMetrics.empty(len(v)) for name, v in vocabularies.items()}, replicated(mesh))
-    kept: list[tuple[np.ndarray, np.ndarray, Any]] = []
+    kept = []
     for batch in batches:
-        totals, outputs = step(params, batch_stats, totals, prepare_batch(put_batch(dict(batch), mesh)))
-        if jax.process_count() == 1:
-            kept.append((batch["row"], batch["valid"], outputs))
+        totals, rows = step(params, batch_stats, totals, prepare_batch(put_batch(dict(batch), mesh)))
+        kept.append(rows)
     host = jax.device_get(totals)
     host = {name: host[name] for name in vocabularies}  # JAX sorts a dictionary by name
     confusions = {name: np.asarray(m.confusion, np.int64) for name, m in host.items()}
@@ -132,21 +136,16 @@ def evaluate_split(
         name: summarize(confusions[name], int(m.top5), int(m.count), float(m.loss), vocabularies[name])
         for name, m in host.items()
     }
-    valid = [mask for _, mask, _ in kept]
-    rows = _join([row[mask] for row, mask, _ in kept], np.int32)
-    read = [jax.device_get(outputs) for _, _, outputs in kept]
+    read = jax.device_get(kept)
 
-    def column(name: str, part: int, dtype: type) -> np.ndarray:
-        return _join([np.asarray(out[name][part])[mask] for out, mask in zip(read, valid, strict=True)], dtype)
+    def join(parts: list[np.ndarray], dtype: type) -> np.ndarray:
+        valid = [part[batch["valid"]] for part, batch in zip(parts, read, strict=True)]
+        return np.concatenate(valid).astype(dtype) if valid else np.empty(0, dtype)
 
     return Evaluation(
         summaries,
         confusions,
-        rows,
-        {name: column(name, 0, np.int32) for name in vocabularies},
-        {name: column(name, 1, np.float32) for name in vocabularies},
+        join([batch["row"] for batch in read], np.int32),
+        {name: join([batch["predictions"][name] for batch in read], np.int32) for name in vocabularies},
+        {name: join([batch["confidences"][name] for batch in read], np.float32) for name in vocabularies},
     )
-
-
-def _join(parts: list[np.ndarray], dtype: type) -> np.ndarray:
-    return np.concatenate(parts).astype(dtype) if parts else np.empty(0, dtype)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -37,7 +36,7 @@ def write_evaluation(
         class_names: attribute -> names in the order of the labels.
         extra: JSON values that stand beside the attributes.
     """
-    files.write_json(folder / "metrics.json", _finite({**extra, "attributes": dict(summaries)}))
+    files.write_json(folder / "metrics.json", files.without_nan({**extra, "attributes": dict(summaries)}))
     for name, confusion in confusions.items():
         names = class_names[name]
         rows = [["label \\ prediction", *names]]
@@ -101,12 +100,3 @@ def _csv(rows: list[list[str]]) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
-
-
-def _finite(value: Any) -> Any:
-    """Returns JSON values with null for what is no number, which JSON cannot say."""
-    if isinstance(value, Mapping):
-        return {str(k): _finite(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

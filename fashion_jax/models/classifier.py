@@ -46,6 +46,7 @@ class Classifier(nnx.Module):
             rngs: the key "params" is used.
         """
         self.backbone = ResNet(depth=depth, width=width, stem=stem, deep_shortcut=deep_shortcut, dtype=dtype, rngs=rngs)
+        self.attributes = tuple(classes)  # not read off the dictionary, whose methods an attribute may be named after
         features, hidden = embedding_size(depth, width), head_hidden if head == "mlp" else ()
         self.heads = nnx.Dict(
             {name: Head(features, count, hidden=hidden, dropout=dropout, rngs=rngs) for name, count in classes.items()}
@@ -67,7 +68,8 @@ class Classifier(nnx.Module):
         """
         embedding = self.backbone(images, train=train)
         logits = {}
-        for number, (name, head) in enumerate(self.heads.items()):
+        for number, name in enumerate(self.attributes):
+            head = self.heads[name]
             keys = None if dropout_keys is None else jax.vmap(jax.random.fold_in, (0, None))(dropout_keys, number)
             logits[name] = head(embedding, train=train, dropout_keys=keys)
         return HeadOutputs(logits, embedding)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import numpy as np
@@ -31,24 +30,23 @@ def embed_source(
         The number of products embedded.
 
     Raises:
-        UserError: the source cannot be read, or `out` cannot be written.
+        UserError: the source cannot be read or holds no usable row, or `out` cannot be written.
     """
-    out = Path(out)
     run = SourceRun(model, source, out, schema=schema, progress=progress)
-    rows: list[int] = []
-    ids: list[str] = []
-    parts = [np.empty((0, model.embedding_size), np.float32)]
+    # Each embedding goes to its place at once: a large catalogue's are held in memory only once.
+    places = {product.row: place for place, product in enumerate(run.catalog.products)}
+    names = [product.id for product in run.catalog.products]
+    embeddings = np.empty((len(places), model.embedding_size), np.float32)
+    usable = np.zeros(len(places), bool)
     for products, outputs in run.batches():
-        rows += [product.row for product in products]
-        ids += [product.id for product in products]
-        parts.append(outputs.embeddings)
-    order = np.argsort(rows, kind="stable")
+        chosen = [places[product.row] for product in products]
+        embeddings[chosen], usable[chosen] = outputs.embeddings, True
+    ids = [name for name, kept in zip(names, usable, strict=True) if kept]
     # A text that an integer would not print the same way ("007") stays text.
-    whole = all(i.isdecimal() and str(int(i)) == i and len(i) < 19 for i in ids)
+    whole = all(len(i) < 19 and i.isdecimal() and str(int(i)) == i for i in ids)
     named = np.array(ids, np.int64) if whole else np.array(ids, dtype=str)
-    buffer = io.BytesIO()
-    np.savez(buffer, ids=named[order], embeddings=np.concatenate(parts)[order])
-    files.write_bytes(out, buffer.getvalue())
+    with files.replace_file(run.out) as file:
+        np.savez(file, ids=named, embeddings=embeddings if usable.all() else embeddings[usable])
     note = run.write_quarantine()
     if progress:
         print(f"{out}: {len(ids):,} embeddings of {model.embedding_size} features; {note}")

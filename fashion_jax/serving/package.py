@@ -39,7 +39,7 @@ class Package:
         folder: where it is.
         model: arguments of `Classifier`, JSON values.
         vocabularies: attribute -> class names.
-        preprocessing: height, width (pixels), mean, std (of RGB in [0, 1]).
+        preprocessing: height, width and max_side (pixels), mean, std (of RGB in [0, 1]).
         extra: what training noted.
         params: nested parameters.
         batch_stats: nested batch statistics.
@@ -70,7 +70,7 @@ def write_package(
         weights: "params/..." and "batch_stats/..." -> array.
         model: arguments of `Classifier`.
         vocabularies: attribute -> class names in the order of the outputs.
-        preprocessing: height, width, mean, std.
+        preprocessing: height, width, max_side (to which larger photos are scaled first, as records are), mean, std.
         extra: JSON values for people.
     """
     data = safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in weights.items()})
@@ -83,7 +83,7 @@ def write_package(
         "embedding_size": features,
         "preprocessing": dict(preprocessing),
         "digests": {"weights.safetensors": _digest(data), "labels.json": _digest(labels.encode())},
-        "extra": dict(extra),
+        "extra": files.without_nan(extra),
     }
     with files.replace_directory(folder) as aside:
         files.write_bytes(aside / "weights.safetensors", data)
@@ -175,9 +175,9 @@ def _check_preprocessing(folder: Path, values: dict[str, Any]) -> dict[str, Any]
             and all(type(v) in (int, float) and low <= v <= 1 for v in given)
         )
 
-    sizes_sound = all(type(values[k]) is int and 8 <= values[k] <= 4096 for k in ("height", "width"))
+    sizes_sound = all(type(values[k]) is int and 8 <= values[k] <= 4096 for k in ("height", "width", "max_side"))
     # An unknown setting would change photos in a way that this version does not know of.
-    known = values.keys() == {"height", "width", "mean", "std"}
+    known = values.keys() == {"height", "width", "max_side", "mean", "std"}
     if not (known and sizes_sound and colour_sound("mean", 0) and colour_sound("std", _MIN_STD)):
         raise UserError(f"{folder / 'config.json'} has an impossible preprocessing: {values}")
     return values

@@ -30,9 +30,8 @@ def predict_source(
         The number of products labelled.
 
     Raises:
-        UserError: the source cannot be read, or `out` cannot be written.
+        UserError: the source cannot be read or holds no usable row, or `out` cannot be written.
     """
-    out = Path(out)
     run = SourceRun(model, source, out, schema=schema, progress=progress)
     rows: list[tuple[int, list[str]]] = []
     for products, outputs in run.batches():
@@ -44,7 +43,7 @@ def predict_source(
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["id", *(name for a in model.attributes for name in (a, f"{a}_confidence"))])
     writer.writerows(cells for _, cells in rows)
-    files.write_text(out, text.getvalue())
+    files.write_text(run.out, text.getvalue())
     note = run.write_quarantine()
     if progress:
         print(f"{out}: {len(rows):,} products; {note}")

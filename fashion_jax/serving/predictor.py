@@ -15,7 +15,7 @@ from jaxtyping import Float32, UInt8
 from PIL import Image
 
 from fashion_jax.data.augment import normalize
-from fashion_jax.data.photos import BadPhoto, decode_photo, letterbox, normalise_photo
+from fashion_jax.data.photos import BadPhoto, decode_photo, letterbox, normalise_image, normalise_photo
 from fashion_jax.errors import UserError
 from fashion_jax.models.classifier import abstract_classifier, merge_classifier
 from fashion_jax.models.resnet import embedding_size
@@ -94,6 +94,10 @@ class Predictor:
         return dict(self._package.preprocessing)
 
     @property
+    def _max_side(self) -> int:
+        return int(self._package.preprocessing["max_side"])
+
+    @property
     def batch_size(self) -> int:
         """Photos that run at once at most: 256, fewer above 224 x 224 pixels; divisible by the devices."""
         height, width = self.size
@@ -109,13 +113,13 @@ class Predictor:
             UserError: the file does not exist, or is no usable photo.
         """
         if isinstance(photo, np.ndarray):
-            if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[2] != 3:
+            if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[2] != 3 or not photo.size:
                 raise UserError(f"a photo must be uint8 (height, width, 3), not {photo.dtype} {photo.shape}")
-            return letterbox(photo, *self.size)
-        if isinstance(photo, Image.Image):
-            return letterbox(np.asarray(photo.convert("RGB")), *self.size)
-        where = "the photo" if isinstance(photo, bytes) else str(photo)
+            photo = Image.fromarray(photo)
+        where = str(photo) if isinstance(photo, (str, Path)) else "the photo"
         try:
+            if isinstance(photo, Image.Image):
+                return letterbox(normalise_image(photo, self._max_side), *self.size)
             data = photo if isinstance(photo, bytes) else Path(photo).read_bytes()
             return self.decode(data)
         except OSError as error:
@@ -125,7 +129,7 @@ class Predictor:
 
     def decode(self, data: bytes) -> UInt8[np.ndarray, "height width 3"]:
         """Repairs, decodes and fits a photo's bytes; BadPhoto when it is not usable."""
-        sound, _ = normalise_photo(data, max(256, *self.size))
+        sound, _ = normalise_photo(data, self._max_side)
         return decode_photo(sound, *self.size)
 
     def predict_arrays(self, images: UInt8[np.ndarray, "n height width 3"], *, whole_batches: bool = False) -> Outputs:

@@ -1,11 +1,10 @@
-"""Runs a model over a whole source, streaming; what cannot be read goes to a quarantine file."""
+"""What prediction and embedding of a whole source share: reading ahead, batching, and what is left out."""
 
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 
@@ -13,30 +12,29 @@ import numpy as np
 
 from fashion_jax import files
 from fashion_jax.data.catalog import Catalog, Product, Rejected, open_catalog
+from fashion_jax.data.parallel import RawPhoto, map_photos
 from fashion_jax.data.photos import BadPhoto
 from fashion_jax.data.prepare import format_quarantine
 from fashion_jax.data.schema import Schema
+from fashion_jax.data.tables import TABLE_SUFFIXES
 from fashion_jax.errors import UserError
 from fashion_jax.progress import progress_bar
 from fashion_jax.serving.predictor import Outputs, Predictor
 
-_AHEAD = 4  # batches that are decoded while the model computes
-
-_Decoded = list[tuple[Product, np.ndarray | BadPhoto]]
-
 
 class SourceRun:
-    """One pass of a model over a source.
+    """One pass of a model over a catalogue.
 
     Attributes:
-        catalog: the source as read; its rejected rows grow by the photos that are not usable.
+        catalog: whose products are run over; its rejected rows grow as photos turn out bad.
+        out: the file that will be written, links followed.
     """
 
     def __init__(
         self,
         model: Predictor,
         source: str | Path,
-        out: Path,
+        out: str | Path,
         *,
         schema: Schema | None = None,
         progress: bool = True,
@@ -51,50 +49,53 @@ class SourceRun:
             progress: whether to show a bar.
 
         Raises:
-            UserError: the source cannot be read, or `out` cannot be written.
+            UserError: the source cannot be read or holds no usable row, or `out` cannot be written.
         """
-        _check_out(out, source)
-        self._model, self._out, self._progress = model, out, progress
+        self._model, self._source, self._progress = model, source, progress
+        self.out = Path(out).resolve()
+        _check_out(self.out, Path(source))
         self.catalog: Catalog = open_catalog(source, schema, labelled=False)
+        self._check_enough(len(self.catalog.products))
 
     def batches(self) -> Iterator[tuple[list[Product], Outputs]]:
-        """Yields the usable products with the model's outputs, in the order that the source reads fastest."""
-        bar = progress_bar(len(self.catalog.products), "predicting", show=self._progress, unit="photo")
-        many = len(self.catalog.products) > self._model.batch_size
-        with bar, ThreadPoolExecutor() as pool:
-            for decoded in self._decode_ahead(pool):
-                good = [(p, image) for p, image in decoded if not isinstance(image, BadPhoto)]
-                bad = [Rejected(p.row, p.id, str(image)) for p, image in decoded if isinstance(image, BadPhoto)]
+        """Yields the usable products with the model's outputs, in the order that the source reads fastest.
+
+        Raises:
+            UserError: at the end, when no photo was usable.
+        """
+        count, usable = len(self.catalog.products), 0
+        bar = progress_bar(count, "predicting", show=self._progress, unit="photo")
+        decoded = map_photos(self._decode, self.catalog.iter_photos(self.catalog.products))
+        with bar, closing(decoded):
+            while batch := list(islice(decoded, self._model.batch_size)):
+                good = [(p, image) for p, image in batch if not isinstance(image, BadPhoto)]
+                bad = [Rejected(p.row, p.id, str(image)) for p, image in batch if isinstance(image, BadPhoto)]
                 self.catalog.rejected += bad
                 if good:
+                    usable += len(good)
                     images = np.stack([image for _, image in good])
+                    many = count > self._model.batch_size
                     yield [p for p, _ in good], self._model.predict_arrays(images, whole_batches=many)
-                bar.update(len(decoded))
+                bar.update(len(batch))
+        self._check_enough(usable)
 
-    def _decode_ahead(self, pool: ThreadPoolExecutor) -> Iterator[_Decoded]:
-        photos = self.catalog.iter_photos(self.catalog.products)
-        waiting: deque[Future[_Decoded]] = deque()
-        while batch := list(islice(photos, self._model.batch_size)):
-            waiting.append(pool.submit(self._decode_all, batch))
-            if len(waiting) > _AHEAD:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+    def _check_enough(self, usable: int) -> None:
+        if not usable:
+            examples = "; ".join(f"row {r.row} (id {r.id!r}): {r.reason}" for r in self.catalog.rejected[:3])
+            raise UserError(f"no row of {self._source} is usable: {examples or 'it has none'}")
 
-    def _decode_all(self, batch: list[tuple[Product, bytes | BadPhoto]]) -> _Decoded:
-        return [(product, self._decode(data)) for product, data in batch]
-
-    def _decode(self, data: bytes | BadPhoto) -> np.ndarray | BadPhoto:
+    def _decode(self, photo: RawPhoto) -> tuple[Product, np.ndarray | BadPhoto]:
+        product, data = photo
         if isinstance(data, BadPhoto):
-            return data
+            return product, data
         try:
-            return self._model.decode(data)
+            return product, self._model.decode(data)
         except BadPhoto as error:
-            return error
+            return product, error
 
     def write_quarantine(self) -> str:
         """Writes `<out>.quarantine.csv` where rows were left out, and returns a sentence about them."""
-        path = self._out.with_name(self._out.name + ".quarantine.csv")
+        path = self.out.with_name(self.out.name + ".quarantine.csv")
         rejected = sorted(self.catalog.rejected, key=lambda item: item.row)
         if not rejected:
             path.unlink(missing_ok=True)
@@ -103,14 +104,17 @@ class SourceRun:
         return f"{len(rejected):,} rows were left out, with the reasons in {path}"
 
 
-def _check_out(out: Path, source: str | Path) -> None:
+def _check_out(out: Path, source: Path) -> None:
     if out.is_dir():
         raise UserError(f"{out} is a folder; give the name of a file to write")
-    if out.exists() and Path(source).exists() and out.samefile(source):
+    if out.exists() and not out.is_file():
+        raise UserError(f"{out} is no regular file; give the name of a file to write")
+    if source.is_dir() and out.is_relative_to(source.resolve()) and out.name.lower().endswith(TABLE_SUFFIXES):
+        raise UserError(f"{out} lies in the source, whose table it would be the next time; give a place outside of it")
+    if out.exists() and source.exists() and out.samefile(source):
         raise UserError(f"{out} is the source itself; give another --out")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"the folder {out.parent} cannot be made: {error.strerror}") from error
-    if not os.access(out.parent, os.W_OK):
-        raise UserError(f"the folder {out.parent} cannot be written; choose another place for {out.name}")
+    folder = next(parent for parent in out.parents if parent.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise UserError(f"the folder {folder} cannot be written; choose another place for {out.name}")
+    if len(os.fsencode(out.name)) > 200:  # 255 with what is added to it on the way
+        raise UserError(f"the name {out.name[:40]}... is too long; give a shorter one")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -13,7 +16,8 @@ from orbax.checkpoint import checkpoint_managers
 from fashion_jax.errors import UserError
 from fashion_jax.training.state import TrainState
 
-NUM_NEWEST = 2  # a kill may find the newest half-written
+NUM_NEWEST = 2
+_DISK_IS_FULL = ("No space left on device", "Disk quota exceeded")
 
 
 class Checkpoints:
@@ -23,17 +27,23 @@ class Checkpoints:
     a kill leaves no step behind: Orbax publishes by a rename.
     """
 
-    def __init__(self, folder: Path, *, lower_is_better: bool = False) -> None:
+    def __init__(
+        self, folder: Path, *, metric: str = "metric", lower_is_better: bool = False, read_only: bool = False
+    ) -> None:
         """Opens `folder`, made if absent.
 
         Args:
             folder: of this run alone.
-            lower_is_better: whether the metric that is given to `save` is a loss.
+            metric: the name of what is given to `save`; a checkpoint with another metric is never the best.
+            lower_is_better: whether it is a loss.
+            read_only: leaves the folder, which a run may be writing, as it is. Otherwise what a kill left
+                half-written is removed.
         """
         sign = -1.0 if lower_is_better else 1.0
+        self._metric = metric
 
         def score(metrics: Any) -> float:
-            return sign * float(metrics["best_metric"])
+            return sign * float(metrics[metric]) if metric in metrics else -math.inf
 
         policy = checkpoint_managers.AnyPreservationPolicy(
             [
@@ -47,6 +57,9 @@ class Checkpoints:
             best_mode="max",
             step_prefix="step",
             enable_async_checkpointing=True,
+            create=not read_only,
+            read_only=read_only,
+            cleanup_tmp_directories=not read_only,
         )
         try:
             self._manager = ocp.CheckpointManager(
@@ -79,11 +92,12 @@ class Checkpoints:
         step = int(state.step)
         if step in self._manager.all_steps():
             return
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(state=ocp.args.StandardSave(state), facts=ocp.args.JsonSave(facts)),
-            metrics=None if metric is None or not math.isfinite(metric) else {"best_metric": metric},
-        )
+        with self._naming_a_full_disk():
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(state=ocp.args.StandardSave(state), facts=ocp.args.JsonSave(facts)),
+                metrics=None if metric is None or not math.isfinite(metric) else {self._metric: metric},
+            )
 
     def restore(self, step: int, target: TrainState) -> tuple[TrainState, dict[str, Any]]:
         """Returns the state at `step`, on the devices that `target` names, and the facts.
@@ -108,13 +122,29 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Returns when all that was saved is on the disk; raises what a background save raised."""
-        self._manager.wait_until_finished()
-        self._manager.check_for_errors()
+        with self._naming_a_full_disk():
+            self._manager.wait_until_finished()
+            self._manager.check_for_errors()
 
     def close(self) -> None:
         """Waits for the disk and lets go of the folder; raises what a background save raised."""
-        self.wait()
+        try:
+            self.wait()
+        except BaseException:
+            with contextlib.suppress(Exception):  # it would raise the same again
+                self._manager.close()
+            raise
         self._manager.close()
+
+    @contextlib.contextmanager
+    def _naming_a_full_disk(self) -> Iterator[None]:
+        """Makes the OSError that it was of what TensorStore wraps into a ValueError."""
+        try:
+            yield
+        except Exception as error:
+            if isinstance(error, OSError) or not any(sign in str(error) for sign in _DISK_IS_FULL):
+                raise
+            raise OSError(errno.ENOSPC, "No space left on device", str(self._manager.directory)) from error
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -122,4 +152,9 @@ class Checkpoints:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        try:
+            self.close()
+        except Exception as at_close:
+            if error is None:
+                raise
+            error.add_note(f"closing the checkpoints failed too: {at_close}")

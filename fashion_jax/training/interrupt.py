@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import signal
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import NoReturn
 
 import jax
 from jax.experimental import multihost_utils
@@ -47,23 +50,52 @@ class StopRequest:
 
 
 @contextmanager
-def stop_on_signals() -> Iterator[StopRequest]:
-    """Yields the request that signals set; the handlers that were there before come back afterwards."""
+def stop_on_signals(*, owns_process: bool = False) -> Iterator[StopRequest]:
+    """Yields the request that signals set; the handlers that were there before come back afterwards.
+
+    Args:
+        owns_process: whether the run is all that this process does. A second Ctrl-C then ends the process; in a
+            notebook or a larger program it raises KeyboardInterrupt instead.
+    """
     request = StopRequest()
-    if threading.current_thread() is not threading.main_thread() or jax.process_count() > 1:
-        # Only the main thread may set handlers, and with several processes JAX has set its own for SIGTERM.
-        yield request
+    if threading.current_thread() is not threading.main_thread():
+        yield request  # only the main thread may set handlers
         return
+    # With several processes JAX has its own handler for SIGTERM, which tells all of them; a Ctrl-C takes the same way.
+    shared = jax.process_count() > 1
+    interrupts = 0
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if request.signal_number and number == signal.SIGINT:
+        nonlocal interrupts
+        interrupts += number == signal.SIGINT
+        if number == signal.SIGINT and (request.signal_number or interrupts > 1):
+            if owns_process:
+                _end_process()
             raise KeyboardInterrupt
-        request.signal_number = number
-        print("\nstopping: saving after this step (Ctrl-C again stops at once)", file=sys.stderr)
+        if shared:
+            os.kill(os.getpid(), signal.SIGTERM)
+        else:
+            request.signal_number = number
+        print("\nstopping: saving after this step (Ctrl-C again stops at once)", file=sys.stderr, flush=True)
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = (signal.SIGINT,) if shared else (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, handle) for number in numbers}
     try:
         yield request
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        # A process that was told to stop is on its way out, and an impatient Ctrl-C must not end it in a traceback.
+        if not (owns_process and request.signal_number):
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _end_process() -> NoReturn:
+    """Ends the process without waiting for saves: as after a power cut, the last whole checkpoint stands.
+
+    An exception would not do: it waits for background saves, and is swallowed where Python calls back from C.
+    """
+    for child in multiprocessing.active_children():
+        child.kill()
+    sys.stderr.write("\nstopped at once; the same command goes on from the last checkpoint\n")
+    sys.stderr.flush()
+    os._exit(128 + signal.SIGINT)

@@ -30,7 +30,7 @@ class Schedule:
     Attributes:
         total: optimiser steps of the run.
         log: training metrics are written.
-        evaluate: the validation split is scored; 0 for never.
+        evaluate: the validation split is scored.
         checkpoint: the state is saved, besides after each evaluation and at the end.
         patience: evaluations without a better metric after which the run ends; 0 for never.
     """
@@ -44,8 +44,16 @@ class Schedule:
 
 @dataclass(slots=True)
 class Facts:
-    """What a checkpoint holds beside the state."""
+    """What a checkpoint holds beside the state.
 
+    Attributes:
+        metric: the name of what `best_metric` measures.
+        best_metric: the best so far; None before the first evaluation.
+        evaluations_without_gain: since then.
+        stopped_early: the run has ended because of them.
+    """
+
+    metric: str
     best_metric: float | None = None
     evaluations_without_gain: int = 0
     stopped_early: bool = False
@@ -53,6 +61,12 @@ class Facts:
     def to_dict(self) -> dict[str, Any]:
         """Returns JSON values."""
         return {name: getattr(self, name) for name in self.__slots__}
+
+    def start_anew(self, metric: str) -> None:
+        """Forgets what a change of the configuration has overtaken: patience, and the best of another metric."""
+        self.evaluations_without_gain, self.stopped_early = 0, False
+        if metric != self.metric:
+            self.metric, self.best_metric = metric, None
 
     def record(self, metric: float, *, lower_is_better: bool, patience: int) -> None:
         """Takes in an evaluation's metric; sets `stopped_early` when patience has run out."""
@@ -75,7 +89,6 @@ def run_loop(
     progress: ProgressLine,
     stop: StopRequest,
     evaluate: Callable[[TrainState], dict[str, float]] | None,
-    best_metric: str,
     lower_is_better: bool,
     learning_rate: Callable[[int], Any],
     name_batch: Callable[[int], str],
@@ -95,14 +108,13 @@ def run_loop(
         progress: the line that a person watches.
         stop: asked after each step.
         evaluate: state -> metrics of the validation split; None when it is empty.
-        best_metric: the name, among those, by which the best checkpoint is chosen.
         lower_is_better: of that metric.
         learning_rate: step -> its learning rate, to be logged.
         name_batch: step -> a sentence that names its products, for errors.
         prepare_batch: adds what lives on the devices.
 
     Raises:
-        UserError: the loss or the gradient is not finite; nothing was saved since.
+        UserError: the loss, the gradient or the new state is not finite; nothing was saved since.
         Interrupted: a signal came; the state is saved.
     """
     pending: deque[tuple[int, dict[str, jax.Array]]] = deque()
@@ -115,9 +127,11 @@ def run_loop(
             metrics = {name: float(value) for name, value in jax.device_get(on_device).items()}
             if not metrics.pop("finite"):
                 raise UserError(
-                    f"the loss or its gradient is not finite at step {step} (loss {metrics['loss']}); "
+                    f"the loss, its gradient or the parameters are not finite at step {step} "
+                    f"(loss {metrics['loss']}); "
                     f"{name_batch(step)}. "
-                    "The last checkpoint is from before; lower optimizer.learning_rate or set optimizer.clip_norm=1"
+                    "The last checkpoint is from before; lower optimizer.learning_rate or set optimizer.clip_norm=1, "
+                    "with --allow-config-change to go on from it"
                 )
             since_log.append(metrics)
             progress.update(step, metrics["loss"])
@@ -146,26 +160,20 @@ def run_loop(
             settle(0)
             with progress.paused():
                 scores = evaluate(state)
-            metric = _pick(scores, best_metric)
+            metric = scores[facts.metric]
             facts.record(metric, lower_is_better=lower_is_better, patience=schedule.patience)
             writer.write_scalars(step, {f"validation/{name}": value for name, value in scores.items()})
         stopping = stop.reached(step)
         if metric is not None or last or stopping or step % schedule.checkpoint == 0:
             save(metric)
-        if stopping and not last:
-            checkpoints.wait()
-            writer.flush()
-            raise Interrupted(step, stop.signal_number)
+        if stopping:
+            break
     checkpoints.wait()
     writer.flush()
+    if stop.signal_number:  # whenever it came: what is left, if only scoring and packaging, is for another time
+        raise Interrupted(step, stop.signal_number)
     return state
 
 
 def _mean(rows: list[dict[str, float]]) -> dict[str, float]:
     return {f"train/{name}": float(np.mean([row[name] for row in rows])) for name in (rows[0] if rows else {})}
-
-
-def _pick(scores: Mapping[str, float], name: str) -> float:
-    if name not in scores:
-        raise UserError(f"config.train.best_metric={name!r} is not among: {', '.join(sorted(scores))}")
-    return scores[name]

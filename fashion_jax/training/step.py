@@ -60,7 +60,7 @@ def make_train_step(
         dtype: of the images that enter the network.
 
     The metrics are float32 scalars: `loss`, `loss/<attribute>`, `accuracy/<attribute>` (over labelled rows),
-    `gradient_norm`, and `finite`, 1 unless the loss or the gradient is not a number.
+    `gradient_norm`, and `finite`, 1 unless the loss, the gradient, or the new state is not a number.
     """
 
     def loss_of(
@@ -107,8 +107,10 @@ def make_train_step(
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         norm = optax.tree.norm(gradients)
         metrics["gradient_norm"] = norm
-        metrics["finite"] = (jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)).astype(jnp.float32)
         params = optax.apply_updates(state.params, updates)
+        # What the step leaves behind counts too: a checkpoint of it must not be ruined.
+        sizes = [metrics["loss"], norm, optax.tree.norm(params), optax.tree.norm(batch_stats)]
+        metrics["finite"] = jnp.all(jnp.isfinite(jnp.stack(sizes))).astype(jnp.float32)
         return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
 
     everywhere = replicated(mesh)
