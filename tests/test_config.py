@@ -35,13 +35,30 @@ def fields(kind: type = Config, prefix: str = "") -> list[str]:
     return found
 
 
+def reads() -> set[tuple[str, str]]:
+    """Returns (section, field) of all that the package reads as `x.section.field`, or of a parameter of that type."""
+    sections = {type(getattr(Config(), f.name)).__name__: f.name for f in dataclasses.fields(Config)}
+    sections["AugmentConfig"] = "augment"
+    found = set()
+    for path in (ROOT / "fashion_jax").rglob("*.py"):
+        if path.name in ("config.py", "config_files.py"):
+            continue
+        for function in (n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.FunctionDef)):
+            known = {name: name for name in sections.values()}  # a variable called `data` holds config.data
+            for argument in (*function.args.args, *function.args.kwonlyargs):
+                kind = ast.unparse(argument.annotation) if argument.annotation else ""
+                known[argument.arg] = sections.get(kind, known.get(argument.arg, ""))
+            for node in (n for n in ast.walk(function) if isinstance(n, ast.Attribute)):
+                owner = node.value
+                name = owner.attr if isinstance(owner, ast.Attribute) else getattr(owner, "id", "")
+                found.add((known.get(name, name), node.attr))
+    return found
+
+
 @pytest.mark.parametrize("name", fields())
 def test_every_field_is_read_outside_the_configuration(name):
-    sources = [p for p in (ROOT / "fashion_jax").rglob("*.py") if p.name not in ("config.py", "config_files.py")]
-    attributes = {
-        node.attr for p in sources for node in ast.walk(ast.parse(p.read_text())) if isinstance(node, ast.Attribute)
-    }
-    assert name.rpartition(".")[2] in attributes
+    section, _, field = name.rpartition(".")
+    assert (section.rpartition(".")[2], field) in reads()
 
 
 @pytest.mark.parametrize(
@@ -96,6 +113,8 @@ def test_overrides(key, text, value):
         ("train.duration", "50 percent", "not in percent"),
         ("train.log_every", "0 steps", "above 0"),
         ("data.split", "groups", "'group', 'random'"),
+        ("data.split_seed", "-1", "out of range"),
+        ("data.height", "512", "at least the photos' size, 512"),
         ("data.split_fractions", "0.5,0.5,0.5", "sum to 1"),
         ("train.accumulation_steps", "3", "divisible by"),
     ],
@@ -107,6 +126,17 @@ def test_bad_values_get_a_sentence(key, text, message):
         config.validate()
 
 
+def assigning(statement: str) -> str:
+    lines = [
+        "from fashion_jax.config import Config",
+        "def get_config():",
+        " c = Config()",
+        f" c.{statement}",
+        " return c",
+    ]
+    return "\n".join(lines)
+
+
 def test_files_that_are_no_configuration(tmp_path):
     for text, message in (
         ("x = 1", "does not define get_config"),
@@ -114,6 +144,14 @@ def test_files_that_are_no_configuration(tmp_path):
         ("def get_config(:", "cannot be run"),
         ("from fashion_jax.config import Config\ndef get_config():\n    c = Config()\n    c.train.sede = 1", "sede"),
         ("import absent_module", "absent_module"),
+        ("def get_config(): raise ValueError('of its own')", "of its own"),
+        ("def get_config(): return {}['x']", "cannot be run: KeyError"),
+        (assigning("train.batch_size = 'many'"), "train.batch_size='many' has the wrong type"),
+        (assigning("train.duration = 10"), "train.duration=10 has the wrong type"),
+        (assigning("optimizer.learning_rate = '1e-3'"), "optimizer.learning_rate='1e-3' has the wrong type"),
+        (assigning("train.seed = 1.5"), "train.seed=1.5 has the wrong type"),
+        (assigning("data.attributes = 'colour'"), "data.attributes='colour' has the wrong type"),
+        (assigning("data.source = __import__('pathlib').Path('x')"), "a value that JSON does not know"),
     ):
         (tmp_path / "c.py").write_text(text)
         with pytest.raises(UserError, match=message):

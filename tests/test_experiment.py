@@ -12,6 +12,7 @@ import safetensors.numpy
 
 from drawn_products import write_products
 from fashion_jax import experiment
+from fashion_jax import session as session_module
 from fashion_jax.config_files import config_from_dict
 from fashion_jax.errors import UserError
 from fashion_jax.experiment import evaluate, train
@@ -91,7 +92,7 @@ class StopAt(StopRequest):
         return bool(self.signal_number)
 
 
-@pytest.mark.parametrize("stop", [1, 5, 6])
+@pytest.mark.parametrize("stop", [1, 5, 6, 12])
 def test_resumed_is_uninterrupted_bit_for_bit(finished, tmp_path, monkeypatch, stop):
     workdir, config, _ = finished
     from contextlib import nullcontext
@@ -101,7 +102,7 @@ def test_resumed_is_uninterrupted_bit_for_bit(finished, tmp_path, monkeypatch, s
         with pytest.raises(Interrupted) as caught:
             train(config, tmp_path / "w", progress=False)
     assert caught.value.exit_code == 143
-    assert not (tmp_path / "w/package").exists()
+    assert not (tmp_path / "w/package").exists()  # also when the last step was done
     train(config, tmp_path / "w", progress=False)
     assert same(weights(workdir), weights(tmp_path / "w"))
     whole, resumed = (read_json_lines(w / "metrics.jsonl") for w in (workdir, tmp_path / "w"))
@@ -126,6 +127,30 @@ def test_another_configuration_is_refused_unless_told(finished, tiny_config, tmp
     result = train(longer, workdir, allow_config_change=True, progress=False)
     assert read_json_lines(workdir / "metrics.jsonl")[-1]["step"] == 14
     assert result.best_step in (6, 12, 14)
+
+
+def test_a_change_that_does_not_fit_leaves_the_workdir_as_it_was(finished, tiny_config, tmp_path):
+    workdir, config, _ = finished
+    shutil.copytree(workdir, tmp_path / "w")
+    with pytest.raises(UserError, match="cannot be restored"):
+        train(tiny_config(model__width=8), tmp_path / "w", allow_config_change=True, progress=False)
+    evaluate(tmp_path / "w", progress=False)
+    train(config, tmp_path / "w", progress=False)
+    assert same(weights(workdir), weights(tmp_path / "w"))
+
+
+def test_evaluation_does_not_mind_the_batch_size(finished, tmp_path):
+    # A run of one device may be scored on eight, where its batches could not be trained.
+    shutil.copytree(finished[0], tmp_path / "w")
+    path = tmp_path / "w/config.json"
+    path.write_text(path.read_text().replace('"batch_size": 16', '"batch_size": 12'))
+    assert evaluate(tmp_path / "w", progress=False).summaries == finished[2].test.summaries
+
+
+def test_photos_larger_than_the_records_are_refused(tiny_config, tmp_path):
+    config = tiny_config(data__height=300, data__max_side=400)
+    with pytest.raises(UserError, match="scaled down to 256 pixels"):
+        train(config, tmp_path / "w", progress=False)
 
 
 def test_other_classes_are_refused_by_name(finished, tiny_config, tmp_path):
@@ -156,9 +181,36 @@ def test_a_loss_that_is_not_finite_stops_the_run(tiny_config, prepared, tmp_path
     assert len(record["ids"]) == 16
     assert set(record["ids"]) <= set(prepared.ids)
     assert record["ids"][0] in str(caught.value)
-    # Nothing was saved from a step after the fault.
-    saved = [int(p.name.removeprefix("step_")) for p in (tmp_path / "w/checkpoints").glob("step_*")]
-    assert all(step <= record["step"] for step in saved)
+    assert not list((tmp_path / "w/checkpoints").glob("step_*"))
+    # What stopped the run can be changed, since nothing was saved under the old configuration.
+    train(tiny_config(), tmp_path / "w", progress=False)
+
+
+def test_a_loss_that_is_not_finite_leaves_the_last_checkpoint_untouched(tiny_config, tmp_path, monkeypatch):
+    workdir = tmp_path / "w"
+    train(tiny_config(train__duration="4 steps"), workdir, progress=False)
+    checkpoint = workdir / "checkpoints/step_4"
+    before = {p: p.read_bytes() for p in checkpoint.rglob("*") if p.is_file()}
+    real = session_module.training_batches
+
+    def poisoned(*args, **kwargs):
+        for number, batch in enumerate(real(*args, **kwargs)):
+            yield {**batch, "image": batch["image"] * np.float32("nan")} if number == 2 else batch
+
+    changes = {"train__checkpoint_every": "1 steps", "train__evaluate_every": "100 steps"}
+    longer = tiny_config(data__storage="host", **changes)
+    with monkeypatch.context() as patch:
+        patch.setattr(session_module, "training_batches", poisoned)
+        with pytest.raises(UserError, match="not finite at step 6"):
+            train(longer, workdir, allow_config_change=True, progress=False)
+    kept = sorted(p.name for p in (workdir / "checkpoints").glob("step_*"))
+    assert kept == ["step_4", "step_5", "step_6"]  # before the fault; step_7 would be of it
+    assert {p: p.read_bytes() for p in checkpoint.rglob("*") if p.is_file()} == before
+    # Without the poison the run goes on from there, and ends as one that was never harmed.
+    train(longer, workdir, progress=False)
+    train(tiny_config(train__duration="4 steps"), tmp_path / "b", progress=False)
+    train(longer, tmp_path / "b", allow_config_change=True, progress=False)
+    assert same(weights(workdir), weights(tmp_path / "b"))
 
 
 def test_early_stopping(tiny_config, tmp_path, monkeypatch):
@@ -170,18 +222,24 @@ def test_early_stopping(tiny_config, tmp_path, monkeypatch):
         train__best_metric="mean/accuracy",
     )
     train(config, tmp_path / "w", progress=False)
-    assert read_json_lines(tmp_path / "w/metrics.jsonl")[-1]["step"] < 40
+    last = read_json_lines(tmp_path / "w/metrics.jsonl")[-1]["step"]
+    assert last < 40
     before = weights(tmp_path / "w")
     train(config, tmp_path / "w", progress=False)
     assert same(before, weights(tmp_path / "w"))
+    # More patience, if it is allowed, lets the run go on; another metric starts from nothing.
+    config.train.duration, config.train.early_stopping_patience = "60 steps", 0
+    config.train.best_metric = "loss"
+    train(config, tmp_path / "w", allow_config_change=True, progress=False)
+    assert read_json_lines(tmp_path / "w/metrics.jsonl")[-1]["step"] == 60
 
 
 def test_patience_counts_evaluations_without_gain():
-    facts = loop.Facts()
+    facts = loop.Facts("accuracy")
     for metric, stopped in ((0.5, False), (0.6, False), (0.6, False), (0.4, True)):
         facts.record(metric, lower_is_better=False, patience=2)
         assert facts.stopped_early == stopped
-    facts = loop.Facts()
+    facts = loop.Facts("loss")
     for metric in (0.5, 0.4, 0.3):
         facts.record(metric, lower_is_better=True, patience=1)
         assert not facts.stopped_early
@@ -190,12 +248,12 @@ def test_patience_counts_evaluations_without_gain():
 
 
 def test_an_unknown_metric_is_named(tiny_config, tmp_path):
-    with pytest.raises(UserError, match=r"best_metric='accuracy' is not among: .*mean/accuracy"):
-        train(
-            tiny_config(train__best_metric="accuracy", train__evaluate_every="1 steps"),
-            tmp_path / "w",
-            progress=False,
-        )
+    with pytest.raises(UserError, match=r"best_metric='accuracy' is not among .*mean/accuracy"):
+        train(tiny_config(train__best_metric="accuracy"), tmp_path / "w", progress=False)
+    assert not (tmp_path / "w/metrics.jsonl").exists()  # found before the first step, not after the first epoch
+    for name in ("loss", "kind/macro_f1"):
+        config = tiny_config(train__best_metric=name, train__duration="1 steps", train__evaluate_every="1 steps")
+        assert train(config, tmp_path / name.replace("/", "_"), progress=False).best_step == 1
 
 
 def test_two_runs_in_one_workdir_are_refused(tiny_config, tmp_path):

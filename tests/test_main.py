@@ -33,6 +33,9 @@ FLAGS = {
 }
 
 
+AS_ONE = ("--num-processes=1", "--process-id=0")
+
+
 def command(source: Path, workdir: Path, **changes) -> list[str]:
     flags = {"data.source": source, **FLAGS, **{k.replace("__", "."): v for k, v in changes.items()}}
     overrides = [f"--config.{key}={value}" for key, value in flags.items()]
@@ -75,17 +78,25 @@ def uninterrupted(prepared, tmp_path_factory) -> Path:
     return workdir
 
 
+def wait_for_steps(processes: list[subprocess.Popen[str]], workdir: Path, steps: int) -> int:
+    """Returns the last step that a run has logged, once it is at least that number and while all processes live."""
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline and all(process.poll() is None for process in processes):
+        metrics = workdir / "metrics.jsonl"
+        last = max((line["step"] for line in read_json_lines(metrics)), default=0) if metrics.exists() else 0
+        if last >= steps:
+            return last
+        time.sleep(0.005)
+    for process in processes:
+        process.kill()
+    raise AssertionError(f"the run never logged step {steps}: {[p.communicate()[1] for p in processes]}")
+
+
 def start_and_wait(arguments: list[str], workdir: Path, steps: int) -> subprocess.Popen[str]:
     """Returns a run that has logged a step of at least that number, and has not ended."""
     process = subprocess.Popen(arguments, cwd=ROOT, env=environment(), stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 240
-    while time.monotonic() < deadline and process.poll() is None:
-        metrics = workdir / "metrics.jsonl"
-        if metrics.exists() and any(line["step"] >= steps for line in read_json_lines(metrics)):
-            return process
-        time.sleep(0.005)
-    process.kill()
-    raise AssertionError(f"the run never logged step {steps}: {process.communicate()[1]}")
+    wait_for_steps([process], workdir, steps)
+    return process
 
 
 def test_killed_three_times_is_uninterrupted(uninterrupted, prepared, tmp_path):
@@ -149,23 +160,22 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def start_two(arguments: list[str]) -> list[subprocess.Popen[str]]:
+    """Starts two processes of one run, with two devices each."""
+    port = free_port()
+    shared = [f"--coordinator-address=127.0.0.1:{port}", "--num-processes=2"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return [
+        subprocess.Popen([*arguments, *shared, f"--process-id={i}"], cwd=ROOT, env=environment(2), **pipes)
+        for i in range(2)
+    ]
+
+
 def test_two_processes_with_two_devices_are_one_with_one(prepared, tmp_path):
     changes = {"train__duration": "6 steps", "train__log_every": "1 steps", "train__evaluate_every": "6 steps"}
     alone = run(command(prepared.folder, tmp_path / "one", **changes))
     assert alone.returncode == 0, alone.stderr
-    port, processes = free_port(), []
-    for index in range(2):
-        flags = [f"--coordinator-address=127.0.0.1:{port}", "--num-processes=2", f"--process-id={index}"]
-        processes.append(
-            subprocess.Popen(
-                [*command(prepared.folder, tmp_path / "two", **changes), *flags],
-                cwd=ROOT,
-                env=environment(2),
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-        )
+    processes = start_two(command(prepared.folder, tmp_path / "two", **changes))
     outputs = [process.communicate(timeout=400) for process in processes]
     assert [p.returncode for p in processes] == [0, 0], outputs
     assert "4 cpu devices in 2 processes" in outputs[0][1]
@@ -177,6 +187,35 @@ def test_two_processes_with_two_devices_are_one_with_one(prepared, tmp_path):
                 assert a[name] == pytest.approx(b[name], rel=1e-5), (a["step"], name)
     for name, array in weights(tmp_path / "one").items():
         np.testing.assert_allclose(array, weights(tmp_path / "two")[name], rtol=1e-2, atol=1e-4)
+    predictions = [
+        [line.split(",")[0] for line in (tmp_path / name / "evaluation/test/predictions.csv").read_text().splitlines()]
+        for name in ("one", "two")
+    ]
+    assert predictions[0] == predictions[1]
+    assert (tmp_path / "two/evaluation/test/contact_sheet.png").stat().st_size > 1000
+
+
+def test_two_processes_prepare_once_and_stop_together(tmp_path):
+    table = write_products(tmp_path / "shop", 100)
+    last = 0
+    for attempt in range(2):  # the second time the run resumes
+        processes = start_two(command(table, tmp_path / "w", train__duration="100000 steps"))
+        last = wait_for_steps(processes, tmp_path / "w", last + 4)
+        # Ctrl-C on the one, a scheduler's SIGTERM on the other.
+        processes[attempt].send_signal((signal.SIGTERM, signal.SIGINT)[attempt])
+        errors = [process.communicate(timeout=200)[1] for process in processes]
+        assert [p.returncode for p in processes] == [143, 143], errors
+        assert all("and saved; the same command goes on from here" in text for text in errors)
+        assert ("resuming at step" in errors[0]) == bool(attempt)
+
+
+def test_bad_input_ends_every_process(tmp_path):
+    processes = start_two(command(tmp_path / "absent.zip", tmp_path / "w"))
+    errors = [process.communicate(timeout=100)[1] for process in processes]
+    assert [p.returncode for p in processes] == [2, 2], errors
+    for text in errors:
+        assert "there is nothing at" in text
+        assert "Traceback" not in text
 
 
 def test_it_prepares_a_users_csv_by_itself_and_uses_it_again(tmp_path):
@@ -206,6 +245,8 @@ def test_it_prepares_a_users_csv_by_itself_and_uses_it_again(tmp_path):
         (["--config=base", "--config.data.source=absent.zip"], "nothing at absent.zip"),
         (["--config=base", "--config.data.source={prepared}", "--config.train.batch_size=12"], "over 8 devices"),
         (["--config=base", "--process-id=0"], "belong together"),
+        (["--config=base", *AS_ONE, "--coordinator-address=localhost"], "not of the form HOST:PORT"),
+        (["--config=base", *AS_ONE, "--coordinator-address=:1"], "not of the form HOST:PORT"),
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_code_2(prepared, tmp_path, capsys, arguments, message):

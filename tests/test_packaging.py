@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import os
+import re
 import subprocess
 import sys
-import zipfile
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -14,24 +16,32 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory) -> Path:
-    """A folder with the wheel's content, as pip would lay it out."""
+def prefix(tmp_path_factory) -> Path:
+    """A folder into which pip has installed the wheel, and nothing else."""
     folder = tmp_path_factory.mktemp("wheel")
     subprocess.run(
         [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)],
         cwd=ROOT, check=True, capture_output=True,
     )  # fmt: skip
     (wheel,) = folder.glob("*.whl")
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(folder / "site")
-    return folder / "site"
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--ignore-installed"]
+    subprocess.run([*pip, "--prefix", str(folder / "env"), str(wheel)], check=True, capture_output=True)
+    return folder / "env"
+
+
+@pytest.fixture(scope="module")
+def installed(prefix) -> Path:
+    """Its site-packages."""
+    (site,) = prefix.glob("lib/python*/site-packages")
+    return site
 
 
 def run(installed: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    env = {**os.environ, "PYTHONPATH": str(installed), "JAX_PLATFORMS": "cpu"}
-    return subprocess.run(
-        [sys.executable, "-P", *arguments], cwd=installed.parent, env=env, capture_output=True, text=True
-    )
+    """Runs the installed console script, outside of the repository."""
+    prefix = installed.parents[2]
+    env = {**os.environ, "PYTHONPATH": str(installed), "PYTHONSAFEPATH": "1", "JAX_PLATFORMS": "cpu"}
+    command = arguments if arguments[0] == sys.executable else (str(prefix / "bin/fashion-jax"), *arguments)
+    return subprocess.run(command, cwd=prefix.parent, env=env, capture_output=True, text=True)
 
 
 def test_it_holds_the_package_and_the_configurations(installed):
@@ -63,22 +73,45 @@ def test_it_holds_the_package_and_the_configurations(installed):
     assert "fashion-jax = fashion_jax.cli:main" in entry.read_text()
 
 
+def test_what_is_imported_is_declared(installed):
+    """Every third-party module that the package imports comes with a dependency or an extra other than dev."""
+    (metadata,) = installed.glob("fashion_jax-*.dist-info/METADATA")
+    lines = [line for line in metadata.read_text().splitlines() if line.startswith("Requires-Dist: ")]
+    declared = {
+        re.match(r"[\w.-]+", line.removeprefix("Requires-Dist: ")).group().lower().replace("_", "-")
+        for line in lines
+        if "extra == 'dev'" not in line and 'extra == "dev"' not in line
+    }
+    owners = packages_distributions()
+    for path in (ROOT / "fashion_jax").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            for top in {name.split(".")[0] for name in names} - sys.stdlib_module_names - {"fashion_jax", "tensorflow"}:
+                known = {owner.lower().replace("_", "-") for owner in owners.get(top, [top])}
+                assert known & declared, f"{path.name} imports {top}"
+
+
 def test_it_runs_outside_of_the_repository(installed):
     code = "import fashion_jax, sys; print(fashion_jax.__file__)"
-    assert str(installed) in run(installed, "-c", code).stdout
-    prepared = run(installed, "-m", "fashion_jax.cli", "prepare", "--source", "synthetic:150", "--out", "records")
+    assert str(installed) in run(installed, sys.executable, "-c", code).stdout
+    prepared = run(installed, "prepare", "--source", "synthetic:150", "--out", "records")
     assert prepared.returncode == 0, prepared.stderr
     assert "150 rows" in prepared.stdout
     again = run(
-        installed, "-m", "fashion_jax.main", "--config=demo", "--workdir=w", "--config.data.source=records",
+        installed, "train", "--config=demo", "--workdir=w", "--config.data.source=records",
         "--config.train.duration=2 steps", "--config.model.width=4",
     )  # fmt: skip
     assert again.returncode == 0, again.stderr
-    assert (installed.parent / "w" / "package" / "weights.safetensors").is_file()
+    package = installed.parents[2].parent / "w/package"
+    assert (package / "weights.safetensors").is_file()
+    assert run(installed, "evaluate", "--workdir", "w", "--split", "validation").returncode == 0
+    predicted = run(installed, "predict", "--model", "w", "--source", "synthetic:150", "--out", "p.csv")
+    assert predicted.returncode == 0, predicted.stderr
 
 
 @pytest.mark.parametrize("command", ["", "prepare", "train", "evaluate", "predict", "embed", "demo"])
 def test_every_command_explains_itself(installed, command):
-    done = run(installed, "-m", "fashion_jax.cli", *([command] if command else []), "--help")
+    done = run(installed, *([command] if command else []), "--help")
     assert done.returncode == 0, done.stderr
     assert "usage: fashion-jax" in done.stdout

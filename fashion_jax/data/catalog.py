@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import posixpath
 import tempfile
 from collections import Counter
@@ -14,8 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from fashion_jax.data.archives import Files, FolderFiles, open_files, safe_name
-from fashion_jax.data.hub import download, is_hub_source
+from fashion_jax.data.archives import Files, FolderFiles, safe_name
 from fashion_jax.data.photos import BadPhoto
 from fashion_jax.data.schema import (
     DOCUMENTED,
@@ -28,10 +26,9 @@ from fashion_jax.data.schema import (
     infer_schema,
     is_fashion,
 )
-from fashion_jax.data.tables import TABLE_SUFFIXES, Table, join_tables, read_table
+from fashion_jax.data.sources import Source, find_source
+from fashion_jax.data.tables import Table, join_tables, read_table
 from fashion_jax.errors import UserError, nearest
-
-ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz")
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,72 +130,29 @@ def open_catalog(source: str | Path, schema: Schema | None = None, *, labelled: 
     Raises:
         UserError: no such source, not readable, unsafe, or columns are missing.
     """
-    text, temporary, links_within = str(source), None, None
-    if text == "synthetic" or text.startswith("synthetic:"):
-        temporary = _write_synthetic(text)
-        path = Path(temporary.name)
-    elif is_hub_source(text):
-        path, links_within = download(text)
-    else:
-        path = Path(text)
-    files, names, sizes = _locate(path, labelled, links_within)
-    if not names:
-        return _photos_only(text, files, sizes)
+    text = str(source)
+    found = find_source(text, labelled=labelled)
+    if not found.tables:
+        return _photos_only(text, found)
     parts, digest = [], hashlib.sha256()
-    for name in names:
-        data = _read_table_file(path, files, name)
+    for name in found.tables:
+        data = found.read_table_file(name)
         digest.update(data)
         parts.append(read_table(name, data))
     table = join_tables(parts) if len(parts) > 1 else parts[0]
-    schema = _choose_schema(table.frame, schema, labelled, path.stem)
-    base = posixpath.dirname(names[0])
-    catalog = Catalog(text, schema, files, digest.hexdigest(), sizes, bool(sizes), temporary=temporary)
+    schema = _choose_schema(table.frame, schema, labelled, found.path.stem)
+    base = posixpath.dirname(found.tables[0])
+    catalog = Catalog(text, schema, found.files, digest.hexdigest(), found.sizes, bool(found.sizes))
+    catalog.temporary = found.temporary
     _read_rows(catalog, table, base, labelled)
     return catalog
 
 
-def _read_table_file(path: Path, files: Files, name: str) -> bytes:
-    try:
-        return files.read(name)
-    except (OSError, KeyError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
-        raise UserError(f"the table {name} of {path} cannot be read: {error}") from error
-
-
-def _locate(path: Path, labelled: bool, links_within: Path | None = None) -> tuple[Files, list[str], dict[str, int]]:
-    """Returns the files, the table's name or names (none where photos alone will do), and all files' sizes."""
-    suffix = path.suffix.lower()
-    if path.is_file() and suffix in (*TABLE_SUFFIXES, *(() if labelled else PHOTO_SUFFIXES)):
-        folder = FolderFiles(path.parent)
-        if suffix in TABLE_SUFFIXES:
-            return folder, [path.name], {}
-        return folder, [], {path.name: path.stat().st_size}
-    files = open_files(path, links_within)
-    sizes = {name: size for name, size in files.sizes().items() if not _is_litter(name)}
-    tables = sorted((n for n in sizes if n.lower().endswith(TABLE_SUFFIXES)), key=lambda n: (n.count("/"), n))
-    styles = [n for n in tables if posixpath.basename(n) == "styles.csv"]
-    parquet = [n for n in tables if n.endswith(".parquet")]
-    chosen = styles[:1] or parquet or tables
-    if len(chosen) > 1 and not parquet:
-        shallow = [n for n in chosen if n.count("/") == chosen[0].count("/")]
-        if len(shallow) > 1:
-            raise UserError(f"{path} holds several tables ({', '.join(shallow[:5])}); give the path of one of them")
-        chosen = shallow
-    archives = [n for n in sizes if n.lower().endswith(ARCHIVE_SUFFIXES)]
-    if not chosen and path.is_dir() and len(archives) == 1:  # a download that nobody unpacked
-        return _locate(path / archives[0], labelled)
-    if not chosen and (labelled or not any(n.lower().endswith(PHOTO_SUFFIXES) for n in sizes)):
-        sample = ", ".join(sorted(sizes)[:3]) or "nothing"
-        raise UserError(f"{path} holds no table (styles.csv, or one .csv, .tsv or .parquet); it holds {sample}")
-    return files, chosen, sizes
-
-
-def _photos_only(source: str, files: Files, sizes: dict[str, int]) -> Catalog:
+def _photos_only(source: str, found: Source) -> Catalog:
     schema = Schema("photos", ())
-    names = sorted(n for n in sizes if n.lower().endswith(PHOTO_SUFFIXES))
+    names = sorted(n for n in found.sizes if n.lower().endswith(PHOTO_SUFFIXES))
     stems = Counter(posixpath.splitext(posixpath.basename(n))[0] for n in names)
-    catalog = Catalog(source, schema, files, "", sizes, num_rows=len(names))
+    catalog = Catalog(source, schema, found.files, "", found.sizes, num_rows=len(names))
     for row, name in enumerate(names, 1):
         stem = posixpath.splitext(posixpath.basename(name))[0]
         catalog.products.append(Product(row, stem if stems[stem] == 1 else name, "", (), "", name))
@@ -334,26 +288,3 @@ def _vocabulary(attribute: Attribute, values: pd.Series) -> tuple[str, ...]:
 def _one_line(text: object) -> str:
     """Returns a text without line ends and runs of spaces, as lists of products hold it."""
     return " ".join(str(text).split())
-
-
-def _is_litter(name: str) -> bool:
-    """True for what macOS leaves in folders and zips."""
-    return posixpath.basename(name).startswith("._") or name.startswith("__MACOSX/") or "/__MACOSX/" in name
-
-
-def _write_synthetic(source: str) -> tempfile.TemporaryDirectory[str]:
-    from fashion_jax.data.synthetic import DEFAULT_COUNT, write_catalog
-
-    _, _, rest = source.partition(":")
-    count, _, seed = rest.partition(":")
-    try:
-        numbers = int(count or DEFAULT_COUNT), int(seed or 0)
-    except ValueError:
-        numbers = (0, 0)
-    if not 100 <= numbers[0] <= 10_000_000 or numbers[1] < 0:
-        raise UserError(f"{source!r} is not of the form synthetic[:COUNT[:SEED]] with COUNT of 100 or more")
-    folder = tempfile.TemporaryDirectory(prefix="fashion_jax_synthetic_")
-    write_catalog(Path(folder.name), *numbers)
-    for path in Path(folder.name).rglob("*"):
-        os.utime(path, (0, 0))  # drawn again, it is the same catalogue
-    return folder

@@ -39,7 +39,8 @@ def run_demo(workdir: Path) -> int:
     print(f"\nPhotos with predictions   {folder / 'contact_sheet.png'}")
     print(f"Scores and confusions     {folder}")
     print(f"The model                 {result.package}")
-    print(f"Took {time.monotonic() - begin:.0f} s. Next: fashion-jax predict --model {workdir} --source PHOTO.jpg")
+    script = sys.argv[0] if Path(sys.argv[0]).name == "fashion-jax" else "fashion-jax"
+    print(f"Took {time.monotonic() - begin:.0f} s. Next: {script} predict --model {workdir} --source PHOTO.jpg")
     return 0
 
 

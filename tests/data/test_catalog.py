@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from fashion_jax.data import archives
@@ -83,13 +85,18 @@ def test_all_containers_read_alike(tmp_path, prefix, kind):
     assert read_all(catalog) == {str(i): PHOTO for i in range(20)}
 
 
-def test_fingerprint_is_of_the_content_not_the_place(tmp_path):
+def test_the_stamp_changes_with_the_content_and_not_with_the_name(tmp_path):
     content = kaggle_files()
     folder = write_folder(tmp_path / "a", content)
     archive = write_zip(tmp_path / "b.zip", content)
-    assert open_catalog(folder).fingerprint() == open_catalog(archive).fingerprint()
-    (folder / "images/1.jpg").write_bytes(PHOTO + b"x")
-    assert open_catalog(folder).fingerprint() != open_catalog(archive).fingerprint()
+    stamps = [open_catalog(path).stamp() for path in (folder, archive)]
+    assert open_catalog(folder.rename(tmp_path / "moved")).stamp() == stamps[0]
+    assert open_catalog(archive.rename(tmp_path / "moved.zip")).stamp() == stamps[1]
+    other = bytes(reversed(PHOTO))  # of the same size
+    (tmp_path / "moved/images/1.jpg").write_bytes(other)
+    assert open_catalog(tmp_path / "moved").stamp() != stamps[0]
+    changed = write_zip(tmp_path / "c.zip", {**content, "images/1.jpg": other})
+    assert open_catalog(changed).stamp() != stamps[1]
 
 
 def test_rows_leave_with_a_reason_and_keep_what_they_have(tmp_path):
@@ -152,6 +159,42 @@ def test_quoted_cells_and_a_stray_quote():
     assert len(read_table("t.csv", b"\n".join(lines)).frame) == 39
 
 
+def rows_with(*changes: tuple[int, str]) -> bytes:
+    rows = ["sku,title,kind", *(f'{i},"short, text {i}",k' for i in range(20))]
+    for number, text in changes:
+        rows[number + 1] = text
+    return "\n".join(rows).encode()
+
+
+def test_a_long_quoted_cell_leaves_the_other_rows_alone():
+    text = "x" * 600 + "\n" + "y, " * 300
+    table = read_table("t.csv", rows_with((3, f'3,"{text}",k')))
+    assert not table.repairs
+    assert table.frame["sku"].tolist() == [str(i) for i in range(20)]
+    assert table.frame["title"][4] == text.strip()
+    assert table.frame["title"][5] == "short, text 4"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        [(5, '5,"never closed,k')],
+        [(5, '5,"never closed,k'), (9, '9,"nor this,k')],
+        [(5, '5,"opened,k'), (9, '9,and closed",k')],
+        [(19, '19,"the last,k')],
+    ],
+)
+def test_stray_quotes_swallow_no_row(changes):
+    table = read_table("t.csv", rows_with(*changes))
+    assert table.num_rows == len(table.frame) == 20
+    assert table.frame["sku"].tolist() == [str(i) for i in range(20)]
+    assert (table.frame["kind"] == "k").all()
+    opened = sum('"' in text and ',"' in text for _, text in changes)  # a quote inside of a cell is just a sign
+    assert table.repairs == {"stray quotes, read as text": opened}
+    untouched = set(range(20)) - {number for number, _ in changes}
+    assert all(table.frame["title"][i + 1] == f"short, text {i}" for i in untouched)
+
+
 @pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
 def test_delimiters(separator):
     table = read_table("t.csv", separator.join("abc").encode() + b"\n" + separator.join("123").encode())
@@ -198,6 +241,49 @@ def test_hub_aliases(tmp_path):
     content["styles.csv"] = content["styles.csv"].replace(HEADER.encode(), renamed.encode())
     catalog = open_catalog(write_folder(tmp_path, content))
     assert catalog.products[0].labels[:2] == ("Apparel", "Topwear")
+
+
+def test_parts_of_a_table_may_differ_in_columns(tmp_path):
+    base = pd.DataFrame({"id": range(12), "image": [PHOTO] * 12, "kind": ["a", "b"] * 6})
+    (tmp_path / "data").mkdir()
+    base.to_parquet(tmp_path / "data/train-0.parquet")
+    second = base.assign(id=range(12, 24), colour=["red", "blue", "red"] * 4)
+    second.to_parquet(tmp_path / "data/train-1.parquet")
+    catalog = open_catalog(tmp_path)
+    assert len(catalog.products) == 24
+    assert {p.labels for p in catalog.products[:12]} == {("a", None), ("b", None)}
+
+
+def test_large_binary_images_of_the_hub(tmp_path):
+    image = pa.array(
+        [{"bytes": PHOTO, "path": None}] * 6, pa.struct([("bytes", pa.large_binary()), ("path", pa.string())])
+    )
+    pq.write_table(pa.table({"id": pa.array(range(6)), "image": image, "kind": ["a", "b"] * 3}), tmp_path / "t.parquet")
+    assert len(open_catalog(tmp_path / "t.parquet").products) == 6
+
+
+def test_the_known_data_set_may_name_its_photos(tmp_path):
+    lines = [f"{HEADER},file", *(f"{row(i)},pics/{i}.jpg" for i in range(6))]
+    content = {"mine.csv": "\n".join(lines).encode(), **{f"pics/{i}.jpg": PHOTO for i in range(6)}}
+    assert len(open_catalog(write_folder(tmp_path / "c", content)).products) == 6
+
+
+def test_litter_of_macos_is_no_table(tmp_path):
+    litter = {"._styles.csv": b"\0\5\x16", "__MACOSX/._styles.csv": b"\0", "images/._1.jpg": b"\0"}
+    assert len(open_catalog(write_zip(tmp_path / "c.zip", {**kaggle_files(), **litter})).products) == 20
+
+
+def test_an_archive_that_nobody_unpacked(tmp_path):
+    (tmp_path / "download").mkdir()
+    write_zip(tmp_path / "download/data.zip", kaggle_files())
+    assert len(open_catalog(tmp_path / "download").products) == 20
+
+
+def test_line_ends_in_ids_and_titles_become_spaces(tmp_path):
+    table = pd.DataFrame({"id": [f"a\r{i}" for i in range(6)], "title": ["x\r\ny"] * 6, "kind": ["a", "b"] * 3})
+    table.assign(image=[PHOTO] * 6).to_parquet(tmp_path / "t.parquet")
+    product = open_catalog(tmp_path / "t.parquet").products[0]
+    assert (product.id, product.title) == ("a 0", "x y")
 
 
 @pytest.mark.parametrize("name", ["../evil.csv", "/etc/evil.csv", "a/../../evil", "C:\\evil.csv", "..\\evil.csv"])

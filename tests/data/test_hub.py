@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import types
 
+import pandas as pd
 import pytest
 
 from drawn_products import write_products
@@ -29,10 +30,22 @@ def test_kaggle(monkeypatch, shop):
     assert asked == ["owner/fashion-products"]
 
 
-def test_hugging_face(monkeypatch, shop):
+def test_hugging_face(monkeypatch, shop, tmp_path):
+    # The hub's cache keeps a snapshot's files as links into a folder of blobs beside it.
+    repository = tmp_path / "hub/datasets--owner--name"
+    snapshot, blobs = repository / "snapshots/0123abc", repository / "blobs"
+    (snapshot / "data").mkdir(parents=True)
+    blobs.mkdir()
+    table = pd.read_csv(shop / "products.csv")
+    table["image"] = [{"bytes": (shop / name).read_bytes(), "path": name} for name in table["file"]]
+    table.drop(columns="file").to_parquet(blobs / "beef")
+    (snapshot / "data/train-00000-of-00001.parquet").symlink_to("../../../blobs/beef")
+    secret = tmp_path / "secret.parquet"
+    secret.write_bytes((blobs / "beef").read_bytes())
+    (snapshot / "data/train-00001-of-00001.parquet").symlink_to(secret)
     asked = []
-    client(monkeypatch, "huggingface_hub", snapshot_download=lambda **kwargs: asked.append(kwargs) or str(shop))
-    assert len(open_catalog("hf:owner/name").products) == 60
+    client(monkeypatch, "huggingface_hub", snapshot_download=lambda **kwargs: asked.append(kwargs) or str(snapshot))
+    assert len(open_catalog("hf:owner/name").products) == 60  # and not 120: links elsewhere are not followed
     assert asked[0]["repo_id"] == "owner/name"
     assert asked[0]["repo_type"] == "dataset"
     assert "*.parquet" in asked[0]["allow_patterns"]

@@ -7,6 +7,7 @@ from itertools import islice
 import numpy as np
 import pytest
 
+from fashion_jax.data import loader
 from fashion_jax.data.loader import (
     ResidentPhotos,
     StreamedPhotos,
@@ -101,3 +102,23 @@ def test_storage_is_chosen_by_what_fits():
     assert choose_storage("auto", **size, device_bytes=10**6) == "host"
     assert choose_storage("auto", num_photos=10**9, height=80, width=60, device_bytes=10**9) == "stream"
     assert choose_storage("stream", **size, device_bytes=10**9) == "stream"
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_containers_limit_counts(tmp_path, monkeypatch, version):
+    folder = tmp_path if version == 2 else tmp_path / "memory"
+    folder.mkdir(exist_ok=True)
+    names = {
+        2: ("memory.max", "memory.current", "inactive_file"),
+        1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    }
+    limit, used, cache = names[version]
+    monkeypatch.setattr(loader, "_CONTROL_GROUP", tmp_path)
+    free = loader._free_memory()
+    assert free > 50_000_000
+    (folder / "memory.stat").write_text(f"anon 1\n{cache} 5000\n")
+    (folder / limit).write_text("40000000\n")
+    (folder / used).write_text("30000000\n")
+    assert loader._free_memory() == 10_005_000
+    (folder / limit).write_text("max\n")
+    assert loader._free_memory() > 50_000_000

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
-from fashion_jax.data.photos import BadPhoto, decode_photo, encode_photo, letterbox, normalise_photo
+from fashion_jax.data.photos import BadPhoto, decode_photo, encode_photo, letterbox, normalise_image, normalise_photo
 
 
 def scene(height: int = 80, width: int = 60) -> np.ndarray:
@@ -105,11 +107,75 @@ def test_what_is_no_photo_is_refused_with_a_reason(data, reason):
         normalise_photo(data)
 
 
-def test_pixel_bombs_are_refused():
-    header = bytearray(save(Image.new("L", (8, 8)), "PNG"))
-    header[16:24] = (60000).to_bytes(4, "big") * 2
-    with pytest.raises(BadPhoto):
-        normalise_photo(bytes(header))
+@pytest.mark.parametrize(("side", "reason"), [(9_440, "9440x9440 pixels"), (60_000, "exceeds limit")])
+def test_pixel_bombs_are_refused(side, reason):
+    data = bytearray(save(Image.new("L", (8, 8)), "PNG"))
+    data[16:24] = side.to_bytes(4, "big") * 2
+    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
+    with pytest.raises(BadPhoto, match=reason):
+        normalise_photo(bytes(data))
+
+
+def with_exif(data: bytes, payload: bytes) -> bytes:
+    body = b"Exif\0\0" + payload
+    return data[:2] + b"\xff\xe1" + (len(body) + 2).to_bytes(2, "big") + body + data[2:]
+
+
+def test_a_harmless_exif_tag_keeps_the_bytes():
+    exif = Image.Exif()
+    exif[0x010F] = "a camera's maker"
+    data = save(Image.fromarray(scene()), "JPEG", quality=95, exif=exif)
+    assert b"maker" in data
+    assert normalise_photo(data) == (data, ())
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"",
+        b"garbage",
+        b"II*\0",
+        b"MM\0*\0\0\0\x08\0\xff" + bytes(20),
+        b"II*\0\x08\0\0\0\x01\0\x12\x01\x02\0" + b"\xff" * 8,
+    ],
+)
+def test_damaged_exif_is_not_believed_and_harms_nothing(payload):
+    data = with_exif(encode_photo(scene()), payload)
+    repaired, _ = normalise_photo(data)
+    assert close(decode_photo(repaired, 80, 60), scene())
+    png = bytearray(save(Image.fromarray(scene()), "PNG"))
+    chunk = b"eXIf" + payload
+    png[33:33] = len(payload).to_bytes(4, "big") + chunk + zlib.crc32(chunk).to_bytes(4, "big")
+    repaired, _ = normalise_photo(bytes(png))
+    assert close(decode_photo(repaired, 80, 60), scene())
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation_is_undone(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = save(Image.fromarray(scene()), "JPEG", quality=95, exif=exif)
+    wanted = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
+    repaired, _ = normalise_photo(data)
+    assert close(np.asarray(Image.open(io.BytesIO(repaired))), wanted)
+    assert close(normalise_image(Image.open(io.BytesIO(data))), wanted)
+
+
+def test_repairs_in_one_thread_do_not_excuse_losses_in_another():
+    rng = np.random.default_rng(0)
+    whole = save(Image.fromarray(rng.integers(0, 255, (400, 300, 3), dtype=np.uint8)), "JPEG", quality=90)
+    lost, tail = whole[: int(len(whole) * 0.35)], whole[: int(len(whole) * 0.9)]
+
+    def outcome(data: bytes) -> bool:
+        try:
+            return "truncated" in normalise_photo(data)[1]
+        except BadPhoto:
+            return False
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(outcome, [lost, tail] * 60))
+    assert found == [False, True] * 60
 
 
 def test_letterbox_pads_with_white_and_never_squashes():

@@ -15,15 +15,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core import shuffle
 
 from drawn_products import write_products
 from fashion_jax.cli import main
+from fashion_jax.data import builder
+from fashion_jax.data.archives import FolderFiles
 from fashion_jax.data.builder import FashionProducts
+from fashion_jax.data.catalog import open_catalog
 from fashion_jax.data.catalog_report import format_report
 from fashion_jax.data.manifest import open_prepared
 from fashion_jax.data.photos import decode_photo
 from fashion_jax.data.prepare import prepare
 from fashion_jax.data.schema import load_schema, save_schema
+from fashion_jax.data.staging import stage_photos
 from fashion_jax.errors import UserError
 
 
@@ -142,7 +147,7 @@ def test_too_many_bad_rows_stop_with_examples(tmp_path, capsys):
     message = capsys.readouterr().err
     assert "10 of 60 rows" in message
     assert "row 1 (id 'S00000')" in message
-    assert not (tmp_path / "out").exists()
+    assert [p.name for p in tmp_path.iterdir()] == ["shop"]
 
 
 @pytest.mark.parametrize(
@@ -154,6 +159,10 @@ def test_too_many_bad_rows_stop_with_examples(tmp_path, capsys):
         (["--source", "{csv}", "--split", "file:absent"], "no list of splits"),
         (["--source", "{csv}", "--split-fractions", "0.5,0.2,0.2"], "sum to 1"),
         (["--source", "{csv}", "--schema", "absent.json"], "absent.json cannot be read"),
+        (["--source", "{csv}", "--max-side", "0"], "--max-side=0 is out of range"),
+        (["--source", "{csv}", "--split-seed", "-1"], "--split-seed=-1 is out of range"),
+        (["--source", "{csv}", "--max-bad-fraction", "nan"], "--max-bad-fraction=nan is out of range"),
+        (["--source", "x" * 300], "File name too long"),
     ],
 )
 def test_bad_input_gets_a_sentence(products_csv, tmp_path, capsys, arguments, message):
@@ -162,7 +171,7 @@ def test_bad_input_gets_a_sentence(products_csv, tmp_path, capsys, arguments, me
     captured = capsys.readouterr()
     assert message in captured.err
     assert "Traceback" not in captured.err
-    assert not out.exists()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_with_other_things_is_left_alone(products_csv, tmp_path):
@@ -170,6 +179,96 @@ def test_a_folder_with_other_things_is_left_alone(products_csv, tmp_path):
     with pytest.raises(UserError, match="something else"):
         prepare(products_csv, tmp_path, progress=False)
     assert (tmp_path / "thesis.txt").read_text() == "x"
+    # Other programs have a manifest.json too, and even a folder of ours may have been put to other use.
+    (tmp_path / "manifest.json").write_text('{"name": "my app"}')
+    with pytest.raises(UserError, match="something else"):
+        prepare(products_csv, tmp_path, progress=False)
+    prepare(products_csv, tmp_path / "out", progress=False)
+    (tmp_path / "out/notes.txt").write_text("x")
+    with pytest.raises(UserError, match=r"such as notes\.txt"):
+        prepare(products_csv, tmp_path / "out", split_seed=1, progress=False)
+    assert (tmp_path / "out/notes.txt").exists()
+
+
+def test_a_neighbours_unfinished_folder_is_left_alone(products_csv, tmp_path):
+    neighbour = tmp_path / ".records.v2.abcd1234.part"
+    stale = tmp_path / ".records.abcd1234.part"
+    for folder in (neighbour, stale):
+        folder.mkdir()
+    prepare(products_csv, tmp_path / "records", progress=False)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [neighbour.name, "records"]
+
+
+def test_the_place_of_the_work_itself_is_refused(products_csv, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="cannot be replaced in one step"):
+        prepare(products_csv, ".", progress=False)
+
+
+def test_a_split_may_take_several_files(products_csv, prepared, tmp_path, monkeypatch):
+    monkeypatch.setattr(builder, "_SHARD_ROWS", 25)
+    monkeypatch.setattr(shuffle, "MAX_MEM_BUFFER_SIZE", 1000)  # beyond it, TFDS's own writer needs TensorFlow
+    records = prepare(products_csv, tmp_path / "out", progress=False)
+    assert len(list((tmp_path / "out").rglob("*train*array_record*"))) == 4
+    assert records.fingerprint == prepared.fingerprint
+    assert [records.read_photo(i) for i in range(120)] == [prepared.read_photo(i) for i in range(120)]
+
+
+def test_a_full_disk_is_a_sentence_and_finished_work_is_kept(products_csv, tmp_path, monkeypatch, capsys):
+    def full(self):
+        raise RuntimeError("RESOURCE_EXHAUSTED: write() failed: No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FashionProducts, "download_and_prepare", full)
+        assert main(["prepare", "--source", str(products_csv), "--out", str(tmp_path / "out")]) == 2
+    assert "the disk is full" in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == [".out.staging"]
+    assert main(["prepare", "--source", str(products_csv), "--out", str(tmp_path / "out")]) == 0
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_photo_that_could_not_be_read_is_tried_again(tmp_path, monkeypatch):
+    table = write_products(tmp_path / "shop", 60)
+    catalog = open_catalog(table)
+    real = FolderFiles.read
+
+    def refuse(self, name):
+        if name.endswith("p3.jpg"):
+            raise PermissionError(13, "Permission denied")
+        return real(self, name)
+
+    options = {"max_side": 256, "num_workers": 1, "progress": False}
+    with monkeypatch.context() as patch:
+        patch.setattr(FolderFiles, "read", refuse)
+        first = stage_photos(catalog, tmp_path / "s", "key", **options)
+    assert "Permission denied" in first.bad[4]
+    again = stage_photos(catalog, tmp_path / "s", "key", **options)
+    assert not again.bad
+    assert len(again.photos) == 60
+
+
+def test_a_changed_photo_of_equal_size_makes_other_records(tmp_path):
+    table = write_products(tmp_path / "shop", 60)
+    first = prepare(table, tmp_path / "out", progress=False)
+    photos = tmp_path / "shop/photos"
+    data = (photos / "p0.jpg").read_bytes()
+    os.utime(photos / "p0.jpg", (1, 1))
+    touched = prepare(table, tmp_path / "out", progress=False)
+    assert touched.fingerprint == first.fingerprint
+    assert touched.stamp != first.stamp
+    comment = data[:2] + b"\xff\xfe\x00\x04ab" + data[2:]
+    (photos / "p0.jpg").write_bytes(comment)
+    second = prepare(table, tmp_path / "out", progress=False)
+    (photos / "p0.jpg").write_bytes(comment.replace(b"\x04ab", b"\x04cd"))
+    third = prepare(table, tmp_path / "out", progress=False)
+    assert len({first.fingerprint, second.fingerprint, third.fingerprint}) == 3
+
+
+def test_the_drawn_catalogue_is_known_again(tmp_path):
+    first = prepare("synthetic:150:3", tmp_path / "out", progress=False)
+    stamp = (tmp_path / "out/manifest.json").stat().st_mtime_ns
+    assert prepare("synthetic:150:3", tmp_path / "out", progress=False).stamp == first.stamp
+    assert (tmp_path / "out/manifest.json").stat().st_mtime_ns == stamp
 
 
 def test_damaged_records_are_named_and_made_again(products_csv, tmp_path):
@@ -193,7 +292,7 @@ def test_a_killed_preparation_goes_on_and_ends_the_same(tmp_path):
         "from fashion_jax.data.prepare import prepare; prepare(sys.argv[1], sys.argv[2], progress=False)"
     )
     command = [sys.executable, "-c", code, str(source), str(tmp_path / "killed")]
-    staging, kills = tmp_path / ".killed.staging", 0
+    staging, kills, before = tmp_path / ".killed.staging", 0, {}
     for chunks in (1, 4, 9):
         process = subprocess.Popen(command, env=os.environ)
         while process.poll() is None and len(list(staging.glob("chunk-*.npz"))) < chunks:
@@ -201,6 +300,9 @@ def test_a_killed_preparation_goes_on_and_ends_the_same(tmp_path):
         kills += process.poll() is None
         process.send_signal(signal.SIGKILL)
         process.wait()
+        kept = {p.name: p.stat().st_mtime_ns for p in staging.glob("chunk-*.npz")}
+        assert before.items() <= kept.items(), "work that was done is done again"
+        before = kept
         assert not (tmp_path / "killed").exists() or process.returncode == 0
     assert kills == 3
     subprocess.run(command, check=True)

@@ -85,3 +85,31 @@ def test_files_that_are_no_schema(tmp_path, text):
     (tmp_path / "s.json").write_text(text)
     with pytest.raises(UserError, match=r"s\.json"):
         load_schema(tmp_path / "s.json")
+
+
+def test_column_names_that_cannot_name_attributes_get_another():
+    values = ["a", "b"] * 10
+    table = frame(**{"sku": [f"S{i}" for i in range(20)], "file": [f"{i}.jpg" for i in range(20)]})
+    for column in ("Size/Fit", "id", "colour", "colour_confidence", "items"):
+        table[column] = values
+    schema = infer_schema(table)
+    named = {a.name: a.columns()[0] for a in schema.attributes}
+    assert named == {
+        "Size_Fit": "Size/Fit", "id_label": "id", "colour": "colour", "colour_confidence_label": "colour_confidence",
+        "items": "items",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Schema("x", (Attribute("id"),)), "cannot be used"),
+        (lambda: Schema("x", (Attribute("a"), Attribute("a_confidence"))), "cannot be used"),
+        (lambda: Schema("x", (Attribute("a", classes=("x", "y", "y")),)), "names the class 'y' twice"),
+        (lambda: Schema("x", (Attribute("a"),), image_template="images/{id}_{view}.jpg"), "no other braces"),
+        (lambda: Schema("x", (Attribute("a"),), image_template="images/{id}}.jpg"), "no other braces"),
+    ],
+)
+def test_schemas_that_would_fail_later_fail_at_once(make, message):
+    with pytest.raises(UserError, match=message):
+        make()

@@ -150,3 +150,13 @@ def test_both_ways_of_nnx(graph):
     )
     env = {**os.environ, "NNX_GRAPH_MODE": graph, "NNX_GRAPH_UPDATES": graph}
     subprocess.run([sys.executable, "-c", code], check=True, env=env)
+
+
+def test_attributes_may_be_called_as_methods_are():
+    names = {name: 2 for name in ("items", "keys", "get", "train", "eval", "update", "__len__")}
+    outputs = shapes({**BASE, "classes": names}, 20, 16)
+    assert list(outputs.logits) == list(names)
+    graph, params, batch_stats = abstract_classifier({**BASE, "classes": names})
+    assert params["heads"].keys() == names.keys()
+    merged = nnx.eval_shape(lambda: merge_classifier(graph, params, batch_stats))
+    assert merged.attributes == tuple(names)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import hashlib
+import io
 import json
+import os
 import subprocess
 import sys
 
@@ -17,6 +20,8 @@ from PIL import Image
 import fashion_jax
 from drawn_products import draw_product, write_products
 from fashion_jax.cli import main
+from fashion_jax.data.photos import decode_photo, encode_photo, normalise_photo
+from fashion_jax.data.schema import Schema, save_schema
 from fashion_jax.errors import UserError
 from fashion_jax.models.classifier import make_classifier, merge_classifier, split_classifier
 from fashion_jax.search.embed import embed_source
@@ -29,7 +34,7 @@ MODEL = {
     "classes": {n: len(v) for n, v in VOCABULARIES.items()}, "depth": 18, "width": 4, "stem": "small",
     "deep_shortcut": False, "head": "linear", "head_hidden": [], "dropout": 0.0, "dtype": "float32",
 }  # fmt: skip
-PREPROCESSING = {"height": 32, "width": 24, "mean": [0.5, 0.4, 0.3], "std": [0.5, 0.6, 0.7]}
+PREPROCESSING = {"height": 32, "width": 24, "max_side": 64, "mean": [0.5, 0.4, 0.3], "std": [0.5, 0.6, 0.7]}
 
 
 @pytest.fixture(scope="module")
@@ -44,17 +49,21 @@ def network():
     return jax.device_get(params), jax.device_get(batch_stats)
 
 
-@pytest.fixture
-def package(tmp_path, network):
+def write(folder, network, preprocessing, extra=None):
     flat = traverse_util.flatten_dict({"params": network[0], "batch_stats": network[1]})
     write_package(
-        tmp_path / "package",
+        folder,
         weights={"/".join(map(str, path)): array for path, array in flat.items()},
         model=MODEL,
         vocabularies=VOCABULARIES,
-        preprocessing=PREPROCESSING,
-        extra={"note": "drawn"},
+        preprocessing=preprocessing,
+        extra=extra or {},
     )
+
+
+@pytest.fixture
+def package(tmp_path, network):
+    write(tmp_path / "package", network, PREPROCESSING, {"note": "drawn"})
     return tmp_path / "package"
 
 
@@ -116,6 +125,7 @@ def test_all_kinds_of_photos(package, tmp_path):
         ("absent.jpg", "absent.jpg cannot be read"),
         (b"no photo", "not usable"),
         (np.zeros((4, 4)), "must be uint8"),
+        (np.zeros((0, 5, 3), np.uint8), "must be uint8"),
     ],
 )
 def test_bad_photos_are_named(package, photo, message):
@@ -132,7 +142,7 @@ def test_it_predicts_with_nothing_else(package, tmp_path):
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(package)], capture_output=True, text=True, cwd=package.parent,
-        env={**__import__("os").environ, "PYTHONPATH": str(fashion_jax.__path__[0]).removesuffix("fashion_jax")},
+        env={**os.environ, "PYTHONPATH": str(fashion_jax.__path__[0]).removesuffix("fashion_jax")},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() in VOCABULARIES["kind"]
@@ -146,8 +156,6 @@ def edit_json(path, change):
 
 def rewrite_weights(package, change):
     """Changes tensors and signs them anew, so that only the tensors are wrong."""
-    import hashlib
-
     tensors = safetensors.numpy.load_file(package / "weights.safetensors")
     change(tensors)
     data = safetensors.numpy.save(tensors)
@@ -206,6 +214,58 @@ def test_damaged_packages_never_crash(package):
     load_package(package)
 
 
+def sign_labels(package, change):
+    """Changes labels and signs them anew, so that only the labels are wrong."""
+    edit_json(package / "labels.json", change)
+    digest = hashlib.sha256((package / "labels.json").read_bytes()).hexdigest()
+    edit_json(package / "config.json", lambda c: c["digests"].update({"labels.json": digest}))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda v: v["kind"].append("oval"), "does not fit config.json"),
+        (lambda v: v.update(kind=["round", "round", "tall"]), "names a class twice"),
+        (lambda v: v.update(kind=["round", "a\nb", "tall"]), "is not a line of text"),
+        (lambda v: v.update(kind=["round", "\ud800", "tall"]), "is not a line of text"),
+        (lambda v: v.update(kind=["round", 3, "tall"]), "not a list of texts"),
+        (lambda v: v.update(kind=[]), "not a list of texts"),
+        (lambda v: v.update({"../kind": v.pop("kind")}), "must be a plain word"),
+        (lambda v: v.update({"id": v.pop("kind")}), "cannot be used"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(package, change, message):
+    sign_labels(package, change)
+    with pytest.raises(UserError, match=message):
+        load_package(package)
+
+
+def test_pillow_images_are_treated_as_files_are(package):
+    model = load_model(package)
+    pixels = photos(1)[0]
+    alpha = Image.fromarray(pixels).convert("RGBA")
+    alpha.putalpha(Image.fromarray((pixels.mean(-1) < 200).astype(np.uint8) * 255))
+    sideways = Image.fromarray(np.repeat(np.repeat(pixels, 4, 0), 4, 1))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for image, kind, options in ((alpha, "PNG", {}), (sideways, "PNG", {"exif": exif})):
+        buffer = io.BytesIO()
+        image.save(buffer, kind, **options)
+        opened = model.read(Image.open(io.BytesIO(buffer.getvalue())))
+        assert np.abs(opened.astype(int) - model.read(buffer.getvalue())).mean() < 3
+    with pytest.raises(UserError, match="the photo is not usable"):
+        model.read(Image.open(io.BytesIO(buffer.getvalue()[:200])))
+
+
+@pytest.mark.parametrize("max_side", [48, 64, 256])
+def test_a_large_photo_is_read_as_training_read_it(tmp_path, network, max_side):
+    rng = np.random.default_rng(0)
+    data = encode_photo(np.repeat(np.repeat(rng.integers(0, 255, (90, 70, 3), dtype=np.uint8), 6, 0), 6, 1))
+    stored, _ = normalise_photo(data, max_side)
+    write(tmp_path / "p", network, {**PREPROCESSING, "max_side": max_side})
+    assert np.array_equal(load_model(tmp_path / "p").read(data), decode_photo(stored, 32, 24))
+
+
 def test_a_whole_source_is_labelled_in_its_order(package, tmp_path, capsys):
     table = write_products(tmp_path / "shop", 40)
     (tmp_path / "shop/photos/p5.jpg").write_bytes(b"x")
@@ -253,15 +313,80 @@ def test_embeddings_of_a_source(package, tmp_path):
         assert arrays["ids"].dtype == np.int64
 
 
-@pytest.mark.parametrize("name", ["predict", "embed"])
-def test_bad_input_gets_a_sentence(package, tmp_path, capsys, name):
-    out = tmp_path / "out"
-    for arguments, message in (
-        (["--model", str(tmp_path / "none"), "--source", "x"], "no model package"),
-        (["--model", str(package), "--source", "absent"], "nothing at absent"),
+@pytest.fixture(params=["predict", "embed"])
+def run(request, package):
+    """Runs predict or embed on a source, and returns the exit code."""
+
+    def call(source, out, *more) -> int:
+        return main(
+            [request.param, "--model", str(package), "--source", str(source), "--out", str(out), *map(str, more)]
+        )
+
+    return call
+
+
+def test_bad_input_gets_a_sentence(package, tmp_path, capsys, run):
+    shop = write_products(tmp_path / "shop", 6)
+    gone = tmp_path / "gone.csv"
+    gone.write_text("id,file\n" + "\n".join(f"{i},absent{i}.jpg" for i in range(20)))
+    os.mkfifo(tmp_path / "fifo")
+    out = tmp_path / "new/out"
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()}
+    for source, to, message in (
+        ("absent", out, "nothing at absent"),
+        (gone, out, "no row of"),
+        (gone, out, "there is no photo absent0.jpg"),
+        (shop, tmp_path, "is a folder"),
+        (shop, shop, "is the source itself"),
+        (shop.parent, shop, "lies in the source"),
+        (shop.parent, shop.parent / "photos/predictions.csv", "lies in the source"),
+        (shop, tmp_path / "fifo", "no regular file"),
+        (shop, shop / "x.csv", "cannot be written"),
+        (shop, tmp_path / ("x" * 240), "too long"),
     ):
-        assert main([name, *arguments, "--out", str(out)]) == 2
+        assert run(source, to) == 2, message
         errors = capsys.readouterr().err
         assert message in errors
         assert "Traceback" not in errors
-        assert not out.exists()
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()} == before
+    assert not out.parent.exists()
+    assert main(["predict", "--model", str(tmp_path / "none"), "--source", str(shop), "--out", str(out)]) == 2
+    assert "no model package" in capsys.readouterr().err
+
+
+def test_a_result_stays_when_the_next_run_finds_nothing(tmp_path, run):
+    table, out = write_products(tmp_path / "shop", 6), tmp_path / "out.csv"
+    assert run(table, out) == 0
+    before = out.read_bytes()
+    for photo in (tmp_path / "shop/photos").iterdir():
+        photo.write_bytes(b"x")
+    assert run(table, out) == 2
+    assert out.read_bytes() == before
+
+
+def test_a_link_is_followed(tmp_path, run):
+    table = write_products(tmp_path / "shop", 6)
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    assert run(table, tmp_path / "link") == 0
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "target").stat().st_size > 100
+
+
+def test_a_schema_can_be_given(tmp_path, capsys, run):
+    photos_ = write_products(tmp_path / "shop", 6).parent / "photos"
+    for photo in list(photos_.iterdir()):
+        photo.rename(photo.with_suffix(""))
+    (tmp_path / "codes.csv").write_text("code,picture\n" + "\n".join(f"c{i},shop/photos/p{i}" for i in range(6)))
+    assert run(tmp_path / "codes.csv", tmp_path / "out") == 2
+    assert "write a schema.json that names image_column" in capsys.readouterr().err
+    save_schema(Schema("codes", (), id_column="code", image_column="picture"), tmp_path / "schema.json")
+    assert run(tmp_path / "codes.csv", tmp_path / "out", "--schema", tmp_path / "schema.json") == 0
+    assert "6 " in capsys.readouterr().out
+
+
+def test_ids_of_any_length_are_kept(package, tmp_path):
+    table = write_products(tmp_path / "shop", 4)
+    table.write_text(table.read_text().replace("S00000", "7" * 5000))
+    assert embed_source(load_model(package), table, tmp_path / "e.npz", progress=False) == 4
+    with np.load(tmp_path / "e.npz", allow_pickle=False) as arrays:
+        assert arrays["ids"][0] == "7" * 5000
