@@ -96,9 +96,7 @@ def checked_copy(config: Config) -> Config:
     try:
         values = config.to_dict()
     except TypeError as error:
-        raise UserError(
-            f"the configuration holds a value that is neither text, number, list nor mapping: {error}"
-        ) from error
+        raise UserError(f"the configuration holds a value that JSON does not know: {error}") from error
     return config_from_dict(values)
 
 

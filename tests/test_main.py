@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -78,25 +79,48 @@ def uninterrupted(prepared, tmp_path_factory) -> Path:
     return workdir
 
 
-def wait_for_steps(processes: list[subprocess.Popen[str]], workdir: Path, steps: int) -> int:
-    """Returns the last step that a run has logged, once it is at least that number and while all processes live."""
+class Started:
+    """A run in the background. What it says goes to a file: a pipe that nobody reads fills up and stops it."""
+
+    def __init__(self, arguments: list[str], log: Path, devices: int = 1) -> None:
+        self._log = log
+        with log.open("w") as file:
+            self.process = subprocess.Popen(arguments, cwd=ROOT, env=environment(devices), stderr=file, stdout=file)
+
+    @property
+    def said(self) -> str:
+        return self._log.read_text()
+
+    def end(self, number: int | None = None) -> tuple[int, str]:
+        """Sends a signal, if one is given, and returns the exit code and all that was said."""
+        if number is not None:
+            self.process.send_signal(number)
+        return self.process.wait(120), self.said
+
+
+def wait_until(holds: Callable[[], bool], runs: Sequence[Started]) -> None:
+    """Returns when a condition holds; fails when a run ends before, or after four minutes."""
     deadline = time.monotonic() + 240
-    while time.monotonic() < deadline and all(process.poll() is None for process in processes):
-        metrics = workdir / "metrics.jsonl"
-        last = max((line["step"] for line in read_json_lines(metrics)), default=0) if metrics.exists() else 0
-        if last >= steps:
-            return last
+    while time.monotonic() < deadline and all(run.process.poll() is None for run in runs):
+        if holds():
+            return
         time.sleep(0.005)
-    for process in processes:
-        process.kill()
-    raise AssertionError(f"the run never logged step {steps}: {[p.communicate()[1] for p in processes]}")
+    for run in runs:
+        run.process.kill()
+    raise AssertionError("\n".join(run.said for run in runs))
 
 
-def start_and_wait(arguments: list[str], workdir: Path, steps: int) -> subprocess.Popen[str]:
+def last_step(workdir: Path) -> int:
+    """Returns the last step that a workdir's run has logged; 0 where there is none."""
+    metrics = workdir / "metrics.jsonl"
+    return max((line["step"] for line in read_json_lines(metrics)), default=0) if metrics.exists() else 0
+
+
+def start_and_wait(arguments: list[str], workdir: Path, steps: int) -> Started:
     """Returns a run that has logged a step of at least that number, and has not ended."""
-    process = subprocess.Popen(arguments, cwd=ROOT, env=environment(), stderr=subprocess.PIPE, text=True)
-    wait_for_steps([process], workdir, steps)
-    return process
+    run = Started(arguments, workdir.with_name("log"))
+    wait_until(lambda: last_step(workdir) >= steps, [run])
+    return run
 
 
 def test_killed_three_times_is_uninterrupted(uninterrupted, prepared, tmp_path):
@@ -104,11 +128,11 @@ def test_killed_three_times_is_uninterrupted(uninterrupted, prepared, tmp_path):
     # falls anywhere within steps, evaluations and saves.
     arguments, dice = command(prepared.folder, tmp_path / "w"), random.Random(0)
     for steps in (4, 12, 24):
-        process = start_and_wait(arguments, tmp_path / "w", steps)
+        process = start_and_wait(arguments, tmp_path / "w", steps).process
         time.sleep(dice.uniform(0, 0.05))
         assert process.poll() is None
         process.kill()
-        process.communicate()
+        process.wait()
     finished = run(arguments)
     assert finished.returncode == 0, finished.stderr
     assert "resuming at step" in finished.stderr
@@ -120,10 +144,8 @@ def test_killed_three_times_is_uninterrupted(uninterrupted, prepared, tmp_path):
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_signals_save_and_exit_and_the_run_goes_on(uninterrupted, prepared, tmp_path, number, code):
     workdir = tmp_path / "w"
-    process = start_and_wait(command(prepared.folder, workdir), workdir, 4)
-    process.send_signal(number)
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == code, errors
+    found, errors = start_and_wait(command(prepared.folder, workdir), workdir, 4).end(number)
+    assert found == code, errors
     assert "the same command goes on from here" in errors
     assert "Traceback" not in errors
     resumed = run(command(prepared.folder, workdir))
@@ -135,22 +157,16 @@ def test_signals_save_and_exit_and_the_run_goes_on(uninterrupted, prepared, tmp_
 def test_a_second_ctrl_c_stops_at_once(prepared, tmp_path):
     workdir = tmp_path / "w"
     arguments = command(prepared.folder, workdir, train__duration="100000 steps")
-    process = start_and_wait(arguments, workdir, 4)
-    process.send_signal(signal.SIGINT)
-    assert process.stderr is not None
-    while "stopping: saving" not in (line := process.stderr.readline()):
-        assert line, "the first Ctrl-C was not heard"
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors
+    first = start_and_wait(arguments, workdir, 4)
+    first.process.send_signal(signal.SIGINT)
+    wait_until(lambda: "stopping: saving" in first.said, [first])
+    code, errors = first.end(signal.SIGINT)
+    assert code == 130, errors
     assert "stopped at once" in errors
     assert "Traceback" not in errors
     # What was saved before is whole: the same command goes on from it.
-    last = read_json_lines(workdir / "metrics.jsonl")[-1]["step"]
-    process = start_and_wait(arguments, workdir, last + 1)
-    process.terminate()
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 143, errors
+    code, errors = start_and_wait(arguments, workdir, last_step(workdir) + 1).end(signal.SIGTERM)
+    assert code == 143, errors
     assert "resuming at step" in errors
 
 
@@ -160,24 +176,18 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def start_two(arguments: list[str]) -> list[subprocess.Popen[str]]:
+def start_two(arguments: list[str], folder: Path) -> list[Started]:
     """Starts two processes of one run, with two devices each."""
-    port = free_port()
-    shared = [f"--coordinator-address=127.0.0.1:{port}", "--num-processes=2"]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return [
-        subprocess.Popen([*arguments, *shared, f"--process-id={i}"], cwd=ROOT, env=environment(2), **pipes)
-        for i in range(2)
-    ]
+    shared = [f"--coordinator-address=127.0.0.1:{free_port()}", "--num-processes=2"]
+    return [Started([*arguments, *shared, f"--process-id={i}"], folder / f"log{i}", 2) for i in range(2)]
 
 
 def test_two_processes_with_two_devices_are_one_with_one(prepared, tmp_path):
     changes = {"train__duration": "6 steps", "train__log_every": "1 steps", "train__evaluate_every": "6 steps"}
     alone = run(command(prepared.folder, tmp_path / "one", **changes))
     assert alone.returncode == 0, alone.stderr
-    processes = start_two(command(prepared.folder, tmp_path / "two", **changes))
-    outputs = [process.communicate(timeout=400) for process in processes]
-    assert [p.returncode for p in processes] == [0, 0], outputs
+    outputs = [run.end() for run in start_two(command(prepared.folder, tmp_path / "two", **changes), tmp_path)]
+    assert [code for code, _ in outputs] == [0, 0], outputs
     assert "4 cpu devices in 2 processes" in outputs[0][1]
     one, two = (read_json_lines(tmp_path / name / "metrics.jsonl") for name in ("one", "two"))
     for a, b in zip(one, two, strict=True):
@@ -197,25 +207,24 @@ def test_two_processes_with_two_devices_are_one_with_one(prepared, tmp_path):
 
 def test_two_processes_prepare_once_and_stop_together(tmp_path):
     table = write_products(tmp_path / "shop", 100)
-    last = 0
     for attempt in range(2):  # the second time the run resumes
-        processes = start_two(command(table, tmp_path / "w", train__duration="100000 steps"))
-        last = wait_for_steps(processes, tmp_path / "w", last + 4)
-        # Ctrl-C on the one, a scheduler's SIGTERM on the other.
-        processes[attempt].send_signal((signal.SIGTERM, signal.SIGINT)[attempt])
-        errors = [process.communicate(timeout=200)[1] for process in processes]
-        assert [p.returncode for p in processes] == [143, 143], errors
-        assert all("and saved; the same command goes on from here" in text for text in errors)
-        assert ("resuming at step" in errors[0]) == bool(attempt)
+        runs = start_two(command(table, tmp_path / "w", train__duration="100000 steps"), tmp_path)
+        steps = last_step(tmp_path / "w") + 4
+        wait_until(lambda steps=steps: last_step(tmp_path / "w") >= steps, runs)
+        # A scheduler's SIGTERM on the one, Ctrl-C on the other.
+        runs[attempt].process.send_signal((signal.SIGTERM, signal.SIGINT)[attempt])
+        outputs = [run.end() for run in runs]
+        assert [code for code, _ in outputs] == [143, 143], outputs
+        assert all("and saved; the same command goes on from here" in said for _, said in outputs)
+        assert ("resuming at step" in outputs[0][1]) == bool(attempt)
 
 
 def test_bad_input_ends_every_process(tmp_path):
-    processes = start_two(command(tmp_path / "absent.zip", tmp_path / "w"))
-    errors = [process.communicate(timeout=100)[1] for process in processes]
-    assert [p.returncode for p in processes] == [2, 2], errors
-    for text in errors:
-        assert "there is nothing at" in text
-        assert "Traceback" not in text
+    outputs = [run.end() for run in start_two(command(tmp_path / "absent.zip", tmp_path / "w"), tmp_path)]
+    assert [code for code, _ in outputs] == [2, 2], outputs
+    for _, said in outputs:
+        assert "there is nothing at" in said
+        assert "Traceback" not in said
 
 
 def test_it_prepares_a_users_csv_by_itself_and_uses_it_again(tmp_path):
