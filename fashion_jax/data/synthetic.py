@@ -135,7 +135,9 @@ def draw(spec: Spec) -> UInt8[np.ndarray, "80 60 3"]:
     pen = Pen(width, height, place, flip=bool(rng.random() < 0.5))
     SHAPES[spec.shape][3](pen, spec.kind)
     _emblem(pen, spec.truth["gender"])
-    body, shade, trim, line = (np.asarray(layer, np.float32)[..., None] / 255 for layer in pen.layers.values())
+    body, shade, trim, line, rim, face = (
+        np.asarray(layer, np.float32)[..., None] / 255 for layer in pen.layers.values()
+    )
 
     cloth = paint(spec.truth["baseColour"], spec.pattern, height, width, rng).astype(np.float32)
     y, x = np.mgrid[:height, :width].astype(np.float32)
@@ -152,6 +154,8 @@ def draw(spec: Spec) -> UInt8[np.ndarray, "80 60 3"]:
     photo = photo * (1 - shade) + 0.72 * cloth * shade
     photo = photo * (1 - trim) + float(rng.choice([205, 225])) * trim
     photo = photo * (1 - line) + (0.35 * cloth + 10) * line
+    photo = photo * (1 - rim) + 20 * rim
+    photo = photo * (1 - face) + 250 * face
     small = photo.reshape(HEIGHT, _SCALE, WIDTH, _SCALE, 3).mean((1, 3))
     noise = np.random.default_rng([spec.look, int(spec.id)]).normal(0, 1.5, small.shape)
     return np.clip(np.rint(small + noise), 0, 255).astype(np.uint8)
@@ -231,18 +235,19 @@ class _Place:
 
 
 def _emblem(pen: Pen, gender: str) -> None:
-    """Draws the cue by which gender can be seen; children's things are smaller besides."""
-    x, y = 0.5, 0.52
-    if gender == "Men":
-        pen.shape((x - 0.07, y), (x + 0.07, y), (x + 0.07, y + 0.1), (x - 0.07, y + 0.1), layer="trim")
-    elif gender == "Women":
-        pen.oval(x - 0.13, y, x, y + 0.09, layer="trim")
-        pen.oval(x, y, x + 0.13, y + 0.09, layer="trim")
-    elif gender == "Boys":
-        pen.shape((x - 0.1, y + 0.12), (x + 0.1, y + 0.12), (x, y - 0.02), layer="trim")
-    elif gender == "Girls":
-        for dx, dy in ((-0.1, 0.0), (0.04, 0.0), (-0.03, 0.08)):
-            pen.oval(x + dx, y + dy, x + dx + 0.09, y + dy + 0.07, layer="trim")
+    """Draws the cue by which gender can be seen, about 9 pixels wide; children's things are smaller besides."""
+
+    def disc(x: float, y: float, radius: float) -> list[Point]:
+        return [(x + radius * math.cos(t), y + radius * math.sin(t)) for t in np.linspace(0, 2 * math.pi, 12)]
+
+    badges: dict[str, list[list[Point]]] = {
+        "Men": [[(-8, -8), (8, -8), (8, 8), (-8, 8)]],
+        "Women": [disc(-6, 0, 5), disc(6, 0, 5)],
+        "Boys": [[(-10, 8), (10, 8), (0, -9)]],
+        "Girls": [disc(-6, -4, 4), disc(6, -4, 4), disc(0, 6, 4)],
+        "Unisex": [],
+    }
+    pen.badge((0.5, 0.57), *badges[gender])
 
 
 def _damage(data: bytes, damage: str) -> bytes | None:

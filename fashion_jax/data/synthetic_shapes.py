@@ -11,11 +11,16 @@ Point = tuple[float, float]
 
 
 class Pen:
-    """Draws into four layers of one size: body, shade (a darker tone of the body), trim (neutral), and line."""
+    """Draws into layers of one size: body, shade (a darker tone of the body), trim (neutral), line, and a badge on top.
+
+    The badge has a white face and a black rim, so that it can be seen on any cloth.
+    """
 
     def __init__(self, width: int, height: int, place: Callable[[Point], Point], *, flip: bool) -> None:
         """Makes empty layers; `place` takes box coordinates to pixels, `flip` mirrors the box first."""
-        self.layers = {name: Image.new("L", (width, height), 0) for name in ("body", "shade", "trim", "line")}
+        self.layers = {
+            name: Image.new("L", (width, height), 0) for name in ("body", "shade", "trim", "line", "rim", "face")
+        }
         self._draw = {name: ImageDraw.Draw(layer) for name, layer in self.layers.items()}
         self._place, self._flip = place, flip
 
@@ -41,6 +46,15 @@ class Pen:
         corners = self._pixels([(left, top), (right, bottom)])
         xs, ys = [p[0] for p in corners], [p[1] for p in corners]
         self._draw[layer].ellipse((min(xs), min(ys), max(xs), max(ys)), outline=255, width=thick)
+
+    def badge(self, centre: Point, *outlines: Sequence[Point], rim: float = 2.0) -> None:
+        """Fills polygons around a place in the box; their points are in pixels from it, so it is never squashed."""
+        x, y = self._place(centre)
+        for outline in outlines:
+            points = [(x + dx, y + dy) for dx, dy in outline]
+            self._draw["rim"].polygon(points, fill=255, outline=255, width=1)
+            self._draw["rim"].line([*points, *points[:2]], fill=255, width=round(2 * rim), joint="curve")
+            self._draw["face"].polygon(points, fill=255)
 
 
 def topwear(pen: Pen, kind: int) -> None:

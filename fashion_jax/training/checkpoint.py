@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,8 @@ from fashion_jax.errors import UserError
 from fashion_jax.training.state import TrainState
 
 NUM_NEWEST = 2
+# Orbax warns at every checkpoint between evaluations, which has no metric on purpose.
+logging.getLogger("absl").addFilter(lambda record: "did not provide metrics" not in record.getMessage())
 _DISK_IS_FULL = ("No space left on device", "Disk quota exceeded")
 
 
