@@ -35,7 +35,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         whole, killed = Path(folder) / "whole", Path(folder) / "killed"
         begin = time.monotonic()
-        run(flags, whole).wait()
+        if run(flags, whole, stderr=None).wait():
+            return 1  # it has said why
         print(f"uninterrupted: {time.monotonic() - begin:.0f} s", flush=True)
         kills = 0
         while kills < flags.kills:
@@ -55,7 +56,7 @@ def main() -> int:
         return compare(whole, killed, kills)
 
 
-def run(flags: argparse.Namespace, workdir: Path) -> subprocess.Popen[bytes]:
+def run(flags: argparse.Namespace, workdir: Path, stderr: int | None = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
     """Starts a training run."""
     values = {
         "data.source": flags.source.resolve(),
@@ -72,7 +73,7 @@ def run(flags: argparse.Namespace, workdir: Path) -> subprocess.Popen[bytes]:
         cwd=ROOT,
         env={**os.environ, "JAX_NUM_CPU_DEVICES": "1", "JAX_PLATFORMS": "cpu"},
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stderr=stderr,
     )
 
 

@@ -6,11 +6,13 @@ import contextlib
 import errno
 import logging
 import math
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
@@ -62,8 +64,10 @@ class Checkpoints:
             enable_async_checkpointing=True,
             create=not read_only,
             read_only=read_only,
-            cleanup_tmp_directories=not read_only,
         )
+        if not read_only and jax.process_index() == 0:
+            for half in folder.glob("step_*.orbax-checkpoint-tmp*"):
+                shutil.rmtree(half, ignore_errors=True)
         try:
             self._manager = ocp.CheckpointManager(
                 folder.resolve(),

@@ -73,12 +73,16 @@ def test_state_is_parameters_and_statistics_in_float32():
     assert {path[-1] for path in traverse_util.flatten_dict(batch_stats)} == {"mean", "var"}
 
 
-def test_blocks_start_as_their_shortcuts():
-    _, params, _ = split_classifier(model_of(BASE))
-    flat = traverse_util.flatten_dict(params["backbone"]["stages"])
-    last = [np.asarray(v) for path, v in flat.items() if path[2:] == ("layers", 1, "norm", "scale")]
-    assert len(last) == 8
-    assert not any(scale.any() for scale in last)
+def test_weights_start_as_pytorchs_do():
+    _, params, _ = split_classifier(model_of({**BASE, "width": 16}))
+    flat = traverse_util.flatten_dict(params["backbone"])
+    kernels = [np.asarray(v) for path, v in flat.items() if path[-2:] == ("conv", "kernel")]
+    assert len(kernels) == 20
+    for kernel in kernels:  # uniform within 1 / sqrt(fan in)
+        bound = np.prod(kernel.shape[:3]) ** -0.5
+        assert 0.95 * bound < np.abs(kernel).max() <= bound
+        assert kernel.std() == pytest.approx(bound / 3**0.5, rel=0.1)
+    assert all((np.asarray(v) == 1).all() for path, v in flat.items() if path[-1] == "scale")
 
 
 def test_training_moves_the_statistics_and_evaluation_does_not():
