@@ -76,7 +76,8 @@ def prepare(
         "seed": split_seed,
         "format": FORMAT,
     }
-    stamp = hashlib.sha256(json.dumps([catalog.stamp(), options]).encode()).hexdigest()
+    source_stamp = catalog.stamp()  # asks the system about every photo
+    stamp = hashlib.sha256(json.dumps([source_stamp, options]).encode()).hexdigest()
     if is_prepared(out):
         with contextlib.suppress(UserError):  # damaged or of another version: made again
             before = open_prepared(out)
@@ -86,7 +87,7 @@ def prepare(
     with _locked(out):
         files.remove_stale(out)
         folder = out.parent / f".{out.name}.staging"
-        key = json.dumps([catalog.stamp(), max_side, FORMAT])
+        key = json.dumps([source_stamp, max_side, FORMAT])
         try:
             staged = stage_photos(catalog, folder, key, max_side=max_side, num_workers=num_workers, progress=progress)
             _quarantine_photos(catalog, staged)
