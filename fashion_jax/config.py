@@ -20,6 +20,7 @@ class AugmentConfig:
     """Random changes of a training photo; geometry only, because colour is a label."""
 
     min_crop_area: float = 0.7  # smallest share of the photo that a resized crop keeps, in (0, 1]
+    max_shift: float = 0.0  # largest move, by whole pixels, as a share of the side, in [0, 0.5)
     flip_probability: float = 0.5
     max_rotation: float = 6.0  # degrees, either way
     erase_probability: float = 0.2
@@ -27,6 +28,7 @@ class AugmentConfig:
 
     def validate(self) -> None:
         _require(0 < self.min_crop_area <= 1, "data.augment.min_crop_area", self.min_crop_area, "in (0, 1]")
+        _require(0 <= self.max_shift < 0.5, "data.augment.max_shift", self.max_shift, "in [0, 0.5) of the side")
         _require(0 <= self.flip_probability <= 1, "data.augment.flip_probability", self.flip_probability, "in [0, 1]")
         _require(0 <= self.max_rotation <= 180, "data.augment.max_rotation", self.max_rotation, "in [0, 180] degrees")
         _require(

@@ -1,8 +1,9 @@
 """Random geometry of training photos, on the device, inside the training step.
 
 Colours are never changed: colour is a label. Crop, flip and rotation are one affine map, sampled once, so a photo is
-interpolated once however many of them apply. Every example's randomness comes from its record number and the step,
-not from its place in the batch: one device, eight devices and two processes draw the same.
+interpolated once however many of them apply; shifts are by whole pixels and blur nothing. Every example's randomness
+comes from its record number and the step, not from its place in the batch: one device, eight devices and two processes
+draw the same.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def normalize(
 def augment(
     images: UInt8[Array, "batch height width 3"], keys: Key[Array, " batch"], config: AugmentConfig
 ) -> Float[Array, "batch height width 3"]:
-    """Applies a random resized crop (aspect kept), flip, small rotation and erasing to each photo.
+    """Applies a random resized crop (aspect kept), shift, flip, small rotation and erasing to each photo.
 
     Args:
         images: RGB in [0, 255].
@@ -56,7 +57,8 @@ def _augment_one(
     image: UInt8[Array, "height width 3"], key: Key[Array, ""], *, config: AugmentConfig
 ) -> Float[Array, "height width 3"]:
     height, width, _ = image.shape
-    crop_key, shift_key, flip_key, turn_key, erase_key = jax.random.split(key, 5)
+    crop_key, place_key, flip_key, turn_key, erase_key, shift_key = jax.random.split(key, 6)
+    image = _shift(image, shift_key, config)
     flipped = jax.random.bernoulli(flip_key, config.flip_probability)
     if config.min_crop_area == 1 and not config.max_rotation:
         # Nothing moves by part of a pixel, so nothing is interpolated.
@@ -65,7 +67,7 @@ def _augment_one(
 
     zoom = jnp.sqrt(jax.random.uniform(crop_key, minval=config.min_crop_area, maxval=1.0))
     room = (1 - zoom) / 2 * jnp.array([height, width], jnp.float32)
-    shift = jax.random.uniform(shift_key, (2,), minval=-1.0, maxval=1.0) * room
+    offset = jax.random.uniform(place_key, (2,), minval=-1.0, maxval=1.0) * room
     mirror = jnp.where(flipped, -1.0, 1.0)
     angle = jnp.deg2rad(jax.random.uniform(turn_key, minval=-1.0, maxval=1.0) * config.max_rotation)
 
@@ -73,9 +75,20 @@ def _augment_one(
     y = jnp.arange(height, dtype=jnp.float32)[:, None] - (height - 1) / 2
     x = (jnp.arange(width, dtype=jnp.float32)[None, :] - (width - 1) / 2) * mirror
     cosine, sine = jnp.cos(angle) * zoom, jnp.sin(angle) * zoom
-    source_y = cosine * y - sine * x + shift[0] + (height - 1) / 2
-    source_x = sine * y + cosine * x + shift[1] + (width - 1) / 2
+    source_y = cosine * y - sine * x + offset[0] + (height - 1) / 2
+    source_x = sine * y + cosine * x + offset[1] + (width - 1) / 2
     return _erase(sample_bilinear(image, source_y, source_x), erase_key, config)
+
+
+def _shift(image: UInt8[Array, "height width 3"], key: Key[Array, ""], config: AugmentConfig) -> Array:
+    """Moves a photo by whole pixels, white coming in: the padded crop of He et al. (2016, section 4.2)."""
+    height, width, _ = image.shape
+    rows, columns = round(config.max_shift * height), round(config.max_shift * width)
+    if not rows and not columns:
+        return image
+    padded = jnp.pad(image, ((rows, rows), (columns, columns), (0, 0)), constant_values=255)
+    start = jax.random.randint(key, (2,), 0, jnp.array([2 * rows + 1, 2 * columns + 1]))
+    return jax.lax.dynamic_slice(padded, (start[0], start[1], jnp.zeros_like(start[0])), image.shape)
 
 
 def sample_bilinear(

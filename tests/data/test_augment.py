@@ -12,8 +12,13 @@ from fashion_jax.config import AugmentConfig
 from fashion_jax.data.augment import augment, example_keys, normalize, sample_bilinear
 
 OFF = {
-    "min_crop_area": 1.0, "flip_probability": 0.0, "max_rotation": 0.0, "erase_probability": 0.0, "max_erase_area": 0.0,
-}  # fmt: skip
+    "min_crop_area": 1.0,
+    "max_shift": 0.0,
+    "flip_probability": 0.0,
+    "max_rotation": 0.0,
+    "erase_probability": 0.0,
+    "max_erase_area": 0.0,
+}
 
 
 def images(count: int = 64, seed: int = 0) -> jnp.ndarray:
@@ -70,6 +75,18 @@ def test_colours_stay_what_they_are():
     assert np.abs(share - share[..., :1]).max() < 1e-4
     assert share.min() > -1e-5
     assert share.max() < 1 + 1e-5
+
+
+def test_a_shift_moves_whole_pixels_and_brings_in_white():
+    photos = images(512)
+    out = np.asarray(augment(photos, keys(512), AugmentConfig(**{**OFF, "max_shift": 0.125})))
+    seen = set()
+    for photo, moved in zip(np.asarray(photos), out, strict=True):
+        framed = np.pad(photo, ((2, 2), (2, 2), (0, 0)), constant_values=255)
+        places = [(y, x) for y in range(5) for x in range(5) if (framed[y : y + 20, x : x + 16] == moved).all()]
+        assert len(places) == 1
+        seen.update(places)
+    assert len(seen) == 25
 
 
 def test_erasing_whitens_no_more_than_its_share():
