@@ -14,11 +14,13 @@ if TYPE_CHECKING:
     from fashion_jax.data.prepare import prepare
     from fashion_jax.experiment import evaluate, train
     from fashion_jax.search.embed import embed_source as embed
+    from fashion_jax.search.index import Index
     from fashion_jax.serving.predict import predict_source as predict
     from fashion_jax.serving.predictor import load_model
 
 _PUBLIC = {
     "Catalog": "fashion_jax.data.catalog:Catalog",
+    "Index": "fashion_jax.search.index:Index",
     "embed": "fashion_jax.search.embed:embed_source",
     "evaluate": "fashion_jax.experiment:evaluate",
     "load_model": "fashion_jax.serving.predictor:load_model",
@@ -31,6 +33,7 @@ _PUBLIC = {
 
 __all__ = [
     "Catalog",
+    "Index",
     "embed",
     "evaluate",
     "load_model",

@@ -1,0 +1,242 @@
+"""The columns that products are filtered and grouped by, beside their vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64, Int32, Int64
+
+from fashion_jax.errors import UserError, nearest
+
+MISSING = -1  # the code of a missing text
+
+Scalar = str | float | None
+
+
+@dataclass(frozen=True, slots=True)
+class TextColumn:
+    """Texts as codes into a vocabulary; `MISSING` where there is none."""
+
+    codes: Int32[np.ndarray, " n"]
+    vocabulary: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NumberColumn:
+    """Numbers (booleans are 0 and 1), NaN where missing. Integers up to 2**53 are exact."""
+
+    values: Float64[np.ndarray, " n"]
+
+
+Column = TextColumn | NumberColumn
+
+
+class AttributeTable:
+    """An immutable table of named columns of one length."""
+
+    __slots__ = ("_columns", "_count")
+
+    def __init__(self, columns: Mapping[str, Column], count: int) -> None:
+        self._columns, self._count = dict(columns), count
+        assert all(_length(column) == count for column in self._columns.values())
+
+    def __len__(self) -> int:
+        return self._count
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The columns, in their order."""
+        return tuple(self._columns)
+
+    def column(self, name: str) -> Column:
+        """Returns a column; UserError names the nearest one where there is none."""
+        if name not in self._columns:
+            known = ", ".join(self._columns) or "none: the index was built without attributes"
+            raise UserError(f"there is no column {name!r}{nearest(name, self._columns)}; columns: {known}")
+        return self._columns[name]
+
+    def row(self, position: int) -> dict[str, Scalar]:
+        """Returns one row; None where a value is missing, int where a number is whole."""
+        return {name: _cell(column, position) for name, column in self._columns.items()}
+
+    def take(self, rows: Int64[np.ndarray, " m"]) -> AttributeTable:
+        """Returns the rows at the given positions; where a position is -1, everything is missing."""
+        taken: dict[str, Column] = {}
+        for name, column in self._columns.items():
+            if isinstance(column, TextColumn):
+                taken[name] = TextColumn(np.append(column.codes, np.int32(MISSING))[rows], column.vocabulary)
+            else:
+                taken[name] = NumberColumn(np.append(column.values, np.nan)[rows])
+        return AttributeTable(taken, len(rows))
+
+    def replace(self, other: AttributeTable) -> AttributeTable:
+        """Returns this table with the columns that another one of as many rows has taken from there."""
+        return AttributeTable({**self._columns, **other._columns}, self._count)
+
+    def select(self, names: Iterable[str]) -> AttributeTable:
+        """Returns the table with some of its columns."""
+        return AttributeTable({name: self.column(name) for name in names}, self._count)
+
+    def to_lists(self) -> dict[str, list[Scalar]]:
+        """Returns the columns as lists, None where a value is missing."""
+        return {name: [_cell(column, row) for row in range(self._count)] for name, column in self._columns.items()}
+
+    def groups(self, name: str) -> Int64[np.ndarray, " n"]:
+        """Returns a number per row, the same for equal values of a column; a missing value is a group of its own."""
+        column = self.column(name)
+        if isinstance(column, TextColumn):
+            groups = column.codes.astype(np.int64)
+            absent = column.codes == MISSING
+        else:
+            absent = np.isnan(column.values)
+            _, groups = np.unique(np.where(absent, 0.0, column.values), return_inverse=True)
+            groups = groups.astype(np.int64)
+        groups[absent] = -1 - np.flatnonzero(absent)
+        return groups
+
+    def append(self, other: AttributeTable) -> AttributeTable:
+        """Returns this table with another's rows below it; the columns must be of the same names and kinds."""
+        joined: dict[str, Column] = {}
+        for name, column in self._columns.items():
+            more = other._columns[name]
+            if isinstance(column, TextColumn):
+                assert isinstance(more, TextColumn)
+                places = {text: code for code, text in enumerate(column.vocabulary)}
+                for text in more.vocabulary:
+                    places.setdefault(text, len(places))
+                # One place more: the code -1 reads the last one, which says missing again.
+                to_ours = np.array([*(places[text] for text in more.vocabulary), MISSING], np.int32)
+                joined[name] = TextColumn(np.concatenate([column.codes, to_ours[more.codes]]), tuple(places))
+            else:
+                assert isinstance(more, NumberColumn)
+                joined[name] = NumberColumn(np.concatenate([column.values, more.values]))
+        return AttributeTable(joined, self._count + len(other))
+
+    def conform(self, other: AttributeTable) -> AttributeTable:
+        """Returns another table's rows with this one's columns, what it lacks missing.
+
+        Raises:
+            UserError: it has a column that this one lacks, or of another kind.
+        """
+        columns: dict[str, Column] = {}
+        for name in other.names:
+            self.column(name)
+        for name, ours in self._columns.items():
+            theirs = other._columns.get(name) or _missing_like(ours, len(other))
+            if type(theirs) is not type(ours):
+                # A column without a single value is of no kind.
+                if not _all_missing(theirs):
+                    raise UserError(f"the column {name!r} holds {_kind(ours)}, not {_kind(theirs)}")
+                theirs = _missing_like(ours, len(other))
+            columns[name] = theirs
+        return AttributeTable(columns, len(other))
+
+    def to_arrays(self) -> tuple[dict[str, np.ndarray], list[dict[str, Any]]]:
+        """Returns arrays for a file, named "column0" and so on, and JSON values that say what they are."""
+        arrays, about = {}, []
+        for place, (name, column) in enumerate(self._columns.items()):
+            if isinstance(column, TextColumn):
+                arrays[f"column{place}"] = column.codes
+                about.append({"name": name, "kind": "text", "vocabulary": list(column.vocabulary)})
+            else:
+                arrays[f"column{place}"] = column.values
+                about.append({"name": name, "kind": "number"})
+        return arrays, about
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray], about: Sequence[Mapping[str, Any]], count: int) -> Any:
+        """Returns the table that `to_arrays` described; UserError when the two do not fit each other."""
+        columns: dict[str, Column] = {}
+        for place, item in enumerate(about):
+            array = arrays.get(f"column{place}")
+            text = item["kind"] == "text"
+            if array is None or array.shape != (count,) or array.dtype != (np.int32 if text else np.float64):
+                raise UserError(f"the column {item['name']!r} is damaged")
+            if text:
+                vocabulary = tuple(str(word) for word in item["vocabulary"])
+                if count and not (array.min() >= MISSING and array.max() < len(vocabulary)):
+                    raise UserError(f"the column {item['name']!r} is damaged")
+                columns[str(item["name"])] = TextColumn(array, vocabulary)
+            else:
+                columns[str(item["name"])] = NumberColumn(array)
+        return cls(columns, count)
+
+
+def make_table(columns: Any, count: int) -> AttributeTable:
+    """Makes a table from what users have.
+
+    Args:
+        columns: a pandas DataFrame, or a mapping from names to sequences of texts, numbers or booleans; None, NaN and
+            an empty text are missing. None makes a table without columns.
+        count: the rows that it must have.
+
+    Raises:
+        UserError: another number of rows, or a column that mixes texts and numbers.
+    """
+    if columns is None:
+        return AttributeTable({}, count)
+    if isinstance(columns, AttributeTable):
+        if len(columns) != count:
+            raise UserError(f"attributes have {len(columns)} rows and there are {count} ids")
+        return columns
+    if not hasattr(columns, "keys"):
+        raise UserError(f"attributes must map names to columns, as a DataFrame or a dictionary, not {type(columns)}")
+    made: dict[str, Column] = {}
+    for name in columns.keys():  # noqa: SIM118 - a DataFrame's own iteration differs by version
+        values = list(columns[name])
+        if len(values) != count:
+            raise UserError(f"the column {str(name)!r} has {len(values)} rows and there are {count} ids")
+        made[str(name)] = _make_column(str(name), values)
+    return AttributeTable(made, count)
+
+
+def _make_column(name: str, values: list[Any]) -> Column:
+    known = [None if _is_missing(value) else value for value in values]
+    present = [value for value in known if value is not None]
+    if present and all(isinstance(value, (bool, int, float, np.bool_, np.number)) for value in present):
+        return NumberColumn(np.array([np.nan if value is None else float(value) for value in known], np.float64))
+    strange = next((value for value in present if not isinstance(value, str)), None)
+    if strange is not None:
+        raise UserError(f"the column {name!r} mixes texts and others, such as {strange!r}; make it all of one kind")
+    places: dict[str, int] = {}
+    codes = [MISSING if value is None else places.setdefault(str(value), len(places)) for value in known]
+    return TextColumn(np.array(codes, np.int32), tuple(places))
+
+
+def _is_missing(value: Any) -> bool:
+    if value is None or (isinstance(value, str) and not value):
+        return True
+    # NaN and pandas' NaT differ from themselves; pandas' NA answers neither yes nor no.
+    same = value == value
+    return not isinstance(same, (bool, np.bool_)) or not same
+
+
+def _length(column: Column) -> int:
+    return len(column.codes if isinstance(column, TextColumn) else column.values)
+
+
+def _kind(column: Column) -> str:
+    return "texts" if isinstance(column, TextColumn) else "numbers"
+
+
+def _all_missing(column: Column) -> bool:
+    return bool((column.codes == MISSING).all() if isinstance(column, TextColumn) else np.isnan(column.values).all())
+
+
+def _missing_like(column: Column, count: int) -> Column:
+    if isinstance(column, TextColumn):
+        return TextColumn(np.full(count, MISSING, np.int32), ())
+    return NumberColumn(np.full(count, np.nan))
+
+
+def _cell(column: Column, position: int) -> Scalar:
+    if isinstance(column, TextColumn):
+        code = int(column.codes[position])
+        return None if code == MISSING else column.vocabulary[code]
+    value = float(column.values[position])
+    if np.isnan(value):
+        return None
+    return int(value) if value.is_integer() and abs(value) < 2**53 else value

@@ -1,0 +1,334 @@
+"""The index of products: built, searched, changed while searches go on, saved and loaded."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32
+
+from fashion_jax.errors import UserError
+from fashion_jax.search import storage
+from fashion_jax.search.attributes import Scalar, make_table
+from fashion_jax.search.build import build_base
+from fashion_jax.search.health import Health, measure_health
+from fashion_jax.search.inputs import check_ids, check_k, check_neighbours, check_share, check_vectors
+from fashion_jax.search.journal import Update
+from fashion_jax.search.planner import nearest
+from fashion_jax.search.projection import Projection, fit_projection
+from fashion_jax.search.query import Refinement, refine
+from fashion_jax.search.ranking import Hits
+from fashion_jax.search.saved import SavedIndex
+from fashion_jax.search.snapshot import Snapshot
+from fashion_jax.search.updates import Writing, rebase
+
+
+class Index(contextlib.AbstractContextManager["Index"]):
+    """Products' vectors with their ids and attributes.
+
+    One thread or process changes it at a time and any number search; each search sees one whole version. An index
+    that was saved or loaded keeps every acknowledged change in a journal beside it, also through a crash.
+    """
+
+    def __init__(self, snapshot: Snapshot, projection: Projection | None, settings: dict[str, Any]) -> None:
+        self._snapshot, self._projection, self._settings = snapshot, projection, settings
+        self._lock = threading.RLock()  # of the writers
+        self._writing: Writing | None = None  # made for the first change: searching needs none of it
+        self._saved: SavedIndex | None = None
+
+    @classmethod
+    def build(
+        cls,
+        embeddings: Any,
+        ids: Any,
+        attributes: Any = None,
+        *,
+        target_recall: float = 0.95,
+        backend: str = "auto",
+        batch: int = 1,
+        pca: int | None = None,
+        whiten: bool = False,
+        model: str = "",
+        seed: int = 0,
+        progress: bool = False,
+    ) -> Index:
+        """Builds an index.
+
+        Args:
+            embeddings: real numbers (n, features), of any length; at least one row.
+            ids: n integers from 0 on, or n texts, each once.
+            attributes: columns to filter and group by: a DataFrame, or a mapping from names to n values each.
+            target_recall: mean share of the true nearest products that a search finds, in (0, 1]; met on a sample of
+                the rows with a margin for the sample's error.
+            backend: "exact", "scann", or "auto", which chooses by size, batch and device.
+            batch: queries per search that are typical.
+            pca: principal components that are kept, or None for the features as they are.
+            whiten: whether the components are scaled to the same variance.
+            model: fingerprint of the model that made the embeddings, so that queries of another one are refused.
+            seed: of what is sampled.
+            progress: whether to show a bar.
+
+        Raises:
+            UserError: a ValueError that says what is wrong with which argument.
+        """
+        vectors = check_vectors(embeddings, None, "embeddings")
+        if not len(vectors):
+            raise UserError("an index needs at least one product")
+        names = check_ids(ids, len(vectors))
+        table = make_table(attributes, len(vectors))
+        target = check_share(target_recall, "target_recall")
+        projection = None
+        if pca is not None:
+            projection = fit_projection(vectors, check_k(pca), whiten=whiten, seed=seed)
+            vectors = check_vectors(projection.apply(vectors), None, "projected embeddings")
+        base = build_base(vectors, backend, target, batch=check_k(batch), seed=seed, progress=progress)
+        live = np.ones(len(names), bool)
+        snapshot = Snapshot(1, names, live, len(names), base, base.vectors[:0], table)
+        return cls(snapshot, projection, {"model": str(model), "backend": backend, "batch": int(batch), "seed": seed})
+
+    @classmethod
+    def load(cls, path: str | Path) -> Index:
+        """Loads an index with every acknowledged change; UserError where there is none, or it is damaged."""
+        saved = SavedIndex(Path(path))
+        index = cls(*saved.read())
+        index._saved = saved
+        index._catch_up()
+        return index
+
+    def search(
+        self,
+        queries: Any,
+        k: int = 10,
+        *,
+        where: str | None = None,
+        group_by: str | None = None,
+        diversity: float = 0.0,
+        min_score: float | None = None,
+        exclude: Any = None,
+    ) -> Hits:
+        """Finds the nearest products by cosine similarity.
+
+        Args:
+            queries: (num_queries, features), or one (features,); of any length.
+            k: products per query, in [1, len(index)].
+            where: a filter such as "gender == 'Women' and baseColour in ['Red', 'Maroon']"; see `search.where`.
+            group_by: a column; of products with equal values the nearest alone is returned.
+            diversity: in [0, 1]; above 0, products too similar to better ones give way (maximal marginal relevance).
+            min_score: similarity below which nothing is returned.
+            exclude: ids that are not returned, such as the query's own.
+
+        Returns:
+            Hits. As many as there are, up to k: the filter never costs any.
+
+        Raises:
+            UserError: a ValueError that says what is wrong with which argument.
+        """
+        snapshot = self._snapshot
+        vectors = check_vectors(queries, self.num_features, "queries")
+        if not len(vectors):
+            raise UserError("there is no query: queries must have at least one row")
+        if self._projection is not None:
+            vectors = check_vectors(self._projection.apply(vectors), None, "projected queries")
+        if k.__class__ is not int or not 1 <= k <= snapshot.num_live:
+            k = check_neighbours(k, snapshot.num_live)
+        if where is None and group_by is None and not diversity and exclude is None and min_score is None:
+            allowed = None if snapshot.is_plain else snapshot.allowed(None)
+            scores, positions = nearest(snapshot, vectors, k, allowed)
+        else:
+            wanted = Refinement(where, group_by, diversity, min_score, exclude)
+            scores, positions = refine(snapshot, vectors, k, wanted)
+        ids = snapshot.ids[positions]
+        if positions[:, -1].min() < 0:
+            ids[positions < 0] = snapshot.no_id
+        return Hits(ids, scores)
+
+    def upsert(self, ids: Any, embeddings: Any, attributes: Any = None) -> None:
+        """Adds products, or replaces those that are there; all of them in one step, or none.
+
+        Args:
+            ids: as in `build`; each once.
+            embeddings: (n, features).
+            attributes: as in `build`, columns of the index alone. A column that is not given keeps its value where
+                the product was there, and is missing where it is new.
+
+        Raises:
+            UserError: bad input, another process is writing, or the disk; the index is as it was.
+        """
+        with self._lock:
+            writing, snapshot = self._start_writing()
+            vectors = check_vectors(embeddings, self.num_features, "embeddings")
+            names = check_ids(ids, len(vectors), snapshot.ids.dtype.kind)
+            given = make_table(attributes, len(names))
+            table = writing.complete(snapshot, names, given)
+            if self._projection is not None:
+                vectors = check_vectors(self._projection.apply(vectors), None, "projected embeddings")
+            if len(names):
+                self._commit(Update(False, names, vectors, table.to_lists()))
+
+    def delete(self, ids: Any) -> None:
+        """Removes products, all of them in one step; KeyError where one is not there, and nothing is removed then."""
+        with self._lock:
+            writing, snapshot = self._start_writing()
+            names = check_ids(ids, None, snapshot.ids.dtype.kind)
+            writing.find(names.tolist())
+            if len(names):
+                self._commit(Update(True, names))
+
+    def rebuild(self, *, progress: bool = False) -> None:
+        """Indexes the live products anew; searches and changes go on meanwhile. A saved index is saved again."""
+        before = self._snapshot
+        rows = np.flatnonzero(before.live)
+        if not len(rows):
+            raise UserError("an index without products cannot be rebuilt; add some first")
+        settings = self._settings
+        base = build_base(
+            before.vectors(rows),
+            settings["backend"],
+            before.base.target_recall,
+            batch=settings["batch"],
+            seed=settings["seed"],
+            progress=progress,
+        )
+        with self._lock:
+            _, now = self._start_writing()
+            if now.base is not before.base:
+                raise UserError("the index was rebuilt by someone else meanwhile")
+            self._writing, self._snapshot = None, rebase(before, now, base)
+            if self._saved is not None:
+                self.save(self._saved.folder)
+
+    def save(self, path: str | Path) -> None:
+        """Writes the index into a folder, in one step, and keeps later changes there.
+
+        Raises:
+            UserError: the folder holds something else, another process is changing it, or it cannot be written.
+        """
+        with self._lock:
+            saved = self._saved
+            if saved is None or saved.folder != Path(path) or not saved.is_writer:
+                storage.check_place(Path(path))
+                self.close()
+                saved = SavedIndex(Path(path))
+                saved.lock()
+            try:
+                saved.replace(self._snapshot, self._projection, self._settings)
+            except BaseException:
+                if saved is not self._saved:
+                    saved.let_go()
+                raise
+            self._saved = saved
+
+    def refresh(self) -> bool:
+        """Takes over what another process has changed since; returns whether there was anything."""
+        with self._lock:
+            before = self._snapshot
+            if self._saved is not None and not self._saved.is_writer:
+                self._catch_up()
+            return self._snapshot is not before
+
+    def close(self) -> None:
+        """Lets another process change the index; searching goes on."""
+        with self._lock:
+            if self._saved is not None:
+                self._saved.let_go()
+
+    def health(self) -> Health:
+        """Measures recall on the stored sample as the index is now, and says whether a rebuild is due, and why."""
+        return measure_health(self._snapshot)
+
+    def vectors(self, ids: Any) -> Float32[np.ndarray, "n dim"]:
+        """Returns the stored vectors of products, of length 1; KeyError where one is not there."""
+        rows, snapshot = self._find(ids)
+        return snapshot.vectors(rows)
+
+    def attributes(self, ids: Any) -> list[dict[str, Scalar]]:
+        """Returns the attributes of products, None where one is missing; KeyError where a product is not there."""
+        rows, snapshot = self._find(ids)
+        return [snapshot.attributes.row(row) for row in rows.tolist()]
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The current version."""
+        return self._snapshot
+
+    @property
+    def num_features(self) -> int:
+        """Width of the embeddings that are searched for and added."""
+        if self._projection is not None:
+            return len(self._projection.mean)
+        return self._snapshot.base.vectors.shape[1]
+
+    @property
+    def projection(self) -> Projection | None:
+        """What is applied to embeddings before they are compared."""
+        return self._projection
+
+    @property
+    def model(self) -> str:
+        """Fingerprint of the model that made the embeddings; empty where it is not known."""
+        return str(self._settings["model"])
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The attributes."""
+        return self._snapshot.attributes.names
+
+    @property
+    def ids(self) -> np.ndarray:
+        """The products' ids, in the order in which they were added."""
+        snapshot = self._snapshot
+        return snapshot.ids[snapshot.live]
+
+    def __len__(self) -> int:
+        return self._snapshot.num_live
+
+    def __contains__(self, name: object) -> bool:
+        with self._lock:
+            return name in self._writer().rows
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _writer(self) -> Writing:
+        if self._writing is None:
+            self._writing = Writing(self._snapshot)
+        return self._writing
+
+    def _find(self, ids: Any) -> tuple[np.ndarray, Snapshot]:
+        with self._lock:
+            names = ids.tolist() if isinstance(ids, np.ndarray) else [ids] if isinstance(ids, (str, int)) else list(ids)
+            return self._writer().find(names), self._snapshot
+
+    def _start_writing(self) -> tuple[Writing, Snapshot]:
+        saved = self._saved
+        if saved is not None and not saved.is_writer:
+            saved.lock()
+            try:
+                self._catch_up()
+                saved.open_journal()
+            except BaseException:
+                saved.let_go()
+                raise
+        return self._writer(), self._snapshot
+
+    def _commit(self, update: Update) -> None:
+        if self._saved is not None:
+            self._saved.append(update)  # on the disk first: what a search has shown is never lost
+        self._snapshot = self._writer().apply(self._snapshot, update)
+
+    def _catch_up(self) -> None:
+        """Reads what is on the disk and not yet here."""
+        saved = self._saved
+        assert saved is not None
+        while True:
+            if saved.is_replaced():
+                self._snapshot, self._projection, self._settings = saved.read()
+                self._writing = None
+            for update in saved.updates():
+                self._snapshot = self._writer().apply(self._snapshot, update)
+            # A journal that went because a new generation came meanwhile looks like one without updates.
+            if not saved.is_replaced():
+                return

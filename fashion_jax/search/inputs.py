@@ -1,0 +1,136 @@
+"""Checks of what users hand to an index. All of it happens before anything is touched."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32
+
+from fashion_jax.errors import UserError
+
+MAX_ID_LENGTH = 512
+
+
+def check_vectors(vectors: Any, dim: int | None, what: str) -> Float32[np.ndarray, "n dim"]:
+    """Returns finite vectors scaled to length 1; one vector becomes a row.
+
+    Args:
+        vectors: anything that numpy reads as real numbers, (n, dim) or (dim,).
+        dim: the width that they must have; None for any.
+        what: their name in errors.
+
+    Raises:
+        UserError: another shape, not numbers, not finite, or all zeros, which point nowhere.
+    """
+    try:
+        given = np.asarray(vectors)
+        if given.dtype.kind not in "fiu" and given.dtype.name != "bfloat16":
+            raise ValueError(f"numbers of type {given.dtype}")
+        array = np.ascontiguousarray(given, np.float32)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{what} must be real numbers in rows of one width ({error})") from error
+    if given.ndim == 1:
+        array = array[None]
+    if array.ndim != 2 or (dim is not None and array.shape[1] != dim) or not array.shape[1]:
+        wanted = f"(n, {dim})" if dim is not None else "(n, width)"
+        raise UserError(f"{what} must have the shape {wanted}, not {given.shape}")
+    if len(array) == 1:
+        square = float(array[0] @ array[0])
+        if 1e-30 < square < 1e30:
+            return array * np.float32(1 / np.sqrt(square))
+    with np.errstate(over="ignore", invalid="ignore"):
+        squares = np.einsum("nd,nd->n", array, array)
+        if ((squares > 1e-30) & (squares < 1e30)).all():
+            return array * (1 / np.sqrt(squares))[:, None]
+    # Only something strange comes here: very small and very large numbers, which double precision holds, or errors.
+    bad = np.flatnonzero(~np.isfinite(array).all(1))
+    if len(bad):
+        raise UserError(f"{what}: row {bad[0]} is not finite (NaN or infinite), as {len(bad):,} of {len(array):,} are")
+    wide = array.astype(np.float64)
+    lengths = np.sqrt(np.einsum("nd,nd->n", wide, wide))
+    if not lengths.all():
+        raise UserError(f"{what}: row {np.flatnonzero(lengths == 0)[0]} is all zeros and has no direction")
+    return (wide / lengths[:, None]).astype(np.float32)
+
+
+def check_ids(ids: Any, count: int | None = None, kind: str | None = None) -> np.ndarray:
+    """Returns product ids as int64, or as texts, each once.
+
+    Args:
+        ids: integers from 0 on, or texts that are not empty; all of one kind.
+        count: how many there must be; None for any.
+        kind: the kind of those that are there already, "i" or "U"; None for either.
+
+    Raises:
+        UserError: another number, a mixture, an id twice, negative or empty, or of the other kind.
+    """
+    if isinstance(ids, (str, bytes, int, np.integer)):
+        ids = [ids]
+    array = np.asarray(ids)
+    if not array.size:
+        array = np.zeros(0, np.int64 if kind != "U" else "<U1")
+    if array.dtype.kind == "O":
+        array = _from_objects(array.tolist())
+    if array.ndim != 1 or array.dtype.kind not in "iuU":
+        raise UserError(f"ids must be a list of integers or of texts, not {array.dtype} {array.shape}")
+    if isinstance(ids, Sequence) and array.dtype.kind == "U" and not all(isinstance(i, str) for i in ids):
+        raise UserError("ids must be all integers or all texts, not both")
+    if count is not None and len(array) != count:
+        raise UserError(f"there are {len(array):,} ids for {count:,} vectors")
+    ours = "U" if array.dtype.kind == "U" else "i"
+    if kind is not None and ours != kind and len(array):
+        names = {"i": "integers", "U": "texts"}
+        raise UserError(f"the index has {names[kind]} as ids, and these are {names[ours]}, such as {array[0]!r}")
+    if ours == "U":
+        lengths = np.char.str_len(array)
+        if len(array) and (lengths.min() == 0 or lengths.max() > MAX_ID_LENGTH):
+            raise UserError(f"an id must have 1 to {MAX_ID_LENGTH} characters")
+    else:
+        if len(array) and (array.min() < 0 or array.max() > np.iinfo(np.int64).max):
+            raise UserError("ids must be integers in [0, 2**63); -1 stands for no product")
+        array = array.astype(np.int64)
+    values, counts = np.unique(array, return_counts=True)
+    if len(values) < len(array):
+        raise UserError(f"the id {values[counts > 1][0]} is given {counts.max()} times; each product has one vector")
+    return array
+
+
+def check_k(k: Any) -> int:
+    """Returns the number of neighbours; UserError unless it is an integer of at least 1."""
+    if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
+        raise UserError(f"k must be an integer of at least 1, not {k!r}")
+    return int(k)
+
+
+def check_neighbours(k: Any, available: int) -> int:
+    """Returns the number of neighbours; UserError unless it is an integer in [1, available]."""
+    k = check_k(k)
+    if not available:
+        raise UserError("the index is empty: every product was deleted")
+    if k > available:
+        raise UserError(f"k is {k:,} and the index has {available:,} products; ask for that many at most")
+    return k
+
+
+def check_share(value: Any, name: str) -> float:
+    """Returns a number in (0, 1]; UserError for any other."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = float("nan")
+    if not 0 < number <= 1:
+        raise UserError(f"{name} must be in (0, 1], not {value!r}")
+    return number
+
+
+def _from_objects(values: list[Any]) -> np.ndarray:
+    if all(isinstance(value, str) for value in values):
+        return np.array(values, dtype=str)
+    if all(isinstance(value, (int, np.integer)) and not isinstance(value, bool) for value in values):
+        try:
+            return np.array(values, np.int64)
+        except OverflowError:
+            raise UserError("ids must be integers in [0, 2**63); -1 stands for no product") from None
+    raise UserError("ids must be all integers or all texts, not both")

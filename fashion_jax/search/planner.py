@@ -1,0 +1,160 @@
+"""Decides how the nearest rows are found, and sees to it that as many come back as there are."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import numpy as np
+from jaxtyping import Float32
+
+from fashion_jax.search.exact import ExactSearcher, Positions, Scores, merge_top, search_rows
+from fashion_jax.search.scann import ScannSearcher
+from fashion_jax.search.snapshot import Allowed, Base, Costs, Snapshot
+from fashion_jax.search.tuning import OperatingPoint
+
+_SLACK = 1.5  # candidates fetched per neighbour that is expected to pass a filter
+_EXTRA = 10  # and on top of it
+_PICKING = 2e-8  # seconds per candidate to see whether it passes
+_MANY_SHORT = 0.1  # share of queries found wanting above which a filter is searched exactly
+_FEW_QUERIES = 16  # after which that share is believed
+
+Queries = Float32[np.ndarray, "q dim"]
+
+
+def nearest(snapshot: Snapshot, queries: Queries, k: int, allowed: Allowed | None) -> tuple[Scores, Positions]:
+    """Returns the k nearest allowed rows of each query, best first; -inf and -1 where there are fewer rows.
+
+    As many rows come back as are allowed, up to k: what approximate search leaves open is searched exactly.
+
+    Args:
+        snapshot: to search in.
+        queries: finite, of length 1, at least one.
+        k: at least 1.
+        allowed: of `snapshot.allowed`; None where every row is live and of the base.
+    """
+    base = snapshot.base
+    if allowed is None:
+        return _all_rows(base, queries, k)
+    found = _base_rows(base, queries, k, allowed)
+    if not len(allowed.delta_rows):
+        return found
+    whole = len(allowed.delta_rows) == len(snapshot.delta)
+    delta = snapshot.delta if whole else snapshot.delta[allowed.delta_rows]
+    scores, places = search_rows(delta, queries, min(k, len(delta)))
+    rows = allowed.delta_rows[places] + base.count
+    return merge_top(found, (scores, np.where(places >= 0, rows, -1)), k)
+
+
+def point_for(base: Base, neighbours: int) -> OperatingPoint | None:
+    """Returns ScaNN's operating point for a number of neighbours; None where exact search has to serve."""
+    if neighbours > base.count:
+        return None
+    return next((point for point in base.points if point.neighbours >= neighbours), None)
+
+
+def plan(base: Base, num_queries: int, k: int, allowed: Allowed) -> tuple[str, int]:
+    """Returns how the base is searched: "host", "device" or "scann", and how many neighbours are fetched from it."""
+    passing = len(allowed.base_rows)
+    costs = base.costs
+    host = passing * (costs.host_single if num_queries == 1 else num_queries * costs.host_batch)
+    # A filter that is asked for once is not asked for again by itself; gathering counts until it is done.
+    host += 0.0 if allowed.is_gathered or passing == base.count else passing * costs.gather
+    if isinstance(base.searcher, ExactSearcher):
+        device = costs.device_single if num_queries == 1 else num_queries * costs.device_batch
+        return ("device", k) if device < host else ("host", k)
+    if not passing or allowed.shortfalls > max(_FEW_QUERIES, allowed.searches) * _MANY_SHORT:
+        return "host", k
+    fetch = k if passing == base.count else math.ceil(k * base.count / passing * _SLACK) + _EXTRA
+    fetch = min(fetch, base.count)
+    point = point_for(base, fetch)
+    if point is None:
+        return "host", k
+    search = point.single_seconds if num_queries == 1 else num_queries * point.batch_seconds
+    return ("scann", fetch) if search + num_queries * fetch * _PICKING < host else ("host", k)
+
+
+def measure_costs(base_vectors: Float32[np.ndarray, "n dim"], searcher: ScannSearcher | ExactSearcher) -> Costs:
+    """Measures what the planner weighs, in a fraction of a second."""
+    rows = base_vectors[: min(len(base_vectors), 8_192)]
+    if not len(rows):
+        return Costs(1e-8, 1e-8, 1e-8)
+    queries = np.ascontiguousarray(rows[np.arange(64) % len(rows)])
+    picked = np.arange(0, len(base_vectors), max(1, len(base_vectors) // len(rows)))[: len(rows)]
+    device_single = device_batch = 0.0
+    if isinstance(searcher, ExactSearcher):
+        device_single = _seconds(lambda: searcher.search(queries[:1], 10))
+        device_batch = _seconds(lambda: searcher.search(queries, 10)) / len(queries)
+    return Costs(
+        host_single=_seconds(lambda: search_rows(rows, queries[:1], 10)) / len(rows),
+        host_batch=_seconds(lambda: search_rows(rows, queries, 10)) / len(rows) / len(queries),
+        gather=_seconds(lambda: base_vectors[picked]) / len(picked),
+        device_single=device_single,
+        device_batch=device_batch,
+    )
+
+
+def _seconds(run: object) -> float:
+    assert callable(run)
+    times = []
+    for _ in range(6):
+        begin = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - begin)
+    return float(np.median(times[1:]))  # the first one compiles, or warms the caches
+
+
+def _all_rows(base: Base, queries: Queries, k: int) -> tuple[Scores, Positions]:
+    searcher = base.searcher
+    if isinstance(searcher, ScannSearcher):
+        point = point_for(base, k)
+        if point is not None:
+            scores, positions = searcher.search(queries, k, point.leaves, point.reorder)
+            if scores[:, -1].min() > -np.inf:
+                return scores, positions
+            short = np.isneginf(scores[:, -1])
+            scores[short], positions[short] = search_rows(base.vectors, queries[short], k)
+            return scores, positions
+        return search_rows(base.vectors, queries, k)
+    return searcher.search(queries, k)
+
+
+def _base_rows(base: Base, queries: Queries, k: int, allowed: Allowed) -> tuple[Scores, Positions]:
+    how, fetch = plan(base, len(queries), k, allowed)
+    if how == "device":
+        assert isinstance(base.searcher, ExactSearcher)
+        return base.searcher.search(queries, k, allowed.base_mask)
+    if how == "host":
+        return _host(base, queries, k, allowed)
+    assert isinstance(base.searcher, ScannSearcher)
+    point = point_for(base, fetch)
+    assert point is not None
+    scores, positions = base.searcher.search(queries, fetch, point.leaves, point.reorder)
+    # Where a place is empty its position is -1, which reads the last row's mask; its score keeps it out.
+    passing = allowed.base_mask[positions] & (scores > -np.inf)
+    order = np.argsort(~passing, axis=1, kind="stable")[:, :k]
+    kept = np.take_along_axis(passing, order, axis=1)
+    scores = np.where(kept, np.take_along_axis(scores, order, axis=1), -np.inf).astype(np.float32)
+    positions = np.where(kept, np.take_along_axis(positions, order, axis=1), -1).astype(np.int64)
+    wanted = min(k, len(allowed.base_rows))
+    short = kept.sum(1) < wanted
+    allowed.searches += len(queries)
+    if short.any():
+        allowed.shortfalls += int(short.sum())
+        exact = _host(base, queries[short], k, allowed)
+        scores, positions = _widen(scores, k, -np.inf), _widen(positions, k, -1)
+        scores[short], positions[short] = exact
+    return _widen(scores, k, -np.inf), _widen(positions, k, -1)
+
+
+def _host(base: Base, queries: Queries, k: int, allowed: Allowed) -> tuple[Scores, Positions]:
+    scores, places = search_rows(allowed.gather(base), queries, k)
+    if len(allowed.base_rows) < base.count and len(allowed.base_rows):
+        places = np.where(places >= 0, allowed.base_rows[places], -1)
+    return scores, places
+
+
+def _widen(values: np.ndarray, k: int, filler: float) -> np.ndarray:
+    if values.shape[1] >= k:
+        return values
+    return np.pad(values, ((0, 0), (0, k - values.shape[1])), constant_values=filler)

@@ -1,0 +1,121 @@
+"""Searches that ask for more than the nearest rows: filters, groups, variety, exclusions."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32
+
+from fashion_jax.errors import UserError
+from fashion_jax.search.exact import Positions, Scores
+from fashion_jax.search.inputs import check_ids
+from fashion_jax.search.planner import nearest
+from fashion_jax.search.ranking import diversify, first_of_groups
+from fashion_jax.search.snapshot import Allowed, Snapshot
+
+_POOL_PER_PICK = 5  # candidates per pick where variety is asked for
+_LEAST_POOL = 50
+_QUERIES_AT_ONCE = 64  # whose candidates' vectors are held at once
+
+
+@dataclass(frozen=True, slots=True)
+class Refinement:
+    """What is asked for beside the nearest rows; as the arguments of `Index.search`."""
+
+    where: str | None = None
+    group_by: str | None = None
+    diversity: float = 0.0
+    min_score: float | None = None
+    exclude: Any = None
+
+
+def refine(
+    snapshot: Snapshot, queries: Float32[np.ndarray, "q dim"], k: int, wanted: Refinement
+) -> tuple[Scores, Positions]:
+    """Returns the k nearest rows of each query that satisfy everything asked for.
+
+    Args:
+        snapshot: to search in.
+        queries: finite, of length 1.
+        k: at least 1.
+        wanted: what is asked for.
+
+    Raises:
+        UserError: a filter or an argument that cannot be understood.
+    """
+    diversity, lowest = _check_diversity(wanted.diversity), _check_score(wanted.min_score)
+    groups = None if wanted.group_by is None else snapshot.attributes.groups(wanted.group_by)
+    allowed = None if wanted.where is None and snapshot.is_plain else snapshot.allowed(wanted.where)
+    if wanted.exclude is not None:
+        allowed = _without(snapshot, allowed, wanted.exclude)
+    pool = max(_LEAST_POOL, _POOL_PER_PICK * k) if diversity else k
+    if groups is None:
+        scores, positions = nearest(snapshot, queries, pool, allowed)
+    else:
+        scores, positions = _nearest_groups(snapshot, queries, pool, allowed, groups)
+    if lowest is not None:
+        below = scores < lowest
+        scores, positions = np.where(below, np.float32(-np.inf), scores), np.where(below, -1, positions)
+    if not diversity:
+        return scores, positions
+    parts = [
+        _pick(
+            snapshot,
+            scores[start : start + _QUERIES_AT_ONCE],
+            positions[start : start + _QUERIES_AT_ONCE],
+            k,
+            diversity,
+        )
+        for start in range(0, len(queries), _QUERIES_AT_ONCE)
+    ]
+    return np.concatenate([s for s, _ in parts]), np.concatenate([p for _, p in parts])
+
+
+def _nearest_groups(
+    snapshot: Snapshot, queries: np.ndarray, k: int, allowed: Allowed | None, groups: np.ndarray
+) -> tuple[Scores, Positions]:
+    """Looks further and further until every query has k groups, or there are no more rows."""
+    available = snapshot.num_live if allowed is None else allowed.count
+    scores = np.full((len(queries), k), -np.inf, np.float32)
+    positions = np.full((len(queries), k), -1, np.int64)
+    open_queries, fetch = np.arange(len(queries)), 2 * k
+    while len(open_queries):
+        fetch = max(1, min(fetch, available))
+        found = nearest(snapshot, queries[open_queries], fetch, allowed)
+        best, rows, counts = first_of_groups(*found, groups, k)
+        scores[open_queries], positions[open_queries] = best, rows
+        if fetch >= available:
+            break
+        open_queries, fetch = open_queries[counts < k], fetch * 4
+    return scores, positions
+
+
+def _pick(
+    snapshot: Snapshot, scores: np.ndarray, positions: np.ndarray, k: int, diversity: float
+) -> tuple[Scores, Positions]:
+    shape = (*positions.shape, snapshot.base.vectors.shape[1])
+    vectors = snapshot.vectors(np.maximum(positions, 0).reshape(-1)).reshape(shape)
+    return diversify(scores, positions, vectors, k, diversity)
+
+
+def _without(snapshot: Snapshot, allowed: Allowed | None, exclude: Any) -> Allowed:
+    names = check_ids(exclude, None, snapshot.ids.dtype.kind)
+    mask = (snapshot.live if allowed is None else allowed.mask) & ~np.isin(snapshot.ids, names)
+    return Allowed(mask, snapshot)
+
+
+def _check_diversity(diversity: Any) -> float:
+    if isinstance(diversity, bool) or not isinstance(diversity, (int, float)) or not 0 <= diversity <= 1:
+        raise UserError(f"diversity must be a number in [0, 1], not {diversity!r}")
+    return float(diversity)
+
+
+def _check_score(score: Any) -> float | None:
+    if score is None:
+        return None
+    if isinstance(score, bool) or not isinstance(score, (int, float, np.floating)) or math.isnan(score):
+        raise UserError(f"min_score must be a number, a cosine similarity, not {score!r}")
+    return float(score)

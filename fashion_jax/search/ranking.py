@@ -1,0 +1,101 @@
+"""What comes after the nearest rows: one per group, variety, a smallest score."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float32, Int64
+
+
+class Hits:
+    """The neighbours of some queries, best first.
+
+    Attributes:
+        ids: (queries, k), -1 (an empty text where ids are texts) where there are fewer.
+        scores: float32 (queries, k), cosine similarity in [-1, 1], -inf where there are fewer.
+    """
+
+    __slots__ = ("ids", "scores")
+
+    def __init__(self, ids: np.ndarray, scores: Float32[np.ndarray, "queries k"]) -> None:
+        self.ids, self.scores = ids, scores
+
+    @property
+    def rank(self) -> Int64[np.ndarray, "queries k"]:
+        """From 1 on; 0 where there is no hit."""
+        ranks = np.broadcast_to(np.arange(1, self.scores.shape[1] + 1), self.scores.shape)
+        return np.where(np.isneginf(self.scores), 0, ranks)
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def __repr__(self) -> str:
+        return f"Hits({len(self.scores)} queries, k={self.scores.shape[1]})"
+
+
+def first_of_groups(
+    scores: Float32[np.ndarray, "q m"], positions: Int64[np.ndarray, "q m"], groups: Int64[np.ndarray, " n"], k: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Keeps each group's best row.
+
+    Args:
+        scores: best first, -inf where there is none.
+        positions: of the rows, -1 where there is none.
+        groups: a number per row, the same within a group.
+        k: groups kept per query at most.
+
+    Returns:
+        Scores and positions (q, k), and the number of groups found per query.
+    """
+    kept_scores = np.full((len(scores), k), -np.inf, np.float32)
+    kept_positions = np.full((len(scores), k), -1, np.int64)
+    counts = np.zeros(len(scores), np.int64)
+    for query in range(len(scores)):
+        there = positions[query] >= 0
+        rows = positions[query][there]
+        _, first = np.unique(groups[rows], return_index=True)
+        chosen = np.sort(first)[:k]
+        counts[query] = len(chosen)
+        kept_scores[query, : len(chosen)] = scores[query][there][chosen]
+        kept_positions[query, : len(chosen)] = rows[chosen]
+    return kept_scores, kept_positions, counts
+
+
+def diversify(
+    scores: Float32[np.ndarray, "q m"],
+    positions: Int64[np.ndarray, "q m"],
+    vectors: Float32[np.ndarray, "q m dim"],
+    k: int,
+    diversity: float,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Picks k of m candidates by maximal marginal relevance (Carbonell and Goldstein, SIGIR 1998).
+
+    Each pick maximises (1 - diversity) * similarity to the query - diversity * the largest similarity to a pick.
+
+    Args:
+        scores: best first, -inf where there is none.
+        positions: of the rows, -1 where there is none.
+        vectors: of the candidates, of length 1.
+        k: at least 1.
+        diversity: in [0, 1]; 0 keeps the order.
+
+    Returns:
+        Scores and positions (q, k) in the order of the picks.
+    """
+    queries, width = np.arange(len(scores)), min(k, scores.shape[1])
+    left = np.where(np.isneginf(scores), -np.inf, (1 - diversity) * scores)
+    nearest_pick = np.full(scores.shape, -np.inf, np.float32)
+    picks = np.zeros((len(scores), width), np.int64)
+    for turn in range(width):
+        value = left if turn == 0 else np.where(np.isneginf(left), -np.inf, left - diversity * nearest_pick)
+        picks[:, turn] = value.argmax(1)
+        left[queries, picks[:, turn]] = -np.inf
+        similarity = np.einsum("qmd,qd->qm", vectors, vectors[queries, picks[:, turn]])
+        np.maximum(nearest_pick, similarity, out=nearest_pick)
+    # Once only empty places are left, they are picked again and again; they stay empty.
+    taken = np.take_along_axis(scores, picks, 1)
+    rows = np.take_along_axis(positions, picks, 1)
+    for turn in range(1, width):
+        again = (picks[:, :turn] == picks[:, turn : turn + 1]).any(1)
+        taken[again, turn], rows[again, turn] = -np.inf, -1
+    order = np.argsort(np.isneginf(taken), axis=1, kind="stable")
+    return np.take_along_axis(taken, order, 1), np.take_along_axis(rows, order, 1)

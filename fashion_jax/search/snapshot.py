@@ -1,0 +1,166 @@
+"""What a search sees: one whole version of an index, which never changes."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from jaxtyping import Bool, Float32, Int64
+
+from fashion_jax.search.attributes import AttributeTable
+from fashion_jax.search.exact import ExactSearcher
+from fashion_jax.search.scann import ScannSearcher, Structure
+from fashion_jax.search.tuning import OperatingPoint, Sample
+from fashion_jax.search.where import parse_where
+
+_CACHED_FILTERS = 32
+_CACHED_BYTES = 64 << 20  # of vectors gathered for one filter
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """Seconds, measured on this machine when the index was built, by which the planner decides.
+
+    Attributes:
+        host_single: per row, one query against rows on the host.
+        host_batch: per row and query, many queries.
+        gather: per row, copying a row's vector aside.
+        device_single: of one query against all rows on the device; 0 where there is no device searcher.
+        device_batch: per query in a batch, likewise.
+    """
+
+    host_single: float
+    host_batch: float
+    gather: float
+    device_single: float = 0.0
+    device_batch: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """The rows that were indexed together; what is added later is compared one by one until the next rebuild.
+
+    Attributes:
+        vectors: float32 of length 1.
+        backend: "exact" or "scann".
+        structure: of ScaNN.
+        searcher: over `vectors`.
+        points: ScaNN's operating points, by neighbours; empty for "exact".
+        sample: rows by which recall is watched; None where there are fewer than 2.
+        costs: for the planner.
+        target_recall: asked for when it was built.
+    """
+
+    vectors: Float32[np.ndarray, "n dim"]
+    backend: str
+    structure: Structure
+    searcher: ScannSearcher | ExactSearcher
+    points: tuple[OperatingPoint, ...]
+    sample: Sample | None
+    costs: Costs
+    target_recall: float
+
+    @property
+    def count(self) -> int:
+        """Rows."""
+        return len(self.vectors)
+
+
+class Allowed:
+    """The rows that a search may return, and what was found out about them."""
+
+    def __init__(self, mask: Bool[np.ndarray, " n"], snapshot: Snapshot) -> None:
+        self.mask = mask
+        self.base_mask = mask[: snapshot.base.count]
+        self.base_rows: Int64[np.ndarray, " m"] = np.flatnonzero(self.base_mask)
+        self.delta_rows: Int64[np.ndarray, " d"] = np.flatnonzero(mask[snapshot.base.count :])
+        self.count = len(self.base_rows) + len(self.delta_rows)
+        self.searches = 0  # approximate ones, and how many of their queries had to be asked again exactly
+        self.shortfalls = 0
+        self._gathered: Float32[np.ndarray, "m dim"] | None = None
+
+    @property
+    def is_gathered(self) -> bool:
+        """Whether `gather` has its answer at hand."""
+        return self._gathered is not None
+
+    def gather(self, base: Base) -> Float32[np.ndarray, "m dim"]:
+        """Returns the vectors of `base_rows`, kept for the next search where they are few."""
+        if self._gathered is not None:
+            return self._gathered
+        if len(self.base_rows) == base.count:
+            return base.vectors
+        vectors = base.vectors[self.base_rows]
+        if vectors.nbytes <= _CACHED_BYTES:
+            self._gathered = vectors
+        return vectors
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A version of the index.
+
+    Rows are numbered through: first those of the base, then those added since.
+
+    Attributes:
+        version: grows by one with each update.
+        ids: of all rows; a product that was replaced stands twice, once not live.
+        live: which rows still count.
+        num_live: how many.
+        base: the indexed rows.
+        delta: vectors of the rows added since.
+        attributes: of all rows.
+    """
+
+    version: int
+    ids: np.ndarray
+    live: Bool[np.ndarray, " n"]
+    num_live: int
+    base: Base
+    delta: Float32[np.ndarray, "d dim"]
+    attributes: AttributeTable
+    _filters: OrderedDict[str, Allowed] = field(default_factory=OrderedDict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether every row is live and of the base, so that a search without a filter needs no care."""
+        return self.num_live == self.base.count == len(self.ids)
+
+    @property
+    def no_id(self) -> int | str:
+        """What stands for an absent product: -1, or an empty text where ids are texts."""
+        return -1 if self.ids.dtype.kind == "i" else ""
+
+    def vectors(self, rows: Int64[np.ndarray, " m"]) -> Float32[np.ndarray, "m dim"]:
+        """Returns the vectors of rows of base and delta."""
+        if not len(self.delta):
+            return self.base.vectors[rows]
+        found = np.empty((len(rows), self.base.vectors.shape[1]), np.float32)
+        old = rows < self.base.count
+        found[old] = self.base.vectors[rows[old]]
+        found[~old] = self.delta[rows[~old] - self.base.count]
+        return found
+
+    def allowed(self, where: str | None) -> Allowed:
+        """Returns the live rows that pass a filter; the last few filters are remembered. UserError for a bad filter."""
+        key = where or ""
+        with self._lock:
+            found = self._filters.get(key)
+            if found is not None:
+                self._filters.move_to_end(key)
+                return found
+        mask = self.live & parse_where(where).evaluate(self.attributes) if where else self.live
+        found = Allowed(mask, self)
+        with self._lock:
+            self._filters[key] = found
+            while len(self._filters) > _CACHED_FILTERS:
+                self._filters.popitem(last=False)
+        return found
+
+    def next(self, **changes: object) -> Snapshot:
+        """Returns the following version with some parts changed."""
+        fresh = {"_filters": OrderedDict(), "_lock": threading.Lock()}
+        return replace(self, version=self.version + 1, **fresh, **changes)  # type: ignore[arg-type]

@@ -1,0 +1,255 @@
+"""Saved indexes: a folder whose manifest names one generation of files and is replaced in one step. No pickle.
+
+manifest.json           format, counts, settings, operating points, and every file of the generation with its digest
+generation-<name>/      vectors.npy ids.npy live.npy columns.npz sample.npz projection.npz scann/
+generation-<name>.journal    the updates since
+.lock                   held by the one process that writes
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from fashion_jax import files
+from fashion_jax.errors import UserError
+from fashion_jax.search.attributes import AttributeTable
+from fashion_jax.search.exact import ExactSearcher
+from fashion_jax.search.projection import Projection
+from fashion_jax.search.scann import ScannSearcher, Structure
+from fashion_jax.search.snapshot import Base, Costs, Snapshot
+from fashion_jax.search.tuning import OperatingPoint, Sample
+
+FORMAT = 1
+_MANIFEST = "manifest.json"
+_PREFIX = "generation-"
+
+
+def write_index(folder: Path, snapshot: Snapshot, projection: Projection | None, settings: dict[str, Any]) -> str:
+    """Writes a generation and makes it the current one; the caller holds the lock.
+
+    Args:
+        folder: of the index; made where there is none.
+        snapshot: what is written, later updates included, so that its journal starts empty.
+        projection: applied to vectors from outside, or None.
+        settings: JSON values kept with it.
+
+    Returns:
+        The generation's name.
+    """
+    base = snapshot.base
+    name = _PREFIX + uuid.uuid4().hex[:12]
+    columns, about = snapshot.attributes.to_arrays()
+    with files.replace_directory(folder / name) as aside:
+        _save(aside / "vectors.npy", np.concatenate([base.vectors, snapshot.delta]))
+        _save(aside / "ids.npy", snapshot.ids)
+        _save(aside / "live.npy", snapshot.live)
+        np.savez(aside / "columns.npz", **columns)  # type: ignore[arg-type]
+        if base.sample is not None:
+            np.savez(aside / "sample.npz", rows=base.sample.rows, neighbours=base.sample.neighbours)
+        if projection is not None:
+            np.savez(aside / "projection.npz", mean=projection.mean, components=projection.components)
+        if isinstance(base.searcher, ScannSearcher):
+            (aside / "scann").mkdir()
+            base.searcher.save(aside / "scann")
+        digests = {
+            path.relative_to(aside).as_posix(): {"bytes": path.stat().st_size, "sha256": _digest(path)}
+            for path in sorted(aside.rglob("*"))
+            if path.is_file()
+        }
+    manifest = {
+        "format": FORMAT,
+        "generation": name,
+        "version": snapshot.version,
+        "rows": len(snapshot.ids),
+        "products": snapshot.num_live,
+        "dim": base.vectors.shape[1],
+        "base": {
+            "rows": base.count,
+            "backend": base.backend,
+            "leaves": base.structure.leaves,
+            "target_recall": base.target_recall,
+            "points": [point.to_json() for point in base.points],
+            "costs": asdict(base.costs),
+        },
+        "columns": about,
+        "projection": None if projection is None else {"explained": projection.explained},
+        "settings": settings,
+        "files": digests,
+    }
+    files.write_json(folder / _MANIFEST, {**manifest, "sha256": _manifest_digest(manifest)})
+    for other in [*folder.glob(f"{_PREFIX}*"), *folder.glob(f".{_PREFIX}*")]:  # those that a kill left half-written too
+        if not other.name.startswith(name):
+            shutil.rmtree(other) if other.is_dir() else other.unlink(missing_ok=True)
+    return name
+
+
+def read_index(folder: Path) -> tuple[Snapshot, Projection | None, dict[str, Any], str]:
+    """Reads the current generation, every byte checked.
+
+    Returns:
+        The snapshot as saved (updates since then are in the journal), the projection, the settings, and the
+        generation's name.
+
+    Raises:
+        UserError: there is no index, it is damaged, or of another format.
+    """
+    manifest = read_manifest(folder)
+    for _ in range(5):
+        try:
+            return _read(folder, manifest)
+        except (FileNotFoundError, UserError) as error:
+            # A writer may have replaced the generation while it was read.
+            again = read_manifest(folder)
+            if again["generation"] == manifest["generation"]:
+                if isinstance(error, UserError):
+                    raise
+                raise UserError(f"{folder} is damaged: {error.filename} is missing") from error
+            manifest = again
+    raise UserError(f"{folder} is being replaced over and over; try again")
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Returns the manifest, checked as far as it can be by itself; UserError as `read_index` raises it."""
+    path = folder / _MANIFEST
+    if not path.is_file():
+        raise UserError(f"there is no index in {folder}; make one with: fashion-jax index build --out {folder} ...")
+    try:
+        manifest = json.loads(path.read_bytes())
+        known = manifest["format"]
+        if known != FORMAT:
+            raise UserError(f"{folder} is of the format {known!r} and this version reads {FORMAT}; build it again")
+        if manifest.pop("sha256") != _manifest_digest(manifest):
+            raise TypeError("its digest is another")
+        for key, kind in (
+            ("generation", str), ("rows", int), ("dim", int), ("base", dict), ("columns", list), ("files", dict),
+            ("settings", dict),
+        ):  # fmt: skip
+            if not isinstance(manifest[key], kind):
+                raise TypeError(key)
+    except (KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"{path} is damaged ({error!r}); restore it or build the index again") from error
+    if not manifest["generation"].startswith(_PREFIX) or "/" in manifest["generation"]:
+        raise UserError(f"{path} is damaged: it names the generation {manifest['generation']!r}")
+    return manifest
+
+
+def journal_path(folder: Path, generation: str) -> Path:
+    """Returns where the updates since a generation are."""
+    return folder / f"{generation}.journal"
+
+
+def check_place(folder: Path) -> None:
+    """Raises UserError where an index cannot be saved, so that nothing of another program is touched."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file; an index is a folder")
+    ours = (_MANIFEST, ".lock")
+    if folder.is_dir() and not (folder / _MANIFEST).is_file():
+        foreign = [p.name for p in folder.iterdir() if p.name not in ours and not p.name.startswith((_PREFIX, "."))]
+        if foreign:
+            raise UserError(f"{folder} holds other files, such as {foreign[0]}; give a new or an empty folder")
+
+
+@contextlib.contextmanager
+def lock_index(folder: Path) -> Iterator[BinaryIO]:
+    """Holds an index for writing; the operating system lets go of it however the process ends.
+
+    Raises:
+        UserError: it cannot be written, or another process holds it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("wb")
+    except OSError as error:
+        raise UserError(f"the index {folder} cannot be written ({error.strerror})") from error
+    with lock:
+        if os.name == "posix":
+            import fcntl
+
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise UserError(f"another process is changing {folder}; wait for it, or load the index there") from None
+        yield lock
+
+
+def _read(folder: Path, manifest: dict[str, Any]) -> tuple[Snapshot, Projection | None, dict[str, Any], str]:
+    place = folder / manifest["generation"]
+    _check_files(place, manifest["files"])
+    rows, dim, about = manifest["rows"], manifest["dim"], manifest["base"]
+    try:
+        vectors = _load(place / "vectors.npy", np.float32, (rows, dim))
+        ids = _load(place / "ids.npy", None, (rows,))
+        live = _load(place / "live.npy", np.bool_, (rows,))
+        with np.load(place / "columns.npz", allow_pickle=False) as arrays:
+            table = AttributeTable.from_arrays(dict(arrays), manifest["columns"], rows)
+        sample = projection = None
+        if "sample.npz" in manifest["files"]:
+            with np.load(place / "sample.npz", allow_pickle=False) as arrays:
+                sample = Sample(arrays["rows"], arrays["neighbours"])
+        if "projection.npz" in manifest["files"]:
+            with np.load(place / "projection.npz", allow_pickle=False) as arrays:
+                explained = float(manifest["projection"]["explained"])
+                projection = Projection(arrays["mean"], arrays["components"], explained)
+        count, backend = int(about["rows"]), str(about["backend"])
+        structure = Structure(int(about["leaves"]))
+        points = tuple(OperatingPoint.from_json(point) for point in about["points"])
+        costs = Costs(**{name: float(value) for name, value in about["costs"].items()})
+        target = float(about["target_recall"])
+        settings, version = dict(manifest["settings"]), int(manifest["version"])
+    except FileNotFoundError:
+        raise
+    except (KeyError, TypeError, ValueError, OSError) as error:
+        raise UserError(f"{folder} is damaged: {error}") from error
+    base_vectors = vectors[:count]
+    searcher: ScannSearcher | ExactSearcher
+    if backend == "scann":
+        searcher = ScannSearcher.load(place / "scann", count, structure)
+    else:
+        searcher = ExactSearcher(base_vectors)
+    base = Base(base_vectors, backend, structure, searcher, points, sample, costs, target)
+    snapshot = Snapshot(version, ids, live, int(live.sum()), base, vectors[count:], table)
+    return snapshot, projection, settings, manifest["generation"]
+
+
+def _check_files(place: Path, digests: dict[str, Any]) -> None:
+    present = {path.relative_to(place).as_posix() for path in place.rglob("*") if path.is_file()}
+    if strange := sorted(present - digests.keys()):
+        raise UserError(f"{place} holds {strange[0]}, which the manifest does not name; it was not written by us")
+    for name, known in digests.items():
+        path = place / name
+        if name not in present:
+            raise FileNotFoundError(2, "missing", str(path))
+        if path.stat().st_size != known["bytes"] or _digest(path) != known["sha256"]:
+            raise UserError(f"{path} is damaged: its bytes are not those that were saved; build the index again")
+
+
+def _manifest_digest(manifest: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+
+
+def _save(path: Path, array: np.ndarray) -> None:
+    with path.open("wb") as file:
+        np.save(file, array, allow_pickle=False)
+
+
+def _load(path: Path, dtype: type | None, shape: tuple[int, ...]) -> np.ndarray:
+    array = np.load(path, allow_pickle=False)
+    if array.shape != shape or (dtype is not None and array.dtype != dtype) or array.dtype.kind not in "fiUb":
+        raise ValueError(f"{path.name} holds {array.dtype} {array.shape}")
+    return array
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

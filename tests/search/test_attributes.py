@@ -1,0 +1,83 @@
+"""Columns beside the vectors: what is read, joined, written and refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from fashion_jax.errors import UserError
+from fashion_jax.search.attributes import AttributeTable, make_table
+
+COLUMNS = {"colour": ["Red", None, "Blue", "Red"], "price": [10, 2.5, float("nan"), True]}
+
+
+def test_cells_come_back_as_they_were():
+    table = make_table(COLUMNS, 4)
+    assert [table.row(i) for i in range(4)] == [
+        {"colour": "Red", "price": 10},
+        {"colour": None, "price": 2.5},
+        {"colour": "Blue", "price": None},
+        {"colour": "Red", "price": 1},
+    ]
+    assert make_table(pd.DataFrame(COLUMNS), 4).to_lists() == table.to_lists()
+    assert make_table(None, 3).names == ()
+
+
+def test_every_way_to_say_missing():
+    frame = pd.DataFrame({"a": pd.array([1, None], "Int64"), "b": ["x", pd.NaT], "c": ["", np.nan]})
+    assert make_table(frame, 2).to_lists() == {"a": [1, None], "b": ["x", None], "c": [None, None]}
+
+
+def test_rows_are_taken_and_minus_one_is_missing():
+    taken = make_table(COLUMNS, 4).take(np.array([2, -1, 0]))
+    assert taken.to_lists() == {"colour": ["Blue", None, "Red"], "price": [None, None, 10]}
+
+
+def test_appended_tables_keep_their_words():
+    table = make_table({"colour": ["Red", None], "price": [1, 2]}, 2)
+    more = make_table({"colour": ["Green", None, "Red"], "price": [3, None, 5]}, 3)
+    assert table.append(more).to_lists() == {
+        "colour": ["Red", None, "Green", None, "Red"], "price": [1, 2, 3, None, 5],
+    }  # fmt: skip
+
+
+def test_groups_are_equal_values_and_missing_ones_stand_alone():
+    table = make_table({"t": ["a", None, "a", None, "b"], "n": [1.0, None, 1.0, None, 2.0]}, 5)
+    for name in ("t", "n"):
+        groups = table.groups(name)
+        assert groups[0] == groups[2]
+        assert len(set(groups.tolist())) == 4
+
+
+def test_conforming_refuses_what_does_not_fit():
+    table = make_table(COLUMNS, 4)
+    with pytest.raises(UserError, match=r"no column 'color'; did you mean 'colour'"):
+        table.conform(make_table({"color": ["Red"]}, 1))
+    with pytest.raises(UserError, match="'price' holds numbers, not texts"):
+        table.conform(make_table({"price": ["cheap"]}, 1))
+    assert table.conform(make_table({"price": [None]}, 1)).to_lists() == {"colour": [None], "price": [None]}
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"a": [1, 2, 3]}, "has 3 rows and there are 4"),
+        ({"a": [1, "x", 2, 3]}, "mixes"),
+        ({"a": [[1], [2], [3], [4]]}, "mixes"),
+        ([1, 2, 3, 4], "must map names"),
+    ],
+)
+def test_what_is_no_table_is_refused(columns, message):
+    with pytest.raises(UserError, match=message):
+        make_table(columns, 4)
+
+
+def test_written_and_read_again():
+    table = make_table(COLUMNS, 4)
+    arrays, about = table.to_arrays()
+    assert AttributeTable.from_arrays(arrays, about, 4).to_lists() == table.to_lists()
+    with pytest.raises(UserError, match="damaged"):
+        AttributeTable.from_arrays({**arrays, "column0": np.array([0, 1, 7, 0], np.int32)}, about, 4)
+    with pytest.raises(UserError, match="damaged"):
+        AttributeTable.from_arrays({"column0": arrays["column0"]}, about, 4)

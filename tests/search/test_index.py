@@ -1,0 +1,286 @@
+"""Searching an index: against plain numpy, under filters, in groups, and with arguments that are none."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from search.clustered import attributes_of, clustered, recall, truth
+
+import fashion_jax
+from fashion_jax.errors import UserError
+from fashion_jax.search import planner
+from fashion_jax.search.exact import ExactSearcher, search_rows
+from fashion_jax.search.index import Index
+
+VECTORS, QUERIES = np.split(clustered(6_200), [6_000])
+ATTRIBUTES = attributes_of(VECTORS)
+IDS = np.arange(6_000) * 7 + 3
+
+
+@pytest.fixture(scope="module", params=["exact", "scann"])
+def index(request) -> Index:
+    return Index.build(VECTORS, IDS, ATTRIBUTES, backend=request.param)
+
+
+@pytest.fixture(scope="module")
+def approximate() -> Index:
+    return Index.build(VECTORS, IDS, ATTRIBUTES, backend="scann", target_recall=0.95)
+
+
+def positions(hits) -> np.ndarray:
+    return np.where(hits.ids >= 0, (hits.ids - 3) // 7, -1)
+
+
+def same_neighbours(found: np.ndarray, wanted: np.ndarray) -> bool:
+    """Whether two lists are the same, but for neighbours whose similarities single precision cannot tell apart."""
+    unit = VECTORS / np.linalg.norm(VECTORS, axis=1, keepdims=True)
+    queries = QUERIES / np.linalg.norm(QUERIES, axis=1, keepdims=True)
+    differ = np.argwhere(found != wanted)
+    apart = [queries[q] @ (unit[found[q, place]] - unit[wanted[q, place]]) for q, place in differ]
+    return len(differ) < found.size / 100 and np.array_equal(found < 0, wanted < 0) and np.allclose(apart, 0, atol=1e-6)
+
+
+def test_it_is_the_public_index():
+    assert fashion_jax.Index is Index
+
+
+def test_exact_search_is_exact():
+    index = Index.build(VECTORS, IDS, backend="exact")
+    for k in (1, 10, 33, 1000):
+        hits = index.search(QUERIES, k)
+        assert same_neighbours(positions(hits), truth(VECTORS, QUERIES, k))
+        assert (np.diff(hits.scores, axis=1) <= 0).all()
+        assert hits.scores.dtype == np.float32
+        assert np.array_equal(hits.rank, np.broadcast_to(np.arange(1, k + 1), (200, k)))
+
+
+def test_scores_are_cosine_similarities(index):
+    hits = index.search(QUERIES * 1e6, 5)
+    unit = lambda x: x / np.linalg.norm(x, axis=-1, keepdims=True)  # noqa: E731
+    wanted = np.einsum("qd,qkd->qk", unit(QUERIES), unit(VECTORS)[positions(hits)])
+    assert np.allclose(hits.scores, wanted, atol=1e-5)
+    single = index.search(QUERIES[3], 5)
+    assert single.ids.shape == (1, 5)
+    assert np.allclose(single.scores[0], hits.scores[3], atol=1e-5)
+
+
+@pytest.mark.parametrize("target", [0.8, 0.95, 0.99])
+def test_the_asked_recall_is_met_on_other_queries(target):
+    index = Index.build(VECTORS, IDS, backend="scann", target_recall=target)
+    for k in (1, 10, 100):
+        assert recall(positions(index.search(QUERIES, k)), truth(VECTORS, QUERIES, k)) >= target - 0.01
+    assert [p.neighbours for p in index.snapshot.base.points] == [10, 30, 100, 300, 1000]
+    assert all(p.recall >= target for p in index.snapshot.base.points)
+
+
+@pytest.mark.parametrize("share", [1.0, 0.3, 0.1, 0.01, 0.001])
+@pytest.mark.parametrize("num_queries", [1, 200])
+def test_a_filter_costs_neither_hits_nor_recall(index, share, num_queries):
+    mask = np.array(ATTRIBUTES["share"]) < share
+    found = [
+        positions(index.search(QUERIES[start : start + num_queries], 10, where=f"share < {share}"))
+        for start in range(0, 200, num_queries)
+    ]
+    wanted = truth(VECTORS, QUERIES, 10, mask)
+    assert np.array_equal(np.concatenate(found) >= 0, wanted >= 0)
+    assert mask[np.concatenate(found)[np.concatenate(found) >= 0]].all()
+    assert recall(np.concatenate(found), wanted) >= 0.95
+
+
+def test_a_filter_that_follows_the_vectors_costs_nothing_either(approximate, monkeypatch):
+    # As if ScaNN were always the cheaper one, also where the nearest products are all on the other side.
+    monkeypatch.setattr(planner, "plan", lambda base, n, k, allowed: ("scann", min(4 * k, base.count)))
+    mask = np.array(ATTRIBUTES["side"]) == "left"
+    wanted = truth(VECTORS, QUERIES, 10, mask)
+    found = positions(approximate.search(QUERIES, 10, where="side == 'left'"))
+    assert (found >= 0).all()
+    assert mask[found].all()
+    assert recall(found, wanted) >= 0.95
+    assert approximate.snapshot.allowed("side == 'left'").shortfalls > 0
+
+
+def test_filters_that_leave_queries_short_are_searched_exactly_from_then_on(approximate):
+    allowed = approximate.snapshot.allowed("share < 0.5")
+    assert planner.plan(approximate.snapshot.base, 1000, 10, allowed)[0] in ("scann", "host")
+    allowed.searches, allowed.shortfalls = 100, 50
+    assert planner.plan(approximate.snapshot.base, 1000, 10, allowed)[0] == "host"
+
+
+def test_fewer_rows_than_asked_for_leave_places_empty(index):
+    hits = index.search(QUERIES[:3], 5, where="title == 'title 4'")
+    assert (np.sort(hits.ids[:, :3], axis=1) == IDS[12:15]).all()
+    assert (hits.ids[:, 3:] == -1).all()
+    assert np.isneginf(hits.scores[:, 3:]).all()
+    assert hits.rank[0].tolist() == [1, 2, 3, 0, 0]
+    none = index.search(QUERIES[:3], 5, where="title == 'no such title'")
+    assert (none.ids == -1).all()
+
+
+def test_text_ids_come_back_as_texts():
+    names = [f"sku-{i}" for i in range(50)]
+    index = Index.build(VECTORS[:50], names, {"n": list(range(50))})
+    hits = index.search(VECTORS[7], 3, where="n < 2")
+    assert set(hits.ids[0, :2]) == {"sku-0", "sku-1"}
+    assert hits.ids[0, 2] == ""
+    assert index.search(VECTORS[7], 1).ids[0, 0] == "sku-7"
+
+
+def test_groups_give_their_nearest_alone(index):
+    hits = index.search(QUERIES[:20], 10, group_by="title")
+    groups = np.array([i // 3 for i in range(6_000)])
+    every = truth(VECTORS, QUERIES[:20], 200)
+    for found, order in zip(positions(hits), every, strict=True):
+        _, first = np.unique(groups[order], return_index=True)
+        wanted = order[np.sort(first)[:10]]
+        assert len(set(groups[found])) == 10
+        assert len(set(found) & set(wanted)) >= 8  # all ten where the search is exact
+    side = index.search(QUERIES[:2], 10, group_by="side")
+    assert (side.ids[:, :2] >= 0).all()
+    assert (side.ids[:, 2:] == -1).all()
+
+
+def test_diversity_is_maximal_marginal_relevance():
+    index = Index.build(VECTORS[:200], IDS[:200], backend="exact")
+    unit = VECTORS[:200] / np.linalg.norm(VECTORS[:200], axis=1, keepdims=True)
+    query = QUERIES[0] / np.linalg.norm(QUERIES[0])
+    relevance, picks = unit @ query, []
+    pool = np.argsort(-relevance)[:50].tolist()
+    while len(picks) < 6:
+        value = [
+            0.6 * relevance[i] - (0.4 * max(unit[i] @ unit[j] for j in picks) if picks else 0.0) for i in pool
+        ]  # fmt: skip
+        picks.append(pool.pop(int(np.argmax(value))))
+    assert positions(index.search(QUERIES[0], 6, diversity=0.4))[0].tolist() == picks
+    assert np.array_equal(index.search(QUERIES, 6, diversity=0.0).ids, index.search(QUERIES, 6).ids)
+    few = index.search(QUERIES[:2], 10, diversity=0.4, exclude=IDS[8:200])
+    assert (np.sort(positions(few)[:, :8], axis=1) == np.arange(8)).all()
+    assert (few.ids[:, 8:] == -1).all()
+
+
+def test_a_smallest_score_and_exclusions(index):
+    plain = index.search(QUERIES[:4], 10)
+    lowest = float(plain.scores[0, 4])
+    cut = index.search(QUERIES[:4], 10, min_score=lowest)
+    assert np.array_equal(cut.ids >= 0, plain.scores >= lowest)
+    without = index.search(VECTORS[5], 3, exclude=[IDS[5]])
+    assert IDS[5] not in without.ids
+    assert (without.ids >= 0).all()
+
+
+def test_projected_vectors_are_searched_in_their_own_space():
+    wide = np.concatenate([VECTORS, 0.01 * clustered(6_000, seed=5)], axis=1)
+    index = Index.build(wide, IDS, backend="exact", pca=32)
+    assert index.projection is not None
+    assert index.projection.explained > 0.98
+    assert index.num_features == 64
+    assert recall(positions(index.search(wide[:50], 10)), truth(wide, wide[:50], 10)) > 0.9
+    white = Index.build(wide, IDS, backend="exact", pca=20, whiten=True)
+    assert white.projection is not None
+    units = wide / np.linalg.norm(wide, axis=1, keepdims=True)
+    assert np.allclose(np.cov(white.projection.apply(units).T), np.eye(20), atol=0.02)
+    with pytest.raises(UserError, match=r"pca must be in \[1, 64\]"):
+        Index.build(wide, IDS, pca=65)
+
+
+def test_stored_things_are_found_by_id(index):
+    unit = VECTORS[2] / np.linalg.norm(VECTORS[2])
+    assert np.allclose(index.vectors([IDS[2]]), unit, atol=1e-6)
+    assert index.attributes([IDS[2]])[0]["title"] == "title 0"
+    assert IDS[2] in index
+    assert 4 not in index
+    assert len(index) == 6_000
+    assert np.array_equal(index.ids, IDS)
+    with pytest.raises(KeyError, match="no product 4"):
+        index.vectors([4])
+
+
+def test_memory_of_exact_search_is_bounded_by_tiles(monkeypatch):
+    monkeypatch.setattr("fashion_jax.search.exact._TILE_ROWS", 512)
+    monkeypatch.setattr("fashion_jax.search.exact._TILE_QUERIES", 64)
+    monkeypatch.setattr("fashion_jax.search.exact._HOST_TILE_SCORES", 10_000)
+    unit = VECTORS / np.linalg.norm(VECTORS, axis=1, keepdims=True)
+    queries = QUERIES / np.linalg.norm(QUERIES, axis=1, keepdims=True)
+    wanted = truth(VECTORS, QUERIES, 600)
+    assert same_neighbours(ExactSearcher(unit).search(queries, 600)[1], wanted)
+    assert same_neighbours(search_rows(unit, queries, 600)[1], wanted)
+    mask = np.array(ATTRIBUTES["share"]) < 0.05
+    masked = ExactSearcher(unit).search(queries, 600, mask)[1]
+    assert same_neighbours(masked, truth(VECTORS, QUERIES, 600, mask))
+
+
+BAD = np.array([[1.0, np.nan] + [0.0] * 30], np.float32)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda i: i.search(BAD, 3), "row 0 is not finite"),
+        (lambda i: i.search(np.full((1, 32), np.inf), 3), "not finite"),
+        (lambda i: i.search(np.zeros((2, 32)), 3), "all zeros"),
+        (lambda i: i.search(np.ones((2, 31)), 3), r"shape \(n, 32\), not \(2, 31\)"),
+        (lambda i: i.search(np.ones((2, 3, 32)), 3), "shape"),
+        (lambda i: i.search(np.zeros((0, 32)), 3), "no query"),
+        (lambda i: i.search([], 3), "shape"),
+        (lambda i: i.search("red dress", 3), "real numbers"),
+        (lambda i: i.search([[1.0], [1.0, 2.0]], 3), "one width"),
+        (lambda i: i.search(np.ones((1, 32)) * 1j, 3), "real numbers"),
+        (lambda i: i.search(QUERIES, 0), "at least 1"),
+        (lambda i: i.search(QUERIES, -2), "at least 1"),
+        (lambda i: i.search(QUERIES, 2.5), "integer"),
+        (lambda i: i.search(QUERIES, True), "integer"),
+        (lambda i: i.search(QUERIES, 6_001), "has 6,000 products"),
+        (lambda i: i.search(QUERIES, 3, where="sied == 'left'"), "did you mean 'side'"),
+        (lambda i: i.search(QUERIES, 3, group_by="titel"), "did you mean 'title'"),
+        (lambda i: i.search(QUERIES, 3, diversity=2), "diversity"),
+        (lambda i: i.search(QUERIES, 3, min_score="high"), "min_score"),
+        (lambda i: i.search(QUERIES, 3, exclude=["a"]), "integers as ids"),
+        (lambda i: i.upsert([1], BAD), "not finite"),
+        (lambda i: i.upsert([1, 1], QUERIES[:2]), "given 2 times"),
+        (lambda i: i.upsert([1, 2], QUERIES[:1]), "2 ids for 1 vectors"),
+        (lambda i: i.upsert([-1], QUERIES[:1]), r"\[0, 2\*\*63\)"),
+        (lambda i: i.upsert([2**63], QUERIES[:1]), "63"),
+        (lambda i: i.upsert(["x"], QUERIES[:1]), "integers as ids"),
+        (lambda i: i.upsert([1.5], QUERIES[:1]), "list of integers or of texts"),
+        (lambda i: i.upsert([1], QUERIES[:1], {"sied": ["left"]}), "did you mean 'side'"),
+        (lambda i: i.upsert([1], QUERIES[:1], {"side": [3]}), "holds texts"),
+        (lambda i: i.upsert([1], QUERIES[:1], {"side": ["left", "right"]}), "has 2 rows"),
+        (lambda i: Index.build(np.zeros((0, 4)), []), "at least one product"),
+        (lambda i: Index.build(VECTORS, IDS, target_recall=0), "target_recall"),
+        (lambda i: Index.build(VECTORS, IDS, backend="scan"), "did you mean 'scann'"),
+        (lambda i: Index.build(VECTORS, IDS[:-1]), "5,999 ids for 6,000"),
+        (lambda i: Index.build(VECTORS[:2], [1, "1"]), "all integers or all texts"),
+        (lambda i: Index.build(VECTORS[:2], ["", "b"]), "characters"),
+        (lambda i: Index.build(VECTORS[:2], [[1], [2]]), "list"),
+    ],
+)
+def test_misuse_is_a_sentence_and_changes_nothing(index, call, message):
+    before = index.snapshot
+    with pytest.raises(ValueError, match=message):
+        call(index)
+    assert index.snapshot is before
+    assert index.search(QUERIES[0], 1).ids.shape == (1, 1)
+
+
+def test_unknown_ids_are_key_errors_and_nothing_goes(index):
+    with pytest.raises(KeyError, match="no product 5"):
+        index.delete([IDS[0], 5])
+    assert len(index) == 6_000
+
+
+def test_huge_and_tiny_vectors_keep_their_direction(index):
+    for scale in (1e-25, 1e25):
+        assert np.array_equal(index.search(QUERIES * np.float32(scale), 3).ids, index.search(QUERIES, 3).ids)
+
+
+def test_auto_chooses_by_size():
+    assert Index.build(VECTORS[:4_000], IDS[:4_000]).snapshot.base.backend == "exact"
+    assert Index.build(VECTORS, IDS).snapshot.base.backend == "scann"
+    assert Index.build(VECTORS[:1], IDS[:1], backend="scann").search(QUERIES, 1).ids.shape == (200, 1)
+    assert Index.build(VECTORS[:2], IDS[:2], backend="scann").search(QUERIES, 2).ids.shape == (200, 2)
+
+
+def test_equal_vectors_do_no_harm():
+    same = np.ones((5_500, 8), np.float32)
+    hits = Index.build(same, np.arange(5_500), backend="scann").search(same[0], 20)
+    assert len(set(hits.ids[0].tolist())) == 20
+    assert np.allclose(hits.scores, 1, atol=1e-5)

@@ -1,0 +1,260 @@
+"""Changes to an index: against a dictionary, under readers, after crashes."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from search.clustered import clustered
+
+from fashion_jax.errors import UserError
+from fashion_jax.search.index import Index
+
+DIM = 8
+POOL = clustered(4_000, DIM, clusters=30)
+COLOURS = ("Red", "Blue", "")
+HERE = Path(__file__).resolve().parent
+
+
+class Model(RuleBasedStateMachine):
+    """An index and a dictionary do the same things; both must give the same answers at every step."""
+
+    backend = "exact"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp())
+        self.products: dict[int, tuple[np.ndarray, str]] = {}
+        self.index: Index
+
+    def teardown(self) -> None:
+        if hasattr(self, "index"):
+            self.index.close()
+        shutil.rmtree(self.folder)
+
+    def put(self, ids: list[int], seed: int) -> tuple[np.ndarray, list[str]]:
+        vectors = POOL[np.random.default_rng(seed).integers(0, len(POOL), len(ids))]
+        colours = [COLOURS[(i + seed) % 3] for i in ids]
+        self.products.update({i: (v, c) for i, v, c in zip(ids, vectors, colours, strict=True)})
+        return vectors, colours
+
+    @initialize(count=st.integers(1, 200), seed=st.integers(0, 10**6))
+    def build(self, count: int, seed: int) -> None:
+        ids = list(range(count))
+        vectors, colours = self.put(ids, seed)
+        # A target of 1 makes ScaNN look at everything, so that its answers can be compared one by one.
+        self.index = Index.build(vectors, ids, {"colour": colours}, backend=self.backend, target_recall=1.0)
+
+    @rule(ids=st.lists(st.integers(0, 300), max_size=12, unique=True), seed=st.integers(0, 10**6))
+    def upsert(self, ids: list[int], seed: int) -> None:
+        vectors, colours = self.put(ids, seed)
+        self.index.upsert(ids, vectors.reshape(-1, DIM), {"colour": colours})
+
+    @rule(ids=st.lists(st.integers(0, 300), max_size=5, unique=True), seed=st.integers(0, 10**6))
+    def upsert_vectors_alone(self, ids: list[int], seed: int) -> None:
+        before = {i: self.products[i][1] for i in ids if i in self.products}
+        vectors, _ = self.put(ids, seed)
+        for i in ids:
+            self.products[i] = (self.products[i][0], before.get(i, ""))
+        self.index.upsert(ids, vectors.reshape(-1, DIM))
+
+    @rule(data=st.data())
+    def delete(self, data: st.DataObject) -> None:
+        ids = (
+            data.draw(st.lists(st.sampled_from(sorted(self.products)), max_size=6, unique=True))
+            if self.products
+            else []
+        )
+        self.index.delete(ids)
+        for i in ids:
+            del self.products[i]
+
+    @rule(i=st.integers(301, 400))
+    def delete_unknown(self, i: int) -> None:
+        with pytest.raises(KeyError):
+            self.index.delete([*sorted(self.products)[:1], i])
+
+    @rule(bad=st.sampled_from([np.nan, np.inf, -np.inf]))
+    def upsert_bad(self, bad: float) -> None:
+        with pytest.raises(UserError):
+            self.index.upsert([1, 2], np.stack([POOL[0], np.full(DIM, bad)]))
+
+    @rule()
+    def save(self) -> None:
+        self.index.save(self.folder / "index")
+
+    @precondition(lambda self: (self.folder / "index").exists() and self.index._saved is not None)
+    @rule()
+    def crash_and_load(self) -> None:
+        # What is in memory is lost; the operating system lets go of the lock.
+        self.index.close()
+        self.index = Index.load(self.folder / "index")
+
+    @precondition(lambda self: self.products)
+    @rule()
+    def rebuild(self) -> None:
+        self.index.rebuild()
+
+    @precondition(lambda self: self.products)
+    @rule(seed=st.integers(0, 10**6), k=st.integers(1, 12), where=st.sampled_from([None, "Red", "Blue", "none"]))
+    def search(self, seed: int, k: int, where: str | None) -> None:
+        queries = POOL[np.random.default_rng(seed).integers(0, len(POOL), 3)] + np.float32(0.01)
+        k = min(k, len(self.products))
+        quoted = "none" if where == "none" else f"{where!r}"
+        hits = self.index.search(queries, k, where=None if where is None else f"colour == {quoted}")
+        wanted = {None: None, "none": ""}.get(where, where)
+        names = [i for i, (_, c) in self.products.items() if wanted is None or c == wanted]
+        assert ((hits.ids >= 0).sum(1) == min(k, len(names))).all()
+        if not names:
+            return
+        unit = np.stack([self.products[i][0] for i in names])
+        unit = unit / np.linalg.norm(unit, axis=1, keepdims=True)
+        scores = queries / np.linalg.norm(queries, axis=1, keepdims=True) @ unit.T
+        best = -np.sort(-scores, axis=1)[:, :k]
+        assert np.allclose(hits.scores[:, : best.shape[1]], best, atol=1e-5)
+        for query, (found, values) in enumerate(zip(hits.ids, hits.scores, strict=True)):
+            for i, value in zip(found[found >= 0].tolist(), values, strict=False):
+                assert abs(scores[query, names.index(i)] - value) < 1e-5
+
+    @invariant()
+    def same_products(self) -> None:
+        if hasattr(self, "index"):
+            assert len(self.index) == len(self.products)
+            assert set(self.index.ids.tolist()) == set(self.products)
+            some = sorted(self.products)[:3]
+            assert [a["colour"] or "" for a in self.index.attributes(some)] == [self.products[i][1] for i in some]
+
+
+class ScannModel(Model):
+    """The same over ScaNN."""
+
+    backend = "scann"
+
+
+_STEPS = settings(
+    max_examples=int(os.environ.get("FASHION_MODEL_EXAMPLES", "12")),
+    stateful_step_count=40,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
+TestExactModel = Model.TestCase
+TestExactModel.settings = _STEPS
+TestScannModel = ScannModel.TestCase
+TestScannModel.settings = settings(_STEPS, max_examples=max(2, _STEPS.max_examples // 4), stateful_step_count=25)
+
+
+def test_readers_see_whole_versions_beside_a_writer():
+    """Every product of version n has the stamp n; a reader must never see two stamps in one answer."""
+    seconds = float(os.environ.get("FASHION_READER_SECONDS", "3"))
+    ids = np.arange(200)
+    vectors = POOL[:200]
+    index = Index.build(vectors, ids, {"stamp": [0] * 200})
+    stop, torn, answers = threading.Event(), [], [0] * 8
+
+    def read(number: int) -> None:
+        while not stop.is_set():
+            snapshot = index.snapshot
+            stamps = snapshot.attributes.take(np.flatnonzero(snapshot.live)).to_lists()["stamp"]
+            hits = index.search(POOL[number : number + 4], 20)
+            if len(set(stamps)) != 1 or (hits.ids < 0).any() or any(len(set(r)) < 20 for r in hits.ids.tolist()):
+                torn.append(stamps)
+            answers[number] += 1
+
+    readers = [threading.Thread(target=read, args=(n,)) for n in range(8)]
+    for reader in readers:
+        reader.start()
+    end, stamp = time.monotonic() + seconds, 0
+    while time.monotonic() < end and not torn:
+        stamp += 1
+        index.upsert(ids, POOL[stamp % 1000 : stamp % 1000 + 200], {"stamp": [stamp] * 200})
+        if stamp % 50 == 0:
+            index.rebuild()
+    stop.set()
+    for reader in readers:
+        reader.join()
+    assert not torn
+    assert min(answers) > 0
+    assert stamp > 10
+
+
+def test_changes_made_during_a_rebuild_are_kept(monkeypatch):
+    index = Index.build(POOL[:100], np.arange(100), {"n": list(range(100))})
+    from fashion_jax.search import index as module
+
+    real = module.build_base
+
+    def slow(*args, **kwargs):
+        base = real(*args, **kwargs)
+        index.upsert([5, 500], POOL[200:202], {"n": [-5, 500]})
+        index.delete([7, 8])
+        index.upsert([8], POOL[300:301], {"n": [-8]})
+        return base
+
+    monkeypatch.setattr(module, "build_base", slow)
+    index.rebuild()
+    assert len(index) == 100
+    assert 7 not in index
+    assert [a["n"] for a in index.attributes([5, 8, 9, 500])] == [-5, -8, 9, 500]
+    assert index.search(POOL[[200, 201, 300, 9]], 1).ids[:, 0].tolist() == [5, 500, 8, 9]
+
+
+WRITER = """
+import sys, numpy as np
+from fashion_jax.search.index import Index
+from search.clustered import clustered
+pool = clustered(4000, 8, clusters=30)
+index, start = Index.load(sys.argv[1]), int(sys.argv[2])
+for step in range(start, 10**6):
+    index.upsert(np.arange(step * 3, step * 3 + 3), pool[[step % 4000, (step + 1) % 4000, (step + 2) % 4000]],
+                 {"step": [step] * 3})
+    if step % 5 == 4:
+        index.delete([step * 3 + 1])
+    if step % 40 == 39:
+        index.rebuild()
+    print(step, flush=True)
+"""
+
+
+def test_killed_writers_lose_nothing_that_was_acknowledged(tmp_path):
+    """SIGKILL at random moments: every update that the writer reported is there, whole, and the index is readable."""
+    kills = int(os.environ.get("FASHION_KILLS", "4"))
+    folder, done, cut_short = tmp_path / "index", 0, set()
+    with Index.build(POOL[:3], np.arange(3), {"step": [0] * 3}) as index:
+        index.save(folder)
+    chance = random.Random(0)
+    for _ in range(kills):
+        with (tmp_path / "out").open("w+") as out:
+            environment = {**os.environ, "PYTHONPATH": str(HERE.parent)}
+            writer = subprocess.Popen(
+                [sys.executable, "-c", WRITER, str(folder), str(done + 1)], stdout=out, env=environment
+            )
+            while "\n" not in (tmp_path / "out").read_text():
+                assert writer.poll() is None
+                time.sleep(0.01)
+            time.sleep(chance.uniform(0, 0.8))
+            os.kill(writer.pid, signal.SIGKILL)
+            writer.wait()
+        lines = (tmp_path / "out").read_text().splitlines()
+        acknowledged = int(lines[-1])
+        loaded = Index.load(folder)
+        steps = [row["step"] for row in loaded.attributes(loaded.ids)]
+        done = max(steps)
+        assert acknowledged <= done <= acknowledged + 1
+        if done > acknowledged:
+            cut_short.add(done)  # its removal may not have been done
+        for step in range(1, done + 1):
+            assert steps.count(step) == (2 if step % 5 == 4 else 3) or (step in cut_short and steps.count(step) == 3)
+        assert loaded.search(POOL[:5], 3).ids.shape == (5, 3)

@@ -1,0 +1,145 @@
+"""The language of filters: what it means, against pandas, and what it refuses."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fashion_jax.errors import UserError
+from fashion_jax.search.attributes import make_table
+from fashion_jax.search.where import parse_where
+
+FRAME = pd.DataFrame(
+    {
+        "gender": ["Women", "Men", None, "Women", "Boys", "Men"],
+        "baseColour": ["Red", "Blue", "Red", "Navy Blue", "It's", ""],
+        "year": [2012, 2015, 2011, np.nan, 2012, 2010],
+        "in stock": [True, False, True, True, False, True],
+    }
+)
+TABLE = make_table(FRAME, len(FRAME))
+
+
+def passing(text: str) -> list[int]:
+    return np.flatnonzero(parse_where(text).evaluate(TABLE)).tolist()
+
+
+@pytest.mark.parametrize(
+    ("text", "rows"),
+    [
+        ("gender == 'Women'", [0, 3]),
+        ("gender != 'Women'", [1, 2, 4, 5]),
+        ("'Women' == gender", [0, 3]),
+        ("gender in ['Men', \"Boys\"]", [1, 4, 5]),
+        ("gender not in ['Men', 'Boys']", [0, 2, 3]),
+        ("gender in []", []),
+        ("gender == none", [2]),
+        ("baseColour == none", [5]),
+        ("year != none", [0, 1, 2, 4, 5]),
+        ("year >= 2012", [0, 1, 4]),
+        ("2012 <= year", [0, 1, 4]),
+        ("year < 2.012e3", [2, 5]),
+        ("not year < 2012", [0, 1, 3, 4]),
+        ("`in stock` == true", [0, 2, 3, 5]),
+        ("`in stock` == FALSE", [1, 4]),
+        (r"baseColour == 'It\'s'", [4]),
+        ('baseColour == "It\'s"', [4]),
+        ("baseColour > 'Blue' and baseColour < 'Red'", [3, 4]),
+        ("gender == 'Women' and baseColour == 'Red' or year == 2010", [0, 5]),
+        ("gender == 'Women' and (baseColour == 'Red' or year == 2010)", [0]),
+        ("not not (gender == 'Men')", [1, 5]),
+        ("not gender == 'Men' and year == 2012", [0, 4]),
+        ("gender=='Men'and(year>2012)", [1]),
+        ("baseColour == 'no such colour'", []),
+    ],
+)
+def test_meaning(text, rows):
+    assert passing(text) == rows
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "at character 1, the end: the name of a column"),
+        ("gendr == 'Men'", "no column 'gendr'; did you mean 'gender'"),
+        ("gender = 'Men'", "write =="),
+        ("gender == Men", "a text in quotes"),
+        ("gender == 'Men", "never closed"),
+        ("gender == 'Men' or", "the name of a column"),
+        ("gender == 'Men' 'Women'", "'and', 'or' or the end"),
+        ("(gender == 'Men'", "')' is expected"),
+        ("gender in 'Men'", "'[' is expected"),
+        ("gender in ['Men' 'Women']", "',' is expected"),
+        ("gender", "one of == !="),
+        ("gender == 3", "holds texts"),
+        ("year == '2012'", "holds numbers"),
+        ("year < none", "no meaning"),
+        ("gender == gender", "a text in quotes"),
+        ("__import__('os').system('true')", "'.' has no meaning"),
+        ("gender == 'Men'; drop", "';' has no meaning"),
+        ("not " * 200 + "year == 1", "nested"),
+        ("(" * 5000 + "year == 1" + ")" * 5000, "nested"),
+        ("year == " + "1" * 30_000, "characters"),
+        ("year == 12abc", "not understood"),
+    ],
+)
+def test_what_is_not_understood_is_said(text, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        parse_where(text).evaluate(TABLE)
+
+
+def test_a_filter_must_be_a_text():
+    with pytest.raises(UserError, match="is a text"):
+        parse_where(3)  # type: ignore[arg-type]
+
+
+def test_words_that_no_product_has_are_named():
+    hints = parse_where("gender == 'Womem' or gender in ['Men'] and baseColour != 'Blu'").hints(TABLE)
+    assert hints == [
+        "no product has the gender 'Womem'; did you mean 'Women'?",
+        "no product has the baseColour 'Blu'; did you mean 'Blue'?",
+    ]
+
+
+@st.composite
+def filters(draw, depth=3):
+    """A filter and the same thing computed with pandas."""
+    kind = draw(st.sampled_from(["compare", "in"] if depth == 0 else ["compare", "in", "not", "and", "or"]))
+    if kind == "not":
+        text, mask = draw(filters(depth=depth - 1))
+        return f"not ({text})", ~mask
+    if kind in ("and", "or"):
+        (left, a), (right, b) = draw(filters(depth=depth - 1)), draw(filters(depth=depth - 1))
+        return f"({left}) {kind} ({right})", a & b if kind == "and" else a | b
+    column = draw(st.sampled_from(["gender", "year"]))
+    values = ["Men", "Women", "Boys", "Girls"] if column == "gender" else [2010, 2011, 2012, 2013]
+    series = FRAME[column]
+    if kind == "in":
+        chosen = draw(st.lists(st.sampled_from(values), max_size=3))
+        return f"{column} in {chosen!r}", series.isin(chosen)
+    mark, value = draw(st.sampled_from(["==", "!=", "<", ">="])), draw(st.sampled_from(values))
+    known = series.notna()
+    compare = {"==": series == value, "!=": series != value}
+    if mark in ("<", ">="):
+        compare[mark] = known & ((series[known] < value) if mark == "<" else (series[known] >= value)).reindex(
+            series.index, fill_value=False
+        )
+    return f"{column} {mark} {value!r}", compare[mark]
+
+
+@given(filters())
+def test_any_filter_means_what_pandas_computes(pair):
+    text, mask = pair
+    assert passing(text) == np.flatnonzero(mask.to_numpy(bool)).tolist()
+
+
+@given(st.text(max_size=40))
+def test_any_text_is_a_filter_or_a_user_error(text):
+    with contextlib.suppress(UserError):
+        parse_where(text).evaluate(TABLE)
