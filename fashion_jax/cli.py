@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from fashion_jax import main as main_module
 from fashion_jax.errors import exit_on_user_error
+from fashion_jax.search.commands import add_index_commands
 
 if TYPE_CHECKING:
     from fashion_jax.data.schema import Schema
@@ -63,6 +64,10 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--source", required=True, help=f"{sources}; a photo or a folder of photos will do")
         command.add_argument("--out", type=Path, default=Path(out))
         command.add_argument("--schema", type=Path, help="a schema.json; without it the schema is known or inferred")
+        if name == "embed":
+            command.add_argument("--dtype", default="float32", choices=("float32", "float16"))
+
+    add_index_commands(add, sources)
 
     demo = add("demo", _demo, "trains on the embedded catalogue and shows what came of it")
     demo.add_argument("--workdir", type=Path, default=Path("runs/demo"))
@@ -114,7 +119,7 @@ def _embed(flags: argparse.Namespace) -> int:
     from fashion_jax.search.embed import embed_source
     from fashion_jax.serving.predictor import load_model
 
-    embed_source(load_model(flags.model), flags.source, flags.out, schema=_schema(flags))
+    embed_source(load_model(flags.model), flags.source, flags.out, dtype=flags.dtype, schema=_schema(flags))
     return 0
 
 

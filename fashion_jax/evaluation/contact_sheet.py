@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from fashion_jax import files
-from fashion_jax.evaluation.report import render_png, shorten
+from fashion_jax.pictures import render_png, shorten
 
 _COLUMNS = 8
 _LONGEST_LINE = 32  # characters under a photo

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fashion_jax import files
+from fashion_jax.pictures import render_png, shorten
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    pass
 
 _COUNTS_UP_TO = 12  # classes up to which the cells of a picture hold numbers
 _LONGEST_NAME = 40  # characters of a class's name on a picture
@@ -80,20 +80,6 @@ def draw_confusion(title: str, confusion: np.ndarray, names: tuple[str, ...]) ->
                 axes.text(column, row, f"{confusion[row, column]:,}", ha="center", va="center", color=colour)
     figure.colorbar(image, ax=axes, label="share of the label's rows", shrink=0.7)
     return render_png(figure)
-
-
-def render_png(figure: Figure) -> bytes:
-    """Returns a figure as PNG; characters that the font lacks become boxes, without a warning for each."""
-    buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
-        figure.savefig(buffer, format="png", dpi=100)
-    return buffer.getvalue()
-
-
-def shorten(text: str, longest: int) -> str:
-    """Returns the text, cut to so many characters with an ellipsis where it has more."""
-    return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
 def _csv(rows: list[list[str]]) -> str:

@@ -1,28 +1,85 @@
-"""Embeds every product of a source."""
+"""Embeds every product of a source, in shards that a killed run does not compute again."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import shutil
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float32, Int64
 
 from fashion_jax import files
+from fashion_jax.data.catalog import Catalog, Product, Rejected
 from fashion_jax.data.schema import Schema
-from fashion_jax.serving.predictor import Predictor
+from fashion_jax.errors import UserError
+from fashion_jax.serving.predictor import Outputs, Predictor
 from fashion_jax.serving.source import SourceRun
+
+DTYPES = ("float32", "float16")
+_SHARD_ROWS = 8_192
+
+
+@dataclass
+class Embedded:
+    """A source's products as the model sees them, in the order of the source.
+
+    Attributes:
+        products: that were usable.
+        embeddings: of length 1.
+        labels: head -> class numbers of the highest probability.
+        confidences: head -> that probability, in [0, 1].
+        catalog: the source, with the rows that were left out.
+    """
+
+    products: list[Product]
+    embeddings: Float32[np.ndarray, "n features"]
+    labels: dict[str, Int64[np.ndarray, " n"]]
+    confidences: dict[str, Float32[np.ndarray, " n"]]
+    catalog: Catalog
+
+    @property
+    def ids(self) -> np.ndarray:
+        """The products' ids: int64 where all of them are integers, else texts."""
+        names = [product.id for product in self.products]
+        # A text that an integer would not print the same way ("007") stays text.
+        whole = all(len(i) < 19 and i.isdecimal() and str(int(i)) == i for i in names)
+        return np.array(names, np.int64) if whole else np.array(names, dtype=str)
+
+
+@dataclass
+class _Shard:
+    """Rows that wait to be written, or were."""
+
+    rows: list[int] = field(default_factory=list)
+    embeddings: list[np.ndarray] = field(default_factory=list)
+    labels: list[np.ndarray] = field(default_factory=list)
+    confidences: list[np.ndarray] = field(default_factory=list)
 
 
 def embed_source(
-    model: Predictor, source: str | Path, out: str | Path, *, schema: Schema | None = None, progress: bool = True
+    model: Predictor,
+    source: str | Path,
+    out: str | Path,
+    *,
+    dtype: str = "float32",
+    schema: Schema | None = None,
+    progress: bool = True,
 ) -> int:
-    """Writes an npz with `ids` (n,) and `embeddings` float32 (n, features), rows in the order of the source.
+    """Writes an npz with `ids` (n,) and `embeddings` (n, features) of length 1, rows in the order of the source.
 
-    Ids are int64 where all of them are integers, else text. Unusable rows stand in `<out>.quarantine.csv`.
+    Ids are int64 where all of them are integers, else text. Unusable rows stand in `<out>.quarantine.csv`. A run that
+    was stopped goes on where it was, as long as model and source are the same.
 
     Args:
         model: from `load_model`.
         source: anything that `open_catalog` reads, labels not needed; a photo or a folder of photos too.
         out: the npz.
+        dtype: of the embeddings, "float32" or "float16".
         schema: how to read the source's table; None: known or inferred.
         progress: whether to show a bar and a closing sentence.
 
@@ -32,22 +89,117 @@ def embed_source(
     Raises:
         UserError: the source cannot be read or holds no usable row, or `out` cannot be written.
     """
+    if dtype not in DTYPES:
+        raise UserError(f"dtype must be float32 or float16, not {dtype!r}")
     run = SourceRun(model, source, out, schema=schema, progress=progress)
-    # Each embedding goes to its place at once: a large catalogue's are held in memory only once.
-    places = {product.row: place for place, product in enumerate(run.catalog.products)}
-    names = [product.id for product in run.catalog.products]
-    embeddings = np.empty((len(places), model.embedding_size), np.float32)
-    usable = np.zeros(len(places), bool)
-    for products, outputs in run.batches():
-        chosen = [places[product.row] for product in products]
-        embeddings[chosen], usable[chosen] = outputs.embeddings, True
-    ids = [name for name, kept in zip(names, usable, strict=True) if kept]
-    # A text that an integer would not print the same way ("007") stays text.
-    whole = all(len(i) < 19 and i.isdecimal() and str(int(i)) == i for i in ids)
-    named = np.array(ids, np.int64) if whole else np.array(ids, dtype=str)
+    embedded = run_embedding(model, run)
     with files.replace_file(run.out) as file:
-        np.savez(file, ids=named, embeddings=embeddings if usable.all() else embeddings[usable])
+        np.savez(file, ids=embedded.ids, embeddings=embedded.embeddings.astype(dtype))
+    remove_shards(run)
     note = run.write_quarantine()
     if progress:
-        print(f"{out}: {len(ids):,} embeddings of {model.embedding_size} features; {note}")
-    return len(ids)
+        print(f"{out}: {len(embedded.products):,} embeddings of {model.embedding_size} features; {note}")
+    return len(embedded.products)
+
+
+def run_embedding(model: Predictor, run: SourceRun) -> Embedded:
+    """Embeds the products of a run, with shards beside its `out` until `remove_shards`.
+
+    Raises:
+        UserError: no photo was usable, or the shards cannot be written.
+    """
+    catalog, folder = run.catalog, _shard_folder(run)
+    places = {product.row: place for place, product in enumerate(catalog.products)}
+    heads = model.attributes
+    # Each embedding goes to its place at once: a large catalogue's are held in memory only once.
+    embeddings = np.empty((len(places), model.embedding_size), np.float32)
+    labels = np.zeros((len(places), len(heads)), np.int32)
+    confidences = np.zeros((len(places), len(heads)), np.float32)
+    usable = np.zeros(len(places), bool)
+
+    def put(shard: _Shard) -> None:
+        where = [places[row] for row in shard.rows]
+        embeddings[where] = np.concatenate(shard.embeddings)
+        labels[where], confidences[where] = np.concatenate(shard.labels), np.concatenate(shard.confidences)
+        usable[where] = True
+
+    done: set[int] = set()
+    for shard in _read_shards(folder, model, run):
+        put(shard)
+        done.update(shard.rows)
+    waiting, number = _Shard(), 1 + max((int(p.stem) for p in folder.glob("*.npz") if p.stem.isdecimal()), default=-1)
+    for products, outputs in run.batches(done):
+        _collect(waiting, products, outputs, heads, catalog)
+        if len(waiting.rows) >= _SHARD_ROWS:
+            put(waiting)
+            _write_shard(folder / f"{number:06}.npz", waiting, model, run)
+            waiting, number = _Shard(), number + 1
+    if waiting.rows:
+        put(waiting)
+    if not usable.any():
+        examples = "; ".join(f"row {r.row} (id {r.id!r}): {r.reason}" for r in catalog.rejected[:3])
+        raise UserError(f"no row of {catalog.source} has an embedding: {examples}")
+    return Embedded(
+        [product for product, kept in zip(catalog.products, usable, strict=True) if kept],
+        embeddings if usable.all() else embeddings[usable],
+        {head: labels[usable, place].astype(np.int64) for place, head in enumerate(heads)},
+        {head: confidences[usable, place] for place, head in enumerate(heads)},
+        catalog,
+    )
+
+
+def remove_shards(run: SourceRun) -> None:
+    """Removes what `run_embedding` left, once its result is safe."""
+    shutil.rmtree(_shard_folder(run), ignore_errors=True)
+
+
+def _collect(
+    shard: _Shard, products: list[Product], outputs: Outputs, heads: tuple[str, ...], catalog: Catalog
+) -> None:
+    lengths = np.linalg.norm(outputs.embeddings, axis=1)
+    sound = np.isfinite(lengths) & (lengths > 0)
+    for product, kept in zip(products, sound, strict=True):
+        if not kept:
+            catalog.rejected.append(Rejected(product.row, product.id, "the model gives it no finite embedding"))
+    shard.rows += [product.row for product, kept in zip(products, sound, strict=True) if kept]
+    shard.embeddings.append(outputs.embeddings[sound] / lengths[sound, None])
+    best = [outputs.probabilities[head][sound] for head in heads]
+    count = int(sound.sum())
+    shard.labels.append(np.stack([p.argmax(1) for p in best], 1) if best else np.zeros((count, 0), np.int64))
+    shard.confidences.append(np.stack([p.max(1) for p in best], 1) if best else np.zeros((count, 0), np.float32))
+
+
+def _shard_folder(run: SourceRun) -> Path:
+    return run.out.with_name(run.out.name + ".shards")
+
+
+def _stamp(model: Predictor, run: SourceRun) -> str:
+    return hashlib.sha256(json.dumps([model.fingerprint, run.catalog.stamp()]).encode()).hexdigest()
+
+
+def _write_shard(path: Path, shard: _Shard, model: Predictor, run: SourceRun) -> None:
+    with files.replace_file(path) as file:
+        np.savez(
+            file,
+            stamp=np.array(_stamp(model, run)),
+            rows=np.array(shard.rows, np.int64),
+            embeddings=np.concatenate(shard.embeddings),
+            labels=np.concatenate(shard.labels),
+            confidences=np.concatenate(shard.confidences),
+        )
+
+
+def _read_shards(folder: Path, model: Predictor, run: SourceRun) -> Iterator[_Shard]:
+    stamp, known = _stamp(model, run), {product.row for product in run.catalog.products}
+    for path in sorted(folder.glob("*.npz")):
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                rows = arrays["rows"].tolist()
+                parts = [arrays[name] for name in ("embeddings", "labels", "confidences")]
+                ours = str(arrays["stamp"]) == stamp and known.issuperset(rows)
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            ours = False
+        if not ours:
+            path.unlink()  # of another model or source
+            continue
+        yield _Shard(rows, *([part] for part in parts))

@@ -24,9 +24,10 @@ from fashion_jax.search.ranking import Hits
 from fashion_jax.search.saved import SavedIndex
 from fashion_jax.search.snapshot import Snapshot
 from fashion_jax.search.updates import Writing, rebase
+from fashion_jax.search.view import IndexView
 
 
-class Index(contextlib.AbstractContextManager["Index"]):
+class Index(IndexView, contextlib.AbstractContextManager["Index"]):
     """Products' vectors with their ids and attributes.
 
     One thread or process changes it at a time and any number search; each search sees one whole version. An index
@@ -34,7 +35,7 @@ class Index(contextlib.AbstractContextManager["Index"]):
     """
 
     def __init__(self, snapshot: Snapshot, projection: Projection | None, settings: dict[str, Any]) -> None:
-        self._snapshot, self._projection, self._settings = snapshot, projection, settings
+        super().__init__(snapshot, projection, settings)
         self._lock = threading.RLock()  # of the writers
         self._writing: Writing | None = None  # made for the first change: searching needs none of it
         self._saved: SavedIndex | None = None
@@ -87,7 +88,8 @@ class Index(contextlib.AbstractContextManager["Index"]):
         base = build_base(vectors, backend, target, batch=check_k(batch), seed=seed, progress=progress)
         live = np.ones(len(names), bool)
         snapshot = Snapshot(1, names, live, len(names), base, base.vectors[:0], table)
-        return cls(snapshot, projection, {"model": str(model), "backend": backend, "batch": int(batch), "seed": seed})
+        settings = {"model": str(model), "backend": backend, "batch": int(batch), "seed": int(seed), "about": {}}
+        return cls(snapshot, projection, settings)
 
     @classmethod
     def load(cls, path: str | Path) -> Index:
@@ -126,12 +128,42 @@ class Index(contextlib.AbstractContextManager["Index"]):
         Raises:
             UserError: a ValueError that says what is wrong with which argument.
         """
+        return self._search(self.project(queries), k, where, group_by, diversity, min_score, exclude)
+
+    def project(self, embeddings: Any, what: str = "queries") -> Float32[np.ndarray, "n dim"]:
+        """Returns embeddings as the index compares them: of length 1, its projection applied.
+
+        Args:
+            embeddings: (n, features), or one (features,).
+            what: their name in errors.
+
+        Raises:
+            UserError: another width, or not finite numbers.
+        """
+        vectors = check_vectors(embeddings, self.num_features, what)
+        if self._projection is None:
+            return vectors
+        return check_vectors(self._projection.apply(vectors), None, f"projected {what}")
+
+    def search_projected(self, queries: Any, k: int = 10, **options: Any) -> Hits:
+        """Does what `search` does for queries that `project` or `vectors` returned."""
+        vectors = check_vectors(queries, self._snapshot.base.vectors.shape[1], "queries")
+        asked = {"where": None, "group_by": None, "diversity": 0.0, "min_score": None, "exclude": None, **options}
+        return self._search(vectors, k, **asked)
+
+    def _search(
+        self,
+        vectors: np.ndarray,
+        k: int,
+        where: str | None,
+        group_by: str | None,
+        diversity: float,
+        min_score: float | None,
+        exclude: Any,
+    ) -> Hits:
         snapshot = self._snapshot
-        vectors = check_vectors(queries, self.num_features, "queries")
         if not len(vectors):
             raise UserError("there is no query: queries must have at least one row")
-        if self._projection is not None:
-            vectors = check_vectors(self._projection.apply(vectors), None, "projected queries")
         if k.__class__ is not int or not 1 <= k <= snapshot.num_live:
             k = check_neighbours(k, snapshot.num_live)
         if where is None and group_by is None and not diversity and exclude is None and min_score is None:
@@ -159,12 +191,10 @@ class Index(contextlib.AbstractContextManager["Index"]):
         """
         with self._lock:
             writing, snapshot = self._start_writing()
-            vectors = check_vectors(embeddings, self.num_features, "embeddings")
+            vectors = self.project(embeddings, "embeddings")
             names = check_ids(ids, len(vectors), snapshot.ids.dtype.kind)
             given = make_table(attributes, len(names))
             table = writing.complete(snapshot, names, given)
-            if self._projection is not None:
-                vectors = check_vectors(self._projection.apply(vectors), None, "projected embeddings")
             if len(names):
                 self._commit(Update(False, names, vectors, table.to_lists()))
 
@@ -183,15 +213,9 @@ class Index(contextlib.AbstractContextManager["Index"]):
         rows = np.flatnonzero(before.live)
         if not len(rows):
             raise UserError("an index without products cannot be rebuilt; add some first")
-        settings = self._settings
-        base = build_base(
-            before.vectors(rows),
-            settings["backend"],
-            before.base.target_recall,
-            batch=settings["batch"],
-            seed=settings["seed"],
-            progress=progress,
-        )
+        backend, target = self._settings["backend"], before.base.target_recall
+        chosen = {name: self._settings[name] for name in ("batch", "seed")}
+        base = build_base(before.vectors(rows), backend, target, **chosen, progress=progress)
         with self._lock:
             _, now = self._start_writing()
             if now.base is not before.base:
@@ -235,6 +259,11 @@ class Index(contextlib.AbstractContextManager["Index"]):
             if self._saved is not None:
                 self._saved.let_go()
 
+    @property
+    def folder(self) -> Path | None:
+        """Where it was saved or loaded last, or None."""
+        return self._saved.folder if self._saved is not None else None
+
     def health(self) -> Health:
         """Measures recall on the stored sample as the index is now, and says whether a rebuild is due, and why."""
         return measure_health(self._snapshot)
@@ -248,42 +277,6 @@ class Index(contextlib.AbstractContextManager["Index"]):
         """Returns the attributes of products, None where one is missing; KeyError where a product is not there."""
         rows, snapshot = self._find(ids)
         return [snapshot.attributes.row(row) for row in rows.tolist()]
-
-    @property
-    def snapshot(self) -> Snapshot:
-        """The current version."""
-        return self._snapshot
-
-    @property
-    def num_features(self) -> int:
-        """Width of the embeddings that are searched for and added."""
-        if self._projection is not None:
-            return len(self._projection.mean)
-        return self._snapshot.base.vectors.shape[1]
-
-    @property
-    def projection(self) -> Projection | None:
-        """What is applied to embeddings before they are compared."""
-        return self._projection
-
-    @property
-    def model(self) -> str:
-        """Fingerprint of the model that made the embeddings; empty where it is not known."""
-        return str(self._settings["model"])
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """The attributes."""
-        return self._snapshot.attributes.names
-
-    @property
-    def ids(self) -> np.ndarray:
-        """The products' ids, in the order in which they were added."""
-        snapshot = self._snapshot
-        return snapshot.ids[snapshot.live]
-
-    def __len__(self) -> int:
-        return self._snapshot.num_live
 
     def __contains__(self, name: object) -> bool:
         with self._lock:

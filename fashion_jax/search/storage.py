@@ -153,9 +153,13 @@ def check_place(folder: Path) -> None:
     """Raises UserError where an index cannot be saved, so that nothing of another program is touched."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file; an index is a folder")
-    ours = (_MANIFEST, ".lock")
+    ours = (_PREFIX, "products.", ".")
     if folder.is_dir() and not (folder / _MANIFEST).is_file():
-        foreign = [p.name for p in folder.iterdir() if p.name not in ours and not p.name.startswith((_PREFIX, "."))]
+        foreign = [
+            p.name
+            for p in folder.iterdir()
+            if p.name not in ours and not p.name.startswith((_PREFIX, ".", "products."))
+        ]
         if foreign:
             raise UserError(f"{folder} holds other files, such as {foreign[0]}; give a new or an empty folder")
 

@@ -43,6 +43,7 @@ class Package:
         extra: what training noted.
         params: nested parameters.
         batch_stats: nested batch statistics.
+        fingerprint: equal fingerprints make equal embeddings and predictions.
     """
 
     folder: Path
@@ -52,6 +53,7 @@ class Package:
     extra: dict[str, Any]
     params: dict[Any, Any]
     batch_stats: dict[Any, Any]
+    fingerprint: str
 
 
 def write_package(
@@ -118,7 +120,10 @@ def load_package(path: str | Path) -> Package:
         extra = config.get("extra", {})
         if not isinstance(extra, dict):
             raise UserError(f"{folder / 'config.json'}: extra is no JSON object")
-        return Package(folder, model, vocabularies, preprocessing, extra, params, batch_stats)
+        about = json.dumps([config["digests"], model, preprocessing], sort_keys=True)
+        return Package(
+            folder, model, vocabularies, preprocessing, extra, params, batch_stats, _digest(about.encode())[:32]
+        )
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{folder / 'config.json'} is not a model's configuration: {error!r}") from error
 

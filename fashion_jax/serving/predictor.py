@@ -89,6 +89,16 @@ class Predictor:
         return embedding_size(self._package.model["depth"], self._package.model["width"])
 
     @property
+    def fingerprint(self) -> str:
+        """Of the package; models with equal ones make the same embeddings."""
+        return self._package.fingerprint
+
+    @property
+    def folder(self) -> Path:
+        """Where the package is."""
+        return self._package.folder
+
+    @property
     def preprocessing(self) -> dict[str, Any]:
         """What happens to a photo: height and width (pixels) to which it is fitted, mean and std of RGB in [0, 1]."""
         return dict(self._package.preprocessing)

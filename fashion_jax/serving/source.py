@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
@@ -57,15 +57,19 @@ class SourceRun:
         self.catalog: Catalog = open_catalog(source, schema, labelled=False)
         self._check_enough(len(self.catalog.products))
 
-    def batches(self) -> Iterator[tuple[list[Product], Outputs]]:
+    def batches(self, done: Collection[int] = ()) -> Iterator[tuple[list[Product], Outputs]]:
         """Yields the usable products with the model's outputs, in the order that the source reads fastest.
+
+        Args:
+            done: rows that are left out, since an earlier run has seen to them.
 
         Raises:
             UserError: at the end, when no photo was usable.
         """
-        count, usable = len(self.catalog.products), 0
-        bar = progress_bar(count, "predicting", show=self._progress, unit="photo")
-        decoded = map_photos(self._decode, self.catalog.iter_photos(self.catalog.products))
+        left = [p for p in self.catalog.products if p.row not in done] if done else self.catalog.products
+        count, usable = len(self.catalog.products), len(done)
+        bar = progress_bar(count, "predicting", show=self._progress, unit="photo", initial=count - len(left))
+        decoded = map_photos(self._decode, self.catalog.iter_photos(left))
         with bar, closing(decoded):
             while batch := list(islice(decoded, self._model.batch_size)):
                 good = [(p, image) for p, image in batch if not isinstance(image, BadPhoto)]

@@ -1,0 +1,188 @@
+"""From a catalogue and a model to an index of it, and back from an index to its photos."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from fashion_jax.data.catalog import Catalog, open_catalog
+from fashion_jax.data.photos import BadPhoto
+from fashion_jax.data.schema import Schema
+from fashion_jax.data.tables import read_table
+from fashion_jax.errors import UserError
+from fashion_jax.search.embed import Embedded, remove_shards, run_embedding
+from fashion_jax.search.index import Index
+from fashion_jax.search.storage import check_place
+from fashion_jax.serving.predictor import Predictor
+from fashion_jax.serving.source import SourceRun
+
+CONFIDENCE = " confidence"  # ends the name of the column with a head's probability of the label beside it
+TITLE = "title"
+_SPLIT_IDS = 20  # rows of a table in which an id column is looked for
+
+
+def build_index(
+    model: Predictor,
+    source: str | Path,
+    out: str | Path,
+    *,
+    table: str | Path | None = None,
+    schema: Schema | None = None,
+    progress: bool = True,
+    **options: Any,
+) -> Index:
+    """Embeds a catalogue and writes an index of it.
+
+    Its columns are the catalogue's labels (where one is missing and the model has a head for it, what the model says),
+    per head `<name> confidence`, the probability that the model gives to what it says, `title`, and those of `table`.
+
+    Args:
+        model: from `load_model`.
+        source: anything that `open_catalog` reads.
+        out: folder of the index.
+        table: a CSV, TSV or Parquet with an `id` column and more columns to filter by, such as prices or stock.
+        schema: how to read the source's table; None: known or inferred.
+        progress: whether to show a bar.
+        options: of `Index.build`.
+
+    Raises:
+        UserError: bad input; nothing is written then.
+    """
+    folder = Path(out)
+    check_place(folder)
+    run = SourceRun(model, source, folder / "products", schema=schema, progress=progress)
+    extra = read_columns(table) if table is not None else None
+    embedded = run_embedding(model, run)
+    columns = describe(model, embedded, extra)
+    index = Index.build(
+        embedded.embeddings, embedded.ids, columns, model=model.fingerprint, progress=progress, **options
+    )
+    index.about.update(model=str(model.folder.resolve()), source=_resolve(source))
+    index.save(folder)
+    remove_shards(run)
+    note = run.write_quarantine()
+    if progress:
+        print(f"{folder}: {len(index):,} products; {note}")
+    return index
+
+
+def add_products(
+    index: Index,
+    model: Predictor,
+    source: str | Path,
+    *,
+    table: str | Path | None = None,
+    schema: Schema | None = None,
+    progress: bool = True,
+) -> int:
+    """Adds the products of a source to a saved index, or replaces those that are there; returns how many.
+
+    Raises:
+        UserError: the index was made by another model, or bad input; the index is as it was.
+    """
+    check_model(index, model)
+    assert index.folder is not None
+    run = SourceRun(model, source, index.folder / "products", schema=schema, progress=progress)
+    extra = read_columns(table) if table is not None else None
+    embedded = run_embedding(model, run)
+    columns = describe(model, embedded, extra)
+    known = {name: values for name, values in columns.items() if name in index.columns}
+    index.upsert(embedded.ids, embedded.embeddings, known)
+    remove_shards(run)
+    note = run.write_quarantine()
+    if progress:
+        print(f"{index.folder}: {len(embedded.products):,} products added or replaced, {len(index):,} in all; {note}")
+    return len(embedded.products)
+
+
+def check_model(index: Index, model: Predictor) -> None:
+    """Raises UserError where an index was made by another model, whose embeddings mean something else."""
+    if index.model and index.model != model.fingerprint:
+        raise UserError(
+            f"the index was made by another model ({index.about.get('model', 'unknown')}) than {model.folder}; search "
+            "it with that one, or build an index with this one"
+        )
+
+
+def describe(model: Predictor, embedded: Embedded, extra: pd.DataFrame | None = None) -> dict[str, list[Any]]:
+    """Returns the columns of an index, a value per product; see `build_index`."""
+    products, schema = embedded.products, embedded.catalog.schema
+    columns: dict[str, list[Any]] = {TITLE: [product.title or None for product in products]}
+    for place, attribute in enumerate(schema.attributes):
+        columns[attribute.name] = [p.labels[place] if place < len(p.labels) else None for p in products]
+    for head in model.attributes:
+        names = model.classes[head]
+        said = [names[number] for number in embedded.labels[head]]
+        given = columns.get(head, [None] * len(products))
+        columns[head] = [label or guess for label, guess in zip(given, said, strict=True)]
+        columns[head + CONFIDENCE] = embedded.confidences[head].round(4).tolist()
+    if extra is not None:
+        rows = extra.reindex([product.id for product in products])
+        for name in rows.columns:
+            columns[str(name)] = [None if pd.isna(value) else value for value in rows[name].tolist()]
+    return columns
+
+
+def read_columns(path: str | Path) -> pd.DataFrame:
+    """Reads a table with an `id` column; what looks like numbers in all of a column becomes numbers.
+
+    Raises:
+        UserError: it cannot be read, has no `id`, or an id twice.
+    """
+    try:
+        frame = read_table(str(path), Path(path).read_bytes()).frame
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    if "id" not in frame.columns:
+        raise UserError(f"{path} has no column 'id'; it has: {', '.join(map(str, frame.columns[:_SPLIT_IDS]))}")
+    frame = frame.set_index(frame["id"].astype(str).str.strip()).drop(columns="id")
+    if frame.index.has_duplicates:
+        raise UserError(f"{path} has the id {frame.index[frame.index.duplicated()][0]!r} twice")
+    for name in frame.columns:
+        texts = frame[name].astype(str).str.strip().replace("", None)
+        numbers = pd.to_numeric(texts, errors="coerce")
+        truths = texts.str.lower().map({"true": 1.0, "false": 0.0})
+        if (numbers.notna() == texts.notna()).all():
+            frame[name] = numbers
+        elif (truths.notna() == texts.notna()).all():
+            frame[name] = truths
+        else:
+            frame[name] = texts
+    return frame
+
+
+def read_photos(catalog: Catalog, ids: Sequence[int | str], model: Predictor) -> dict[int | str, np.ndarray | None]:
+    """Returns products' photos as the model sees them; None where one cannot be read any more."""
+    by_name = {product.id: product for product in catalog.products}
+    wanted = {by_name[str(name)].row: name for name in ids if str(name) in by_name}
+    found: dict[int | str, np.ndarray | None] = dict.fromkeys(ids)
+    chosen = [product for product in catalog.products if product.row in wanted]
+    for product, data in catalog.iter_photos(chosen):
+        if isinstance(data, BadPhoto):
+            continue
+        try:
+            found[wanted[product.row]] = model.decode(data)
+        except BadPhoto:
+            continue
+    return found
+
+
+def open_gallery(index: Index, source: str | None = None) -> Catalog:
+    """Opens the catalogue that an index was made of; UserError says how to name it where it has moved."""
+    where = source or str(index.about.get("source", ""))
+    if not where:
+        raise UserError("the index does not know its catalogue; name it with --source")
+    try:
+        return open_catalog(where, labelled=False)
+    except UserError as error:
+        raise UserError(f"the photos of the index cannot be shown: {error}; name the catalogue with --source") from None
+
+
+def _resolve(source: str | Path) -> str:
+    text = str(source)
+    return posixpath.abspath(text) if Path(text).exists() else text
