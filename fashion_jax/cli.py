@@ -54,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = add("evaluate", _evaluate, "scores the best checkpoint of a workdir")
     evaluate.add_argument("--workdir", required=True, type=Path)
     evaluate.add_argument("--split", default="test", choices=("train", "validation", "test"))
+    evaluate.add_argument("--retrieval", action="store_true", help="score neighbours instead, beside baselines")
 
     for name, run, about, out in (
         ("predict", _predict, "labels the products of a source with a trained model", "predictions.csv"),
@@ -98,6 +99,12 @@ def _evaluate(flags: argparse.Namespace) -> int:
     from fashion_jax.workdir import load_run_config
 
     start_devices(load_run_config(flags.workdir).runtime.cpu_devices)
+    if flags.retrieval:
+        from fashion_jax.retrieval import format_retrieval, score_retrieval
+
+        print(format_retrieval(score_retrieval(flags.workdir, flags.split)))
+        print(f"details: {flags.workdir / 'evaluation' / flags.split / 'retrieval.json'}")
+        return 0
     from fashion_jax.experiment import evaluate, format_scores
 
     print(format_scores(evaluate(flags.workdir, flags.split)))

@@ -110,7 +110,7 @@ def test_it_runs_outside_of_the_repository(installed):
     assert predicted.returncode == 0, predicted.stderr
 
 
-@pytest.mark.parametrize("command", ["", "prepare", "train", "evaluate", "predict", "embed", "demo"])
+@pytest.mark.parametrize("command", ["", "prepare", "train", "evaluate", "predict", "embed", "index", "search", "demo"])
 def test_every_command_explains_itself(installed, command):
     done = run(installed, *([command] if command else []), "--help")
     assert done.returncode == 0, done.stderr

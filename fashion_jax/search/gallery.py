@@ -62,7 +62,7 @@ def build_index(
     index = Index.build(
         embedded.embeddings, embedded.ids, columns, model=model.fingerprint, progress=progress, **options
     )
-    index.about.update(model=str(model.folder.resolve()), source=_resolve(source))
+    index.about.update(model=str(model.package.folder.resolve()), source=_resolve(source))
     index.save(folder)
     remove_shards(run)
     note = run.write_quarantine()
@@ -92,6 +92,8 @@ def add_products(
     embedded = run_embedding(model, run)
     columns = describe(model, embedded, extra)
     known = {name: values for name, values in columns.items() if name in index.columns}
+    if extra is not None:
+        _keep_values(index, embedded, extra, known)
     index.upsert(embedded.ids, embedded.embeddings, known)
     remove_shards(run)
     note = run.write_quarantine()
@@ -100,12 +102,23 @@ def add_products(
     return len(embedded.products)
 
 
+def _keep_values(index: Index, embedded: Embedded, extra: pd.DataFrame, columns: dict[str, list[Any]]) -> None:
+    """Fills in what the index knows of products that the table does not name."""
+    for place, (name, product) in enumerate(zip(embedded.ids.tolist(), embedded.products, strict=True)):
+        if product.id not in extra.index and name in index:
+            row = index.attributes([name])[0]
+            for column in extra.columns:
+                if column in columns:
+                    columns[column][place] = row[column]
+
+
 def check_model(index: Index, model: Predictor) -> None:
     """Raises UserError where an index was made by another model, whose embeddings mean something else."""
     if index.model and index.model != model.fingerprint:
+        made_by = index.about.get("model", "unknown")
         raise UserError(
-            f"the index was made by another model ({index.about.get('model', 'unknown')}) than {model.folder}; search "
-            "it with that one, or build an index with this one"
+            f"the index was made by another model ({made_by}) than {model.package.folder}; search it with that one, or "
+            "build an index with this one"
         )
 
 

@@ -94,9 +94,9 @@ class Predictor:
         return self._package.fingerprint
 
     @property
-    def folder(self) -> Path:
-        """Where the package is."""
-        return self._package.folder
+    def package(self) -> Package:
+        """What was loaded."""
+        return self._package
 
     @property
     def preprocessing(self) -> dict[str, Any]:
