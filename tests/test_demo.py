@@ -21,7 +21,7 @@ def test_it_ends_with_scores_and_paths_that_are_there(tmp_path, monkeypatch, cap
     monkeypatch.setattr(embedded, "clean_accuracy", lambda *given: shown.setdefault("scores", real(*given)))
     assert embedded.run_demo(tmp_path / "w") == 0
     text = capsys.readouterr().out
-    for name in ("evaluation/test/contact_sheet.png", "evaluation/test", "package"):
+    for name in ("evaluation/test/contact_sheet.png", "evaluation/test", "package", "index", "neighbours.png"):
         assert (tmp_path / "w" / name).exists()
         assert str(tmp_path / "w" / name) in text
     # Counted again, row by row, from the files.

@@ -11,13 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from drawn_products import draw_product
+from drawn_products import draw_product, make_tiny_config
 from fashion_jax import cli
 from fashion_jax.config import Config
 from fashion_jax.config_files import set_value
 from fashion_jax.data.photos import encode_photo
 from fashion_jax.experiment import train
 from fashion_jax.main import split_overrides
+from fashion_jax.search.gallery import build_index
+from fashion_jax.serving.predictor import load_model
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [ROOT / name for name in ("README.md", "BUILD.md", "CONTRIBUTING.md", "CHANGELOG.md")]
@@ -48,9 +50,10 @@ def test_commands_take_the_flags_that_are_shown(path, capsys):
         for key, value in overrides.items():
             set_value(Config(), key, value)
         flags = [w.partition("=")[0] for w in words if w.startswith("--")]
-        command = words[words.index(".venv/bin/fashion-jax") + 1] if ".venv/bin/fashion-jax" in words else ""
+        command = words[words.index(".venv/bin/fashion-jax") + 1 :] if ".venv/bin/fashion-jax" in words else []
+        command = command[: 2 if command[:1] == ["index"] else 1]
         with pytest.raises(SystemExit):
-            cli.main([command, "--help"]) if command else __import__("fashion_jax.main").main.main(["--help"])
+            cli.main([*command, "--help"]) if command else __import__("fashion_jax.main").main.main(["--help"])
         shown = capsys.readouterr().out
         for flag in flags:
             assert flag in shown, f"{line}: {flag}"
@@ -66,21 +69,26 @@ def test_fields_that_are_named_exist():
 
 
 def test_python_in_the_readme_runs(tmp_path, trained):
-    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
-    (path,) = re.findall(r'load_model\("(.+?)"\)', block)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    assert len(blocks) == 2
+    (path,) = set(re.findall(r'load_model\("(.+?)"\)', "".join(blocks)))
     (tmp_path / path).parent.mkdir(parents=True)
     shutil.copytree(trained, tmp_path / path)
     (tmp_path / "photo.jpg").write_bytes(encode_photo(draw_product("round", "red", 0)))
-    check = "assert set(labels) == set(model.attributes) and vectors.shape == (1, model.embedding_size)"
-    done = subprocess.run([sys.executable, "-c", f"{block}\n{check}"], cwd=tmp_path, capture_output=True, text=True)
+    checks = "assert set(labels) == set(model.attributes) and vectors.shape == (1, model.embedding_size)\n"
+    checks += "assert hits.ids.shape == (1, 5) and len(index) == 150 and 900001 not in index"
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join([*blocks, checks])], cwd=tmp_path, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture(scope="module")
-def trained(tiny_config, tmp_path_factory) -> Path:
-    """A workdir of a run of one step."""
+def trained(tmp_path_factory) -> Path:
+    """A workdir of a run of one step, with an index."""
     workdir = tmp_path_factory.mktemp("docs") / "w"
-    train(tiny_config(train__duration="1 steps"), workdir, progress=False)
+    train(make_tiny_config("synthetic:150", train__duration="1 steps"), workdir, progress=False)
+    build_index(load_model(workdir), "synthetic:150", workdir / "index", progress=False)
     return workdir
 
 

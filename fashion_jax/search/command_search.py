@@ -122,9 +122,14 @@ def _by_image(index: Index, model: Predictor, flags: argparse.Namespace) -> Answ
     return Answer(name, labels, _find(index, vectors, labels, flags, _options(index, flags, None)), images[0])
 
 
-def _by_id(index: Index, name: int | str, flags: argparse.Namespace) -> Answer:
+def product_labels(index: Index, name: int | str) -> dict[str, Scalar]:
+    """Returns what an index knows of a product, without its title and the model's confidences."""
     row = index.attributes([name])[0]
-    labels = {column: value for column, value in row.items() if column != TITLE and not column.endswith(CONFIDENCE)}
+    return {column: value for column, value in row.items() if column != TITLE and not column.endswith(CONFIDENCE)}
+
+
+def _by_id(index: Index, name: int | str, flags: argparse.Namespace) -> Answer:
+    labels = product_labels(index, name)
     hits = _find(index, index.vectors([name]), labels, flags, _options(index, flags, [name]))
     return Answer(str(name), labels, hits, id=name)
 
