@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from functools import partial
 
 import jax
@@ -24,7 +25,7 @@ class ExactSearcher:
     """All rows on a device. Memory beyond the rows themselves is one tile of scores, however many queries come."""
 
     def __init__(self, vectors: Float32[np.ndarray, "n dim"], device: jax.Device | None = None) -> None:
-        """Copies the rows to a device.
+        """Copies the rows to a device; on the host's own processor not before they are first searched there.
 
         Args:
             vectors: of length 1.
@@ -34,17 +35,18 @@ class ExactSearcher:
             UserError: they do not fit into its memory.
         """
         self.count, self._dim = vectors.shape
-        self._device = device or jax.local_devices()[0]
-        self._tile = min(_TILE_ROWS, max(1, self.count))
-        tiles = -(-self.count // self._tile) if self.count else 1
-        padded = np.zeros((tiles * self._tile, self._dim), np.float32)
-        padded[: self.count] = vectors
-        try:
-            self._rows = jax.device_put(padded.reshape(tiles, self._tile, self._dim), self._device)
-            self._rows.block_until_ready()
-        except jax.errors.JaxRuntimeError as error:
-            raise UserError(f"{self.count:,} vectors of {self._dim} do not fit on {self._device}: {error}") from error
-        self._all = self._place(np.ones(self.count, bool))
+        self._vectors, self._device = vectors, device or jax.local_devices()[0]
+        # Sizes are rounded up, so that an index that grows is compiled for few of them.
+        self._tile = min(_TILE_ROWS, 1 << max(0, self.count - 1).bit_length())
+        self._lock = threading.Lock()
+        self._placed: tuple[Array, Array] | None = None
+        if not self.on_host:
+            self._rows_and_mask()  # what does not fit is said now
+
+    @property
+    def on_host(self) -> bool:
+        """Whether the device is the host's own processor, which needs no copy of the rows."""
+        return bool(self._device.platform == "cpu")
 
     def search(
         self, queries: Float32[np.ndarray, "q dim"], k: int, allowed: Bool[np.ndarray, " n"] | None = None
@@ -63,7 +65,8 @@ class ExactSearcher:
         positions = np.full((len(queries), k), -1, np.int64)
         if not self.count or not len(queries):
             return scores, positions
-        mask = self._all if allowed is None else self._place(allowed)
+        rows, every = self._rows_and_mask()
+        mask = every if allowed is None else self._place(allowed)
         # Few widths of k and few numbers of queries are ever compiled.
         found = min(1 << (k - 1).bit_length(), self.count)
         for start in range(0, len(queries), _TILE_QUERIES):
@@ -71,15 +74,30 @@ class ExactSearcher:
             size = min(1 << (len(part) - 1).bit_length(), _TILE_QUERIES)
             padded = np.zeros((size, self._dim), np.float32)
             padded[: len(part)] = part
-            best, place = jax.device_get(_top(self._rows, mask, jax.device_put(padded, self._device), found))
+            best, place = jax.device_get(_top(rows, mask, jax.device_put(padded, self._device), found))
             width = min(k, found)
             scores[start : start + len(part), :width] = best[: len(part), :width]
             positions[start : start + len(part), :width] = place[: len(part), :width]
         positions[np.isneginf(scores)] = -1
         return scores, positions
 
+    def _rows_and_mask(self) -> tuple[Array, Array]:
+        with self._lock:
+            if self._placed is None:
+                tiles = -(-self.count // self._tile)
+                padded = np.zeros((tiles * self._tile, self._dim), np.float32)
+                padded[: self.count] = self._vectors
+                try:
+                    rows = jax.device_put(padded.reshape(tiles, self._tile, self._dim), self._device)
+                    rows.block_until_ready()
+                except jax.errors.JaxRuntimeError as error:
+                    what = f"{self.count:,} vectors of {self._dim}"
+                    raise UserError(f"{what} do not fit on {self._device}: {error}") from error
+                self._placed = rows, self._place(np.ones(self.count, bool))
+            return self._placed
+
     def _place(self, allowed: Bool[np.ndarray, " n"]) -> Array:
-        mask = np.zeros(self._rows.shape[:2], bool)
+        mask = np.zeros((-(-self.count // self._tile), self._tile), bool)
         mask.reshape(-1)[: self.count] = allowed
         return jax.device_put(mask, self._device)
 

@@ -16,6 +16,8 @@ from fashion_jax.search.tuning import OperatingPoint
 _SLACK = 1.5  # candidates fetched per neighbour that is expected to pass a filter
 _EXTRA = 10  # and on top of it
 _PICKING = 2e-8  # seconds per candidate to see whether it passes
+_DEVICE_FROM = 4_096  # rows from which XLA on the host's processor may be faster than numpy
+_NEVER = 1e9  # seconds
 _MANY_SHORT = 0.1  # share of queries found wanting above which a filter is searched exactly
 _FEW_QUERIES = 16  # after which that share is believed
 
@@ -82,7 +84,9 @@ def measure_costs(base_vectors: Float32[np.ndarray, "n dim"], searcher: ScannSea
     queries = np.ascontiguousarray(rows[np.arange(64) % len(rows)])
     picked = np.arange(0, len(base_vectors), max(1, len(base_vectors) // len(rows)))[: len(rows)]
     device_single = device_batch = 0.0
-    if isinstance(searcher, ExactSearcher):
+    if isinstance(searcher, ExactSearcher) and searcher.on_host and len(base_vectors) < _DEVICE_FROM:
+        device_single = device_batch = _NEVER
+    elif isinstance(searcher, ExactSearcher):
         device_single = _seconds(lambda: searcher.search(queries[:1], 10))
         device_batch = _seconds(lambda: searcher.search(queries, 10)) / len(queries)
     return Costs(
@@ -116,7 +120,10 @@ def _all_rows(base: Base, queries: Queries, k: int) -> tuple[Scores, Positions]:
             scores[short], positions[short] = search_rows(base.vectors, queries[short], k)
             return scores, positions
         return search_rows(base.vectors, queries, k)
-    return searcher.search(queries, k)
+    costs, single = base.costs, len(queries) == 1
+    host = base.count * (costs.host_single if single else len(queries) * costs.host_batch)
+    device = costs.device_single if single else len(queries) * costs.device_batch
+    return searcher.search(queries, k) if device < host else search_rows(base.vectors, queries, k)
 
 
 def _base_rows(base: Base, queries: Queries, k: int, allowed: Allowed) -> tuple[Scores, Positions]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,10 +16,13 @@ from fashion_jax.errors import UserError
 from fashion_jax.search.exact import search_rows
 from fashion_jax.search.scann import ScannSearcher
 
-_SAMPLE = 1_000  # queries on which recall is measured
-_SINGLES = 64  # of them that are timed one by one
-_LADDER = (10, 30, 100, 300, 1_000)  # numbers of neighbours for which there is an operating point
-_REORDER = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 10.0, 16.0, 25.0, 40.0)  # candidates per neighbour
+# Numbers of neighbours for which there is an operating point, and the queries on which each is measured: many
+# neighbours per query say as much with fewer queries, and cost more.
+_LADDER = {10: 600, 30: 400, 100: 200, 300: 100, 1_000: 64}
+_SAMPLE = max(_LADDER.values())
+_SINGLES = 64  # queries that are timed one by one
+_REORDER = (1.0, 1.5, 2.0, 3.0, 5.0, 8.0, 14.0, 25.0, 40.0)  # candidates per neighbour
+_ROWS_PER_TASK = 50  # whose similarities to all rows are held at once
 _CLEARANCE = 2.0  # standard errors by which the sample must clear the target, so that other queries do too
 
 
@@ -70,25 +74,33 @@ class Sample:
     neighbours: Int64[np.ndarray, "sample k"]
 
 
-def draw_sample(vectors: Float32[np.ndarray, "n dim"], seed: int, neighbours: int = _LADDER[-1]) -> Sample:
-    """Draws rows and finds their true neighbours by comparing all.
+def draw_sample(vectors: Float32[np.ndarray, "n dim"], seed: int) -> Sample:
+    """Draws rows and finds their true neighbours by comparing all, up to the most that are ever tuned for.
 
     Args:
         vectors: of length 1; at least 2.
         seed: of the draw.
-        neighbours: per row at most.
     """
     count = len(vectors)
-    rows = np.sort(np.random.default_rng(seed).choice(count, min(_SAMPLE, count), replace=False))
-    width = min(neighbours, count - 1)
-    _, found = search_rows(vectors, vectors[rows], width + 1)
-    return Sample(rows, _without_self(found, rows)[:, :width])
+    rows = np.random.default_rng(seed).choice(count, min(_SAMPLE, count), replace=False)
+    width = min(max(_LADDER), count - 1)
+    # The comparisons use all cores by themselves, picking the best of them one.
+    cuts = np.array_split(rows, max(1, len(rows) // _ROWS_PER_TASK))
+    with ThreadPoolExecutor() as pool:
+        found = list(pool.map(lambda cut: search_rows(vectors, vectors[cut], width + 1)[1], cuts))
+    return Sample(rows, _without_self(np.concatenate(found), rows)[:, :width])
 
 
 def measure_recall(sample: Sample, found: Int64[np.ndarray, "sample k"], k: int) -> Float32[np.ndarray, " sample"]:
-    """Returns per sampled row the share of its k true neighbours among those found (k + 1 of them, itself included)."""
-    others = _without_self(found, sample.rows)[:, :k]
-    truth = np.sort(sample.neighbours[:, :k], axis=1)
+    """Returns the share of the k true neighbours that were found, for as many sampled rows as there are answers.
+
+    Args:
+        sample: rows and their neighbours.
+        found: of the first rows of the sample, k + 1 positions each, because a row may find itself.
+        k: neighbours.
+    """
+    others = _without_self(found, sample.rows[: len(found)])[:, :k]
+    truth = np.sort(sample.neighbours[: len(found), :k], axis=1)
     # Each row's positions are moved into a range of their own, so that one search serves all rows.
     step = int(max(truth.max(), others.max())) + 2
     shift = np.arange(len(truth))[:, None] * step
@@ -117,17 +129,20 @@ def tune(
         on_point: called with each point as it is found.
     """
     points: list[OperatingPoint] = []
-    for neighbours in _LADDER:
-        neighbours = min(neighbours, sample.neighbours.shape[1])
+    for most, queries in _LADDER.items():
+        neighbours = min(most, sample.neighbours.shape[1])
         if points and points[-1].neighbours >= neighbours:
             break
-        points.append(_tune_one(searcher, vectors, sample, neighbours, target))
+        # More neighbours never need fewer leaves.
+        fewest = points[-1].leaves if points else 1
+        some = Sample(sample.rows[:queries], sample.neighbours[:queries])
+        points.append(_tune_one(searcher, vectors, some, neighbours, target, fewest))
         on_point(points[-1])
     return tuple(points)
 
 
 def _tune_one(
-    searcher: ScannSearcher, vectors: np.ndarray, sample: Sample, neighbours: int, target: float
+    searcher: ScannSearcher, vectors: np.ndarray, sample: Sample, neighbours: int, target: float, fewest: int
 ) -> OperatingPoint:
     queries = vectors[sample.rows]
     best: tuple[float, int, int, float] | None = None
@@ -144,7 +159,7 @@ def _tune_one(
     every = max(1, searcher.structure.leaves)
     for reorder in _reorders(neighbours, searcher.count):
         # Recall grows with the leaves: the fewest that meet the target are found by halving.
-        grid = list(_leaf_grid(every))
+        grid = [leaves for leaves in _leaf_grid(every) if leaves >= min(fewest, every)]
         low, high = 0, len(grid)
         while low < high:
             middle = (low + high) // 2
