@@ -12,6 +12,7 @@ from typing import Any
 
 from fashion_jax.errors import UserError, nearest
 
+IMBALANCE_METHODS = ("none", "balanced", "effective", "logit_adjustment", "focal")
 DURATION_UNITS = ("steps", "epochs", "examples", "percent")
 
 
@@ -152,8 +153,18 @@ class LossConfig:
     label_smoothing: float = 0.0
     head_label_smoothing: dict[str, float] = field(default_factory=dict)  # overrides, by attribute
     head_weights: dict[str, float] = field(default_factory=dict)  # by attribute; 1 where absent
+    imbalance: str = "none"  # against rare classes; see training/imbalance.py
+    head_imbalance: dict[str, str] = field(default_factory=dict)  # overrides, by attribute
+    effective_beta: float = 0.999  # of "effective"
+    logit_adjustment: float = 1.0  # strength of "logit_adjustment"
+    focal_gamma: float = 2.0  # of "focal"
 
     def validate(self) -> None:
+        for name, method in {"": self.imbalance, **self.head_imbalance}.items():
+            _choice(f"loss.head_imbalance[{name}]" if name else "loss.imbalance", method, IMBALANCE_METHODS)
+        _require(0 <= self.effective_beta < 1, "loss.effective_beta", self.effective_beta, "in [0, 1)")
+        _require(self.logit_adjustment >= 0, "loss.logit_adjustment", self.logit_adjustment, "at least 0")
+        _require(self.focal_gamma >= 0, "loss.focal_gamma", self.focal_gamma, "at least 0")
         for name, value in {"": self.label_smoothing, **self.head_label_smoothing}.items():
             where = f"loss.head_label_smoothing[{name}]" if name else "loss.label_smoothing"
             _require(0 <= value < 1, where, value, "in [0, 1)")

@@ -30,6 +30,7 @@ from fashion_jax.errors import UserError, nearest
 from fashion_jax.evaluation.evaluate import Evaluation, evaluate_split, make_evaluation_step
 from fashion_jax.models.classifier import abstract_classifier
 from fashion_jax.runtime import make_mesh
+from fashion_jax.training.imbalance import make_head_loss
 from fashion_jax.training.loop import Schedule
 from fashion_jax.training.optimizer import make_optimizer, make_schedule
 from fashion_jax.training.resident import DevicePhotos, free_device_bytes
@@ -53,7 +54,9 @@ def resolve(config: Config, prepared: Prepared) -> Config:
         folder = getattr(config.data, name)
         if folder and is_prepared(Path(folder)):
             setattr(resolved.data, name, str(Path(folder).resolve()))
-    for name in (*resolved.data.attributes, *config.loss.head_weights, *config.loss.head_label_smoothing):
+    loss = config.loss
+    named = (*resolved.data.attributes, *loss.head_weights, *loss.head_label_smoothing, *loss.head_imbalance)
+    for name in named:
         if name not in prepared.attributes:
             raise UserError(
                 f"the catalogue has no attribute {name!r}{nearest(name, prepared.attributes)}; "
@@ -150,15 +153,20 @@ class Session:
 
     def train_step(self) -> TrainStep:
         """Returns the jitted training step."""
-        loss, train, data = self.config.loss, self.config.train, self.config.data
+        train, data = self.config.train, self.config.data
+        labels = self.prepared.labels[self.prepared.indices("train")]
+        losses = {}
+        for name, column in zip(self.attributes, self.columns, strict=True):
+            known = labels[labels[:, column] != MISSING, column]
+            counts = np.bincount(known, minlength=len(self.vocabularies[name]))
+            losses[name] = make_head_loss(name, counts, self.config.loss)
         return make_train_step(
             self.graph,
             self.optimizer,
             self.mesh,
             attributes=self.attributes,
             columns=self.columns,
-            smoothing={n: loss.head_label_smoothing.get(n, loss.label_smoothing) for n in self.attributes},
-            weights={n: loss.head_weights.get(n, 1.0) for n in self.attributes},
+            losses=losses,
             mean=data.mean,
             std=data.std,
             augmentation=data.augment,

@@ -3,12 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+import numpy as np
+from jaxtyping import Array, Float, Float32, Int
 
 from fashion_jax.data.schema import MISSING
+
+
+@dataclass(frozen=True, slots=True)
+class HeadLoss:
+    """How one head's loss is computed.
+
+    Attributes:
+        smoothing: share of the probability that is spread evenly over all classes, in [0, 1).
+        weight: of the head's loss in the sum.
+        class_weights: per class, the factor of its rows; None for 1.
+        logit_offsets: per class, added to the logits in training alone; None for 0.
+        focal_gamma: rows that are right already count less by (1 - p) ** gamma (Lin et al., ICCV 2017).
+    """
+
+    smoothing: float = 0.0
+    weight: float = 1.0
+    class_weights: Float32[np.ndarray, " classes"] | None = None
+    logit_offsets: Float32[np.ndarray, " classes"] | None = None
+    focal_gamma: float = 0.0
 
 
 def smoothed_cross_entropy(
@@ -24,10 +45,32 @@ def smoothed_cross_entropy(
     Returns:
         Loss per row in nats, float32.
     """
+    return head_cross_entropy(logits, labels, HeadLoss(smoothing))
+
+
+def head_cross_entropy(
+    logits: Float[Array, "batch classes"], labels: Int[Array, " batch"], how: HeadLoss
+) -> Float[Array, " batch"]:
+    """Returns a head's loss per row in nats, float32; zero where the label is missing.
+
+    Args:
+        logits: unbounded.
+        labels: in [0, classes), or MISSING.
+        how: what is done about smoothing and rare classes.
+    """
     known = labels != MISSING
-    log_probabilities = jax.nn.log_softmax(logits.astype(jnp.float32))
-    picked = jnp.take_along_axis(log_probabilities, jnp.where(known, labels, 0)[:, None], axis=-1)[:, 0]
-    loss = -(1 - smoothing) * picked - smoothing * jnp.mean(log_probabilities, axis=-1)
+    safe = jnp.where(known, labels, 0)
+    logits = logits.astype(jnp.float32)
+    if how.logit_offsets is not None:
+        logits = logits + jnp.asarray(how.logit_offsets)[None, :]
+    log_probabilities = jax.nn.log_softmax(logits)
+    picked = jnp.take_along_axis(log_probabilities, safe[:, None], axis=-1)[:, 0]
+    loss = -(1 - how.smoothing) * picked - how.smoothing * jnp.mean(log_probabilities, axis=-1)
+    if how.focal_gamma:
+        # Next to certainty 1 - p rounds to 0, whose power has no gradient.
+        loss = loss * jnp.maximum(-jnp.expm1(picked), 1e-7) ** how.focal_gamma
+    if how.class_weights is not None:
+        loss = loss * jnp.asarray(how.class_weights)[safe]
     return jnp.where(known, loss, 0.0)
 
 
@@ -35,9 +78,7 @@ def multi_head_loss(
     logits: Mapping[str, Float[Array, "batch classes"]],
     labels: Mapping[str, Int[Array, " batch"]],
     counts: Mapping[str, Float[Array, ""]],
-    *,
-    smoothing: Mapping[str, float],
-    weights: Mapping[str, float],
+    losses: Mapping[str, HeadLoss],
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """Weighted sum over heads of each head's mean loss over its labelled rows.
 
@@ -46,16 +87,14 @@ def multi_head_loss(
         labels: per head; MISSING rows count nothing.
         counts: labelled rows of the *whole* batch per head, so that the parts of an accumulated batch, or of a
             batch spread over devices, add up to exactly the loss of the batch in one piece.
-        smoothing: label smoothing per head.
-        weights: weight per head.
+        losses: how each head's loss is computed.
 
     Returns:
-        The total, and the unweighted loss per head; a head without a labelled row counts 0.
+        The total, and per head the loss before its weight; a head without a labelled row counts 0.
     """
     per_head = {
-        name: jnp.sum(smoothed_cross_entropy(logits[name], labels[name], smoothing[name]))
-        / jnp.maximum(counts[name], 1.0)
+        name: jnp.sum(head_cross_entropy(logits[name], labels[name], losses[name])) / jnp.maximum(counts[name], 1.0)
         for name in logits
     }
-    total = jnp.asarray(sum(weights[name] * loss for name, loss in per_head.items()), jnp.float32)
+    total = jnp.asarray(sum(losses[name].weight * loss for name, loss in per_head.items()), jnp.float32)
     return total, per_head

@@ -16,7 +16,7 @@ from fashion_jax.config import AugmentConfig
 from fashion_jax.data.augment import augment, example_keys, normalize
 from fashion_jax.data.schema import MISSING
 from fashion_jax.models.classifier import Classifier, merge_classifier
-from fashion_jax.training.losses import multi_head_loss
+from fashion_jax.training.losses import HeadLoss, multi_head_loss
 from fashion_jax.training.sharding import batch_sharding, replicated
 from fashion_jax.training.state import TrainState
 
@@ -32,8 +32,7 @@ def make_train_step(
     *,
     attributes: tuple[str, ...],
     columns: tuple[int, ...],
-    smoothing: Mapping[str, float],
-    weights: Mapping[str, float],
+    losses: Mapping[str, HeadLoss],
     mean: tuple[float, ...],
     std: tuple[float, ...],
     augmentation: AugmentConfig,
@@ -49,8 +48,7 @@ def make_train_step(
         mesh: batches come sharded over it; state and metrics are copies on every device.
         attributes: the heads.
         columns: where each head's label stands in `batch["label"]`.
-        smoothing: label smoothing per head.
-        weights: loss weight per head.
+        losses: how each head's loss is computed.
         mean: of RGB in [0, 1].
         std: of RGB in [0, 1].
         augmentation: of the photos.
@@ -72,7 +70,7 @@ def make_train_step(
         images = normalize(augment(part["image"], keys, augmentation), mean, std, jnp.dtype(dtype))
         outputs = model(images, train=True, dropout_keys=example_keys(dropout_key, part["step"], part["row"]))
         labels = {name: part["label"][:, column] for name, column in zip(attributes, columns, strict=True)}
-        total, per_head = multi_head_loss(outputs.logits, labels, counts, smoothing=smoothing, weights=weights)
+        total, per_head = multi_head_loss(outputs.logits, labels, counts, losses)
         metrics = {"loss": total}
         for name, loss in per_head.items():
             hits = (jnp.argmax(outputs.logits[name], -1) == labels[name]) & (labels[name] != MISSING)

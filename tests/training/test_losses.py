@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from fashion_jax.data.schema import MISSING
-from fashion_jax.training.losses import multi_head_loss, smoothed_cross_entropy
+from fashion_jax.training.losses import HeadLoss, head_cross_entropy, multi_head_loss, smoothed_cross_entropy
 
 
 def problem(seed: int = 0, rows: int = 32, classes: int = 7):
@@ -27,22 +27,56 @@ def test_equals_optax(smoothing):
     assert np.allclose(smoothed_cross_entropy(logits, labels, smoothing), wanted, atol=1e-5)
 
 
+SMOOTHED = HeadLoss(0.1)
+
+
 def count(labels):
     return jnp.sum(labels != MISSING).astype(jnp.float32)
 
 
-def loss(logits, labels, counts=None):
+def loss(logits, labels, counts=None, how=SMOOTHED):
     counts = count(labels) if counts is None else counts
-    return multi_head_loss({"a": logits}, {"a": labels}, {"a": counts}, smoothing={"a": 0.1}, weights={"a": 1.0})[0]
+    return multi_head_loss({"a": logits}, {"a": labels}, {"a": counts}, {"a": how})[0]
 
 
-def test_masked_is_subset():
+WEIGHTS, OFFSETS = np.linspace(0.5, 2, 7, dtype=np.float32), np.linspace(-3, 0, 7, dtype=np.float32)
+EVERY_WAY = [
+    HeadLoss(0.1),
+    HeadLoss(class_weights=WEIGHTS),
+    HeadLoss(0.1, logit_offsets=OFFSETS),
+    HeadLoss(focal_gamma=2.0),
+    HeadLoss(0.1, 1.0, WEIGHTS, OFFSETS, 2.0),
+]
+
+
+@pytest.mark.parametrize("how", EVERY_WAY)
+def test_masked_is_subset(how):
     logits, labels = problem()
     known = np.asarray(labels) != MISSING
-    assert np.allclose(loss(logits, labels), loss(logits[known], labels[known]), rtol=1e-6)
-    masked = jax.grad(loss)(logits, labels)
-    assert np.allclose(masked[known], jax.grad(loss)(logits[known], labels[known]), rtol=1e-5)
+    assert np.allclose(loss(logits, labels, how=how), loss(logits[known], labels[known], how=how), rtol=1e-6)
+    masked = jax.grad(loss)(logits, labels, how=how)
+    assert np.allclose(masked[known], jax.grad(loss)(logits[known], labels[known], how=how), rtol=1e-5)
     assert not np.asarray(masked)[~known].any()
+
+
+def test_each_way_is_its_formula():
+    logits, labels = problem()
+    labels = jnp.maximum(labels, 0)
+    plain = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    weighted = head_cross_entropy(logits, labels, HeadLoss(class_weights=WEIGHTS))
+    assert np.allclose(weighted, plain * WEIGHTS[labels], rtol=1e-5)
+    adjusted = head_cross_entropy(logits, labels, HeadLoss(logit_offsets=OFFSETS))
+    wanted = optax.softmax_cross_entropy_with_integer_labels(logits + OFFSETS[None], labels)
+    assert np.allclose(adjusted, wanted, rtol=1e-5)
+    focal = head_cross_entropy(logits, labels, HeadLoss(focal_gamma=1.5))
+    assert np.allclose(focal, (1 - np.exp(-plain)) ** 1.5 * plain, rtol=1e-4, atol=1e-6)
+
+
+def test_the_focal_loss_has_a_gradient_where_a_row_is_certain():
+    logits, labels = jnp.array([[100.0, 0.0], [-100.0, 0.0]]), jnp.array([0, 0])
+    gradient = jax.grad(lambda x: head_cross_entropy(x, labels, HeadLoss(focal_gamma=0.5)).sum())(logits)
+    assert np.isfinite(gradient).all()
+    assert float(gradient[1, 0]) == pytest.approx(-1, abs=1e-3)
 
 
 def test_no_label_at_all_is_zero_and_finite():
@@ -65,8 +99,7 @@ def test_weights_and_heads_add_up():
         {"a": logits, "b": others},
         {"a": labels, "b": marks},
         {"a": count(labels), "b": count(marks)},
-        smoothing={"a": 0.1, "b": 0.0},
-        weights={"a": 2.0, "b": 0.5},
+        {"a": HeadLoss(0.1, weight=2.0), "b": HeadLoss(weight=0.5)},
     )
     assert np.allclose(total, 2 * per_head["a"] + 0.5 * per_head["b"], rtol=1e-6)
     assert np.allclose(per_head["a"], loss(logits, labels), rtol=1e-6)

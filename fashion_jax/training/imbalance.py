@@ -1,0 +1,63 @@
+"""What is done about rare classes, per head: weights, shifted logits, or a loss that leaves easy rows alone.
+
+"none"              plain cross-entropy
+"balanced"          weights by inverse frequency, the original project's; every class weighs the same
+"effective"         weights by the effective number of samples (Cui et al., CVPR 2019)
+"logit_adjustment"  logits shifted by the classes' log-frequency in training (Menon et al., ICLR 2021)
+"focal"             (1 - p) ** gamma times cross-entropy (Lin et al., ICCV 2017)
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float32, Int64
+
+from fashion_jax.config import LossConfig
+from fashion_jax.training.losses import HeadLoss
+
+
+def make_head_loss(name: str, class_counts: Int64[np.ndarray, " classes"], config: LossConfig) -> HeadLoss:
+    """Returns how a head's loss is computed.
+
+    Args:
+        name: of the attribute.
+        class_counts: labelled training rows per class.
+        config: of the run.
+    """
+    method = config.head_imbalance.get(name, config.imbalance)
+    weights = offsets = None
+    if method == "balanced":
+        weights = balanced_weights(class_counts)
+    elif method == "effective":
+        weights = effective_weights(class_counts, config.effective_beta)
+    elif method == "logit_adjustment":
+        offsets = config.logit_adjustment * log_frequencies(class_counts)
+    return HeadLoss(
+        smoothing=config.head_label_smoothing.get(name, config.label_smoothing),
+        weight=config.head_weights.get(name, 1.0),
+        class_weights=weights,
+        logit_offsets=offsets,
+        focal_gamma=config.focal_gamma if method == "focal" else 0.0,
+    )
+
+
+def balanced_weights(class_counts: Int64[np.ndarray, " classes"]) -> Float32[np.ndarray, " classes"]:
+    """Returns weights in proportion to 1 / rows, whose mean over the rows is 1; 0 for a class without rows."""
+    return _normalise(np.where(class_counts > 0, 1 / np.maximum(class_counts, 1), 0.0), class_counts)
+
+
+def effective_weights(class_counts: Int64[np.ndarray, " classes"], beta: float) -> Float32[np.ndarray, " classes"]:
+    """Returns weights in proportion to (1 - beta) / (1 - beta ** rows), whose mean over the rows is 1."""
+    effective = -np.expm1(class_counts * np.log(beta)) if beta > 0 else np.ones(len(class_counts))
+    return _normalise(np.where(class_counts > 0, 1 / np.maximum(effective, 1e-12), 0.0), class_counts)
+
+
+def log_frequencies(class_counts: Int64[np.ndarray, " classes"]) -> Float32[np.ndarray, " classes"]:
+    """Returns the logarithm of each class's share of the rows; a class without rows counts as half a row."""
+    counts = np.maximum(class_counts, 0.5)
+    return np.log(counts / counts.sum()).astype(np.float32)
+
+
+def _normalise(weights: np.ndarray, class_counts: np.ndarray) -> Float32[np.ndarray, " classes"]:
+    mean = (weights * class_counts).sum() / max(1, class_counts.sum())
+    return (weights / mean if mean > 0 else np.ones(len(weights))).astype(np.float32)

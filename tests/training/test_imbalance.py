@@ -1,0 +1,91 @@
+"""Weights and shifts against rare classes: their formulas, and what they are for."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fashion_jax.config import LossConfig
+from fashion_jax.errors import UserError
+from fashion_jax.session import Session, resolve
+from fashion_jax.training.imbalance import balanced_weights, effective_weights, log_frequencies, make_head_loss
+from fashion_jax.training.losses import head_cross_entropy
+
+COUNTS = np.array([900, 90, 10, 0])
+
+
+def test_weights_are_their_formulas_and_keep_the_scale_of_the_loss():
+    balanced = balanced_weights(COUNTS)
+    assert np.allclose(balanced[:3] * COUNTS[:3], balanced[0] * COUNTS[0])
+    effective = effective_weights(COUNTS, 0.99)
+    wanted = (1 - 0.99) / (1 - 0.99 ** COUNTS[:3])
+    assert np.allclose(effective[:3] / effective[0], wanted / wanted[0], rtol=1e-5)
+    for weights in (balanced, effective, effective_weights(COUNTS, 0.0)):
+        assert weights[3] == 0
+        assert (weights * COUNTS).sum() / COUNTS.sum() == pytest.approx(1)
+    assert np.allclose(effective_weights(COUNTS, 0.0)[:3], 1)
+    assert np.allclose(effective_weights(COUNTS, 1 - 1e-9)[:3], balanced[:3], rtol=1e-3)
+
+
+def test_frequencies_are_logarithms_of_shares():
+    shares = np.exp(log_frequencies(COUNTS))
+    assert shares.sum() == pytest.approx(1)
+    assert shares[0] / shares[1] == pytest.approx(10, rel=1e-4)
+    assert np.isfinite(log_frequencies(COUNTS)).all()
+
+
+def test_every_method_makes_its_loss():
+    def of(method, **more):
+        return make_head_loss("a", COUNTS, LossConfig(imbalance=method, label_smoothing=0.1, **more))
+
+    assert of("none").class_weights is None
+    assert of("balanced").class_weights is not None
+    assert of("effective").class_weights is not None
+    assert np.allclose(of("logit_adjustment", logit_adjustment=0.5).logit_offsets, 0.5 * log_frequencies(COUNTS))
+    assert of("focal", focal_gamma=3.0).focal_gamma == 3
+    assert of("balanced", head_imbalance={"a": "none"}).class_weights is None
+    assert of("none").smoothing == 0.1
+
+
+def test_adjusted_logits_learn_the_balanced_classifier():
+    """Two overlapping classes, 50 to 1: plain logits ignore the rare one, adjusted ones cut in the middle."""
+    random = np.random.default_rng(0)
+    labels = (random.random(5_000) < 0.02).astype(int)
+    x = jnp.asarray(random.normal(size=5_000) + 2.0 * labels, jnp.float32)
+    counts = np.bincount(labels)
+
+    def cut(method: str) -> float:
+        how = make_head_loss("a", counts, LossConfig(imbalance=method))
+
+        def loss(weights):
+            logits = jnp.stack([jnp.zeros_like(x), weights[0] * x + weights[1]], 1)
+            return head_cross_entropy(logits, jnp.asarray(labels), how).mean()
+
+        weights = jnp.zeros(2)
+        gradient = jax.jit(jax.grad(loss))
+        for _ in range(1_500):
+            weights = weights - 1.0 * gradient(weights)
+        return float(-weights[1] / weights[0])
+
+    assert cut("none") > 2.2
+    assert cut("logit_adjustment") == pytest.approx(1, abs=0.3)
+    assert cut("balanced") == pytest.approx(1, abs=0.3)
+
+
+def test_a_run_counts_the_classes_of_its_training_rows(tiny_config, prepared, tmp_path, monkeypatch):
+    config = tiny_config()
+    config.loss.head_imbalance = {"kind": "balanced"}
+    seen = {}
+    monkeypatch.setattr("fashion_jax.session.make_train_step", lambda *_, losses, **__: seen.update(losses))
+    Session(resolve(config, prepared), prepared, tmp_path, progress=False).train_step()
+    rows = prepared.indices("train")
+    labels = prepared.labels[rows, prepared.attributes.index("kind")]
+    assert np.allclose(seen["kind"].class_weights, balanced_weights(np.bincount(labels[labels >= 0], minlength=3)))
+    assert seen["colour"].class_weights is None
+    config.loss.head_imbalance = {"knid": "balanced"}
+    with pytest.raises(UserError, match="did you mean 'kind'"):
+        resolve(config, prepared)
+    with pytest.raises(UserError, match=r"loss.imbalance"):
+        tiny_config(loss__imbalance="balance")
