@@ -184,6 +184,7 @@ class TrainConfig:
     log_every: str = "50 steps"
     evaluate_every: str = "1 epochs"  # on the validation split
     checkpoint_every: str = "1 epochs"
+    average_decay: float = 0.0  # of the moving average of the weights, which is what is scored and kept; 0: none
     best_metric: str = "mean/accuracy"  # of the validation split; the best checkpoint has the highest ("loss": lowest)
     early_stopping_patience: int = 0  # evaluations without a better best_metric before the run ends; 0: never
 
@@ -201,6 +202,7 @@ class TrainConfig:
             f"divisible by train.accumulation_steps={self.accumulation_steps}",
         )
         _require(0 <= self.seed < 2**32, "train.seed", self.seed, "in [0, 2**32)")
+        _require(0 <= self.average_decay < 1, "train.average_decay", self.average_decay, "in [0, 1)")
         _require(bool(self.best_metric), "train.best_metric", self.best_metric, "the name of a validation metric")
         _require(
             self.early_stopping_patience >= 0, "train.early_stopping_patience", self.early_stopping_patience, ">= 0"

@@ -158,7 +158,9 @@ def _train(session: Session, checkpoints: Checkpoints, *, changed: bool, owns_pr
     config, first = session.config, jax.process_index() == 0
     latest = checkpoints.latest_step
     if latest is None:
-        state = create_state(session.arguments, session.optimizer, config.train.seed, session.mesh)
+        state = create_state(
+            session.arguments, session.optimizer, config.train.seed, session.mesh, averaged=session.averaged
+        )
         facts = Facts(config.train.best_metric)
     else:
         state, values = checkpoints.restore(latest, _target(session))
@@ -267,7 +269,8 @@ def _write_sheet(session: Session, result: Evaluation, path: Path) -> None:
 
 
 def _write_package(session: Session, state: TrainState, folder: Path, step: int, test: Evaluation | None) -> None:
-    tree = {"params": to_host(state.params), "batch_stats": to_host(state.batch_stats)}
+    params, batch_stats = state.judged
+    tree = {"params": to_host(params), "batch_stats": to_host(batch_stats)}
     flat = traverse_util.flatten_dict(tree)
     data = session.config.data
     write_package(
@@ -300,7 +303,7 @@ def _lower_is_better(config: Config) -> bool:
 
 
 def _target(session: Session) -> TrainState:
-    return abstract_state(session.arguments, session.optimizer, session.mesh)
+    return abstract_state(session.arguments, session.optimizer, session.mesh, averaged=session.averaged)
 
 
 def _name_batch(session: Session, step: int) -> str:

@@ -132,6 +132,11 @@ class Session:
                 f"{', '.join(sorted(measured))}{nearest(train.best_metric, measured)}"
             )
 
+    @property
+    def averaged(self) -> bool:
+        """Whether the run keeps a moving average of its weights."""
+        return self.config.train.average_decay > 0
+
     def _steps(self, duration: str) -> int:
         return resolve_steps(
             duration,
@@ -171,6 +176,7 @@ class Session:
             std=data.std,
             augmentation=data.augment,
             accumulation_steps=train.accumulation_steps,
+            average_decay=train.average_decay,
             seed=train.seed,
             dtype=self.arguments["dtype"],
         )
@@ -238,8 +244,7 @@ class Session:
             )
             return evaluate_split(
                 step,
-                state.params,
-                state.batch_stats,
+                *state.judged,
                 batches,
                 mesh=self.mesh,
                 vocabularies=self.vocabularies,

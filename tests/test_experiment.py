@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import nullcontext
 
 import jax
 import numpy as np
@@ -95,8 +96,6 @@ class StopAt(StopRequest):
 @pytest.mark.parametrize("stop", [1, 5, 6, 12])
 def test_resumed_is_uninterrupted_bit_for_bit(finished, tmp_path, monkeypatch, stop):
     workdir, config, _ = finished
-    from contextlib import nullcontext
-
     with monkeypatch.context() as patch:
         patch.setattr(experiment, "stop_on_signals", lambda **_: nullcontext(StopAt(stop)))
         with pytest.raises(Interrupted) as caught:
@@ -109,6 +108,18 @@ def test_resumed_is_uninterrupted_bit_for_bit(finished, tmp_path, monkeypatch, s
     assert [line["step"] for line in whole] == [line["step"] for line in resumed]
     validation = [[v for k, v in line.items() if k.startswith("validation/")] for line in whole]
     assert validation == [[v for k, v in line.items() if k.startswith("validation/")] for line in resumed]
+
+
+def test_averaged_weights_are_kept_scored_and_resumed(finished, tiny_config, tmp_path, monkeypatch):
+    config = tiny_config(train__average_decay=0.5)
+    train(config, tmp_path / "whole", progress=False)
+    assert not same(weights(finished[0]), weights(tmp_path / "whole"))
+    with monkeypatch.context() as patch:
+        patch.setattr(experiment, "stop_on_signals", lambda **_: nullcontext(StopAt(5)))
+        with pytest.raises(Interrupted):
+            train(config, tmp_path / "w", progress=False)
+    train(config, tmp_path / "w", progress=False)
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "w"))
 
 
 @pytest.mark.parametrize("storage", ["device", "stream"])

@@ -29,6 +29,14 @@ class TrainState:
     params: dict[str, Any]
     batch_stats: dict[str, Any]
     opt_state: Any
+    average: Any = None  # moving average of {"params", "batch_stats"}, or None
+
+    @property
+    def judged(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Parameters and batch statistics that are scored and packaged: the averages where there are any."""
+        if self.average is None:
+            return self.params, self.batch_stats
+        return self.average["params"], self.average["batch_stats"]
 
 
 def model_arguments(config: ModelConfig, classes: dict[str, int], height: int, width: int) -> dict[str, Any]:
@@ -47,22 +55,32 @@ def model_arguments(config: ModelConfig, classes: dict[str, int], height: int, w
     }
 
 
-def initial_state(arguments: dict[str, Any], optimizer: optax.GradientTransformation, seed: int) -> TrainState:
+def initial_state(
+    arguments: dict[str, Any], optimizer: optax.GradientTransformation, seed: int, *, averaged: bool = False
+) -> TrainState:
     """Returns the state before the first step; pure, to be traced by `jit` or `eval_shape`."""
     _, params, batch_stats = split_classifier(make_classifier(arguments, seed))
-    return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, optimizer.init(params))
+    average = {"params": params, "batch_stats": batch_stats} if averaged else None
+    return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, optimizer.init(params), average)
 
 
-def abstract_state(arguments: dict[str, Any], optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+def abstract_state(
+    arguments: dict[str, Any], optimizer: optax.GradientTransformation, mesh: Mesh, *, averaged: bool = False
+) -> TrainState:
     """Returns the state's shapes, dtypes and shardings without making an array: the target of a restore."""
-    shapes = jax.eval_shape(lambda: initial_state(arguments, optimizer, 0))
+    shapes = jax.eval_shape(lambda: initial_state(arguments, optimizer, 0, averaged=averaged))
     sharding = replicated(mesh)
     return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), shapes)
 
 
 def create_state(
-    arguments: dict[str, Any], optimizer: optax.GradientTransformation, seed: int, mesh: Mesh
+    arguments: dict[str, Any],
+    optimizer: optax.GradientTransformation,
+    seed: int,
+    mesh: Mesh,
+    *,
+    averaged: bool = False,
 ) -> TrainState:
     """Makes the state on all devices at once; nothing passes through the host or one device's memory."""
-    shardings = jax.tree.map(lambda a: a.sharding, abstract_state(arguments, optimizer, mesh))
-    return jax.jit(lambda: initial_state(arguments, optimizer, seed), out_shardings=shardings)()
+    shardings = jax.tree.map(lambda a: a.sharding, abstract_state(arguments, optimizer, mesh, averaged=averaged))
+    return jax.jit(lambda: initial_state(arguments, optimizer, seed, averaged=averaged), out_shardings=shardings)()

@@ -37,6 +37,7 @@ def make_train_step(
     std: tuple[float, ...],
     augmentation: AugmentConfig,
     accumulation_steps: int,
+    average_decay: float,
     seed: int,
     dtype: str,
 ) -> TrainStep:
@@ -54,6 +55,7 @@ def make_train_step(
         augmentation: of the photos.
         accumulation_steps: parts into which the batch is cut to save memory. Gradients add up to those of the whole
             batch; batch norm sees one part at a time.
+        average_decay: of the moving average of parameters and batch statistics; 0 for none.
         seed: of augmentation and dropout.
         dtype: of the images that enter the network.
 
@@ -109,7 +111,10 @@ def make_train_step(
         # What the step leaves behind counts too: a checkpoint of it must not be ruined.
         sizes = [metrics["loss"], norm, optax.tree.norm(params), optax.tree.norm(batch_stats)]
         metrics["finite"] = jnp.all(jnp.isfinite(jnp.stack(sizes))).astype(jnp.float32)
-        return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
+        average = state.average
+        if average_decay:
+            average = _move_average(average, {"params": params, "batch_stats": batch_stats}, state.step, average_decay)
+        return TrainState(state.step + 1, params, batch_stats, opt_state, average), metrics
 
     everywhere = replicated(mesh)
     return jax.jit(
@@ -118,6 +123,13 @@ def make_train_step(
         in_shardings=(everywhere, batch_sharding(mesh)),
         out_shardings=(everywhere, everywhere),
     )
+
+
+def _move_average(average: Any, now: Any, step: jax.Array, decay: float) -> Any:
+    """Moves the average; early ones forget faster, or they would remember the first weights (as TensorFlow's do)."""
+    done = step.astype(jnp.float32)
+    kept = jnp.minimum(decay, (1 + done) / (10 + done))
+    return jax.tree.map(lambda old, new: kept * old + (1 - kept) * new, average, now)
 
 
 def _metric_names(attributes: tuple[str, ...]) -> list[str]:

@@ -25,7 +25,9 @@ def session_on(config: Config, prepared, tmp_path, devices: int) -> Session:
 
 
 def run(session: Session, steps: int = 5, order: np.ndarray | None = None):
-    state = create_state(session.arguments, session.optimizer, session.config.train.seed, session.mesh)
+    state = create_state(
+        session.arguments, session.optimizer, session.config.train.seed, session.mesh, averaged=session.averaged
+    )
     step, losses = session.train_step(), []
     size = session.config.train.batch_size
     photos = StreamedPhotos(session.prepared, session.config.data.height, session.config.data.width)
@@ -140,3 +142,20 @@ def test_batches_that_do_not_divide_are_refused(batch, parts, sentence):
     with pytest.raises(UserError, match=sentence):
         check_batch_size(batch, parts, mesh_of(8))
     check_batch_size(96, 2, mesh_of(8))
+
+
+def test_the_average_follows_its_formula_and_changes_nothing_else(tiny_config, prepared, tmp_path):
+    plain, _, _ = run(session_on(tiny_config(), prepared, tmp_path, 8), steps=3)
+    averaged = session_on(tiny_config(train__average_decay=0.9), prepared, tmp_path, 8)
+    after = [run(averaged, steps=steps)[0] for steps in (1, 2, 3)]
+    assert largest_difference(plain.params, after[2].params) == 0
+    assert plain.average is None
+    start = jax.device_get(create_state(averaged.arguments, averaged.optimizer, 0, averaged.mesh))
+    wanted = {"params": start.params, "batch_stats": start.batch_stats}
+    for step, state in enumerate(after):
+        kept = min(0.9, (1 + step) / (10 + step))
+        now = jax.device_get({"params": state.params, "batch_stats": state.batch_stats})
+        wanted = jax.tree.map(lambda old, new, kept=kept: kept * old + (1 - kept) * new, wanted, now)
+    assert largest_difference(wanted, after[2].average) < 1e-6
+    assert after[2].judged[0] is after[2].average["params"]
+    assert plain.judged[0] is plain.params
