@@ -20,7 +20,7 @@ from fashion_jax.search.journal import Update
 from fashion_jax.search.planner import nearest
 from fashion_jax.search.projection import Projection, fit_projection
 from fashion_jax.search.query import Refinement, refine
-from fashion_jax.search.ranking import Hits
+from fashion_jax.search.ranking import Hits, lacks_rows
 from fashion_jax.search.saved import SavedIndex
 from fashion_jax.search.snapshot import Snapshot
 from fashion_jax.search.updates import Writing, rebase
@@ -173,7 +173,7 @@ class Index(IndexView, contextlib.AbstractContextManager["Index"]):
             wanted = Refinement(where, group_by, diversity, min_score, exclude)
             scores, positions = refine(snapshot, vectors, k, wanted)
         ids = snapshot.ids[positions]
-        if positions[:, -1].min() < 0:
+        if lacks_rows(positions):
             ids[positions < 0] = snapshot.no_id
         return Hits(ids, scores)
 

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from fashion_jax.search.exact import ExactSearcher, Positions, Scores, merge_top, search_rows
+from fashion_jax.search.ranking import lacks_rows
 from fashion_jax.search.scann import ScannSearcher
 from fashion_jax.search.snapshot import Allowed, Base, Costs, Snapshot
 from fashion_jax.search.tuning import OperatingPoint
@@ -114,9 +115,9 @@ def _all_rows(base: Base, queries: Queries, k: int) -> tuple[Scores, Positions]:
         point = point_for(base, k)
         if point is not None:
             scores, positions = searcher.search(queries, k, point.leaves, point.reorder)
-            if scores[:, -1].min() > -np.inf:
+            if not lacks_rows(positions):
                 return scores, positions
-            short = np.isneginf(scores[:, -1])
+            short = positions[:, -1] < 0
             scores[short], positions[short] = search_rows(base.vectors, queries[short], k)
             return scores, positions
         return search_rows(base.vectors, queries, k)

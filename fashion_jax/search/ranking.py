@@ -32,6 +32,11 @@ class Hits:
         return f"Hits({len(self.scores)} queries, k={self.scores.shape[1]})"
 
 
+def lacks_rows(positions: Int64[np.ndarray, "queries k"]) -> bool:
+    """Returns whether a query has fewer than k rows, which are -1 at the end; at once where there is one query."""
+    return bool(positions[0, -1] < 0) if len(positions) == 1 else bool((positions[:, -1] < 0).any())
+
+
 def first_of_groups(
     scores: Float32[np.ndarray, "q m"], positions: Int64[np.ndarray, "q m"], groups: Int64[np.ndarray, " n"], k: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
