@@ -64,7 +64,7 @@ def test_cielab_agrees_with_littlecms():
     rgb = RANDOM.integers(0, 256, (40, 50, 3), dtype=np.uint8)
     profiles = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB", 6504)
     transform = ImageCms.buildTransform(*profiles, "RGB", "LAB", renderingIntent=ImageCms.Intent.ABSOLUTE_COLORIMETRIC)
-    theirs = np.asarray(ImageCms.applyTransform(Image.fromarray(rgb), transform))
+    theirs = np.asarray(ImageCms.applyTransform(Image.fromarray(rgb), transform)).astype(float)
     lightness = theirs[..., 0] * 100 / 255
     assert np.abs(to_cielab(rgb)[..., 0] - lightness).mean() < 1
     assert np.allclose(to_cielab(np.array([[255, 255, 255], [0, 0, 0]], np.uint8)), [[100, 0, 0], [0, 0, 0]], atol=0.01)
