@@ -13,6 +13,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from fashion_jax.errors import UserError
+
 
 @contextlib.contextmanager
 def replace_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
@@ -87,6 +89,34 @@ def replace_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise
     shutil.rmtree(old, ignore_errors=True)
     sync_directory(path.parent)
+
+
+@contextlib.contextmanager
+def hold_lock(path: Path, *, what: str, busy: str) -> Iterator[None]:
+    """Holds a lock file for as long as the block runs; the operating system lets go of it however the process ends.
+
+    Args:
+        path: of the lock; its folder is made.
+        what: the thing that cannot be written where the lock cannot, for the error.
+        busy: the error where another process, or another lock of this one, holds it.
+
+    Raises:
+        UserError: the lock cannot be written, or is held.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = path.open("w")
+    except OSError as error:
+        raise UserError(f"{what} cannot be written ({error.strerror}); choose another folder") from error
+    with lock:
+        if os.name == "posix":
+            import fcntl
+
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise UserError(busy) from None
+        yield
 
 
 def remove_stale(path: str | os.PathLike[str]) -> None:

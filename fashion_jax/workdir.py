@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -150,17 +149,6 @@ def lock_workdir(workdir: Path) -> Iterator[None]:
     Raises:
         UserError: it cannot be written, or another run holds it.
     """
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        lock = (workdir / ".lock").open("w")
-    except OSError as error:
-        raise UserError(f"the workdir {workdir} cannot be written ({error.strerror}); choose another") from error
-    with lock:
-        if os.name == "posix":
-            import fcntl
-
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise UserError(f"another run is using {workdir}; wait for it or choose another workdir") from None
+    busy = f"another run is using {workdir}; wait for it or choose another workdir"
+    with files.hold_lock(workdir / ".lock", what=f"the workdir {workdir}", busy=busy):
         yield

@@ -309,20 +309,10 @@ def _check_fractions(fractions: tuple[float, ...]) -> tuple[float, float, float]
 @contextlib.contextmanager
 def _locked(out: Path) -> Iterator[None]:
     """Lets one preparation at a time write a folder; the operating system lets go of the lock however it ends."""
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        lock = (out.parent / f".{out.name}.lock").open("w")
-    except OSError as error:
-        raise UserError(f"{out.parent} cannot be written ({error.strerror}); choose another folder") from error
-    with lock:
-        if os.name == "posix":
-            import fcntl
-
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise UserError(f"another preparation is writing {out}; wait for it") from None
+    lock = out.parent / f".{out.name}.lock"
+    busy = f"another preparation is writing {out}; wait for it"
+    with files.hold_lock(lock, what=str(out.parent), busy=busy):
         try:
             yield
         finally:
-            Path(lock.name).unlink(missing_ok=True)
+            lock.unlink(missing_ok=True)

@@ -9,11 +9,10 @@ import numpy as np
 from jaxtyping import UInt8
 
 from fashion_jax import files
-from fashion_jax.pictures import render_png, shorten
+from fashion_jax.pictures import RIGHT, UNKNOWN, WRONG, draw_captioned, render_png
 
 _COLUMNS = 8
 _LONGEST_LINE = 32  # characters under a photo
-_RIGHT, _WRONG, _UNKNOWN = "#1a7f37", "#cf222e", "#57606a"
 
 
 def write_contact_sheet(
@@ -46,26 +45,12 @@ def write_contact_sheet(
         zip(photos, truths, predictions, confidences, strict=True)
     ):
         axes = figure.add_subplot(rows, columns, place + 1)
-        axes.imshow(photo, interpolation="lanczos")
-        axes.set_xticks([])
-        axes.set_yticks([])
-        for spine in axes.spines.values():
-            spine.set_color("#d0d7de")
-        for line, (name, label) in enumerate(prediction.items()):
+        lines = []
+        for name, label in prediction.items():
             wanted = truth.get(name)
-            colour = _UNKNOWN if wanted is None else _RIGHT if wanted == label else _WRONG
             text = f"{label} {confidence.get(name, float('nan')):.0%}"
             if wanted is not None and wanted != label:
                 text += f" ({wanted})"
-            axes.annotate(
-                shorten(text, _LONGEST_LINE),
-                (0.5, 0),
-                xycoords="axes fraction",
-                xytext=(0, -11 * (line + 1)),
-                textcoords="offset points",
-                ha="center",
-                fontsize=6.5,
-                color=colour,
-                parse_math=False,
-            )
+            lines.append((text, UNKNOWN if wanted is None else RIGHT if wanted == label else WRONG))
+        draw_captioned(axes, photo, lines, longest=_LONGEST_LINE, font_size=6.5)
     files.write_bytes(path, render_png(figure))

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from fashion_jax import files
-from fashion_jax.pictures import render_png, shorten
+from fashion_jax.pictures import RIGHT, UNKNOWN, WRONG, draw_captioned, render_png
 
 _LONGEST_LINE = 24  # characters under a photo
 _LINES = 5
-_AGREES, _DIFFERS, _PLAIN = "#1a7f37", "#cf222e", "#57606a"
+_QUERY_FRAME, _HIT_FRAME = ("#0969da", 2.5), ("#d0d7de", 0.8)  # colour, width in points
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,29 +48,7 @@ def write_neighbours(path: Path, rows: Sequence[tuple[Cell, Sequence[Cell]]]) ->
     for row, (query, hits) in enumerate(rows):
         for column, cell in enumerate([query, *hits]):
             axes = figure.add_subplot(count, columns, row * columns + column + 1)
-            _draw(axes, cell, is_query=column == 0)
+            lines = [(line, UNKNOWN if ok is None else RIGHT if ok else WRONG) for line, ok in cell.lines[:_LINES]]
+            frame, width = _QUERY_FRAME if column == 0 else _HIT_FRAME
+            draw_captioned(axes, cell.photo, lines, longest=_LONGEST_LINE, font_size=6, frame=frame, frame_width=width)
     files.write_bytes(path, render_png(figure))
-
-
-def _draw(axes, cell: Cell, *, is_query: bool) -> None:  # type: ignore[no-untyped-def]
-    axes.set_xticks([])
-    axes.set_yticks([])
-    if cell.photo is not None:
-        axes.imshow(cell.photo, interpolation="lanczos")
-    else:
-        axes.text(0.5, 0.5, "no photo", ha="center", va="center", fontsize=7, color=_PLAIN)
-    for spine in axes.spines.values():
-        spine.set_color("#0969da" if is_query else "#d0d7de")
-        spine.set_linewidth(2.5 if is_query else 0.8)
-    for line, (text, agrees) in enumerate(cell.lines[:_LINES]):
-        axes.annotate(
-            shorten(text, _LONGEST_LINE),
-            (0.5, 0),
-            xycoords="axes fraction",
-            xytext=(0, -10 * (line + 1)),
-            textcoords="offset points",
-            ha="center",
-            fontsize=6,
-            color=_PLAIN if agrees is None else _AGREES if agrees else _DIFFERS,
-            parse_math=False,
-        )

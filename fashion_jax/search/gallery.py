@@ -23,7 +23,7 @@ from fashion_jax.serving.source import SourceRun
 
 CONFIDENCE = " confidence"  # ends the name of the column with a head's probability of the label beside it
 TITLE = "title"
-_SPLIT_IDS = 20  # rows of a table in which an id column is looked for
+_NAMED_COLUMNS = 20  # of a table without ids, at most, in the error
 
 
 def build_index(
@@ -152,7 +152,7 @@ def read_columns(path: str | Path) -> pd.DataFrame:
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
     if "id" not in frame.columns:
-        raise UserError(f"{path} has no column 'id'; it has: {', '.join(map(str, frame.columns[:_SPLIT_IDS]))}")
+        raise UserError(f"{path} has no column 'id'; it has: {', '.join(map(str, frame.columns[:_NAMED_COLUMNS]))}")
     frame = frame.set_index(frame["id"].astype(str).str.strip()).drop(columns="id")
     if frame.index.has_duplicates:
         raise UserError(f"{path} has the id {frame.index[frame.index.duplicated()][0]!r} twice")

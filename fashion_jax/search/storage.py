@@ -11,13 +11,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import shutil
 import uuid
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -164,27 +162,10 @@ def check_place(folder: Path) -> None:
             raise UserError(f"{folder} holds other files, such as {foreign[0]}; give a new or an empty folder")
 
 
-@contextlib.contextmanager
-def lock_index(folder: Path) -> Iterator[BinaryIO]:
-    """Holds an index for writing; the operating system lets go of it however the process ends.
-
-    Raises:
-        UserError: it cannot be written, or another process holds it.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("wb")
-    except OSError as error:
-        raise UserError(f"the index {folder} cannot be written ({error.strerror})") from error
-    with lock:
-        if os.name == "posix":
-            import fcntl
-
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise UserError(f"another process is changing {folder}; wait for it, or load the index there") from None
-        yield lock
+def lock_index(folder: Path) -> contextlib.AbstractContextManager[None]:
+    """Holds an index for writing; UserError where it cannot be written, or another process holds it."""
+    busy = f"another process is changing {folder}; wait for it, or load the index there"
+    return files.hold_lock(folder / ".lock", what=f"the index {folder}", busy=busy)
 
 
 def _read(folder: Path, manifest: dict[str, Any]) -> tuple[Snapshot, Projection | None, dict[str, Any], str]:

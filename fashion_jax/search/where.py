@@ -148,18 +148,17 @@ class _Parser:
         )
 
     def _expression(self) -> _Node:
-        parts = [self._conjunction()]
-        while self._is("or"):
-            self._next += 1
-            parts.append(self._conjunction())
-        return parts[0] if len(parts) == 1 else _Join(tuple(parts), every=False)
+        return self._joined("or", self._conjunction)
 
     def _conjunction(self) -> _Node:
-        parts = [self._negation()]
-        while self._is("and"):
+        return self._joined("and", self._negation)
+
+    def _joined(self, word: str, parse: Callable[[], _Node]) -> _Node:
+        parts = [parse()]
+        while self._is(word):
             self._next += 1
-            parts.append(self._negation())
-        return parts[0] if len(parts) == 1 else _Join(tuple(parts), every=True)
+            parts.append(parse())
+        return parts[0] if len(parts) == 1 else _Join(tuple(parts), every=word == "and")
 
     def _negation(self) -> _Node:
         self._depth += 1

@@ -32,26 +32,12 @@ class HeadLoss:
     focal_gamma: float = 0.0
 
 
-def smoothed_cross_entropy(
-    logits: Float[Array, "batch classes"], labels: Int[Array, " batch"], smoothing: float
-) -> Float[Array, " batch"]:
-    """Cross-entropy with label smoothing (Szegedy et al. 2016, section 7), zero where the label is missing.
-
-    Args:
-        logits: float32, unbounded.
-        labels: in [0, classes), or MISSING.
-        smoothing: share of the probability that is spread evenly over all classes, in [0, 1).
-
-    Returns:
-        Loss per row in nats, float32.
-    """
-    return head_cross_entropy(logits, labels, HeadLoss(smoothing))
-
-
 def head_cross_entropy(
     logits: Float[Array, "batch classes"], labels: Int[Array, " batch"], how: HeadLoss
 ) -> Float[Array, " batch"]:
-    """Returns a head's loss per row in nats, float32; zero where the label is missing.
+    """Returns a head's cross-entropy per row in nats, float32; zero where the label is missing.
+
+    Label smoothing is that of Szegedy et al. (2016, section 7).
 
     Args:
         logits: unbounded.
