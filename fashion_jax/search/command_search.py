@@ -48,6 +48,8 @@ def run_search(flags: argparse.Namespace) -> int:
         raise UserError("give one of --image, --id and --attribute, and not several of them")
     if (flags.keep or flags.change) and flags.attribute:
         raise UserError("--keep and --change need a product: give --image or --id with them")
+    if flags.attribute and (flags.diversity or flags.min_score is not None):
+        raise UserError("--diversity and --min-score need a product: give --image or --id with them")
     start_devices()
     index = Index.load(flags.index)
     model: Predictor | None = None
@@ -61,10 +63,10 @@ def run_search(flags: argparse.Namespace) -> int:
         hits = by_attributes(index, wanted, min(flags.k, len(index)), flags.where, flags.group_by)
         answers = [Answer(", ".join(f"{n}={v}" for n, v in wanted.items()), dict(wanted), hits)]
     if flags.json:
-        print_json([_as_json(index, answer) for answer in answers])
+        print_json([_as_json(answer) for answer in answers])
     else:
         for answer in answers:
-            _print(index, answer)
+            _print(answer)
     if flags.where and not any(answer.hits for answer in answers):
         for hint in parse_where(flags.where).hints(index.snapshot.attributes):
             print(f"hint: {hint}", file=sys.stderr)
@@ -85,9 +87,9 @@ def draw_answers(index: Index, model: Predictor, answers: list[Answer], path: Pa
         photo = answer.photo if answer.id is None else photos[answer.id]
         query = Cell(photo, ((answer.name, None), *((str(answer.labels[name]), None) for name in known)))
         cells = []
-        for hit, row in zip(answer.hits, index.attributes([h.id for h in answer.hits]), strict=True):
+        for hit in answer.hits:
             lines: list[tuple[str, bool | None]] = [(f"{hit.id}  {hit.score:.2f}", None)]
-            lines += [(str(row.get(name)), name in hit.agrees) for name in known]
+            lines += [(str(hit.attributes.get(name)), name in hit.agrees) for name in known]
             cells.append(Cell(photos[hit.id], tuple(lines)))
         rows.append((query, cells))
     write_neighbours(path, rows)
@@ -134,20 +136,19 @@ def _by_id(index: Index, name: int | str, flags: argparse.Namespace) -> Answer:
     return Answer(str(name), labels, hits, id=name)
 
 
-def _print(index: Index, answer: Answer) -> None:
+def _print(answer: Answer) -> None:
     print(f"query {answer.name}: " + ", ".join(f"{n} {v}" for n, v in answer.labels.items() if v is not None))
     if not answer.hits:
         print("  nothing was found")
-    for place, (hit, row) in enumerate(zip(answer.hits, index.attributes([h.id for h in answer.hits]), strict=True), 1):
+    for place, hit in enumerate(answer.hits, 1):
         differs = ", ".join(f"{name} {value}" for name, value in hit.differs.items())
-        title = row.get(TITLE) or ""
+        title = hit.attributes.get(TITLE) or ""
         print(f"{place:>4}  {hit.score:.4f}  {hit.id}  {title}" + (f"  (differs: {differs})" if differs else ""))
 
 
-def _as_json(index: Index, answer: Answer) -> dict[str, Any]:
-    rows = index.attributes([hit.id for hit in answer.hits])
+def _as_json(answer: Answer) -> dict[str, Any]:
     hits = [
-        {"rank": place, "id": hit.id, "score": hit.score, "agrees": list(hit.agrees), "attributes": row}
-        for place, (hit, row) in enumerate(zip(answer.hits, rows, strict=True), 1)
+        {"rank": place, "id": hit.id, "score": hit.score, "agrees": list(hit.agrees), "attributes": hit.attributes}
+        for place, hit in enumerate(answer.hits, 1)
     ]
     return {"query": answer.name, "labels": answer.labels, "hits": hits}

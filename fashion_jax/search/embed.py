@@ -32,7 +32,8 @@ class Embedded:
         products: that were usable.
         embeddings: of length 1.
         labels: head -> class numbers of the highest probability.
-        confidences: head -> that probability, in [0, 1].
+        confidences: head -> the probability, in [0, 1], of the source's label where it has one (NaN where that is no
+            class of the head), else of the class in `labels`.
         catalog: the source, with the rows that were left out.
     """
 
@@ -45,10 +46,15 @@ class Embedded:
     @property
     def ids(self) -> np.ndarray:
         """The products' ids: int64 where all of them are integers, else texts."""
-        names = [product.id for product in self.products]
+        names = self.text_ids.tolist()
         # A text that an integer would not print the same way ("007") stays text.
         whole = all(len(i) < 19 and i.isdecimal() and str(int(i)) == i for i in names)
-        return np.array(names, np.int64) if whole else np.array(names, dtype=str)
+        return np.array(names, np.int64) if whole else self.text_ids
+
+    @property
+    def text_ids(self) -> np.ndarray:
+        """The products' ids as the source writes them."""
+        return np.array([product.id for product in self.products], dtype=str)
 
 
 @dataclass
@@ -129,7 +135,7 @@ def run_embedding(model: Predictor, run: SourceRun) -> Embedded:
         done.update(shard.rows)
     waiting, number = _Shard(), 1 + max((int(p.stem) for p in folder.glob("*.npz") if p.stem.isdecimal()), default=-1)
     for products, outputs in run.batches(done):
-        _collect(waiting, products, outputs, heads, catalog)
+        _collect(waiting, products, outputs, model, catalog)
         if len(waiting.rows) >= _SHARD_ROWS:
             put(waiting)
             _write_shard(folder / f"{number:06}.npz", waiting, model, run)
@@ -153,20 +159,27 @@ def remove_shards(run: SourceRun) -> None:
     shutil.rmtree(_shard_folder(run), ignore_errors=True)
 
 
-def _collect(
-    shard: _Shard, products: list[Product], outputs: Outputs, heads: tuple[str, ...], catalog: Catalog
-) -> None:
+def _collect(shard: _Shard, products: list[Product], outputs: Outputs, model: Predictor, catalog: Catalog) -> None:
     lengths = np.linalg.norm(outputs.embeddings, axis=1)
     sound = np.isfinite(lengths) & (lengths > 0)
-    for product, kept in zip(products, sound, strict=True):
-        if not kept:
+    for product, good in zip(products, sound, strict=True):
+        if not good:
             catalog.rejected.append(Rejected(product.row, product.id, "the model gives it no finite embedding"))
-    shard.rows += [product.row for product, kept in zip(products, sound, strict=True) if kept]
     shard.embeddings.append(outputs.embeddings[sound] / lengths[sound, None])
-    best = [outputs.probabilities[head][sound] for head in heads]
-    count = int(sound.sum())
-    shard.labels.append(np.stack([p.argmax(1) for p in best], 1) if best else np.zeros((count, 0), np.int64))
-    shard.confidences.append(np.stack([p.max(1) for p in best], 1) if best else np.zeros((count, 0), np.float32))
+    kept = [product for product, good in zip(products, sound, strict=True) if good]
+    shard.rows += [product.row for product in kept]
+    labels, confidences = (np.zeros((len(kept), len(model.attributes)), kind) for kind in (np.int64, np.float32))
+    columns = {attribute.name: place for place, attribute in enumerate(catalog.schema.attributes)}
+    for place, head in enumerate(model.attributes):
+        probabilities = outputs.probabilities[head][sound]
+        labels[:, place], confidences[:, place] = probabilities.argmax(1), probabilities.max(1)
+        numbers = {name: number for number, name in enumerate(model.classes[head])}
+        for row, product in enumerate(kept):
+            given = product.labels[columns[head]] if head in columns and product.labels else None
+            if given is not None:
+                confidences[row, place] = probabilities[row, numbers[given]] if given in numbers else np.nan
+    shard.labels.append(labels)
+    shard.confidences.append(confidences)
 
 
 def _shard_folder(run: SourceRun) -> Path:

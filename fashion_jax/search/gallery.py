@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fashion_jax.data.catalog import Catalog, open_catalog
+from fashion_jax.data.catalog import Catalog, Product, open_catalog
 from fashion_jax.data.photos import BadPhoto
 from fashion_jax.data.schema import Schema
 from fashion_jax.data.tables import read_table
@@ -39,7 +39,7 @@ def build_index(
     """Embeds a catalogue and writes an index of it.
 
     Its columns are the catalogue's labels (where one is missing and the model has a head for it, what the model says),
-    per head `<name> confidence`, the probability that the model gives to what it says, `title`, and those of `table`.
+    per head `<name> confidence`, the probability that the model gives to that label, `title`, and those of `table`.
 
     Args:
         model: from `load_model`.
@@ -90,11 +90,13 @@ def add_products(
     run = SourceRun(model, source, index.folder / "products", schema=schema, progress=progress)
     extra = read_columns(table) if table is not None else None
     embedded = run_embedding(model, run)
+    # Whether ids are texts is the index's to say, not this source's.
+    ids = embedded.text_ids if index.snapshot.ids.dtype.kind == "U" else embedded.ids
     columns = describe(model, embedded, extra)
     known = {name: values for name, values in columns.items() if name in index.columns}
     if extra is not None:
-        _keep_values(index, embedded, extra, known)
-    index.upsert(embedded.ids, embedded.embeddings, known)
+        _keep_values(index, ids, embedded.products, extra, known)
+    index.upsert(ids, embedded.embeddings, known)
     remove_shards(run)
     note = run.write_quarantine()
     if progress:
@@ -102,9 +104,11 @@ def add_products(
     return len(embedded.products)
 
 
-def _keep_values(index: Index, embedded: Embedded, extra: pd.DataFrame, columns: dict[str, list[Any]]) -> None:
+def _keep_values(
+    index: Index, ids: np.ndarray, products: list[Product], extra: pd.DataFrame, columns: dict[str, list[Any]]
+) -> None:
     """Fills in what the index knows of products that the table does not name."""
-    for place, (name, product) in enumerate(zip(embedded.ids.tolist(), embedded.products, strict=True)):
+    for place, (name, product) in enumerate(zip(ids.tolist(), products, strict=True)):
         if product.id not in extra.index and name in index:
             row = index.attributes([name])[0]
             for column in extra.columns:
@@ -133,7 +137,7 @@ def describe(model: Predictor, embedded: Embedded, extra: pd.DataFrame | None = 
         said = [names[number] for number in embedded.labels[head]]
         given = columns.get(head, [None] * len(products))
         columns[head] = [label or guess for label, guess in zip(given, said, strict=True)]
-        columns[head + CONFIDENCE] = embedded.confidences[head].round(4).tolist()
+        columns[head + CONFIDENCE] = embedded.confidences[head].astype(np.float64).round(4).tolist()
     if extra is not None:
         rows = extra.reindex([product.id for product in products])
         for name in rows.columns:

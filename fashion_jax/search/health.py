@@ -9,6 +9,7 @@ import numpy as np
 from fashion_jax.search.exact import search_rows
 from fashion_jax.search.planner import nearest
 from fashion_jax.search.snapshot import Snapshot
+from fashion_jax.search.tuning import without_self
 
 _QUERIES = 200
 _NEIGHBOURS = 10
@@ -66,8 +67,8 @@ def _recall(snapshot: Snapshot, live: np.ndarray) -> float:
     chosen = base.sample.rows[:: max(1, len(base.sample.rows) // _QUERIES)]
     queries = np.ascontiguousarray(base.vectors[chosen])
     k = min(_NEIGHBOURS + 1, len(live))
-    allowed = None if snapshot.is_plain else snapshot.allowed(None)
-    _, found = nearest(snapshot, queries, k, allowed)
+    _, found = nearest(snapshot, queries, k, None if snapshot.is_plain else snapshot.allowed(None))
     _, places = search_rows(snapshot.vectors(live), queries, k)
-    truth = live[places]
-    return float(np.mean([len(np.intersect1d(a, b)) / k for a, b in zip(found, truth, strict=True)]))
+    # A row that finds itself proves nothing.
+    found, truth = without_self(found, chosen), without_self(live[places], chosen)
+    return float(np.mean([len(np.intersect1d(a, b)) / (k - 1) for a, b in zip(found, truth, strict=True)]))

@@ -15,12 +15,11 @@ from fashion_jax.search import storage
 from fashion_jax.search.attributes import Scalar, make_table
 from fashion_jax.search.build import build_base
 from fashion_jax.search.health import Health, measure_health
-from fashion_jax.search.inputs import check_ids, check_k, check_neighbours, check_share, check_vectors
+from fashion_jax.search.inputs import check_ids, check_k, check_share, check_vectors
 from fashion_jax.search.journal import Update
-from fashion_jax.search.planner import nearest
-from fashion_jax.search.projection import Projection, fit_projection
-from fashion_jax.search.query import Refinement, refine
-from fashion_jax.search.ranking import Hits, lacks_rows
+from fashion_jax.search.projection import fit_projection
+from fashion_jax.search.query import Refinement, find
+from fashion_jax.search.ranking import Hits
 from fashion_jax.search.saved import SavedIndex
 from fashion_jax.search.snapshot import Snapshot
 from fashion_jax.search.updates import Writing, rebase
@@ -34,8 +33,8 @@ class Index(IndexView, contextlib.AbstractContextManager["Index"]):
     that was saved or loaded keeps every acknowledged change in a journal beside it, also through a crash.
     """
 
-    def __init__(self, snapshot: Snapshot, projection: Projection | None, settings: dict[str, Any]) -> None:
-        super().__init__(snapshot, projection, settings)
+    def __init__(self, snapshot: Snapshot, settings: dict[str, Any]) -> None:
+        super().__init__(snapshot, settings)
         self._lock = threading.RLock()  # of the writers
         self._writing: Writing | None = None  # made for the first change: searching needs none of it
         self._saved: SavedIndex | None = None
@@ -87,9 +86,9 @@ class Index(IndexView, contextlib.AbstractContextManager["Index"]):
             vectors = check_vectors(projection.apply(vectors), None, "projected embeddings")
         base = build_base(vectors, backend, target, batch=check_k(batch), seed=seed, progress=progress)
         live = np.ones(len(names), bool)
-        snapshot = Snapshot(1, names, live, len(names), base, base.vectors[:0], table)
+        snapshot = Snapshot(1, names, live, len(names), base, base.vectors[:0], table, projection)
         settings = {"model": str(model), "backend": backend, "batch": int(batch), "seed": int(seed), "about": {}}
-        return cls(snapshot, projection, settings)
+        return cls(snapshot, settings)
 
     @classmethod
     def load(cls, path: str | Path) -> Index:
@@ -128,7 +127,9 @@ class Index(IndexView, contextlib.AbstractContextManager["Index"]):
         Raises:
             UserError: a ValueError that says what is wrong with which argument.
         """
-        return self._search(self.project(queries), k, where, group_by, diversity, min_score, exclude)
+        snapshot = self._snapshot  # one version, whatever is written meanwhile
+        vectors = snapshot.project(queries, "queries")
+        return find(snapshot, vectors, k, Refinement(where, group_by, diversity, min_score, exclude))
 
     def project(self, embeddings: Any, what: str = "queries") -> Float32[np.ndarray, "n dim"]:
         """Returns embeddings as the index compares them: of length 1, its projection applied.
@@ -140,42 +141,13 @@ class Index(IndexView, contextlib.AbstractContextManager["Index"]):
         Raises:
             UserError: another width, or not finite numbers.
         """
-        vectors = check_vectors(embeddings, self.num_features, what)
-        if self._projection is None:
-            return vectors
-        return check_vectors(self._projection.apply(vectors), None, f"projected {what}")
+        return self._snapshot.project(embeddings, what)
 
     def search_projected(self, queries: Any, k: int = 10, **options: Any) -> Hits:
-        """Does what `search` does for queries that `project` or `vectors` returned."""
-        vectors = check_vectors(queries, self._snapshot.base.vectors.shape[1], "queries")
-        asked = {"where": None, "group_by": None, "diversity": 0.0, "min_score": None, "exclude": None, **options}
-        return self._search(vectors, k, **asked)
-
-    def _search(
-        self,
-        vectors: np.ndarray,
-        k: int,
-        where: str | None,
-        group_by: str | None,
-        diversity: float,
-        min_score: float | None,
-        exclude: Any,
-    ) -> Hits:
+        """Does what `search` does, with the same options, for queries that `project` or `vectors` returned."""
         snapshot = self._snapshot
-        if not len(vectors):
-            raise UserError("there is no query: queries must have at least one row")
-        if k.__class__ is not int or not 1 <= k <= snapshot.num_live:
-            k = check_neighbours(k, snapshot.num_live)
-        if where is None and group_by is None and not diversity and exclude is None and min_score is None:
-            allowed = None if snapshot.is_plain else snapshot.allowed(None)
-            scores, positions = nearest(snapshot, vectors, k, allowed)
-        else:
-            wanted = Refinement(where, group_by, diversity, min_score, exclude)
-            scores, positions = refine(snapshot, vectors, k, wanted)
-        ids = snapshot.ids[positions]
-        if lacks_rows(positions):
-            ids[positions < 0] = snapshot.no_id
-        return Hits(ids, scores)
+        vectors = check_vectors(queries, snapshot.base.vectors.shape[1], "queries")
+        return find(snapshot, vectors, k, Refinement(**options))
 
     def upsert(self, ids: Any, embeddings: Any, attributes: Any = None) -> None:
         """Adds products, or replaces those that are there; all of them in one step, or none.
@@ -191,7 +163,7 @@ class Index(IndexView, contextlib.AbstractContextManager["Index"]):
         """
         with self._lock:
             writing, snapshot = self._start_writing()
-            vectors = self.project(embeddings, "embeddings")
+            vectors = snapshot.project(embeddings, "embeddings")
             names = check_ids(ids, len(vectors), snapshot.ids.dtype.kind)
             given = make_table(attributes, len(names))
             table = writing.complete(snapshot, names, given)
@@ -232,17 +204,20 @@ class Index(IndexView, contextlib.AbstractContextManager["Index"]):
         """
         with self._lock:
             saved = self._saved
-            if saved is None or saved.folder != Path(path) or not saved.is_writer:
+            if saved is not None and saved.is_at(Path(path)):
+                self._start_writing()  # what another process has changed since is saved with the rest
+            else:
                 storage.check_place(Path(path))
-                self.close()
                 saved = SavedIndex(Path(path))
                 saved.lock()
             try:
-                saved.replace(self._snapshot, self._projection, self._settings)
+                saved.replace(self._snapshot, self._settings)
             except BaseException:
-                if saved is not self._saved:
-                    saved.let_go()
+                # Whichever generation is the current one now is found out by the next change.
+                saved.let_go()
                 raise
+            if saved is not self._saved:
+                self.close()
             self._saved = saved
 
     def refresh(self) -> bool:
@@ -308,9 +283,19 @@ class Index(IndexView, contextlib.AbstractContextManager["Index"]):
         return self._writer(), self._snapshot
 
     def _commit(self, update: Update) -> None:
-        if self._saved is not None:
-            self._saved.append(update)  # on the disk first: what a search has shown is never lost
-        self._snapshot = self._writer().apply(self._snapshot, update)
+        saved = self._saved
+        try:
+            if saved is not None:
+                saved.append(update)  # on the disk first: what a search has shown is never lost
+            self._snapshot = self._writer().apply(self._snapshot, update)
+            if saved is not None:
+                saved.advance()
+        except BaseException:
+            # Half of it may have been done; the next change starts from the snapshot, and reads the disk again.
+            self._writing = None
+            if saved is not None:
+                saved.let_go()
+            raise
 
     def _catch_up(self) -> None:
         """Reads what is on the disk and not yet here."""
@@ -318,7 +303,7 @@ class Index(IndexView, contextlib.AbstractContextManager["Index"]):
         assert saved is not None
         while True:
             if saved.is_replaced():
-                self._snapshot, self._projection, self._settings = saved.read()
+                self._snapshot, self._settings = saved.read()
                 self._writing = None
             for update in saved.updates():
                 self._snapshot = self._writer().apply(self._snapshot, update)

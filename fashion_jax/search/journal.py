@@ -44,7 +44,7 @@ class Update:
 
 
 def append_update(file: BinaryIO, update: Update) -> None:
-    """Writes an update and returns once it is on the disk. OSError leaves what was there before."""
+    """Writes an update and returns once it is on the disk. An error leaves what was there before."""
     header = json.dumps(
         {
             "deletes": update.deletes,
@@ -62,7 +62,7 @@ def append_update(file: BinaryIO, update: Update) -> None:
         while left:
             left = left[os.write(file.fileno(), left) :]
         os.fsync(file.fileno())
-    except OSError:
+    except BaseException:
         # Half a record in the middle would hide those that follow it.
         file.truncate(start)
         raise

@@ -11,9 +11,9 @@ from jaxtyping import Float32
 
 from fashion_jax.errors import UserError
 from fashion_jax.search.exact import Positions, Scores
-from fashion_jax.search.inputs import check_ids
+from fashion_jax.search.inputs import check_ids, check_neighbours
 from fashion_jax.search.planner import nearest
-from fashion_jax.search.ranking import diversify, first_of_groups
+from fashion_jax.search.ranking import Hits, diversify, first_of_groups, lacks_rows
 from fashion_jax.search.snapshot import Allowed, Snapshot
 
 _POOL_PER_PICK = 5  # candidates per pick where variety is asked for
@@ -30,6 +30,38 @@ class Refinement:
     diversity: float = 0.0
     min_score: float | None = None
     exclude: Any = None
+
+    @property
+    def is_nothing(self) -> bool:
+        """Whether nothing is asked for."""
+        absent = self.where is None and self.group_by is None and self.min_score is None and self.exclude is None
+        return absent and not self.diversity
+
+
+def find(snapshot: Snapshot, queries: Float32[np.ndarray, "q dim"], k: int, wanted: Refinement) -> Hits:
+    """Returns the hits of each query, best first.
+
+    Args:
+        snapshot: to search in.
+        queries: finite, of length 1, as `snapshot.project` returns them.
+        k: hits per query.
+        wanted: what is asked for beside them.
+
+    Raises:
+        UserError: no query, a k that is out of range, a filter or an argument that cannot be understood.
+    """
+    if not len(queries):
+        raise UserError("there is no query: queries must have at least one row")
+    if k.__class__ is not int or not 1 <= k <= snapshot.num_live:
+        k = check_neighbours(k, snapshot.num_live)
+    if wanted.is_nothing:
+        scores, positions = nearest(snapshot, queries, k, None if snapshot.is_plain else snapshot.allowed(None))
+    else:
+        scores, positions = refine(snapshot, queries, k, wanted)
+    ids = snapshot.ids[positions]
+    if lacks_rows(positions):
+        ids[positions < 0] = snapshot.no_id
+    return Hits(ids, scores, snapshot.attributes, positions)
 
 
 def refine(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float32, Int64
 
+from fashion_jax.search.attributes import AttributeTable, Scalar
+
 
 class Hits:
     """The neighbours of some queries, best first.
@@ -14,10 +16,20 @@ class Hits:
         scores: float32 (queries, k), cosine similarity in [-1, 1], -inf where there are fewer.
     """
 
-    __slots__ = ("ids", "scores")
+    __slots__ = ("_positions", "_table", "ids", "scores")
 
-    def __init__(self, ids: np.ndarray, scores: Float32[np.ndarray, "queries k"]) -> None:
-        self.ids, self.scores = ids, scores
+    def __init__(
+        self,
+        ids: np.ndarray,
+        scores: Float32[np.ndarray, "queries k"],
+        table: AttributeTable,
+        positions: Int64[np.ndarray, "queries k"],
+    ) -> None:
+        self.ids, self.scores, self._table, self._positions = ids, scores, table, positions
+
+    def attributes(self, query: int = 0) -> list[dict[str, Scalar]]:
+        """Returns the attributes of one query's hits, best first, as they were in the version that was searched."""
+        return [self._table.row(row) for row in self._positions[query].tolist() if row >= 0]
 
     @property
     def rank(self) -> Int64[np.ndarray, "queries k"]:

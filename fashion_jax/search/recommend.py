@@ -16,6 +16,7 @@ from fashion_jax.search.index import Index
 from fashion_jax.search.inputs import check_k, check_vectors
 from fashion_jax.search.ranking import Hits
 from fashion_jax.search.snapshot import Snapshot
+from fashion_jax.search.where import parse_where
 
 _CONFIDENCE_WEIGHT = 0.5  # of the heads' probabilities beside the similarity to the prototype
 _SHIFT = 1.0  # how far a query moves from the prototype that it has to the one that is asked for
@@ -30,12 +31,14 @@ class Recommendation:
         score: by which it is ranked; higher is better.
         agrees: columns in which it has the value that was looked for.
         differs: column -> its own value, where another one was looked for.
+        attributes: all its columns, as they were when it was found.
     """
 
     id: int | str
     score: float
     agrees: tuple[str, ...]
     differs: dict[str, Scalar]
+    attributes: dict[str, Scalar]
 
 
 def similar(
@@ -50,7 +53,7 @@ def similar(
         k: products at most.
         options: of `Index.search`.
     """
-    return explain(index, index.search_projected(one_query(queries), k, **options), labels)
+    return explain(index.search_projected(one_query(queries), k, **options), labels)
 
 
 def keep_and_change(
@@ -94,11 +97,8 @@ def keep_and_change(
         there = _prototype(snapshot, {name: value})
         if here is not None and there is not None:
             moved += _SHIFT * (there - here)
-    where = " and ".join(_condition(name, value) for name, value in wanted.items())
-    if options.get("where"):
-        where = f"({options['where']}) and {where}" if where else options["where"]
-    hits = index.search_projected(moved[None], k, **{**options, "where": where or None})
-    return explain(index, hits, {**labels, **wanted})
+    hits = index.search_projected(moved[None], k, **{**options, "where": _filter(wanted, options.get("where"))})
+    return explain(hits, {**labels, **wanted})
 
 
 def by_attributes(
@@ -107,7 +107,8 @@ def by_attributes(
     """Finds products by description alone, such as {"baseColour": "Red", "articleType": "Kurtas"}.
 
     Those that have all of it are ranked by the mean of two things: the geometric mean of the probabilities that the
-    model gives to their labels (1 for columns that are not a head's), and the similarity to the mean of them all.
+    model gives to these labels (1 for columns that are not a head's, and for labels that the head does not know), and
+    the similarity to the mean of them all.
 
     Args:
         index: to search.
@@ -124,8 +125,7 @@ def by_attributes(
         raise UserError("nothing is asked for; give attributes such as baseColour=Red")
     for name, value in wanted.items():
         _check_value(snapshot, name, value)
-    conditions = [_condition(name, value) for name, value in wanted.items()]
-    rows = np.flatnonzero(snapshot.allowed(" and ".join([*conditions, *([f"({where})"] if where else [])])).mask)
+    rows = np.flatnonzero(snapshot.allowed(_filter(wanted, where)).mask)
     prototype = _prototype(snapshot, wanted)
     if not len(rows) or prototype is None:
         return []
@@ -142,26 +142,26 @@ def by_attributes(
         _, first = np.unique(snapshot.attributes.groups(group_by)[rows[order]], return_index=True)
         order = order[np.sort(first)]
     order = order[:k]
-    hits = Hits(snapshot.ids[rows[order]][None], scores[order][None].astype(np.float32))
-    return explain(index, hits, wanted)
+    chosen = rows[order]
+    hits = Hits(snapshot.ids[chosen][None], scores[order][None].astype(np.float32), snapshot.attributes, chosen[None])
+    return explain(hits, wanted)
 
 
-def explain(index: Index, hits: Hits, wanted: Mapping[str, Scalar]) -> list[Recommendation]:
+def explain(hits: Hits, wanted: Mapping[str, Scalar]) -> list[Recommendation]:
     """Says of each hit of the first query in which columns it is what was looked for.
 
     Args:
-        index: that was searched.
         hits: of one query.
         wanted: column -> value; None and columns that the index lacks are passed over.
     """
     there = ~np.isneginf(hits.scores[0])
     names = hits.ids[0][there].tolist()
-    asked = {name: value for name, value in wanted.items() if value is not None and name in index.columns}
     found = []
-    for name, score, row in zip(names, hits.scores[0][there].tolist(), index.attributes(names), strict=True):
+    for name, score, row in zip(names, hits.scores[0][there].tolist(), hits.attributes(), strict=True):
+        asked = {column: value for column, value in wanted.items() if value is not None and column in row}
         agrees = tuple(column for column, value in asked.items() if row[column] == value)
         differs = {column: row[column] for column, value in asked.items() if row[column] != value}
-        found.append(Recommendation(name, float(score), agrees, differs))
+        found.append(Recommendation(name, float(score), agrees, differs, row))
     return found
 
 
@@ -175,7 +175,7 @@ def one_query(queries: Any) -> Float32[np.ndarray, "1 dim"]:
 
 def _prototype(snapshot: Snapshot, wanted: Mapping[str, Scalar]) -> Float32[np.ndarray, " dim"] | None:
     """Returns the mean vector of the live products that have all of these values; None where there are none."""
-    rows = np.flatnonzero(snapshot.allowed(" and ".join(_condition(n, v) for n, v in wanted.items())).mask)
+    rows = np.flatnonzero(snapshot.allowed(_filter(wanted, None)).mask)
     return snapshot.vectors(rows).mean(0) if len(rows) else None
 
 
@@ -187,6 +187,15 @@ def _check_value(snapshot: Snapshot, name: str, value: str) -> None:
     known = [column.vocabulary[code] for code in np.unique(live) if code != MISSING]
     if value not in known:
         raise UserError(f"no product has the {name} {value!r}{nearest(value, known)}")
+
+
+def _filter(wanted: Mapping[str, Scalar], where: str | None) -> str | None:
+    """Returns a filter that asks for all of it, and for what the user's own filter asks for; None for neither."""
+    parts = [_condition(name, value) for name, value in wanted.items()]
+    if where is not None:
+        parse_where(where)  # by itself, so that its parentheses close what they open
+        parts.append(f"({where})")
+    return " and ".join(parts) or None
 
 
 def _condition(name: str, value: Scalar) -> str:

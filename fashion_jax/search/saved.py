@@ -9,7 +9,6 @@ from typing import Any, BinaryIO
 
 from fashion_jax.search import storage
 from fashion_jax.search.journal import Update, append_update, read_updates
-from fashion_jax.search.projection import Projection
 from fashion_jax.search.snapshot import Snapshot
 
 
@@ -19,7 +18,7 @@ class SavedIndex:
     def __init__(self, folder: Path, generation: str = "") -> None:
         self.folder, self._generation = folder, generation
         self._journal: BinaryIO | None = None
-        self._end = 0  # of what was read of the journal
+        self._end = 0  # of the updates that the snapshot has
         self._held = contextlib.ExitStack()
 
     @property
@@ -35,11 +34,15 @@ class SavedIndex:
         """Whether another generation than the one that was read is the current one."""
         return bool(storage.read_manifest(self.folder)["generation"] != self._generation)
 
-    def read(self) -> tuple[Snapshot, Projection | None, dict[str, Any]]:
+    def is_at(self, folder: Path) -> bool:
+        """Whether a path leads here, and the index is still there."""
+        return self.folder.resolve() == folder.resolve() and (self.is_writer or storage.is_index(folder))
+
+    def read(self) -> tuple[Snapshot, dict[str, Any]]:
         """Reads the current generation as it was saved; `updates` yields what came after."""
-        snapshot, projection, settings, self._generation = storage.read_index(self.folder)
+        snapshot, settings, self._generation = storage.read_index(self.folder)
         self._end = 0
-        return snapshot, projection, settings
+        return snapshot, settings
 
     def updates(self) -> Iterator[Update]:
         """Yields the updates that were not read yet."""
@@ -53,22 +56,28 @@ class SavedIndex:
         self._journal.truncate(self._end)  # what a crash cut short
 
     def append(self, update: Update) -> None:
-        """Returns once an update is on the disk."""
+        """Returns once an update is on the disk; `advance` says that the snapshot has it."""
         assert self._journal is not None
         append_update(self._journal, update)
 
-    def replace(self, snapshot: Snapshot, projection: Projection | None, settings: dict[str, Any]) -> None:
-        """Writes a new generation, with an empty journal; where that fails, the former one and its journal go on."""
-        self._generation = storage.write_index(self.folder, snapshot, projection, settings)
+    def advance(self) -> None:
+        """Takes note that the snapshot has every update in the journal."""
+        assert self._journal is not None
+        self._end = self._journal.seek(0, 2)
+
+    def replace(self, snapshot: Snapshot, settings: dict[str, Any]) -> None:
+        """Writes a new generation with an empty journal, and appends there; an error calls for `let_go`."""
+        generation = storage.write_index(self.folder, snapshot, settings)
         if self._journal is not None:
             self._journal.close()
-        self._end = 0
+            self._journal = None
+        self._generation, self._end = generation, 0
         self.open_journal()
+        storage.remove_others(self.folder, generation)
 
     def let_go(self) -> None:
         """Lets other processes write."""
         if self._journal is not None:
-            self._end = self._journal.seek(0, 2)
             self._journal.close()
             self._journal = None
         self._held.close()

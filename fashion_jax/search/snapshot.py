@@ -5,12 +5,15 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int64
 
 from fashion_jax.search.attributes import AttributeTable
 from fashion_jax.search.exact import ExactSearcher
+from fashion_jax.search.inputs import check_vectors
+from fashion_jax.search.projection import Projection
 from fashion_jax.search.scann import ScannSearcher, Structure
 from fashion_jax.search.tuning import OperatingPoint, Sample
 from fashion_jax.search.where import parse_where
@@ -112,6 +115,7 @@ class Snapshot:
         base: the indexed rows.
         delta: vectors of the rows added since.
         attributes: of all rows.
+        projection: applied to embeddings before they are compared; None where they are compared as they are.
     """
 
     version: int
@@ -121,13 +125,26 @@ class Snapshot:
     base: Base
     delta: Float32[np.ndarray, "d dim"]
     attributes: AttributeTable
-    _filters: OrderedDict[str, Allowed] = field(default_factory=OrderedDict)
+    projection: Projection | None = None
+    _filters: OrderedDict[str | None, Allowed] = field(default_factory=OrderedDict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def is_plain(self) -> bool:
         """Whether every row is live and of the base, so that a search without a filter needs no care."""
         return self.num_live == self.base.count == len(self.ids)
+
+    @property
+    def num_features(self) -> int:
+        """Width of the embeddings that are searched for and added."""
+        return len(self.projection.mean) if self.projection is not None else self.base.vectors.shape[1]
+
+    def project(self, embeddings: Any, what: str) -> Float32[np.ndarray, "n dim"]:
+        """Returns embeddings (n, num_features) as they are compared, of length 1; UserError calls them `what`."""
+        vectors = check_vectors(embeddings, self.num_features, what)
+        if self.projection is None:
+            return vectors
+        return check_vectors(self.projection.apply(vectors), None, f"projected {what}")
 
     @property
     def no_id(self) -> int | str:
@@ -145,17 +162,20 @@ class Snapshot:
         return found
 
     def allowed(self, where: str | None) -> Allowed:
-        """Returns the live rows that pass a filter; the last few filters are remembered. UserError for a bad filter."""
-        key = where or ""
+        """Returns the live rows that pass a filter, all where it is None; the last few filters are remembered.
+
+        Raises:
+            UserError: the filter cannot be understood.
+        """
         with self._lock:
-            found = self._filters.get(key)
+            found = self._filters.get(where)
             if found is not None:
-                self._filters.move_to_end(key)
+                self._filters.move_to_end(where)
                 return found
-        mask = self.live & parse_where(where).evaluate(self.attributes) if where else self.live
+        mask = self.live & parse_where(where).evaluate(self.attributes) if where is not None else self.live
         found = Allowed(mask, self)
         with self._lock:
-            self._filters[key] = found
+            self._filters[where] = found
             while len(self._filters) > _CACHED_FILTERS:
                 self._filters.popitem(last=False)
         return found

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import re
 import shutil
 import uuid
 from dataclasses import asdict
@@ -31,21 +32,22 @@ from fashion_jax.search.tuning import OperatingPoint, Sample
 FORMAT = 1
 _MANIFEST = "manifest.json"
 _PREFIX = "generation-"
+# A generation, its journal, or what a kill left of one that was being written.
+_OURS = re.compile(r"\.?generation-[0-9a-f]{12}(\.journal|\.[a-z0-9_]{8}\.(part|old))?")
 
 
-def write_index(folder: Path, snapshot: Snapshot, projection: Projection | None, settings: dict[str, Any]) -> str:
-    """Writes a generation and makes it the current one; the caller holds the lock.
+def write_index(folder: Path, snapshot: Snapshot, settings: dict[str, Any]) -> str:
+    """Writes a generation and makes it the current one; the caller holds the lock, and removes the others.
 
     Args:
         folder: of the index; made where there is none.
         snapshot: what is written, later updates included, so that its journal starts empty.
-        projection: applied to vectors from outside, or None.
         settings: JSON values kept with it.
 
     Returns:
         The generation's name.
     """
-    base = snapshot.base
+    base, projection = snapshot.base, snapshot.projection
     name = _PREFIX + uuid.uuid4().hex[:12]
     columns, about = snapshot.attributes.to_arrays()
     with files.replace_directory(folder / name) as aside:
@@ -86,18 +88,25 @@ def write_index(folder: Path, snapshot: Snapshot, projection: Projection | None,
         "files": digests,
     }
     files.write_json(folder / _MANIFEST, {**manifest, "sha256": _manifest_digest(manifest)})
-    for other in [*folder.glob(f"{_PREFIX}*"), *folder.glob(f".{_PREFIX}*")]:  # those that a kill left half-written too
-        if not other.name.startswith(name):
-            shutil.rmtree(other) if other.is_dir() else other.unlink(missing_ok=True)
     return name
 
 
-def read_index(folder: Path) -> tuple[Snapshot, Projection | None, dict[str, Any], str]:
+def remove_others(folder: Path, generation: str) -> None:
+    """Removes all generations but one, also those that a kill left half-written; what cannot go stays until later."""
+    for other in folder.iterdir():
+        if _OURS.fullmatch(other.name) and generation not in other.name:
+            if other.is_dir():
+                shutil.rmtree(other, ignore_errors=True)
+            else:
+                with contextlib.suppress(OSError):
+                    other.unlink()
+
+
+def read_index(folder: Path) -> tuple[Snapshot, dict[str, Any], str]:
     """Reads the current generation, every byte checked.
 
     Returns:
-        The snapshot as saved (updates since then are in the journal), the projection, the settings, and the
-        generation's name.
+        The snapshot as saved (updates since then are in the journal), the settings, and the generation's name.
 
     Raises:
         UserError: there is no index, it is damaged, or of another format.
@@ -151,15 +160,23 @@ def check_place(folder: Path) -> None:
     """Raises UserError where an index cannot be saved, so that nothing of another program is touched."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file; an index is a folder")
-    ours = (_PREFIX, "products.", ".")
-    if folder.is_dir() and not (folder / _MANIFEST).is_file():
-        foreign = [
-            p.name
-            for p in folder.iterdir()
-            if p.name not in ours and not p.name.startswith((_PREFIX, ".", "products."))
-        ]
-        if foreign:
-            raise UserError(f"{folder} holds other files, such as {foreign[0]}; give a new or an empty folder")
+    if not folder.is_dir() or is_index(folder):
+        return
+    foreign = [
+        path.name
+        for path in folder.iterdir()
+        if not (_OURS.fullmatch(path.name) or path.name.startswith((".", "products.")))
+    ]
+    if foreign:
+        raise UserError(f"{folder} holds other files, such as {foreign[0]}; give a new or an empty folder")
+
+
+def is_index(folder: Path) -> bool:
+    """Whether the manifest is an index's, of whatever format; other programs have a manifest.json too."""
+    try:
+        return bool(_OURS.fullmatch(json.loads((folder / _MANIFEST).read_bytes())["generation"]))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return False
 
 
 def lock_index(folder: Path) -> contextlib.AbstractContextManager[None]:
@@ -168,7 +185,7 @@ def lock_index(folder: Path) -> contextlib.AbstractContextManager[None]:
     return files.hold_lock(folder / ".lock", what=f"the index {folder}", busy=busy)
 
 
-def _read(folder: Path, manifest: dict[str, Any]) -> tuple[Snapshot, Projection | None, dict[str, Any], str]:
+def _read(folder: Path, manifest: dict[str, Any]) -> tuple[Snapshot, dict[str, Any], str]:
     place = folder / manifest["generation"]
     _check_files(place, manifest["files"])
     rows, dim, about = manifest["rows"], manifest["dim"], manifest["base"]
@@ -203,8 +220,8 @@ def _read(folder: Path, manifest: dict[str, Any]) -> tuple[Snapshot, Projection 
     else:
         searcher = ExactSearcher(base_vectors)
     base = Base(base_vectors, backend, structure, searcher, points, sample, costs, target)
-    snapshot = Snapshot(version, ids, live, int(live.sum()), base, vectors[count:], table)
-    return snapshot, projection, settings, manifest["generation"]
+    snapshot = Snapshot(version, ids, live, int(live.sum()), base, vectors[count:], table, projection)
+    return snapshot, settings, manifest["generation"]
 
 
 def _check_files(place: Path, digests: dict[str, Any]) -> None:

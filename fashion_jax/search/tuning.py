@@ -88,7 +88,7 @@ def draw_sample(vectors: Float32[np.ndarray, "n dim"], seed: int) -> Sample:
     cuts = np.array_split(rows, max(1, len(rows) // _ROWS_PER_TASK))
     with ThreadPoolExecutor() as pool:
         found = list(pool.map(lambda cut: search_rows(vectors, vectors[cut], width + 1)[1], cuts))
-    return Sample(rows, _without_self(np.concatenate(found), rows)[:, :width])
+    return Sample(rows, without_self(np.concatenate(found), rows)[:, :width])
 
 
 def measure_recall(sample: Sample, found: Int64[np.ndarray, "sample k"], k: int) -> Float32[np.ndarray, " sample"]:
@@ -99,7 +99,7 @@ def measure_recall(sample: Sample, found: Int64[np.ndarray, "sample k"], k: int)
         found: of the first rows of the sample, k + 1 positions each, because a row may find itself.
         k: neighbours.
     """
-    others = _without_self(found, sample.rows[: len(found)])[:, :k]
+    others = without_self(found, sample.rows[: len(found)])[:, :k]
     truth = np.sort(sample.neighbours[: len(found), :k], axis=1)
     # Each row's positions are moved into a range of their own, so that one search serves all rows.
     step = int(max(truth.max(), others.max())) + 2
@@ -207,7 +207,7 @@ def _leaf_grid(leaves: int) -> Iterator[int]:
     yield leaves
 
 
-def _without_self(found: Int64[np.ndarray, "sample k"], rows: Int64[np.ndarray, " sample"]) -> np.ndarray:
+def without_self(found: Int64[np.ndarray, "sample k"], rows: Int64[np.ndarray, " sample"]) -> np.ndarray:
     """Removes each row's own position, or where it is absent the last one, so that all keep one width."""
     own = found == rows[:, None]
     own[~own.any(1), -1] = True

@@ -16,17 +16,16 @@ class Growing:
     """Rows added one after the other. Views of it that were handed out never change."""
 
     def __init__(self, rows: Float32[np.ndarray, "d dim"]) -> None:
-        self._rows, self._count = rows, len(rows)
+        self._rows = rows
 
-    def extend(self, rows: Float32[np.ndarray, "m dim"]) -> Float32[np.ndarray, "d dim"]:
-        """Returns all rows with more below them."""
-        total = self._count + len(rows)
+    def extend(self, count: int, rows: Float32[np.ndarray, "m dim"]) -> Float32[np.ndarray, "d dim"]:
+        """Returns the first `count` rows with more below them; rows behind these belong to no version."""
+        total = count + len(rows)
         if total > len(self._rows):
             larger = np.empty((max(64, total, 2 * len(self._rows)), self._rows.shape[1]), np.float32)
-            larger[: self._count] = self._rows[: self._count]
+            larger[:count] = self._rows[:count]
             self._rows = larger
-        self._rows[self._count : total] = rows
-        self._count = total
+        self._rows[count:total] = rows
         return self._rows[:total]
 
 
@@ -63,20 +62,22 @@ class Writing:
         live[old] = False
         num_live = snapshot.num_live - len(old)
         if update.deletes:
+            following = snapshot.next(live=live, num_live=num_live)
             for name in names:
                 self.rows.pop(name, None)
-            return snapshot.next(live=live, num_live=num_live)
+            return following
         assert update.vectors is not None
         added = snapshot.attributes.conform(make_table(update.columns, len(names)))
         first = len(snapshot.ids)
-        self.rows.update(zip(names, range(first, first + len(names)), strict=True))
-        return snapshot.next(
+        following = snapshot.next(
             ids=np.concatenate([snapshot.ids, update.ids]),
             live=np.concatenate([live, np.ones(len(names), bool)]),
             num_live=num_live + len(names),
-            delta=self._growing.extend(update.vectors),
+            delta=self._growing.extend(len(snapshot.delta), update.vectors),
             attributes=snapshot.attributes.append(added),
         )
+        self.rows.update(zip(names, range(first, first + len(names)), strict=True))
+        return following
 
 
 def rebase(snapshot: Snapshot, now: Snapshot, base: Base) -> Snapshot:

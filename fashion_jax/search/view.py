@@ -13,8 +13,8 @@ from fashion_jax.search.snapshot import Snapshot
 class IndexView:
     """A snapshot with what belongs to it."""
 
-    def __init__(self, snapshot: Snapshot, projection: Projection | None, settings: dict[str, Any]) -> None:
-        self._snapshot, self._projection, self._settings = snapshot, projection, settings
+    def __init__(self, snapshot: Snapshot, settings: dict[str, Any]) -> None:
+        self._snapshot, self._settings = snapshot, settings
 
     @property
     def snapshot(self) -> Snapshot:
@@ -24,14 +24,12 @@ class IndexView:
     @property
     def num_features(self) -> int:
         """Width of the embeddings that are searched for and added."""
-        if self._projection is not None:
-            return len(self._projection.mean)
-        return self._snapshot.base.vectors.shape[1]
+        return self._snapshot.num_features
 
     @property
     def projection(self) -> Projection | None:
         """What is applied to embeddings before they are compared."""
-        return self._projection
+        return self._snapshot.projection
 
     @property
     def model(self) -> str:

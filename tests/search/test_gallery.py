@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -154,11 +155,56 @@ def test_descriptions_rank_by_probability_and_likeness(shop):
 
 def test_why_a_hit_is_one(shop):
     index = Index.load(shop / "index")
-    hits = explain(index, index.search(index.vectors(["S00000"]), 4), {"colour": "blue", "kind": None, "absent": 1})
+    hits = explain(index.search(index.vectors(["S00000"]), 4), {"colour": "blue", "kind": None, "absent": 1})
     for hit in hits:
         row = index.attributes([hit.id])[0]
         assert hit.agrees == (("colour",) if row["colour"] == "blue" else ())
         assert hit.differs == ({} if row["colour"] == "blue" else {"colour": row["colour"]})
+
+
+def test_a_filter_of_the_users_cannot_escape_from_its_place(shop):
+    index = Index.load(shop / "index")
+    with pytest.raises(UserError, match="not understood"):
+        by_attributes(index, {"colour": "red"}, 5, where="price < 0) or (colour == 'blue'")
+    labels = index.attributes(["S00000"])[0]
+    with pytest.raises(UserError, match="not understood"):
+        keep_and_change(index, index.vectors(["S00000"]), labels, ["kind"], {}, 5, where="price < 0) or (price > 0")
+
+
+def test_hits_are_explained_by_the_version_that_was_searched(shop):
+    index = Index.load(shop / "index")
+    hits = index.search(index.vectors(["S00000"]), 4)
+    before = index.attributes(hits.ids[0])
+    memory = Index(index.snapshot, {"model": "", "backend": "exact", "batch": 1, "seed": 0, "about": {}})
+    memory.delete(hits.ids[0].tolist())  # beside the one who searched
+    assert [hit.attributes for hit in explain(hits, {"colour": "red"})] == before
+
+
+def test_confidences_are_of_the_labels_that_are_kept(shop):
+    model, index = load_model(shop / "run"), Index.load(shop / "index")
+    outputs = model.predict_arrays(np.stack([model.read(shop / f"shop/photos/p{i}.jpg") for i in range(COUNT)]))
+    with (shop / "shop/products.csv").open() as file:
+        given = [row["kind"] for row in csv.DictReader(file)]
+    differing = 0
+    for row, label, probabilities in zip(
+        index.attributes(index.ids), given, outputs.probabilities["kind"], strict=True
+    ):
+        likeliest = model.classes["kind"][probabilities.argmax()]
+        assert row["kind"] == (label or likeliest)
+        wanted = probabilities[model.classes["kind"].index(row["kind"])]
+        assert row["kind confidence"] == pytest.approx(wanted, abs=1e-3)
+        differing += bool(label) and label != likeliest
+    assert differing > 0
+
+
+def test_ids_are_of_the_indexs_kind(shop, run, tmp_path):
+    extra = write_products(tmp_path / "new", 3, seed=9)
+    extra.write_text(extra.read_text().replace("S00", "1"))  # 1000, 1037, 1074: integers here, texts in the index
+    shutil.copytree(shop / "index", tmp_path / "index")
+    code, out, _ = run("index", "add", "--index", tmp_path / "index", "--source", extra)
+    assert code == 0
+    assert "153 in all" in out
+    assert "1037" in Index.load(tmp_path / "index")
 
 
 def test_products_are_added_replaced_and_removed(shop, run, tmp_path):
@@ -166,8 +212,6 @@ def test_products_are_added_replaced_and_removed(shop, run, tmp_path):
     extra.write_text(extra.read_text().replace("S00000", "NEW-0").replace("S00037", "NEW-1"))
     with (tmp_path / "more.csv").open("w") as file:
         file.write("id,price\nNEW-0,999\nNEW-1,998\n")
-    import shutil
-
     shutil.copytree(shop / "index", tmp_path / "index")
     code, out, _ = run(
         "index", "add", "--index", tmp_path / "index", "--source", extra, "--table", tmp_path / "more.csv"
@@ -216,6 +260,7 @@ def test_another_model_is_refused(shop, run, tmp_path, tiny_config):
         (["--id", "S00000", "--change", "colour"], "COLUMN=VALUE"),
         (["--attribute", "price=3"], "holds numbers"),
         (["--attribute", "colour=red", "--keep", "kind"], "need a product"),
+        (["--attribute", "colour=red", "--min-score", "0.5"], "need a product"),
         (["--image", "no/such.jpg"], "cannot be read"),
     ],
 )

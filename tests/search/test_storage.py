@@ -11,6 +11,8 @@ import pytest
 from search.clustered import attributes_of, clustered
 
 from fashion_jax.errors import UserError
+from fashion_jax.search import storage
+from fashion_jax.search.attributes import AttributeTable
 from fashion_jax.search.index import Index
 from fashion_jax.search.journal import read_updates
 
@@ -198,6 +200,75 @@ def test_a_failed_update_is_as_if_it_had_not_been(saved, monkeypatch):
     again = Index.load(folder)
     assert 11 in again
     assert 12 not in again
+
+
+def test_an_error_after_the_swap_loses_no_later_update(saved, monkeypatch):
+    """The new generation is the current one, and what follows goes there, whatever fails behind the swap."""
+    _, folder = saved
+    loaded = Index.load(folder)
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(storage, "remove_others", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        loaded.save(folder)
+    monkeypatch.undo()
+    loaded.delete([13])
+    loaded.close()
+    assert 13 not in Index.load(folder)
+
+
+def test_a_stale_copy_does_not_overwrite_what_others_wrote(saved, monkeypatch):
+    _, folder = saved
+    stale, other = Index.load(folder), Index.load(folder)
+    with other:
+        other.upsert([9_000], QUERIES[9:10])
+    monkeypatch.chdir(folder.parent)
+    with stale:
+        stale.save(folder.name)  # the same place by another name
+        assert 9_000 in stale
+    assert 9_000 in Index.load(folder)
+
+
+@pytest.mark.parametrize("where", ["append", "conform"])
+def test_an_update_that_is_interrupted_leaves_every_vector_with_its_id(saved, monkeypatch, where):
+    _, folder = saved
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    for index in (Index.build(VECTORS, np.arange(1_000), ATTRIBUTES, backend="exact"), Index.load(folder)):
+        wanted = index.project(QUERIES[2:3])
+        index.upsert([3_000], QUERIES[:1])
+        with monkeypatch.context() as patch:
+            patch.setattr(AttributeTable, where, interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                index.upsert([3_001], QUERIES[1:2])
+        index.upsert([3_002], QUERIES[2:3])
+        assert np.allclose(index.vectors([3_002]), wanted, atol=1e-6)
+        assert index.search(QUERIES[2:3], 1).ids.tolist() == [[3_002]]
+        index.close()
+    again = Index.load(folder)
+    assert np.allclose(again.vectors([3_002]), wanted, atol=1e-6)
+    # On the disk before the interrupt came, or not begun.
+    assert (3_001 in again) == (3_001 in index) == (where == "append")
+
+
+def test_other_programs_folders_are_left_alone(tmp_path):
+    index = Index.build(VECTORS, np.arange(1_000))
+    foreign = tmp_path / "records"
+    foreign.mkdir()
+    (foreign / "manifest.json").write_text('{"format": 1, "fingerprint": "x", "num_products": 3}')
+    with pytest.raises(UserError, match=r"holds other files, such as manifest\.json"):
+        index.save(foreign)
+    index.save(tmp_path / "index")
+    (tmp_path / "index/generation-1").mkdir()
+    (tmp_path / "index/generation-1/data.txt").write_text("mine")
+    index.save(tmp_path / "index")
+    index.close()
+    assert (tmp_path / "index/generation-1/data.txt").read_text() == "mine"
+    assert len(list((tmp_path / "index").glob("generation-*.journal"))) == 1
 
 
 def test_a_copied_folder_is_an_index(saved, tmp_path):

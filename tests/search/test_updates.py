@@ -99,8 +99,10 @@ class Model(RuleBasedStateMachine):
     @precondition(lambda self: (self.folder / "index").exists() and self.index._saved is not None)
     @rule()
     def crash_and_load(self) -> None:
-        # What is in memory is lost; the operating system lets go of the lock.
-        self.index.close()
+        # What is in memory is lost, as if the process had ended: nothing but the lock is let go.
+        saved = self.index._saved
+        assert saved is not None
+        saved._held.close()
         self.index = Index.load(self.folder / "index")
 
     @precondition(lambda self: self.products)
@@ -164,13 +166,23 @@ def test_readers_see_whole_versions_beside_a_writer():
     index = Index.build(vectors, ids, {"stamp": [0] * 200})
     stop, torn, answers = threading.Event(), [], [0] * 8
 
+    unit = POOL / np.linalg.norm(POOL, axis=1, keepdims=True)
+
     def read(number: int) -> None:
+        queries = unit[number : number + 4]
         while not stop.is_set():
-            snapshot = index.snapshot
-            stamps = snapshot.attributes.take(np.flatnonzero(snapshot.live)).to_lists()["stamp"]
-            hits = index.search(POOL[number : number + 4], 20)
-            if len(set(stamps)) != 1 or (hits.ids < 0).any() or any(len(set(r)) < 20 for r in hits.ids.tolist()):
-                torn.append(stamps)
+            hits = index.search(queries, 20)
+            for query in range(4):
+                stamps = {row["stamp"] for row in hits.attributes(query)}
+                ids = hits.ids[query]
+                if len(stamps) != 1 or len(set(ids.tolist())) != 20 or (ids < 0).any():
+                    torn.append((stamps, ids))
+                    return
+                # The vectors of a version follow from its stamp: ids, attributes and scores must be of one version.
+                start = stamps.pop() % 1000
+                if not np.allclose(unit[start + ids] @ queries[query], hits.scores[query], atol=1e-5):
+                    torn.append((start, ids))
+                    return
             answers[number] += 1
 
     readers = [threading.Thread(target=read, args=(n,)) for n in range(8)]
