@@ -6,9 +6,11 @@ import difflib
 import errno
 import sys
 from collections.abc import Callable, Iterable
+from itertools import islice
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
+_MOST_KNOWN = 10_000  # spellings that are compared; a hint is not worth seconds
 
 
 class UserError(ValueError):
@@ -17,7 +19,7 @@ class UserError(ValueError):
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """Returns `"; did you mean 'x'?"` for the closest known spelling of `name`, or an empty string."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name, islice(known, _MOST_KNOWN), n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 

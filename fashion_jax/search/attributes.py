@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,12 +17,45 @@ MISSING = -1  # the code of a missing text
 Scalar = str | float | None
 
 
+class Vocabulary(Sequence[str]):
+    """Texts with a code each. It only grows, so that all versions of a column share it."""
+
+    def __init__(self, words: Iterable[str] = ()) -> None:
+        self._codes: dict[str, int] = {}
+        self._words: list[str] = []
+        self._lock = threading.Lock()
+        for word in words:
+            self.add(word)
+
+    def add(self, word: str) -> int:
+        """Returns the code of a text, a new one where it has none."""
+        with self._lock:
+            code = self._codes.get(word)
+            if code is None:
+                self._words.append(word)  # before its code is known: who knows a code finds its text
+                code = self._codes[word] = len(self._words) - 1
+            return code
+
+    def code(self, word: str) -> int | None:
+        """Returns the code of a text; None where it has none."""
+        return self._codes.get(word)
+
+    def __contains__(self, word: object) -> bool:
+        return word in self._codes
+
+    def __len__(self) -> int:
+        return len(self._words)
+
+    def __getitem__(self, code: Any) -> Any:
+        return self._words[code]
+
+
 @dataclass(frozen=True, slots=True)
 class TextColumn:
     """Texts as codes into a vocabulary; `MISSING` where there is none."""
 
     codes: Int32[np.ndarray, " n"]
-    vocabulary: tuple[str, ...]
+    vocabulary: Vocabulary
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +87,8 @@ class AttributeTable:
 
     def column(self, name: str) -> Column:
         """Returns a column; UserError names the nearest one where there is none."""
+        if not isinstance(name, str):
+            raise UserError(f"the name of a column is a text, not {name!r}")
         if name not in self._columns:
             known = ", ".join(self._columns) or "none: the index was built without attributes"
             raise UserError(f"there is no column {name!r}{nearest(name, self._columns)}; columns: {known}")
@@ -67,9 +103,11 @@ class AttributeTable:
         taken: dict[str, Column] = {}
         for name, column in self._columns.items():
             if isinstance(column, TextColumn):
-                taken[name] = TextColumn(np.append(column.codes, np.int32(MISSING))[rows], column.vocabulary)
+                codes = column.codes[rows] if self._count else np.empty(len(rows), np.int32)
+                taken[name] = TextColumn(np.where(rows >= 0, codes, np.int32(MISSING)), column.vocabulary)
             else:
-                taken[name] = NumberColumn(np.append(column.values, np.nan)[rows])
+                values = column.values[rows] if self._count else np.empty(len(rows))
+                taken[name] = NumberColumn(np.where(rows >= 0, values, np.nan))
         return AttributeTable(taken, len(rows))
 
     def replace(self, other: AttributeTable) -> AttributeTable:
@@ -97,22 +135,29 @@ class AttributeTable:
         groups[absent] = -1 - np.flatnonzero(absent)
         return groups
 
-    def append(self, other: AttributeTable) -> AttributeTable:
-        """Returns this table with another's rows below it; the columns must be of the same names and kinds."""
+    def append(
+        self, other: AttributeTable, join: Callable[[str, np.ndarray, np.ndarray], np.ndarray]
+    ) -> AttributeTable:
+        """Returns this table with another's rows below it.
+
+        Args:
+            other: of the same columns, of the same kinds.
+            join: joins two arrays of the column that it is told.
+        """
         joined: dict[str, Column] = {}
         for name, column in self._columns.items():
             more = other._columns[name]
             if isinstance(column, TextColumn):
                 assert isinstance(more, TextColumn)
-                places = {text: code for code, text in enumerate(column.vocabulary)}
-                for text in more.vocabulary:
-                    places.setdefault(text, len(places))
-                # One place more: the code -1 reads the last one, which says missing again.
-                to_ours = np.array([*(places[text] for text in more.vocabulary), MISSING], np.int32)
-                joined[name] = TextColumn(np.concatenate([column.codes, to_ours[more.codes]]), tuple(places))
+                codes = more.codes
+                if more.vocabulary is not column.vocabulary:
+                    # One place more: the code -1 reads the last one, which says missing again.
+                    to_ours = [*(column.vocabulary.add(text) for text in more.vocabulary), MISSING]
+                    codes = np.array(to_ours, np.int32)[codes]
+                joined[name] = TextColumn(join(name, column.codes, codes), column.vocabulary)
             else:
                 assert isinstance(more, NumberColumn)
-                joined[name] = NumberColumn(np.concatenate([column.values, more.values]))
+                joined[name] = NumberColumn(join(name, column.values, more.values))
         return AttributeTable(joined, self._count + len(other))
 
     def conform(self, other: AttributeTable) -> AttributeTable:
@@ -156,7 +201,7 @@ class AttributeTable:
             if array is None or array.shape != (count,) or array.dtype != (np.int32 if text else np.float64):
                 raise UserError(f"the column {item['name']!r} is damaged")
             if text:
-                vocabulary = tuple(str(word) for word in item["vocabulary"])
+                vocabulary = Vocabulary(str(word) for word in item["vocabulary"])
                 if count and not (array.min() >= MISSING and array.max() < len(vocabulary)):
                     raise UserError(f"the column {item['name']!r} is damaged")
                 columns[str(item["name"])] = TextColumn(array, vocabulary)
@@ -201,9 +246,9 @@ def _make_column(name: str, values: list[Any]) -> Column:
     strange = next((value for value in present if not isinstance(value, str)), None)
     if strange is not None:
         raise UserError(f"the column {name!r} mixes texts and others, such as {strange!r}; make it all of one kind")
-    places: dict[str, int] = {}
-    codes = [MISSING if value is None else places.setdefault(str(value), len(places)) for value in known]
-    return TextColumn(np.array(codes, np.int32), tuple(places))
+    vocabulary = Vocabulary()
+    codes = [MISSING if value is None else vocabulary.add(str(value)) for value in known]
+    return TextColumn(np.array(codes, np.int32), vocabulary)
 
 
 def _is_missing(value: Any) -> bool:
@@ -228,7 +273,7 @@ def _all_missing(column: Column) -> bool:
 
 def _missing_like(column: Column, count: int) -> Column:
     if isinstance(column, TextColumn):
-        return TextColumn(np.full(count, MISSING, np.int32), ())
+        return TextColumn(np.full(count, MISSING, np.int32), Vocabulary())
     return NumberColumn(np.full(count, np.nan))
 
 

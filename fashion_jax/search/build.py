@@ -10,6 +10,7 @@ from fashion_jax.errors import UserError, nearest
 from fashion_jax.progress import progress_bar
 from fashion_jax.search import scann
 from fashion_jax.search.exact import ExactSearcher
+from fashion_jax.search.inputs import check_k, check_share
 from fashion_jax.search.planner import measure_costs
 from fashion_jax.search.snapshot import Base
 from fashion_jax.search.tuning import OperatingPoint, draw_sample, tune
@@ -20,6 +21,37 @@ _SCANN_FROM = 5_000  # rows; below it comparing with all takes less than a milli
 _DEVICE_SHARE = 0.4  # of an accelerator's memory that rows may take
 _DEVICE_BYTES = 8 << 30  # of an accelerator that does not say how much it has
 _SINGLE_QUERIES_FROM = 500_000  # rows from which ScaNN on the host answers one query sooner than an accelerator
+
+
+def check_options(
+    *,
+    target_recall: float = 0.95,
+    backend: str = "auto",
+    batch: int = 1,
+    pca: int | None = None,
+    whiten: bool = False,
+    width: int | None = None,
+) -> None:
+    """Checks what can be checked before there is a single vector, which may take hours to compute.
+
+    Args:
+        target_recall: as `Index.build` takes it, and so are `backend`, `batch`, `pca` and `whiten`.
+        backend: see there.
+        batch: see there.
+        pca: see there.
+        whiten: see there.
+        width: of the embeddings, where it is known.
+
+    Raises:
+        UserError: one is out of range, or ScaNN is asked for and not installed.
+    """
+    check_share(target_recall, "target_recall")
+    choose_backend(backend, 1, 1, check_k(batch, "batch"))
+    if pca is None:
+        if whiten:
+            raise UserError("whitening scales principal components: say with pca how many to keep")
+    elif check_k(pca, "pca") > (width or pca):
+        raise UserError(f"pca must be in [1, {width}] for embeddings of {width} features, not {pca}")
 
 
 def choose_backend(backend: str, count: int, dim: int, batch: int) -> str:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from fashion_jax.search.index import Index
     from fashion_jax.serving.predictor import Predictor
 
+_MOST_DIGITS = 20  # of an id
+
 
 def add_index_commands(add: Callable[..., argparse.ArgumentParser], sources: str) -> None:
     """Adds `index` and `search` to the console script.
@@ -89,7 +91,7 @@ def parse_ids(index: Index, texts: list[str]) -> list[int | str]:
     integers = index.snapshot.ids.dtype.kind == "i"
     found: list[int | str] = []
     for text in texts:
-        name: int | str = int(text) if integers and text.isdecimal() else text
+        name: int | str = int(text) if integers and text.isdecimal() and len(text) < _MOST_DIGITS else text
         if name not in index:
             hint = "" if integers else nearest(text, [str(i) for i in index.ids[:20_000]])
             raise UserError(f"the index has no product {text!r}{hint}")
@@ -144,6 +146,8 @@ def _info(flags: argparse.Namespace) -> int:
             f"batches {1 / point.batch_seconds:,.0f} queries/s"
         )
     state = "; ".join(health.reasons)
+    if index.unread:
+        print(f"journal    {index.unread}")
     print(f"health     recall@10 now {health.recall:.4f}; {f'rebuild it: {state}' if state else 'no rebuild is due'}")
     return 0
 
@@ -152,7 +156,11 @@ def _delete(flags: argparse.Namespace) -> int:
     from fashion_jax.search.index import Index
 
     with Index.load(flags.index) as index:
-        index.delete(parse_ids(index, flags.id))
+        names = parse_ids(index, flags.id)
+        try:
+            index.delete(names)
+        except KeyError as error:  # gone since it was looked for
+            raise UserError(str(error.args[0])) from None
         print(f"{len(flags.id):,} removed, {len(index):,} products left")
     return 0
 
@@ -170,6 +178,8 @@ def _verify(flags: argparse.Namespace) -> int:
     from fashion_jax.search.index import Index
 
     index = Index.load(flags.index)
+    if index.unread:
+        raise UserError(index.unread)
     health = index.health()
     print(f"{flags.index}: every byte is as it was saved; {len(index):,} products; recall@10 {health.recall:.4f}")
     if health.rebuild_due:

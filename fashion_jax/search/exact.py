@@ -125,7 +125,10 @@ def _top(
 
 
 def search_rows(
-    vectors: Float32[np.ndarray, "m dim"], queries: Float32[np.ndarray, "q dim"], k: int
+    vectors: Float32[np.ndarray, "m dim"],
+    queries: Float32[np.ndarray, "q dim"],
+    k: int,
+    allowed: Bool[np.ndarray, " m"] | None = None,
 ) -> tuple[Scores, Positions]:
     """Returns the k nearest of few rows on the host, best first, as `ExactSearcher.search` does.
 
@@ -133,6 +136,7 @@ def search_rows(
         vectors: of length 1; any number of them, also none.
         queries: of length 1.
         k: at least 1.
+        allowed: rows that may be returned; None for all.
 
     Returns:
         Cosine similarities, -inf where there are fewer rows, and positions into `vectors`, -1 there.
@@ -142,9 +146,12 @@ def search_rows(
     width = min(k, len(vectors))
     if not width:
         return scores, positions
-    step = max(1, _HOST_TILE_SCORES // len(vectors))
+    step = queries_per_tile(len(vectors))
+    denied = None if allowed is None else np.flatnonzero(~allowed)
     for start in range(0, len(queries), step):
         found = queries[start : start + step] @ vectors.T
+        if denied is not None:
+            found[:, denied] = -np.inf
         part = slice(start, start + len(found))
         if width < found.shape[1]:
             chosen = np.argpartition(found, found.shape[1] - width, axis=1)[:, -width:]
@@ -154,7 +161,14 @@ def search_rows(
         order = np.argsort(-values, axis=1, kind="stable")
         scores[part, :width] = np.take_along_axis(values, order, axis=1)
         positions[part, :width] = np.take_along_axis(chosen, order, axis=1)
+    if allowed is not None:
+        positions[np.isneginf(scores)] = -1
     return scores, positions
+
+
+def queries_per_tile(count: int) -> int:
+    """Returns how many queries are compared with `count` rows at once on the host."""
+    return max(1, _HOST_TILE_SCORES // max(1, count))
 
 
 def merge_top(first: tuple[Scores, Positions], second: tuple[Scores, Positions], k: int) -> tuple[Scores, Positions]:

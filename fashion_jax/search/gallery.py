@@ -15,6 +15,7 @@ from fashion_jax.data.photos import BadPhoto
 from fashion_jax.data.schema import Schema
 from fashion_jax.data.tables import read_table
 from fashion_jax.errors import UserError
+from fashion_jax.search.build import check_options
 from fashion_jax.search.embed import Embedded, remove_shards, run_embedding
 from fashion_jax.search.index import Index
 from fashion_jax.search.storage import check_place
@@ -55,8 +56,9 @@ def build_index(
     """
     folder = Path(out)
     check_place(folder)
+    check_options(**{k: v for k, v in options.items() if k != "seed"}, width=model.embedding_size)
     run = SourceRun(model, source, folder / "products", schema=schema, progress=progress)
-    extra = read_columns(table) if table is not None else None
+    extra = _read_table(table, run.catalog, progress)
     embedded = run_embedding(model, run)
     columns = describe(model, embedded, extra)
     index = Index.build(
@@ -88,7 +90,10 @@ def add_products(
     check_model(index, model)
     assert index.folder is not None
     run = SourceRun(model, source, index.folder / "products", schema=schema, progress=progress)
-    extra = read_columns(table) if table is not None else None
+    extra = _read_table(table, run.catalog, progress)
+    if extra is not None:
+        for name in extra.columns:
+            index.snapshot.attributes.column(str(name))  # says which one it may be
     embedded = run_embedding(model, run)
     # Whether ids are texts is the index's to say, not this source's.
     ids = embedded.text_ids if index.snapshot.ids.dtype.kind == "U" else embedded.ids
@@ -102,6 +107,21 @@ def add_products(
     if progress:
         print(f"{index.folder}: {len(embedded.products):,} products added or replaced, {len(index):,} in all; {note}")
     return len(embedded.products)
+
+
+def _read_table(path: str | Path | None, catalog: Catalog, progress: bool) -> pd.DataFrame | None:
+    """Reads a table of more columns; UserError where it is of other products."""
+    if path is None:
+        return None
+    extra = read_columns(path)
+    there = sum(product.id in extra.index for product in catalog.products)
+    if not there:
+        ours, theirs = catalog.products[0].id, extra.index[0] if len(extra) else "none at all"
+        raise UserError(f"{path} has none of the catalogue's products: ids there are such as {theirs}, here {ours}")
+    if progress and there < len(catalog.products):
+        left = len(catalog.products) - there
+        print(f"{path}: {left:,} of {len(catalog.products):,} products are not in it and have nothing in its columns")
+    return extra
 
 
 def _keep_values(

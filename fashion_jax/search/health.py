@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fashion_jax.search.exact import search_rows
+from fashion_jax.search.exact import merge_top, search_rows
 from fashion_jax.search.planner import nearest
 from fashion_jax.search.snapshot import Snapshot
-from fashion_jax.search.tuning import without_self
+from fashion_jax.search.tuning import measure_recall, scores_of_others
 
 _QUERIES = 200
 _NEIGHBOURS = 10
@@ -67,8 +67,12 @@ def _recall(snapshot: Snapshot, live: np.ndarray) -> float:
     chosen = base.sample.rows[:: max(1, len(base.sample.rows) // _QUERIES)]
     queries = np.ascontiguousarray(base.vectors[chosen])
     k = min(_NEIGHBOURS + 1, len(live))
-    _, found = nearest(snapshot, queries, k, None if snapshot.is_plain else snapshot.allowed(None))
-    _, places = search_rows(snapshot.vectors(live), queries, k)
+    found = nearest(snapshot, queries, k, None if snapshot.is_plain else snapshot.allowed(None))
+    true_scores, places = search_rows(base.vectors, queries, k, snapshot.live[: base.count])
+    true = (true_scores, places)
+    if len(snapshot.delta):
+        added, more = search_rows(snapshot.delta, queries, k, snapshot.live[base.count :])
+        true = merge_top(true, (added, np.where(more >= 0, more + base.count, -1)), k)
     # A row that finds itself proves nothing.
-    found, truth = without_self(found, chosen), without_self(live[places], chosen)
-    return float(np.mean([len(np.intersect1d(a, b)) / (k - 1) for a, b in zip(found, truth, strict=True)]))
+    wanted = scores_of_others(*true, chosen)
+    return float(measure_recall(wanted, scores_of_others(*found, chosen)).mean())

@@ -8,21 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32
 
 from fashion_jax.errors import UserError
 from fashion_jax.search import storage
-from fashion_jax.search.attributes import Scalar, make_table
-from fashion_jax.search.build import build_base
-from fashion_jax.search.health import Health, measure_health
-from fashion_jax.search.inputs import check_ids, check_k, check_share, check_vectors
+from fashion_jax.search.attributes import make_table
+from fashion_jax.search.build import build_base, check_options
+from fashion_jax.search.inputs import check_ids, check_vectors
 from fashion_jax.search.journal import Update
 from fashion_jax.search.projection import fit_projection
 from fashion_jax.search.query import Refinement, find
 from fashion_jax.search.ranking import Hits
 from fashion_jax.search.saved import SavedIndex
 from fashion_jax.search.snapshot import Snapshot
-from fashion_jax.search.updates import Writing, rebase
+from fashion_jax.search.updates import Writing, has_many_dead_additions, rebase, without_dead_additions
 from fashion_jax.search.view import IndexView
 
 
@@ -38,6 +36,7 @@ class Index(IndexView, contextlib.AbstractContextManager["Index"]):
         self._lock = threading.RLock()  # of the writers
         self._writing: Writing | None = None  # made for the first change: searching needs none of it
         self._saved: SavedIndex | None = None
+        self._rebuilds = 0  # under way: they count on rows staying where they are
 
     @classmethod
     def build(
@@ -79,12 +78,13 @@ class Index(IndexView, contextlib.AbstractContextManager["Index"]):
             raise UserError("an index needs at least one product")
         names = check_ids(ids, len(vectors))
         table = make_table(attributes, len(vectors))
-        target = check_share(target_recall, "target_recall")
+        check_options(target_recall=target_recall, backend=backend, batch=batch, pca=pca, whiten=whiten)
+        target = float(target_recall)
         projection = None
         if pca is not None:
-            projection = fit_projection(vectors, check_k(pca), whiten=whiten, seed=seed)
+            projection = fit_projection(vectors, int(pca), whiten=whiten, seed=seed)
             vectors = check_vectors(projection.apply(vectors), None, "projected embeddings")
-        base = build_base(vectors, backend, target, batch=check_k(batch), seed=seed, progress=progress)
+        base = build_base(vectors, backend, target, batch=int(batch), seed=seed, progress=progress)
         live = np.ones(len(names), bool)
         snapshot = Snapshot(1, names, live, len(names), base, base.vectors[:0], table, projection)
         settings = {"model": str(model), "backend": backend, "batch": int(batch), "seed": int(seed), "about": {}}
@@ -131,18 +131,6 @@ class Index(IndexView, contextlib.AbstractContextManager["Index"]):
         vectors = snapshot.project(queries, "queries")
         return find(snapshot, vectors, k, Refinement(where, group_by, diversity, min_score, exclude))
 
-    def project(self, embeddings: Any, what: str = "queries") -> Float32[np.ndarray, "n dim"]:
-        """Returns embeddings as the index compares them: of length 1, its projection applied.
-
-        Args:
-            embeddings: (n, features), or one (features,).
-            what: their name in errors.
-
-        Raises:
-            UserError: another width, or not finite numbers.
-        """
-        return self._snapshot.project(embeddings, what)
-
     def search_projected(self, queries: Any, k: int = 10, **options: Any) -> Hits:
         """Does what `search` does, with the same options, for queries that `project` or `vectors` returned."""
         snapshot = self._snapshot
@@ -173,28 +161,34 @@ class Index(IndexView, contextlib.AbstractContextManager["Index"]):
     def delete(self, ids: Any) -> None:
         """Removes products, all of them in one step; KeyError where one is not there, and nothing is removed then."""
         with self._lock:
-            writing, snapshot = self._start_writing()
+            _, snapshot = self._start_writing()
             names = check_ids(ids, None, snapshot.ids.dtype.kind)
-            writing.find(names.tolist())
+            snapshot.find(names.tolist())
             if len(names):
                 self._commit(Update(True, names))
 
     def rebuild(self, *, progress: bool = False) -> None:
         """Indexes the live products anew; searches and changes go on meanwhile. A saved index is saved again."""
-        before = self._snapshot
-        rows = np.flatnonzero(before.live)
-        if not len(rows):
-            raise UserError("an index without products cannot be rebuilt; add some first")
-        backend, target = self._settings["backend"], before.base.target_recall
-        chosen = {name: self._settings[name] for name in ("batch", "seed")}
-        base = build_base(before.vectors(rows), backend, target, **chosen, progress=progress)
         with self._lock:
-            _, now = self._start_writing()
-            if now.base is not before.base:
-                raise UserError("the index was rebuilt by someone else meanwhile")
-            self._writing, self._snapshot = None, rebase(before, now, base)
-            if self._saved is not None:
-                self.save(self._saved.folder)
+            before = self._snapshot
+            self._rebuilds += 1
+        try:
+            rows = np.flatnonzero(before.live)
+            if not len(rows):
+                raise UserError("an index without products cannot be rebuilt; add some first")
+            backend, target = self._settings["backend"], before.base.target_recall
+            chosen = {name: self._settings[name] for name in ("batch", "seed")}
+            base = build_base(before.vectors(rows), backend, target, **chosen, progress=progress)
+            with self._lock:
+                _, now = self._start_writing()
+                if now.base is not before.base:
+                    raise UserError("the index was rebuilt by someone else meanwhile")
+                self._writing, self._snapshot = None, rebase(before, now, base)
+                if self._saved is not None:
+                    self.save(self._saved.folder)
+        finally:
+            with self._lock:
+                self._rebuilds -= 1
 
     def save(self, path: str | Path) -> None:
         """Writes the index into a folder, in one step, and keeps later changes there.
@@ -210,6 +204,7 @@ class Index(IndexView, contextlib.AbstractContextManager["Index"]):
                 storage.check_place(Path(path))
                 saved = SavedIndex(Path(path))
                 saved.lock()
+            self._drop_dead_additions()
             try:
                 saved.replace(self._snapshot, self._settings)
             except BaseException:
@@ -239,23 +234,13 @@ class Index(IndexView, contextlib.AbstractContextManager["Index"]):
         """Where it was saved or loaded last, or None."""
         return self._saved.folder if self._saved is not None else None
 
-    def health(self) -> Health:
-        """Measures recall on the stored sample as the index is now, and says whether a rebuild is due, and why."""
-        return measure_health(self._snapshot)
+    @property
+    def unread(self) -> str:
+        """A sentence about bytes behind the last update on the disk that are no whole one; empty where there are none.
 
-    def vectors(self, ids: Any) -> Float32[np.ndarray, "n dim"]:
-        """Returns the stored vectors of products, of length 1; KeyError where one is not there."""
-        rows, snapshot = self._find(ids)
-        return snapshot.vectors(rows)
-
-    def attributes(self, ids: Any) -> list[dict[str, Scalar]]:
-        """Returns the attributes of products, None where one is missing; KeyError where a product is not there."""
-        rows, snapshot = self._find(ids)
-        return [snapshot.attributes.row(row) for row in rows.tolist()]
-
-    def __contains__(self, name: object) -> bool:
-        with self._lock:
-            return name in self._writer().rows
+        A crash leaves such, of an update that was never acknowledged; a damaged disk may, of one that was.
+        """
+        return self._saved.rest if self._saved is not None else ""
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -265,10 +250,11 @@ class Index(IndexView, contextlib.AbstractContextManager["Index"]):
             self._writing = Writing(self._snapshot)
         return self._writing
 
-    def _find(self, ids: Any) -> tuple[np.ndarray, Snapshot]:
-        with self._lock:
-            names = ids.tolist() if isinstance(ids, np.ndarray) else [ids] if isinstance(ids, (str, int)) else list(ids)
-            return self._writer().find(names), self._snapshot
+    def _drop_dead_additions(self) -> None:
+        if not self._rebuilds:
+            following = without_dead_additions(self._snapshot)
+            if following is not self._snapshot:
+                self._writing, self._snapshot = None, following
 
     def _start_writing(self) -> tuple[Writing, Snapshot]:
         saved = self._saved
@@ -290,12 +276,18 @@ class Index(IndexView, contextlib.AbstractContextManager["Index"]):
             self._snapshot = self._writer().apply(self._snapshot, update)
             if saved is not None:
                 saved.advance()
+            if has_many_dead_additions(self._snapshot):
+                self._drop_dead_additions()
         except BaseException:
             # Half of it may have been done; the next change starts from the snapshot, and reads the disk again.
             self._writing = None
             if saved is not None:
                 saved.let_go()
             raise
+        if saved is not None and saved.journal_is_long:
+            # It is on the disk already; what cannot be saved away now is with the next change.
+            with contextlib.suppress(OSError, UserError):
+                self.save(saved.folder)
 
     def _catch_up(self) -> None:
         """Reads what is on the disk and not yet here."""
@@ -305,8 +297,10 @@ class Index(IndexView, contextlib.AbstractContextManager["Index"]):
             if saved.is_replaced():
                 self._snapshot, self._settings = saved.read()
                 self._writing = None
-            for update in saved.updates():
-                self._snapshot = self._writer().apply(self._snapshot, update)
+            updates = saved.updates(self._snapshot)
+            if updates:
+                self._snapshot = self._writer().apply_all(self._snapshot, updates)
+                saved.advance()
             # A journal that went because a new generation came meanwhile looks like one without updates.
             if not saved.is_replaced():
                 return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,8 @@ from jaxtyping import Float32
 
 from fashion_jax.errors import UserError
 
-MAX_ID_LENGTH = 512
+MAX_ID_LENGTH = 128  # all ids take the space of the longest
+_LENGTH_ERROR = 1e-3  # of a squared length
 
 
 def check_vectors(vectors: Any, dim: int | None, what: str) -> Float32[np.ndarray, "n dim"]:
@@ -55,6 +56,15 @@ def check_vectors(vectors: Any, dim: int | None, what: str) -> Float32[np.ndarra
     return (wide / lengths[:, None]).astype(np.float32)
 
 
+def check_unit(vectors: Float32[np.ndarray, "n dim"]) -> None:
+    """Raises UserError where a stored vector is not finite, or not of length 1."""
+    squares = np.einsum("nd,nd->n", vectors, vectors)
+    # A comparison with NaN is false.
+    strange = np.flatnonzero(~(np.abs(squares - 1) < _LENGTH_ERROR))
+    if len(strange):
+        raise UserError(f"row {strange[0]} of the vectors is not of length 1")
+
+
 def check_ids(ids: Any, count: int | None = None, kind: str | None = None) -> np.ndarray:
     """Returns product ids as int64, or as texts, each once.
 
@@ -66,17 +76,23 @@ def check_ids(ids: Any, count: int | None = None, kind: str | None = None) -> np
     Raises:
         UserError: another number, a mixture, an id twice, negative or empty, or of the other kind.
     """
-    if isinstance(ids, (str, bytes, int, np.integer)):
-        ids = [ids]
-    array = np.asarray(ids)
+    ids = as_list(ids) if not isinstance(ids, np.ndarray) else ids
+    try:
+        array = np.asarray(ids)
+    except ValueError:
+        _no_list(ids)
     if not array.size:
         array = np.zeros(0, np.int64 if kind != "U" else "<U1")
     if array.dtype.kind == "O":
         array = _from_objects(array.tolist())
+    if isinstance(ids, list):
+        # numpy reads [1, "2"] as texts and [True, 2] as integers.
+        if any(isinstance(i, (bool, np.bool_)) for i in ids):
+            raise UserError("ids must be integers or texts, not true and false")
+        if array.dtype.kind == "U" and not all(isinstance(i, str) for i in ids):
+            raise UserError("ids must be all integers or all texts, not both")
     if array.ndim != 1 or array.dtype.kind not in "iuU":
         raise UserError(f"ids must be a list of integers or of texts, not {array.dtype} {array.shape}")
-    if isinstance(ids, Sequence) and array.dtype.kind == "U" and not all(isinstance(i, str) for i in ids):
-        raise UserError("ids must be all integers or all texts, not both")
     if count is not None and len(array) != count:
         raise UserError(f"there are {len(array):,} ids for {count:,} vectors")
     ours = "U" if array.dtype.kind == "U" else "i"
@@ -97,10 +113,19 @@ def check_ids(ids: Any, count: int | None = None, kind: str | None = None) -> np
     return array
 
 
-def check_k(k: Any) -> int:
-    """Returns the number of neighbours; UserError unless it is an integer of at least 1."""
+def as_list(ids: Any) -> list[Any]:
+    """Returns one id or several as a list of Python's own values; UserError for what is no list."""
+    if isinstance(ids, np.ndarray):
+        return ids.reshape(-1).tolist() if ids.ndim <= 1 else _no_list(ids)
+    if isinstance(ids, (str, bytes, int, np.integer)):
+        return [ids]
+    return list(ids) if isinstance(ids, Iterable) else _no_list(ids)
+
+
+def check_k(k: Any, name: str = "k") -> int:
+    """Returns a number of things; UserError calls it by its name unless it is an integer of at least 1."""
     if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
-        raise UserError(f"k must be an integer of at least 1, not {k!r}")
+        raise UserError(f"{name} must be an integer of at least 1, not {k!r}")
     return int(k)
 
 
@@ -123,6 +148,10 @@ def check_share(value: Any, name: str) -> float:
     if not 0 < number <= 1:
         raise UserError(f"{name} must be in (0, 1], not {value!r}")
     return number
+
+
+def _no_list(ids: Any) -> list[Any]:
+    raise UserError(f"ids must be a list of integers or of texts, not {type(ids).__name__}")
 
 
 def _from_objects(values: list[Any]) -> np.ndarray:

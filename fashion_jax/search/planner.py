@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
+import platform
 import time
+from pathlib import Path
 
+import jax
 import numpy as np
 from jaxtyping import Float32
 
@@ -14,8 +19,8 @@ from fashion_jax.search.scann import ScannSearcher
 from fashion_jax.search.snapshot import Allowed, Base, Costs, Snapshot
 from fashion_jax.search.tuning import OperatingPoint
 
-_SLACK = 1.5  # candidates fetched per neighbour that is expected to pass a filter
-_EXTRA = 10  # and on top of it
+_SPREADS = 3.0  # standard deviations by which more candidates are fetched than are expected to be needed
+_MILD = 1.25  # candidates per neighbour up to which the neighbours' own operating point serves
 _PICKING = 2e-8  # seconds per candidate to see whether it passes
 _DEVICE_FROM = 4_096  # rows from which XLA on the host's processor may be faster than numpy
 _NEVER = 1e9  # seconds
@@ -40,13 +45,15 @@ def nearest(snapshot: Snapshot, queries: Queries, k: int, allowed: Allowed | Non
     if allowed is None:
         return _all_rows(base, queries, k)
     found = _base_rows(base, queries, k, allowed)
-    if not len(allowed.delta_rows):
+    if not allowed.delta_count:
         return found
-    whole = len(allowed.delta_rows) == len(snapshot.delta)
-    delta = snapshot.delta if whole else snapshot.delta[allowed.delta_rows]
-    scores, places = search_rows(delta, queries, min(k, len(delta)))
-    rows = allowed.delta_rows[places] + base.count
-    return merge_top(found, (scores, np.where(places >= 0, rows, -1)), k)
+    if 2 * allowed.delta_count > len(snapshot.delta):
+        scores, rows = search_rows(snapshot.delta, queries, min(k, allowed.delta_count), allowed.delta_mask)
+    else:
+        passing = np.flatnonzero(allowed.delta_mask)
+        scores, places = search_rows(snapshot.delta[passing], queries, min(k, len(passing)))
+        rows = np.where(places >= 0, passing[places], -1)
+    return merge_top(found, (scores, np.where(rows >= 0, rows + base.count, -1)), k)
 
 
 def point_for(base: Base, neighbours: int) -> OperatingPoint | None:
@@ -58,23 +65,37 @@ def point_for(base: Base, neighbours: int) -> OperatingPoint | None:
 
 def plan(base: Base, num_queries: int, k: int, allowed: Allowed) -> tuple[str, int]:
     """Returns how the base is searched: "host", "device" or "scann", and how many neighbours are fetched from it."""
-    passing = len(allowed.base_rows)
+    passing = allowed.base_count
     costs = base.costs
-    host = passing * (costs.host_single if num_queries == 1 else num_queries * costs.host_batch)
+    compared = base.count if allowed.is_masked else passing
+    host = compared * (costs.host_single if num_queries == 1 else num_queries * costs.host_batch)
     # A filter that is asked for once is not asked for again by itself; gathering counts until it is done.
-    host += 0.0 if allowed.is_gathered or passing == base.count else passing * costs.gather
+    host += 0.0 if allowed.is_gathered or allowed.is_masked else passing * costs.gather
     if isinstance(base.searcher, ExactSearcher):
         device = costs.device_single if num_queries == 1 else num_queries * costs.device_batch
         return ("device", k) if device < host else ("host", k)
     if not passing or allowed.shortfalls > max(_FEW_QUERIES, allowed.searches) * _MANY_SHORT:
         return "host", k
-    fetch = k if passing == base.count else math.ceil(k * base.count / passing * _SLACK) + _EXTRA
-    fetch = min(fetch, base.count)
-    point = point_for(base, fetch)
+    fetch = min(candidates(k, passing / base.count), base.count)
+    point = point_for(base, _tuned_for(k, fetch))
     if point is None:
         return "host", k
     search = point.single_seconds if num_queries == 1 else num_queries * point.batch_seconds
     return ("scann", fetch) if search + num_queries * fetch * _PICKING < host else ("host", k)
+
+
+def candidates(k: int, share: float) -> int:
+    """Returns how many rows to fetch so that k pass, where a share of all passes without regard to the query.
+
+    The number that passes is binomial: as many are fetched as put k at three standard deviations below its mean.
+    """
+    spread = _SPREADS * math.sqrt(1 - share)
+    return math.ceil((k + spread * math.sqrt(k + spread**2 / 4) + spread**2 / 2) / share)
+
+
+def _tuned_for(k: int, fetch: int) -> int:
+    """Returns the neighbours whose operating point finds the k best of `fetch` candidates."""
+    return k if fetch <= _MILD * k else fetch
 
 
 def measure_costs(base_vectors: Float32[np.ndarray, "n dim"], searcher: ScannSearcher | ExactSearcher) -> Costs:
@@ -97,6 +118,15 @@ def measure_costs(base_vectors: Float32[np.ndarray, "n dim"], searcher: ScannSea
         device_single=device_single,
         device_batch=device_batch,
     )
+
+
+def machine_name() -> str:
+    """Returns what the measured times depend on: processor, its cores, and the accelerator."""
+    model = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model)
+    return f"{model}, {os.cpu_count()} cores, {jax.local_devices()[0].device_kind}"
 
 
 def _seconds(run: object) -> float:
@@ -135,7 +165,7 @@ def _base_rows(base: Base, queries: Queries, k: int, allowed: Allowed) -> tuple[
     if how == "host":
         return _host(base, queries, k, allowed)
     assert isinstance(base.searcher, ScannSearcher)
-    point = point_for(base, fetch)
+    point = point_for(base, _tuned_for(k, fetch))
     assert point is not None
     scores, positions = base.searcher.search(queries, fetch, point.leaves, point.reorder)
     # Where a place is empty its position is -1, which reads the last row's mask; its score keeps it out.
@@ -144,7 +174,7 @@ def _base_rows(base: Base, queries: Queries, k: int, allowed: Allowed) -> tuple[
     kept = np.take_along_axis(passing, order, axis=1)
     scores = np.where(kept, np.take_along_axis(scores, order, axis=1), -np.inf).astype(np.float32)
     positions = np.where(kept, np.take_along_axis(positions, order, axis=1), -1).astype(np.int64)
-    wanted = min(k, len(allowed.base_rows))
+    wanted = min(k, allowed.base_count)
     short = kept.sum(1) < wanted
     allowed.searches += len(queries)
     if short.any():
@@ -156,8 +186,11 @@ def _base_rows(base: Base, queries: Queries, k: int, allowed: Allowed) -> tuple[
 
 
 def _host(base: Base, queries: Queries, k: int, allowed: Allowed) -> tuple[Scores, Positions]:
+    if allowed.is_masked:
+        every = allowed.base_count == base.count
+        return search_rows(base.vectors, queries, k, None if every else allowed.base_mask)
     scores, places = search_rows(allowed.gather(base), queries, k)
-    if len(allowed.base_rows) < base.count and len(allowed.base_rows):
+    if allowed.base_count:
         places = np.where(places >= 0, allowed.base_rows[places], -1)
     return scores, places
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,12 +12,14 @@ from fashion_jax.errors import UserError
 from fashion_jax.search.exact import Positions, Scores
 from fashion_jax.search.inputs import check_ids, check_neighbours
 from fashion_jax.search.planner import nearest
-from fashion_jax.search.ranking import Hits, diversify, first_of_groups, lacks_rows
+from fashion_jax.search.ranking import Hits, best_of_groups, diversify, first_of_groups, lacks_rows
 from fashion_jax.search.snapshot import Allowed, Snapshot
 
 _POOL_PER_PICK = 5  # candidates per pick where variety is asked for
 _LEAST_POOL = 50
-_QUERIES_AT_ONCE = 64  # whose candidates' vectors are held at once
+_VALUES_AT_ONCE = 1 << 24  # of candidates' vectors that are held at once, 64 MiB
+_FEW_EXCLUDED = 200  # ids up to which they are struck from more candidates, rather than searched around
+_MOST_FETCHED = 4_096  # candidates per query in which groups are looked for, before all rows are compared
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,47 +82,72 @@ def refine(
     diversity, lowest = _check_diversity(wanted.diversity), _check_score(wanted.min_score)
     groups = None if wanted.group_by is None else snapshot.attributes.groups(wanted.group_by)
     allowed = None if wanted.where is None and snapshot.is_plain else snapshot.allowed(wanted.where)
-    if wanted.exclude is not None:
-        allowed = _without(snapshot, allowed, wanted.exclude)
+    excluded = check_ids([] if wanted.exclude is None else wanted.exclude, None, snapshot.ids.dtype.kind)
+    if len(excluded) > _FEW_EXCLUDED:
+        mask = (snapshot.live if allowed is None else allowed.mask) & ~np.isin(snapshot.ids, excluded)
+        allowed, excluded = Allowed(mask, snapshot), excluded[:0]
     pool = max(_LEAST_POOL, _POOL_PER_PICK * k) if diversity else k
+    pool = max(k, min(pool, snapshot.num_live if allowed is None else allowed.count))
     if groups is None:
-        scores, positions = nearest(snapshot, queries, pool, allowed)
+        scores, positions = _nearest_others(snapshot, queries, pool, allowed, excluded)
     else:
-        scores, positions = _nearest_groups(snapshot, queries, pool, allowed, groups)
+        scores, positions = _nearest_groups(snapshot, queries, pool, allowed, excluded, groups)
     if lowest is not None:
         below = scores < lowest
         scores, positions = np.where(below, np.float32(-np.inf), scores), np.where(below, -1, positions)
     if not diversity:
         return scores, positions
+    step = max(1, _VALUES_AT_ONCE // (positions.shape[1] * queries.shape[1]))
     parts = [
-        _pick(
-            snapshot,
-            scores[start : start + _QUERIES_AT_ONCE],
-            positions[start : start + _QUERIES_AT_ONCE],
-            k,
-            diversity,
-        )
-        for start in range(0, len(queries), _QUERIES_AT_ONCE)
+        _pick(snapshot, scores[start : start + step], positions[start : start + step], k, diversity)
+        for start in range(0, len(queries), step)
     ]
     return np.concatenate([s for s, _ in parts]), np.concatenate([p for _, p in parts])
 
 
-def _nearest_groups(
-    snapshot: Snapshot, queries: np.ndarray, k: int, allowed: Allowed | None, groups: np.ndarray
+def _nearest_others(
+    snapshot: Snapshot, queries: np.ndarray, k: int, allowed: Allowed | None, excluded: np.ndarray
 ) -> tuple[Scores, Positions]:
-    """Looks further and further until every query has k groups, or there are no more rows."""
+    """Returns the k nearest rows that are not of a few excluded ids."""
+    if not len(excluded):
+        return nearest(snapshot, queries, k, allowed)
+    scores, positions = nearest(snapshot, queries, min(k + len(excluded), snapshot.num_live), allowed)
+    struck = np.isin(snapshot.ids[positions], excluded) & (positions >= 0)
+    scores = np.where(struck, np.float32(-np.inf), scores)
+    order = np.argsort(struck, axis=1, kind="stable")[:, :k]
+    scores = np.take_along_axis(scores, order, axis=1)
+    positions = np.where(np.isneginf(scores), -1, np.take_along_axis(positions, order, axis=1))
+    lacking = ((0, 0), (0, k - scores.shape[1]))
+    return np.pad(scores, lacking, constant_values=-np.inf), np.pad(positions, lacking, constant_values=-1)
+
+
+def _nearest_groups(
+    snapshot: Snapshot,
+    queries: np.ndarray,
+    k: int,
+    allowed: Allowed | None,
+    excluded: np.ndarray,
+    groups: np.ndarray,
+) -> tuple[Scores, Positions]:
+    """Looks further and further until every query has k groups; where that gets too far, compares all rows."""
     available = snapshot.num_live if allowed is None else allowed.count
     scores = np.full((len(queries), k), -np.inf, np.float32)
     positions = np.full((len(queries), k), -1, np.int64)
     open_queries, fetch = np.arange(len(queries)), 2 * k
-    while len(open_queries):
+    while len(open_queries) and fetch <= _MOST_FETCHED:
         fetch = max(1, min(fetch, available))
-        found = nearest(snapshot, queries[open_queries], fetch, allowed)
+        found = _nearest_others(snapshot, queries[open_queries], fetch, allowed, excluded)
         best, rows, counts = first_of_groups(*found, groups, k)
         scores[open_queries], positions[open_queries] = best, rows
         if fetch >= available:
-            break
+            return scores, positions
         open_queries, fetch = open_queries[counts < k], fetch * 4
+    if len(open_queries):
+        mask = snapshot.live if allowed is None else allowed.mask
+        rows = np.flatnonzero(mask if not len(excluded) else mask & ~np.isin(snapshot.ids, excluded))
+        scores[open_queries], positions[open_queries] = best_of_groups(
+            snapshot.vectors, rows, groups[rows], queries[open_queries], k
+        )
     return scores, positions
 
 
@@ -133,14 +159,9 @@ def _pick(
     return diversify(scores, positions, vectors, k, diversity)
 
 
-def _without(snapshot: Snapshot, allowed: Allowed | None, exclude: Any) -> Allowed:
-    names = check_ids(exclude, None, snapshot.ids.dtype.kind)
-    mask = (snapshot.live if allowed is None else allowed.mask) & ~np.isin(snapshot.ids, names)
-    return Allowed(mask, snapshot)
-
-
 def _check_diversity(diversity: Any) -> float:
-    if isinstance(diversity, bool) or not isinstance(diversity, (int, float)) or not 0 <= diversity <= 1:
+    number = isinstance(diversity, (int, float, np.integer, np.floating)) and not isinstance(diversity, bool)
+    if not number or not 0 <= diversity <= 1:
         raise UserError(f"diversity must be a number in [0, 1], not {diversity!r}")
     return float(diversity)
 
@@ -148,6 +169,7 @@ def _check_diversity(diversity: Any) -> float:
 def _check_score(score: Any) -> float | None:
     if score is None:
         return None
-    if isinstance(score, bool) or not isinstance(score, (int, float, np.floating)) or math.isnan(score):
+    number = isinstance(score, (int, float, np.integer, np.floating)) and not isinstance(score, bool)
+    if not number or not score < 1e30:
         raise UserError(f"min_score must be a number, a cosine similarity, not {score!r}")
-    return float(score)
+    return float(max(score, -1e30))

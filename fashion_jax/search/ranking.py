@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from jaxtyping import Float32, Int64
 
 from fashion_jax.search.attributes import AttributeTable, Scalar
+from fashion_jax.search.exact import queries_per_tile
+
+_TILE_ROWS = 16_384
+_TILE_QUERIES = 512
 
 
 class Hits:
@@ -75,6 +81,54 @@ def first_of_groups(
         kept_scores[query, : len(chosen)] = scores[query][there][chosen]
         kept_positions[query, : len(chosen)] = rows[chosen]
     return kept_scores, kept_positions, counts
+
+
+def best_of_groups(
+    vectors_of: Callable[[Int64[np.ndarray, " m"]], Float32[np.ndarray, "m dim"]],
+    rows: Int64[np.ndarray, " n"],
+    groups: Int64[np.ndarray, " n"],
+    queries: Float32[np.ndarray, "q dim"],
+    k: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Compares queries with all of some rows, and returns the best row of each of the k best groups.
+
+    Memory is that of a tile of rows, and of a number per group for a tile of queries.
+
+    Args:
+        vectors_of: returns rows' vectors, of length 1.
+        rows: positions in the index.
+        groups: a number per row, the same within a group.
+        queries: of length 1.
+        k: groups per query at most.
+
+    Returns:
+        Scores and positions (q, k), -inf and -1 where there are fewer groups.
+    """
+    scores = np.full((len(queries), k), -np.inf, np.float32)
+    positions = np.full((len(queries), k), -1, np.int64)
+    # Rows of one group stand together, so that a maximum per group is one pass.
+    names, numbers = np.unique(groups, return_inverse=True)
+    order = np.argsort(numbers, kind="stable")
+    rows, numbers, width = rows[order], numbers[order], min(k, len(names))
+    step = min(_TILE_QUERIES, queries_per_tile(len(names)))
+    for start in range(0, len(queries), step):
+        part = queries[start : start + step]
+        best = np.full((len(part), len(names)), -np.inf, np.float32)
+        at = np.full(best.shape, -1, np.int64)
+        for first in range(0, len(rows), _TILE_ROWS):
+            tile, inside = rows[first : first + _TILE_ROWS], numbers[first : first + _TILE_ROWS]
+            there, begins, local = np.unique(inside, return_index=True, return_inverse=True)
+            found = part @ vectors_of(tile).T
+            top = np.maximum.reduceat(found, begins, axis=1)
+            places = np.where(found == top[:, local], np.arange(len(tile)), len(tile))
+            winner = tile[np.minimum.reduceat(places, begins, axis=1)]
+            better = top > best[:, there]
+            best[:, there] = np.where(better, top, best[:, there])
+            at[:, there] = np.where(better, winner, at[:, there])
+        chosen = np.argsort(-best, axis=1, kind="stable")[:, :width]
+        scores[start : start + step, :width] = np.take_along_axis(best, chosen, axis=1)
+        positions[start : start + step, :width] = np.take_along_axis(at, chosen, axis=1)
+    return scores, positions
 
 
 def diversify(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from fashion_jax.errors import UserError
 from fashion_jax.search import storage
-from fashion_jax.search.journal import Update, append_update, read_updates
+from fashion_jax.search.journal import Update, append_update, fits, read_updates
 from fashion_jax.search.snapshot import Snapshot
+
+_LEAST_JOURNAL = 64 << 20  # bytes
 
 
 class SavedIndex:
@@ -19,6 +21,9 @@ class SavedIndex:
         self.folder, self._generation = folder, generation
         self._journal: BinaryIO | None = None
         self._end = 0  # of the updates that the snapshot has
+        self._read = 0  # and of those that it is about to have
+        self._bytes = 0  # of the vectors that were saved
+        self.rest = ""  # about bytes behind the last update, which are none
         self._held = contextlib.ExitStack()
 
     @property
@@ -41,29 +46,42 @@ class SavedIndex:
     def read(self) -> tuple[Snapshot, dict[str, Any]]:
         """Reads the current generation as it was saved; `updates` yields what came after."""
         snapshot, settings, self._generation = storage.read_index(self.folder)
-        self._end = 0
+        self._start(snapshot)
         return snapshot, settings
 
-    def updates(self) -> Iterator[Update]:
-        """Yields the updates that were not read yet."""
-        for update, end in read_updates(storage.journal_path(self.folder, self._generation), self._end):
-            yield update
-            self._end = end
+    def updates(self, snapshot: Snapshot) -> list[Update]:
+        """Returns the updates that the snapshot does not have; `advance` says that it has them.
+
+        Raises:
+            UserError: the journal is damaged, or does not belong to the snapshot.
+        """
+        place = storage.journal_path(self.folder, self._generation)
+        updates, self._read, self.rest = read_updates(place, self._end)
+        for update in updates:
+            if not fits(update, snapshot):
+                raise UserError(f"{place} holds an update of another index; restore it from a copy")
+        return updates
 
     def open_journal(self) -> None:
         """Makes ready to append; the lock is held and all updates are read."""
         self._journal = storage.journal_path(self.folder, self._generation).open("ab", buffering=0)
         self._journal.truncate(self._end)  # what a crash cut short
+        self.rest = ""
 
     def append(self, update: Update) -> None:
         """Returns once an update is on the disk; `advance` says that the snapshot has it."""
         assert self._journal is not None
         append_update(self._journal, update)
+        self._read = self._journal.seek(0, 2)
 
     def advance(self) -> None:
-        """Takes note that the snapshot has every update in the journal."""
-        assert self._journal is not None
-        self._end = self._journal.seek(0, 2)
+        """Takes note that the snapshot has every update that was read or appended."""
+        self._end = self._read
+
+    @property
+    def journal_is_long(self) -> bool:
+        """Whether the journal takes more than what it is added to, so that a reader had better find it saved anew."""
+        return self._end > max(_LEAST_JOURNAL, self._bytes)
 
     def replace(self, snapshot: Snapshot, settings: dict[str, Any]) -> None:
         """Writes a new generation with an empty journal, and appends there; an error calls for `let_go`."""
@@ -71,9 +89,14 @@ class SavedIndex:
         if self._journal is not None:
             self._journal.close()
             self._journal = None
-        self._generation, self._end = generation, 0
+        self._generation = generation
+        self._start(snapshot)
         self.open_journal()
         storage.remove_others(self.folder, generation)
+
+    def _start(self, snapshot: Snapshot) -> None:
+        self._end = self._read = 0
+        self._bytes = snapshot.base.vectors.nbytes + snapshot.delta.nbytes
 
     def let_go(self) -> None:
         """Lets other processes write."""

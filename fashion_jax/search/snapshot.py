@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,12 +14,14 @@ from jaxtyping import Bool, Float32, Int64
 from fashion_jax.search.attributes import AttributeTable
 from fashion_jax.search.exact import ExactSearcher
 from fashion_jax.search.inputs import check_vectors
+from fashion_jax.search.lookup import IdLookup, as_names
 from fashion_jax.search.projection import Projection
 from fashion_jax.search.scann import ScannSearcher, Structure
 from fashion_jax.search.tuning import OperatingPoint, Sample
 from fashion_jax.search.where import parse_where
 
 _CACHED_FILTERS = 32
+_MASKED_FROM = 0.5  # share of the rows from which all are compared and some struck out, rather than the others copied
 _CACHED_BYTES = 64 << 20  # of vectors gathered for one filter
 
 
@@ -77,24 +80,36 @@ class Allowed:
     def __init__(self, mask: Bool[np.ndarray, " n"], snapshot: Snapshot) -> None:
         self.mask = mask
         self.base_mask = mask[: snapshot.base.count]
-        self.base_rows: Int64[np.ndarray, " m"] = np.flatnonzero(self.base_mask)
-        self.delta_rows: Int64[np.ndarray, " d"] = np.flatnonzero(mask[snapshot.base.count :])
-        self.count = len(self.base_rows) + len(self.delta_rows)
+        self.delta_mask = mask[snapshot.base.count :]
+        self.base_count = int(np.count_nonzero(self.base_mask))
+        self.delta_count = int(np.count_nonzero(self.delta_mask))
+        self.count = self.base_count + self.delta_count
         self.searches = 0  # approximate ones, and how many of their queries had to be asked again exactly
         self.shortfalls = 0
+        self._base_rows: Int64[np.ndarray, " m"] | None = None
         self._gathered: Float32[np.ndarray, "m dim"] | None = None
+
+    @property
+    def base_rows(self) -> Int64[np.ndarray, " m"]:
+        """Those of the base."""
+        if self._base_rows is None:
+            self._base_rows = np.flatnonzero(self.base_mask)
+        return self._base_rows
 
     @property
     def is_gathered(self) -> bool:
         """Whether `gather` has its answer at hand."""
         return self._gathered is not None
 
+    @property
+    def is_masked(self) -> bool:
+        """Whether so many rows pass that comparing all costs less than copying these."""
+        return self.base_count > _MASKED_FROM * len(self.base_mask)
+
     def gather(self, base: Base) -> Float32[np.ndarray, "m dim"]:
         """Returns the vectors of `base_rows`, kept for the next search where they are few."""
         if self._gathered is not None:
             return self._gathered
-        if len(self.base_rows) == base.count:
-            return base.vectors
         vectors = base.vectors[self.base_rows]
         if vectors.nbytes <= _CACHED_BYTES:
             self._gathered = vectors
@@ -127,6 +142,8 @@ class Snapshot:
     attributes: AttributeTable
     projection: Projection | None = None
     _filters: OrderedDict[str | None, Allowed] = field(default_factory=OrderedDict)
+    _lookup: list[IdLookup] = field(default_factory=list)  # of the base, shared by the versions that have it
+    _added: list[dict[int | str, int]] = field(default_factory=list)  # rows of the products of the delta
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -151,6 +168,37 @@ class Snapshot:
         """What stands for an absent product: -1, or an empty text where ids are texts."""
         return -1 if self.ids.dtype.kind == "i" else ""
 
+    @property
+    def base_lookup(self) -> IdLookup:
+        """Finds products of the base, also those that are not live any more."""
+        with self._lock:
+            if not self._lookup:
+                self._lookup.append(IdLookup(self.ids[: self.base.count]))
+            return self._lookup[0]
+
+    def find(self, names: Sequence[Any]) -> Int64[np.ndarray, " m"]:
+        """Returns the rows of products; KeyError names the first one that is not there."""
+        wanted = as_names(names, self.ids.dtype.kind)
+        if wanted is None:
+            # Some of them can be no ids; they are found one by one.
+            rows = np.array([-1 if as_names([n], self.ids.dtype.kind) is None else 0 for n in names], np.int64)
+        else:
+            rows = self.base_lookup.find(wanted)
+            rows = np.where(self.live[rows], rows, -1)
+            if len(self.delta) and (rows < 0).any():
+                added = self._rows_added()
+                for place in np.flatnonzero(rows < 0):
+                    rows[place] = added.get(wanted[place].item(), -1)
+        if (rows < 0).any():
+            raise KeyError(f"the index has no product {names[int(np.argmax(rows < 0))]!r}")
+        return rows
+
+    def _rows_added(self) -> dict[int | str, int]:
+        if not self._added:
+            rows = np.flatnonzero(self.live[self.base.count :]) + self.base.count
+            self._added.append(dict(zip(self.ids[rows].tolist(), rows.tolist(), strict=True)))
+        return self._added[0]
+
     def vectors(self, rows: Int64[np.ndarray, " m"]) -> Float32[np.ndarray, "m dim"]:
         """Returns the vectors of rows of base and delta."""
         if not len(self.delta):
@@ -167,6 +215,8 @@ class Snapshot:
         Raises:
             UserError: the filter cannot be understood.
         """
+        if where is not None and not isinstance(where, str):
+            parse_where(where)  # says that it is none
         with self._lock:
             found = self._filters.get(where)
             if found is not None:
@@ -182,5 +232,7 @@ class Snapshot:
 
     def next(self, **changes: object) -> Snapshot:
         """Returns the following version with some parts changed."""
-        fresh = {"_filters": OrderedDict(), "_lock": threading.Lock()}
+        fresh = {"_filters": OrderedDict(), "_added": [], "_lock": threading.Lock()}
+        if "base" in changes:
+            fresh["_lookup"] = []
         return replace(self, version=self.version + 1, **fresh, **changes)  # type: ignore[arg-type]

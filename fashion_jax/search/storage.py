@@ -14,7 +14,8 @@ import json
 import re
 import shutil
 import uuid
-from dataclasses import asdict
+import zipfile
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +25,30 @@ from fashion_jax import files
 from fashion_jax.errors import UserError
 from fashion_jax.search.attributes import AttributeTable
 from fashion_jax.search.exact import ExactSearcher
+from fashion_jax.search.planner import machine_name, measure_costs
 from fashion_jax.search.projection import Projection
 from fashion_jax.search.scann import ScannSearcher, Structure
 from fashion_jax.search.snapshot import Base, Costs, Snapshot
-from fashion_jax.search.tuning import OperatingPoint, Sample
+from fashion_jax.search.stored_arrays import check_snapshot, load_array, load_arrays, save_array
+from fashion_jax.search.tuning import OperatingPoint, Sample, retime
 
 FORMAT = 1
 _MANIFEST = "manifest.json"
 _PREFIX = "generation-"
 # A generation, its journal, or what a kill left of one that was being written.
 _OURS = re.compile(r"\.?generation-[0-9a-f]{12}(\.journal|\.[a-z0-9_]{8}\.(part|old))?")
+# What reading a file can end in that is damaged, or made to do harm.
+_DAMAGE = (
+    KeyError,
+    TypeError,
+    ValueError,
+    OSError,
+    EOFError,
+    MemoryError,
+    RecursionError,
+    OverflowError,
+    zipfile.BadZipFile,
+)
 
 
 def write_index(folder: Path, snapshot: Snapshot, settings: dict[str, Any]) -> str:
@@ -51,12 +66,12 @@ def write_index(folder: Path, snapshot: Snapshot, settings: dict[str, Any]) -> s
     name = _PREFIX + uuid.uuid4().hex[:12]
     columns, about = snapshot.attributes.to_arrays()
     with files.replace_directory(folder / name) as aside:
-        _save(aside / "vectors.npy", np.concatenate([base.vectors, snapshot.delta]))
-        _save(aside / "ids.npy", snapshot.ids)
-        _save(aside / "live.npy", snapshot.live)
+        save_array(aside / "vectors.npy", np.concatenate([base.vectors, snapshot.delta]))
+        save_array(aside / "ids.npy", snapshot.ids)
+        save_array(aside / "live.npy", snapshot.live)
         np.savez(aside / "columns.npz", **columns)  # type: ignore[arg-type]
         if base.sample is not None:
-            np.savez(aside / "sample.npz", rows=base.sample.rows, neighbours=base.sample.neighbours)
+            np.savez(aside / "sample.npz", rows=base.sample.rows, scores=base.sample.scores)
         if projection is not None:
             np.savez(aside / "projection.npz", mean=projection.mean, components=projection.components)
         if isinstance(base.searcher, ScannSearcher):
@@ -81,6 +96,7 @@ def write_index(folder: Path, snapshot: Snapshot, settings: dict[str, Any]) -> s
             "target_recall": base.target_recall,
             "points": [point.to_json() for point in base.points],
             "costs": asdict(base.costs),
+            "machine": machine_name(),  # where the costs and the points' times are measured
         },
         "columns": about,
         "projection": None if projection is None else {"explained": projection.explained},
@@ -144,10 +160,16 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         ):  # fmt: skip
             if not isinstance(manifest[key], kind):
                 raise TypeError(key)
-    except (KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    except UserError:
+        raise
+    except (*_DAMAGE, AttributeError) as error:
         raise UserError(f"{path} is damaged ({error!r}); restore it or build the index again") from error
-    if not manifest["generation"].startswith(_PREFIX) or "/" in manifest["generation"]:
-        raise UserError(f"{path} is damaged: it names the generation {manifest['generation']!r}")
+    if not _OURS.fullmatch(manifest["generation"]) or manifest["rows"] < 1 or manifest["dim"] < 1:
+        raise UserError(
+            f"{path} is damaged: it names {manifest['generation']!r}, {manifest['rows']} x {manifest['dim']}"
+        )
     return manifest
 
 
@@ -190,37 +212,44 @@ def _read(folder: Path, manifest: dict[str, Any]) -> tuple[Snapshot, dict[str, A
     _check_files(place, manifest["files"])
     rows, dim, about = manifest["rows"], manifest["dim"], manifest["base"]
     try:
-        vectors = _load(place / "vectors.npy", np.float32, (rows, dim))
-        ids = _load(place / "ids.npy", None, (rows,))
-        live = _load(place / "live.npy", np.bool_, (rows,))
-        with np.load(place / "columns.npz", allow_pickle=False) as arrays:
-            table = AttributeTable.from_arrays(dict(arrays), manifest["columns"], rows)
+        vectors = load_array(place / "vectors.npy", np.float32, (rows, dim))
+        ids = load_array(place / "ids.npy", None, (rows,))
+        live = load_array(place / "live.npy", np.bool_, (rows,))
+        table = AttributeTable.from_arrays(load_arrays(place / "columns.npz"), manifest["columns"], rows)
         sample = projection = None
         if "sample.npz" in manifest["files"]:
-            with np.load(place / "sample.npz", allow_pickle=False) as arrays:
-                sample = Sample(arrays["rows"], arrays["neighbours"])
+            arrays = load_arrays(place / "sample.npz")
+            sample = Sample(arrays["rows"], arrays["scores"])
         if "projection.npz" in manifest["files"]:
-            with np.load(place / "projection.npz", allow_pickle=False) as arrays:
-                explained = float(manifest["projection"]["explained"])
-                projection = Projection(arrays["mean"], arrays["components"], explained)
+            arrays = load_arrays(place / "projection.npz")
+            explained = float(manifest["projection"]["explained"])
+            projection = Projection(arrays["mean"], arrays["components"], explained)
         count, backend = int(about["rows"]), str(about["backend"])
         structure = Structure(int(about["leaves"]))
         points = tuple(OperatingPoint.from_json(point) for point in about["points"])
         costs = Costs(**{name: float(value) for name, value in about["costs"].items()})
         target = float(about["target_recall"])
-        settings, version = dict(manifest["settings"]), int(manifest["version"])
+        settings, version, machine = dict(manifest["settings"]), int(manifest["version"]), str(about["machine"])
+        if not {"model", "backend", "batch", "seed", "about"} <= settings.keys() or backend not in ("exact", "scann"):
+            raise ValueError("its settings are not those of an index")
+        if not 0 < count <= rows:
+            raise ValueError(f"{count} of its {rows} rows are indexed")
+        base_vectors = vectors[:count]
+        searcher: ScannSearcher | ExactSearcher
+        if backend == "scann":
+            searcher = ScannSearcher.load(place / "scann", count, structure)
+        else:
+            searcher = ExactSearcher(base_vectors)
+        base = Base(base_vectors, backend, structure, searcher, points, sample, costs, target)
+        snapshot = Snapshot(version, ids, live, int(live.sum()), base, vectors[count:], table, projection)
+        check_snapshot(snapshot)
     except FileNotFoundError:
         raise
-    except (KeyError, TypeError, ValueError, OSError) as error:
-        raise UserError(f"{folder} is damaged: {error}") from error
-    base_vectors = vectors[:count]
-    searcher: ScannSearcher | ExactSearcher
-    if backend == "scann":
-        searcher = ScannSearcher.load(place / "scann", count, structure)
-    else:
-        searcher = ExactSearcher(base_vectors)
-    base = Base(base_vectors, backend, structure, searcher, points, sample, costs, target)
-    snapshot = Snapshot(version, ids, live, int(live.sum()), base, vectors[count:], table, projection)
+    except _DAMAGE as error:
+        raise UserError(f"{folder} is damaged: {str(error) or type(error).__name__}") from error
+    if machine != machine_name():
+        base = replace(base, costs=measure_costs(base_vectors, searcher), points=retime(points, searcher, base_vectors))
+        snapshot = replace(snapshot, base=base)
     return snapshot, settings, manifest["generation"]
 
 
@@ -232,24 +261,13 @@ def _check_files(place: Path, digests: dict[str, Any]) -> None:
         path = place / name
         if name not in present:
             raise FileNotFoundError(2, "missing", str(path))
-        if path.stat().st_size != known["bytes"] or _digest(path) != known["sha256"]:
+        same = isinstance(known, dict) and path.stat().st_size == known.get("bytes")
+        if not same or _digest(path) != known.get("sha256"):
             raise UserError(f"{path} is damaged: its bytes are not those that were saved; build the index again")
 
 
 def _manifest_digest(manifest: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
-
-
-def _save(path: Path, array: np.ndarray) -> None:
-    with path.open("wb") as file:
-        np.save(file, array, allow_pickle=False)
-
-
-def _load(path: Path, dtype: type | None, shape: tuple[int, ...]) -> np.ndarray:
-    array = np.load(path, allow_pickle=False)
-    if array.shape != shape or (dtype is not None and array.dtype != dtype) or array.dtype.kind not in "fiUb":
-        raise ValueError(f"{path.name} holds {array.dtype} {array.shape}")
-    return array
 
 
 def _digest(path: Path) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,8 @@ _SAMPLE = max(_LADDER.values())
 _SINGLES = 64  # queries that are timed one by one
 _REORDER = (1.0, 1.5, 2.0, 3.0, 5.0, 8.0, 14.0, 25.0, 40.0)  # candidates per neighbour
 _ROWS_PER_TASK = 50  # whose similarities to all rows are held at once
+_VALUES_AT_ONCE = 1 << 26  # of such similarities, over all tasks, 256 MiB
+_TIE = 1e-5  # cosine similarity that single precision cannot tell apart
 _CLEARANCE = 2.0  # standard errors by which the sample must clear the target, so that other queries do too
 
 
@@ -63,15 +66,16 @@ class OperatingPoint:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Rows that serve as queries, and their true neighbours, themselves left out.
+    """Rows that serve as queries, and how near their true neighbours are, themselves left out.
 
     Attributes:
         rows: their positions.
-        neighbours: positions of the nearest rows, best first.
+        scores: cosine similarities of the nearest rows, best first. Similarities rather than positions, because of
+            several rows that are equally near (the same photo twice) any is right.
     """
 
     rows: Int64[np.ndarray, " sample"]
-    neighbours: Int64[np.ndarray, "sample k"]
+    scores: Float32[np.ndarray, "sample k"]
 
 
 def draw_sample(vectors: Float32[np.ndarray, "n dim"], seed: int) -> Sample:
@@ -86,28 +90,23 @@ def draw_sample(vectors: Float32[np.ndarray, "n dim"], seed: int) -> Sample:
     width = min(max(_LADDER), count - 1)
     # The comparisons use all cores by themselves, picking the best of them one.
     cuts = np.array_split(rows, max(1, len(rows) // _ROWS_PER_TASK))
-    with ThreadPoolExecutor() as pool:
-        found = list(pool.map(lambda cut: search_rows(vectors, vectors[cut], width + 1)[1], cuts))
-    return Sample(rows, without_self(np.concatenate(found), rows)[:, :width])
+    workers = min(os.cpu_count() or 1, max(1, _VALUES_AT_ONCE // (_ROWS_PER_TASK * count)))
+    with ThreadPoolExecutor(workers) as pool:
+        found = list(pool.map(lambda cut: search_rows(vectors, vectors[cut], width + 1), cuts))
+    scores, positions = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    return Sample(rows, scores_of_others(scores, positions, rows))
 
 
-def measure_recall(sample: Sample, found: Int64[np.ndarray, "sample k"], k: int) -> Float32[np.ndarray, " sample"]:
-    """Returns the share of the k true neighbours that were found, for as many sampled rows as there are answers.
+def measure_recall(
+    wanted: Float32[np.ndarray, "sample k"], found: Float32[np.ndarray, "sample k"]
+) -> Float32[np.ndarray, " sample"]:
+    """Returns the share of the k true neighbours that were found: of rows at least as near as the k-th of them.
 
     Args:
-        sample: rows and their neighbours.
-        found: of the first rows of the sample, k + 1 positions each, because a row may find itself.
-        k: neighbours.
+        wanted: similarities of the k nearest, best first.
+        found: similarities of k different rows that were found, -inf where there is none.
     """
-    others = without_self(found, sample.rows[: len(found)])[:, :k]
-    truth = np.sort(sample.neighbours[: len(found), :k], axis=1)
-    # Each row's positions are moved into a range of their own, so that one search serves all rows.
-    step = int(max(truth.max(), others.max())) + 2
-    shift = np.arange(len(truth))[:, None] * step
-    every = (truth + shift).reshape(-1)
-    wanted = np.where(others >= 0, others, step - 1) + shift
-    place = np.minimum(np.searchsorted(every, wanted), every.size - 1)
-    return (every[place] == wanted).sum(1).astype(np.float32) / truth.shape[1]
+    return (found >= wanted[:, -1:] - _TIE).mean(1, dtype=np.float32)
 
 
 def tune(
@@ -130,12 +129,12 @@ def tune(
     """
     points: list[OperatingPoint] = []
     for most, queries in _LADDER.items():
-        neighbours = min(most, sample.neighbours.shape[1])
+        neighbours = min(most, sample.scores.shape[1])
         if points and points[-1].neighbours >= neighbours:
             break
         # More neighbours never need fewer leaves.
         fewest = points[-1].leaves if points else 1
-        some = Sample(sample.rows[:queries], sample.neighbours[:queries])
+        some = Sample(sample.rows[:queries], sample.scores[:queries])
         points.append(_tune_one(searcher, vectors, some, neighbours, target, fewest))
         on_point(points[-1])
     return tuple(points)
@@ -149,9 +148,9 @@ def _tune_one(
 
     def measure(leaves: int, reorder: int) -> tuple[bool, float, float]:
         begin = time.perf_counter()
-        _, found = searcher.search(queries, neighbours + 1, leaves, reorder)
+        found = searcher.search(queries, neighbours + 1, leaves, reorder)
         seconds = (time.perf_counter() - begin) / len(queries)
-        recall = measure_recall(sample, found, neighbours)
+        recall = measure_recall(sample.scores[:, :neighbours], scores_of_others(*found, sample.rows))
         clearance = _CLEARANCE * float(recall.std()) / math.sqrt(len(recall))
         mean = float(recall.mean())
         return mean - (clearance if mean < 1 else 0) >= target, mean, seconds
@@ -179,12 +178,40 @@ def _tune_one(
         _, recall, seconds = measure(every, reorder)
         best = (seconds, every, reorder, recall)
     seconds, leaves, reorder, recall = best
-    singles = []
-    for query in queries[:_SINGLES]:
+    single = _single_seconds(searcher, queries[:_SINGLES], neighbours, leaves, reorder)
+    return OperatingPoint(neighbours, leaves, reorder, recall, single, seconds)
+
+
+def retime(
+    points: tuple[OperatingPoint, ...], searcher: Any, vectors: Float32[np.ndarray, "n dim"]
+) -> tuple[OperatingPoint, ...]:
+    """Returns the points with the times that they take on this machine; their recall is the same on all."""
+    queries = vectors[: min(len(vectors), 4 * _SINGLES)]
+    return tuple(
+        replace(
+            point,
+            single_seconds=_single_seconds(
+                searcher, queries[: _SINGLES // 4], point.neighbours, point.leaves, point.reorder
+            ),
+            batch_seconds=_batch_seconds(searcher, queries, point.neighbours, point.leaves, point.reorder),
+        )
+        for point in points
+    )
+
+
+def _single_seconds(searcher: ScannSearcher, queries: np.ndarray, neighbours: int, leaves: int, reorder: int) -> float:
+    times = []
+    for query in queries:
         begin = time.perf_counter()
         searcher.search(query[None], neighbours, leaves, reorder)
-        singles.append(time.perf_counter() - begin)
-    return OperatingPoint(neighbours, leaves, reorder, recall, float(np.median(singles)), seconds)
+        times.append(time.perf_counter() - begin)
+    return float(np.median(times))
+
+
+def _batch_seconds(searcher: ScannSearcher, queries: np.ndarray, neighbours: int, leaves: int, reorder: int) -> float:
+    begin = time.perf_counter()
+    searcher.search(queries, neighbours, leaves, reorder)
+    return (time.perf_counter() - begin) / len(queries)
 
 
 def _reorders(neighbours: int, count: int) -> Iterator[int]:
@@ -207,8 +234,10 @@ def _leaf_grid(leaves: int) -> Iterator[int]:
     yield leaves
 
 
-def without_self(found: Int64[np.ndarray, "sample k"], rows: Int64[np.ndarray, " sample"]) -> np.ndarray:
-    """Removes each row's own position, or where it is absent the last one, so that all keep one width."""
+def scores_of_others(
+    scores: Float32[np.ndarray, "sample m"], found: Int64[np.ndarray, "sample m"], rows: Int64[np.ndarray, " sample"]
+) -> Float32[np.ndarray, "sample k"]:
+    """Removes what each row says of itself, or where it did not find itself the last one: k is m - 1."""
     own = found == rows[:, None]
     own[~own.any(1), -1] = True
-    return found[~own].reshape(len(found), found.shape[1] - 1)
+    return scores[~own].reshape(len(found), found.shape[1] - 1)

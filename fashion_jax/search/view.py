@@ -5,7 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float32
 
+from fashion_jax.search.attributes import Scalar
+from fashion_jax.search.health import Health, measure_health
+from fashion_jax.search.inputs import as_list
 from fashion_jax.search.projection import Projection
 from fashion_jax.search.snapshot import Snapshot
 
@@ -55,3 +59,35 @@ class IndexView:
 
     def __len__(self) -> int:
         return self._snapshot.num_live
+
+    def project(self, embeddings: Any, what: str = "queries") -> Float32[np.ndarray, "n dim"]:
+        """Returns embeddings as the index compares them: of length 1, its projection applied.
+
+        Args:
+            embeddings: (n, features), or one (features,).
+            what: their name in errors.
+
+        Raises:
+            UserError: another width, or not finite numbers.
+        """
+        return self._snapshot.project(embeddings, what)
+
+    def health(self) -> Health:
+        """Measures recall on the stored sample as the index is now, and says whether a rebuild is due, and why."""
+        return measure_health(self._snapshot)
+
+    def vectors(self, ids: Any) -> Float32[np.ndarray, "n dim"]:
+        """Returns the stored vectors of products, of length 1; KeyError where one is not there."""
+        snapshot = self._snapshot
+        return snapshot.vectors(snapshot.find(as_list(ids)))
+
+    def attributes(self, ids: Any) -> list[dict[str, Scalar]]:
+        """Returns the attributes of products, None where one is missing; KeyError where a product is not there."""
+        snapshot = self._snapshot
+        return [snapshot.attributes.row(row) for row in snapshot.find(as_list(ids)).tolist()]
+
+    def __contains__(self, name: object) -> bool:
+        try:
+            return bool(len(self._snapshot.find([name])))
+        except KeyError:
+            return False

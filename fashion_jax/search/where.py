@@ -267,7 +267,7 @@ def _compare(name: str, mark: str, value: Literal, table: AttributeTable) -> Boo
         if value is not None and not isinstance(value, str):
             raise UserError(f"the column {name!r} holds texts and is compared with {value!r}; put it in quotes")
         if value is None or mark in ("==", "!="):
-            code = MISSING if value is None else _code(column, value)
+            code = MISSING if value is None else column.vocabulary.code(value)
             equal = np.zeros(len(table), bool) if code is None else column.codes == code
             return ~equal if mark == "!=" else equal
         # Texts are compared once per word of the vocabulary; the last place stands for a missing one.
@@ -279,13 +279,6 @@ def _compare(name: str, mark: str, value: Literal, table: AttributeTable) -> Boo
         missing = np.isnan(column.values)
         return missing if mark == "==" else ~missing
     return _COMPARE[mark](column.values, float(value))
-
-
-def _code(column: TextColumn, value: str) -> int | None:
-    try:
-        return column.vocabulary.index(value)
-    except ValueError:
-        return None
 
 
 def _texts(node: _Node) -> Iterator[tuple[str, str]]:

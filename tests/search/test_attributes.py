@@ -37,7 +37,7 @@ def test_rows_are_taken_and_minus_one_is_missing():
 def test_appended_tables_keep_their_words():
     table = make_table({"colour": ["Red", None], "price": [1, 2]}, 2)
     more = make_table({"colour": ["Green", None, "Red"], "price": [3, None, 5]}, 3)
-    assert table.append(more).to_lists() == {
+    assert table.append(more, lambda name, ours, theirs: np.concatenate([ours, theirs])).to_lists() == {
         "colour": ["Red", None, "Green", None, "Red"], "price": [1, 2, 3, None, 5],
     }  # fmt: skip
 

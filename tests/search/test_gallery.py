@@ -15,6 +15,7 @@ from fashion_jax.cli import main
 from fashion_jax.errors import UserError
 from fashion_jax.experiment import train
 from fashion_jax.search import embed as embed_module
+from fashion_jax.search import gallery
 from fashion_jax.search.embed import embed_source
 from fashion_jax.search.gallery import read_columns
 from fashion_jax.search.index import Index
@@ -230,6 +231,34 @@ def test_products_are_added_replaced_and_removed(shop, run, tmp_path):
     code, out, _ = run("index", "verify", "--index", tmp_path / "index")
     assert code == 0
     assert "every byte" in out
+
+
+def test_options_are_checked_before_anything_is_embedded(shop, run, tmp_path, monkeypatch):
+    monkeypatch.setattr(gallery, "run_embedding", lambda *_: pytest.fail("it was embedded"))
+    table = tmp_path / "prices.csv"
+    build = ("index", "build", "--model", shop / "run", "--source", shop / "shop/products.csv", "--out", tmp_path / "i")
+    for flags, message in (
+        (("--backend", "scan"), "did you mean 'scann'"),
+        (("--target-recall", "1.5"), "target_recall"),
+        (("--batch", "0"), "batch must be"),
+        (("--pca", "100000"), r"pca must be in [1, "),
+        (("--pca", "0"), "pca must be"),
+        (("--whiten",), "how many to keep"),
+        (("--table", table), "none of the catalogue's products"),
+    ):
+        table.write_text("id,price\nnobody,3\n")
+        code, _, errors = run(*build, *flags)
+        assert code == 2, flags
+        assert message in errors
+    assert not (tmp_path / "i").exists()
+    table.write_text("id,prise\nS00000,3\n")
+    add = ("index", "add", "--index", shop / "index", "--source", shop / "shop/products.csv", "--table", table)
+    code, _, errors = run(*add)
+    assert code == 2
+    assert "did you mean 'price'" in errors
+    code, _, errors = run("index", "delete", "--index", shop / "index", "--id", "9" * 5_000)
+    assert code == 2
+    assert "no product" in errors
 
 
 def test_another_model_is_refused(shop, run, tmp_path, tiny_config):

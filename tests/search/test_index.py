@@ -10,7 +10,7 @@ from search.clustered import attributes_of, clustered, recall, truth
 
 import fashion_jax
 from fashion_jax.errors import UserError
-from fashion_jax.search import planner
+from fashion_jax.search import planner, query, ranking
 from fashion_jax.search.exact import ExactSearcher, search_rows
 from fashion_jax.search.index import Index
 
@@ -142,6 +142,31 @@ def test_groups_give_their_nearest_alone(index):
     assert (side.ids[:, 2:] == -1).all()
 
 
+def test_few_groups_among_many_rows_are_found_in_bounded_memory(index, monkeypatch):
+    monkeypatch.setattr(query, "_MOST_FETCHED", 16)
+    monkeypatch.setattr(ranking, "_TILE_ROWS", 700)
+    monkeypatch.setattr(ranking, "_TILE_QUERIES", 7)
+    sides = np.array(ATTRIBUTES["side"])
+    hits = index.search(QUERIES[:20], 9, group_by="side", where="share < 0.5", exclude=IDS[:20])
+    mask = (np.array(ATTRIBUTES["share"]) < 0.5) & (np.arange(6_000) >= 20)
+    for side in ("left", "right"):
+        best = truth(VECTORS, QUERIES[:20], 1, mask & (sides == side))[:, 0]
+        assert all(row in found for row, found in zip(best, positions(hits)[:, :2], strict=True))
+    assert (hits.ids[:, 2:] == -1).all()
+    assert (np.diff(hits.scores[:, :2], axis=1) <= 0).all()
+    titles = index.search(QUERIES[:3], 30, group_by="title")
+    monkeypatch.undo()
+    assert np.allclose(titles.scores, index.search(QUERIES[:3], 30, group_by="title").scores, atol=0.05)
+
+
+def test_many_exclusions_are_as_few(index, monkeypatch):
+    out = IDS[:400:2]
+    many = index.search(QUERIES[:10], 8, exclude=out, where="share < 0.4")
+    monkeypatch.setattr(query, "_FEW_EXCLUDED", 0)
+    assert same_neighbours(positions(many), positions(index.search(QUERIES[:10], 8, exclude=out, where="share < 0.4")))
+    assert not np.isin(many.ids, out).any()
+
+
 def test_diversity_is_maximal_marginal_relevance():
     index = Index.build(VECTORS[:200], IDS[:200], backend="exact")
     unit = VECTORS[:200] / np.linalg.norm(VECTORS[:200], axis=1, keepdims=True)
@@ -237,7 +262,20 @@ BAD = np.array([[1.0, np.nan] + [0.0] * 30], np.float32)
         (lambda i: i.search(QUERIES, 3, group_by="titel"), "did you mean 'title'"),
         (lambda i: i.search(QUERIES, 3, diversity=2), "diversity"),
         (lambda i: i.search(QUERIES, 3, min_score="high"), "min_score"),
+        (lambda i: i.search(QUERIES, 3, diversity=np.float32("nan")), "diversity"),
+        (lambda i: i.search(QUERIES, 3, diversity=True), "diversity"),
+        (lambda i: i.search(QUERIES, 3, min_score=float("nan")), "min_score"),
+        (lambda i: i.search(QUERIES, 3, min_score=10**400), "min_score"),
+        (lambda i: i.search(QUERIES, 3, where=["side == 'left'"]), "a filter is a text"),
+        (lambda i: i.search(QUERIES, 3, group_by=["title"]), "name of a column"),
         (lambda i: i.search(QUERIES, 3, exclude=["a"]), "integers as ids"),
+        (lambda i: i.search(QUERIES, 3, exclude=[[1], [2, 3]]), "list of integers or of texts"),
+        (lambda i: i.search(QUERIES, 10**400), "has 6,000 products"),
+        (lambda i: i.vectors(None), "list of integers or of texts"),
+        (lambda i: i.attributes(3.5), "list of integers or of texts"),
+        (lambda i: i.upsert([True], QUERIES[:1]), "true and false"),
+        (lambda i: i.upsert([10**400], QUERIES[:1]), "63"),
+        (lambda i: i.delete(None), "list of integers or of texts"),
         (lambda i: i.upsert([1], BAD), "not finite"),
         (lambda i: i.upsert([1, 1], QUERIES[:2]), "given 2 times"),
         (lambda i: i.upsert([1, 2], QUERIES[:1]), "2 ids for 1 vectors"),
@@ -269,6 +307,10 @@ def test_unknown_ids_are_key_errors_and_nothing_goes(index):
     with pytest.raises(KeyError, match="no product 5"):
         index.delete([IDS[0], 5])
     assert len(index) == 6_000
+    for strange in (True, 3.0, "3", 10**400, -1, None, (3,)):
+        assert strange not in index
+        with pytest.raises(KeyError, match="no product"):
+            index.vectors([IDS[0], strange])
 
 
 def test_huge_and_tiny_vectors_keep_their_direction(index):

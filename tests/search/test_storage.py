@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -10,11 +11,13 @@ import numpy as np
 import pytest
 from search.clustered import attributes_of, clustered
 
+from fashion_jax.cli import main
 from fashion_jax.errors import UserError
+from fashion_jax.search import saved as saved_module
 from fashion_jax.search import storage
 from fashion_jax.search.attributes import AttributeTable
 from fashion_jax.search.index import Index
-from fashion_jax.search.journal import read_updates
+from fashion_jax.search.journal import Update, append_update, read_updates
 
 VECTORS, QUERIES = np.split(clustered(1_040, 16), [1_000])
 ATTRIBUTES = attributes_of(VECTORS)
@@ -114,15 +117,33 @@ def test_the_journal_ends_at_what_a_crash_cut_short(saved):
     _, folder = saved
     journal = next(folder.glob("*.journal"))
     whole = journal.read_bytes()
-    ends = [end for _, end in read_updates(journal)]
-    assert len(ends) == 2
+    ends = [0]
     for cut in range(len(whole) + 1):
         journal.write_bytes(whole[:cut])
-        assert [end for _, end in read_updates(journal)] == [end for end in ends if end <= cut]
+        updates, end, rest = read_updates(journal)
+        if end not in ends:
+            assert end == cut  # as soon as a record is whole it is read
+            ends.append(end)
+        assert len(updates) == len(ends) - 1
+        assert bool(rest) == (end < cut)
+    assert len(ends) == 3
     journal.write_bytes(whole + whole[:30])
     with Index.load(folder) as loaded:
+        assert "30 bytes" in loaded.unread
         loaded.delete([10])
+        assert not loaded.unread
     assert 10 not in Index.load(folder)  # the half record was removed before the next one was written
+
+
+def test_a_damaged_last_update_is_told_of(saved, capsys):
+    _, folder = saved
+    journal = next(folder.glob("*.journal"))
+    journal.write_bytes(journal.read_bytes()[:-1] + b"!")
+    loaded = Index.load(folder)
+    assert 4 in loaded  # its removal was the last update
+    assert "damaged since" in loaded.unread
+    assert main(["index", "verify", "--index", str(folder)]) == 2
+    assert "no whole update" in capsys.readouterr().err
 
 
 def test_a_damaged_update_before_others_is_not_passed_over(saved):
@@ -160,6 +181,206 @@ def test_nothing_foreign_is_loaded(saved):
     strange.write_bytes(b"cos\nsystem\n(S'touch /tmp/owned'\ntR.")
     with pytest.raises(UserError, match="not name"):
         Index.load(folder)
+
+
+def forge(folder, change):
+    """Changes files of an index as somebody would who means harm: digests and all are right."""
+    place, path = generation(folder), folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    change(place, manifest)
+    for name in manifest["files"]:
+        data = (place / name).read_bytes()
+        manifest["files"][name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    manifest.pop("sha256", None)
+    path.write_text(json.dumps({**manifest, "sha256": storage._manifest_digest(manifest)}))
+
+
+def change_array(name, change):
+    def do(place, manifest):
+        array = np.load(place / name)
+        change(array)
+        np.save(place / name, array)
+
+    return do
+
+
+def change_npz(name, **arrays):
+    def do(place, manifest):
+        with np.load(place / name) as old:
+            np.savez(place / name, **{**old, **arrays})
+
+    return do
+
+
+def claim_much(place, manifest):
+    whole = (place / "vectors.npy").read_bytes()
+    (place / "vectors.npy").write_bytes(whole.replace(b"(1000, 12)", b"(10**9, 2)"[:10]))
+    manifest["rows"] = 10**9
+
+
+def compress(place, manifest):
+    with np.load(place / "columns.npz") as old:
+        np.savez_compressed(place / "columns.npz", **old)
+
+
+def set_in(*path_and_value):
+    *path, last, value = path_and_value
+
+    def do(place, manifest):
+        part = manifest
+        for key in path:
+            part = part[key]
+        part[last] = value
+
+    return do
+
+
+def fill(rows, value):
+    def do(array):
+        array[rows] = value
+
+    return do
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        change_array("vectors.npy", fill((5, 0), np.nan)),
+        change_array("vectors.npy", fill(5, 0)),
+        change_array("vectors.npy", fill((5, 3), 1e30)),
+        change_array("ids.npy", fill(5, 6)),
+        change_array("ids.npy", fill(5, -7)),
+        claim_much,
+        compress,
+        lambda place, manifest: (place / "vectors.npy").write_bytes(b"\x93NUMPY\x01"),
+        lambda place, manifest: (place / "columns.npz").write_bytes(b"PK\x03\x04" + b"x" * 50),
+        lambda place, manifest: (place / "columns.npz").write_bytes(b""),
+        change_npz("projection.npz", mean=np.zeros(3, np.float32)),
+        change_npz("projection.npz", components=np.full((16, 12), np.inf, np.float32)),
+        change_npz("columns.npz", column0=np.full(1_000, 99, np.int32)),
+        set_in("rows", -1),
+        set_in("dim", 0),
+        set_in("generation", "generation-../../../etc"),
+        set_in("base", {}),
+        set_in("base", "rows", 10**9),
+        set_in("base", "rows", 0),
+        set_in("base", "backend", "faiss"),
+        set_in("base", "target_recall", "much"),
+        set_in("base", "costs", {"host_single": 1.0}),
+        set_in("base", "costs", "host_single", float("nan")),
+        set_in("base", "points", [{"neighbours": 10}]),
+        set_in("base", "points", [{}]),
+        set_in("settings", {}),
+        set_in("columns", [{"name": "side"}]),
+        set_in("columns", [3]),
+        set_in("projection", None),
+        set_in("version", None),
+    ],
+)
+def test_a_folder_that_means_harm_is_refused_with_a_sentence(saved, change):
+    _, folder = saved
+    (next(folder.glob("*.journal"))).unlink()
+    forge(folder, change)
+    with pytest.raises(UserError, match="damaged"):
+        Index.load(folder)
+
+
+def test_numbers_of_scann_out_of_range_are_refused(saved):
+    _, folder = saved
+    if not (generation(folder) / "scann").is_dir():
+        pytest.skip("of ScaNN alone")
+    (next(folder.glob("*.journal"))).unlink()
+    whole = folder.with_name("whole")
+    shutil.copytree(folder, whole)
+    for change in (
+        set_in("base", "points", 0, "leaves", 10**9),
+        set_in("base", "points", 0, "reorder", -1),
+        set_in("base", "points", 0, "neighbours", 0),
+        set_in("base", "points", 0, "single_seconds", -1.0),
+        set_in("base", "points", []),
+        change_npz("sample.npz", rows=np.full(600, 10**6)),
+        change_npz("sample.npz", scores=np.full((600, 999), np.nan, np.float32)),
+        change_npz("sample.npz", scores=np.zeros(3, np.float32)),
+    ):
+        shutil.rmtree(folder)
+        shutil.copytree(whole, folder)
+        forge(folder, change)
+        with pytest.raises(UserError, match="damaged"):
+            Index.load(folder)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "{}", "[]", "3", "\xff", '{"format": ' + "9" * 5_000 + "}", ""])
+def test_a_manifest_that_is_none_is_a_sentence(saved, text):
+    _, folder = saved
+    (folder / "manifest.json").write_text(text, encoding="latin-1")
+    with pytest.raises(UserError, match=r"damaged|format"):
+        Index.load(folder)
+
+
+@pytest.mark.parametrize(
+    "update",
+    [
+        Update(
+            False, np.array([5]), np.full((1, 12), np.nan, np.float32), {"side": [None], "share": [0], "title": [""]}
+        ),
+        Update(False, np.array([5]), np.ones((1, 12), np.float32), {"side": [None], "share": [0], "title": [""]}),
+        Update(False, np.array([5]), np.eye(1, 9, dtype=np.float32), {"side": [None], "share": [0], "title": [""]}),
+        Update(False, np.array([5]), np.eye(1, 12, dtype=np.float32), {"side": [None]}),
+        Update(False, np.array([5]), np.eye(1, 12, dtype=np.float32), {"side": [3], "share": [0], "title": [""]}),
+        Update(False, np.array([5]), np.eye(1, 12, dtype=np.float32), {"side": [], "share": [0], "title": [""]}),
+        Update(False, np.array([-5]), np.eye(1, 12, dtype=np.float32), {"side": [None], "share": [0], "title": [""]}),
+        Update(True, np.array(["a"])),
+        Update(True, np.array([], np.int64)),
+    ],
+)
+def test_updates_that_no_index_wrote_are_refused(saved, update):
+    _, folder = saved
+    with next(folder.glob("*.journal")).open("ab", buffering=0) as file:
+        append_update(file, update)
+    with pytest.raises(UserError, match=r"record that is none|another index"):
+        Index.load(folder)
+
+
+def test_a_long_journal_is_saved_away(tmp_path, monkeypatch):
+    monkeypatch.setattr(saved_module, "_LEAST_JOURNAL", 1_000)
+    with Index.build(VECTORS, np.arange(1_000), ATTRIBUTES, backend="exact") as index:
+        index.save(tmp_path / "index")
+        sizes = []
+        for step in range(60):
+            index.upsert(np.arange(step, step + 20), QUERIES[:20], {"side": [str(step)] * 20})
+            sizes.append(next((tmp_path / "index").glob("*.journal")).stat().st_size)
+    assert 0 in sizes  # it was saved away in between
+    assert max(sizes) < 1_000 * 16 * 4 + 5_000  # no longer than the vectors
+    loaded = Index.load(tmp_path / "index")
+    assert [row["side"] for row in loaded.attributes([0, 30, 78])] == ["0", "30", "59"]
+    assert np.array_equal(loaded.ids, index.ids)
+    assert loaded.snapshot.num_live == 1_000
+
+
+def test_what_cannot_be_saved_away_is_kept_all_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(saved_module, "_LEAST_JOURNAL", 0)
+    with Index.build(VECTORS[:2], np.arange(2), backend="exact") as index:
+        index.save(tmp_path / "index")
+
+        def full(*_, **__):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(np, "save", full)
+        for step in range(20):
+            index.upsert([step], QUERIES[:1])
+    assert len(Index.load(tmp_path / "index")) == 20
+
+
+def test_times_are_measured_again_on_another_machine(saved, monkeypatch):
+    index, folder = saved
+    monkeypatch.setattr(storage, "machine_name", lambda: "another machine")
+    before, after = index.snapshot.base, Index.load(folder).snapshot.base
+    assert before.costs != after.costs
+    assert [(p.neighbours, p.leaves, p.reorder, p.recall) for p in before.points] == [
+        (p.neighbours, p.leaves, p.reorder, p.recall) for p in after.points
+    ]
+    assert all(p.single_seconds > 0 and p.batch_seconds > 0 for p in after.points)
+    assert before.backend == "exact" or before.points != after.points
 
 
 def test_a_failed_save_leaves_the_former_index(saved, monkeypatch):

@@ -21,7 +21,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from search.clustered import clustered
 
 from fashion_jax.errors import UserError
+from fashion_jax.search import updates as updates_module
 from fashion_jax.search.index import Index
+from fashion_jax.search.journal import Update
 
 DIM = 8
 POOL = clustered(4_000, DIM, clusters=30)
@@ -200,6 +202,68 @@ def test_readers_see_whole_versions_beside_a_writer():
     assert not torn
     assert min(answers) > 0
     assert stamp > 10
+
+
+def test_reading_waits_for_no_writer():
+    index = Index.build(POOL[:100], np.arange(100), {"n": list(range(100))})
+    index.upsert([100], POOL[100:101], {"n": [100]})
+    answers = []
+
+    def read() -> None:
+        answers.append((index.attributes([3, 100]), index.vectors([3]).shape, 100 in index, 101 in index))
+
+    with index._lock:  # as a writer has it that saves or rebuilds
+        reader = threading.Thread(target=read)
+        reader.start()
+        reader.join(timeout=20)
+        assert answers == [([{"n": 3}, {"n": 100}], (1, 8), True, False)]
+
+
+def test_rows_that_were_added_and_count_no_more_are_dropped(monkeypatch):
+    monkeypatch.setattr(updates_module, "_DEAD_ADDITIONS", 10)
+    index = Index.build(POOL[:20], np.arange(20), {"n": list(range(20))})
+    for step in range(50):
+        index.upsert([3, 100 + step % 2], POOL[step : step + 2], {"n": [step, -step]})
+        assert len(index.snapshot.delta) <= 20
+    assert [row["n"] for row in index.attributes([3, 100, 101, 4])] == [49, -48, -49, 4]
+    assert len(index) == 22
+    assert np.allclose(index.vectors([3, 101]) @ index.vectors([3, 101]).T, unit(POOL[49:51]) @ unit(POOL[49:51]).T)
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("texts", [False, True])
+def test_many_updates_at_once_are_one_after_the_other(texts):
+    chance = np.random.default_rng(0)
+    name = (lambda i: f"sku {i}") if texts else int
+    build = lambda: Index.build(POOL[:30], [name(i) for i in range(30)], {"n": [0] * 30, "c": ["a"] * 30})  # noqa: E731
+    one, updates = build(), []
+    there = set(range(30))
+    for step in range(80):
+        if step % 3 == 2:
+            ids = chance.choice(sorted(there), min(2, len(there)), replace=False).tolist()
+            there -= set(ids)
+            updates.append(Update(True, np.array([name(i) for i in ids])))
+            one.delete([name(i) for i in ids])
+            continue
+        ids = chance.choice(60, 3, replace=False).tolist()
+        there |= set(ids)
+        columns = {"n": [step] * 3, "c": [f"word {step % 7}", None, "b"]}
+        vectors = unit(POOL[step : step + 3])
+        updates.append(Update(False, np.array([name(i) for i in ids]), vectors, columns))
+        one.upsert([name(i) for i in ids], vectors, columns)
+    before = build().snapshot
+    after = updates_module.Writing(before).apply_all(before, updates)
+    live = after.ids[after.live]
+    assert live.tolist() == one.ids.tolist()
+    rows = after.find(live.tolist())
+    assert [after.attributes.row(row) for row in rows] == one.attributes(one.ids)
+    assert np.allclose(after.vectors(rows), one.vectors(one.ids), atol=1e-6)
+    assert after.num_live == len(one)
+    assert before.num_live == 30  # versions never change
+    assert before.attributes.row(5) == {"n": 0, "c": "a"}
 
 
 def test_changes_made_during_a_rebuild_are_kept(monkeypatch):
