@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import importlib
+import itertools
 import json
 import os
 import platform
@@ -146,12 +147,13 @@ def work(peer: str, place: Path) -> None:
     build_seconds = time.perf_counter() - begin
     memory = resident() - before
     measured = []
-    for setting, search in [first, *points]:
+    # One after the other: a library's settings hold from when they are yielded until the next.
+    for setting, search in itertools.chain([first], points):
         found = search(queries)
         measured.append(
             {
                 "setting": setting,
-                "recall": recall(found, truth),
+                "recall": recall(rows, queries, found, truth),
                 "batch_qps": len(queries) / seconds(lambda: search(queries)),  # noqa: B023
                 "single_qps": 1 / single(search, queries),
             }
@@ -162,10 +164,17 @@ def work(peer: str, place: Path) -> None:
     print(json.dumps(result))
 
 
-def recall(found: np.ndarray, truth: np.ndarray) -> float:
-    """Returns the mean share of the true neighbours that were found."""
-    shares = [len(np.intersect1d(a, b)) / len(b) for a, b in zip(found, truth, strict=True)]
-    return float(np.mean(shares))
+def recall(rows: np.ndarray, queries: np.ndarray, found: np.ndarray, truth: np.ndarray) -> float:
+    """Returns the mean share of different rows found that are as near as the last of the true neighbours.
+
+    Of rows that are equally near (the same photo twice) any counts, for all libraries alike.
+    """
+    shares = []
+    for query, ours, theirs in zip(queries, found, truth, strict=True):
+        if len(theirs):
+            there = np.unique(ours[(ours >= 0) & (ours < len(rows))])
+            shares.append(((rows[there] @ query) >= (rows[theirs] @ query).min() - 1e-6).sum() / len(theirs))
+    return min(1.0, float(np.mean(shares))) if shares else 1.0
 
 
 def seconds(run: Callable[[], object], least: float = 1.0) -> float:
@@ -373,7 +382,7 @@ def ours(rows: np.ndarray, queries: np.ndarray) -> dict:
             {
                 "selectivity": selectivity,
                 "passing": int(mask.sum()),
-                "recall": recall(found, truth),
+                "recall": recall(rows, queries, found, truth),
                 "complete": bool(((found >= 0).sum(1) == min(K, mask.sum())).all()),
                 "plan": {
                     "single": plan(base, 1, K, index.snapshot.allowed(where))[0],

@@ -146,6 +146,17 @@ def search_rows(
     width = min(k, len(vectors))
     if not width:
         return scores, positions
+    if len(queries) == 1:
+        # The same, without what many queries need: for few rows that takes longer than comparing them.
+        alone = vectors @ queries[0]
+        if allowed is not None:
+            alone[~allowed] = -np.inf
+        best = np.argpartition(alone, len(alone) - width)[-width:] if width < len(alone) else np.arange(width)
+        best = best[np.argsort(-alone[best], kind="stable")]
+        scores[0, :width], positions[0, :width] = alone[best], best
+        if allowed is not None:
+            positions[np.isneginf(scores)] = -1
+        return scores, positions
     step = queries_per_tile(len(vectors))
     denied = None if allowed is None else np.flatnonzero(~allowed)
     for start in range(0, len(queries), step):

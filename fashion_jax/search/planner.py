@@ -21,7 +21,10 @@ from fashion_jax.search.tuning import OperatingPoint
 
 _SPREADS = 3.0  # standard deviations by which more candidates are fetched than are expected to be needed
 _MILD = 1.25  # candidates per neighbour up to which the neighbours' own operating point serves
-_PICKING = 2e-8  # seconds per candidate to see whether it passes
+_PICKING = 1e-8  # seconds per candidate to see whether it passes
+_FILTERING = 2e-5  # and per search
+_GAIN = 0.8  # of the time of exact search that ScaNN must promise, because neither is known exactly
+_FEW_ROWS = 64  # whose comparison takes no time beside the call
 _DEVICE_FROM = 4_096  # rows from which XLA on the host's processor may be faster than numpy
 _NEVER = 1e9  # seconds
 _MANY_SHORT = 0.1  # share of queries found wanting above which a filter is searched exactly
@@ -68,9 +71,10 @@ def plan(base: Base, num_queries: int, k: int, allowed: Allowed) -> tuple[str, i
     passing = allowed.base_count
     costs = base.costs
     compared = base.count if allowed.is_masked else passing
-    host = compared * (costs.host_single if num_queries == 1 else num_queries * costs.host_batch)
-    # A filter that is asked for once is not asked for again by itself; gathering counts until it is done.
-    host += 0.0 if allowed.is_gathered or allowed.is_masked else passing * costs.gather
+    host = costs.host_call + compared * (costs.host_single if num_queries == 1 else num_queries * costs.host_batch)
+    if not allowed.is_gathered and not allowed.is_masked:
+        # Copying is done once. The more often a filter was asked for, the more often it will be.
+        host += passing * costs.gather / (1 + allowed.asked if allowed.is_kept(base) else 1)
     if isinstance(base.searcher, ExactSearcher):
         device = costs.device_single if num_queries == 1 else num_queries * costs.device_batch
         return ("device", k) if device < host else ("host", k)
@@ -81,7 +85,8 @@ def plan(base: Base, num_queries: int, k: int, allowed: Allowed) -> tuple[str, i
     if point is None:
         return "host", k
     search = point.single_seconds if num_queries == 1 else num_queries * point.batch_seconds
-    return ("scann", fetch) if search + num_queries * fetch * _PICKING < host else ("host", k)
+    search += _FILTERING + num_queries * fetch * _PICKING
+    return ("scann", fetch) if search < _GAIN * host else ("host", k)
 
 
 def candidates(k: int, share: float) -> int:
@@ -102,7 +107,7 @@ def measure_costs(base_vectors: Float32[np.ndarray, "n dim"], searcher: ScannSea
     """Measures what the planner weighs, in a fraction of a second."""
     rows = base_vectors[: min(len(base_vectors), 8_192)]
     if not len(rows):
-        return Costs(1e-8, 1e-8, 1e-8)
+        return Costs(1e-5, 1e-8, 1e-8, 1e-8)
     queries = np.ascontiguousarray(rows[np.arange(64) % len(rows)])
     picked = np.arange(0, len(base_vectors), max(1, len(base_vectors) // len(rows)))[: len(rows)]
     device_single = device_batch = 0.0
@@ -111,8 +116,12 @@ def measure_costs(base_vectors: Float32[np.ndarray, "n dim"], searcher: ScannSea
     elif isinstance(searcher, ExactSearcher):
         device_single = _seconds(lambda: searcher.search(queries[:1], 10))
         device_batch = _seconds(lambda: searcher.search(queries, 10)) / len(queries)
+    few = rows[:_FEW_ROWS]
+    host_call = _seconds(lambda: search_rows(few, queries[:1], 10))
+    host_single = max(0.0, _seconds(lambda: search_rows(rows, queries[:1], 10)) - host_call) / len(rows)
     return Costs(
-        host_single=_seconds(lambda: search_rows(rows, queries[:1], 10)) / len(rows),
+        host_call=host_call,
+        host_single=host_single,
         host_batch=_seconds(lambda: search_rows(rows, queries, 10)) / len(rows) / len(queries),
         gather=_seconds(lambda: base_vectors[picked]) / len(picked),
         device_single=device_single,
@@ -159,6 +168,7 @@ def _all_rows(base: Base, queries: Queries, k: int) -> tuple[Scores, Positions]:
 
 def _base_rows(base: Base, queries: Queries, k: int, allowed: Allowed) -> tuple[Scores, Positions]:
     how, fetch = plan(base, len(queries), k, allowed)
+    allowed.asked += 1
     if how == "device":
         assert isinstance(base.searcher, ExactSearcher)
         return base.searcher.search(queries, k, allowed.base_mask)
@@ -170,19 +180,18 @@ def _base_rows(base: Base, queries: Queries, k: int, allowed: Allowed) -> tuple[
     scores, positions = base.searcher.search(queries, fetch, point.leaves, point.reorder)
     # Where a place is empty its position is -1, which reads the last row's mask; its score keeps it out.
     passing = allowed.base_mask[positions] & (scores > -np.inf)
-    order = np.argsort(~passing, axis=1, kind="stable")[:, :k]
-    kept = np.take_along_axis(passing, order, axis=1)
-    scores = np.where(kept, np.take_along_axis(scores, order, axis=1), -np.inf).astype(np.float32)
-    positions = np.where(kept, np.take_along_axis(positions, order, axis=1), -1).astype(np.int64)
-    wanted = min(k, allowed.base_count)
-    short = kept.sum(1) < wanted
+    numbers = np.cumsum(passing, axis=1)
+    query, candidate = np.nonzero(passing & (numbers <= k))
+    place = numbers[query, candidate] - 1
+    best = np.full((len(queries), k), -np.inf, np.float32)
+    rows = np.full((len(queries), k), -1, np.int64)
+    best[query, place], rows[query, place] = scores[query, candidate], positions[query, candidate]
+    short = numbers[:, -1] < min(k, allowed.base_count)
     allowed.searches += len(queries)
     if short.any():
         allowed.shortfalls += int(short.sum())
-        exact = _host(base, queries[short], k, allowed)
-        scores, positions = _widen(scores, k, -np.inf), _widen(positions, k, -1)
-        scores[short], positions[short] = exact
-    return _widen(scores, k, -np.inf), _widen(positions, k, -1)
+        best[short], rows[short] = _host(base, queries[short], k, allowed)
+    return best, rows
 
 
 def _host(base: Base, queries: Queries, k: int, allowed: Allowed) -> tuple[Scores, Positions]:
@@ -193,9 +202,3 @@ def _host(base: Base, queries: Queries, k: int, allowed: Allowed) -> tuple[Score
     if allowed.base_count:
         places = np.where(places >= 0, allowed.base_rows[places], -1)
     return scores, places
-
-
-def _widen(values: np.ndarray, k: int, filler: float) -> np.ndarray:
-    if values.shape[1] >= k:
-        return values
-    return np.pad(values, ((0, 0), (0, k - values.shape[1])), constant_values=filler)

@@ -82,7 +82,9 @@ def refine(
     diversity, lowest = _check_diversity(wanted.diversity), _check_score(wanted.min_score)
     groups = None if wanted.group_by is None else snapshot.attributes.groups(wanted.group_by)
     allowed = None if wanted.where is None and snapshot.is_plain else snapshot.allowed(wanted.where)
-    excluded = check_ids([] if wanted.exclude is None else wanted.exclude, None, snapshot.ids.dtype.kind)
+    excluded = snapshot.ids[:0]
+    if wanted.exclude is not None:
+        excluded = check_ids(wanted.exclude, None, snapshot.ids.dtype.kind)
     if len(excluded) > _FEW_EXCLUDED:
         mask = (snapshot.live if allowed is None else allowed.mask) & ~np.isin(snapshot.ids, excluded)
         allowed, excluded = Allowed(mask, snapshot), excluded[:0]

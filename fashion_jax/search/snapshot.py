@@ -30,6 +30,7 @@ class Costs:
     """Seconds, measured on this machine when the index was built, by which the planner decides.
 
     Attributes:
+        host_call: of one query against hardly any rows on the host.
         host_single: per row, one query against rows on the host.
         host_batch: per row and query, many queries.
         gather: per row, copying a row's vector aside.
@@ -37,6 +38,7 @@ class Costs:
         device_batch: per query in a batch, likewise.
     """
 
+    host_call: float
     host_single: float
     host_batch: float
     gather: float
@@ -84,6 +86,7 @@ class Allowed:
         self.base_count = int(np.count_nonzero(self.base_mask))
         self.delta_count = int(np.count_nonzero(self.delta_mask))
         self.count = self.base_count + self.delta_count
+        self.asked = 0  # how often
         self.searches = 0  # approximate ones, and how many of their queries had to be asked again exactly
         self.shortfalls = 0
         self._base_rows: Int64[np.ndarray, " m"] | None = None
@@ -106,12 +109,16 @@ class Allowed:
         """Whether so many rows pass that comparing all costs less than copying these."""
         return self.base_count > _MASKED_FROM * len(self.base_mask)
 
+    def is_kept(self, base: Base) -> bool:
+        """Whether `gather` keeps its answer."""
+        return self.base_count * base.vectors.shape[1] * base.vectors.itemsize <= _CACHED_BYTES
+
     def gather(self, base: Base) -> Float32[np.ndarray, "m dim"]:
         """Returns the vectors of `base_rows`, kept for the next search where they are few."""
         if self._gathered is not None:
             return self._gathered
         vectors = base.vectors[self.base_rows]
-        if vectors.nbytes <= _CACHED_BYTES:
+        if self.is_kept(base):
             self._gathered = vectors
         return vectors
 

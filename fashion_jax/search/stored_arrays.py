@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import zipfile
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -64,9 +65,8 @@ def check_snapshot(snapshot: Snapshot) -> None:
     if not 0 < base.target_recall <= 1:
         raise UserError("its recall is no share")
     costs = base.costs
-    for seconds in (costs.host_single, costs.host_batch, costs.gather, costs.device_single, costs.device_batch):
-        if not 0 <= seconds < math.inf:
-            raise UserError("its costs are no times")
+    if not all(0 <= seconds < math.inf for seconds in asdict(costs).values()):
+        raise UserError("its costs are no times")
     for point in base.points:
         fits = 1 <= point.neighbours <= base.count and 1 <= point.reorder <= base.count
         leaves = 1 <= point.leaves <= max(1, base.structure.leaves)
