@@ -11,16 +11,18 @@ from jaxtyping import Float32
 from fashion_jax.errors import UserError
 
 MAX_ID_LENGTH = 128  # all ids take the space of the longest
+_ROUNDING = 1e-6  # of a squared length in single precision
 _LENGTH_ERROR = 1e-3  # of a squared length
 
 
-def check_vectors(vectors: Any, dim: int | None, what: str) -> Float32[np.ndarray, "n dim"]:
+def check_vectors(vectors: Any, dim: int | None, what: str, *, copy: bool = True) -> Float32[np.ndarray, "n dim"]:
     """Returns finite vectors scaled to length 1; one vector becomes a row.
 
     Args:
         vectors: anything that numpy reads as real numbers, (n, dim) or (dim,).
         dim: the width that they must have; None for any.
         what: their name in errors.
+        copy: whether the result is the caller's own; otherwise vectors of length 1 are returned as they are.
 
     Raises:
         UserError: another shape, not numbers, not finite, or all zeros, which point nowhere.
@@ -42,7 +44,9 @@ def check_vectors(vectors: Any, dim: int | None, what: str) -> Float32[np.ndarra
         if 1e-30 < square < 1e30:
             return array * np.float32(1 / np.sqrt(square))
     with np.errstate(over="ignore", invalid="ignore"):
-        squares = np.einsum("nd,nd->n", array, array)
+        squares = np.matmul(array[:, None, :], array[:, :, None])[:, 0, 0]
+        if not copy and (np.abs(squares - 1) < _ROUNDING).all():
+            return array
         if ((squares > 1e-30) & (squares < 1e30)).all():
             return array * (1 / np.sqrt(squares))[:, None]
     # Only something strange comes here: very small and very large numbers, which double precision holds, or errors.

@@ -80,6 +80,8 @@ def plan(base: Base, num_queries: int, k: int, allowed: Allowed) -> tuple[str, i
         return ("device", k) if device < host else ("host", k)
     if not passing or allowed.shortfalls > max(_FEW_QUERIES, allowed.searches) * _MANY_SHORT:
         return "host", k
+    if num_queries == 1 and base.points and base.points[0].single_seconds + _FILTERING > _GAIN * host:
+        return "host", k  # nothing is faster; it is said at once, because working it out takes as long
     fetch = min(candidates(k, passing / base.count), base.count)
     point = point_for(base, _tuned_for(k, fetch))
     if point is None:

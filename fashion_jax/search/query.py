@@ -59,7 +59,7 @@ def find(snapshot: Snapshot, queries: Float32[np.ndarray, "q dim"], k: int, want
         scores, positions = nearest(snapshot, queries, k, None if snapshot.is_plain else snapshot.allowed(None))
     else:
         scores, positions = refine(snapshot, queries, k, wanted)
-    ids = snapshot.ids[positions]
+    ids = snapshot.ids.take(positions)
     if lacks_rows(positions):
         ids[positions < 0] = snapshot.no_id
     return Hits(ids, scores, snapshot.attributes, positions)

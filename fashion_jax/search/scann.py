@@ -20,7 +20,8 @@ from jaxtyping import Float32, Int64
 from fashion_jax.errors import UserError
 
 _ANISOTROPIC_THRESHOLD = 0.2  # of the quantisation loss, the published value for cosine similarity
-_TRAINING_SAMPLE = 100_000  # rows that the tree is trained on at most
+_TREE_SAMPLE = 100_000  # rows that the tree is trained on at most
+_CODE_SAMPLE = 20_000  # and the codes: 16 centres of 2 features each need no more, and the default costs a third more
 _TREE_FROM = 10_000  # rows below which no tree is worth its overhead
 _BATCH = 256  # queries of one task of a parallel batch
 
@@ -74,10 +75,12 @@ class ScannSearcher:
             builder = builder.tree(
                 num_leaves=min(structure.leaves, count),
                 num_leaves_to_search=structure.leaves,
-                training_sample_size=min(count, _TRAINING_SAMPLE),
+                training_sample_size=min(count, _TREE_SAMPLE),
                 quantize_centroids=False,
             )
-        builder = builder.score_ah(2, anisotropic_quantization_threshold=_ANISOTROPIC_THRESHOLD).reorder(100)
+        builder = builder.score_ah(
+            2, anisotropic_quantization_threshold=_ANISOTROPIC_THRESHOLD, training_sample_size=min(count, _CODE_SAMPLE)
+        ).reorder(100)
         try:
             return cls(builder.build(), count, structure)
         except (RuntimeError, ValueError) as error:

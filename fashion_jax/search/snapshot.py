@@ -165,9 +165,9 @@ class Snapshot:
 
     def project(self, embeddings: Any, what: str) -> Float32[np.ndarray, "n dim"]:
         """Returns embeddings (n, num_features) as they are compared, of length 1; UserError calls them `what`."""
-        vectors = check_vectors(embeddings, self.num_features, what)
         if self.projection is None:
-            return vectors
+            return check_vectors(embeddings, self.num_features, what, copy=False)
+        vectors = check_vectors(embeddings, self.num_features, what)
         return check_vectors(self.projection.apply(vectors), None, f"projected {what}")
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -23,6 +23,8 @@ _LADDER = {10: 600, 30: 400, 100: 200, 300: 100, 1_000: 64}
 _SAMPLE = max(_LADDER.values())
 _SINGLES = 64  # queries that are timed one by one
 _REORDER = (1.0, 1.5, 2.0, 3.0, 5.0, 8.0, 14.0, 25.0, 40.0)  # candidates per neighbour
+_FIRST_REORDER = 3  # place in it of the first that is tried
+_STEPS = 3  # on the grid of leaves that fewer candidates may cost
 _ROWS_PER_TASK = 50  # whose similarities to all rows are held at once
 _VALUES_AT_ONCE = 1 << 26  # of such similarities, over all tasks, 256 MiB
 _TIE = 1e-5  # cosine similarity that single precision cannot tell apart
@@ -76,6 +78,15 @@ class Sample:
 
     rows: Int64[np.ndarray, " sample"]
     scores: Float32[np.ndarray, "sample k"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    met: bool
+    seconds: float
+    place: int  # on the grid of leaves
+    reorder: int
+    recall: float
 
 
 def draw_sample(vectors: Float32[np.ndarray, "n dim"], seed: int) -> Sample:
@@ -144,42 +155,58 @@ def _tune_one(
     searcher: ScannSearcher, vectors: np.ndarray, sample: Sample, neighbours: int, target: float, fewest: int
 ) -> OperatingPoint:
     queries = vectors[sample.rows]
-    best: tuple[float, int, int, float] | None = None
+    every = max(1, searcher.structure.leaves)
+    grid = [leaves for leaves in _leaf_grid(every) if leaves >= min(fewest, every)]
+    reorders = list(_reorders(neighbours, searcher.count))
+    best: _Measured | None = None
 
-    def measure(leaves: int, reorder: int) -> tuple[bool, float, float]:
+    def measure(place: int, reorder: int) -> _Measured:
         begin = time.perf_counter()
-        found = searcher.search(queries, neighbours + 1, leaves, reorder)
+        found = searcher.search(queries, neighbours + 1, grid[place], reorder)
         seconds = (time.perf_counter() - begin) / len(queries)
         recall = measure_recall(sample.scores[:, :neighbours], scores_of_others(*found, sample.rows))
         clearance = _CLEARANCE * float(recall.std()) / math.sqrt(len(recall))
         mean = float(recall.mean())
-        return mean - (clearance if mean < 1 else 0) >= target, mean, seconds
+        met = mean - (clearance if mean < 1 else 0) >= target
+        return _Measured(met, seconds, place, reorder, mean)
 
-    every = max(1, searcher.structure.leaves)
-    for reorder in _reorders(neighbours, searcher.count):
-        # Recall grows with the leaves: the fewest that meet the target are found by halving.
-        grid = [leaves for leaves in _leaf_grid(every) if leaves >= min(fewest, every)]
+    def first_to_meet(places: Iterable[int], reorder: int) -> int | None:
+        """Measures places on the grid one by one until one meets the target, and returns it."""
+        nonlocal best
+        for place in places:
+            found = measure(place, reorder)
+            if found.met:
+                best = found if best is None or found.seconds < best.seconds else best
+                return place
+        return None
+
+    # The first number of candidates, from a generous one on, with which enough leaves meet the target: recall grows
+    # with the leaves, so the fewest are found by halving.
+    low, number = 0, min(_FIRST_REORDER, len(reorders) - 1)
+    while best is None and number < len(reorders):
         low, high = 0, len(grid)
         while low < high:
-            middle = (low + high) // 2
-            met, recall, seconds = measure(grid[middle], reorder)
-            if met:
-                high = middle
-                if best is None or seconds < best[0]:
-                    best = (seconds, grid[middle], reorder, recall)
-            else:
-                low = middle + 1
-        if best is not None and high == len(grid):
-            continue
-        if best is not None and best[2] * 3 <= reorder:
-            break  # more candidates than three times the best so far only cost
+            half = (low + high) // 2
+            met = first_to_meet([half], reorders[number]) is not None
+            low, high = (low, half) if met else (half + 1, high)
+        number += best is None
     if best is None:
-        reorder = min(searcher.count, round(neighbours * _REORDER[-1]))
-        _, recall, seconds = measure(every, reorder)
-        best = (seconds, every, reorder, recall)
-    seconds, leaves, reorder, recall = best
-    single = _single_seconds(searcher, queries[:_SINGLES], neighbours, leaves, reorder)
-    return OperatingPoint(neighbours, leaves, reorder, recall, single, seconds)
+        best = measure(len(grid) - 1, reorders[-1])
+    else:
+        # Fewer candidates need more leaves, and more need fewer; a few steps on the grid say whether either is a gain.
+        start = low
+        for reorder in reversed(reorders[:number]):
+            place = first_to_meet(range(start, min(start + _STEPS, len(grid))), reorder)
+            if place is None:
+                break
+            start = place
+        for reorder in reorders[number + 1 :]:
+            if low == 0 or first_to_meet([low - 1], reorder) is None:
+                break
+            low -= 1
+    leaves = grid[best.place]
+    single = _single_seconds(searcher, queries[:_SINGLES], neighbours, leaves, best.reorder)
+    return OperatingPoint(neighbours, leaves, best.reorder, best.recall, single, best.seconds)
 
 
 def retime(
