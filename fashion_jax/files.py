@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import math
 import os
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -91,6 +93,23 @@ def replace_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
     sync_directory(path.parent)
 
 
+def open_own(path: Path, flags: int) -> BinaryIO:
+    """Opens a file of ours to write it; OSError where a link stands there, which would lead to somebody else's.
+
+    Args:
+        path: of the file.
+        flags: of `os.open`.
+    """
+    descriptor = os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0), 0o666)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "it is no ordinary file", str(path))
+        return os.fdopen(descriptor, "rb+", buffering=0)
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
 @contextlib.contextmanager
 def hold_lock(path: Path, *, what: str, busy: str) -> Iterator[None]:
     """Holds a lock file for as long as the block runs; the operating system lets go of it however the process ends.
@@ -105,7 +124,7 @@ def hold_lock(path: Path, *, what: str, busy: str) -> Iterator[None]:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = path.open("w")
+        lock = open_own(path, os.O_RDWR | os.O_CREAT)
     except OSError as error:
         raise UserError(f"{what} cannot be written ({error.strerror}); choose another folder") from error
     with lock:

@@ -110,6 +110,20 @@ class AttributeTable:
                 taken[name] = NumberColumn(np.where(rows >= 0, values, np.nan))
         return AttributeTable(taken, len(rows))
 
+    def without_unused_words(self) -> AttributeTable:
+        """Returns the same table with vocabularies of its own that hold only what a row has."""
+        kept: dict[str, Column] = dict(self._columns)
+        for name, column in self._columns.items():
+            if isinstance(column, TextColumn):
+                used = np.unique(column.codes)
+                used = used[used != MISSING]
+                if len(used) < len(column.vocabulary):
+                    codes = np.full(len(column.vocabulary) + 1, MISSING, np.int32)  # the last place is for MISSING
+                    codes[used] = np.arange(len(used))
+                    words = Vocabulary(column.vocabulary[code] for code in used.tolist())
+                    kept[name] = TextColumn(codes[column.codes], words)
+        return AttributeTable(kept, self._count)
+
     def replace(self, other: AttributeTable) -> AttributeTable:
         """Returns this table with the columns that another one of as many rows has taken from there."""
         return AttributeTable({**self._columns, **other._columns}, self._count)
@@ -231,7 +245,10 @@ def make_table(columns: Any, count: int) -> AttributeTable:
         raise UserError(f"attributes must map names to columns, as a DataFrame or a dictionary, not {type(columns)}")
     made: dict[str, Column] = {}
     for name in columns.keys():  # noqa: SIM118 - a DataFrame's own iteration differs by version
-        values = list(columns[name])
+        try:
+            values = list(columns[name])
+        except TypeError:
+            raise UserError(f"the column {str(name)!r} must be a list of values, not {columns[name]!r}") from None
         if len(values) != count:
             raise UserError(f"the column {str(name)!r} has {len(values)} rows and there are {count} ids")
         made[str(name)] = _make_column(str(name), values)
@@ -242,13 +259,27 @@ def _make_column(name: str, values: list[Any]) -> Column:
     known = [None if _is_missing(value) else value for value in values]
     present = [value for value in known if value is not None]
     if present and all(isinstance(value, (bool, int, float, np.bool_, np.number)) for value in present):
-        return NumberColumn(np.array([np.nan if value is None else float(value) for value in known], np.float64))
+        try:
+            return NumberColumn(np.array([np.nan if value is None else float(value) for value in known], np.float64))
+        except OverflowError:
+            raise UserError(f"the column {name!r} holds a number that is too large for double precision") from None
     strange = next((value for value in present if not isinstance(value, str)), None)
     if strange is not None:
         raise UserError(f"the column {name!r} mixes texts and others, such as {strange!r}; make it all of one kind")
+    if (bad := next((value for value in present if not is_storable(value)), None)) is not None:
+        raise UserError(f"the column {name!r} holds {bad!r}, which is no text that can be stored")
     vocabulary = Vocabulary()
     codes = [MISSING if value is None else vocabulary.add(str(value)) for value in known]
     return TextColumn(np.array(codes, np.int32), vocabulary)
+
+
+def is_storable(text: str) -> bool:
+    """Whether a text can be written as UTF-8: half of a surrogate pair cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _is_missing(value: Any) -> bool:

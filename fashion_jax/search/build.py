@@ -30,6 +30,7 @@ def check_options(
     batch: int = 1,
     pca: int | None = None,
     whiten: bool = False,
+    seed: int = 0,
     width: int | None = None,
 ) -> None:
     """Checks what can be checked before there is a single vector, which may take hours to compute.
@@ -40,12 +41,15 @@ def check_options(
         batch: see there.
         pca: see there.
         whiten: see there.
+        seed: see there.
         width: of the embeddings, where it is known.
 
     Raises:
         UserError: one is out of range, or ScaNN is asked for and not installed.
     """
     check_share(target_recall, "target_recall")
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
+        raise UserError(f"seed must be an integer of at least 0, not {seed!r}")
     choose_backend(backend, 1, 1, check_k(batch, "batch"))
     if pca is None:
         if whiten:
@@ -69,8 +73,10 @@ def choose_backend(backend: str, count: int, dim: int, batch: int) -> str:
     Raises:
         UserError: there is no such backend, or it is not installed.
     """
-    if backend not in BACKENDS:
-        raise UserError(f"there is no backend {backend!r}{nearest(backend, BACKENDS)}; there are {', '.join(BACKENDS)}")
+    if not isinstance(backend, str) or backend not in BACKENDS:
+        raise UserError(
+            f"there is no backend {backend!r}{nearest(str(backend), BACKENDS)}; there are {', '.join(BACKENDS)}"
+        )
     if backend == "scann":
         scann.require()
     if backend != "auto":

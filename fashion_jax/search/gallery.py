@@ -56,7 +56,7 @@ def build_index(
     """
     folder = Path(out)
     check_place(folder)
-    check_options(**{k: v for k, v in options.items() if k != "seed"}, width=model.embedding_size)
+    check_options(**options, width=model.embedding_size)
     run = SourceRun(model, source, folder / "products", schema=schema, progress=progress)
     extra = _read_table(table, run.catalog, progress)
     embedded = run_embedding(model, run)

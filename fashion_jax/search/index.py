@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,7 @@ class Index(IndexView, contextlib.AbstractContextManager["Index"]):
             raise UserError("an index needs at least one product")
         names = check_ids(ids, len(vectors))
         table = make_table(attributes, len(vectors))
-        check_options(target_recall=target_recall, backend=backend, batch=batch, pca=pca, whiten=whiten)
+        check_options(target_recall=target_recall, backend=backend, batch=batch, pca=pca, whiten=whiten, seed=seed)
         target = float(target_recall)
         projection = None
         if pca is not None:
@@ -276,31 +277,44 @@ class Index(IndexView, contextlib.AbstractContextManager["Index"]):
             self._snapshot = self._writer().apply(self._snapshot, update)
             if saved is not None:
                 saved.advance()
-            if has_many_dead_additions(self._snapshot):
-                self._drop_dead_additions()
         except BaseException:
             # Half of it may have been done; the next change starts from the snapshot, and reads the disk again.
             self._writing = None
             if saved is not None:
                 saved.let_go()
             raise
-        if saved is not None and saved.journal_is_long:
-            # It is on the disk already; what cannot be saved away now is with the next change.
-            with contextlib.suppress(OSError, UserError):
+        self._tidy()
+
+    def _tidy(self) -> None:
+        """Drops and saves away what has piled up. The change is done and on the disk: nothing of this may undo it."""
+        saved = self._saved
+        try:
+            if has_many_dead_additions(self._snapshot):
+                self._drop_dead_additions()
+            if saved is not None and saved.journal_is_long:
+                saved.put_off()  # should it fail, not every change tries again
                 self.save(saved.folder)
+        except Exception as error:
+            logging.getLogger(__name__).warning("the index could not be tidied up: %s", error)
 
     def _catch_up(self) -> None:
         """Reads what is on the disk and not yet here."""
         saved = self._saved
         assert saved is not None
-        while True:
-            if saved.is_replaced():
-                self._snapshot, self._settings = saved.read()
-                self._writing = None
-            updates = saved.updates(self._snapshot)
-            if updates:
-                self._snapshot = self._writer().apply_all(self._snapshot, updates)
-                saved.advance()
-            # A journal that went because a new generation came meanwhile looks like one without updates.
-            if not saved.is_replaced():
-                return
+        try:
+            while True:
+                if saved.is_replaced():
+                    self._writing = None
+                    self._snapshot, self._settings = saved.read()
+                updates = saved.updates(self._snapshot)
+                if updates:
+                    self._snapshot = self._writer().apply_all(self._snapshot, updates)
+                    saved.advance()
+                    if has_many_dead_additions(self._snapshot):
+                        self._drop_dead_additions()
+                # A journal that went because a new generation came meanwhile looks like one without updates.
+                if not saved.is_replaced():
+                    return
+        except BaseException:
+            self._writing = None  # it may be ahead of the snapshot
+            raise

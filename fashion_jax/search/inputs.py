@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from fashion_jax.errors import UserError
+from fashion_jax.search.attributes import is_storable
 
 MAX_ID_LENGTH = 128  # all ids take the space of the longest
 _ROUNDING = 1e-6  # of a squared length in single precision
@@ -80,7 +81,7 @@ def check_ids(ids: Any, count: int | None = None, kind: str | None = None) -> np
     Raises:
         UserError: another number, a mixture, an id twice, negative or empty, or of the other kind.
     """
-    ids = as_list(ids) if not isinstance(ids, np.ndarray) else ids
+    ids = np.asarray(ids) if hasattr(ids, "__array__") else as_list(ids)
     try:
         array = np.asarray(ids)
     except ValueError:
@@ -93,6 +94,8 @@ def check_ids(ids: Any, count: int | None = None, kind: str | None = None) -> np
         # numpy reads [1, "2"] as texts and [True, 2] as integers.
         if any(isinstance(i, (bool, np.bool_)) for i in ids):
             raise UserError("ids must be integers or texts, not true and false")
+        if bad := next((i for i in ids if isinstance(i, str) and "\0" in i), ""):
+            raise UserError(f"the id {bad!r} is no text that can be stored")  # numpy would cut it short
         if array.dtype.kind == "U" and not all(isinstance(i, str) for i in ids):
             raise UserError("ids must be all integers or all texts, not both")
     if array.ndim != 1 or array.dtype.kind not in "iuU":
@@ -107,6 +110,8 @@ def check_ids(ids: Any, count: int | None = None, kind: str | None = None) -> np
         lengths = np.char.str_len(array)
         if len(array) and (lengths.min() == 0 or lengths.max() > MAX_ID_LENGTH):
             raise UserError(f"an id must have 1 to {MAX_ID_LENGTH} characters")
+        if bad := next((name for name in array.tolist() if not is_storable(name)), ""):
+            raise UserError(f"the id {bad!r} is no text that can be stored")
     else:
         if len(array) and (array.min() < 0 or array.max() > np.iinfo(np.int64).max):
             raise UserError("ids must be integers in [0, 2**63); -1 stands for no product")
@@ -119,8 +124,9 @@ def check_ids(ids: Any, count: int | None = None, kind: str | None = None) -> np
 
 def as_list(ids: Any) -> list[Any]:
     """Returns one id or several as a list of Python's own values; UserError for what is no list."""
-    if isinstance(ids, np.ndarray):
-        return ids.reshape(-1).tolist() if ids.ndim <= 1 else _no_list(ids)
+    if hasattr(ids, "__array__"):
+        array = np.asarray(ids)
+        return array.reshape(-1).tolist() if array.ndim <= 1 else _no_list(ids)
     if isinstance(ids, (str, bytes, int, np.integer)):
         return [ids]
     return list(ids) if isinstance(ids, Iterable) else _no_list(ids)
@@ -147,7 +153,7 @@ def check_share(value: Any, name: str) -> float:
     """Returns a number in (0, 1]; UserError for any other."""
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = float("nan")
     if not 0 < number <= 1:
         raise UserError(f"{name} must be in (0, 1], not {value!r}")

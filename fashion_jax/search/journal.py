@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import struct
 import zlib
 from dataclasses import dataclass
@@ -103,6 +104,9 @@ def read_updates(path: Path, start: int = 0) -> tuple[list[Update], int, str]:
     """
     updates: list[Update] = []
     try:
+        kind = path.lstat().st_mode
+        if not stat.S_ISREG(kind):  # a pipe would never end
+            raise UserError(f"{path} is no ordinary file; it was not written by us")
         with path.open("rb") as file:
             file.seek(start)
             data = file.read()

@@ -34,6 +34,12 @@ class IdLookup:
                 order = np.argsort(self._ids, kind="stable")
                 self._sorted = self._ids[order], order
         ids, order = self._sorted
+        if names.dtype.itemsize > ids.dtype.itemsize:
+            # Longer than any here; numpy would widen all of ours to compare.
+            short = np.char.str_len(names) * np.dtype("U1").itemsize <= ids.dtype.itemsize
+            rows = np.full(len(names), _ABSENT, np.int64)
+            rows[short] = self.find(names[short].astype(ids.dtype))
+            return rows
         places = np.minimum(np.searchsorted(ids, names), len(ids) - 1)
         return np.where(ids[places] == names, order[places], _ABSENT)
 

@@ -7,6 +7,7 @@ import math
 import os
 import platform
 import time
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -24,7 +25,7 @@ _MILD = 1.25  # candidates per neighbour up to which the neighbours' own operati
 _PICKING = 1e-8  # seconds per candidate to see whether it passes
 _FILTERING = 2e-5  # and per search
 _GAIN = 0.8  # of the time of exact search that ScaNN must promise, because neither is known exactly
-_FEW_ROWS = 64  # whose comparison takes no time beside the call
+_SIZES = (64, 512, 2_048, 4_096, 8_192, 16_384)  # rows with which a single query is compared to know its time
 _DEVICE_FROM = 4_096  # rows from which XLA on the host's processor may be faster than numpy
 _NEVER = 1e9  # seconds
 _MANY_SHORT = 0.1  # share of queries found wanting above which a filter is searched exactly
@@ -71,7 +72,7 @@ def plan(base: Base, num_queries: int, k: int, allowed: Allowed) -> tuple[str, i
     passing = allowed.base_count
     costs = base.costs
     compared = base.count if allowed.is_masked else passing
-    host = costs.host_call + compared * (costs.host_single if num_queries == 1 else num_queries * costs.host_batch)
+    host = costs.host_single(compared) if num_queries == 1 else num_queries * compared * costs.host_batch
     if not allowed.is_gathered and not allowed.is_masked:
         # Copying is done once. The more often a filter was asked for, the more often it will be.
         host += passing * costs.gather / (1 + allowed.asked if allowed.is_kept(base) else 1)
@@ -109,7 +110,7 @@ def measure_costs(base_vectors: Float32[np.ndarray, "n dim"], searcher: ScannSea
     """Measures what the planner weighs, in a fraction of a second."""
     rows = base_vectors[: min(len(base_vectors), 8_192)]
     if not len(rows):
-        return Costs(1e-5, 1e-8, 1e-8, 1e-8)
+        return Costs((1,), (1e-5,), 1e-8, 1e-8)
     queries = np.ascontiguousarray(rows[np.arange(64) % len(rows)])
     picked = np.arange(0, len(base_vectors), max(1, len(base_vectors) // len(rows)))[: len(rows)]
     device_single = device_batch = 0.0
@@ -118,12 +119,11 @@ def measure_costs(base_vectors: Float32[np.ndarray, "n dim"], searcher: ScannSea
     elif isinstance(searcher, ExactSearcher):
         device_single = _seconds(lambda: searcher.search(queries[:1], 10))
         device_batch = _seconds(lambda: searcher.search(queries, 10)) / len(queries)
-    few = rows[:_FEW_ROWS]
-    host_call = _seconds(lambda: search_rows(few, queries[:1], 10))
-    host_single = max(0.0, _seconds(lambda: search_rows(rows, queries[:1], 10)) - host_call) / len(rows)
+    sizes = [size for size in _SIZES if size < len(base_vectors)] or [len(base_vectors)]
+    parts = [np.array(base_vectors[:size]) for size in sizes]  # copies, as what a filter gathers is
     return Costs(
-        host_call=host_call,
-        host_single=host_single,
+        host_rows=tuple(sizes),
+        host_seconds=tuple(_seconds(partial(search_rows, part, queries[:1], 10)) for part in parts),
         host_batch=_seconds(lambda: search_rows(rows, queries, 10)) / len(rows) / len(queries),
         gather=_seconds(lambda: base_vectors[picked]) / len(picked),
         device_single=device_single,
@@ -131,13 +131,14 @@ def measure_costs(base_vectors: Float32[np.ndarray, "n dim"], searcher: ScannSea
     )
 
 
-def machine_name() -> str:
-    """Returns what the measured times depend on: processor, its cores, and the accelerator."""
+def machine_name(backend: str) -> str:
+    """Returns what the measured times depend on: processor, its cores, and the device of exact search."""
     model = platform.processor() or platform.machine()
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model)
-    return f"{model}, {os.cpu_count()} cores, {jax.local_devices()[0].device_kind}"
+    device = f", {jax.local_devices()[0].device_kind}" if backend == "exact" else ""
+    return f"{model}, {os.cpu_count()} cores{device}"
 
 
 def _seconds(run: object) -> float:
@@ -163,7 +164,7 @@ def _all_rows(base: Base, queries: Queries, k: int) -> tuple[Scores, Positions]:
             return scores, positions
         return search_rows(base.vectors, queries, k)
     costs, single = base.costs, len(queries) == 1
-    host = base.count * (costs.host_single if single else len(queries) * costs.host_batch)
+    host = costs.host_single(base.count) if single else base.count * len(queries) * costs.host_batch
     device = costs.device_single if single else len(queries) * costs.device_batch
     return searcher.search(queries, k) if device < host else search_rows(base.vectors, queries, k)
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from fashion_jax import files
 from fashion_jax.errors import UserError
 from fashion_jax.search import storage
 from fashion_jax.search.journal import Update, append_update, fits, read_updates
@@ -56,15 +58,26 @@ class SavedIndex:
             UserError: the journal is damaged, or does not belong to the snapshot.
         """
         place = storage.journal_path(self.folder, self._generation)
-        updates, self._read, self.rest = read_updates(place, self._end)
-        for update in updates:
-            if not fits(update, snapshot):
-                raise UserError(f"{place} holds an update of another index; restore it from a copy")
-        return updates
+        try:
+            updates, self._read, self.rest = read_updates(place, self._end)
+            if all(fits(update, snapshot) for update in updates):
+                return updates
+        except UserError:
+            raise
+        except Exception as error:
+            # It may hold anything.
+            raise UserError(f"{place} cannot be read ({type(error).__name__}: {error})") from error
+        raise UserError(f"{place} holds an update of another index; restore it from a copy")
 
     def open_journal(self) -> None:
         """Makes ready to append; the lock is held and all updates are read."""
-        self._journal = storage.journal_path(self.folder, self._generation).open("ab", buffering=0)
+        place = storage.journal_path(self.folder, self._generation)
+        try:
+            self._journal = files.open_own(place, os.O_RDWR | os.O_CREAT | os.O_APPEND)
+        except OSError as error:
+            raise UserError(f"{place} cannot be written ({error.strerror})") from error
+        if self._journal.seek(0, os.SEEK_END) < self._end:
+            raise UserError(f"{place} has lost updates that are in memory here; save the index into another folder")
         self._journal.truncate(self._end)  # what a crash cut short
         self.rest = ""
 
@@ -82,6 +95,10 @@ class SavedIndex:
     def journal_is_long(self) -> bool:
         """Whether the journal takes more than what it is added to, so that a reader had better find it saved anew."""
         return self._end > max(_LEAST_JOURNAL, self._bytes)
+
+    def put_off(self) -> None:
+        """Lets the journal become twice as long before it is called long again."""
+        self._bytes = 2 * self._end
 
     def replace(self, snapshot: Snapshot, settings: dict[str, Any]) -> None:
         """Writes a new generation with an empty journal, and appends there; an error calls for `let_go`."""

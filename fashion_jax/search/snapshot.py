@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int64
 
+from fashion_jax.errors import UserError
 from fashion_jax.search.attributes import AttributeTable
 from fashion_jax.search.exact import ExactSearcher
 from fashion_jax.search.inputs import check_vectors
@@ -30,20 +33,43 @@ class Costs:
     """Seconds, measured on this machine when the index was built, by which the planner decides.
 
     Attributes:
-        host_call: of one query against hardly any rows on the host.
-        host_single: per row, one query against rows on the host.
+        host_rows: numbers of rows, growing, with which one query was compared on the host.
+        host_seconds: that each took: a row costs less where all are in the processor's cache.
         host_batch: per row and query, many queries.
         gather: per row, copying a row's vector aside.
         device_single: of one query against all rows on the device; 0 where there is no device searcher.
         device_batch: per query in a batch, likewise.
     """
 
-    host_call: float
-    host_single: float
+    host_rows: tuple[int, ...]
+    host_seconds: tuple[float, ...]
     host_batch: float
     gather: float
     device_single: float = 0.0
     device_batch: float = 0.0
+
+    def host_single(self, count: int) -> float:
+        """Returns the seconds of one query against a number of rows on the host."""
+        last = len(self.host_rows) - 1
+        place = next((i for i, rows in enumerate(self.host_rows) if rows >= count), last)
+        low = max(0, place - 1)
+        high = max(1, place) if last else 0
+        rows, seconds = self.host_rows[high] - self.host_rows[low], self.host_seconds[high] - self.host_seconds[low]
+        slope = max(0.0, seconds / rows) if rows else self.host_seconds[0] / self.host_rows[0]
+        return max(self.host_seconds[0], self.host_seconds[low] + slope * (count - self.host_rows[low]))
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Costs:
+        """Returns the costs of which `asdict` made JSON values; UserError where they are none."""
+        rows, seconds = tuple(map(int, values["host_rows"])), tuple(map(float, values["host_seconds"]))
+        others = {
+            f.name: float(values[f.name]) for f in fields(cls) if not f.name.startswith("host_") or "batch" in f.name
+        }
+        times = [*seconds, *others.values()]
+        growing = len(rows) == len(seconds) > 0 < rows[0] and all(a < b for a, b in pairwise(rows))
+        if not growing or not all(0 <= value < math.inf for value in times):
+            raise UserError("its costs are no times")
+        return cls(rows, seconds, **others)
 
 
 @dataclass(frozen=True, slots=True)

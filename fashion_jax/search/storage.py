@@ -14,7 +14,6 @@ import json
 import re
 import shutil
 import uuid
-import zipfile
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -29,26 +28,21 @@ from fashion_jax.search.planner import machine_name, measure_costs
 from fashion_jax.search.projection import Projection
 from fashion_jax.search.scann import ScannSearcher, Structure
 from fashion_jax.search.snapshot import Base, Costs, Snapshot
-from fashion_jax.search.stored_arrays import check_snapshot, load_array, load_arrays, save_array
+from fashion_jax.search.stored_arrays import (
+    check_scann,
+    check_settings,
+    check_snapshot,
+    load_array,
+    load_arrays,
+    save_array,
+)
 from fashion_jax.search.tuning import OperatingPoint, Sample, retime
 
-FORMAT = 1
+FORMAT = 2
 _MANIFEST = "manifest.json"
 _PREFIX = "generation-"
 # A generation, its journal, or what a kill left of one that was being written.
 _OURS = re.compile(r"\.?generation-[0-9a-f]{12}(\.journal|\.[a-z0-9_]{8}\.(part|old))?")
-# What reading a file can end in that is damaged, or made to do harm.
-_DAMAGE = (
-    KeyError,
-    TypeError,
-    ValueError,
-    OSError,
-    EOFError,
-    MemoryError,
-    RecursionError,
-    OverflowError,
-    zipfile.BadZipFile,
-)
 
 
 def write_index(folder: Path, snapshot: Snapshot, settings: dict[str, Any]) -> str:
@@ -63,8 +57,9 @@ def write_index(folder: Path, snapshot: Snapshot, settings: dict[str, Any]) -> s
         The generation's name.
     """
     base, projection = snapshot.base, snapshot.projection
+    attributes = snapshot.attributes.without_unused_words()
     name = _PREFIX + uuid.uuid4().hex[:12]
-    columns, about = snapshot.attributes.to_arrays()
+    columns, about = attributes.to_arrays()
     with files.replace_directory(folder / name) as aside:
         save_array(aside / "vectors.npy", np.concatenate([base.vectors, snapshot.delta]))
         save_array(aside / "ids.npy", snapshot.ids)
@@ -96,7 +91,7 @@ def write_index(folder: Path, snapshot: Snapshot, settings: dict[str, Any]) -> s
             "target_recall": base.target_recall,
             "points": [point.to_json() for point in base.points],
             "costs": asdict(base.costs),
-            "machine": machine_name(),  # where the costs and the points' times are measured
+            "machine": machine_name(base.backend),  # where the costs and the points' times are measured
         },
         "columns": about,
         "projection": None if projection is None else {"explained": projection.explained},
@@ -164,7 +159,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
     except UserError:
         raise
-    except (*_DAMAGE, AttributeError) as error:
+    except Exception as error:  # it may hold anything
         raise UserError(f"{path} is damaged ({error!r}); restore it or build the index again") from error
     if not _OURS.fullmatch(manifest["generation"]) or manifest["rows"] < 1 or manifest["dim"] < 1:
         raise UserError(
@@ -208,10 +203,10 @@ def lock_index(folder: Path) -> contextlib.AbstractContextManager[None]:
 
 
 def _read(folder: Path, manifest: dict[str, Any]) -> tuple[Snapshot, dict[str, Any], str]:
-    place = folder / manifest["generation"]
-    _check_files(place, manifest["files"])
-    rows, dim, about = manifest["rows"], manifest["dim"], manifest["base"]
     try:
+        place = folder / manifest["generation"]
+        _check_files(place, manifest["files"])
+        rows, dim, about = manifest["rows"], manifest["dim"], manifest["base"]
         vectors = load_array(place / "vectors.npy", np.float32, (rows, dim))
         ids = load_array(place / "ids.npy", None, (rows,))
         live = load_array(place / "live.npy", np.bool_, (rows,))
@@ -227,30 +222,34 @@ def _read(folder: Path, manifest: dict[str, Any]) -> tuple[Snapshot, dict[str, A
         count, backend = int(about["rows"]), str(about["backend"])
         structure = Structure(int(about["leaves"]))
         points = tuple(OperatingPoint.from_json(point) for point in about["points"])
-        costs = Costs(**{name: float(value) for name, value in about["costs"].items()})
+        costs = Costs.from_json(about["costs"])
         target = float(about["target_recall"])
         settings, version, machine = dict(manifest["settings"]), int(manifest["version"]), str(about["machine"])
-        if not {"model", "backend", "batch", "seed", "about"} <= settings.keys() or backend not in ("exact", "scann"):
-            raise ValueError("its settings are not those of an index")
+        check_settings(settings)
+        if backend not in ("exact", "scann"):
+            raise ValueError(f"there is no backend {backend!r}")
         if not 0 < count <= rows:
             raise ValueError(f"{count} of its {rows} rows are indexed")
         base_vectors = vectors[:count]
         searcher: ScannSearcher | ExactSearcher
         if backend == "scann":
+            check_scann(place / "scann", base_vectors, structure)
             searcher = ScannSearcher.load(place / "scann", count, structure)
         else:
             searcher = ExactSearcher(base_vectors)
         base = Base(base_vectors, backend, structure, searcher, points, sample, costs, target)
         snapshot = Snapshot(version, ids, live, int(live.sum()), base, vectors[count:], table, projection)
         check_snapshot(snapshot)
-    except FileNotFoundError:
-        raise
-    except _DAMAGE as error:
-        raise UserError(f"{folder} is damaged: {str(error) or type(error).__name__}") from error
-    if machine != machine_name():
-        base = replace(base, costs=measure_costs(base_vectors, searcher), points=retime(points, searcher, base_vectors))
-        snapshot = replace(snapshot, base=base)
-    return snapshot, settings, manifest["generation"]
+        if machine != machine_name(backend):
+            costs, points = measure_costs(base_vectors, searcher), retime(points, searcher, base_vectors)
+            snapshot = replace(snapshot, base=replace(base, costs=costs, points=points))
+        return snapshot, settings, manifest["generation"]
+    except (FileNotFoundError, UserError) as error:
+        if isinstance(error, FileNotFoundError) or str(folder) in str(error):
+            raise
+        raise UserError(f"{folder} is damaged: {error}") from error
+    except Exception as error:  # it may hold anything
+        raise UserError(f"{folder} is damaged: {error or type(error).__name__}") from error
 
 
 def _check_files(place: Path, digests: dict[str, Any]) -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import zipfile
-from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from fashion_jax.errors import UserError
 from fashion_jax.search.inputs import check_ids, check_unit
-from fashion_jax.search.scann import ScannSearcher
+from fashion_jax.search.scann import ScannSearcher, Structure
 from fashion_jax.search.snapshot import Snapshot
 
 
@@ -53,7 +53,35 @@ def load_arrays(path: Path) -> dict[str, np.ndarray]:
         if sum(item.file_size for item in archive.infolist()) > path.stat().st_size:
             raise ValueError(f"{path.name} says that it holds more than it does")
     with np.load(path, allow_pickle=False) as arrays:
-        return dict(arrays)
+        found = dict(arrays)
+    if strange := [name for name, array in found.items() if not isinstance(array, np.ndarray)]:
+        raise ValueError(f"{path.name} holds {strange[0]}, which is no array")
+    return found
+
+
+def check_settings(settings: dict[str, Any]) -> None:
+    """Raises UserError where the settings are not those of an index."""
+    kinds = {"model": str, "backend": str, "batch": int, "seed": int, "about": dict}
+    for name, kind in kinds.items():
+        if not isinstance(settings.get(name), kind):
+            raise UserError(f"its setting {name!r} is {settings.get(name)!r}")
+    if settings["batch"] < 1 or settings["seed"] < 0 or settings["backend"] not in ("auto", "exact", "scann"):
+        raise UserError("its settings are out of range")
+
+
+def check_scann(folder: Path, vectors: np.ndarray, structure: Structure) -> None:
+    """Raises UserError where ScaNN's files are of other rows; it would read beyond them.
+
+    What its binary files say to ScaNN is not looked into: an index of somebody that you do not trust is not to be
+    loaded, as no program is.
+    """
+    stored = load_array(folder / "dataset.npy", np.float32, vectors.shape)
+    if not np.array_equal(stored, vectors):
+        raise UserError("ScaNN's rows are not the index's")
+    if structure.leaves:
+        leaf = load_array(folder / "datapoint_to_token.npy", np.int32, (len(vectors),))
+        if not 0 <= leaf.min() <= leaf.max() < structure.leaves:
+            raise UserError("ScaNN's partitions are not the index's")
 
 
 def check_snapshot(snapshot: Snapshot) -> None:
@@ -62,15 +90,16 @@ def check_snapshot(snapshot: Snapshot) -> None:
     check_unit(base.vectors)
     check_unit(snapshot.delta)
     check_ids(snapshot.ids[snapshot.live])
+    check_ids(snapshot.ids[: base.count])
     if not 0 < base.target_recall <= 1:
         raise UserError("its recall is no share")
-    costs = base.costs
-    if not all(0 <= seconds < math.inf for seconds in asdict(costs).values()):
-        raise UserError("its costs are no times")
+    if not 0 <= base.structure.leaves <= base.count:
+        raise UserError("it has more leaves than rows")
     for point in base.points:
         fits = 1 <= point.neighbours <= base.count and 1 <= point.reorder <= base.count
         leaves = 1 <= point.leaves <= max(1, base.structure.leaves)
-        if not (fits and leaves and point.single_seconds >= 0 and point.batch_seconds >= 0):
+        times = 0 < point.single_seconds < math.inf and 0 < point.batch_seconds < math.inf
+        if not (fits and leaves and times):
             raise UserError("an operating point is out of range")
     if isinstance(base.searcher, ScannSearcher) and not base.points:
         raise UserError("it has no operating points")
@@ -83,7 +112,7 @@ def check_snapshot(snapshot: Snapshot) -> None:
     projection, width = snapshot.projection, base.vectors.shape[1]
     if projection is not None:
         mean, components = projection.mean, projection.components
-        if mean.ndim != 1 or components.shape not in ((len(mean), width), (width, len(mean))):
+        if mean.ndim != 1 or components.shape != (len(mean), width):
             raise UserError("its projection is of other vectors")
         if not (np.isfinite(mean).all() and np.isfinite(components).all()):
             raise UserError("its projection is not finite")

@@ -132,7 +132,7 @@ def without_dead_additions(snapshot: Snapshot) -> Snapshot:
         ids=snapshot.ids[rows],
         live=snapshot.live[rows],
         delta=snapshot.delta[alive],
-        attributes=snapshot.attributes.take(rows),
+        attributes=snapshot.attributes.take(rows).without_unused_words(),
     )
 
 
@@ -154,7 +154,7 @@ def rebase(snapshot: Snapshot, now: Snapshot, base: Base) -> Snapshot:
         num_live=int(live.sum()),
         base=base,
         delta=now.vectors(since),
-        attributes=now.attributes.take(rows),
+        attributes=now.attributes.take(rows).without_unused_words(),
     )
 
 

@@ -273,6 +273,15 @@ BAD = np.array([[1.0, np.nan] + [0.0] * 30], np.float32)
         (lambda i: i.search(QUERIES, 10**400), "has 6,000 products"),
         (lambda i: i.vectors(None), "list of integers or of texts"),
         (lambda i: i.attributes(3.5), "list of integers or of texts"),
+        (lambda i: i.upsert([1], QUERIES[:1], {"share": [10**400]}), "too large"),
+        (lambda i: i.upsert([1], QUERIES[:1], {"share": 5}), "list of values"),
+        (lambda i: i.upsert([1], QUERIES[:1], {"side": ["\ud800"]}), "no text that can be stored"),
+        (lambda i: Index.build(VECTORS[:2], ["a\0", "b"]), "no text that can be stored"),
+        (lambda i: Index.build(VECTORS[:2], ["\udfff", "b"]), "no text that can be stored"),
+        (lambda i: Index.build(VECTORS, IDS, target_recall=10**400), "target_recall"),
+        (lambda i: Index.build(VECTORS, IDS, backend=None), "no backend"),
+        (lambda i: Index.build(VECTORS, IDS, seed="x"), "seed"),
+        (lambda i: Index.build(VECTORS, IDS, batch=0), "batch"),
         (lambda i: i.upsert([True], QUERIES[:1]), "true and false"),
         (lambda i: i.upsert([10**400], QUERIES[:1]), "63"),
         (lambda i: i.delete(None), "list of integers or of texts"),
@@ -311,6 +320,23 @@ def test_unknown_ids_are_key_errors_and_nothing_goes(index):
         assert strange not in index
         with pytest.raises(KeyError, match="no product"):
             index.vectors([IDS[0], strange])
+
+
+def test_ids_of_any_width_and_kind_of_array_are_found():
+    import jax.numpy as jnp
+
+    index = Index.build(VECTORS[:50], [f"sku-{i}" for i in range(50)], backend="exact")
+    assert "sku-7" in index
+    assert "sku-7 but much longer than any other" not in index
+    assert "x" * 1_000 not in index
+    index.upsert(["a longer one than the others"], VECTORS[50:51])
+    assert "a longer one than the others" in index
+    assert index.vectors(["sku-3", "a longer one than the others"]).shape == (2, 32)
+    numbers = Index.build(VECTORS[:50], jnp.arange(50), backend="exact")
+    assert numbers.vectors(jnp.array([3, 4])).shape == (2, 32)
+    assert numbers.vectors(jnp.array(3)).shape == (1, 32)
+    numbers.delete(jnp.array([3]))
+    assert 3 not in numbers
 
 
 def test_huge_and_tiny_vectors_keep_their_direction(index):

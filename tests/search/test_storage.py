@@ -6,6 +6,9 @@ import hashlib
 import json
 import os
 import shutil
+import struct
+import zipfile
+import zlib
 
 import numpy as np
 import pytest
@@ -18,6 +21,7 @@ from fashion_jax.search import storage
 from fashion_jax.search.attributes import AttributeTable
 from fashion_jax.search.index import Index
 from fashion_jax.search.journal import Update, append_update, read_updates
+from fashion_jax.search.updates import Writing
 
 VECTORS, QUERIES = np.split(clustered(1_040, 16), [1_000])
 ATTRIBUTES = attributes_of(VECTORS)
@@ -213,9 +217,32 @@ def change_npz(name, **arrays):
 
 
 def claim_much(place, manifest):
-    whole = (place / "vectors.npy").read_bytes()
-    (place / "vectors.npy").write_bytes(whole.replace(b"(1000, 12)", b"(10**9, 2)"[:10]))
-    manifest["rows"] = 10**9
+    """A header of 10**13 rows, as the manifest says, and the bytes of a thousand."""
+    with (place / "vectors.npy").open("wb") as file:
+        shape = {"descr": "<f4", "fortran_order": False, "shape": (10**13, 12)}
+        np.lib.format.write_array_header_1_0(file, shape)
+        file.write(bytes(48_000))
+    manifest["rows"] = 10**13
+
+
+def overstate(place, manifest):
+    """A directory of the npz in which an array is said to take a terabyte."""
+    data = bytearray((place / "columns.npz").read_bytes())
+    entry = data.rfind(b"PK\x01\x02")
+    data[entry + 20 : entry + 28] = struct.pack("<II", 0xFFFFFFF0, 0xFFFFFFF0)
+    (place / "columns.npz").write_bytes(bytes(data))
+
+
+def encrypt(place, manifest):
+    data = bytearray((place / "columns.npz").read_bytes())
+    for mark, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        data[data.find(mark) + offset] |= 1
+    (place / "columns.npz").write_bytes(bytes(data))
+
+
+def put_text_among_arrays(place, manifest):
+    with zipfile.ZipFile(place / "columns.npz", "a") as archive:
+        archive.writestr("column9.npy", "hello")
 
 
 def compress(place, manifest):
@@ -251,6 +278,19 @@ def fill(rows, value):
         change_array("ids.npy", fill(5, 6)),
         change_array("ids.npy", fill(5, -7)),
         claim_much,
+        overstate,
+        encrypt,
+        put_text_among_arrays,
+        lambda place, manifest: (place / "vectors.npy").write_bytes(
+            b"\x93NUMPY\x01\x00\x14\x00{'descr': ('<f4',    \n"
+        ),
+        set_in("base", "costs", []),
+        set_in("base", "costs", "host_rows", [5, 3]),
+        set_in("base", "leaves", 10**12),
+        set_in("settings", "about", 5),
+        set_in("settings", "backend", 5),
+        set_in("settings", "batch", -1),
+        change_npz("projection.npz", components=np.zeros((12, 16), np.float32)),
         compress,
         lambda place, manifest: (place / "vectors.npy").write_bytes(b"\x93NUMPY\x01"),
         lambda place, manifest: (place / "columns.npz").write_bytes(b"PK\x03\x04" + b"x" * 50),
@@ -267,7 +307,7 @@ def fill(rows, value):
         set_in("base", "backend", "faiss"),
         set_in("base", "target_recall", "much"),
         set_in("base", "costs", {"host_single": 1.0}),
-        set_in("base", "costs", "host_single", float("nan")),
+        set_in("base", "costs", "host_batch", float("nan")),
         set_in("base", "points", [{"neighbours": 10}]),
         set_in("base", "points", [{}]),
         set_in("settings", {}),
@@ -297,6 +337,10 @@ def test_numbers_of_scann_out_of_range_are_refused(saved):
         set_in("base", "points", 0, "reorder", -1),
         set_in("base", "points", 0, "neighbours", 0),
         set_in("base", "points", 0, "single_seconds", -1.0),
+        set_in("base", "points", 0, "batch_seconds", 0.0),
+        change_array("scann/dataset.npy", fill(3, 0.5)),
+        lambda place, manifest: np.save(place / "scann/dataset.npy", np.zeros((9_000, 12), np.float32)),
+        lambda place, manifest: np.save(place / "scann/dataset.npy", np.zeros((1_000, 13), np.float32)),
         set_in("base", "points", []),
         change_npz("sample.npz", rows=np.full(600, 10**6)),
         change_npz("sample.npz", scores=np.full((600, 999), np.nan, np.float32)),
@@ -341,6 +385,93 @@ def test_updates_that_no_index_wrote_are_refused(saved, update):
         Index.load(folder)
 
 
+@pytest.mark.parametrize("value", ["1" + "0" * 400, '"\\ud800"'])
+def test_values_that_no_column_holds_are_refused_in_a_journal(saved, value):
+    _, folder = saved
+    column, other = ("share", "side") if value.isdigit() else ("side", "share")
+    columns = f'{{"{column}": [{value}], "{other}": [null], "title": [null]}}'
+    header = f'{{"deletes": false, "ids": [5], "width": 12, "columns": {columns}}}'
+    payload = np.eye(1, 12, dtype="<f4").tobytes()
+    body = header.encode() + payload
+    frame = struct.pack("<4sIQI", b"FJR1", len(header.encode()), len(payload), zlib.crc32(body))
+    with next(folder.glob("*.journal")).open("ab") as file:
+        file.write(frame + struct.pack("<I", zlib.crc32(frame)) + body)
+    with pytest.raises(UserError, match=r"another index|cannot be read"):
+        Index.load(folder)
+
+
+def test_links_and_pipes_in_the_folder_lead_nowhere(saved, tmp_path):
+    _, folder = saved
+    victim = tmp_path / "victim"
+    journal = next(folder.glob("*.journal"))
+    whole = journal.read_bytes()
+    for place in (journal, folder / ".lock"):
+        victim.write_bytes(b"precious" * 1_000)
+        place.unlink(missing_ok=True)
+        place.symlink_to(victim)
+        with pytest.raises(UserError):
+            Index.load(folder).delete([10])
+        assert victim.read_bytes() == b"precious" * 1_000
+        place.unlink()
+        if place is journal:
+            place.mkdir()
+            with pytest.raises(UserError, match="no ordinary file"):
+                Index.load(folder)
+            place.rmdir()
+            os.mkfifo(place)
+            with pytest.raises(UserError, match="no ordinary file"):
+                Index.load(folder)
+            place.unlink()
+            place.write_bytes(whole)
+    assert len(Index.load(folder)) == 1_000
+
+
+def test_a_journal_that_vanishes_is_not_written_on(saved):
+    index, folder = saved
+    loaded = Index.load(folder)
+    next(folder.glob("*.journal")).unlink()
+    with pytest.raises(UserError, match="has lost updates"):
+        loaded.delete([10])
+    assert 10 in loaded
+    loaded.save(folder.with_name("elsewhere"))
+    loaded.close()
+    assert len(Index.load(folder.with_name("elsewhere"))) == len(index)
+
+
+def test_an_interrupted_catching_up_starts_again(saved, monkeypatch):
+    _, folder = saved
+    writer, reader = Index.load(folder), Index.load(folder)
+    writer.delete([2_000])
+    writer.upsert([5_000], QUERIES[:1])
+    real, calls = Writing.apply, []
+
+    def interrupted(self, snapshot, update):
+        calls.append(update)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(self, snapshot, update)
+
+    monkeypatch.setattr(Writing, "apply", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        reader.refresh()
+    monkeypatch.undo()
+    assert reader.refresh()
+    assert 2_000 not in reader
+    assert 5_000 in reader
+    assert len(reader) == len(writer)
+    writer.close()
+
+
+def test_words_that_no_row_has_are_not_kept(tmp_path):
+    with Index.build(VECTORS[:20], np.arange(20), {"n": ["start"] * 20}, backend="exact") as index:
+        for step in range(40):
+            index.upsert([3], QUERIES[:1], {"n": [f"word {step}"]})
+        index.save(tmp_path / "index")
+        loaded = Index.load(tmp_path / "index")
+        assert sorted(loaded.snapshot.attributes.column("n").vocabulary) == ["start", "word 39"]
+        assert loaded.attributes([3, 4]) == [{"n": "word 39"}, {"n": "start"}]
+
+
 def test_a_long_journal_is_saved_away(tmp_path, monkeypatch):
     monkeypatch.setattr(saved_module, "_LEAST_JOURNAL", 1_000)
     with Index.build(VECTORS, np.arange(1_000), ATTRIBUTES, backend="exact") as index:
@@ -362,18 +493,22 @@ def test_what_cannot_be_saved_away_is_kept_all_the_same(tmp_path, monkeypatch):
     with Index.build(VECTORS[:2], np.arange(2), backend="exact") as index:
         index.save(tmp_path / "index")
 
+        tries = []
+
         def full(*_, **__):
-            raise OSError(28, "No space left on device")
+            tries.append(1)
+            raise MemoryError
 
         monkeypatch.setattr(np, "save", full)
         for step in range(20):
             index.upsert([step], QUERIES[:1])
+    assert 1 <= len(tries) < 10  # not with every change
     assert len(Index.load(tmp_path / "index")) == 20
 
 
 def test_times_are_measured_again_on_another_machine(saved, monkeypatch):
     index, folder = saved
-    monkeypatch.setattr(storage, "machine_name", lambda: "another machine")
+    monkeypatch.setattr(storage, "machine_name", lambda backend: "another machine")
     before, after = index.snapshot.base, Index.load(folder).snapshot.base
     assert before.costs != after.costs
     assert [(p.neighbours, p.leaves, p.reorder, p.recall) for p in before.points] == [
