@@ -293,8 +293,8 @@ def build_faiss_fast_scan(rows: np.ndarray) -> Iterator[tuple[str, Search]]:
     def search(queries: np.ndarray) -> np.ndarray:
         return index.search(queries, K)[1]
 
-    for probes in (1, 2, 4, 8, 16, 32):
-        for factor in (2, 4, 10):
+    for probes in (1, 2, 4, 8, 16, 32, 64):
+        for factor in (2, 4, 10, 30):
             coarse.nprobe, index.k_factor = probes, factor
             yield f"{probes} lists, {K * factor} refined", search
 
