@@ -30,7 +30,7 @@ demo: $(STAMP)
 	@$(BIN)/fashion-jax demo
 
 test: $(STAMP)
-	@$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
+	@$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 check: $(STAMP)
 	@$(BIN)/ruff check .

@@ -20,6 +20,7 @@ def get_config() -> Config:
     config.data.augment.min_crop_area = 1.0
     config.data.augment.max_rotation = 0.0
     config.data.augment.erase_probability = 0.0
+    config.data.test_time_flip = True
     config.loss.label_smoothing = 0.1
     config.model.width = 32
     config.train.duration = "12 epochs"

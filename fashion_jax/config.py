@@ -56,6 +56,7 @@ class DataConfig:
     split_fractions: tuple[float, ...] = (0.7, 0.1, 0.2)  # train, validation, test
     split_seed: int = 0
     storage: str = "auto"  # decoded photos "device", "host", or decoded as they are needed: "stream"
+    test_time_flip: bool = False  # score and predict by the mean probabilities of a photo and its mirror image
     num_workers: int = 0  # processes that decode in "stream"; 0: threads of this process
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 

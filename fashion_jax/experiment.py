@@ -284,6 +284,7 @@ def _write_package(session: Session, state: TrainState, folder: Path, step: int,
             "max_side": session.prepared.max_side,
             "mean": list(data.mean),
             "std": list(data.std),
+            "test_time_flip": data.test_time_flip,
         },
         extra={"step": step, "fingerprint": session.prepared.fingerprint, "test": test.scalars() if test else None},
     )

@@ -54,8 +54,8 @@ def score_retrieval(workdir: str | Path, split: str = "test", *, progress: bool 
     if set(JOINT) <= labels.keys():
         labels[" and ".join(JOINT)] = join_labels(labels, JOINT)
     vectors = {
-        "model": model.predict_arrays(images).embeddings,
-        "untrained network": untrained_like(model).predict_arrays(images).embeddings,
+        "model": model.predict_arrays(images, flip=False).embeddings,
+        "untrained network": untrained_like(model).predict_arrays(images, flip=False).embeddings,
         "colour histogram": np.stack([colour_histogram(image) for image in images]),
         "random": np.random.default_rng(0).normal(size=(len(rows), 64)).astype(np.float32),
     }

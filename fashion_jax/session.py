@@ -225,6 +225,7 @@ class Session:
             mean=data.mean,
             std=data.std,
             dtype=self.arguments["dtype"],
+            test_time_flip=data.test_time_flip,
         )
         rows = self.prepared.indices(split)
         smallest = max(self.mesh.size, 1)

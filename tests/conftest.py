@@ -22,6 +22,23 @@ jax.config.update("jax_compilation_cache_dir", str(ROOT / ".cache" / "jax"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
+# Files that take minutes, the longest first: begun last, one of them would keep one worker busy and the others idle.
+LONG_FILES = (
+    "test_experiment.py",
+    "test_main.py",
+    "test_step.py",
+    "test_gallery.py",
+    "test_prepare.py",
+    "test_demo.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sorts long files to the front."""
+    places = {name: place for place, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
+
+
 @pytest.fixture(scope="session")
 def products_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A user's catalogue of 120 drawn products, some without a kind."""

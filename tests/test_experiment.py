@@ -15,8 +15,10 @@ from drawn_products import write_products
 from fashion_jax import experiment
 from fashion_jax import session as session_module
 from fashion_jax.config_files import config_from_dict
+from fashion_jax.data.photos import decode_photo
 from fashion_jax.errors import UserError
 from fashion_jax.experiment import evaluate, train
+from fashion_jax.serving.predictor import load_model
 from fashion_jax.training import loop
 from fashion_jax.training.interrupt import Interrupted, StopRequest
 from fashion_jax.training.writers import read_json_lines
@@ -181,6 +183,21 @@ def test_an_attribute_that_is_not_there_is_named(tiny_config, tmp_path):
 def test_one_attribute_alone(tiny_config, tmp_path):
     result = train(tiny_config(data__attributes=("colour",), train__duration="2 steps"), tmp_path / "w", progress=False)
     assert list(result.test.summaries) == ["colour"]
+
+
+def test_scores_by_photos_and_their_mirror_images_are_the_packages_predictions(tiny_config, prepared, tmp_path):
+    config = tiny_config(data__test_time_flip=True, data__attributes=("colour",), train__duration="2 steps")
+    result = train(config, tmp_path / "w", progress=False)
+    model = load_model(tmp_path / "w")
+    images = np.stack([decode_photo(prepared.read_photo(row), *model.size) for row in result.test.rows])
+    outputs = model.predict_arrays(images)
+    plain = [model.predict_arrays(some, flip=False) for some in (images, images[:, :, ::-1])]
+    mean = (plain[0].probabilities["colour"] + plain[1].probabilities["colour"]) / 2
+    assert np.allclose(outputs.probabilities["colour"], mean, atol=1e-5)
+    assert not np.allclose(mean, plain[0].probabilities["colour"], atol=1e-5)
+    assert np.array_equal(outputs.embeddings, plain[0].embeddings)
+    assert np.allclose(result.test.confidences["colour"], mean.max(1), atol=1e-5)
+    assert (result.test.predictions["colour"] == mean.argmax(1)).mean() > 0.9  # nearly untrained: ties turn over
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tiny_config, prepared, tmp_path, monkeypatch):

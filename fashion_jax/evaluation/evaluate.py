@@ -16,7 +16,7 @@ from jaxtyping import Float32, Int32, Int64
 from fashion_jax.data.augment import normalize
 from fashion_jax.data.schema import MISSING
 from fashion_jax.evaluation.metrics import HeadMetrics, summarize
-from fashion_jax.models.classifier import Classifier, merge_classifier
+from fashion_jax.models.classifier import Classifier, mean_of_mirrored, merge_classifier
 from fashion_jax.training.sharding import batch_sharding, put_batch, replicated
 
 EvaluationStep = Callable[[Any, Any, Mapping[str, HeadMetrics], Mapping[str, jax.Array]], tuple[Any, Any]]
@@ -64,6 +64,7 @@ def make_evaluation_step(
     mean: tuple[float, ...],
     std: tuple[float, ...],
     dtype: str,
+    test_time_flip: bool = False,
 ) -> EvaluationStep:
     """Returns (params, batch_stats, metrics so far, batch) -> (metrics, rows).
 
@@ -78,16 +79,19 @@ def make_evaluation_step(
         mean: of RGB in [0, 1].
         std: of RGB in [0, 1].
         dtype: of the images that enter the network.
+        test_time_flip: whether each photo's mirror image is asked too.
     """
 
     def step(
         params: Any, batch_stats: Any, totals: Mapping[str, HeadMetrics], batch: Mapping[str, jax.Array]
     ) -> tuple[dict[str, HeadMetrics], dict[str, Any]]:
         model = merge_classifier(graph, params, batch_stats)
-        outputs = model(normalize(batch["image"], mean, std, jnp.dtype(dtype)), train=False)
+        images = normalize(batch["image"], mean, std, jnp.dtype(dtype))
+        outputs = model(images, train=False)
+        every = mean_of_mirrored(model, images, outputs) if test_time_flip else outputs.logits
         merged, predictions, confidences = {}, {}, {}
         for name, column in zip(attributes, columns, strict=True):
-            logits = outputs.logits[name]
+            logits = every[name]
             labels = jnp.where(batch["valid"], batch["label"][:, column], MISSING)
             merged[name] = totals[name].merge(HeadMetrics.from_logits(logits, labels, batch["valid"]))
             predictions[name] = jnp.argmax(logits, -1)

@@ -75,6 +75,25 @@ class Classifier(nnx.Module):
         return HeadOutputs(logits, embedding)
 
 
+def mean_of_mirrored(
+    model: Classifier, images: Float[Array, "batch height width 3"], outputs: HeadOutputs
+) -> dict[str, Float[Array, "batch classes"]]:
+    """Returns logits whose probabilities are the means over photos and their mirror images (test-time flip).
+
+    Krizhevsky et al., "ImageNet classification with deep convolutional neural networks", NeurIPS 2012, section 4.1.
+
+    Args:
+        model: in inference.
+        images: normalised, NHWC.
+        outputs: of the model for them.
+    """
+    mirrored = model(images[:, :, ::-1], train=False).logits
+    return {
+        name: jnp.logaddexp(jax.nn.log_softmax(logits), jax.nn.log_softmax(mirrored[name])) - jnp.log(2.0)
+        for name, logits in outputs.logits.items()
+    }
+
+
 def make_classifier(arguments: Mapping[str, Any], seed: int) -> Classifier:
     """Builds the network from arguments as JSON has them; the same seed gives the same parameters on any devices."""
     typed = {**arguments, "head_hidden": tuple(arguments["head_hidden"]), "dtype": jnp.dtype(arguments["dtype"])}

@@ -97,7 +97,7 @@ def embed_source(
     """
     if dtype not in DTYPES:
         raise UserError(f"dtype must be float32 or float16, not {dtype!r}")
-    run = SourceRun(model, source, out, schema=schema, progress=progress)
+    run = SourceRun(model, source, out, schema=schema, progress=progress, flip=False)
     embedded = run_embedding(model, run)
     with files.replace_file(run.out) as file:
         np.savez(file, ids=embedded.ids, embeddings=embedded.embeddings.astype(dtype))

@@ -57,7 +57,7 @@ def build_index(
     folder = Path(out)
     check_place(folder)
     check_options(**options, width=model.embedding_size)
-    run = SourceRun(model, source, folder / "products", schema=schema, progress=progress)
+    run = SourceRun(model, source, folder / "products", schema=schema, progress=progress, flip=False)
     extra = _read_table(table, run.catalog, progress)
     embedded = run_embedding(model, run)
     columns = describe(model, embedded, extra)
@@ -89,7 +89,7 @@ def add_products(
     """
     check_model(index, model)
     assert index.folder is not None
-    run = SourceRun(model, source, index.folder / "products", schema=schema, progress=progress)
+    run = SourceRun(model, source, index.folder / "products", schema=schema, progress=progress, flip=False)
     extra = _read_table(table, run.catalog, progress)
     if extra is not None:
         for name in extra.columns:

@@ -39,7 +39,8 @@ class Package:
         folder: where it is.
         model: arguments of `Classifier`, JSON values.
         vocabularies: attribute -> class names.
-        preprocessing: height, width and max_side (pixels), mean, std (of RGB in [0, 1]).
+        preprocessing: height, width and max_side (pixels), mean, std (of RGB in [0, 1]),
+            test_time_flip (whether predictions are means over a photo and its mirror image).
         extra: what training noted.
         params: nested parameters.
         batch_stats: nested batch statistics.
@@ -72,7 +73,8 @@ def write_package(
         weights: "params/..." and "batch_stats/..." -> array.
         model: arguments of `Classifier`.
         vocabularies: attribute -> class names in the order of the outputs.
-        preprocessing: height, width, max_side (to which larger photos are scaled first, as records are), mean, std.
+        preprocessing: height, width, max_side (to which larger photos are scaled first, as records are), mean, std,
+            test_time_flip.
         extra: JSON values for people.
     """
     data = safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in weights.items()})
@@ -182,8 +184,15 @@ def _check_preprocessing(folder: Path, values: dict[str, Any]) -> dict[str, Any]
 
     sizes_sound = all(type(values[k]) is int and 8 <= values[k] <= 4096 for k in ("height", "width", "max_side"))
     # An unknown setting would change photos in a way that this version does not know of.
-    known = values.keys() == {"height", "width", "max_side", "mean", "std"}
-    if not (known and sizes_sound and colour_sound("mean", 0) and colour_sound("std", _MIN_STD)):
+    values = {"test_time_flip": False, **values}  # packages of before it was there
+    known = values.keys() == {"height", "width", "max_side", "mean", "std", "test_time_flip"}
+    if not (
+        known
+        and isinstance(values["test_time_flip"], bool)
+        and sizes_sound
+        and colour_sound("mean", 0)
+        and colour_sound("std", _MIN_STD)
+    ):
         raise UserError(f"{folder / 'config.json'} has an impossible preprocessing: {values}")
     return values
 

@@ -17,7 +17,7 @@ from PIL import Image
 from fashion_jax.data.augment import normalize
 from fashion_jax.data.photos import BadPhoto, decode_photo, letterbox, normalise_image, normalise_photo
 from fashion_jax.errors import UserError
-from fashion_jax.models.classifier import abstract_classifier, merge_classifier
+from fashion_jax.models.classifier import abstract_classifier, mean_of_mirrored, merge_classifier
 from fashion_jax.models.resnet import embedding_size
 from fashion_jax.serving.package import Package, load_package
 
@@ -54,15 +54,22 @@ class Predictor:
         values = package.preprocessing
         mean, std, dtype = tuple(values["mean"]), tuple(values["std"]), jnp.dtype(package.model["dtype"])
 
-        def forward(params: Any, batch_stats: Any, images: jax.Array) -> tuple[dict[str, jax.Array], jax.Array]:
-            outputs = merge_classifier(graph, params, batch_stats)(normalize(images, mean, std, dtype), train=False)
-            return {name: jax.nn.softmax(logits) for name, logits in outputs.logits.items()}, outputs.embedding
+        def forward(
+            params: Any, batch_stats: Any, images: jax.Array, flip: bool
+        ) -> tuple[dict[str, jax.Array], jax.Array]:
+            network, pixels = merge_classifier(graph, params, batch_stats), normalize(images, mean, std, dtype)
+            outputs = network(pixels, train=False)
+            every = mean_of_mirrored(network, pixels, outputs) if flip else outputs.logits
+            return {name: jax.nn.softmax(logits) for name, logits in every.items()}, outputs.embedding
 
         devices = jax.local_devices()
         mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=devices)
         everywhere, self._rows = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
         self._forward = jax.jit(
-            forward, in_shardings=(everywhere, everywhere, self._rows), out_shardings=(self._rows, self._rows)
+            forward,
+            in_shardings=(everywhere, everywhere, self._rows),
+            out_shardings=(self._rows, self._rows),
+            static_argnums=3,
         )
         self._params = jax.device_put(package.params, everywhere)
         self._batch_stats = jax.device_put(package.batch_stats, everywhere)
@@ -142,12 +149,16 @@ class Predictor:
         sound, _ = normalise_photo(data, self._max_side)
         return decode_photo(sound, *self.size)
 
-    def predict_arrays(self, images: UInt8[np.ndarray, "n height width 3"], *, whole_batches: bool = False) -> Outputs:
+    def predict_arrays(
+        self, images: UInt8[np.ndarray, "n height width 3"], *, whole_batches: bool = False, flip: bool | None = None
+    ) -> Outputs:
         """Runs the model over photos of the model's size, in batches of one compiled shape.
 
         Args:
             images: RGB.
             whole_batches: pads few photos to `batch_size` too, so that calls of any number compile once.
+            flip: whether the probabilities are means over the photos and their mirror images; None: as the package
+                says. Embeddings are always those of the photos themselves.
 
         Raises:
             UserError: another shape or dtype.
@@ -159,21 +170,23 @@ class Predictor:
         if not len(images):
             empty = {name: np.empty((0, len(v)), np.float32) for name, v in self.classes.items()}
             return Outputs(empty, np.empty((0, self.embedding_size), np.float32))
-        parts = list(self._run(images, whole_batches))
+        parts = list(self._run(images, whole_batches, self.preprocessing["test_time_flip"] if flip is None else flip))
         probabilities = {name: np.concatenate([p[name] for p, _ in parts]) for name in self.attributes}
         return Outputs(probabilities, np.concatenate([e for _, e in parts]))
 
     def _round_up(self, count: int) -> int:
         return -(-count // self._devices) * self._devices
 
-    def _run(self, images: np.ndarray, whole_batches: bool) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray]]:
+    def _run(
+        self, images: np.ndarray, whole_batches: bool, flip: bool
+    ) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray]]:
         # Few photos take a batch of their own size, rounded up to a power of two: few shapes are ever compiled.
         few = self._round_up(1 << (len(images) - 1).bit_length())
         size = self.batch_size if whole_batches else min(few, self.batch_size)
         for start in range(0, len(images), size):
             part = images[start : start + size]
             padded = np.concatenate([part, np.zeros((size - len(part), *part.shape[1:]), np.uint8)])
-            result = self._forward(self._params, self._batch_stats, jax.device_put(padded, self._rows))
+            result = self._forward(self._params, self._batch_stats, jax.device_put(padded, self._rows), flip)
             probabilities, embeddings = jax.device_get(result)
             yield {n: p[: len(part)] for n, p in probabilities.items()}, embeddings[: len(part)]
 
@@ -193,7 +206,7 @@ class Predictor:
 
     def embed(self, photos: Sequence[Photo] | Photo) -> Float32[np.ndarray, "n features"]:
         """Returns the embeddings of photos, not normalised; takes what `predict` takes."""
-        return self.predict_arrays(self._read_all(photos)).embeddings
+        return self.predict_arrays(self._read_all(photos), flip=False).embeddings
 
     def name_labels(self, outputs: Outputs) -> list[dict[str, tuple[str, float]]]:
         """Returns per photo, attribute -> (the likeliest class, its probability)."""

@@ -38,6 +38,7 @@ class SourceRun:
         *,
         schema: Schema | None = None,
         progress: bool = True,
+        flip: bool | None = None,
     ) -> None:
         """Reads the table.
 
@@ -47,11 +48,12 @@ class SourceRun:
             out: the file that will be written; checked before the work, which may take hours.
             schema: how to read the table; None: known or inferred.
             progress: whether to show a bar.
+            flip: as `Predictor.predict_arrays` takes it.
 
         Raises:
             UserError: the source cannot be read or holds no usable row, or `out` cannot be written.
         """
-        self._model, self._source, self._progress = model, source, progress
+        self._model, self._source, self._progress, self._flip = model, source, progress, flip
         self.out = Path(out).resolve()
         _check_out(self.out, Path(source))
         self.catalog: Catalog = open_catalog(source, schema, labelled=False)
@@ -79,7 +81,7 @@ class SourceRun:
                     usable += len(good)
                     images = np.stack([image for _, image in good])
                     many = count > self._model.batch_size
-                    yield [p for p, _ in good], self._model.predict_arrays(images, whole_batches=many)
+                    yield [p for p, _ in good], self._model.predict_arrays(images, whole_batches=many, flip=self._flip)
                 bar.update(len(batch))
         self._check_enough(usable)
 

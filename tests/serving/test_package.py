@@ -75,10 +75,27 @@ def photos(count: int) -> np.ndarray:
 def test_what_is_loaded_is_what_was_written(package, network):
     loaded = load_package(package)
     assert loaded.vocabularies == VOCABULARIES
-    assert loaded.preprocessing == PREPROCESSING
+    assert loaded.preprocessing == {**PREPROCESSING, "test_time_flip": False}
     assert loaded.extra == {"note": "drawn"}
     for a, b in zip(jax.tree.leaves(network), jax.tree.leaves((loaded.params, loaded.batch_stats)), strict=True):
         assert np.array_equal(a, b)
+
+
+def test_a_package_may_ask_for_mirror_images(tmp_path, network):
+    write(tmp_path / "plain", network, PREPROCESSING)
+    write(tmp_path / "flip", network, {**PREPROCESSING, "test_time_flip": True})
+    plain, flip, images = load_model(tmp_path / "plain"), load_model(tmp_path / "flip"), photos(5)
+    once, again = plain.predict_arrays(images), plain.predict_arrays(images[:, :, ::-1])
+    both, mirrored = flip.predict_arrays(images), flip.predict_arrays(images[:, :, ::-1])
+    for name in VOCABULARIES:
+        mean = (once.probabilities[name] + again.probabilities[name]) / 2
+        assert np.allclose(both.probabilities[name], mean, atol=1e-6)
+        assert np.allclose(mirrored.probabilities[name], mean, atol=1e-6)
+        assert not np.allclose(once.probabilities[name], mean, atol=1e-4)
+    assert np.allclose(both.embeddings, once.embeddings, atol=1e-6)
+    with pytest.raises(UserError, match="impossible preprocessing"):
+        write(tmp_path / "odd", network, {**PREPROCESSING, "test_time_flip": "yes"})
+        load_package(tmp_path / "odd")
 
 
 @pytest.mark.parametrize("count", [1, 3, 8, 300])
