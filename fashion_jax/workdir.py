@@ -112,7 +112,8 @@ def _data_facts(config: Config, prepared: Prepared) -> dict[str, Any]:
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    old, new = _flatten(before), _flatten(now)
+    # What an earlier version did not know of it did as the default does.
+    old, new = {**_flatten(Config().to_dict()), **_flatten(before)}, _flatten(now)
     keys = [k for k in {**new, **old} if not k.startswith(_FREE_FIELDS)]
     return [f"{k} was {old.get(k)!r}, now {new.get(k)!r}" for k in keys if old.get(k) != new.get(k)]
 
