@@ -270,8 +270,7 @@ def _write_sheet(session: Session, result: Evaluation, path: Path) -> None:
 
 def _write_package(session: Session, state: TrainState, folder: Path, step: int, test: Evaluation | None) -> None:
     params, batch_stats = state.judged
-    tree = {"params": to_host(params), "batch_stats": to_host(batch_stats)}
-    flat = traverse_util.flatten_dict(tree)
+    flat = traverse_util.flatten_dict({"params": to_host(params), "batch_stats": to_host(batch_stats)})
     data = session.config.data
     write_package(
         folder,
