@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fashion_jax.search.exact import merge_top, search_rows
-from fashion_jax.search.planner import nearest
+from fashion_jax.search.planner import nearest, nearest_exactly
 from fashion_jax.search.snapshot import Snapshot
 from fashion_jax.search.tuning import measure_recall, scores_of_others
 
@@ -45,10 +44,9 @@ class Health:
 def measure_health(snapshot: Snapshot) -> Health:
     """Compares the neighbours of stored rows with what comparing all live rows finds."""
     base = snapshot.base
-    live = np.flatnonzero(snapshot.live)
     added = len(snapshot.delta) / max(1, len(snapshot.ids))
     dead = 1 - float(snapshot.live[: base.count].mean())
-    recall = _recall(snapshot, live)
+    recall = _recall(snapshot)
     reasons = []
     if recall < base.target_recall - _TOLERANCE:
         reasons.append(f"recall is {recall:.3f}, below {base.target_recall:.3f}")
@@ -59,20 +57,16 @@ def measure_health(snapshot: Snapshot) -> Health:
     return Health(recall, base.target_recall, added, dead, tuple(reasons))
 
 
-def _recall(snapshot: Snapshot, live: np.ndarray) -> float:
+def _recall(snapshot: Snapshot) -> float:
     base = snapshot.base
-    if base.backend == "exact" or base.sample is None or len(live) < 2:
+    if base.backend == "exact" or base.sample is None or snapshot.num_live < 2:
         return 1.0
     # Rows that are there no more are still what somebody may look for.
     chosen = base.sample.rows[:: max(1, len(base.sample.rows) // _QUERIES)]
     queries = np.ascontiguousarray(base.vectors[chosen])
-    k = min(_NEIGHBOURS + 1, len(live))
+    k = min(_NEIGHBOURS + 1, snapshot.num_live)
     found = nearest(snapshot, queries, k, None if snapshot.is_plain else snapshot.allowed(None))
-    true_scores, places = search_rows(base.vectors, queries, k, snapshot.live[: base.count])
-    true = (true_scores, places)
-    if len(snapshot.delta):
-        added, more = search_rows(snapshot.delta, queries, k, snapshot.live[base.count :])
-        true = merge_top(true, (added, np.where(more >= 0, more + base.count, -1)), k)
+    true = nearest_exactly(snapshot, queries, k, snapshot.allowed(None))
     # A row that finds itself proves nothing.
     wanted = scores_of_others(*true, chosen)
     return float(measure_recall(wanted, scores_of_others(*found, chosen)).mean())

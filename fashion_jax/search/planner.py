@@ -48,7 +48,18 @@ def nearest(snapshot: Snapshot, queries: Queries, k: int, allowed: Allowed | Non
     base = snapshot.base
     if allowed is None:
         return _all_rows(base, queries, k)
-    found = _base_rows(base, queries, k, allowed)
+    return _with_added(snapshot, _base_rows(base, queries, k, allowed), queries, k, allowed)
+
+
+def nearest_exactly(snapshot: Snapshot, queries: Queries, k: int, allowed: Allowed) -> tuple[Scores, Positions]:
+    """Returns what `nearest` does, with all allowed rows compared on the host: the truth that it is measured by."""
+    return _with_added(snapshot, _host(snapshot.base, queries, k, allowed), queries, k, allowed)
+
+
+def _with_added(
+    snapshot: Snapshot, found: tuple[Scores, Positions], queries: Queries, k: int, allowed: Allowed
+) -> tuple[Scores, Positions]:
+    """Returns the best of what was found in the base and of the rows added since."""
     if not allowed.delta_count:
         return found
     if 2 * allowed.delta_count > len(snapshot.delta):
@@ -57,7 +68,7 @@ def nearest(snapshot: Snapshot, queries: Queries, k: int, allowed: Allowed | Non
         passing = np.flatnonzero(allowed.delta_mask)
         scores, places = search_rows(snapshot.delta[passing], queries, min(k, len(passing)))
         rows = np.where(places >= 0, passing[places], -1)
-    return merge_top(found, (scores, np.where(rows >= 0, rows + base.count, -1)), k)
+    return merge_top(found, (scores, np.where(rows >= 0, rows + snapshot.base.count, -1)), k)
 
 
 def point_for(base: Base, neighbours: int) -> OperatingPoint | None:
@@ -107,10 +118,13 @@ def _tuned_for(k: int, fetch: int) -> int:
 
 
 def measure_costs(base_vectors: Float32[np.ndarray, "n dim"], searcher: ScannSearcher | ExactSearcher) -> Costs:
-    """Measures what the planner weighs, in a fraction of a second."""
+    """Measures what the planner weighs, in a fraction of a second.
+
+    Args:
+        base_vectors: of length 1; at least one.
+        searcher: over them.
+    """
     rows = base_vectors[: min(len(base_vectors), 8_192)]
-    if not len(rows):
-        return Costs((1,), (1e-5,), 1e-8, 1e-8)
     queries = np.ascontiguousarray(rows[np.arange(64) % len(rows)])
     picked = np.arange(0, len(base_vectors), max(1, len(base_vectors) // len(rows)))[: len(rows)]
     device_single = device_batch = 0.0

@@ -6,7 +6,7 @@ import math
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -30,7 +30,7 @@ _CACHED_BYTES = 64 << 20  # of vectors gathered for one filter
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """Seconds, measured on this machine when the index was built, by which the planner decides.
+    """Seconds, measured on this machine when the index was built or first loaded there, by which the planner decides.
 
     Attributes:
         host_rows: numbers of rows, growing, with which one query was compared on the host.
@@ -62,9 +62,7 @@ class Costs:
     def from_json(cls, values: dict[str, Any]) -> Costs:
         """Returns the costs of which `asdict` made JSON values; UserError where they are none."""
         rows, seconds = tuple(map(int, values["host_rows"])), tuple(map(float, values["host_seconds"]))
-        others = {
-            f.name: float(values[f.name]) for f in fields(cls) if not f.name.startswith("host_") or "batch" in f.name
-        }
+        others = {name: float(values[name]) for name in ("host_batch", "gather", "device_single", "device_batch")}
         times = [*seconds, *others.values()]
         growing = len(rows) == len(seconds) > 0 < rows[0] and all(a < b for a, b in pairwise(rows))
         if not growing or not all(0 <= value < math.inf for value in times):

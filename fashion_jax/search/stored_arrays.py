@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from fashion_jax.errors import UserError
+from fashion_jax.search.build import BACKENDS
 from fashion_jax.search.inputs import check_ids, check_unit
 from fashion_jax.search.scann import ScannSearcher, Structure
 from fashion_jax.search.snapshot import Snapshot
@@ -65,7 +66,7 @@ def check_settings(settings: dict[str, Any]) -> None:
     for name, kind in kinds.items():
         if not isinstance(settings.get(name), kind):
             raise UserError(f"its setting {name!r} is {settings.get(name)!r}")
-    if settings["batch"] < 1 or settings["seed"] < 0 or settings["backend"] not in ("auto", "exact", "scann"):
+    if settings["batch"] < 1 or settings["seed"] < 0 or settings["backend"] not in BACKENDS:
         raise UserError("its settings are out of range")
 
 
