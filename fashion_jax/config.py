@@ -39,6 +39,25 @@ class AugmentConfig:
 
 
 @dataclass(slots=True)
+class MixConfig:
+    """Photos of two products in one, for the losses of all attributes but colours; see training/mixing.py."""
+
+    probability: float = 1.0  # share of the rows that are mixed, where one of the two is on
+    mixup_alpha: float = 0.0  # of the Beta distribution of shares; 0: off; usual is 0.2
+    cutmix_alpha: float = 0.0  # likewise of areas; usual is 1; with both on, each row draws one of them
+
+    def validate(self) -> None:
+        _require(0 <= self.probability <= 1, "train.mix.probability", self.probability, "in [0, 1]")
+        _require(self.mixup_alpha >= 0, "train.mix.mixup_alpha", self.mixup_alpha, "at least 0")
+        _require(self.cutmix_alpha >= 0, "train.mix.cutmix_alpha", self.cutmix_alpha, "at least 0")
+
+    @property
+    def active(self) -> bool:
+        """Whether anything is mixed."""
+        return self.probability > 0 and (self.mixup_alpha > 0 or self.cutmix_alpha > 0)
+
+
+@dataclass(slots=True)
 class DataConfig:
     """Where the products come from and how they become batches."""
 
@@ -105,6 +124,9 @@ class ModelConfig:
     head: str = "linear"  # or "mlp"
     head_hidden: tuple[int, ...] = (512,)  # of "mlp"
     dropout: float = 0.0  # of "mlp"
+    drop_path: float = 0.0  # stochastic depth: probability of skipping the last block in training
+    pooling: str = "average"  # or "gem", the generalised mean with a learned power
+    colour_heads: tuple[str, ...] = ()  # attributes whose head sees early features too; ("auto",): by their names
     dtype: str = "auto"  # of the convolutions: "float32", "bfloat16"; auto: bfloat16 on accelerators
 
     def validate(self) -> None:
@@ -115,6 +137,8 @@ class ModelConfig:
         _choice("model.head", self.head, ("linear", "mlp"))
         _require(all(h >= 1 for h in self.head_hidden), "model.head_hidden", self.head_hidden, "sizes of at least 1")
         _require(0 <= self.dropout < 1, "model.dropout", self.dropout, "in [0, 1)")
+        _require(0 <= self.drop_path < 1, "model.drop_path", self.drop_path, "in [0, 1)")
+        _choice("model.pooling", self.pooling, ("average", "gem"))
         _choice("model.dtype", self.dtype, ("auto", "float32", "bfloat16"))
 
 
@@ -159,6 +183,8 @@ class LossConfig:
     effective_beta: float = 0.999  # of "effective"
     logit_adjustment: float = 1.0  # strength of "logit_adjustment"
     focal_gamma: float = 2.0  # of "focal"
+    colour_softness: float = 0.0  # share of a colour's probability that goes to colours that look like it
+    colour_scale: float = 5.0  # CIEDE2000 difference at which that share has fallen to 1/e
 
     def validate(self) -> None:
         for name, method in {"": self.imbalance, **self.head_imbalance}.items():
@@ -166,6 +192,8 @@ class LossConfig:
         _require(0 <= self.effective_beta < 1, "loss.effective_beta", self.effective_beta, "in [0, 1)")
         _require(self.logit_adjustment >= 0, "loss.logit_adjustment", self.logit_adjustment, "at least 0")
         _require(self.focal_gamma >= 0, "loss.focal_gamma", self.focal_gamma, "at least 0")
+        _require(0 <= self.colour_softness < 1, "loss.colour_softness", self.colour_softness, "in [0, 1)")
+        _require(self.colour_scale > 0, "loss.colour_scale", self.colour_scale, "above 0")
         for name, value in {"": self.label_smoothing, **self.head_label_smoothing}.items():
             where = f"loss.head_label_smoothing[{name}]" if name else "loss.label_smoothing"
             _require(0 <= value < 1, where, value, "in [0, 1)")
@@ -186,6 +214,9 @@ class TrainConfig:
     evaluate_every: str = "1 epochs"  # on the validation split
     checkpoint_every: str = "1 epochs"
     average_decay: float = 0.0  # of the moving average of the weights, which is what is scored and kept; 0: none
+    progressive_scale: float = 1.0  # of the photos' sides until `progressive_until`: small ones train faster
+    progressive_until: str = "50 percent"
+    mix: MixConfig = field(default_factory=MixConfig)
     best_metric: str = "mean/accuracy"  # of the validation split; the best checkpoint has the highest ("loss": lowest)
     early_stopping_patience: int = 0  # evaluations without a better best_metric before the run ends; 0: never
 
@@ -204,6 +235,9 @@ class TrainConfig:
         )
         _require(0 <= self.seed < 2**32, "train.seed", self.seed, "in [0, 2**32)")
         _require(0 <= self.average_decay < 1, "train.average_decay", self.average_decay, "in [0, 1)")
+        _require(0.25 <= self.progressive_scale <= 1, "train.progressive_scale", self.progressive_scale, "in [0.25, 1]")
+        parse_duration(self.progressive_until, "train.progressive_until")
+        self.mix.validate()
         _require(bool(self.best_metric), "train.best_metric", self.best_metric, "the name of a validation metric")
         _require(
             self.early_stopping_patience >= 0, "train.early_stopping_patience", self.early_stopping_patience, ">= 0"

@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 
 from fashion_jax.config import Config, resolve_steps
 from fashion_jax.config_files import config_from_dict
+from fashion_jax.data.class_colours import class_colours, colour_differences, similar_colours
 from fashion_jax.data.loader import (
     Batch,
     PhotoSource,
@@ -35,7 +36,7 @@ from fashion_jax.training.loop import Schedule
 from fashion_jax.training.optimizer import make_optimizer, make_schedule
 from fashion_jax.training.resident import DevicePhotos, free_device_bytes
 from fashion_jax.training.sharding import check_batch_size
-from fashion_jax.training.state import TrainState, model_arguments
+from fashion_jax.training.state import TrainState, model_arguments, resolve_colour_heads
 from fashion_jax.training.step import TrainStep, make_train_step
 
 DeviceBatch = dict[str, jax.Array]
@@ -55,14 +56,21 @@ def resolve(config: Config, prepared: Prepared) -> Config:
         if folder and is_prepared(Path(folder)):
             setattr(resolved.data, name, str(Path(folder).resolve()))
     loss = config.loss
-    named = (*resolved.data.attributes, *loss.head_weights, *loss.head_label_smoothing, *loss.head_imbalance)
+    resolved.model.colour_heads = resolve_colour_heads(config.model.colour_heads, resolved.data.attributes)
+    named = (
+        *resolved.data.attributes,
+        *resolved.model.colour_heads,
+        *loss.head_weights,
+        *loss.head_label_smoothing,
+        *loss.head_imbalance,
+    )
     for name in named:
         if name not in prepared.attributes:
             raise UserError(
                 f"the catalogue has no attribute {name!r}{nearest(name, prepared.attributes)}; "
                 f"it has {', '.join(prepared.attributes)}"
             )
-    arguments = model_arguments(config.model, {}, config.data.height, config.data.width)
+    arguments = model_arguments(config.model, config.data, {})
     resolved.model.stem, resolved.model.dtype = arguments["stem"], arguments["dtype"]
     return resolved
 
@@ -92,9 +100,7 @@ class Session:
         self.vocabularies = {name: self.prepared.vocabularies[name] for name in self.attributes}
         self.num_examples = len(self.prepared.indices("train"))
         data = self.config.data
-        self.arguments = model_arguments(
-            self.config.model, {n: len(v) for n, v in self.vocabularies.items()}, data.height, data.width
-        )
+        self.arguments = model_arguments(self.config.model, data, {n: len(v) for n, v in self.vocabularies.items()})
         self.graph, _, _ = abstract_classifier(self.arguments)
         self.total_steps = self._steps(train.duration)
         self.learning_rate = make_schedule(
@@ -137,6 +143,12 @@ class Session:
         """Whether the run keeps a moving average of its weights."""
         return self.config.train.average_decay > 0
 
+    @property
+    def colours(self) -> tuple[str, ...]:
+        """The attributes that are colours: those with a colour head, and those that are named so."""
+        named = resolve_colour_heads(("auto",), self.attributes)
+        return tuple(dict.fromkeys((*self.config.model.colour_heads, *named)))
+
     def _steps(self, duration: str) -> int:
         return resolve_steps(
             duration,
@@ -164,7 +176,11 @@ class Session:
         for name, column in zip(self.attributes, self.columns, strict=True):
             known = labels[labels[:, column] != MISSING, column]
             counts = np.bincount(known, minlength=len(self.vocabularies[name]))
-            losses[name] = make_head_loss(name, counts, self.config.loss)
+            similar = None
+            if self.config.loss.colour_softness and name in self.colours:
+                colours = class_colours(self.prepared, name, progress=self.progress)
+                similar = similar_colours(colour_differences(colours), self.config.loss.colour_scale)
+            losses[name] = make_head_loss(name, counts, self.config.loss, similar)
         return make_train_step(
             self.graph,
             self.optimizer,
@@ -175,6 +191,10 @@ class Session:
             mean=data.mean,
             std=data.std,
             augmentation=data.augment,
+            mix=train.mix,
+            never_mixed=self.colours,
+            progressive_scale=train.progressive_scale,
+            progressive_steps=self._steps(train.progressive_until),
             accumulation_steps=train.accumulation_steps,
             average_decay=train.average_decay,
             seed=train.seed,

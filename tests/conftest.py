@@ -9,7 +9,7 @@ from pathlib import Path
 os.environ.setdefault("JAX_PLATFORMS", os.environ.get("FASHION_TEST_PLATFORM", "cpu"))
 if os.environ["JAX_PLATFORMS"] == "cpu":
     # Most of the suite's time is XLA's, compiling small networks: half of it goes into optimising what then runs for
-    # milliseconds. Level 1 keeps losses equal to 1e-7 whatever the number of devices; level 0 does not (7e-5 by step 3).
+    # milliseconds. Level 1 keeps losses equal to 1e-7 on any number of devices; level 0 does not (7e-5 by step 3).
     quick = "--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true"
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {quick}".strip()
 

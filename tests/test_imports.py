@@ -12,6 +12,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "fashion_jax"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 GROUND = {
+    "fashion_jax.cielab",
     "fashion_jax.errors",
     "fashion_jax.files",
     "fashion_jax.config",

@@ -10,8 +10,12 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
+from fashion_jax.models.colour import ColourFeatures
 from fashion_jax.models.heads import Head, HeadOutputs
-from fashion_jax.models.resnet import ResNet, embedding_size
+from fashion_jax.models.resnet import BOTTLENECK_DEPTHS, EXPANSION, ResNet, embedding_size
+
+_DROP_PATH = 2**31  # the backbone's share of a row's random key; the heads have their numbers
+COLOUR_HIDDEN = (256,)  # of a colour head where `head` is linear: a histogram's meaning is not linear
 
 
 class Classifier(nnx.Module):
@@ -28,6 +32,11 @@ class Classifier(nnx.Module):
         head: str = "linear",
         head_hidden: tuple[int, ...] = (512,),
         dropout: float = 0.0,
+        drop_path: float = 0.0,
+        pooling: str = "average",
+        colour_heads: tuple[str, ...] = (),
+        mean: tuple[float, ...] = (0.5, 0.5, 0.5),
+        std: tuple[float, ...] = (0.5, 0.5, 0.5),
         dtype: jnp.dtype = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
@@ -42,15 +51,38 @@ class Classifier(nnx.Module):
             head: "linear" or "mlp".
             head_hidden: hidden sizes of "mlp".
             dropout: of "mlp", in [0, 1).
+            drop_path: stochastic depth of the ResNet, in [0, 1).
+            pooling: of the ResNet, "average" or "gem".
+            colour_heads: attributes whose head also sees `ColourFeatures`, through an MLP.
+            mean: of RGB in [0, 1], that was subtracted from photos; colour heads undo it.
+            std: of RGB in [0, 1], that they were divided by.
             dtype: of convolutions and activations.
             rngs: the key "params" is used.
         """
-        self.backbone = ResNet(depth=depth, width=width, stem=stem, deep_shortcut=deep_shortcut, dtype=dtype, rngs=rngs)
+        self.backbone = ResNet(
+            depth=depth,
+            width=width,
+            stem=stem,
+            deep_shortcut=deep_shortcut,
+            drop_path=drop_path,
+            pooling=pooling,
+            dtype=dtype,
+            rngs=rngs,
+        )
         self.attributes = tuple(classes)  # not read off the dictionary, whose methods an attribute may be named after
         features, hidden = embedding_size(depth, width), head_hidden if head == "mlp" else ()
-        self.heads = nnx.Dict(
-            {name: Head(features, count, hidden=hidden, dropout=dropout, rngs=rngs) for name, count in classes.items()}
+        expansion = EXPANSION if depth in BOTTLENECK_DEPTHS else 1
+        self.colour = nnx.List(
+            [ColourFeatures(3 * width * expansion, mean=mean, std=std, rngs=rngs)] if colour_heads else []
         )
+        self.colour_heads = tuple(colour_heads)
+        heads = {}
+        for name, count in classes.items():
+            inputs, layers = features, hidden
+            if name in colour_heads:
+                inputs, layers = features + self.colour[0].size, hidden or COLOUR_HIDDEN
+            heads[name] = Head(inputs, count, hidden=layers, dropout=dropout, rngs=rngs)
+        self.heads = nnx.Dict(heads)
 
     def __call__(
         self,
@@ -63,15 +95,21 @@ class Classifier(nnx.Module):
 
         Args:
             images: NHWC.
-            train: whether batch norm uses the batch's statistics (and updates the running ones) and dropout drops.
-            dropout_keys: one per row; needed when training with dropout.
+            train: whether batch norm uses the batch's statistics (and updates the running ones) and dropout and
+                stochastic depth drop.
+            dropout_keys: one per row; needed when training with dropout or stochastic depth.
         """
-        embedding = self.backbone(images, train=train)
+        drop_keys = None if dropout_keys is None else jax.vmap(jax.random.fold_in, (0, None))(dropout_keys, _DROP_PATH)
+        embedding, maps = self.backbone(images, train=train, drop_keys=drop_keys)
+        with_colour = embedding
+        for colour in self.colour:
+            with_colour = jnp.concatenate([embedding, colour(images, maps[:2], train=train)], -1)
         logits = {}
         for number, name in enumerate(self.attributes):
             head = self.heads[name]
             keys = None if dropout_keys is None else jax.vmap(jax.random.fold_in, (0, None))(dropout_keys, number)
-            logits[name] = head(embedding, train=train, dropout_keys=keys)
+            seen = with_colour if name in self.colour_heads else embedding
+            logits[name] = head(seen, train=train, dropout_keys=keys)
         return HeadOutputs(logits, embedding)
 
 
@@ -96,7 +134,10 @@ def mean_of_mirrored(
 
 def make_classifier(arguments: Mapping[str, Any], seed: int) -> Classifier:
     """Builds the network from arguments as JSON has them; the same seed gives the same parameters on any devices."""
-    typed = {**arguments, "head_hidden": tuple(arguments["head_hidden"]), "dtype": jnp.dtype(arguments["dtype"])}
+    typed: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in arguments.items()
+    }
+    typed["dtype"] = jnp.dtype(arguments["dtype"])
     return Classifier(**typed, rngs=nnx.Rngs(seed))
 
 

@@ -11,7 +11,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
 DEPTHS = {
     18: (2, 2, 2, 2),
@@ -23,6 +23,7 @@ DEPTHS = {
 BOTTLENECK_DEPTHS = (50, 101, 152)
 EXPANSION = 4  # channels that leave a bottleneck, over those inside it
 STEMS = ("imagenet", "small", "deep")
+POOLINGS = ("average", "gem")
 SMALL_PHOTO = 96  # pixels of the longer side up to which "auto" takes the small stem
 
 # PyTorch's default for convolutions. Behind batch norm only the size of an update relative to the weights counts, and
@@ -153,7 +154,8 @@ class Block(nnx.Module):
             [Shortcut(inputs, outputs, stride, deep=deep_shortcut, dtype=dtype, rngs=rngs)] if changes else []
         )
 
-    def __call__(self, x: FeatureMap, *, train: bool) -> FeatureMap:
+    def __call__(self, x: FeatureMap, *, train: bool, scale: Float[Array, " batch"] | None = None) -> FeatureMap:
+        """Returns the sum of both branches; `scale`, one number per photo, multiplies the convolutions' branch."""
         y = x
         for number, layer in enumerate(self.layers):
             y = layer(y, train=train)
@@ -161,6 +163,8 @@ class Block(nnx.Module):
                 y = nnx.relu(y)
         for shortcut in self.shortcut:
             x = shortcut(x, train=train)
+        if scale is not None:
+            y = y * scale[:, None, None, None].astype(y.dtype)
         return nnx.relu(x + y)
 
 
@@ -174,6 +178,8 @@ class ResNet(nnx.Module):
         width: int = 64,
         stem: str = "imagenet",
         deep_shortcut: bool = False,
+        drop_path: float = 0.0,
+        pooling: str = "average",
         dtype: jnp.dtype = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
@@ -185,6 +191,9 @@ class ResNet(nnx.Module):
             stem: "imagenet" (7x7, stride 2, then max-pooling), "deep" (three 3x3, then max-pooling) or "small"
                 (3x3, stride 2, no pooling), for photos of up to about 96 pixels.
             deep_shortcut: ResNet-D's average pooling in shortcuts.
+            drop_path: probability with which the last block is skipped in training, in [0, 1); it rises linearly
+                from 0 at the first block (stochastic depth, Huang et al., ECCV 2016).
+            pooling: "average" or "gem", the generalised mean (Radenovic et al., TPAMI 2019) with a learned power.
             dtype: of convolutions and activations; parameters and batch norm are float32.
             rngs: the key "params" is used.
         """
@@ -216,18 +225,63 @@ class ResNet(nnx.Module):
                 inputs = width * 2**number * (EXPANSION if bottleneck else 1)
             stages.append(nnx.List(blocks))
         self.stages = nnx.List(stages)
+        self.num_blocks = sum(DEPTHS[depth])
+        self.drop_path = drop_path
+        self.power = nnx.List([Power()] if pooling == "gem" else [])
 
-    def __call__(self, images: Float[Array, "batch height width 3"], *, train: bool) -> Float[Array, "batch features"]:
-        """Returns float32 features; in training, batch norm uses the batch and updates its running statistics."""
+    def __call__(
+        self,
+        images: Float[Array, "batch height width 3"],
+        *,
+        train: bool,
+        drop_keys: Key[Array, " batch"] | None = None,
+    ) -> tuple[Float[Array, "batch features"], list[FeatureMap]]:
+        """Returns pooled float32 features, and the feature maps of the stages.
+
+        Args:
+            images: normalised.
+            train: whether batch norm uses the batch, and updates its running statistics, and blocks are skipped.
+            drop_keys: one per photo; needed when training with `drop_path`.
+        """
         x = images.astype(self.dtype)
         for layer in self.stem:
             x = nnx.relu(layer(x, train=train))
         if self.pool:
             x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        maps, number = [], 0
         for stage in self.stages:
             for block in stage:
-                x = block(x, train=train)
-        return jnp.mean(x.astype(jnp.float32), (1, 2))
+                x = block(x, train=train, scale=self._branch_scale(number, drop_keys) if train else None)
+                number += 1
+            maps.append(x)
+        pooled = self.power[0](x) if len(self.power) else jnp.mean(x.astype(jnp.float32), (1, 2))
+        return pooled, maps
+
+    def _branch_scale(self, block: int, keys: Key[Array, " batch"] | None) -> Float[Array, " batch"] | None:
+        """0 where a photo skips the block, else what keeps the branch's mean as it is; None where none skips."""
+        probability = self.drop_path * block / (self.num_blocks - 1)
+        if not probability:
+            return None
+        if keys is None:
+            raise ValueError("a network with drop_path needs drop_keys in training")
+        own = jax.vmap(jax.random.fold_in, (0, None))(keys, block)
+        kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - probability))(own)
+        return kept / (1 - probability)
+
+
+class Power(nnx.Module):
+    """The generalised mean over height and width: (mean x^p)^(1/p), between average (1) and maximum (infinity)."""
+
+    def __init__(self) -> None:
+        self.power = nnx.Param(jnp.full((1,), 3.0, jnp.float32))
+
+    def __call__(self, x: FeatureMap) -> Float[Array, "batch channels"]:
+        # Below about .01 powers of activations underflow; the paper's code has a floor of 1e-6.
+        wide, power = jnp.maximum(x.astype(jnp.float32), 1e-6), jnp.clip(self.power[...], 1.0, 10.0)
+        # Scaled by its largest value, no power overflows or underflows.
+        peak = jax.lax.stop_gradient(jnp.max(wide, (1, 2), keepdims=True))
+        mean = jnp.mean((wide / peak) ** power[None, None, None], (1, 2))
+        return mean ** (1 / power)[None] * peak[:, 0, 0]
 
 
 def _average_pool(x: FeatureMap) -> FeatureMap:

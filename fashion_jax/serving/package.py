@@ -23,11 +23,19 @@ from fashion_jax import files
 from fashion_jax.data.schema import Attribute, Schema
 from fashion_jax.errors import UserError
 from fashion_jax.models.classifier import abstract_classifier
-from fashion_jax.models.resnet import DEPTHS, STEMS, embedding_size
+from fashion_jax.models.resnet import DEPTHS, POOLINGS, STEMS, embedding_size
 
 FORMAT = 1
 _FILES = ("weights.safetensors", "config.json", "labels.json")
 _MAX_CLASSES = 100_000
+# What packages of earlier versions do not name, and what it was then.
+_LATER_ARGUMENTS: dict[str, Any] = {
+    "drop_path": 0.0,
+    "pooling": "average",
+    "colour_heads": [],
+    "mean": [0.5, 0.5, 0.5],
+    "std": [0.5, 0.5, 0.5],
+}
 _MIN_STD = 1e-6  # below it, normalised photos leave what float32 holds
 
 
@@ -151,6 +159,7 @@ def _check_labels(folder: Path, labels: dict[str, Any], model: Mapping[str, Any]
 
 def _check_model(folder: Path, model: dict[str, Any], features: int) -> dict[str, Any]:
     """Refuses absurd sizes before anything is allocated for them."""
+    model = {**_LATER_ARGUMENTS, **model}
     sizes = [model["width"], *model["head_hidden"]]
     sound = (
         model["depth"] in DEPTHS
@@ -160,6 +169,13 @@ def _check_model(folder: Path, model: dict[str, Any], features: int) -> dict[str
         and isinstance(model["deep_shortcut"], bool)
         and isinstance(model["dropout"], (int, float))
         and 0 <= model["dropout"] < 1
+        and isinstance(model["drop_path"], (int, float))
+        and 0 <= model["drop_path"] < 1
+        and model["pooling"] in POOLINGS
+        and isinstance(model["colour_heads"], list)
+        and set(model["colour_heads"]) <= model["classes"].keys()
+        and _are_shares(model["mean"], 0)
+        and _are_shares(model["std"], _MIN_STD)
         and all(isinstance(size, int) and 1 <= size <= 65536 for size in sizes)
         and model["width"] <= 1024
         and len(model["head_hidden"]) <= 8
@@ -173,15 +189,6 @@ def _check_model(folder: Path, model: dict[str, Any], features: int) -> dict[str
 
 
 def _check_preprocessing(folder: Path, values: dict[str, Any]) -> dict[str, Any]:
-    def colour_sound(name: str, low: float) -> bool:
-        given = values[name]
-        # Comparisons hold for integers of any size and fail for NaN.
-        return (
-            isinstance(given, list)
-            and len(given) == 3
-            and all(type(v) in (int, float) and low <= v <= 1 for v in given)
-        )
-
     sizes_sound = all(type(values[k]) is int and 8 <= values[k] <= 4096 for k in ("height", "width", "max_side"))
     # An unknown setting would change photos in a way that this version does not know of.
     values = {"test_time_flip": False, **values}  # packages of before it was there
@@ -190,11 +197,17 @@ def _check_preprocessing(folder: Path, values: dict[str, Any]) -> dict[str, Any]
         known
         and isinstance(values["test_time_flip"], bool)
         and sizes_sound
-        and colour_sound("mean", 0)
-        and colour_sound("std", _MIN_STD)
+        and _are_shares(values["mean"], 0)
+        and _are_shares(values["std"], _MIN_STD)
     ):
         raise UserError(f"{folder / 'config.json'} has an impossible preprocessing: {values}")
     return values
+
+
+def _are_shares(given: Any, low: float) -> bool:
+    """True for three numbers in [low, 1]."""
+    # Comparisons hold for integers of any size and fail for NaN.
+    return isinstance(given, list) and len(given) == 3 and all(type(v) in (int, float) and low <= v <= 1 for v in given)
 
 
 def _check_weights(folder: Path, data: bytes, model: dict[str, Any]) -> tuple[dict[Any, Any], dict[Any, Any]]:

@@ -16,13 +16,19 @@ from fashion_jax.config import LossConfig
 from fashion_jax.training.losses import HeadLoss
 
 
-def make_head_loss(name: str, class_counts: Int64[np.ndarray, " classes"], config: LossConfig) -> HeadLoss:
+def make_head_loss(
+    name: str,
+    class_counts: Int64[np.ndarray, " classes"],
+    config: LossConfig,
+    similar: Float32[np.ndarray, "classes classes"] | None = None,
+) -> HeadLoss:
     """Returns how a head's loss is computed.
 
     Args:
         name: of the attribute.
         class_counts: labelled training rows per class.
         config: of the run.
+        similar: of a colour attribute, which colours look alike; see data/class_colours.py.
     """
     method = config.head_imbalance.get(name, config.imbalance)
     weights = offsets = None
@@ -37,6 +43,8 @@ def make_head_loss(name: str, class_counts: Int64[np.ndarray, " classes"], confi
         weight=config.head_weights.get(name, 1.0),
         class_weights=weights,
         logit_offsets=offsets,
+        similar=similar,
+        softness=config.colour_softness if similar is not None else 0.0,
         focal_gamma=config.focal_gamma if method == "focal" else 0.0,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -11,7 +12,7 @@ from flax import struct
 from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
-from fashion_jax.config import ModelConfig
+from fashion_jax.config import DataConfig, ModelConfig
 from fashion_jax.models.classifier import make_classifier, split_classifier
 from fashion_jax.models.resnet import resolve_stem
 from fashion_jax.runtime import on_accelerator
@@ -39,20 +40,32 @@ class TrainState:
         return self.average["params"], self.average["batch_stats"]
 
 
-def model_arguments(config: ModelConfig, classes: dict[str, int], height: int, width: int) -> dict[str, Any]:
+def model_arguments(config: ModelConfig, data: DataConfig, classes: dict[str, int]) -> dict[str, Any]:
     """Resolves what is "auto" and returns the arguments of `Classifier`, as JSON values."""
     dtype = config.dtype if config.dtype != "auto" else ("bfloat16" if on_accelerator() else "float32")
     return {
         "classes": dict(classes),
         "depth": config.depth,
         "width": config.width,
-        "stem": resolve_stem(config.stem, height, width),
+        "stem": resolve_stem(config.stem, data.height, data.width),
         "deep_shortcut": config.deep_shortcut,
         "head": config.head,
         "head_hidden": list(config.head_hidden),
         "dropout": config.dropout,
+        "drop_path": config.drop_path,
+        "pooling": config.pooling,
+        "colour_heads": [name for name in classes if name in resolve_colour_heads(config.colour_heads, classes)],
+        "mean": list(data.mean),
+        "std": list(data.std),
         "dtype": dtype,
     }
+
+
+def resolve_colour_heads(named: tuple[str, ...], attributes: Iterable[str]) -> tuple[str, ...]:
+    """Returns the attributes with a colour head; ("auto",) stands for those with "colour" or "color" in the name."""
+    if named != ("auto",):
+        return named
+    return tuple(name for name in attributes if "colour" in name.lower() or "color" in name.lower())
 
 
 def initial_state(

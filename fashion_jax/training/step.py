@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,17 +13,30 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Key
 
-from fashion_jax.config import AugmentConfig
+from fashion_jax.config import AugmentConfig, MixConfig
 from fashion_jax.data.augment import augment, example_keys, normalize
 from fashion_jax.data.schema import MISSING
 from fashion_jax.models.classifier import Classifier, merge_classifier
 from fashion_jax.training.losses import HeadLoss, multi_head_loss
+from fashion_jax.training.mixing import label_shares, mix_photos, mixing_shares
 from fashion_jax.training.sharding import batch_sharding, replicated
 from fashion_jax.training.state import TrainState
 
-Batch = Mapping[str, jax.Array]
+Batch = Mapping[str, Any]  # arrays, and pytrees of them, whose first axis is the batch; and the step
 Metrics = dict[str, jax.Array]
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+
+
+class Counts(NamedTuple):
+    """What sums over the rows of a whole batch are divided by, per head.
+
+    Attributes:
+        of_loss: labelled rows, or what their labels count together where photos are mixed.
+        labelled: rows that hold the label.
+    """
+
+    of_loss: Mapping[str, jax.Array]
+    labelled: Mapping[str, jax.Array]
 
 
 def make_train_step(
@@ -36,6 +50,10 @@ def make_train_step(
     mean: tuple[float, ...],
     std: tuple[float, ...],
     augmentation: AugmentConfig,
+    mix: MixConfig,
+    never_mixed: tuple[str, ...],
+    progressive_scale: float,
+    progressive_steps: int,
     accumulation_steps: int,
     average_decay: float,
     seed: int,
@@ -53,6 +71,11 @@ def make_train_step(
         mean: of RGB in [0, 1].
         std: of RGB in [0, 1].
         augmentation: of the photos.
+        mix: mixup and CutMix.
+        never_mixed: attributes that mixed photos teach nothing.
+        progressive_scale: of the photos' sides during the first `progressive_steps` (progressive resizing; Howard 2018,
+            Tan and Le, ICML 2021).
+        progressive_steps: of the run, from its start.
         accumulation_steps: parts into which the batch is cut to save memory. Gradients add up to those of the whole
             batch; batch norm sees one part at a time.
         average_decay: of the moving average of parameters and batch statistics; 0 for none.
@@ -64,27 +87,63 @@ def make_train_step(
     """
 
     def loss_of(
-        params: dict[str, Any], batch_stats: dict[str, Any], part: Batch, counts: Mapping[str, jax.Array], key: Any
+        params: dict[str, Any],
+        batch_stats: dict[str, Any],
+        part: Batch,
+        counts: Counts,
+        key: Any,
+        *,
+        scale: float,
     ) -> tuple[jax.Array, tuple[dict[str, Any], Metrics]]:
         model = merge_classifier(graph, params, batch_stats)
         augment_key, dropout_key = jax.random.split(key)
         keys = example_keys(augment_key, part["step"], part["row"])
-        images = normalize(augment(part["image"], keys, augmentation), mean, std, jnp.dtype(dtype))
+        photos = augment(part["image"], keys, augmentation)
+        if mix.active:
+            photos = mix_photos(photos, _mixing_shares(part, key)[1])
+        if scale < 1:
+            photos = _scale(photos, scale)
+        images = normalize(photos, mean, std, jnp.dtype(dtype))
         outputs = model(images, train=True, dropout_keys=example_keys(dropout_key, part["step"], part["row"]))
         labels = {name: part["label"][:, column] for name, column in zip(attributes, columns, strict=True)}
-        total, per_head = multi_head_loss(outputs.logits, labels, counts, losses)
+        targets = {name: part[f"target/{name}"] for name in attributes} if mix.active else None
+        total, per_head = multi_head_loss(outputs.logits, labels, counts.of_loss, losses, targets)
         metrics = {"loss": total}
         for name, loss in per_head.items():
             hits = (jnp.argmax(outputs.logits[name], -1) == labels[name]) & (labels[name] != MISSING)
             metrics[f"loss/{name}"] = loss
-            metrics[f"accuracy/{name}"] = jnp.sum(hits) / jnp.maximum(counts[name], 1.0)
+            metrics[f"accuracy/{name}"] = jnp.sum(hits) / jnp.maximum(counts.labelled[name], 1.0)
         return total, (nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)), metrics)
 
-    gradient = jax.value_and_grad(loss_of, has_aux=True)
+    def _mixing_shares(part: Batch, key: Any) -> tuple[jax.Array, jax.Array]:
+        keys = example_keys(jax.random.fold_in(key, 2), part["step"], part["row"])  # 0 and 1 are loss_of's
+        _, height, width, _ = part["image"].shape
+        return mixing_shares(keys, height, width, mix)
+
+    def gradient(params: Any, batch_stats: Any, part: Batch, counts: Any, key: Any) -> Any:
+        def at(scale: float) -> Callable[..., Any]:
+            return jax.value_and_grad(partial(loss_of, scale=scale), has_aux=True)
+
+        if progressive_scale == 1 or not progressive_steps:
+            return at(1.0)(params, batch_stats, part, counts, key)
+        early = part["step"] < progressive_steps
+        return jax.lax.cond(early, at(progressive_scale), at(1.0), params, batch_stats, part, counts, key)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key: Key[Array, ""] = jax.random.key(seed)
-        counts = _label_counts(batch["label"], attributes, columns)
+        labelled = _label_counts(batch["label"], attributes, columns)
+        counts = Counts(labelled, labelled)
+        if mix.active:
+            share, _ = _mixing_shares({**batch, "step": state.step}, key)
+            targets = {
+                name: label_shares(
+                    batch["label"][:, column], share, parts=accumulation_steps, mixable=name not in never_mixed
+                )
+                for name, column in zip(attributes, columns, strict=True)
+            }
+            sums = {name: jnp.sum(target.own) + jnp.sum(target.other) for name, target in targets.items()}
+            counts = Counts(sums, labelled)
+            batch = {**batch, **{f"target/{name}": target for name, target in targets.items()}}
 
         def one_part(carry: tuple[Any, Any, Any], part: Batch) -> tuple[tuple[Any, Any, Any], None]:
             batch_stats, gradients, metrics = carry
@@ -130,6 +189,13 @@ def _move_average(average: Any, now: Any, step: jax.Array, decay: float) -> Any:
     done = step.astype(jnp.float32)
     kept = jnp.minimum(decay, (1 + done) / (10 + done))
     return jax.tree.map(lambda old, new: kept * old + (1 - kept) * new, average, now)
+
+
+def _scale(images: Float[Array, "batch height width 3"], scale: float) -> Float[Array, "batch rows columns 3"]:
+    """Shrinks photos to `scale` of their sides, smoothed as Pillow does."""
+    batch, height, width, channels = images.shape
+    shape = (batch, round(height * scale), round(width * scale), channels)
+    return jax.image.resize(images, shape, "linear", antialias=True)
 
 
 def _metric_names(attributes: tuple[str, ...]) -> list[str]:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from fashion_jax.evaluation.colour_histogram import colour_histogram, to_cielab
+from fashion_jax.cielab import to_cielab
+from fashion_jax.evaluation.colour_histogram import colour_histogram
 from fashion_jax.evaluation.retrieval import join_labels, retrieval_scores
 
 RANDOM = np.random.default_rng(0)

@@ -13,24 +13,8 @@ import pytest
 from flax import nnx, traverse_util
 
 from fashion_jax.models.classifier import abstract_classifier, make_classifier, merge_classifier, split_classifier
-from fashion_jax.models.resnet import DEPTHS, embedding_size, resolve_stem
-
-BASE = {
-    "classes": {"kind": 3, "colour": 5}, "depth": 18, "width": 4, "stem": "small", "deep_shortcut": False,
-    "head": "linear", "head_hidden": [], "dropout": 0.0, "dtype": "float32",
-}  # fmt: skip
-MLP = {**BASE, "head": "mlp", "head_hidden": [16], "dropout": 0.5}
-
-
-def images(count: int = 4, height: int = 20, width: int = 16) -> jnp.ndarray:
-    return jnp.asarray(np.random.default_rng(0).normal(size=(count, height, width, 3)), jnp.float32)
-
-
-def model_of(arguments):
-    """Makes a model in one compilation, where one per array would take a minute."""
-    graph, _, _ = abstract_classifier(arguments)
-    params, batch_stats = jax.jit(lambda: split_classifier(make_classifier(arguments, 0))[1:])()
-    return merge_classifier(graph, params, batch_stats)
+from fashion_jax.models.resnet import DEPTHS, Power, embedding_size, resolve_stem
+from small_models import BASE, MLP, images, model_of
 
 
 def shapes(arguments, height: int, width: int):
@@ -164,3 +148,34 @@ def test_attributes_may_be_called_as_methods_are():
     assert params["heads"].keys() == names.keys()
     merged = nnx.eval_shape(lambda: merge_classifier(graph, params, batch_stats))
     assert merged.attributes == tuple(names)
+
+
+def test_the_generalised_mean_lies_between_average_and_maximum():
+    power, x = Power(), jnp.asarray(np.random.default_rng(0).uniform(0, 3, (2, 5, 4, 6)), jnp.float32)
+    x = x.at[1, ..., 0].set(0.0)
+    by_hand = np.mean(np.maximum(np.asarray(x, np.float64), 1e-6) ** 3, (1, 2)) ** (1 / 3)
+    np.testing.assert_allclose(power(x), by_hand, rtol=1e-5)
+    power.power[...] = jnp.ones((1,))
+    np.testing.assert_allclose(power(x), x.mean((1, 2)), rtol=1e-5, atol=1e-5)
+    power.power[...] = jnp.full((1,), 10.0)
+    assert (np.asarray(power(x)) > np.asarray(x.mean((1, 2)))).all()
+    gradient = jax.grad(lambda x: jnp.sum(power(x)))(x.at[0].set(1e4))
+    assert np.isfinite(gradient).all()
+
+
+def test_skipped_blocks_leave_the_mean_and_inference_alone():
+    arguments = {**BASE, "drop_path": 0.5}
+    model, photos = model_of(arguments), images(8)
+    plain = model_of(BASE)
+    np.testing.assert_array_equal(model(photos, train=False).embedding, plain(photos, train=False).embedding)
+    with pytest.raises(ValueError, match="needs drop_keys"):
+        model(photos, train=True)
+    keys = jax.random.split(jax.random.key(0), 20_000)
+    for block in (0, 3, 7):
+        scale = model.backbone._branch_scale(block, keys)
+        if block == 0:
+            assert scale is None
+            continue
+        skipped = np.mean(np.asarray(scale) == 0)
+        assert skipped == pytest.approx(0.5 * block / 7, abs=0.02)
+        assert np.mean(scale) == pytest.approx(1, abs=0.03)

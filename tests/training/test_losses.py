@@ -103,3 +103,18 @@ def test_weights_and_heads_add_up():
     )
     assert np.allclose(total, 2 * per_head["a"] + 0.5 * per_head["b"], rtol=1e-6)
     assert np.allclose(per_head["a"], loss(logits, labels), rtol=1e-6)
+
+
+def test_soft_colours_are_a_mixture_of_targets():
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(size=(5, 3)).astype(np.float32), np.array([0, 1, 2, MISSING, 1])
+    similar = np.array([[0, 0.9, 0.1], [0.5, 0, 0.5], [0, 0, 1]], np.float32)
+    how = HeadLoss(smoothing=0.1, similar=similar, softness=0.3)
+    ours = np.asarray(head_cross_entropy(jnp.asarray(logits), jnp.asarray(labels), how))
+    target = 0.7 * np.eye(3)[labels] + 0.3 * similar[labels]
+    target = 0.9 * target + 0.1 / 3
+    log_probabilities = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    expected = np.where(labels == MISSING, 0, -(target * log_probabilities).sum(1))
+    np.testing.assert_allclose(ours, expected, rtol=1e-5)
+    plain = head_cross_entropy(jnp.asarray(logits), jnp.asarray(labels), HeadLoss(similar=similar, softness=0.0))
+    np.testing.assert_allclose(plain, head_cross_entropy(jnp.asarray(logits), jnp.asarray(labels), HeadLoss()))

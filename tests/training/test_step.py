@@ -8,41 +8,18 @@ import jax
 import numpy as np
 import pytest
 
-from fashion_jax.config import Config
 from fashion_jax.data.loader import StreamedPhotos, training_batches
 from fashion_jax.errors import UserError
-from fashion_jax.session import Session, resolve
 from fashion_jax.training.sharding import check_batch_size, put_batch
 from fashion_jax.training.state import create_state
-
-
-def mesh_of(count: int):
-    return jax.make_mesh((count,), ("data",), devices=jax.devices()[:count], axis_types=(jax.sharding.AxisType.Auto,))
-
-
-def session_on(config: Config, prepared, tmp_path, devices: int) -> Session:
-    return Session(resolve(config, prepared), prepared, tmp_path, mesh=mesh_of(devices), progress=False)
-
-
-def run(session: Session, steps: int = 5, order: np.ndarray | None = None):
-    state = create_state(
-        session.arguments, session.optimizer, session.config.train.seed, session.mesh, averaged=session.averaged
-    )
-    step, losses = session.train_step(), []
-    size = session.config.train.batch_size
-    photos = StreamedPhotos(session.prepared, session.config.data.height, session.config.data.width)
-    for batch in islice(training_batches(session.prepared, photos, batch_size=size, seed=0), steps):
-        if order is not None:
-            batch = {name: array[order] for name, array in batch.items()}
-        state, metrics = step(state, put_batch(batch, session.mesh))
-        losses.append({name: float(value) for name, value in metrics.items()})
-    return state, losses, step
+from stepping import run, session_on
 
 
 @pytest.fixture
 def rich_config(tiny_config):
     config = tiny_config(model__head="mlp", model__head_hidden=(16,), model__dropout=0.3, loss__label_smoothing=0.1)
     config.loss.head_weights = {"kind": 0.5}
+    config.model.colour_heads, config.model.drop_path, config.model.pooling = ("auto",), 0.2, "gem"
     return config
 
 
@@ -124,6 +101,22 @@ def test_accumulated_parts_have_the_gradient_of_their_sum(tiny_config, prepared,
     assert float(whole["gradient_norm"]) == pytest.approx(float(parts["gradient_norm"]), rel=1e-4)
     for name in ("accuracy/kind", "accuracy/colour", "loss/kind"):
         assert float(whole[name]) == pytest.approx(float(parts[name]), rel=1e-5)
+
+
+def test_small_photos_until_the_set_step(tiny_config, prepared, tmp_path):
+    plain = tiny_config()
+    config = tiny_config(train__progressive_scale=0.5, train__progressive_until="2 steps")
+    _, full, _ = run(session_on(plain, prepared, tmp_path, 1), 1)
+    session = session_on(config, prepared, tmp_path, 1)
+    state, small, step = run(session, 2)
+    assert small[0]["loss"] != pytest.approx(full[0]["loss"], rel=1e-5)
+    photos = StreamedPhotos(prepared, 32, 24)
+    batch = put_batch(next(iter(training_batches(prepared, photos, batch_size=16, seed=0, start_step=2))), session.mesh)
+    copy = jax.tree.map(lambda array: array.copy(), state)
+    _, later = step(state, batch)
+    _, whole = session_on(plain, prepared, tmp_path, 1).train_step()(copy, batch)
+    assert float(later["loss"]) == pytest.approx(float(whole["loss"]), rel=1e-5)
+    assert float(later["gradient_norm"]) == pytest.approx(float(whole["gradient_norm"]), rel=1e-4)
 
 
 def test_batch_statistics_move(tiny_config, prepared, tmp_path):

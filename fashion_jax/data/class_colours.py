@@ -1,0 +1,72 @@
+"""The mean colour of each class of a colour attribute, measured on training photos."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float, Float32, Int
+
+from fashion_jax.cielab import ciede2000, product_pixels
+from fashion_jax.data.manifest import Prepared
+from fashion_jax.data.photos import decode_photo
+from fashion_jax.progress import progress_bar
+
+PHOTOS_PER_CLASS = 200  # more do not move a mean by what anyone sees
+_HEIGHT, _WIDTH = 80, 60  # pixels at which photos are looked at
+
+
+def class_colours(prepared: Prepared, attribute: str, *, progress: bool = False) -> Float32[np.ndarray, "classes 3"]:
+    """Returns the mean CIELAB colour of the product's pixels over training photos of each class.
+
+    Args:
+        prepared: the records.
+        attribute: of the catalogue, whose classes are colours.
+        progress: whether to show a bar.
+
+    Returns:
+        NaN for a class without a training row.
+    """
+    column, classes = prepared.attributes.index(attribute), len(prepared.vocabularies[attribute])
+    rows = prepared.indices("train")
+    labels = prepared.labels[rows, column]
+    chosen = [_spread(rows[labels == number]) for number in range(classes)]
+    means = np.full((classes, 3), np.nan, np.float32)
+    with progress_bar(sum(map(len, chosen)), f"measuring {attribute}", show=progress, unit="photo") as bar:
+        for number, own in enumerate(chosen):
+            photos = [decode_photo(prepared.read_photo(int(row)), _HEIGHT, _WIDTH) for row in own]
+            if photos:
+                means[number] = np.mean([product_pixels(photo).mean(0) for photo in photos], axis=0)
+            bar.update(len(own))
+    return means
+
+
+def _spread(rows: Int[np.ndarray, " n"]) -> Int[np.ndarray, " m"]:
+    if len(rows) <= PHOTOS_PER_CLASS:
+        return rows
+    return rows[np.linspace(0, len(rows) - 1, PHOTOS_PER_CLASS).astype(int)]
+
+
+def colour_differences(colours: Float[np.ndarray, "classes 3"]) -> Float[np.ndarray, "classes classes"]:
+    """Returns the CIEDE2000 differences of classes: 0 of a class to itself, infinite where one is unknown."""
+    differences = ciede2000(colours[:, None], colours[None])
+    differences[~np.isfinite(differences)] = np.inf
+    np.fill_diagonal(differences, 0.0)
+    return differences
+
+
+def similar_colours(
+    differences: Float[np.ndarray, "classes classes"], scale: float
+) -> Float32[np.ndarray, "classes classes"]:
+    """Returns for each class how the others share its probability: in proportion to exp(-difference / scale).
+
+    Args:
+        differences: of the classes, CIEDE2000.
+        scale: in the same units, above 0.
+
+    Returns:
+        Rows that sum to 1 with 0 for the class itself; a class whose colour is unknown keeps all for itself.
+    """
+    near = np.exp(-differences / scale)
+    np.fill_diagonal(near, 0.0)
+    sums = near.sum(1, keepdims=True)
+    shares = np.where(sums > 0, near / np.maximum(sums, 1e-300), np.eye(len(near)))
+    return shares.astype(np.float32)

@@ -1,0 +1,89 @@
+"""Mixup (Zhang et al., ICLR 2018) and CutMix (Yun et al., ICCV 2019): photos of two products in one, and both labels.
+
+The partner of a row is the row before it in its part of the batch. The row itself always has the larger share, so
+that accuracies of training batches still mean something. A colour head never learns from a mixed photo: the mean of
+red and blue is purple.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from fashion_jax.config import MixConfig
+from fashion_jax.data.schema import MISSING
+from fashion_jax.training.losses import MixedTarget
+
+
+def mixing_shares(
+    keys: Key[Array, " batch"], height: int, width: int, config: MixConfig
+) -> tuple[Float[Array, " batch"], Float[Array, "batch height width"]]:
+    """Draws how much of each photo is its own.
+
+    Args:
+        keys: one per row; the same key draws the same.
+        height: of the photos, in pixels.
+        width: likewise.
+        config: strengths and probability.
+
+    Returns:
+        Each row's share in [0.5, 1], 1 where it is not mixed; and the share of every pixel, in [0, 1], whose mean over
+        the photo is the row's share.
+    """
+
+    def one(key: Key[Array, ""]) -> tuple[Float[Array, ""], Float[Array, "height width"]]:
+        chance_key, kind_key, blend_key, cut_key, place_key = jax.random.split(key, 5)
+        blend = _share(blend_key, config.mixup_alpha)
+        cut = _kept_pixels(_share(cut_key, config.cutmix_alpha), place_key, height, width)
+        chosen = (
+            jax.random.bernoulli(kind_key) if config.mixup_alpha and config.cutmix_alpha else config.cutmix_alpha > 0
+        )
+        pixels = jnp.where(chosen, cut, jnp.full((height, width), blend))
+        pixels = jnp.where(jax.random.bernoulli(chance_key, config.probability), pixels, 1.0)
+        return jnp.mean(pixels), pixels
+
+    return jax.vmap(one)(keys)
+
+
+def _share(key: Key[Array, ""], alpha: float) -> Float[Array, ""]:
+    """A draw of Beta(alpha, alpha), its larger side."""
+    if not alpha:
+        return jnp.ones(())
+    drawn = jax.random.beta(key, alpha, alpha)
+    return jnp.maximum(drawn, 1 - drawn)
+
+
+def _kept_pixels(share: Float[Array, ""], key: Key[Array, ""], height: int, width: int) -> Float[Array, "height width"]:
+    """1 outside, 0 inside a rectangle of the photo's aspect that covers 1 - share; its centre is anywhere in the photo,
+    and what sticks out is lost."""
+    half = jnp.sqrt(1 - share) * jnp.array([height, width], jnp.float32) / 2
+    centre = jax.random.uniform(key, (2,)) * jnp.array([height, width], jnp.float32)
+    inside_y = jnp.abs(jnp.arange(height) + 0.5 - centre[0]) < half[0]
+    inside_x = jnp.abs(jnp.arange(width) + 0.5 - centre[1]) < half[1]
+    return 1.0 - (inside_y[:, None] & inside_x[None, :])
+
+
+def mix_photos(
+    images: Float[Array, "batch height width 3"], pixels: Float[Array, "batch height width"]
+) -> Float[Array, "batch height width 3"]:
+    """Returns every pixel's share of the photo and the rest of the photo of the row before."""
+    share = pixels[..., None]
+    return share * images + (1 - share) * jnp.roll(images, 1, axis=0)
+
+
+def label_shares(
+    labels: Int[Array, " batch"], share: Float[Array, " batch"], *, parts: int, mixable: bool
+) -> MixedTarget:
+    """Returns the partner's labels, and how much the own and the partner's label count in the loss.
+
+    Args:
+        labels: of the whole batch, MISSING where there is none.
+        share: of the row itself, 1 where it is not mixed.
+        parts: into which the batch is cut (row i into part i % parts); partners are of the same part.
+        mixable: False for colours: a mixed row counts nothing.
+    """
+    partners = jnp.roll(labels, parts)
+    if not mixable:
+        return MixedTarget(partners, ((share == 1) & (labels != MISSING)).astype(jnp.float32), jnp.zeros_like(share))
+    return MixedTarget(partners, share * (labels != MISSING), (1 - share) * (partners != MISSING))

@@ -1,0 +1,26 @@
+"""Arguments of small networks, and photos for them."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fashion_jax.models.classifier import abstract_classifier, make_classifier, merge_classifier, split_classifier
+
+BASE = {
+    "classes": {"kind": 3, "colour": 5}, "depth": 18, "width": 4, "stem": "small", "deep_shortcut": False,
+    "head": "linear", "head_hidden": [], "dropout": 0.0, "dtype": "float32",
+}  # fmt: skip
+MLP = {**BASE, "head": "mlp", "head_hidden": [16], "dropout": 0.5}
+
+
+def images(count: int = 4, height: int = 20, width: int = 16) -> jnp.ndarray:
+    return jnp.asarray(np.random.default_rng(0).normal(size=(count, height, width, 3)), jnp.float32)
+
+
+def model_of(arguments):
+    """Makes a model in one compilation, where one per array would take a minute."""
+    graph, _, _ = abstract_classifier(arguments)
+    params, batch_stats = jax.jit(lambda: split_classifier(make_classifier(arguments, 0))[1:])()
+    return merge_classifier(graph, params, batch_stats)

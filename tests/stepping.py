@@ -1,0 +1,37 @@
+"""Runs of a few training steps, for tests."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+import jax
+import numpy as np
+
+from fashion_jax.config import Config
+from fashion_jax.data.loader import StreamedPhotos, training_batches
+from fashion_jax.session import Session, resolve
+from fashion_jax.training.sharding import put_batch
+from fashion_jax.training.state import create_state
+
+
+def mesh_of(count: int):
+    return jax.make_mesh((count,), ("data",), devices=jax.devices()[:count], axis_types=(jax.sharding.AxisType.Auto,))
+
+
+def session_on(config: Config, prepared, tmp_path, devices: int) -> Session:
+    return Session(resolve(config, prepared), prepared, tmp_path, mesh=mesh_of(devices), progress=False)
+
+
+def run(session: Session, steps: int = 5, order: np.ndarray | None = None):
+    state = create_state(
+        session.arguments, session.optimizer, session.config.train.seed, session.mesh, averaged=session.averaged
+    )
+    step, losses = session.train_step(), []
+    size = session.config.train.batch_size
+    photos = StreamedPhotos(session.prepared, session.config.data.height, session.config.data.width)
+    for batch in islice(training_batches(session.prepared, photos, batch_size=size, seed=0), steps):
+        if order is not None:
+            batch = {name: array[order] for name, array in batch.items()}
+        state, metrics = step(state, put_batch(batch, session.mesh))
+        losses.append({name: float(value) for name, value in metrics.items()})
+    return state, losses, step

@@ -1,0 +1,97 @@
+"""Mixup and CutMix: shares are shares, partners are of the same part, colours learn from whole photos alone."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fashion_jax.config import MixConfig
+from fashion_jax.data.schema import MISSING
+from fashion_jax.training.losses import HeadLoss, MixedTarget, head_cross_entropy, multi_head_loss
+from fashion_jax.training.mixing import label_shares, mix_photos, mixing_shares
+from stepping import run, session_on
+
+KEYS = jax.random.split(jax.random.key(3), 400)
+CONFIGS = {
+    "mixup": MixConfig(mixup_alpha=0.4),
+    "cutmix": MixConfig(cutmix_alpha=1.0),
+    "both": MixConfig(mixup_alpha=0.4, cutmix_alpha=1.0, probability=0.5),
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_shares(name):
+    share, pixels = map(np.asarray, mixing_shares(KEYS, 20, 16, CONFIGS[name]))
+    assert share.min() >= 0.5 - 1e-6 and share.max() <= 1
+    np.testing.assert_allclose(pixels.mean((1, 2)), share, atol=1e-6)
+    whole = np.mean(share == 1)
+    assert 0.4 < whole < 0.65 if name == "both" else whole < 0.15
+    assert 0.6 < share.mean() < (0.98 if name != "both" else 1)
+    flat = pixels.reshape(len(pixels), -1)
+    if name == "mixup":
+        assert (flat.min(1) == flat.max(1)).all()
+    if name == "cutmix":
+        assert set(np.unique(flat)) == {0.0, 1.0}
+    again, _ = mixing_shares(KEYS, 20, 16, CONFIGS[name])
+    np.testing.assert_array_equal(share, again)
+
+
+def test_cut_areas_are_those_of_the_beta_distribution():
+    # Beta(1, 1), its larger side: the share is uniform in [.5, 1] but for what sticks out of the photo.
+    share, _ = mixing_shares(jax.random.split(jax.random.key(0), 2000), 64, 64, MixConfig(cutmix_alpha=1.0))
+    blend, _ = mixing_shares(jax.random.split(jax.random.key(0), 2000), 8, 8, MixConfig(mixup_alpha=1.0))
+    np.testing.assert_allclose(np.quantile(blend, [0.25, 0.5, 0.75]), [0.625, 0.75, 0.875], atol=0.02)
+    assert np.mean(share) > np.mean(blend)
+
+
+def test_photos_are_mixed_with_the_one_before():
+    photos = jnp.asarray(np.random.default_rng(0).uniform(0, 255, (3, 4, 5, 3)), jnp.float32)
+    pixels = jnp.stack([jnp.ones((4, 5)), jnp.full((4, 5), 0.7), jnp.ones((4, 5)).at[1, 2].set(0.0)])
+    mixed = np.asarray(mix_photos(photos, pixels))
+    np.testing.assert_array_equal(mixed[0], photos[0])
+    np.testing.assert_allclose(mixed[1], 0.7 * photos[1] + 0.3 * photos[0], rtol=1e-5)
+    np.testing.assert_array_equal(mixed[2, 1, 2], photos[1, 1, 2])
+    np.testing.assert_array_equal(np.delete(mixed[2].reshape(20, 3), 7, 0), np.delete(photos[2].reshape(20, 3), 7, 0))
+
+
+@pytest.mark.parametrize("parts", [1, 2, 4])
+def test_partners_are_rows_of_the_same_part(parts):
+    labels = np.array([0, 1, MISSING, 3, 4, 5, 6, MISSING])
+    share = np.array([1, 0.9, 0.8, 0.7, 0.6, 0.5, 1, 0.75], np.float32)
+    target = label_shares(jnp.asarray(labels), jnp.asarray(share), parts=parts, mixable=True)
+    for part in range(parts):
+        own = labels[part::parts]
+        np.testing.assert_array_equal(np.asarray(target.partners)[part::parts], np.roll(own, 1))
+    np.testing.assert_allclose(target.own, np.where(labels != MISSING, share, 0))
+    np.testing.assert_allclose(target.other, np.where(np.roll(labels, parts) != MISSING, 1 - share, 0), atol=1e-7)
+    colours = label_shares(jnp.asarray(labels), jnp.asarray(share), parts=parts, mixable=False)
+    np.testing.assert_array_equal(colours.own, [1, 0, 0, 0, 0, 0, 1, 0])
+    assert not np.asarray(colours.other).any()
+
+
+def test_the_loss_is_the_shares_of_two_losses():
+    logits = {"kind": jnp.asarray(np.random.default_rng(1).normal(size=(4, 3)), jnp.float32)}
+    labels, partners = jnp.array([0, 1, 2, MISSING]), jnp.array([2, 2, MISSING, 1])
+    how, target = (
+        HeadLoss(smoothing=0.1),
+        MixedTarget(partners, jnp.array([1, 0.6, 0.7, 0]), jnp.array([0, 0.4, 0, 0.2])),
+    )
+    total, _ = multi_head_loss(logits, {"kind": labels}, {"kind": jnp.array(2.9)}, {"kind": how}, {"kind": target})
+    one, two = (np.asarray(head_cross_entropy(logits["kind"], rows, how)) for rows in (labels, partners))
+    expected = (one[0] + 0.6 * one[1] + 0.4 * two[1] + 0.7 * one[2] + 0.2 * two[3]) / 2.9
+    assert float(total) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_step_with_everything_mixed(tiny_config, prepared, tmp_path):
+    config = tiny_config(train__mix=MixConfig(mixup_alpha=0.4, cutmix_alpha=1.0))
+    config.train.progressive_scale, config.train.progressive_until = 0.75, "2 steps"
+    _, one, _ = run(session_on(config, prepared, tmp_path, 1), 4)
+    _, eight, _ = run(session_on(config, prepared, tmp_path, 8), 4)
+    for a, b in zip(one, eight, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
+        assert a["loss/kind"] > 0 and 0 <= a["accuracy/kind"] <= 1 and 0 <= a["accuracy/colour"] <= 1
+    config.train.mix.mixup_alpha, config.train.mix.cutmix_alpha = 0.4, 0.0  # mixup leaves no photo whole
+    _, mixed, _ = run(session_on(config, prepared, tmp_path, 8), 1)
+    assert mixed[0]["loss/colour"] == 0 and mixed[0]["loss/kind"] > 0
