@@ -15,6 +15,7 @@ GROUND = {
     "fashion_jax.errors",
     "fashion_jax.files",
     "fashion_jax.config",
+    "fashion_jax.downloads",
     "fashion_jax.pictures",
     "fashion_jax.progress",
     "fashion_jax.runtime",
