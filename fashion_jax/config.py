@@ -48,8 +48,8 @@ class DataConfig:
     attributes: tuple[str, ...] = ()  # heads to train, in order; empty: every attribute of the schema
     height: int = 80
     width: int = 60
-    mean: tuple[float, ...] = (0.5, 0.5, 0.5)  # of RGB in [0, 1], subtracted
-    std: tuple[float, ...] = (0.5, 0.5, 0.5)  # of RGB in [0, 1], divided by
+    mean: tuple[float, ...] = ()  # of RGB in [0, 1], subtracted; empty: the pretrained weights', else 0.5
+    std: tuple[float, ...] = ()  # of RGB in [0, 1], divided by; empty: the pretrained weights', else 0.5
     max_side: int = 256  # pixels; larger photos are scaled down once, at preparation
     max_bad_fraction: float = 0.05  # share of unusable rows above which preparation stops
     split: str = "group"  # "group", "random", "column" (the schema's split column) or "file:PATH" (a splits.csv)
@@ -64,8 +64,9 @@ class DataConfig:
         _require(bool(self.source), "data.source", self.source, "a path, synthetic[:N], kaggle:O/N or hf:O/N")
         _require(8 <= self.height <= 4096, "data.height", self.height, "in [8, 4096] pixels")
         _require(8 <= self.width <= 4096, "data.width", self.width, "in [8, 4096] pixels")
-        _require(len(self.mean) == 3 and all(0 <= m <= 1 for m in self.mean), "data.mean", self.mean, "3 in [0, 1]")
-        _require(len(self.std) == 3 and all(0 < s <= 1 for s in self.std), "data.std", self.std, "3 in (0, 1]")
+        for name, values, low in (("mean", self.mean, 0.0), ("std", self.std, 1e-6)):
+            sound = len(values) in (0, 3) and all(low <= v <= 1 for v in values)
+            _require(sound, f"data.{name}", values, f"3 in [{low:g}, 1], or none")
         _require(16 <= self.max_side <= 8192, "data.max_side", self.max_side, "in [16, 8192] pixels")
         _require(
             self.max_side >= max(self.height, self.width),
@@ -96,8 +97,13 @@ class DataConfig:
 
 @dataclass(slots=True)
 class ModelConfig:
-    """The backbone and the heads."""
+    """The backbone and the heads.
 
+    Pretrained weights bring their own depth, width, stem and deep_shortcut where these are left as they are here.
+    """
+
+    pretrained: str = ""  # OWNER/NAME[@REVISION] on the Hub, a .safetensors file, a folder, a package; see README
+    pretrained_digest: str = ""  # sha256 that the pretrained weights' file must have; empty: any, and it is noted here
     depth: int = 18
     width: int = 64  # channels of the first stage; 64 is the published size
     stem: str = "auto"  # "imagenet", "small" (3x3, no pooling), "deep" (ResNet-D); auto: small up to 96 pixels
@@ -109,6 +115,9 @@ class ModelConfig:
 
     def validate(self) -> None:
         _choice("model.depth", self.depth, (18, 34, 50, 101, 152))
+        digest = self.pretrained_digest
+        sound = not digest or (len(digest) == 64 and set(digest) <= set("0123456789abcdef"))
+        _require(sound, "model.pretrained_digest", digest, "64 hexadecimal digits")
         _require(1 <= self.width <= 1024, "model.width", self.width, "in [1, 1024] channels")
         _choice("model.stem", self.stem, ("auto", "imagenet", "small", "deep"))
         _require(self.stem != "deep" or self.width >= 2, "model.width", self.width, "at least 2 with the deep stem")
@@ -120,7 +129,11 @@ class ModelConfig:
 
 @dataclass(slots=True)
 class OptimizerConfig:
-    """One of optax's optimisers under a learning-rate schedule."""
+    """One of optax's optimisers under a learning-rate schedule.
+
+    Patterns are of parameters' paths, such as "backbone/stages/3/*", "heads/colour" or "*/norm/*"; `*` crosses slashes,
+    and a module's path stands for all in it. See training/fine_tuning.py.
+    """
 
     name: str = "adamw"  # or "sgd" (Nesterov momentum), "lamb"
     learning_rate: float = 4e-3  # the peak
@@ -133,6 +146,11 @@ class OptimizerConfig:
     beta2: float = 0.999  # adamw, lamb
     epsilon: float = 1e-8  # adamw, lamb
     clip_norm: float = 0.0  # largest global norm of the gradient; 0: not clipped
+    multipliers: dict[str, float] = field(default_factory=dict)  # pattern -> factor of the rate; the first match counts
+    layer_decay: float = 1.0  # each block's rate as a share of the next one's; the heads have the whole
+    freeze: tuple[str, ...] = ()  # patterns of what is not trained
+    unfreeze: dict[str, str] = field(default_factory=dict)  # pattern -> duration after which it is trained
+    freeze_batch_norm: bool = False  # the backbone's: running statistics are used and kept, scale and bias are frozen
 
     def validate(self) -> None:
         _choice("optimizer.name", self.name, ("adamw", "sgd", "lamb"))
@@ -145,6 +163,11 @@ class OptimizerConfig:
             _require(0 <= value < 1, f"optimizer.{name}", value, "in [0, 1)")
         _require(self.epsilon > 0, "optimizer.epsilon", self.epsilon, "above 0")
         _require(self.clip_norm >= 0, "optimizer.clip_norm", self.clip_norm, "at least 0")
+        for pattern, factor in self.multipliers.items():
+            _require(0 < factor <= 1e6, f"optimizer.multipliers[{pattern}]", factor, "in (0, 1e6]")
+        _require(0 < self.layer_decay <= 1, "optimizer.layer_decay", self.layer_decay, "in (0, 1]")
+        for pattern, duration in self.unfreeze.items():
+            parse_duration(duration, f"optimizer.unfreeze[{pattern}]")
 
 
 @dataclass(slots=True)

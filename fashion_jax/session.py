@@ -28,8 +28,9 @@ from fashion_jax.data.manifest import Prepared, is_prepared
 from fashion_jax.data.schema import MISSING
 from fashion_jax.errors import UserError, nearest
 from fashion_jax.evaluation.evaluate import Evaluation, evaluate_split, make_evaluation_step
-from fashion_jax.models.classifier import abstract_classifier
+from fashion_jax.models.classifier import abstract_classifier, frozen_norm_classifier
 from fashion_jax.runtime import make_mesh
+from fashion_jax.training.fine_tuning import parameter_paths, plan_fine_tuning
 from fashion_jax.training.imbalance import make_head_loss
 from fashion_jax.training.loop import Schedule
 from fashion_jax.training.optimizer import make_optimizer, make_schedule
@@ -39,6 +40,7 @@ from fashion_jax.training.state import TrainState, model_arguments
 from fashion_jax.training.step import TrainStep, make_train_step
 
 DeviceBatch = dict[str, jax.Array]
+_HALF = (0.5, 0.5, 0.5)
 
 
 def resolve(config: Config, prepared: Prepared) -> Config:
@@ -64,6 +66,7 @@ def resolve(config: Config, prepared: Prepared) -> Config:
             )
     arguments = model_arguments(config.model, {}, config.data.height, config.data.width)
     resolved.model.stem, resolved.model.dtype = arguments["stem"], arguments["dtype"]
+    resolved.data.mean, resolved.data.std = config.data.mean or _HALF, config.data.std or _HALF
     return resolved
 
 
@@ -95,7 +98,9 @@ class Session:
         self.arguments = model_arguments(
             self.config.model, {n: len(v) for n, v in self.vocabularies.items()}, data.height, data.width
         )
-        self.graph, _, _ = abstract_classifier(self.arguments)
+        self.graph, params, _ = abstract_classifier(self.arguments)
+        frozen_norms, norms = frozen_norm_classifier(self.arguments)
+        self._training_graph = frozen_norms if self.config.optimizer.freeze_batch_norm else self.graph
         self.total_steps = self._steps(train.duration)
         self.learning_rate = make_schedule(
             self.config.optimizer,
@@ -103,7 +108,12 @@ class Session:
             num_examples=self.num_examples,
             batch_size=train.batch_size,
         )
-        self.optimizer: optax.GradientTransformation = make_optimizer(self.config.optimizer, self.learning_rate)
+        self.fine_tuning = plan_fine_tuning(
+            self.config.optimizer, parameter_paths(params), norms=norms, resolve=self._steps
+        )
+        self.optimizer: optax.GradientTransformation = make_optimizer(
+            self.config.optimizer, self.learning_rate, self.fine_tuning
+        )
         self.storage = choose_storage(
             data.storage, len(self.prepared), data.height, data.width, device_bytes=free_device_bytes()
         )
@@ -166,7 +176,7 @@ class Session:
             counts = np.bincount(known, minlength=len(self.vocabularies[name]))
             losses[name] = make_head_loss(name, counts, self.config.loss)
         return make_train_step(
-            self.graph,
+            self._training_graph,
             self.optimizer,
             self.mesh,
             attributes=self.attributes,
@@ -179,6 +189,7 @@ class Session:
             average_decay=train.average_decay,
             seed=train.seed,
             dtype=self.arguments["dtype"],
+            hold=self.fine_tuning.hold,
         )
 
     def _photos(self, split: str) -> tuple[PhotoSource | None, Callable[[DeviceBatch], DeviceBatch]]:

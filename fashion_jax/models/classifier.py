@@ -11,7 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Key
 
 from fashion_jax.models.heads import Head, HeadOutputs
-from fashion_jax.models.resnet import ResNet, embedding_size
+from fashion_jax.models.resnet import BatchNorm, ResNet, embedding_size
 
 
 class Classifier(nnx.Module):
@@ -119,3 +119,15 @@ def merge_classifier(
 ) -> Classifier:
     """The inverse of `split_classifier`; cheap, and meant to run inside `jit`."""
     return nnx.merge(graph, nnx.State(params), nnx.State(batch_stats))
+
+
+def frozen_norm_classifier(arguments: Mapping[str, Any]) -> tuple[nnx.GraphDef[Classifier], frozenset[str]]:
+    """Returns the static part of a network whose backbone's batch norms are frozen, and their paths, such as
+    "backbone/stem/0/norm"."""
+    model = nnx.eval_shape(lambda: make_classifier(arguments, 0))
+    paths = set()
+    for path, module in nnx.iter_modules(model.backbone):
+        if isinstance(module, BatchNorm):
+            module.frozen = True
+            paths.add("/".join(map(str, ("backbone", *path))))
+    return split_classifier(model)[0], frozenset(paths)
