@@ -99,8 +99,9 @@ class Session:
             self.config.model, {n: len(v) for n, v in self.vocabularies.items()}, data.height, data.width
         )
         self.graph, params, _ = abstract_classifier(self.arguments)
-        frozen_norms, norms = frozen_norm_classifier(self.arguments)
-        self._training_graph = frozen_norms if self.config.optimizer.freeze_batch_norm else self.graph
+        self._training_graph, norms = self.graph, frozenset[str]()
+        if self.config.optimizer.freeze_batch_norm:
+            self._training_graph, norms = frozen_norm_classifier(self.arguments)
         self.total_steps = self._steps(train.duration)
         self.learning_rate = make_schedule(
             self.config.optimizer,

@@ -29,6 +29,7 @@ from fashion_jax.training.state import TrainState, create_state
 from fashion_jax.workdir import has_checkpoints, read_json
 
 FOLDER = "pretrained"
+_FACTS, _BACKBONE = "facts.json", "backbone.safetensors"
 _ARCHITECTURE = ("depth", "width", "stem", "deep_shortcut")
 
 
@@ -55,21 +56,19 @@ def prepare_pretrained(
             _check_resumed(config, workdir, allow_config_change=allow_config_change)
         return
     if not config.model.pretrained:
-        shutil.rmtree(folder, ignore_errors=True)  # of a run that ended before its first checkpoint
+        if _is_ours(folder):  # of a run that ended before its first checkpoint
+            shutil.rmtree(folder, ignore_errors=True)
         return
     if progress:
         print(f"reading the pretrained weights {config.model.pretrained}", file=sys.stderr, flush=True)
+    if folder.exists() and not _is_ours(folder):
+        raise UserError(f"{folder} is in the way, and is not of a run; choose another --workdir")
     loaded = load_pretrained(config.model.pretrained)
-    facts, expected = loaded.facts, config.model.pretrained_digest
-    if expected not in ("", facts.digest):
-        raise UserError(
-            f"the weights of {facts.source} have the sha256 {facts.digest}, and "
-            f"config.model.pretrained_digest is {expected}"
-        )
+    facts = loaded.facts
     _adopt(config, facts)  # what does not fit is found before anything is written
     with files.replace_directory(folder) as aside:
-        files.write_bytes(aside / "backbone.safetensors", safetensors.numpy.save(loaded.weights))
-        files.write_json(aside / "facts.json", facts.to_dict())
+        files.write_bytes(aside / _BACKBONE, safetensors.numpy.save(loaded.weights))
+        files.write_json(aside / _FACTS, facts.to_dict())
     if progress:
         print(
             f"{facts.source}: ResNet-{facts.depth} in {facts.layout}, width {facts.width}, stem {facts.stem!r}, "
@@ -131,6 +130,11 @@ def _check_resumed(config: Config, workdir: Path, *, allow_config_change: bool) 
 
 def _adopt(config: Config, facts: PretrainedFacts) -> Config:
     resolved, default = config_from_dict(config.to_dict()), ModelConfig()
+    if config.model.pretrained_digest not in ("", facts.digest):
+        raise UserError(
+            f"the weights of {facts.source} have the sha256 {facts.digest}, and config.model.pretrained_digest is "
+            f"{config.model.pretrained_digest}"
+        )
     for name in _ARCHITECTURE:
         given, wanted = getattr(config.model, name), getattr(facts, name)
         # What was left at its default was left open; another value of it could not be used anyway.
@@ -146,8 +150,13 @@ def _adopt(config: Config, facts: PretrainedFacts) -> Config:
     return resolved
 
 
+def _is_ours(folder: Path) -> bool:
+    """True for a folder that holds what we write there and nothing else."""
+    return folder.is_dir() and {path.name for path in folder.iterdir()} <= {_FACTS, _BACKBONE}
+
+
 def _read_facts(workdir: Path) -> PretrainedFacts | None:
-    path = workdir / FOLDER / "facts.json"
+    path = workdir / FOLDER / _FACTS
     if not path.is_file():
         return None
     try:
@@ -157,7 +166,7 @@ def _read_facts(workdir: Path) -> PretrainedFacts | None:
 
 
 def _read_backbone(workdir: Path) -> Mapping[str, np.ndarray]:
-    path = workdir / FOLDER / "backbone.safetensors"
+    path = workdir / FOLDER / _BACKBONE
     try:
         return safetensors.numpy.load_file(path)
     except (safetensors.SafetensorError, OSError) as error:

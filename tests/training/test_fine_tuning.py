@@ -29,6 +29,7 @@ from fashion_jax.errors import UserError
 from fashion_jax.experiment import evaluate, train
 from fashion_jax.serving.predictor import load_model
 from fashion_jax.session import Session, resolve
+from fashion_jax.starting_weights import adopt_pretrained, prepare_pretrained
 from fashion_jax.training.fine_tuning import FineTuning, parameter_paths, plan_fine_tuning
 from fashion_jax.training.interrupt import Interrupted, StopRequest
 from fashion_jax.training.optimizer import make_optimizer
@@ -356,10 +357,20 @@ def test_a_changed_source_is_noticed(fine_tuned, tiny_config, tmp_path):
 
 
 def test_weights_do_not_enter_a_run_that_has_begun(tiny_config, tmp_path):
-    train(tiny_config(train__duration="1 steps"), tmp_path / "w", progress=False)
+    (tmp_path / "w/checkpoints/step_1").mkdir(parents=True)
     write_hub_folder(tmp_path / "hub")
     with pytest.raises(UserError, match="began without pretrained weights"):
-        train(run_config(tiny_config, tmp_path / "hub", train__duration="1 steps"), tmp_path / "w", progress=False)
+        train(run_config(tiny_config, tmp_path / "hub"), tmp_path / "w", progress=False)
+
+
+def test_a_folder_that_is_not_of_a_run_is_left_alone(tiny_config, tmp_path):
+    workdir = tmp_path / "w"
+    write_hub_folder(workdir / "pretrained")
+    config = run_config(tiny_config, workdir / "pretrained")
+    with pytest.raises(UserError, match="is in the way"):
+        train(config, workdir, progress=False)
+    prepare_pretrained(tiny_config(), workdir, progress=False)
+    assert sorted(path.name for path in (workdir / "pretrained").iterdir()) == ["config.json", "model.safetensors"]
 
 
 @pytest.mark.parametrize(
@@ -431,11 +442,23 @@ def test_pretrained_weights_are_the_same_on_any_mesh_and_in_the_average(tiny_con
         assert all(len(leaf.sharding.device_set) == devices for leaf in jax.tree.leaves(state))
 
 
-def test_the_hub_is_not_asked_again_by_a_resumed_run(tiny_config, tmp_path, monkeypatch):
-    write_hub_folder(tmp_path / "snapshot")
+def test_the_hub_is_asked_at_birth_alone(tiny_config, tmp_path, monkeypatch, capsys):
+    state, workdir = write_hub_folder(tmp_path / "snapshot"), tmp_path / "w"
     hub = types.SimpleNamespace(snapshot_download=lambda **_: str(tmp_path / "snapshot"))
     monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
-    changes = {"model__pretrained": "owner/name@main", "model__width": 64, "train__duration": "1 steps"}
-    train(tiny_config(**changes), tmp_path / "w", progress=False)
+    config = tiny_config(model__pretrained="owner/name@main", model__width=64)
+    prepare_pretrained(config, workdir)
+    assert "owner/name@main: ResNet-18" in capsys.readouterr().err
+    born = adopt_pretrained(config, workdir)
+    kept = safetensors.numpy.load_file(workdir / "pretrained/backbone.safetensors")
+    assert np.array_equal(kept["params/backbone/stem/0/norm/scale"], state["bn1.weight"])
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    train(tiny_config(**changes), tmp_path / "w", progress=False)
+    with pytest.raises(UserError, match=r"fashion-jax\[hub\]"):  # nothing is saved yet: this is another birth
+        prepare_pretrained(config, workdir, progress=False)
+    (workdir / "checkpoints/step_1").mkdir(parents=True)
+    prepare_pretrained(config, workdir, progress=False)
+    assert adopt_pretrained(config, workdir) == born
+    prepare_pretrained(tiny_config(), tmp_path / "other", progress=False)
+    config.model.pretrained_digest = "0" * 64
+    with pytest.raises(UserError, match="pretrained_digest is 0000"):
+        adopt_pretrained(config, workdir)
