@@ -1,6 +1,6 @@
 """Typed configuration: dataclasses that check themselves. `config_files` reads them from files and command lines.
 
-This module imports nothing else of the package but its errors, and no third-party code.
+This module imports nothing else of the package but what it checks with, and no third-party code.
 """
 
 from __future__ import annotations
@@ -10,10 +10,9 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from fashion_jax.errors import UserError, nearest
+from fashion_jax.config_values import choice, parse_duration, require
 
 IMBALANCE_METHODS = ("none", "balanced", "effective", "logit_adjustment", "focal")
-DURATION_UNITS = ("steps", "epochs", "examples", "percent")
 
 
 @dataclass(slots=True)
@@ -28,14 +27,12 @@ class AugmentConfig:
     max_erase_area: float = 0.15  # largest share of the photo that erasing covers, in [0, 1)
 
     def validate(self) -> None:
-        _require(0 < self.min_crop_area <= 1, "data.augment.min_crop_area", self.min_crop_area, "in (0, 1]")
-        _require(0 <= self.max_shift < 0.5, "data.augment.max_shift", self.max_shift, "in [0, 0.5) of the side")
-        _require(0 <= self.flip_probability <= 1, "data.augment.flip_probability", self.flip_probability, "in [0, 1]")
-        _require(0 <= self.max_rotation <= 180, "data.augment.max_rotation", self.max_rotation, "in [0, 180] degrees")
-        _require(
-            0 <= self.erase_probability <= 1, "data.augment.erase_probability", self.erase_probability, "in [0, 1]"
-        )
-        _require(0 <= self.max_erase_area < 1, "data.augment.max_erase_area", self.max_erase_area, "in [0, 1)")
+        require(0 < self.min_crop_area <= 1, "data.augment.min_crop_area", self.min_crop_area, "in (0, 1]")
+        require(0 <= self.max_shift < 0.5, "data.augment.max_shift", self.max_shift, "in [0, 0.5) of the side")
+        require(0 <= self.flip_probability <= 1, "data.augment.flip_probability", self.flip_probability, "in [0, 1]")
+        require(0 <= self.max_rotation <= 180, "data.augment.max_rotation", self.max_rotation, "in [0, 180] degrees")
+        require(0 <= self.erase_probability <= 1, "data.augment.erase_probability", self.erase_probability, "in [0, 1]")
+        require(0 <= self.max_erase_area < 1, "data.augment.max_erase_area", self.max_erase_area, "in [0, 1)")
 
 
 @dataclass(slots=True)
@@ -47,9 +44,9 @@ class MixConfig:
     cutmix_alpha: float = 0.0  # likewise of areas; usual is 1; with both on, each row draws one of them
 
     def validate(self) -> None:
-        _require(0 <= self.probability <= 1, "train.mix.probability", self.probability, "in [0, 1]")
-        _require(self.mixup_alpha >= 0, "train.mix.mixup_alpha", self.mixup_alpha, "at least 0")
-        _require(self.cutmix_alpha >= 0, "train.mix.cutmix_alpha", self.cutmix_alpha, "at least 0")
+        require(0 <= self.probability <= 1, "train.mix.probability", self.probability, "in [0, 1]")
+        require(self.mixup_alpha >= 0, "train.mix.mixup_alpha", self.mixup_alpha, "at least 0")
+        require(self.cutmix_alpha >= 0, "train.mix.cutmix_alpha", self.cutmix_alpha, "at least 0")
 
     @property
     def active(self) -> bool:
@@ -67,8 +64,8 @@ class DataConfig:
     attributes: tuple[str, ...] = ()  # heads to train, in order; empty: every attribute of the schema
     height: int = 80
     width: int = 60
-    mean: tuple[float, ...] = (0.5, 0.5, 0.5)  # of RGB in [0, 1], subtracted
-    std: tuple[float, ...] = (0.5, 0.5, 0.5)  # of RGB in [0, 1], divided by
+    mean: tuple[float, ...] = ()  # of RGB in [0, 1], subtracted; empty: the pretrained weights', else 0.5
+    std: tuple[float, ...] = ()  # of RGB in [0, 1], divided by; empty: the pretrained weights', else 0.5
     max_side: int = 256  # pixels; larger photos are scaled down once, at preparation
     max_bad_fraction: float = 0.05  # share of unusable rows above which preparation stops
     split: str = "group"  # "group", "random", "column" (the schema's split column) or "file:PATH" (a splits.csv)
@@ -80,26 +77,27 @@ class DataConfig:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
     def validate(self) -> None:
-        _require(bool(self.source), "data.source", self.source, "a path, synthetic[:N], kaggle:O/N or hf:O/N")
-        _require(8 <= self.height <= 4096, "data.height", self.height, "in [8, 4096] pixels")
-        _require(8 <= self.width <= 4096, "data.width", self.width, "in [8, 4096] pixels")
-        _require(len(self.mean) == 3 and all(0 <= m <= 1 for m in self.mean), "data.mean", self.mean, "3 in [0, 1]")
-        _require(len(self.std) == 3 and all(0 < s <= 1 for s in self.std), "data.std", self.std, "3 in (0, 1]")
-        _require(16 <= self.max_side <= 8192, "data.max_side", self.max_side, "in [16, 8192] pixels")
-        _require(
+        require(bool(self.source), "data.source", self.source, "a path, synthetic[:N], kaggle:O/N or hf:O/N")
+        require(8 <= self.height <= 4096, "data.height", self.height, "in [8, 4096] pixels")
+        require(8 <= self.width <= 4096, "data.width", self.width, "in [8, 4096] pixels")
+        for name, values, low in (("mean", self.mean, 0.0), ("std", self.std, 1e-6)):
+            sound = len(values) in (0, 3) and all(low <= v <= 1 for v in values)
+            require(sound, f"data.{name}", values, f"3 in [{low:g}, 1], or none")
+        require(16 <= self.max_side <= 8192, "data.max_side", self.max_side, "in [16, 8192] pixels")
+        require(
             self.max_side >= max(self.height, self.width),
             "data.max_side",
             self.max_side,
             f"at least the photos' size, {max(self.height, self.width)}, or they are scaled down and up again",
         )
-        _require(0 <= self.max_bad_fraction <= 1, "data.max_bad_fraction", self.max_bad_fraction, "in [0, 1]")
-        _require(
+        require(0 <= self.max_bad_fraction <= 1, "data.max_bad_fraction", self.max_bad_fraction, "in [0, 1]")
+        require(
             self.split in ("group", "random", "column") or self.split.startswith("file:"),
             "data.split",
             self.split,
             "'group', 'random', 'column' or 'file:PATH'",
         )
-        _require(
+        require(
             len(self.split_fractions) == 3
             and all(0 < f < 1 for f in self.split_fractions)
             and abs(sum(self.split_fractions) - 1) < 1e-6,
@@ -107,16 +105,21 @@ class DataConfig:
             self.split_fractions,
             "3 shares that sum to 1",
         )
-        _require(0 <= self.split_seed < 2**32, "data.split_seed", self.split_seed, "in [0, 2**32)")
-        _choice("data.storage", self.storage, ("auto", "device", "host", "stream"))
-        _require(self.num_workers >= 0, "data.num_workers", self.num_workers, "at least 0")
+        require(0 <= self.split_seed < 2**32, "data.split_seed", self.split_seed, "in [0, 2**32)")
+        choice("data.storage", self.storage, ("auto", "device", "host", "stream"))
+        require(self.num_workers >= 0, "data.num_workers", self.num_workers, "at least 0")
         self.augment.validate()
 
 
 @dataclass(slots=True)
 class ModelConfig:
-    """The backbone and the heads."""
+    """The backbone and the heads.
 
+    Pretrained weights bring their own depth, width, stem and deep_shortcut where these are left as they are here.
+    """
+
+    pretrained: str = ""  # OWNER/NAME[@REVISION] on the Hub, a .safetensors file, a folder, a package; see README
+    pretrained_digest: str = ""  # sha256 that the pretrained weights' file must have; empty: any, and it is noted here
     depth: int = 18
     width: int = 64  # channels of the first stage; 64 is the published size
     stem: str = "auto"  # "imagenet", "small" (3x3, no pooling), "deep" (ResNet-D); auto: small up to 96 pixels
@@ -130,21 +133,28 @@ class ModelConfig:
     dtype: str = "auto"  # of the convolutions: "float32", "bfloat16"; auto: bfloat16 on accelerators
 
     def validate(self) -> None:
-        _choice("model.depth", self.depth, (18, 34, 50, 101, 152))
-        _require(1 <= self.width <= 1024, "model.width", self.width, "in [1, 1024] channels")
-        _choice("model.stem", self.stem, ("auto", "imagenet", "small", "deep"))
-        _require(self.stem != "deep" or self.width >= 2, "model.width", self.width, "at least 2 with the deep stem")
-        _choice("model.head", self.head, ("linear", "mlp"))
-        _require(all(h >= 1 for h in self.head_hidden), "model.head_hidden", self.head_hidden, "sizes of at least 1")
-        _require(0 <= self.dropout < 1, "model.dropout", self.dropout, "in [0, 1)")
-        _require(0 <= self.drop_path < 1, "model.drop_path", self.drop_path, "in [0, 1)")
-        _choice("model.pooling", self.pooling, ("average", "gem"))
-        _choice("model.dtype", self.dtype, ("auto", "float32", "bfloat16"))
+        choice("model.depth", self.depth, (18, 34, 50, 101, 152))
+        digest = self.pretrained_digest
+        sound = not digest or (len(digest) == 64 and set(digest) <= set("0123456789abcdef"))
+        require(sound, "model.pretrained_digest", digest, "64 hexadecimal digits")
+        require(1 <= self.width <= 1024, "model.width", self.width, "in [1, 1024] channels")
+        choice("model.stem", self.stem, ("auto", "imagenet", "small", "deep"))
+        require(self.stem != "deep" or self.width >= 2, "model.width", self.width, "at least 2 with the deep stem")
+        choice("model.head", self.head, ("linear", "mlp"))
+        require(all(h >= 1 for h in self.head_hidden), "model.head_hidden", self.head_hidden, "sizes of at least 1")
+        require(0 <= self.dropout < 1, "model.dropout", self.dropout, "in [0, 1)")
+        require(0 <= self.drop_path < 1, "model.drop_path", self.drop_path, "in [0, 1)")
+        choice("model.pooling", self.pooling, ("average", "gem"))
+        choice("model.dtype", self.dtype, ("auto", "float32", "bfloat16"))
 
 
 @dataclass(slots=True)
 class OptimizerConfig:
-    """One of optax's optimisers under a learning-rate schedule."""
+    """One of optax's optimisers under a learning-rate schedule.
+
+    Patterns are of parameters' paths, such as "backbone/stages/3/*", "heads/colour" or "*/norm/*"; `*` crosses slashes,
+    and a module's path stands for all in it. See training/fine_tuning.py.
+    """
 
     name: str = "adamw"  # or "sgd" (Nesterov momentum), "lamb"
     learning_rate: float = 4e-3  # the peak
@@ -157,18 +167,28 @@ class OptimizerConfig:
     beta2: float = 0.999  # adamw, lamb
     epsilon: float = 1e-8  # adamw, lamb
     clip_norm: float = 0.0  # largest global norm of the gradient; 0: not clipped
+    multipliers: dict[str, float] = field(default_factory=dict)  # pattern -> factor of the rate; the first match counts
+    layer_decay: float = 1.0  # each block's rate as a share of the next one's; the heads have the whole
+    freeze: tuple[str, ...] = ()  # patterns of what is not trained
+    unfreeze: dict[str, str] = field(default_factory=dict)  # pattern -> duration after which it is trained
+    freeze_batch_norm: bool = False  # the backbone's: running statistics are used and kept, scale and bias are frozen
 
     def validate(self) -> None:
-        _choice("optimizer.name", self.name, ("adamw", "sgd", "lamb"))
-        _require(self.learning_rate > 0, "optimizer.learning_rate", self.learning_rate, "above 0")
-        _choice("optimizer.schedule", self.schedule, ("cosine", "linear", "constant"))
+        choice("optimizer.name", self.name, ("adamw", "sgd", "lamb"))
+        require(self.learning_rate > 0, "optimizer.learning_rate", self.learning_rate, "above 0")
+        choice("optimizer.schedule", self.schedule, ("cosine", "linear", "constant"))
         parse_duration(self.warmup, "optimizer.warmup")
-        _require(0 <= self.final_fraction <= 1, "optimizer.final_fraction", self.final_fraction, "in [0, 1]")
-        _require(self.weight_decay >= 0, "optimizer.weight_decay", self.weight_decay, "at least 0")
+        require(0 <= self.final_fraction <= 1, "optimizer.final_fraction", self.final_fraction, "in [0, 1]")
+        require(self.weight_decay >= 0, "optimizer.weight_decay", self.weight_decay, "at least 0")
         for name, value in (("momentum", self.momentum), ("beta1", self.beta1), ("beta2", self.beta2)):
-            _require(0 <= value < 1, f"optimizer.{name}", value, "in [0, 1)")
-        _require(self.epsilon > 0, "optimizer.epsilon", self.epsilon, "above 0")
-        _require(self.clip_norm >= 0, "optimizer.clip_norm", self.clip_norm, "at least 0")
+            require(0 <= value < 1, f"optimizer.{name}", value, "in [0, 1)")
+        require(self.epsilon > 0, "optimizer.epsilon", self.epsilon, "above 0")
+        require(self.clip_norm >= 0, "optimizer.clip_norm", self.clip_norm, "at least 0")
+        for pattern, factor in self.multipliers.items():
+            require(0 < factor <= 1e6, f"optimizer.multipliers[{pattern}]", factor, "in (0, 1e6]")
+        require(0 < self.layer_decay <= 1, "optimizer.layer_decay", self.layer_decay, "in (0, 1]")
+        for pattern, duration in self.unfreeze.items():
+            parse_duration(duration, f"optimizer.unfreeze[{pattern}]")
 
 
 @dataclass(slots=True)
@@ -188,17 +208,17 @@ class LossConfig:
 
     def validate(self) -> None:
         for name, method in {"": self.imbalance, **self.head_imbalance}.items():
-            _choice(f"loss.head_imbalance[{name}]" if name else "loss.imbalance", method, IMBALANCE_METHODS)
-        _require(0 <= self.effective_beta < 1, "loss.effective_beta", self.effective_beta, "in [0, 1)")
-        _require(self.logit_adjustment >= 0, "loss.logit_adjustment", self.logit_adjustment, "at least 0")
-        _require(self.focal_gamma >= 0, "loss.focal_gamma", self.focal_gamma, "at least 0")
-        _require(0 <= self.colour_softness < 1, "loss.colour_softness", self.colour_softness, "in [0, 1)")
-        _require(self.colour_scale > 0, "loss.colour_scale", self.colour_scale, "above 0")
+            choice(f"loss.head_imbalance[{name}]" if name else "loss.imbalance", method, IMBALANCE_METHODS)
+        require(0 <= self.effective_beta < 1, "loss.effective_beta", self.effective_beta, "in [0, 1)")
+        require(self.logit_adjustment >= 0, "loss.logit_adjustment", self.logit_adjustment, "at least 0")
+        require(self.focal_gamma >= 0, "loss.focal_gamma", self.focal_gamma, "at least 0")
+        require(0 <= self.colour_softness < 1, "loss.colour_softness", self.colour_softness, "in [0, 1)")
+        require(self.colour_scale > 0, "loss.colour_scale", self.colour_scale, "above 0")
         for name, value in {"": self.label_smoothing, **self.head_label_smoothing}.items():
             where = f"loss.head_label_smoothing[{name}]" if name else "loss.label_smoothing"
-            _require(0 <= value < 1, where, value, "in [0, 1)")
+            require(0 <= value < 1, where, value, "in [0, 1)")
         for name, value in self.head_weights.items():
-            _require(value >= 0, f"loss.head_weights[{name}]", value, "at least 0")
+            require(value >= 0, f"loss.head_weights[{name}]", value, "at least 0")
 
 
 @dataclass(slots=True)
@@ -223,23 +243,23 @@ class TrainConfig:
     def validate(self) -> None:
         for name in ("duration", "log_every", "evaluate_every", "checkpoint_every"):
             amount, unit = parse_duration(getattr(self, name), f"train.{name}")
-            _require(amount > 0, f"train.{name}", getattr(self, name), "above 0")
-            _require(name != "duration" or unit != "percent", "train.duration", self.duration, "not in percent")
-        _require(self.batch_size >= 1, "train.batch_size", self.batch_size, "at least 1")
-        _require(self.accumulation_steps >= 1, "train.accumulation_steps", self.accumulation_steps, "at least 1")
-        _require(
+            require(amount > 0, f"train.{name}", getattr(self, name), "above 0")
+            require(name != "duration" or unit != "percent", "train.duration", self.duration, "not in percent")
+        require(self.batch_size >= 1, "train.batch_size", self.batch_size, "at least 1")
+        require(self.accumulation_steps >= 1, "train.accumulation_steps", self.accumulation_steps, "at least 1")
+        require(
             self.batch_size % self.accumulation_steps == 0,
             "train.batch_size",
             self.batch_size,
             f"divisible by train.accumulation_steps={self.accumulation_steps}",
         )
-        _require(0 <= self.seed < 2**32, "train.seed", self.seed, "in [0, 2**32)")
-        _require(0 <= self.average_decay < 1, "train.average_decay", self.average_decay, "in [0, 1)")
-        _require(0.25 <= self.progressive_scale <= 1, "train.progressive_scale", self.progressive_scale, "in [0.25, 1]")
+        require(0 <= self.seed < 2**32, "train.seed", self.seed, "in [0, 2**32)")
+        require(0 <= self.average_decay < 1, "train.average_decay", self.average_decay, "in [0, 1)")
+        require(0.25 <= self.progressive_scale <= 1, "train.progressive_scale", self.progressive_scale, "in [0.25, 1]")
         parse_duration(self.progressive_until, "train.progressive_until")
         self.mix.validate()
-        _require(bool(self.best_metric), "train.best_metric", self.best_metric, "the name of a validation metric")
-        _require(
+        require(bool(self.best_metric), "train.best_metric", self.best_metric, "the name of a validation metric")
+        require(
             self.early_stopping_patience >= 0, "train.early_stopping_patience", self.early_stopping_patience, ">= 0"
         )
 
@@ -253,8 +273,8 @@ class RuntimeConfig:
     tensorboard: bool = False  # event files in WORKDIR/tensorboard; needs the extra "tensorboard"
 
     def validate(self) -> None:
-        _require(0 <= self.cpu_devices <= 256, "runtime.cpu_devices", self.cpu_devices, "in [0, 256]")
-        _require(self.evaluation_batch_size >= 1, "runtime.evaluation_batch_size", self.evaluation_batch_size, ">= 1")
+        require(0 <= self.cpu_devices <= 256, "runtime.cpu_devices", self.cpu_devices, "in [0, 256]")
+        require(self.evaluation_batch_size >= 1, "runtime.evaluation_batch_size", self.evaluation_batch_size, ">= 1")
 
 
 @dataclass(slots=True)
@@ -275,45 +295,3 @@ class Config:
     def to_dict(self) -> dict[str, Any]:
         """Returns nested JSON values (tuples as lists)."""
         return json.loads(json.dumps(dataclasses.asdict(self)))
-
-
-def parse_duration(text: str, key: str = "duration") -> tuple[float, str]:
-    """Splits "10 epochs" into (10.0, "epochs"); UserError names `key` when the text is no duration."""
-    parts = text.split()
-    unit = parts[1] if len(parts) == 2 else ""
-    unit = unit if unit.endswith("s") or unit == "percent" else unit + "s"
-    try:
-        amount = float(parts[0])
-    except (ValueError, IndexError):
-        amount = -1.0
-    if unit not in DURATION_UNITS or not 0 <= amount < float("inf"):
-        raise UserError(
-            f"config.{key}={text!r} is no duration; write for instance '10 epochs', '500 steps' or '5 percent'"
-        )
-    return amount, unit
-
-
-def resolve_steps(text: str, *, num_examples: int, batch_size: int, total_steps: int | None = None) -> int:
-    """Turns a duration into optimiser steps, at least 1 unless the amount is 0.
-
-    Args:
-        text: a duration.
-        num_examples: rows of the training split.
-        batch_size: rows of a step.
-        total_steps: steps of the whole run, needed for "percent".
-    """
-    amount, unit = parse_duration(text)
-    per_unit = {"steps": 1.0, "epochs": num_examples / batch_size, "examples": 1 / batch_size}
-    per_unit["percent"] = (total_steps or 0) / 100
-    return max(round(amount * per_unit[unit]), 1 if amount > 0 else 0)
-
-
-def _require(holds: bool, key: str, value: object, expected: str) -> None:
-    if not holds:
-        raise UserError(f"config.{key}={value!r} is out of range: expected {expected}")
-
-
-def _choice(key: str, value: object, allowed: tuple[object, ...]) -> None:
-    if value not in allowed:
-        hint = nearest(value, [a for a in allowed if isinstance(a, str)]) if isinstance(value, str) else ""
-        raise UserError(f"config.{key}={value!r} is not one of {', '.join(map(repr, allowed))}{hint}")

@@ -35,12 +35,13 @@ from fashion_jax.evaluation.report import write_evaluation
 from fashion_jax.runtime import first_process_does
 from fashion_jax.serving.package import write_package
 from fashion_jax.session import Session, first_rows, resolve
+from fashion_jax.starting_weights import adopt_pretrained, first_state, prepare_pretrained
 from fashion_jax.training.checkpoint import Checkpoints
 from fashion_jax.training.interrupt import Interrupted, StopRequest, stop_on_signals
 from fashion_jax.training.loop import Facts, Schedule, run_loop
 from fashion_jax.training.progress import ProgressLine
 from fashion_jax.training.sharding import to_host
-from fashion_jax.training.state import TrainState, abstract_state, create_state
+from fashion_jax.training.state import TrainState, abstract_state
 from fashion_jax.training.writers import open_writer
 from fashion_jax.workdir import (
     check_workdir,
@@ -102,10 +103,11 @@ def train(
             stack.enter_context(lock_workdir(workdir))
             files.remove_stale(workdir / "package")
             prepare_records(config, workdir, progress=progress)
+            prepare_pretrained(config, workdir, allow_config_change=allow_config_change, progress=progress)
 
         first_process_does("preparing the records", open_workdir)
         prepared = find_records(config, workdir)
-        config = resolve(config, prepared)
+        config = resolve(adopt_pretrained(config, workdir), prepared)
         session = Session(config, prepared, workdir, progress=progress)
         session.check_training()
         changed = check_workdir(workdir, config, prepared, allow_config_change=allow_config_change)
@@ -158,9 +160,7 @@ def _train(session: Session, checkpoints: Checkpoints, *, changed: bool, owns_pr
     config, first = session.config, jax.process_index() == 0
     latest = checkpoints.latest_step
     if latest is None:
-        state = create_state(
-            session.arguments, session.optimizer, config.train.seed, session.mesh, averaged=session.averaged
-        )
+        state = first_state(session)
         facts = Facts(config.train.best_metric)
     else:
         state, values = checkpoints.restore(latest, _target(session))

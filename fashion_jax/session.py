@@ -13,8 +13,9 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from fashion_jax.config import Config, resolve_steps
+from fashion_jax.config import Config
 from fashion_jax.config_files import config_from_dict
+from fashion_jax.config_values import resolve_steps
 from fashion_jax.data.class_colours import class_colours, colour_differences, similar_colours
 from fashion_jax.data.loader import (
     Batch,
@@ -29,8 +30,9 @@ from fashion_jax.data.manifest import Prepared, is_prepared
 from fashion_jax.data.schema import MISSING
 from fashion_jax.errors import UserError, nearest
 from fashion_jax.evaluation.evaluate import Evaluation, evaluate_split, make_evaluation_step
-from fashion_jax.models.classifier import abstract_classifier
+from fashion_jax.models.classifier import abstract_classifier, frozen_norm_classifier
 from fashion_jax.runtime import make_mesh
+from fashion_jax.training.fine_tuning import parameter_paths, plan_fine_tuning
 from fashion_jax.training.imbalance import make_head_loss
 from fashion_jax.training.loop import Schedule
 from fashion_jax.training.optimizer import make_optimizer, make_schedule
@@ -40,6 +42,7 @@ from fashion_jax.training.state import TrainState, model_arguments, resolve_colo
 from fashion_jax.training.step import TrainStep, make_train_step
 
 DeviceBatch = dict[str, jax.Array]
+_HALF = (0.5, 0.5, 0.5)
 
 
 def resolve(config: Config, prepared: Prepared) -> Config:
@@ -72,6 +75,7 @@ def resolve(config: Config, prepared: Prepared) -> Config:
             )
     arguments = model_arguments(config.model, config.data, {})
     resolved.model.stem, resolved.model.dtype = arguments["stem"], arguments["dtype"]
+    resolved.data.mean, resolved.data.std = config.data.mean or _HALF, config.data.std or _HALF
     return resolved
 
 
@@ -101,7 +105,10 @@ class Session:
         self.num_examples = len(self.prepared.indices("train"))
         data = self.config.data
         self.arguments = model_arguments(self.config.model, data, {n: len(v) for n, v in self.vocabularies.items()})
-        self.graph, _, _ = abstract_classifier(self.arguments)
+        self.graph, params, _ = abstract_classifier(self.arguments)
+        self._training_graph, norms = self.graph, frozenset[str]()
+        if self.config.optimizer.freeze_batch_norm:
+            self._training_graph, norms = frozen_norm_classifier(self.arguments)
         self.total_steps = self._steps(train.duration)
         self.learning_rate = make_schedule(
             self.config.optimizer,
@@ -109,7 +116,12 @@ class Session:
             num_examples=self.num_examples,
             batch_size=train.batch_size,
         )
-        self.optimizer: optax.GradientTransformation = make_optimizer(self.config.optimizer, self.learning_rate)
+        self.fine_tuning = plan_fine_tuning(
+            self.config.optimizer, parameter_paths(params), norms=norms, resolve=self._steps
+        )
+        self.optimizer: optax.GradientTransformation = make_optimizer(
+            self.config.optimizer, self.learning_rate, self.fine_tuning
+        )
         self.storage = choose_storage(
             data.storage, len(self.prepared), data.height, data.width, device_bytes=free_device_bytes()
         )
@@ -182,7 +194,7 @@ class Session:
                 similar = similar_colours(colour_differences(colours), self.config.loss.colour_scale)
             losses[name] = make_head_loss(name, counts, self.config.loss, similar)
         return make_train_step(
-            self.graph,
+            self._training_graph,
             self.optimizer,
             self.mesh,
             attributes=self.attributes,
@@ -199,6 +211,7 @@ class Session:
             average_decay=train.average_decay,
             seed=train.seed,
             dtype=self.arguments["dtype"],
+            hold=self.fine_tuning.hold,
         )
 
     def _photos(self, split: str) -> tuple[PhotoSource | None, Callable[[DeviceBatch], DeviceBatch]]:

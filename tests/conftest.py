@@ -31,6 +31,7 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 LONG_FILES = (
     "test_experiment.py",
     "test_main.py",
+    "test_fine_tuning.py",
     "test_step.py",
     "test_gallery.py",
     "test_prepare.py",

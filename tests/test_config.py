@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from fashion_jax.config import Config, parse_duration, resolve_steps
+from fashion_jax.config import Config
 from fashion_jax.config_files import config_from_dict, find_config, load_config, set_value
+from fashion_jax.config_values import parse_duration, resolve_steps
 from fashion_jax.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent

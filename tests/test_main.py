@@ -17,6 +17,7 @@ import pytest
 import safetensors.numpy
 
 from drawn_products import write_products
+from drawn_weights import write_hub_folder
 from fashion_jax.main import main, split_overrides
 from fashion_jax.training.writers import read_json_lines
 
@@ -205,6 +206,20 @@ def test_two_processes_with_two_devices_are_one_with_one(prepared, tmp_path):
     assert (tmp_path / "two/evaluation/test/contact_sheet.png").stat().st_size > 1000
 
 
+def test_two_processes_start_from_the_same_pretrained_weights(prepared, tmp_path):
+    state = write_hub_folder(tmp_path / "hub")
+    changes = {"train__duration": "2 steps", "train__evaluate_every": "2 steps", "optimizer__warmup": "0 steps"}
+    changes |= {"optimizer__freeze": "backbone/*", "optimizer__freeze_batch_norm": "true", "model__width": 64}
+    arguments = command(prepared.folder, tmp_path / "w", model__pretrained=tmp_path / "hub", **changes)
+    outputs = [run.end() for run in start_two(arguments, tmp_path)]
+    assert [code for code, _ in outputs] == [0, 0], outputs
+    assert "ResNet-18 in timm's and torchvision's layout, width 4" in outputs[0][1]
+    found = weights(tmp_path / "w")
+    assert np.array_equal(found["params/backbone/stem/0/conv/kernel"], state["conv1.weight"].transpose(2, 3, 1, 0))
+    name = "batch_stats/backbone/stages/3/1/layers/1/norm/mean"
+    assert np.array_equal(found[name], state["layer4.1.bn2.running_mean"])
+
+
 def test_two_processes_prepare_once_and_stop_together(tmp_path):
     table = write_products(tmp_path / "shop", 100)
     for attempt in range(2):  # the second time the run resumes
@@ -253,6 +268,14 @@ def test_it_prepares_a_users_csv_by_itself_and_uses_it_again(tmp_path):
         (["--config=base", "--config.train.seed"], "needs a value"),
         (["--config=base", "--config.data.source=absent.zip"], "nothing at absent.zip"),
         (["--config=base", "--config.data.source={prepared}", "--config.train.batch_size=12"], "over 8 devices"),
+        (
+            ["--config=base", "--config.model.pretrained=nowhere", "--config.data.source={prepared}"],
+            "nothing at that path",
+        ),
+        (
+            ["--config=base", "--config.optimizer.freeze=x", "--config.data.source={prepared}"],
+            "'x' matches no parameter",
+        ),
         (["--config=base", "--process-id=0"], "belong together"),
         (["--config=base", *AS_ONE, "--coordinator-address=localhost"], "not of the form HOST:PORT"),
         (["--config=base", *AS_ONE, "--coordinator-address=:1"], "not of the form HOST:PORT"),

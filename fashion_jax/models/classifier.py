@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Key
 
 from fashion_jax.models.colour import ColourFeatures
 from fashion_jax.models.heads import Head, HeadOutputs
-from fashion_jax.models.resnet import BOTTLENECK_DEPTHS, EXPANSION, ResNet, embedding_size
+from fashion_jax.models.resnet import BOTTLENECK_DEPTHS, EXPANSION, BatchNorm, ResNet, embedding_size
 
 _DROP_PATH = 2**31  # the backbone's share of a row's random key; the heads have their numbers
 COLOUR_HIDDEN = (256,)  # of a colour head where `head` is linear: a histogram's meaning is not linear
@@ -160,3 +160,15 @@ def merge_classifier(
 ) -> Classifier:
     """The inverse of `split_classifier`; cheap, and meant to run inside `jit`."""
     return nnx.merge(graph, nnx.State(params), nnx.State(batch_stats))
+
+
+def frozen_norm_classifier(arguments: Mapping[str, Any]) -> tuple[nnx.GraphDef[Classifier], frozenset[str]]:
+    """Returns the static part of a network whose backbone's batch norms are frozen, and their paths, such as
+    "backbone/stem/0/norm"."""
+    model = nnx.eval_shape(lambda: make_classifier(arguments, 0))
+    paths = set()
+    for path, module in nnx.iter_modules(model.backbone):
+        if isinstance(module, BatchNorm):
+            module.frozen = True
+            paths.add("/".join(map(str, ("backbone", *path))))
+    return split_classifier(model)[0], frozenset(paths)

@@ -83,11 +83,13 @@ class BatchNorm(nnx.Module):
     Statistics, scale and bias are float32 whatever the activations are; mean and mean of squares are taken in one
     pass, and the whole transformation is one multiplication and one addition per value. Under `jit` over a mesh the
     batch is the global one. momentum 0.9 and epsilon 1e-5 are PyTorch's 0.1 and 1e-5. The running variance is the
-    biased one, as in Flax; PyTorch's differs by n / (n - 1).
+    biased one, as in Flax; PyTorch's differs by n / (n - 1). With `frozen` set, training uses the running statistics
+    too and leaves them as they are.
     """
 
     momentum = 0.9
     epsilon = 1e-5
+    frozen = False
 
     def __init__(self, features: int) -> None:
         self.scale = nnx.Param(jnp.ones((features,), jnp.float32))
@@ -96,7 +98,7 @@ class BatchNorm(nnx.Module):
         self.var = nnx.BatchStat(jnp.ones((features,), jnp.float32))
 
     def __call__(self, x: FeatureMap, *, train: bool) -> FeatureMap:
-        if train:
+        if train and not self.frozen:
             wide = x.astype(jnp.float32)
             mean = jnp.mean(wide, (0, 1, 2))
             var = jnp.maximum(jnp.mean(jnp.square(wide), (0, 1, 2)) - jnp.square(mean), 0.0)

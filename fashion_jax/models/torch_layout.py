@@ -1,4 +1,4 @@
-"""Weights as PyTorch lays them out: torchvision's and timm's names, OIHW kernels, (out, in) matrices."""
+"""Weights as PyTorch lays them out: names of torchvision, timm and transformers, OIHW kernels, (out, in) matrices."""
 
 from __future__ import annotations
 
@@ -40,6 +40,20 @@ def torch_name(path: tuple[Any, ...], *, stem: str, deep_shortcut: bool) -> str:
     return f"{block}.{'bn' if is_norm else 'conv'}{int(path[5]) + 1}.{leaf}"
 
 
+def transformers_name(path: tuple[Any, ...]) -> str:
+    """Returns the name that transformers' ResNetModel gives an array of a backbone of ours.
+
+    Args:
+        path: such as ("backbone", "stages", 0, 1, "layers", 0, "conv", "kernel"); of the "imagenet" stem.
+    """
+    part, leaf = {"conv": "convolution", "norm": "normalization"}[path[-2]], _LEAVES[path[-1]]
+    if path[1] == "stem":
+        return f"embedder.embedder.{part}.{leaf}"
+    block = f"encoder.stages.{path[2]}.layers.{path[3]}"
+    place = "shortcut" if path[4] == "shortcut" else f"layer.{path[5]}"
+    return f"{block}.{place}.{part}.{leaf}"
+
+
 def from_torch_layout(
     state: Mapping[str, np.ndarray], arguments: Mapping[str, Any]
 ) -> tuple[dict[Any, Any], dict[Any, Any]]:
@@ -61,7 +75,7 @@ def from_torch_layout(
         name = torch_name(path[1:], stem=arguments["stem"], deep_shortcut=arguments["deep_shortcut"])
         if name not in state:
             raise UserError(f"the weights lack {name}")
-        array = _transpose(np.asarray(state[name], np.float32))
+        array = transpose_from_torch(np.asarray(state[name], np.float32))
         if array.shape != leaf.shape:
             raise UserError(f"{name} has the shape {state[name].shape}, which does not fit {leaf.shape} of this model")
         flat[path] = array
@@ -80,7 +94,8 @@ def to_torch_layout(
     }
 
 
-def _transpose(array: np.ndarray) -> np.ndarray:
+def transpose_from_torch(array: np.ndarray) -> np.ndarray:
+    """OIHW to HWIO, (out, in) to (in, out)."""
     return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
 
 

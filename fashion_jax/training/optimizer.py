@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import jax
 import optax
 
-from fashion_jax.config import OptimizerConfig, resolve_steps
+from fashion_jax.config import OptimizerConfig
+from fashion_jax.config_values import resolve_steps
+from fashion_jax.training.fine_tuning import FineTuning, map_paths
 
 
 def make_schedule(config: OptimizerConfig, *, total_steps: int, num_examples: int, batch_size: int) -> optax.Schedule:
@@ -38,32 +43,52 @@ def decay_mask(params: Any) -> Any:
     return jax.tree.map(lambda array: array.ndim > 1, params)
 
 
-def make_optimizer(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """Returns AdamW, SGD with Nesterov momentum, or LAMB, with decay on kernels alone and optional clipping."""
-    if config.name == "adamw":
-        core = optax.adamw(
-            schedule,
-            b1=config.beta1,
-            b2=config.beta2,
-            eps=config.epsilon,
-            weight_decay=config.weight_decay,
-            mask=decay_mask,
-        )
-    elif config.name == "lamb":
-        core = optax.lamb(
-            schedule,
-            b1=config.beta1,
-            b2=config.beta2,
-            eps=config.epsilon,
-            weight_decay=config.weight_decay,
-            mask=decay_mask,
-        )
-    else:
-        # Decay enters the momentum, as in torch.optim.SGD and the ResNet recipes.
-        core = optax.chain(
-            optax.add_decayed_weights(config.weight_decay, mask=decay_mask),
-            optax.sgd(schedule, momentum=config.momentum, nesterov=True),
-        )
+def make_optimizer(
+    config: OptimizerConfig, schedule: optax.Schedule, plan: FineTuning | None = None
+) -> optax.GradientTransformation:
+    """Returns AdamW, SGD with Nesterov momentum, or LAMB, with decay on kernels alone and optional clipping.
+
+    Args:
+        config: of the optimiser.
+        schedule: step -> learning rate.
+        plan: what is frozen, trained later, or trained at a share of the rate. What is frozen has no state in the
+            optimiser. What is trained later begins then as at a first step (zero moments), at the schedule's rate of
+            that step. Gradients are expected to be zero until then, as `FineTuning.hold` makes them.
+    """
+    plan = plan or FineTuning()
+    parts = _direction(config)
+    if plan.starts:
+        groups = {0: optax.chain(*parts)}
+        for step in sorted(set(plan.starts.values())):
+            groups[step] = optax.conditionally_mask(optax.chain(*parts), partial(operator.le, step))
+        parts = [
+            optax.partition(
+                {f"from step {step}": group for step, group in groups.items()},
+                partial(map_paths, lambda path, leaf: f"from step {plan.starts.get(path, 0)}"),
+            )
+        ]
+    core = optax.chain(*parts, optax.scale_by_learning_rate(schedule))
+    if plan.factors:
+        core = optax.chain(core, optax.stateless(lambda updates, params: _scale(updates, plan.factors)))
     if config.clip_norm:
-        return optax.chain(optax.clip_by_global_norm(config.clip_norm), core)
+        core = optax.chain(optax.clip_by_global_norm(config.clip_norm), core)
+    if plan.frozen:
+        core = optax.partition(
+            {"trained": core, "frozen": optax.set_to_zero()},
+            partial(map_paths, lambda path, leaf: "frozen" if path in plan.frozen else "trained"),
+        )
     return core
+
+
+def _direction(config: OptimizerConfig) -> list[optax.GradientTransformation]:
+    """Returns what comes before the learning rate."""
+    decay = optax.add_decayed_weights(config.weight_decay, mask=decay_mask)
+    if config.name == "sgd":
+        # Decay enters the momentum, as in torch.optim.SGD and the ResNet recipes.
+        return [decay, optax.trace(config.momentum, nesterov=True)]
+    adam = optax.scale_by_adam(b1=config.beta1, b2=config.beta2, eps=config.epsilon)
+    return [adam, decay, *([optax.scale_by_trust_ratio()] if config.name == "lamb" else [])]
+
+
+def _scale(updates: Any, factors: Mapping[str, float]) -> Any:
+    return map_paths(lambda path, update: update * factors[path] if path in factors else update, updates)

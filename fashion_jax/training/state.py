@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
-from flax import struct
+from flax import struct, traverse_util
 from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
@@ -69,10 +70,27 @@ def resolve_colour_heads(named: tuple[str, ...], attributes: Iterable[str]) -> t
 
 
 def initial_state(
-    arguments: dict[str, Any], optimizer: optax.GradientTransformation, seed: int, *, averaged: bool = False
+    arguments: dict[str, Any],
+    optimizer: optax.GradientTransformation,
+    seed: int,
+    *,
+    averaged: bool = False,
+    pretrained: Mapping[str, Any] | None = None,
 ) -> TrainState:
-    """Returns the state before the first step; pure, to be traced by `jit` or `eval_shape`."""
+    """Returns the state before the first step; pure, to be traced by `jit` or `eval_shape`.
+
+    What `pretrained` has ("params/..." and "batch_stats/..." -> array) takes the place of what would be drawn.
+    """
     _, params, batch_stats = split_classifier(make_classifier(arguments, seed))
+    if pretrained:
+        flat = traverse_util.flatten_dict({"params": params, "batch_stats": batch_stats})
+        left = dict(pretrained)
+        for path, drawn in flat.items():
+            flat[path] = left.pop("/".join(map(str, path)), drawn)
+            assert flat[path].shape == drawn.shape, path
+        assert not left, sorted(left)
+        tree = traverse_util.unflatten_dict(flat)
+        params, batch_stats = tree["params"], tree["batch_stats"]
     average = {"params": params, "batch_stats": batch_stats} if averaged else None
     return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, optimizer.init(params), average)
 
@@ -93,7 +111,24 @@ def create_state(
     mesh: Mesh,
     *,
     averaged: bool = False,
+    pretrained: Mapping[str, np.ndarray] | None = None,
 ) -> TrainState:
-    """Makes the state on all devices at once; nothing passes through the host or one device's memory."""
+    """Makes the state on all devices at once; nothing but pretrained weights passes through the host.
+
+    Args:
+        arguments: of `Classifier`.
+        optimizer: of the parameters.
+        seed: of what is drawn.
+        mesh: the devices.
+        averaged: whether the state keeps a moving average.
+        pretrained: "params/..." and "batch_stats/..." -> array, the same on every process; the rest is drawn.
+    """
     shardings = jax.tree.map(lambda a: a.sharding, abstract_state(arguments, optimizer, mesh, averaged=averaged))
-    return jax.jit(lambda: initial_state(arguments, optimizer, seed, averaged=averaged), out_shardings=shardings)()
+
+    def place(array: np.ndarray) -> jax.Array:
+        return jax.make_array_from_callback(array.shape, replicated(mesh), lambda index: array[index])
+
+    def born(given: Mapping[str, Any]) -> TrainState:
+        return initial_state(arguments, optimizer, seed, averaged=averaged, pretrained=given)
+
+    return jax.jit(born, out_shardings=shardings)({name: place(a) for name, a in (pretrained or {}).items()})

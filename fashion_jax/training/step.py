@@ -58,6 +58,7 @@ def make_train_step(
     average_decay: float,
     seed: int,
     dtype: str,
+    hold: Callable[[dict[str, Any], jax.Array], dict[str, Any]] = lambda params, step: params,
 ) -> TrainStep:
     """Returns (state, batch) -> (state, metrics).
 
@@ -81,6 +82,7 @@ def make_train_step(
         average_decay: of the moving average of parameters and batch statistics; 0 for none.
         seed: of augmentation and dropout.
         dtype: of the images that enter the network.
+        hold: parameters, step -> the same values, through which no gradient flows to what is frozen at that step.
 
     The metrics are float32 scalars: `loss`, `loss/<attribute>`, `accuracy/<attribute>` (over labelled rows),
     `gradient_norm`, and `finite`, 1 unless the loss, the gradient, or the new state is not a number.
@@ -95,7 +97,7 @@ def make_train_step(
         *,
         scale: float,
     ) -> tuple[jax.Array, tuple[dict[str, Any], Metrics]]:
-        model = merge_classifier(graph, params, batch_stats)
+        model = merge_classifier(graph, hold(params, part["step"]), batch_stats)
         augment_key, dropout_key = jax.random.split(key)
         keys = example_keys(augment_key, part["step"], part["row"])
         photos = augment(part["image"], keys, augmentation)
@@ -188,7 +190,8 @@ def _move_average(average: Any, now: Any, step: jax.Array, decay: float) -> Any:
     """Moves the average; early ones forget faster, or they would remember the first weights (as TensorFlow's do)."""
     done = step.astype(jnp.float32)
     kept = jnp.minimum(decay, (1 + done) / (10 + done))
-    return jax.tree.map(lambda old, new: kept * old + (1 - kept) * new, average, now)
+    # In this form what does not move stays as it is, to the bit.
+    return jax.tree.map(lambda old, new: old + (1 - kept) * (new - old), average, now)
 
 
 def _scale(images: Float[Array, "batch height width 3"], scale: float) -> Float[Array, "batch rows columns 3"]:

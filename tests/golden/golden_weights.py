@@ -32,7 +32,7 @@ def draw_weight(name: str, shape: tuple[int, ...]) -> np.ndarray:
     if name.endswith("running_var"):
         return rng.uniform(0.5, 1.5, shape).astype(np.float32)
     if len(shape) == 1:
-        centre = 1.0 if ("bn" in name and name.endswith("weight")) or ".1.weight" in name else 0.0
+        centre = 1.0 if name.endswith("weight") else 0.0  # of a batch norm, or a bias
         return (centre + rng.normal(0, 0.1, shape)).astype(np.float32)
     return rng.normal(0, np.sqrt(2 / np.prod(shape[1:])), shape).astype(np.float32)
 

@@ -1,0 +1,221 @@
+"""Backbones that somebody trained before: read, checked, and converted to our names.
+
+Three families are read: timm's and torchvision's ResNets, transformers' ResNets, and our own packages (their heads are
+left behind). A ResNet v1, with its stride on the first 1x1 convolution, has the same tensors as v1.5: it is told by
+transformers' config.json, and cannot be told in a bare file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import safetensors
+from flax import traverse_util
+
+from fashion_jax.errors import UserError
+from fashion_jax.models.classifier import abstract_classifier
+from fashion_jax.models.torch_layout import transpose_from_torch
+from fashion_jax.models.weight_files import WeightFiles, find_weights
+from fashion_jax.models.weight_layouts import OWN, Layout, check_config, find_layout, read_architecture, refuse
+
+# Of torchvision and timm, where a file does not say how photos were normalised.
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_FLOATS = ("F64", "F32", "F16", "BF16")
+
+
+@dataclass(frozen=True, slots=True)
+class PretrainedFacts:
+    """What a run keeps of its pretrained weights, as JSON values.
+
+    Attributes:
+        source: as it was asked for.
+        digest: sha256 of the weights' file.
+        layout: whose names they had.
+        depth: of the ResNet.
+        width: of the ResNet.
+        stem: of the ResNet.
+        deep_shortcut: of the ResNet.
+        mean: of RGB in [0, 1], with which photos were normalised.
+        std: of RGB in [0, 1].
+    """
+
+    source: str
+    digest: str
+    layout: str
+    depth: int
+    width: int
+    stem: str
+    deep_shortcut: bool
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns JSON values."""
+        return {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
+
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> PretrainedFacts:
+        """The inverse of `to_dict`; TypeError or KeyError for anything else."""
+        return PretrainedFacts(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
+
+
+@dataclass(frozen=True, slots=True)
+class Pretrained:
+    """A backbone.
+
+    Attributes:
+        facts: where it comes from and what it is.
+        weights: "params/backbone/..." and "batch_stats/backbone/..." -> float32 array, of stem and stages.
+    """
+
+    facts: PretrainedFacts
+    weights: dict[str, np.ndarray]
+
+
+def load_pretrained(source: str) -> Pretrained:
+    """Reads the backbone of a source.
+
+    Args:
+        source: see `weight_files.find_weights`.
+
+    Raises:
+        UserError: there is nothing, or nothing that this library builds; a tensor is missing, unknown, of another shape
+            or type, or holds what is no finite number. Nothing is allocated before names, types and shapes are checked.
+    """
+    files = find_weights(source)
+    where = files.weights
+    try:
+        # The format's own checks refuse a header that does not fit the file.
+        with safetensors.safe_open(where, framework="np") as file:
+            names = {name.removeprefix("resnet."): name for name in file.keys()}  # noqa: SIM118
+            slices = {short: file.get_slice(name) for short, name in names.items()}
+            shapes = {short: tuple(part.get_shape()) for short, part in slices.items()}
+            types = {short: part.get_dtype() for short, part in slices.items()}
+            layout = find_layout(where, shapes)
+            if (layout is OWN) != files.own:
+                raise UserError(f"{where} is of a package of ours, but not beside its config.json; give the folder")
+            if files.own:
+                _check_own(files)
+            else:
+                _check_foreign(files)
+            architecture = read_architecture(where, shapes, layout, files.config)
+            wanted = _match(files, shapes, types, layout, architecture)
+            weights = {path: _finite(where, name, file.get_tensor(names[name])) for path, name in wanted.items()}
+    except (safetensors.SafetensorError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{where} is no readable safetensors file: {error}") from error
+    if layout is not OWN:
+        weights = {path: np.ascontiguousarray(transpose_from_torch(array)) for path, array in weights.items()}
+    mean, std = _normalisation(files)
+    facts = PretrainedFacts(source, files.digest(), layout.title, **architecture, mean=mean, std=std)
+    return Pretrained(facts, weights)
+
+
+def backbone_arrays(architecture: Mapping[str, Any]) -> dict[tuple[Any, ...], tuple[int, ...]]:
+    """Returns the shapes of a backbone's arrays, by path such as ("params", "backbone", "stem", 0, "conv", "kernel").
+
+    Args:
+        architecture: depth, width, stem and deep_shortcut.
+    """
+    arguments = {**architecture, "classes": {}, "head": "linear", "head_hidden": [], "dtype": "float32"}
+    _, params, batch_stats = abstract_classifier(arguments)
+    flat = traverse_util.flatten_dict({"params": params, "batch_stats": batch_stats})
+    # Only what every ResNet has; a pooling's own parameter, say, is born as it would be anyway.
+    return {path: leaf.shape for path, leaf in flat.items() if path[1:3] in _PARTS}
+
+
+_PARTS = (("backbone", "stem"), ("backbone", "stages"))
+
+
+def _match(
+    files: WeightFiles,
+    shapes: Mapping[str, tuple[int, ...]],
+    types: Mapping[str, str],
+    layout: Layout,
+    architecture: Mapping[str, Any],
+) -> dict[str, str]:
+    """Returns our name -> the file's name, of all arrays of the backbone, with types and shapes checked."""
+    where, wanted = files.weights, {}
+    for path, shape in backbone_arrays(architecture).items():
+        name = layout.name(path[1:], architecture["stem"], architecture["deep_shortcut"])
+        if name not in shapes:
+            if name.endswith(("running_mean", "running_var")):
+                raise refuse(where, f"a ResNet without running statistics (it lacks {name}): another normalisation")
+            raise UserError(f"{where} lacks {name}, which a ResNet-{architecture['depth']} has")
+        here = shape if layout is OWN else _torch_shape(shape)
+        if shapes[name] != here:
+            if _is_grouped(shapes[name], here):
+                raise refuse(where, f"a ResNeXt (grouped convolutions: {name} is {shapes[name]} instead of {here})")
+            raise UserError(
+                f"{where}: {name} has the shape {shapes[name]}; a ResNet-{architecture['depth']} of width "
+                f"{architecture['width']} has {here}"
+            )
+        if types[name] not in _FLOATS:
+            raise UserError(f"{where}: {name} holds {types[name]}, not floating-point numbers")
+        wanted["/".join(map(str, path))] = name
+    unknown = sorted(shapes.keys() - set(wanted.values()))
+    if odd := [name for name in unknown if not layout.other.fullmatch(name)]:
+        raise refuse(where, f"a network with more in it than a ResNet has: {odd[0]}")
+    return wanted
+
+
+def _is_grouped(shape: tuple[int, ...], whole: tuple[int, ...]) -> bool:
+    """True where a kernel of torch's differs from `whole` in that each output sees a share of the inputs."""
+    same = len(shape) == len(whole) == 4 and (shape[0], *shape[2:]) == (whole[0], *whole[2:])
+    return same and 0 < shape[1] < whole[1] and whole[1] % shape[1] == 0
+
+
+def _torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return (shape[3], shape[2], shape[0], shape[1]) if len(shape) == 4 else shape[::-1]
+
+
+def _finite(where: object, name: str, array: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        array = np.asarray(array).astype(np.float32)
+    if not np.isfinite(array).all():
+        raise UserError(f"{where}: {name} holds values that are not finite")
+    if name.endswith(("running_var", "norm/var")) and (array < 0).any():
+        raise UserError(f"{where}: {name} holds a negative variance")
+    return array
+
+
+def _check_own(files: WeightFiles) -> None:
+    digests = files.config["digests"]
+    if not isinstance(digests, dict) or digests.get(files.weights.name) != files.digest():
+        raise UserError(f"{files.weights} is damaged or was changed: it does not match config.json")
+    if not isinstance(files.config.get("model"), dict):
+        raise UserError(f"{files.weights.with_name('config.json')} describes no model")
+
+
+def _check_foreign(files: WeightFiles) -> None:
+    try:
+        check_config(files.weights.parent, files.config)
+    except (AttributeError, TypeError) as error:
+        raise UserError(f"{files.weights.with_name('config.json')} is no configuration of a model: {error}") from error
+
+
+def _normalisation(files: WeightFiles) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and std as the files say; ImageNet's where they do not."""
+    key = "preprocessing" if files.own else "pretrained_cfg"
+    inner = files.config.get(key, {})
+    places = (
+        (inner, "mean", "std"),
+        (files.config, "mean", "std"),
+        (files.preprocessor, "image_mean", "image_std"),
+    )
+    for values, mean, std in places:
+        if not isinstance(values, dict) or (mean not in values and std not in values):
+            continue
+        found = []
+        for name, low in ((mean, 0.0), (std, 1e-6)):
+            given = values.get(name)
+            numbers = given if isinstance(given, list) and all(type(v) in (int, float) for v in given) else []
+            if len(numbers) != 3 or not all(low <= v <= 1 for v in numbers):
+                raise UserError(f"{files.weights.parent}: {name}={given!r} is no {'std' if low else 'mean'} of RGB")
+            found.append(tuple(float(v) for v in numbers))
+        return found[0], found[1]
+    return IMAGENET_MEAN, IMAGENET_STD

@@ -1,0 +1,173 @@
+"""Pretrained weights of a run: they enter its state at birth, and never again.
+
+WORKDIR/pretrained/
+  facts.json                what they are: source, digest, architecture, normalisation
+  backbone.safetensors      the backbone under our names, which every process reads
+
+A run that has a checkpoint needs neither the source nor backbone.safetensors any more.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from fashion_jax import files
+from fashion_jax.config import Config, ModelConfig
+from fashion_jax.config_files import config_from_dict
+from fashion_jax.errors import UserError
+from fashion_jax.models.pretrained import PretrainedFacts, load_pretrained
+from fashion_jax.models.weight_files import find_local_weights
+from fashion_jax.session import Session
+from fashion_jax.training.state import TrainState, create_state
+from fashion_jax.workdir import has_checkpoints, read_json
+
+FOLDER = "pretrained"
+_FACTS, _BACKBONE = "facts.json", "backbone.safetensors"
+_ARCHITECTURE = ("depth", "width", "stem", "deep_shortcut")
+
+
+def prepare_pretrained(
+    config: Config, workdir: Path, *, allow_config_change: bool = False, progress: bool = True
+) -> None:
+    """Puts a new run's pretrained weights into its workdir, or checks that a started run's are still the same.
+
+    With several processes the first does it; the workdir is on a disk that all share.
+
+    Args:
+        config: as given; `model.pretrained` is empty, or a source of `models.pretrained.load_pretrained`.
+        workdir: of the run.
+        allow_config_change: goes on although the source's weights have changed since.
+        progress: whether to say on standard error what is read.
+
+    Raises:
+        UserError: the source cannot be read, its digest is not the expected one, or a started run had other weights.
+    """
+    folder = workdir / FOLDER
+    files.remove_stale(folder)
+    if has_checkpoints(workdir):
+        if config.model.pretrained:
+            _check_resumed(config, workdir, allow_config_change=allow_config_change)
+        return
+    if not config.model.pretrained:
+        if _is_ours(folder):  # of a run that ended before its first checkpoint
+            shutil.rmtree(folder, ignore_errors=True)
+        return
+    if progress:
+        print(f"reading the pretrained weights {config.model.pretrained}", file=sys.stderr, flush=True)
+    if folder.exists() and not _is_ours(folder):
+        raise UserError(f"{folder} is in the way, and is not of a run; choose another --workdir")
+    loaded = load_pretrained(config.model.pretrained)
+    facts = loaded.facts
+    _adopt(config, facts)  # what does not fit is found before anything is written
+    with files.replace_directory(folder) as aside:
+        files.write_bytes(aside / _BACKBONE, safetensors.numpy.save(loaded.weights))
+        files.write_json(aside / _FACTS, facts.to_dict())
+    if progress:
+        print(
+            f"{facts.source}: ResNet-{facts.depth} in {facts.layout}, width {facts.width}, stem {facts.stem!r}, "
+            f"mean {facts.mean}, std {facts.std}, sha256 {facts.digest}",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def adopt_pretrained(config: Config, workdir: Path) -> Config:
+    """Returns a copy with the architecture, normalisation and digest of the pretrained weights in the workdir.
+
+    Raises:
+        UserError: the configuration asks for another architecture than they have.
+    """
+    if not config.model.pretrained:
+        return config
+    facts = _read_facts(workdir)
+    assert facts is not None, workdir
+    return _adopt(config, facts)
+
+
+def first_state(session: Session) -> TrainState:
+    """Returns a new run's state, on all devices: pretrained weights where the run has them, the rest drawn."""
+    return create_state(
+        session.arguments,
+        session.optimizer,
+        session.config.train.seed,
+        session.mesh,
+        averaged=session.averaged,
+        pretrained=_read_backbone(session.workdir) if session.config.model.pretrained else None,
+    )
+
+
+def _check_resumed(config: Config, workdir: Path, *, allow_config_change: bool) -> None:
+    source, facts = config.model.pretrained, _read_facts(workdir)
+    if facts is None:
+        raise UserError(
+            f"the run in {workdir} began without pretrained weights, which enter at a run's beginning; leave "
+            "config.model.pretrained empty or choose another --workdir"
+        )
+    try:
+        local = find_local_weights(source)
+    except UserError:
+        local = None  # it has gone, and is not needed
+    digest = local.digest() if local else None
+    if digest == facts.digest or (source == facts.source and (digest is None or allow_config_change)):
+        return
+    if source == facts.source:
+        raise UserError(
+            f"the weights at {source} have changed since the run in {workdir} began (sha256 {digest}, then "
+            f"{facts.digest}); choose another --workdir, or give --allow-config-change to go on from its checkpoint"
+        )
+    raise UserError(
+        f"the run in {workdir} began with the pretrained weights {facts.source}, and {source} are others, which cannot "
+        "enter a run that has begun; choose another --workdir"
+    )
+
+
+def _adopt(config: Config, facts: PretrainedFacts) -> Config:
+    resolved, default = config_from_dict(config.to_dict()), ModelConfig()
+    if config.model.pretrained_digest not in ("", facts.digest):
+        raise UserError(
+            f"the weights of {facts.source} have the sha256 {facts.digest}, and config.model.pretrained_digest is "
+            f"{config.model.pretrained_digest}"
+        )
+    for name in _ARCHITECTURE:
+        given, wanted = getattr(config.model, name), getattr(facts, name)
+        # What was left at its default was left open; another value of it could not be used anyway.
+        if given not in (getattr(default, name), wanted):
+            raise UserError(
+                f"config.model.{name}={given!r} does not fit the pretrained weights {facts.source}: set "
+                f"config.model.{name}={wanted!r}, or leave it out"
+            )
+        setattr(resolved.model, name, wanted)
+    resolved.model.pretrained, resolved.model.pretrained_digest = facts.source, facts.digest
+    resolved.data.mean, resolved.data.std = config.data.mean or facts.mean, config.data.std or facts.std
+    resolved.validate()
+    return resolved
+
+
+def _is_ours(folder: Path) -> bool:
+    """True for a folder that holds what we write there and nothing else."""
+    return folder.is_dir() and {path.name for path in folder.iterdir()} <= {_FACTS, _BACKBONE}
+
+
+def _read_facts(workdir: Path) -> PretrainedFacts | None:
+    path = workdir / FOLDER / _FACTS
+    if not path.is_file():
+        return None
+    try:
+        return PretrainedFacts.from_dict(read_json(path))
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({error}); choose another --workdir") from error
+
+
+def _read_backbone(workdir: Path) -> Mapping[str, np.ndarray]:
+    path = workdir / FOLDER / _BACKBONE
+    try:
+        return safetensors.numpy.load_file(path)
+    except (safetensors.SafetensorError, OSError) as error:
+        raise UserError(f"{path} cannot be read ({error}); all processes must share the workdir's disk") from error
