@@ -34,7 +34,8 @@ def to_cielab(rgb: Float[Array, "*shape 3"]) -> Float[Array, "*shape 3"]:
 
 def foreground(cielab: Float[Array, "batch height width 3"]) -> Float[Array, "batch height width 1"]:
     """Returns how likely each pixel is the product's: near 0 where it is nearly white, else near 1."""
-    from_white = jnp.linalg.norm(cielab - jnp.array([100.0, 0.0, 0.0])[None, None, None], axis=-1, keepdims=True)
+    squares = jnp.square(cielab - jnp.array([100.0, 0.0, 0.0])[None, None, None])
+    from_white = jnp.sqrt(jnp.sum(squares, -1, keepdims=True) + 1e-4)  # a root has no gradient at 0
     return jax.nn.sigmoid((from_white - _WHITE_DISTANCE) / _WHITE_SOFTNESS) + _LEAST_WEIGHT
 
 

@@ -9,11 +9,15 @@ import pytest
 from flax import nnx
 
 from fashion_jax.cielab import to_cielab as reference
-from fashion_jax.models.classifier import make_classifier
 from fashion_jax.models.colour import ColourFeatures, foreground, pool_foreground, to_cielab
-from small_models import BASE, images
+from small_models import BASE, images, model_of
 
 RNG = np.random.default_rng(0)
+
+
+@nnx.jit
+def logits_of(model, photos):
+    return model(photos, train=False).logits
 
 
 def photo_of(colour: tuple[float, float, float], border: int = 8) -> np.ndarray:
@@ -36,7 +40,7 @@ def test_gradients_are_finite_from_black_to_white(level):
         lab = to_cielab(rgb)
         return jnp.sum(lab**2) + jnp.sum(pool_foreground(lab, foreground(lab)))
 
-    gradient = jax.grad(spread)(jnp.full((1, 4, 4, 3), level, jnp.float32))
+    gradient = jax.jit(jax.grad(spread))(jnp.full((1, 4, 4, 3), level, jnp.float32))
     assert np.isfinite(gradient).all()
 
 
@@ -72,10 +76,9 @@ def test_the_photos_normalisation_is_undone():
 @pytest.mark.parametrize(("depth", "stem", "height", "width"), [(18, "small", 21, 16), (50, "imagenet", 45, 33)])
 def test_only_colour_heads_see_colour(depth, stem, height, width):
     arguments = {**BASE, "depth": depth, "stem": stem, "colour_heads": ["colour"]}
-    model = make_classifier(arguments, 0)
-    photos = images(2, height, width)
-    before = model(photos, train=False).logits
+    model, photos = model_of(arguments), images(2, height, width)
+    before = logits_of(model, photos)
     model.colour[0].pixels[0].kernel[...] += 1.0
-    after = model(photos, train=False).logits
+    after = logits_of(model, photos)
     np.testing.assert_array_equal(before["kind"], after["kind"])
     assert np.abs(before["colour"] - after["colour"]).max() > 0
