@@ -34,7 +34,7 @@ from fashion_jax.training.fine_tuning import FineTuning, parameter_paths, plan_f
 from fashion_jax.training.interrupt import Interrupted, StopRequest
 from fashion_jax.training.optimizer import make_optimizer
 from fashion_jax.training.sharding import put_batch
-from fashion_jax.training.state import create_state
+from fashion_jax.training.state import create_state, initial_state
 
 BLOCKS = "backbone/stages/0/0/layers/0"
 PATHS = (
@@ -261,6 +261,19 @@ def test_without_frozen_batch_norm_statistics_move(tiny_config, prepared, tmp_pa
     before, after, _ = steps_of(session_of(config, prepared, tmp_path), 1)
     assert {path.split("/")[0] for path in moved(before.params, after.params)} == {"heads"}
     assert moved(before.batch_stats, after.batch_stats) == set(parameter_paths(before.batch_stats))
+
+
+def test_what_is_frozen_costs_no_backward_pass(tiny_config, prepared, tmp_path):
+    def flops(**changes) -> float:
+        session = session_of(tiny_config(**changes), prepared, tmp_path, 1)
+        state = jax.eval_shape(lambda: initial_state(session.arguments, session.optimizer, 0))
+        photos = StreamedPhotos(prepared, 32, 24)
+        batch = put_batch(dict(next(iter(training_batches(prepared, photos, batch_size=16, seed=0)))), session.mesh)
+        return session.train_step().lower(state, batch).cost_analysis()["flops"]
+
+    whole, frozen = flops(), flops(optimizer__freeze=("backbone/*",))
+    assert frozen < 0.5 * whole
+    assert frozen < flops(optimizer__freeze=("backbone/stem/*", "backbone/stages/0", "backbone/stages/1")) < whole
 
 
 # Whole runs ------------------------------------------------------------------------------------------------------
