@@ -39,7 +39,7 @@ def fields(kind: type = Config, prefix: str = "") -> list[str]:
 def reads() -> set[tuple[str, str]]:
     """Returns (section, field) of all that the package reads as `x.section.field`, or of a parameter of that type."""
     sections = {type(getattr(Config(), f.name)).__name__: f.name for f in dataclasses.fields(Config)}
-    sections["AugmentConfig"] = "augment"
+    sections["AugmentConfig"], sections["MixConfig"] = "augment", "mix"
     found = set()
     for path in (ROOT / "fashion_jax").rglob("*.py"):
         if path.name in ("config.py", "config_files.py"):

@@ -16,8 +16,8 @@ from fashion_jax.models.resnet import BatchNorm, FeatureMap
 
 PIXEL_FEATURES = (32, 64)  # of the 1x1 convolutions over CIELAB
 _WHITE_DISTANCE = 8.0  # in CIELAB, from white: where a pixel is as likely product as background
-_WHITE_SOFTNESS = 2.0
-_LEAST_WEIGHT = 1e-3  # of a background pixel, so that a photo of nothing but white has a mean
+_WHITE_SOFTNESS = 1.0
+_LEAST_WEIGHT = 1e-4  # of a background pixel, so that a photo of nothing but white has a mean
 
 
 def to_cielab(rgb: Float[Array, "*shape 3"]) -> Float[Array, "*shape 3"]:

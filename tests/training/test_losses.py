@@ -45,7 +45,8 @@ EVERY_WAY = [
     HeadLoss(class_weights=WEIGHTS),
     HeadLoss(0.1, logit_offsets=OFFSETS),
     HeadLoss(focal_gamma=2.0),
-    HeadLoss(0.1, 1.0, WEIGHTS, OFFSETS, 2.0),
+    HeadLoss(0.1, similar=np.roll(np.eye(7, dtype=np.float32), 1, 1), softness=0.2),
+    HeadLoss(0.1, 1.0, WEIGHTS, OFFSETS, focal_gamma=2.0),
 ]
 
 
