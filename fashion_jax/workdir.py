@@ -31,6 +31,11 @@ def prepare_records(config: Config, workdir: Path, *, progress: bool = True) -> 
     """
     data = config.data
     if is_prepared(Path(data.source)):
+        if data.corrections:
+            raise UserError(
+                f"{data.source} is prepared already, so config.data.corrections={data.corrections!r} cannot be "
+                "applied; train on the catalogue itself, or give --corrections to fashion-jax prepare"
+            )
         return
     prepare(
         data.source,
@@ -41,6 +46,7 @@ def prepare_records(config: Config, workdir: Path, *, progress: bool = True) -> 
         split=data.split,
         split_fractions=data.split_fractions,
         split_seed=data.split_seed,
+        corrections=data.corrections or None,
         progress=progress,
     )
 
