@@ -52,6 +52,7 @@ def main() -> None:
     parser.add_argument(
         "--judges", nargs="+", choices=(*JUDGES, "network"), default=["linear", "neighbours", "network"]
     )
+    parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--out", type=Path, required=True)
     overrides, rest = split_overrides(sys.argv[1:])
     flags = parser.parse_args(rest)
@@ -86,7 +87,7 @@ def from_source(flags: argparse.Namespace, config: Any) -> dict[str, Any]:
             extra: dict[str, Any] = {}
             if judge == "retrain":
                 source, extra = flags.source, {"corrections": corrections}
-            result = audit(workdir, source, flags.out / f"audit_{judge}", judge=judge, **extra)
+            result = audit(workdir, source, flags.out / f"audit_{judge}", judge=judge, num_folds=flags.folds, **extra)
             findings = result.findings
             if judge == "retrain":  # its records have an order of their own
                 rows = {name: row for row, name in enumerate(noisy.ids.tolist())}
@@ -105,7 +106,7 @@ def from_embeddings(flags: argparse.Namespace) -> dict[str, Any]:
     with np.load(flags.embeddings, allow_pickle=False) as arrays:
         places = {str(name): place for place, name in enumerate(arrays["ids"])}
         embeddings = arrays["embeddings"][[places[name] for name in clean.ids.tolist()]]
-    folds = group_folds(np.unique(clean.groups, return_inverse=True)[1], 5)
+    folds = group_folds(clean.groups, flags.folds)
     scores = {}
     for judge in [judge for judge in flags.judges if judge in ("linear", "neighbours")]:
         shares = judge_photos(embeddings, noisy, folds, judge=judge)

@@ -4,8 +4,8 @@ The three kinds of evidence become one probability per class and row. A photo's 
 the row's label (`out_of_fold`). Near-duplicates and the row's other labels are joined to it as in a naive Bayes
 classifier, each weighted by what it is worth in this very table: how often near-duplicates agree, and how much of an
 attribute another one settles. Confident learning (Northcutt, Jiang and Chuang 2021), by cleanlab, says how many labels
-of an attribute are wrong; the least probable ones are the findings, and with them every label that near-duplicates or a
-rule of the table contradict.
+of an attribute are wrong; the least probable ones are findings, and so is every label that is not the likeliest one, or that
+near-duplicates or a rule of the table contradict: the list is ranked, and may be left where it stops to be worth it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from fashion_jax.evaluation.out_of_fold import Probabilities
 _FLOOR = 1e-6  # of a photo's probability, so that no photo outweighs everything else
 _MOST_EVIDENCE = 6.0  # nats by which near-duplicates can speak for a class
 _PRIOR_ROWS = 5.0  # rows of the overall shares that are added to those of a class
-_IMPROBABLE = 0.1  # a label below it is a finding, however many of them confident learning expects
 _SETTLED, _RARE = 0.9, 0.005  # shares by which a class has one partner, and by which another is impossible
 _LEAST_ROWS = 20  # of a class that makes a rule
 
@@ -96,7 +95,7 @@ def find_wrong_labels(
         likeliest = judged[place].argmax(1)
         found = np.zeros(len(given), bool)
         found[known] = confident_learning(judged[place][known], given[known])
-        found |= (given >= 0) & (likeliest != given) & (share < _IMPROBABLE)
+        found |= (given >= 0) & (likeliest != given)
         found |= contradicted
         found[list(rules)] = True
         rest = judged[place].copy()

@@ -115,7 +115,7 @@ def neighbour_probabilities(
     num_neighbours: int = 30,
     done: Callable[[], Any] = lambda: None,
 ) -> Probabilities:
-    """Shares of the classes among the nearest rows of other groups, by cosine; one row of the prior is added.
+    """Shares of the classes among the nearest rows of other groups, by cosine; one vote is spread over all classes.
 
     The work grows as n squared.
 
@@ -130,10 +130,6 @@ def neighbour_probabilities(
     lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
     unit = embeddings / np.where(lengths > 0, lengths, 1)
     k = min(num_neighbours, max(len(unit) - 1, 1))
-    priors = [
-        np.bincount(labels[labels[:, i] >= 0, i], minlength=count).astype(np.float32) + 1e-6
-        for i, count in enumerate(num_classes)
-    ]
     results = [np.empty((len(unit), count), np.float32) for count in num_classes]
     for start in range(0, len(unit), _CHUNK):
         rows = np.arange(start, min(start + _CHUNK, len(unit)))
@@ -141,8 +137,8 @@ def neighbour_probabilities(
         similar[groups[rows][:, None] == groups[None]] = -np.inf
         nearest = np.argpartition(-similar, k - 1, axis=1)[:, :k]
         usable = np.isfinite(np.take_along_axis(similar, nearest, 1))
-        for i in range(len(num_classes)):
-            votes = np.tile(priors[i] / priors[i].sum(), (len(rows), 1))
+        for i, count in enumerate(num_classes):
+            votes = np.full((len(rows), count), 1 / count, np.float32)
             found = np.where(usable, labels[nearest, i], -1)
             here = np.broadcast_to(np.arange(len(rows))[:, None], found.shape)
             np.add.at(votes, (here[found >= 0], found[found >= 0]), 1)
