@@ -100,6 +100,8 @@ def audit(
     out = Path(out)
     if judge not in JUDGES:
         raise UserError(f"the judge {judge!r} is none of {', '.join(JUDGES)}")
+    if Path(source).is_dir() and out.resolve().is_relative_to(Path(source).resolve()):
+        raise UserError(f"{out} lies in the source, which would have a second table then; give an --out outside of it")
     _keep_decisions(out / "findings.csv")
     predictor = load_model(model)
     prepared = _read_source(source, out, predictor, corrections, schema, progress)

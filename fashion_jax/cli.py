@@ -129,17 +129,22 @@ def _evaluate(flags: argparse.Namespace) -> int:
 def _audit(flags: argparse.Namespace) -> int:
     _start_devices()
     from fashion_jax.audit import audit, format_audit
+    from fashion_jax.training.interrupt import Interrupted
 
-    result = audit(
-        flags.model,
-        flags.source,
-        flags.out,
-        attributes=flags.attributes,
-        num_folds=flags.folds,
-        judge="retrain" if flags.retrain else flags.judge,
-        corrections=flags.corrections,
-        schema=_schema(flags),
-    )
+    try:
+        result = audit(
+            flags.model,
+            flags.source,
+            flags.out,
+            attributes=flags.attributes,
+            num_folds=flags.folds,
+            judge="retrain" if flags.retrain else flags.judge,
+            corrections=flags.corrections,
+            schema=_schema(flags),
+        )
+    except Interrupted as stop:  # while it retrained
+        print(stop, file=sys.stderr)
+        return stop.exit_code
     print(format_audit(result))
     print(f"to look at: {flags.out / 'findings.html'}\nto edit:    {flags.out / 'findings.csv'}")
     return 0

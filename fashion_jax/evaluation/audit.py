@@ -1,11 +1,12 @@
-"""Finds labels that are probably wrong: by the photo, by near-duplicates, and by the row's other labels.
+"""Finds labels that may be wrong: by the photo, by near-duplicates, and by the row's other labels.
 
 The three kinds of evidence become one probability per class and row. A photo's share comes from judges that did not see
 the row's label (`out_of_fold`). Near-duplicates and the row's other labels are joined to it as in a naive Bayes
 classifier, each weighted by what it is worth in this very table: how often near-duplicates agree, and how much of an
 attribute another one settles. Confident learning (Northcutt, Jiang and Chuang 2021), by cleanlab, says how many labels
-of an attribute are wrong; the least probable ones are findings, and so is every label that is not the likeliest one, or that
-near-duplicates or a rule of the table contradict: the list is ranked, and may be left where it stops to be worth it.
+of an attribute are wrong; the least probable ones are findings, and so is every label that is not the likeliest one,
+or that near-duplicates or a rule of the table contradict. The list is ranked, and may be left where it stops to be
+worth a person's time: towards its end most labels are right.
 """
 
 from __future__ import annotations
@@ -29,14 +30,14 @@ _LEAST_ROWS = 20  # of a class that makes a rule
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A label that is probably wrong.
+    """A label that may be wrong.
 
     Attributes:
         row: of the table.
         attribute: whose label it is.
         given: the class number that stands there.
         suggested: the likeliest other class.
-        score: probability in [0, 1] that the given class is not the right one, by all evidence.
+        score: 1 minus the probability of the given class by all evidence, in [0, 1]; it ranks, and is not calibrated.
         reason: sentences for people.
     """
 
@@ -66,7 +67,7 @@ def find_wrong_labels(
     vocabularies: Mapping[str, Sequence[str]],
     audited: Sequence[str] | None = None,
 ) -> list[Finding]:
-    """Returns what is probably wrong, the surest first.
+    """Returns what may be wrong, the surest first.
 
     Args:
         probabilities: per attribute, of the photos alone, by judges that did not see the row's label.

@@ -41,7 +41,7 @@ class Card:
         attribute: whose label it is.
         given: the label that stands there.
         suggested: what it may have to be.
-        score: probability in [0, 1] that the label is wrong.
+        score: in [0, 1], higher where the label is surer to be wrong.
         reason: sentences.
         photo: uint8 RGB (height, width, 3); None where there is none.
     """
@@ -67,9 +67,9 @@ def write_page(path: Path, cards: Sequence[Card], *, total: int, products: int) 
     """
     parts = [
         _HEAD,
-        f"<h1>Label audit</h1><p>{total:,} labels of {products:,} products are probably wrong; the first "
-        f"{len(cards):,} are shown, the surest first. To correct them, edit findings.csv: write accept under decision, or the right "
-        "class under corrected, and give the file to <code>fashion-jax prepare --corrections</code> or "
+        f"<h1>Label audit</h1><p>{total:,} labels of {products:,} products may be wrong; {len(cards):,} of them are "
+        "shown, the surest first. To correct them, edit findings.csv: write accept under decision, or the right class "
+        "under corrected, and give the file to <code>fashion-jax prepare --corrections</code> or "
         "<code>fashion-jax train --corrections</code>.</p><ol>\n",
     ]
     for card in cards:

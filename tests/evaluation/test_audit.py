@@ -338,6 +338,24 @@ def test_what_cannot_be_is_refused(audited, trained, tmp_path, options, fault):
         audit(trained, audited / "records", tmp_path, progress=False, **options)
 
 
+def test_findings_are_not_written_into_the_source(audited, trained, tmp_path):
+    shutil.copytree(audited / "records", tmp_path / "records")
+    with pytest.raises(UserError, match="lies in the source"):
+        audit(trained, tmp_path / "records", tmp_path / "records" / "out", progress=False)
+
+
+def test_a_class_of_one_row_does_no_harm():
+    embeddings, labels, groups = separable(200)
+    labels[:, 2] = 0
+    labels[0, 0], labels[1, 1] = 2, -1
+    vocabularies = {"kind": ("bag", "hat", "shoe", "lone"), "sort": VOCABULARIES["sort"], "part": ("above", "below")}
+    labels[5, 0] = 3
+    shares = linear_probabilities(embeddings, labels, [4, 4, 2], group_folds(groups, 5))
+    findings = find_wrong_labels(shares, labels, groups, vocabularies)
+    assert (findings[0].row, findings[0].attribute) == (5, "kind")
+    assert all(np.isfinite(f.score) for f in findings) and not any(f.attribute == "part" for f in findings)
+
+
 def test_retraining_judges_every_row_by_a_network_that_did_not_see_it(shop, trained, tmp_path):
     result = audit(trained, shop, tmp_path / "out", num_folds=2, judge="retrain", progress=False)
     sides = []
