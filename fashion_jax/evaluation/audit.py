@@ -24,6 +24,7 @@ from fashion_jax.evaluation.out_of_fold import Probabilities
 _FLOOR = 1e-6  # of a photo's probability, so that no photo outweighs everything else
 _MOST_EVIDENCE = 6.0  # nats by which near-duplicates can speak for a class
 _PRIOR_ROWS = 5.0  # rows of the overall shares that are added to those of a class
+_CLEARED = 0.95  # probability from which on a label stands, whatever its near-duplicates have
 _SETTLED, _RARE = 0.9, 0.005  # shares by which a class has one partner, and by which another is impossible
 _LEAST_ROWS = 20  # of a class that makes a rule
 
@@ -97,7 +98,7 @@ def find_wrong_labels(
         found = np.zeros(len(given), bool)
         found[known] = confident_learning(judged[place][known], given[known])
         found |= (given >= 0) & (likeliest != given)
-        found |= contradicted
+        found |= contradicted & (share < _CLEARED)
         found[list(rules)] = True
         rest = judged[place].copy()
         rest[np.arange(len(given)), np.maximum(given, 0)] = -1
@@ -308,5 +309,5 @@ def _name_rule(rule: Rule, names: Sequence[str], vocabularies: Mapping[str, Sequ
     of, on = names[rule.of], names[rule.on]
     return (
         f"{of} {vocabularies[of][rule.cause]} has {on} {vocabularies[on][rule.seen]} in {rule.seen_share:.2%} of its "
-        f"rows, {vocabularies[on][rule.usual]} in {rule.usual_share:.1%}"
+        f"rows, {vocabularies[on][rule.usual]} in {rule.usual_share:.2%}"
     )
