@@ -22,14 +22,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from cleanlab.rank import get_label_quality_scores
 
 from fashion_jax import files
-from fashion_jax.audit import JUDGES, audit, judge_photos
+from fashion_jax.audit import JUDGES, audit, embed_prepared, judge_photos
 from fashion_jax.config_files import load_config
 from fashion_jax.data.manifest import Prepared, open_prepared
 from fashion_jax.data.prepare import prepare
 from fashion_jax.data.synthetic import DEFAULT_COUNT, plan
-from fashion_jax.evaluation.audit import Finding, find_wrong_labels
+from fashion_jax.evaluation.audit import Finding, find_wrong_labels, weigh_evidence
 from fashion_jax.evaluation.out_of_fold import group_folds
 from fashion_jax.experiment import train
 from fashion_jax.main import split_overrides
@@ -94,6 +95,10 @@ def from_source(flags: argparse.Namespace, config: Any) -> dict[str, Any]:
                 to = [rows[name] for name in result.prepared.ids.tolist()]
                 findings = [dataclasses.replace(f, row=to[f.row]) for f in findings]
         scores[judge] = score(findings, noisy, attributes, planted, wrong)
+        if judge == "linear":
+            embeddings = embed_prepared(load_model(workdir), noisy, flags.out / "audit_linear" / "embeddings")
+            shares = judge_photos(embeddings, noisy, group_folds(noisy.groups, flags.folds))
+            write_ablation(flags.out, shares, noisy, attributes, planted)
     return scores
 
 
@@ -112,7 +117,44 @@ def from_embeddings(flags: argparse.Namespace) -> dict[str, Any]:
         shares = judge_photos(embeddings, noisy, folds, judge=judge)
         findings = find_wrong_labels(shares, noisy.labels, noisy.groups, noisy.vocabularies)
         scores[judge] = score(findings, noisy, attributes, planted >= 0, planted >= 0)
+        if judge == "linear":
+            write_ablation(flags.out, shares, noisy, attributes, planted >= 0)
     return scores
+
+
+def write_ablation(
+    out: Path, shares: list[np.ndarray], noisy: Prepared, attributes: list[str], planted: np.ndarray
+) -> None:
+    """Writes OUT/ablation.md: recall within the first 1.5 n by each kind of evidence, and by other orders of it."""
+    alone = np.arange(len(noisy))
+    lines = ["| attribute | photo | + near-duplicates | + other labels | all | all, margin | all, class-adjusted |"]
+    lines.append("|" + "---|" * 7)
+    everything = weigh_evidence(shares, noisy.labels, noisy.groups)
+    others = weigh_evidence(shares, noisy.labels, alone)
+    for place, name in enumerate(attributes):
+        column = noisy.attributes.index(name)
+        labels, n = noisy.labels[:, column].astype(np.int64), int(planted[:, place].sum())
+        known = np.flatnonzero(labels >= 0)
+        present, numbers = np.unique(labels[known], return_inverse=True)
+        only = noisy.labels[:, [column]]
+        photo = weigh_evidence([shares[column]], only, alone)[0]
+        twins = weigh_evidence([shares[column]], only, noisy.groups)[0]
+        cells = []
+        for judged, method, adjust in (
+            (photo, "self_confidence", False),
+            (twins, "self_confidence", False),
+            (others[column], "self_confidence", False),
+            (everything[column], "self_confidence", False),
+            (everything[column], "normalized_margin", False),
+            (everything[column], "self_confidence", True),
+        ):
+            rows = judged[known][:, present] + 1e-12
+            rows /= rows.sum(1, keepdims=True)
+            quality = get_label_quality_scores(numbers, rows, method=method, adjust_pred_probs=adjust)
+            first = known[np.argsort(quality, kind="stable")[: round(1.5 * n)]]
+            cells.append(f"{planted[first, place].sum() / n:.3f}")
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    files.write_text(out / "ablation.md", "\n".join(lines) + "\n")
 
 
 def by_the_network(workdir: Path, noisy: Prepared, attributes: list[str]) -> list[Finding]:
