@@ -45,16 +45,29 @@ def _parser() -> argparse.ArgumentParser:
     prepare.add_argument("--split", default="group", help="group, random, column or file:PATH")
     prepare.add_argument("--split-fractions", type=_three_shares, default=(0.7, 0.1, 0.2), help="0.7,0.1,0.2")
     prepare.add_argument("--split-seed", type=int, default=0)
+    prepare.add_argument("--corrections", type=Path, help="a table of corrected labels, such as an audit's findings")
 
     train = add("train", None, "trains, or goes on training: --config C --workdir W [--config.KEY=VALUE ...]")
     train.add_argument("--config", required=True)
     train.add_argument("--workdir", required=True)
+    train.add_argument("--corrections", help="a table of corrected labels, such as an audit's findings")
     train.add_argument("--allow-config-change", action="store_true")
 
     evaluate = add("evaluate", _evaluate, "scores the best checkpoint of a workdir")
     evaluate.add_argument("--workdir", required=True, type=Path)
     evaluate.add_argument("--split", default="test", choices=("train", "validation", "test"))
     evaluate.add_argument("--retrieval", action="store_true", help="score neighbours instead, beside baselines")
+
+    audit = add("audit", _audit, "looks for wrong labels in a catalogue")
+    audit.add_argument("--model", required=True, type=Path, help="a workdir or a model package")
+    audit.add_argument("--source", required=True, help=f"{sources}, or prepared records")
+    audit.add_argument("--out", type=Path, default=Path("audit"), help="folder for the findings (audit)")
+    audit.add_argument("--attributes", type=_names, default=(), help="to audit, such as category,colour (the heads)")
+    audit.add_argument("--folds", type=int, default=5, help="each judged by what was fitted on the others (5)")
+    audit.add_argument("--judge", default="linear", choices=("linear", "neighbours"), help="of the photos (linear)")
+    audit.add_argument("--retrain", action="store_true", help="judge by whole networks, one trained per fold")
+    audit.add_argument("--corrections", type=Path, help="corrected labels; the audit looks for what is left")
+    audit.add_argument("--schema", type=Path, help="a schema.json; without it the schema is known or inferred")
 
     for name, run, about, out in (
         ("predict", _predict, "labels the products of a source with a trained model", "predictions.csv"),
@@ -88,6 +101,7 @@ def _prepare(flags: argparse.Namespace) -> int:
         split=flags.split,
         split_fractions=flags.split_fractions,
         split_seed=flags.split_seed,
+        corrections=flags.corrections,
     )
     print(format_report(prepared.report))
     print(f"records: {prepared.folder}")
@@ -109,6 +123,30 @@ def _evaluate(flags: argparse.Namespace) -> int:
 
     print(format_scores(evaluate(flags.workdir, flags.split)))
     print(f"details: {flags.workdir / 'evaluation' / flags.split}")
+    return 0
+
+
+def _audit(flags: argparse.Namespace) -> int:
+    _start_devices()
+    from fashion_jax.audit import audit, format_audit
+    from fashion_jax.training.interrupt import Interrupted
+
+    try:
+        result = audit(
+            flags.model,
+            flags.source,
+            flags.out,
+            attributes=flags.attributes,
+            num_folds=flags.folds,
+            judge="retrain" if flags.retrain else flags.judge,
+            corrections=flags.corrections,
+            schema=_schema(flags),
+        )
+    except Interrupted as stop:  # while it retrained
+        print(stop, file=sys.stderr)
+        return stop.exit_code
+    print(format_audit(result))
+    print(f"to look at: {flags.out / 'findings.html'}\nto edit:    {flags.out / 'findings.csv'}")
     return 0
 
 
@@ -147,6 +185,10 @@ def _start_devices() -> None:
     from fashion_jax.runtime import start_devices
 
     start_devices()
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def _three_shares(text: str) -> tuple[float, float, float]:

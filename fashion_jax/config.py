@@ -61,6 +61,7 @@ class DataConfig:
     source: str = "synthetic"  # anything that `fashion-jax prepare --source` reads, or a prepared folder
     prepared: str = ""  # folder for the records; empty: WORKDIR/records
     schema: str = ""  # a schema.json; empty: known data sets by name, else inferred
+    corrections: str = ""  # a table of corrected labels, such as an audit's findings; empty: none
     attributes: tuple[str, ...] = ()  # heads to train, in order; empty: every attribute of the schema
     height: int = 80
     width: int = 60

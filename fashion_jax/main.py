@@ -26,6 +26,7 @@ def _run(arguments: list[str]) -> int:
     )
     parser.add_argument("--config", required=True, help="a configuration file, or the name of one that ships")
     parser.add_argument("--workdir", required=True, help="folder of the run: checkpoints, metrics, scores, the model")
+    parser.add_argument("--corrections", help="a table of corrected labels; the same as --config.data.corrections")
     parser.add_argument("--allow-config-change", action="store_true", help="resume although the configuration differs")
     parser.add_argument("--coordinator-address", help="HOST:PORT of process 0, for several processes")
     parser.add_argument("--num-processes", type=int)
@@ -33,6 +34,8 @@ def _run(arguments: list[str]) -> int:
     parser.add_argument("--local-device-ids", type=_integers, help="accelerators of this process, such as 0,1,2,3")
     overrides, rest = split_overrides(arguments)
     flags = parser.parse_args(rest)
+    if flags.corrections:
+        overrides["data.corrections"] = flags.corrections
     config = load_config(flags.config, overrides)
 
     # JAX starts only after the flags are known to be sound, and devices are set before anything touches them.

@@ -18,7 +18,10 @@ from fashion_jax.data.schema import load_schema
 from fashion_jax.errors import UserError
 
 # Fields whose change leaves the trained parameters as they are.
-_FREE_FIELDS = ("runtime.", "data.storage", "data.num_workers", "data.prepared", "data.source", "train.log_every")
+_FREE_FIELDS = (
+    "runtime.", "data.storage", "data.num_workers", "data.prepared", "data.source", "data.corrections",
+    "train.log_every",
+)  # fmt: skip
 
 
 def prepare_records(config: Config, workdir: Path, *, progress: bool = True) -> None:
@@ -31,6 +34,11 @@ def prepare_records(config: Config, workdir: Path, *, progress: bool = True) -> 
     """
     data = config.data
     if is_prepared(Path(data.source)):
+        if data.corrections:
+            raise UserError(
+                f"{data.source} is prepared already, so config.data.corrections={data.corrections!r} cannot be "
+                "applied; train on the catalogue itself, or give --corrections to fashion-jax prepare"
+            )
         return
     prepare(
         data.source,
@@ -41,6 +49,7 @@ def prepare_records(config: Config, workdir: Path, *, progress: bool = True) -> 
         split=data.split,
         split_fractions=data.split_fractions,
         split_seed=data.split_seed,
+        corrections=data.corrections or None,
         progress=progress,
     )
 

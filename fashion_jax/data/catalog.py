@@ -14,6 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from fashion_jax.data.archives import Files, FolderFiles, safe_name
+from fashion_jax.data.corrections import Corrections, apply_corrections, read_corrections
 from fashion_jax.data.photos import BadPhoto
 from fashion_jax.data.schema import (
     DOCUMENTED,
@@ -76,6 +77,8 @@ class Catalog:
         num_rows: of the table.
         documented_rows: rows whose labels all passed the rules, with or without a photo.
         vocabularies: attribute -> class names, sorted.
+        corrections: that were applied to the table.
+        corrected: attribute -> labels that they changed.
     """
 
     source: str
@@ -91,17 +94,20 @@ class Catalog:
     num_rows: int = 0
     documented_rows: int = 0
     vocabularies: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    corrections: Corrections | None = None
+    corrected: Counter[str] = field(default_factory=Counter)
     temporary: tempfile.TemporaryDirectory[str] | None = None  # kept alive with the catalogue
 
     def stamp(self) -> str:
-        """Returns a hash of the table, the schema, and the photos' names, sizes, and times or checksums.
+        """Returns a hash of the table, corrections, the schema, and the photos' names, sizes, and times or checksums.
 
         It changes when anything of the source does. No photo is read for it.
         """
         names = sorted({p.photo for p in self.products if isinstance(p.photo, str)})
         used = [(name, self.photo_sizes.get(name, 0), self.files.stamp(name)) for name in names]
         schema = {key: value for key, value in self.schema.to_dict().items() if key != "name"}
-        text = json.dumps([self.table_digest, used, schema])
+        changes = self.corrections.digest() if self.corrections else ""
+        text = json.dumps([self.table_digest, used, schema, *([changes] if changes else [])])
         return hashlib.sha256(text.encode()).hexdigest()
 
     def iter_photos(self, products: Iterable[Product]) -> Iterator[tuple[Product, bytes | BadPhoto]]:
@@ -117,7 +123,13 @@ class Catalog:
                 yield product, BadPhoto(f"the photo cannot be read: {data}") if isinstance(data, OSError) else data
 
 
-def open_catalog(source: str | Path, schema: Schema | None = None, *, labelled: bool = True) -> Catalog:
+def open_catalog(
+    source: str | Path,
+    schema: Schema | None = None,
+    *,
+    labelled: bool = True,
+    corrections: str | Path | None = None,
+) -> Catalog:
     """Reads a catalogue's table and finds its photos.
 
     Args:
@@ -126,13 +138,16 @@ def open_catalog(source: str | Path, schema: Schema | None = None, *, labelled: 
             `synthetic[:COUNT[:SEED]]`; `kaggle:OWNER/NAME` or `hf:OWNER/NAME`.
         schema: how to read it; None takes the known one where its columns are there, and infers one elsewhere.
         labelled: False accepts sources without labels, among them a photo, or a folder or archive of photos alone.
+        corrections: a table of corrected labels, as `corrections` describes it.
 
     Raises:
-        UserError: no such source, not readable, unsafe, or columns are missing.
+        UserError: no such source, not readable, unsafe, columns are missing, or the corrections do not fit.
     """
     text = str(source)
     found = find_source(text, labelled=labelled)
     if not found.tables:
+        if corrections:
+            raise UserError(f"{text} holds no table of labels to which corrections could be applied")
         return _photos_only(text, found)
     parts, digest = [], hashlib.sha256()
     for name in found.tables:
@@ -144,6 +159,8 @@ def open_catalog(source: str | Path, schema: Schema | None = None, *, labelled: 
     base = posixpath.dirname(found.tables[0])
     catalog = Catalog(text, schema, found.files, digest.hexdigest(), found.sizes, bool(found.sizes))
     catalog.temporary = found.temporary
+    if corrections:
+        catalog.corrections = read_corrections(corrections, schema)
     _read_rows(catalog, table, base, labelled)
     return catalog
 
@@ -201,6 +218,10 @@ def _read_rows(catalog: Catalog, table: Table, base: str, labelled: bool) -> Non
     # A label is one line of text, whatever spaces and line ends a table has in it.
     labels = labels.apply(lambda column: column.astype(str).str.split().str.join(" "))
     labels = labels.mask(labels.isin(list(schema.missing_values)), "")
+    if catalog.corrections:
+        # Before the schema's rules, as if the table had been edited.
+        ids = [_one_line(i) for i in frame[schema.id_column]] if schema.id_column else [str(row) for row in frame.index]
+        catalog.corrected = apply_corrections(catalog.corrections, labels, ids, schema.attributes)
     keep = pd.Series(True, frame.index)
     reasons: dict[int, str] = {}
     fixed = [a for a in schema.attributes if a.classes]

@@ -48,6 +48,7 @@ def make_report(
         "quarantined": len(catalog.rejected) - dropped,
         "quarantine_reasons": _reasons(catalog),
         "table_repairs": dict(catalog.repairs),
+        "corrected_labels": dict(catalog.corrected),
         "photo_repairs": dict(photo_repairs),
         "classes": {
             name: {
@@ -75,6 +76,8 @@ def format_report(report: Mapping[str, Any]) -> str:
     lines += [
         f"  repaired, {name}: {n:,}" for name, n in {**report["table_repairs"], **report["photo_repairs"]}.items()
     ]
+    # Records of an earlier version do not count corrections.
+    lines += [f"  corrected labels, {name}: {count:,}" for name, count in report.get("corrected_labels", {}).items()]
     lines.append("  attribute         classes  present  missing labels")
     for name, facts in report["classes"].items():
         lines.append(f"    {name:<16}{facts['known']:>7}{facts['present']:>9}{facts['missing_labels']:>16,}")

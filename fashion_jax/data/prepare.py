@@ -40,6 +40,7 @@ def prepare(
     split: str = "group",
     split_fractions: tuple[float, ...] = (0.7, 0.1, 0.2),
     split_seed: int = 0,
+    corrections: str | Path | None = None,
     num_workers: int | None = None,
     progress: bool = True,
 ) -> Prepared:
@@ -57,6 +58,7 @@ def prepare(
         split: "group", "random", "column" (the schema's), or "file:PATH" (a splits.csv).
         split_fractions: of train, validation and test.
         split_seed: of the split.
+        corrections: a table of corrected labels, such as an audit's findings after a person has been over them.
         num_workers: threads; None for one per core.
         progress: whether to show a bar.
 
@@ -68,7 +70,7 @@ def prepare(
     _check_out(out)
     _check_options(max_side, max_bad_fraction, split_seed)
     fractions = _check_fractions(split_fractions)
-    catalog = open_catalog(source, schema)
+    catalog = open_catalog(source, schema, corrections=corrections)
     options = {
         "max_side": max_side,
         "split": _split_key(split),

@@ -1,0 +1,317 @@
+"""The audit of a catalogue's labels: what `fashion-jax audit` does.
+
+OUT/
+  findings.csv       id, attribute, given, suggested, score, reason; decision and corrected are for a person to fill in
+  findings.html      the first findings with their photos, one file without links
+  findings.png       the very first ones as a picture
+  quarantine.csv     rows that could not be looked at, and why
+  records/           the catalogue as read, unless the source is prepared already
+  embeddings/        of its photos, so that the same command does not compute them again
+  folds/             with `retrain`: a run per fold
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import zipfile
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32
+
+from fashion_jax import files
+from fashion_jax.data.corrections import escape_cell
+from fashion_jax.data.manifest import Prepared, is_prepared, open_prepared
+from fashion_jax.data.photos import BadPhoto, decode_photo
+from fashion_jax.data.prepare import prepare
+from fashion_jax.data.schema import Schema
+from fashion_jax.errors import UserError, nearest
+from fashion_jax.evaluation.audit import Finding, find_wrong_labels, require_cleanlab
+from fashion_jax.evaluation.audit_page import Card, write_page
+from fashion_jax.evaluation.contact_sheet import write_contact_sheet
+from fashion_jax.evaluation.out_of_fold import (
+    Probabilities,
+    group_folds,
+    linear_probabilities,
+    neighbour_probabilities,
+    num_fits,
+)
+from fashion_jax.progress import progress_bar
+from fashion_jax.serving.predictor import Predictor, load_model
+
+COLUMNS = ("id", "attribute", "given", "suggested", "score", "reason", "decision", "corrected")
+JUDGES = ("linear", "neighbours", "retrain")
+_SHARD_ROWS = 8_192
+_ON_PAGE, _ON_SHEET = 300, 48
+_THUMBNAIL = (120, 90)  # height, width in pixels
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """What an audit found.
+
+    Attributes:
+        findings: the surest first.
+        prepared: the catalogue that was looked at; findings name its rows.
+        folder: where the files are.
+    """
+
+    findings: list[Finding]
+    prepared: Prepared
+    folder: Path
+
+
+def audit(
+    model: str | Path,
+    source: str | Path,
+    out: str | Path,
+    *,
+    attributes: Sequence[str] = (),
+    num_folds: int = 5,
+    judge: str = "linear",
+    corrections: str | Path | None = None,
+    schema: Schema | None = None,
+    progress: bool = True,
+) -> Audit:
+    """Looks for wrong labels in a catalogue and writes what it found to a folder.
+
+    Args:
+        model: a workdir or a model package; only its embeddings are used, except by "retrain".
+        source: as `fashion-jax prepare` takes it, or a prepared folder.
+        out: folder for the findings.
+        attributes: to be audited; empty: those of the model's heads that the source labels.
+        num_folds: of near-duplicate groups; each is judged by what was fitted on the others.
+        judge: "linear", "neighbours", or "retrain": whole networks, one per fold, by the workdir's configuration.
+        corrections: applied to the source first, to look for what is left.
+        schema: how to read the source's table; None: known or inferred.
+        progress: whether to show what is going on.
+
+    Raises:
+        UserError: cleanlab, the model or the source is not usable, an attribute or option is unknown, or `out` holds
+            findings with a person's decisions.
+    """
+    require_cleanlab()
+    out = Path(out)
+    if judge not in JUDGES:
+        raise UserError(f"the judge {judge!r} is none of {', '.join(JUDGES)}")
+    if Path(source).is_dir() and out.resolve().is_relative_to(Path(source).resolve()):
+        raise UserError(f"{out} lies in the source, which would have a second table then; give an --out outside of it")
+    _keep_decisions(out / "findings.csv")
+    predictor = load_model(model)
+    prepared = _read_source(source, out, predictor, corrections, schema, progress)
+    names = _choose_attributes(attributes, prepared, predictor)
+    _, groups = np.unique(prepared.groups, return_inverse=True)
+    if not 2 <= num_folds <= groups.max() + 1:
+        raise UserError(f"--folds={num_folds} is not between 2 and the {groups.max() + 1:,} groups of the catalogue")
+    folds = group_folds(groups, num_folds)
+    if judge == "retrain":
+        from fashion_jax.audit_retrain import retrained_probabilities
+
+        probabilities = retrained_probabilities(
+            model, source, out / "folds", prepared, folds, corrections=corrections, schema=schema, progress=progress
+        )
+    else:
+        embeddings = embed_prepared(predictor, prepared, out / "embeddings", progress=progress)
+        probabilities = judge_photos(embeddings, prepared, folds, judge=judge, progress=progress)
+    findings = find_wrong_labels(probabilities, prepared.labels, prepared.groups, prepared.vocabularies, names)
+    result = Audit(findings, prepared, out)
+    _write(result)
+    return result
+
+
+def judge_photos(
+    embeddings: Float32[np.ndarray, "n features"],
+    prepared: Prepared,
+    folds: np.ndarray,
+    *,
+    judge: str = "linear",
+    progress: bool = True,
+) -> Probabilities:
+    """Returns class probabilities per attribute of the records, by judges that did not see the row's own label.
+
+    Args:
+        embeddings: of the records' photos; rows that are not finite are judged as the average photo.
+        prepared: the records.
+        folds: from `group_folds`.
+        judge: "linear" or "neighbours".
+        progress: whether to show a bar.
+    """
+    sound = np.isfinite(embeddings).all(1)
+    lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
+    unit = np.where(sound[:, None], embeddings / np.maximum(lengths, 1e-12), 0)
+    if not sound.all():
+        unit[~sound] = unit[sound].mean(0) if sound.any() else 0
+    sizes = [len(classes) for classes in prepared.vocabularies.values()]
+    if judge == "neighbours":
+        with progress_bar(-(-len(unit) // 4096), "comparing photos", show=progress) as bar:
+            return neighbour_probabilities(unit, prepared.labels, sizes, prepared.groups, done=bar.update)
+    with progress_bar(num_fits(len(np.unique(folds))), "fitting judges", show=progress, unit="fit") as bar:
+        return linear_probabilities(unit, prepared.labels, sizes, folds, done=bar.update)
+
+
+def embed_prepared(
+    model: Predictor, prepared: Prepared, folder: Path, *, progress: bool = True
+) -> Float32[np.ndarray, "n features"]:
+    """Returns the embeddings of records, row by row; shards in `folder` spare a second run the work.
+
+    A photo that cannot be decoded has NaN for an embedding.
+    """
+    key = hashlib.sha256(json.dumps([model.fingerprint, prepared.fingerprint]).encode()).hexdigest()
+    embeddings = np.full((len(prepared), model.embedding_size), np.nan, np.float32)
+    starts, left = range(0, len(prepared), _SHARD_ROWS), []
+    for start in starts:
+        shard = _read_shard(folder / f"{start:09}.npz", key)
+        part = embeddings[start : start + _SHARD_ROWS]
+        if shard is not None and shard.shape == part.shape:
+            part[:] = shard
+        else:
+            left.append(start)
+    done = len(prepared) - sum(min(_SHARD_ROWS, len(prepared) - start) for start in left)
+    with progress_bar(len(prepared), "embedding photos", show=progress, unit="photo", initial=done) as bar:
+        for start in left:
+            stop = min(start + _SHARD_ROWS, len(prepared))
+            for first in range(start, stop, model.batch_size):
+                rows = np.arange(first, min(first + model.batch_size, stop))
+                photos = [_decode(prepared, row, *model.size) for row in rows.tolist()]
+                good = [photo is not None for photo in photos]
+                if any(good):
+                    images = np.stack([photo for photo in photos if photo is not None])
+                    outputs = model.predict_arrays(images, whole_batches=len(prepared) > model.batch_size, flip=False)
+                    embeddings[rows[good]] = outputs.embeddings
+                bar.update(len(rows))
+            with files.replace_file(folder / f"{start:09}.npz") as file:
+                np.savez(file, key=np.array(key), embeddings=embeddings[start:stop])
+    return embeddings
+
+
+def format_audit(result: Audit) -> str:
+    """Returns a table for people: findings per attribute, and where they are."""
+    counts = Counter(finding.attribute for finding in result.findings)
+    sure = Counter(finding.attribute for finding in result.findings if finding.score >= 0.99)
+    lines = [f"{'attribute':<16}{'labels':>9}{'findings':>10}{'score >= .99':>14}"]
+    for place, name in enumerate(result.prepared.attributes):
+        if name in counts:
+            labelled = int((result.prepared.labels[:, place] >= 0).sum())
+            lines.append(f"{name:<16}{labelled:>9,}{counts[name]:>10,}{sure[name]:>14,}")
+    if not counts:
+        lines = ["no label looks wrong"]
+    return "\n".join(lines)
+
+
+def _read_source(
+    source: str | Path,
+    out: Path,
+    model: Predictor,
+    corrections: str | Path | None,
+    schema: Schema | None,
+    progress: bool,
+) -> Prepared:
+    if is_prepared(Path(source)):
+        if corrections:
+            raise UserError(f"{source} is prepared already; corrections can be applied to the catalogue itself alone")
+        return open_prepared(source)
+    # Bad rows are quarantined, however many: what is left can be looked at all the same.
+    return prepare(
+        source,
+        out / "records",
+        schema=schema,
+        max_side=model.preprocessing["max_side"],
+        max_bad_fraction=1.0,
+        corrections=corrections,
+        progress=progress,
+    )
+
+
+def _choose_attributes(wanted: Sequence[str], prepared: Prepared, model: Predictor) -> tuple[str, ...]:
+    for name in wanted:
+        if name not in prepared.attributes:
+            hint = nearest(name, prepared.attributes)
+            raise UserError(f"the source has no attribute {name!r}{hint}; it has {', '.join(prepared.attributes)}")
+    if wanted:
+        return tuple(wanted)
+    known = tuple(name for name in prepared.attributes if name in model.attributes)
+    if not known:
+        raise UserError(
+            f"the source labels none of the model's attributes ({', '.join(model.attributes)}); "
+            f"name those to be audited: --attributes {','.join(prepared.attributes)}"
+        )
+    return known
+
+
+def _keep_decisions(path: Path) -> None:
+    """Raises UserError where findings stand that a person has been over."""
+    if not path.exists():
+        return
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            decided = any(row.get("decision") or row.get("corrected") for row in csv.DictReader(file))
+    except (UnicodeDecodeError, csv.Error):
+        decided = True  # somebody's, at any rate
+    if decided:
+        raise UserError(f"{path} holds decisions of a person; move it, or give another --out")
+
+
+def _read_shard(path: Path, key: str) -> np.ndarray | None:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return np.asarray(arrays["embeddings"], np.float32) if str(arrays["key"]) == key else None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+
+
+def _decode(prepared: Prepared, row: int, height: int, width: int) -> np.ndarray | None:
+    try:
+        return decode_photo(prepared.read_photo(row), height, width)
+    except BadPhoto:
+        return None
+
+
+def _write(result: Audit) -> None:
+    prepared, out = result.prepared, result.folder
+    classes = prepared.vocabularies
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for f in result.findings:
+        names = [
+            str(prepared.ids[f.row]),
+            f.attribute,
+            classes[f.attribute][f.given],
+            classes[f.attribute][f.suggested],
+        ]
+        cells = [escape_cell(name) for name in names]
+        writer.writerow([*cells, f"{f.score:.6f}", escape_cell(f.reason), "", ""])
+    files.write_text(out / "findings.csv", text.getvalue())
+    cards = [_card(result, finding) for finding in result.findings[:_ON_PAGE]]
+    write_page(out / "findings.html", cards, total=len(result.findings), products=len(prepared))
+    shown = [card for card in cards if card.photo is not None][:_ON_SHEET]
+    write_contact_sheet(
+        out / "findings.png",
+        [card.photo for card in shown if card.photo is not None],
+        [{card.attribute: card.given} for card in shown],
+        [{card.attribute: card.suggested} for card in shown],
+        [{card.attribute: card.score} for card in shown],
+    )
+    quarantine = prepared.folder / "quarantine.csv"
+    if quarantine.is_file():
+        files.write_bytes(out / "quarantine.csv", quarantine.read_bytes())
+
+
+def _card(result: Audit, finding: Finding) -> Card:
+    prepared, classes = result.prepared, result.prepared.vocabularies[finding.attribute]
+    return Card(
+        id=str(prepared.ids[finding.row]),
+        title=prepared.titles[finding.row],
+        attribute=finding.attribute,
+        given=classes[finding.given],
+        suggested=classes[finding.suggested],
+        score=finding.score,
+        reason=finding.reason,
+        photo=_decode(prepared, finding.row, *_THUMBNAIL),
+    )

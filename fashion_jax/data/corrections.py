@@ -1,0 +1,226 @@
+"""Corrections of labels: a table that a person edited, applied when a catalogue is read.
+
+A row of the table names one label: `id`, `attribute`, and what shall become of it. `corrected` holds the right class,
+or one of the schema's texts for a missing label (such as NA), which removes it. `decision` may be "accept", which takes
+the class under `suggested`, or "keep". Rows without either change nothing. Where there is a column `given`, the
+catalogue must still have that label, so that a table made for another state of it is refused. Other columns are not
+looked at: the findings of an audit are such a table.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from fashion_jax.data.schema import Attribute, Schema
+from fashion_jax.errors import UserError, nearest
+
+DECISIONS = ("", "keep", "accept")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet takes a cell that begins so for a formula
+_SHOWN = 5  # faults that an error lists
+_MAX_BYTES = 500_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Correction:
+    """One label to be changed.
+
+    Attributes:
+        line: of the file, from 1.
+        id: of the product.
+        attribute: by its name in the schema.
+        given: the label that the catalogue must have, empty for a missing one; None: any.
+        label: what it becomes; empty: missing.
+    """
+
+    line: int
+    id: str
+    attribute: str
+    given: str | None
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class Corrections:
+    """A file of corrections as read; rows without a decision are not among them.
+
+    Attributes:
+        path: of the file.
+        items: in the file's order, no label twice.
+    """
+
+    path: str
+    items: tuple[Correction, ...]
+
+    def digest(self) -> str:
+        """Returns a hash of what is changed, empty where nothing is; the order of the rows does not matter."""
+        changes = sorted((item.id, item.attribute, item.label) for item in self.items)
+        return hashlib.sha256(json.dumps(changes).encode()).hexdigest() if changes else ""
+
+
+def escape_cell(text: str) -> str:
+    """Returns a text as a CSV cell that no spreadsheet takes for a formula; `unescape_cell` undoes it."""
+    return f"'{text}" if text.startswith((*_FORMULA, "'")) else text
+
+
+def unescape_cell(cell: str) -> str:
+    """Returns the text of a cell that `escape_cell` made; others, too, as they are."""
+    return cell[1:] if cell.startswith("'") and cell[1:].startswith((*_FORMULA, "'")) else cell
+
+
+def read_corrections(path: str | Path, schema: Schema) -> Corrections:
+    """Reads a file of corrections.
+
+    Args:
+        path: of a CSV (comma, semicolon or tab; UTF-8) with the columns id, attribute, and corrected or decision.
+        schema: of the catalogue: its attributes, and its texts for missing labels.
+
+    Raises:
+        UserError: it cannot be read, lacks a column, or a row is at fault: the line and the fault are named.
+    """
+    rows = _read_rows(Path(path))
+    columns = rows[0][1] if rows else []
+    missing = [name for name in ("id", "attribute") if name not in columns]
+    if missing or not {"corrected", "decision"} & set(columns):
+        wanted = ", ".join(missing) or "corrected (or decision)"
+        raise UserError(f"the corrections {path} lack the column {wanted}; they have: {', '.join(columns[:20])}")
+    names = [attribute.name for attribute in schema.attributes]
+    items: dict[tuple[str, str], Correction] = {}
+    faults: list[str] = []
+    for line, cells in rows[1:]:
+        if len(cells) != len(columns):
+            faults.append(f"line {line}: it has {len(cells)} of {len(columns)} columns")
+            continue
+        row = {name: _one_line(unescape_cell(cell.strip())) for name, cell in zip(columns, cells, strict=True)}
+        item, fault = _decide(line, row, names, schema.missing_values)
+        if item is not None:
+            before = items.setdefault((item.id, item.attribute), item)
+            if before.label != item.label:
+                fault = f"{item.attribute} of {item.id!r} stands in line {before.line} already, as {before.label!r}"
+        if fault:
+            faults.append(f"line {line}: {fault}")
+    _refuse(path, faults)
+    return Corrections(str(path), tuple(items.values()))
+
+
+def apply_corrections(
+    corrections: Corrections, labels: pd.DataFrame, ids: Sequence[str], attributes: Sequence[Attribute]
+) -> Counter[str]:
+    """Changes labels in place.
+
+    Args:
+        corrections: from `read_corrections`.
+        labels: a column of text per attribute, empty text for missing ones.
+        ids: of the rows; several rows of one id are changed alike.
+        attributes: of the schema; those without fixed classes have the classes that their column holds.
+
+    Returns:
+        Attribute -> labels changed.
+
+    Raises:
+        UserError: an id, class or given label that the catalogue does not have: the line is named.
+    """
+    places: dict[str, list[int]] = {}
+    wanted = {item.id for item in corrections.items}
+    for place, name in enumerate(ids):
+        if name in wanted:
+            places.setdefault(name, []).append(place)
+    classes = {a.name: a.classes or tuple(sorted(set(labels[a.name]) - {""})) for a in attributes}
+    known = {name: set(values) for name, values in classes.items()}
+    columns = {a.name: labels[a.name].to_numpy(dtype=object, copy=True) for a in attributes}
+    changed: Counter[str] = Counter()
+    faults = []
+    for item in corrections.items:
+        rows, column = places.get(item.id, []), columns[item.attribute]
+        if not rows:
+            faults.append(f"line {item.line}: the catalogue has no product {item.id!r}")
+        elif item.label and item.label not in known[item.attribute]:
+            hint = nearest(item.label, classes[item.attribute])
+            faults.append(f"line {item.line}: {item.label!r} is no class of {item.attribute}{hint}")
+        else:
+            # The label may be what it shall become already, in a table that was edited as well.
+            fitting = [row for row in rows if item.given is None or column[row] in (item.given, item.label)]
+            if not fitting:
+                now = f"{column[rows[0]]!r}" if column[rows[0]] else "no label"
+                faults.append(
+                    f"line {item.line}: {item.attribute} of {item.id!r} is {now} in the catalogue and {item.given!r} "
+                    "under `given`; the table was made for another catalogue"
+                )
+            for row in fitting:
+                changed[item.attribute] += int(column[row] != item.label)
+                column[row] = item.label
+    _refuse(corrections.path, faults)
+    for name, column in columns.items():
+        labels[name] = column
+    return +changed
+
+
+def _read_rows(path: Path) -> list[tuple[int, list[str]]]:
+    """Returns (line, cells) of the records of a CSV that are not blank."""
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise UserError(f"the corrections {path} have more than {_MAX_BYTES:,} bytes")
+        text = path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise UserError(f"the corrections {path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"the corrections {path} are not UTF-8; save them as CSV UTF-8") from error
+    first = text.partition("\n")[0]
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count), strict=True)
+    rows, line = [], 1
+    try:
+        for cells in reader:
+            if any(cell.strip() for cell in cells):
+                rows.append((line, cells))
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise UserError(f"the corrections {path} are no CSV: line {line}: {error}") from error
+    return [(n, [cell.strip() for cell in cells] if i == 0 else cells) for i, (n, cells) in enumerate(rows)]
+
+
+def _decide(
+    line: int, row: Mapping[str, str], names: Sequence[str], missing: Sequence[str]
+) -> tuple[Correction | None, str]:
+    """Returns what a row asks for, None for nothing, and what is wrong with it, empty for nothing."""
+    decision, corrected = row.get("decision", "").casefold(), row.get("corrected", "")
+    if decision not in DECISIONS:
+        return None, f"the decision {decision!r} is not accept, keep or empty; write a class under corrected"
+    if decision == "accept" and not corrected:
+        corrected = row.get("suggested", "")
+        if not corrected:
+            return None, "the decision is accept, and no class stands under suggested"
+    elif decision == "keep" and corrected:
+        return None, f"the decision is keep, and {corrected!r} stands under corrected"
+    if not corrected:
+        return None, ""
+    if not row["id"]:
+        return None, "it names no id"
+    if row["attribute"] not in names:
+        return None, f"the catalogue has no attribute {row['attribute']!r}{nearest(row['attribute'], names)}"
+    given = row.get("given")
+    return Correction(
+        line,
+        row["id"],
+        row["attribute"],
+        "" if given in missing else given,
+        "" if corrected in missing else corrected,
+    ), ""
+
+
+def _refuse(path: str | Path, faults: Sequence[str]) -> None:
+    if faults:
+        more = f"; and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
+        raise UserError(f"the corrections {path} do not fit: {'; '.join(faults[:_SHOWN])}{more}")
+
+
+def _one_line(text: str) -> str:
+    """Returns a text without line ends and runs of spaces, as labels are read."""
+    return " ".join(text.split())

@@ -1,0 +1,214 @@
+"""Corrections: the same as editing the table by hand, and refused with the line where they do not fit."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from drawn_products import make_tiny_config
+from fashion_jax.cli import main
+from fashion_jax.data.catalog import open_catalog
+from fashion_jax.data.corrections import escape_cell, read_corrections, unescape_cell
+from fashion_jax.data.prepare import prepare
+from fashion_jax.data.schema import Attribute, Schema
+from fashion_jax.errors import UserError
+from fashion_jax.workdir import prepare_records
+
+SCHEMA = Schema("shop", (Attribute("kind"), Attribute("colour")), id_column="sku")
+
+
+@pytest.fixture
+def shop(products_csv, tmp_path) -> Path:
+    """The drawn catalogue, in a folder of the test's own."""
+    folder = tmp_path / "shop"
+    shutil.copytree(products_csv.parent, folder)
+    return folder / "products.csv"
+
+
+def read(table: Path) -> list[dict[str, str]]:
+    with table.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def write(path: Path, rows: list[dict[str, str]], columns: tuple[str, ...] = (), delimiter: str = ",") -> Path:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns or list(rows[0]), delimiter=delimiter)
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def test_they_are_the_table_edited_by_hand(shop, tmp_path):
+    rows = read(shop)
+    unlabelled = next(i for i, row in enumerate(rows) if not row["kind"])
+    labelled = [i for i, row in enumerate(rows) if row["kind"]]
+    changes = [
+        {"id": rows[labelled[0]]["sku"], "attribute": "kind", "corrected": "tall"},
+        {"id": rows[labelled[1]]["sku"], "attribute": "kind", "corrected": "NA"},
+        {"id": rows[unlabelled]["sku"], "attribute": "kind", "corrected": "  round "},
+        {"id": rows[5]["sku"], "attribute": "colour", "decision": "Accept", "suggested": "yellow"},
+        {"id": rows[6]["sku"], "attribute": "colour", "decision": "keep", "suggested": "green"},
+        {"id": rows[7]["sku"], "attribute": "colour", "suggested": "green"},
+    ]
+    columns = ("id", "attribute", "suggested", "decision", "corrected", "remark")
+    corrected = prepare(shop, tmp_path / "a", corrections=write(tmp_path / "c.csv", changes, columns), progress=False)
+    before = read(shop)
+    for i, name, label in (
+        (labelled[0], "kind", "tall"), (labelled[1], "kind", ""), (unlabelled, "kind", "round"),
+        (5, "colour", "yellow"),
+    ):  # fmt: skip
+        rows[i][name] = label
+    write(shop, rows)
+    by_hand = prepare(shop, tmp_path / "b", progress=False)
+    assert corrected.fingerprint == by_hand.fingerprint
+    assert (tmp_path / "a" / "products.csv").read_bytes() == (tmp_path / "b" / "products.csv").read_bytes()
+    changed = {n: sum(a[n] != b[n] for a, b in zip(before, rows, strict=True)) for n in ("kind", "colour")}
+    assert changed["kind"] >= 2
+    assert corrected.report["corrected_labels"] == {n: c for n, c in changed.items() if c}
+    assert by_hand.report["corrected_labels"] == {}
+
+
+def test_a_file_without_decisions_changes_nothing(shop, tmp_path):
+    rows = read(shop)
+    undecided = [
+        {"id": r["sku"], "attribute": "kind", "suggested": "tall", "decision": "", "corrected": ""} for r in rows
+    ]
+    plain = open_catalog(shop).stamp()
+    assert open_catalog(shop, corrections=write(tmp_path / "u.csv", undecided)).stamp() == plain
+    (tmp_path / "e.csv").write_text("id,attribute,corrected\n")
+    assert open_catalog(shop, corrections=tmp_path / "e.csv").stamp() == plain
+    first = prepare(shop, tmp_path / "out", progress=False)
+    made = (tmp_path / "out" / "manifest.json").stat().st_mtime_ns
+    again = prepare(shop, tmp_path / "out", corrections=tmp_path / "e.csv", progress=False)
+    assert again.fingerprint == first.fingerprint
+    assert (tmp_path / "out" / "manifest.json").stat().st_mtime_ns == made
+
+
+def test_what_changes_labels_changes_the_stamp(shop, tmp_path):
+    rows = read(shop)
+    one, two = ({"id": rows[i]["sku"], "attribute": "colour", "corrected": "red"} for i in (0, 1))
+    stamps = [
+        open_catalog(shop, corrections=write(tmp_path / "c.csv", changes)).stamp()
+        for changes in ([one], [two], [one, two], [two, one])
+    ]
+    assert stamps[2] == stamps[3]
+    assert len({open_catalog(shop).stamp(), *stamps}) == 4
+
+
+def test_the_records_are_made_anew_with_other_corrections(shop, tmp_path):
+    first = prepare(shop, tmp_path / "out", progress=False)
+    row = next(r for r in read(shop) if r["colour"] != "red")
+    changes = write(tmp_path / "c.csv", [{"id": row["sku"], "attribute": "colour", "corrected": "red"}])
+    assert prepare(shop, tmp_path / "out", corrections=changes, progress=False).fingerprint != first.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"id": "S9"}, "line 3: the catalogue has no product 'S9'"),
+        ({"attribute": "color"}, "line 3: the catalogue has no attribute 'color'; did you mean 'colour'?"),
+        ({"corrected": "rde"}, "line 3: 'rde' is no class of colour; did you mean 'red'?"),
+        ({"decision": "yes"}, "line 3: the decision 'yes' is not"),
+        ({"decision": "keep"}, "line 3: the decision is keep, and 'red' stands under corrected"),
+        ({"decision": "accept", "corrected": ""}, "line 3: the decision is accept, and no class"),
+        ({"id": ""}, "line 3: it names no id"),
+        ({"given": "violet"}, "line 3: colour of 'S00037' is "),
+    ],
+)
+def test_what_does_not_fit_is_refused_by_line(shop, tmp_path, change, fault):
+    good = {"id": "S00000", "attribute": "colour", "given": read(shop)[0]["colour"], "suggested": ""}
+    good |= {"decision": "", "corrected": "red"}
+    bad = {**good, "id": "S00037", "given": read(shop)[1]["colour"], **change}
+    with pytest.raises(UserError) as error:
+        open_catalog(shop, corrections=write(tmp_path / "c.csv", [good, bad]))
+    assert fault in str(error.value)
+    assert "line 2" not in str(error.value)
+
+
+def test_two_lines_that_contradict_each_other_are_refused(tmp_path):
+    rows = [{"id": "1", "attribute": "kind", "corrected": label} for label in ("a", "b")]
+    with pytest.raises(UserError, match="line 3: kind of '1' stands in line 2 already"):
+        read_corrections(write(tmp_path / "c.csv", rows), SCHEMA)
+    assert len(read_corrections(write(tmp_path / "c.csv", [rows[0]] * 2), SCHEMA).items) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        (b"", "lack the column id, attribute"),
+        (b"id,attribute\n", r"lack the column corrected \(or decision\)"),
+        (b"id,attribute,corrected\n1,kind\n", "line 2: it has 2 of 3 columns"),
+        (b'id,attribute,corrected\n\n"1\n2,kind,a\n', "no CSV: line 3"),
+        (b"id,attribute,corrected\n1,kind,\xff\n", "not UTF-8"),
+    ],
+)
+def test_files_that_are_none_are_refused(tmp_path, content, fault):
+    (tmp_path / "c.csv").write_bytes(content)
+    with pytest.raises(UserError, match=fault):
+        read_corrections(tmp_path / "c.csv", SCHEMA)
+    with pytest.raises(UserError, match="cannot be read"):
+        read_corrections(tmp_path / "absent.csv", SCHEMA)
+
+
+def test_lines_are_counted_as_an_editor_counts_them(tmp_path):
+    (tmp_path / "c.csv").write_text('id,attribute,corrected,reason\n1,kind,a,"two\nlines"\n\n2,sort,a,x\n')
+    with pytest.raises(UserError, match="line 5: the catalogue has no attribute 'sort'"):
+        read_corrections(tmp_path / "c.csv", SCHEMA)
+
+
+def test_spreadsheets_may_save_it_in_their_way(tmp_path):
+    rows = [{"id": "1", "attribute": "kind", "corrected": "é"}]
+    path = write(tmp_path / "c.csv", rows, delimiter=";")
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    (item,) = read_corrections(path, SCHEMA).items
+    assert (item.id, item.attribute, item.label, item.given) == ("1", "kind", "é", None)
+
+
+@given(st.text())
+def test_no_cell_is_a_formula_and_all_come_back(text):
+    cell = escape_cell(text)
+    assert not cell.startswith(("=", "+", "-", "@", "\t", "\r"))
+    assert unescape_cell(cell) == text
+
+
+def test_hostile_ids_and_classes_come_back_through_a_file(tmp_path):
+    names = ["=1+1", "-5", "@x", "'=y", "plain", "'80s"]
+    rows = [{"id": escape_cell(n), "attribute": "kind", "corrected": escape_cell(n)} for n in names]
+    items = read_corrections(write(tmp_path / "c.csv", rows), SCHEMA).items
+    assert [item.id for item in items] == names == [item.label for item in items]
+
+
+def test_a_row_that_the_schema_dropped_can_be_brought_back(tmp_path, shop):
+    rows = read(shop)
+    rows[3]["colour"] = "violet"
+    write(shop, rows)
+    colour = Attribute("colour", classes=("blue", "green", "red", "yellow"), on_unknown="drop")
+    schema = Schema("shop", (colour,), id_column="sku", image_column="file")
+    assert rows[3]["sku"] not in {p.id for p in open_catalog(shop, schema).products}
+    changes = write(tmp_path / "c.csv", [{"id": rows[3]["sku"], "attribute": "colour", "corrected": "blue"}])
+    products = {p.id: p for p in open_catalog(shop, schema, corrections=changes).products}
+    assert products[rows[3]["sku"]].labels == ("blue",)
+
+
+def test_prepared_records_and_photos_alone_take_none(prepared, tmp_path, shop):
+    config = make_tiny_config(prepared.folder, data__corrections="c.csv")
+    with pytest.raises(UserError, match="prepared already"):
+        prepare_records(config, tmp_path, progress=False)
+    with pytest.raises(UserError, match="no table of labels"):
+        open_catalog(shop.parent / "photos", labelled=False, corrections=tmp_path / "c.csv")
+
+
+def test_the_command_counts_them_and_refuses_with_code_2(shop, tmp_path, capsys):
+    row = next(r for r in read(shop) if r["colour"] != "red")
+    changes = write(tmp_path / "c.csv", [{"id": row["sku"], "attribute": "colour", "corrected": "red"}])
+    command = ["prepare", "--source", str(shop), "--out", str(tmp_path / "out"), "--corrections", str(changes)]
+    assert main(command) == 0
+    assert "corrected labels, colour: 1" in capsys.readouterr().out
+    changes.write_text(changes.read_text().replace("red", "rot"))
+    assert main(command) == 2
+    assert "line 2: 'rot' is no class of colour" in capsys.readouterr().err
