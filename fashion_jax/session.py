@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import optax
 from jax.sharding import Mesh
+from jaxtyping import UInt8
 
 from fashion_jax.config import Config, resolve_steps
 from fashion_jax.config_files import config_from_dict
@@ -27,7 +28,7 @@ from fashion_jax.data.loader import (
 from fashion_jax.data.manifest import Prepared, is_prepared
 from fashion_jax.data.schema import MISSING
 from fashion_jax.errors import UserError, nearest
-from fashion_jax.evaluation.evaluate import Evaluation, evaluate_split, make_evaluation_step
+from fashion_jax.evaluation.evaluate import Evaluation, EvaluationStep, evaluate_split, make_evaluation_step
 from fashion_jax.models.classifier import abstract_classifier
 from fashion_jax.runtime import make_mesh
 from fashion_jax.training.imbalance import make_head_loss
@@ -214,10 +215,10 @@ class Session:
         )
         return [str(self.prepared.ids[row]) for row in next(batches)["row"]]
 
-    def evaluator(self, split: str) -> Callable[[TrainState], Evaluation]:
-        """Returns state -> scores of a split; the photos are read at the first call and kept where they fit."""
+    @cached_property
+    def _evaluation_step(self) -> EvaluationStep:
         data = self.config.data
-        step = make_evaluation_step(
+        return make_evaluation_step(
             self.graph,
             self.mesh,
             attributes=self.attributes,
@@ -227,32 +228,76 @@ class Session:
             dtype=self.arguments["dtype"],
             test_time_flip=data.test_time_flip,
         )
-        rows = self.prepared.indices(split)
+
+    def evaluator(
+        self, split: str, *, rows: np.ndarray | None = None, keep_outputs: bool = False
+    ) -> Callable[[TrainState], Evaluation]:
+        """Returns state -> scores of a split; the photos are read at the first call and kept where they fit.
+
+        Args:
+            split: "train", "validation" or "test".
+            rows: row numbers of some of its rows, whose photos are read one after another; None for all.
+            keep_outputs: whether to keep what the network says of every row.
+        """
+        data, some = self.config.data, rows is not None
+        chosen = self.prepared.indices(split) if rows is None else rows
         smallest = max(self.mesh.size, 1)
-        wanted = min(self.config.runtime.evaluation_batch_size, max(len(rows), 1))
+        wanted = min(self.config.runtime.evaluation_batch_size, max(len(chosen), 1))
         batch_size = -(-wanted // smallest) * smallest
-        kept = _Once(lambda: self._photos(split))
+        stream = StreamedPhotos(self.prepared, data.height, data.width)
+        kept = _Once(lambda: (stream, _unchanged) if some else self._photos(split))
 
         def run(state: TrainState) -> Evaluation:
             photos, complete = kept.value
             batches = evaluation_batches(
                 self.prepared,
                 photos,
-                rows,
+                chosen,
                 batch_size=batch_size,
                 process_index=jax.process_index(),
                 num_processes=jax.process_count(),
             )
-            return evaluate_split(
-                step,
-                *state.judged,
-                batches,
-                mesh=self.mesh,
-                vocabularies=self.vocabularies,
-                prepare_batch=complete,
-            )
+            return self._evaluate(state, batches, complete, keep_outputs)
 
         return run
+
+    def evaluate_images(self, state: TrainState, images: UInt8[np.ndarray, "n height width 3"]) -> Evaluation:
+        """Returns what the network says of photos that are no rows of the records; rows are counted from 0."""
+        parts = self.mesh.size
+        size = -(-min(self.config.runtime.evaluation_batch_size, len(images)) // parts) * parts
+        part = size // jax.process_count()
+        mine = slice(jax.process_index() * part, (jax.process_index() + 1) * part)
+
+        def batches() -> Iterator[Batch]:
+            for start in range(0, len(images), size):
+                rows = np.arange(start, start + size, dtype=np.int32)
+                valid = rows < len(images)
+                batch = {
+                    "image": images[np.where(valid, rows, 0)],
+                    "row": rows,
+                    "label": np.full((size, len(self.prepared.attributes)), MISSING, np.int32),
+                    "valid": valid,
+                }
+                yield {name: array[mine] for name, array in batch.items()}
+
+        return self._evaluate(state, batches(), _unchanged, True)
+
+    def _evaluate(
+        self,
+        state: TrainState,
+        batches: Iterator[Batch],
+        complete: Callable[[DeviceBatch], DeviceBatch],
+        keep_outputs: bool,
+    ) -> Evaluation:
+        return evaluate_split(
+            self._evaluation_step,
+            *state.judged,
+            batches,
+            mesh=self.mesh,
+            vocabularies=self.vocabularies,
+            prepare_batch=complete,
+            keep_outputs=keep_outputs,
+        )
 
 
 class _Once:

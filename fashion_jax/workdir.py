@@ -18,7 +18,15 @@ from fashion_jax.data.schema import load_schema
 from fashion_jax.errors import UserError
 
 # Fields whose change leaves the trained parameters as they are.
-_FREE_FIELDS = ("runtime.", "data.storage", "data.num_workers", "data.prepared", "data.source", "train.log_every")
+_FREE_FIELDS = (
+    "runtime.",
+    "trust.",
+    "data.storage",
+    "data.num_workers",
+    "data.prepared",
+    "data.source",
+    "train.log_every",
+)
 
 
 def prepare_records(config: Config, workdir: Path, *, progress: bool = True) -> None:
