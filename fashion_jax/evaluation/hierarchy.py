@@ -15,8 +15,8 @@ from jaxtyping import Bool, Int, Int64
 from fashion_jax.data.schema import MISSING
 from fashion_jax.models.decision import MAX_TABLE, JointHeads
 
-DETERMINED = 0.98  # share of the rows whose coarser label follows from the finer one, from which they are a pair
-_KEPT_ERROR = 0.2  # of the errors of always saying the commonest class, at most so many may be left
+DETERMINED = 0.95  # share of the rows whose coarser label follows from the finer one, from which they are a pair
+_KEPT_ERROR = 0.1  # of the errors of always saying the commonest class, at most so many may be left
 _RARE = 0.01  # share of a finer class's rows below which a coarser class contradicts it
 _FEWEST_ROWS = 20
 
@@ -83,7 +83,7 @@ def measure_pairs(
         determined: share of rows that must follow.
 
     Returns:
-        Pairs in which the finer attribute has more classes, and leaves at most a fifth of the errors that always
+        Pairs in which the finer attribute has more classes, and leaves at most a tenth of the errors that always
         saying the commonest class makes: a nearly constant attribute follows from nothing.
     """
     pairs = []

@@ -130,9 +130,9 @@ def _landscape(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     x = np.arange(width)
     for layer in range(int(rng.integers(2, 5))):
         base = height * (0.4 + 0.15 * layer)
-        ridge = np.full(width, base) + sum(
-            rng.uniform(2, 14) * np.sin(x / rng.uniform(6, 50) + rng.uniform(0, 6)) for _ in range(3)
-        )
+        ridge = np.full(width, base)
+        for _ in range(3):
+            ridge += rng.uniform(2, 14) * np.sin(x / rng.uniform(6, 50) + rng.uniform(0, 6))
         shade = (int(rng.integers(20, 110)), int(rng.integers(80, 170)), int(rng.integers(20, 90)))
         pen.polygon([(0, height), *zip(x.tolist(), ridge.tolist(), strict=True), (width, height)], fill=shade)
     return np.asarray(image.filter(ImageFilter.GaussianBlur(rng.uniform(0, 1.5))))

@@ -165,6 +165,13 @@ class Predictor:
             wanted = f"uint8 (n, {self.size[0]}, {self.size[1]}, 3)"
             raise UserError(f"photos must be {wanted}, not {images.dtype} {images.shape}")
         self.check_operating_point(operating_point)
+        logits, embeddings, energies = self.run_network(images, whole_batches=whole_batches, flip=flip)
+        return decide(self._package.decision, logits, embeddings, energies, operating_point)
+
+    def run_network(
+        self, images: UInt8[np.ndarray, "n height width 3"], *, whole_batches: bool = False, flip: bool | None = None
+    ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+        """Returns what the network itself says: logits by attribute, embeddings, and energies; takes sound photos."""
         parts = list(self._run(images, whole_batches, self.preprocessing["test_time_flip"] if flip is None else flip))
         logits = {
             name: np.concatenate([np.empty((0, len(v)), np.float32), *(p[name] for p, _, _ in parts)])
@@ -172,7 +179,7 @@ class Predictor:
         }
         embeddings = np.concatenate([np.empty((0, self.embedding_size), np.float32), *(e for _, e, _ in parts)])
         energies = np.concatenate([np.empty(0, np.float32), *(e for _, _, e in parts)])
-        return decide(self._package.decision, logits, embeddings, energies, operating_point)
+        return logits, embeddings, energies
 
     def check_operating_point(self, name: str) -> None:
         """Raises UserError unless the package can predict at an operating point."""
