@@ -49,7 +49,8 @@ def main() -> int:
     training = prepared.indices("train")
     some = training[np.unique(np.linspace(0, len(training) - 1, REFERENCE_ROWS).astype(int))]
     images, kinds = draw_not_products(flags.per_kind, *model.size)
-    outside = Rows(*[(said[0], {}, *said[1:]) for said in [run(model, images, flags.flip)]][0])
+    strange = run(model, images, flags.flip)
+    outside = Rows(strange[0], {}, *strange[1:])
     validation, test = (rows(prepared.indices(split), split) for split in ("validation", "test"))
     reference = run(model, read(prepared, some, model, "training"), False)[1]
     decision, pairs = fit_decision(
