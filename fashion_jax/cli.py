@@ -78,6 +78,9 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--source", required=True, help=f"{sources}; a photo or a folder of photos will do")
         command.add_argument("--out", type=Path, default=Path(out))
         command.add_argument("--schema", type=Path, help="a schema.json; without it the schema is known or inferred")
+        if name == "predict":
+            points = ("accuracy", "macro_f1")
+            command.add_argument("--operating-point", default=points[0], choices=points, help="what labels are best at")
         if name == "embed":
             command.add_argument("--dtype", default="float32", choices=("float32", "float16"))
 
@@ -155,7 +158,8 @@ def _predict(flags: argparse.Namespace) -> int:
     from fashion_jax.serving.predict import predict_source
     from fashion_jax.serving.predictor import load_model
 
-    predict_source(load_model(flags.model), flags.source, flags.out, schema=_schema(flags))
+    model, point = load_model(flags.model), flags.operating_point
+    predict_source(model, flags.source, flags.out, schema=_schema(flags), operating_point=point)
     return 0
 
 

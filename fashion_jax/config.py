@@ -279,6 +279,27 @@ class RuntimeConfig:
 
 
 @dataclass(slots=True)
+class TrustConfig:
+    """What is fitted on the validation split after training; see evaluation/trust.py."""
+
+    precision: float = 0.98  # of the labels that are accepted automatically
+    label_set_coverage: float = 0.95  # share of products whose label set holds the true label; 0: no label sets
+    flagged_share: float = 0.01  # of the validation photos that lie above the out-of-catalogue threshold
+    not_products_per_kind: int = 20  # drawn photos of each kind that judge the out-of-catalogue score; 0: none
+
+    def validate(self) -> None:
+        _require(0 < self.precision <= 1, "trust.precision", self.precision, "in (0, 1]")
+        _require(0 <= self.label_set_coverage < 1, "trust.label_set_coverage", self.label_set_coverage, "in [0, 1)")
+        _require(0 < self.flagged_share < 1, "trust.flagged_share", self.flagged_share, "in (0, 1)")
+        _require(
+            0 <= self.not_products_per_kind <= 10_000,
+            "trust.not_products_per_kind",
+            self.not_products_per_kind,
+            "in [0, 10000]",
+        )
+
+
+@dataclass(slots=True)
 class Config:
     """Everything that a run needs; `validate()` raises UserError for a value out of range."""
 
@@ -287,6 +308,7 @@ class Config:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    trust: TrustConfig = field(default_factory=TrustConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
 
     def validate(self) -> None:

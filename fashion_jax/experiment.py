@@ -5,36 +5,31 @@ WORKDIR/
   records/                  unless the source is prepared already
   checkpoints/              newest and best
   metrics.jsonl             (tensorboard/)
-  evaluation/test/          metrics.json, predictions.csv, confusion matrices, contact_sheet.png
+  evaluation/test/          metrics.json, predictions.csv, trust.md, confusion matrices, contact_sheet.png
   package/                  what load_model reads
 """
 
 from __future__ import annotations
 
 import contextlib
-import io
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jax
-import numpy as np
-import pandas as pd
 from clu import parameter_overview
 from flax import traverse_util
 
 from fashion_jax import files
 from fashion_jax.config import Config
 from fashion_jax.config_files import checked_copy
-from fashion_jax.data.photos import decode_photo
 from fashion_jax.errors import UserError
-from fashion_jax.evaluation.contact_sheet import write_contact_sheet
 from fashion_jax.evaluation.evaluate import Evaluation
-from fashion_jax.evaluation.report import write_evaluation
+from fashion_jax.resolve import resolve
 from fashion_jax.runtime import first_process_does
+from fashion_jax.scoring import Trust, fit_trust, format_scores, score_split
 from fashion_jax.serving.package import write_package
-from fashion_jax.session import Session, first_rows, resolve
+from fashion_jax.session import Session
 from fashion_jax.starting_weights import adopt_pretrained, first_state, prepare_pretrained
 from fashion_jax.training.checkpoint import Checkpoints
 from fashion_jax.training.interrupt import Interrupted, StopRequest, stop_on_signals
@@ -53,7 +48,7 @@ from fashion_jax.workdir import (
     prepare_records,
 )
 
-_SHEET_PHOTOS = 48
+__all__ = ["Result", "evaluate", "format_scores", "train"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,10 +111,11 @@ def train(
             best = checkpoints.best_step
             assert best is not None
             state, _ = checkpoints.restore(best, _target(session))
-        test = _score(session, state, "test")
+        trust = fit_trust(session, state)
+        test = score_split(session, state, "test", trust)
         package = workdir / "package"
         if first:
-            _write_package(session, state, package, best, test)
+            _write_package(session, state, package, best, test, trust)
         return Result(workdir, package, best, test)
 
 
@@ -140,20 +136,10 @@ def evaluate(workdir: str | Path, split: str = "test", *, progress: bool = True)
         best = checkpoints.best_step
         assert best is not None
         state, _ = checkpoints.restore(best, _target(session))
-    result = _score(session, state, split)
+    result = score_split(session, state, split, fit_trust(session, state))
     if result is None:
         raise UserError(f"the split {split!r} holds no rows")
     return result
-
-
-def format_scores(evaluation: Evaluation) -> str:
-    """Returns a table of the split's scores, one attribute a line."""
-    lines = [f"{'attribute':<16}{'rows':>7}{'accuracy':>10}{'macro-F1':>10}{'weighted':>10}{'top-5':>8}"]
-    for name, summary in evaluation.summaries.items():
-        scores = [summary[key] for key in ("accuracy", "macro_f1", "weighted_f1", "top5_accuracy")]
-        cells = ["-" if score is None else f"{score:.4f}" for score in scores]
-        lines.append(f"{name:<16}{summary['count']:>7}{cells[0]:>10}{cells[1]:>10}{cells[2]:>10}{cells[3]:>8}")
-    return "\n".join(lines)
 
 
 def _train(session: Session, checkpoints: Checkpoints, *, changed: bool, owns_process: bool) -> None:
@@ -230,45 +216,9 @@ def _run(
             close()
 
 
-def _score(session: Session, state: TrainState, split: str) -> Evaluation | None:
-    if not len(session.prepared.indices(split)):
-        return None
-    result = session.evaluator(split)(state)
-    if jax.process_index() == 0:
-        folder = session.workdir / "evaluation" / split
-        write_evaluation(folder, result.summaries, result.confusions, session.vocabularies, {"step": int(state.step)})
-        if len(result.rows):
-            _write_predictions(session, result, folder / "predictions.csv")
-            _write_sheet(session, result, folder / "contact_sheet.png")
-    return result
-
-
-def _write_predictions(session: Session, result: Evaluation, path: Path) -> None:
-    columns: dict[str, Any] = {"id": session.prepared.ids[result.rows]}
-    for name, classes in session.vocabularies.items():
-        columns[name] = np.asarray(classes, object)[result.predictions[name]]
-        columns[f"{name}_confidence"] = result.confidences[name].round(6)
-    text = io.StringIO()
-    pd.DataFrame(columns).to_csv(text, index=False)
-    files.write_text(path, text.getvalue())
-
-
-def _write_sheet(session: Session, result: Evaluation, path: Path) -> None:
-    chosen, data = first_rows(np.arange(len(result.rows)), _SHEET_PHOTOS), session.config.data
-    rows = result.rows[chosen]
-    photos = [decode_photo(session.prepared.read_photo(int(row)), data.height, data.width) for row in rows]
-
-    def label(name: str, number: int) -> str | None:
-        return session.vocabularies[name][number] if number >= 0 else None
-
-    columns = dict(zip(session.attributes, session.columns, strict=True))
-    truths = [{n: label(n, session.prepared.labels[row, c]) for n, c in columns.items()} for row in rows]
-    predictions = [{n: label(n, result.predictions[n][i]) for n in session.attributes} for i in chosen]
-    confidences = [{n: float(result.confidences[n][i]) for n in session.attributes} for i in chosen]
-    write_contact_sheet(path, photos, truths, predictions, confidences)
-
-
-def _write_package(session: Session, state: TrainState, folder: Path, step: int, test: Evaluation | None) -> None:
+def _write_package(
+    session: Session, state: TrainState, folder: Path, step: int, test: Evaluation | None, trust: Trust | None
+) -> None:
     params, batch_stats = state.judged
     flat = traverse_util.flatten_dict({"params": to_host(params), "batch_stats": to_host(batch_stats)})
     data = session.config.data
@@ -286,6 +236,7 @@ def _write_package(session: Session, state: TrainState, folder: Path, step: int,
             "test_time_flip": data.test_time_flip,
         },
         extra={"step": step, "fingerprint": session.prepared.fingerprint, "test": test.scalars() if test else None},
+        decision=None if trust is None else trust.decision,
     )
 
 

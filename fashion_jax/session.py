@@ -12,9 +12,9 @@ import jax
 import numpy as np
 import optax
 from jax.sharding import Mesh
+from jaxtyping import UInt8
 
 from fashion_jax.config import Config
-from fashion_jax.config_files import config_from_dict
 from fashion_jax.config_values import resolve_steps
 from fashion_jax.data.class_colours import class_colours, colour_differences, similar_colours
 from fashion_jax.data.loader import (
@@ -26,10 +26,10 @@ from fashion_jax.data.loader import (
     evaluation_batches,
     training_batches,
 )
-from fashion_jax.data.manifest import Prepared, is_prepared
+from fashion_jax.data.manifest import Prepared
 from fashion_jax.data.schema import MISSING
 from fashion_jax.errors import UserError, nearest
-from fashion_jax.evaluation.evaluate import Evaluation, evaluate_split, make_evaluation_step
+from fashion_jax.evaluation.evaluate import Evaluation, EvaluationStep, evaluate_split, make_evaluation_step
 from fashion_jax.models.classifier import abstract_classifier, frozen_norm_classifier
 from fashion_jax.runtime import make_mesh
 from fashion_jax.training.fine_tuning import parameter_paths, plan_fine_tuning
@@ -42,41 +42,6 @@ from fashion_jax.training.state import TrainState, model_arguments, resolve_colo
 from fashion_jax.training.step import TrainStep, make_train_step
 
 DeviceBatch = dict[str, jax.Array]
-_HALF = (0.5, 0.5, 0.5)
-
-
-def resolve(config: Config, prepared: Prepared) -> Config:
-    """Returns a copy in which what was left open ("auto", no attributes named) is filled in.
-
-    Raises:
-        UserError: an attribute that the records lack, in `data.attributes` or in a loss setting.
-    """
-    resolved = config_from_dict(config.to_dict())
-    resolved.data.attributes = config.data.attributes or prepared.attributes
-    # A later command may start elsewhere.
-    for name in ("source", "prepared"):
-        folder = getattr(config.data, name)
-        if folder and is_prepared(Path(folder)):
-            setattr(resolved.data, name, str(Path(folder).resolve()))
-    loss = config.loss
-    resolved.model.colour_heads = resolve_colour_heads(config.model.colour_heads, resolved.data.attributes)
-    named = (
-        *resolved.data.attributes,
-        *resolved.model.colour_heads,
-        *loss.head_weights,
-        *loss.head_label_smoothing,
-        *loss.head_imbalance,
-    )
-    for name in named:
-        if name not in prepared.attributes:
-            raise UserError(
-                f"the catalogue has no attribute {name!r}{nearest(name, prepared.attributes)}; "
-                f"it has {', '.join(prepared.attributes)}"
-            )
-    arguments = model_arguments(config.model, config.data, {})
-    resolved.model.stem, resolved.model.dtype = arguments["stem"], arguments["dtype"]
-    resolved.data.mean, resolved.data.std = config.data.mean or _HALF, config.data.std or _HALF
-    return resolved
 
 
 @dataclass
@@ -247,10 +212,10 @@ class Session:
         )
         return [str(self.prepared.ids[row]) for row in next(batches)["row"]]
 
-    def evaluator(self, split: str) -> Callable[[TrainState], Evaluation]:
-        """Returns state -> scores of a split; the photos are read at the first call and kept where they fit."""
+    @cached_property
+    def _evaluation_step(self) -> EvaluationStep:
         data = self.config.data
-        step = make_evaluation_step(
+        return make_evaluation_step(
             self.graph,
             self.mesh,
             attributes=self.attributes,
@@ -260,32 +225,76 @@ class Session:
             dtype=self.arguments["dtype"],
             test_time_flip=data.test_time_flip,
         )
-        rows = self.prepared.indices(split)
+
+    def evaluator(
+        self, split: str, *, rows: np.ndarray | None = None, keep_outputs: bool = False
+    ) -> Callable[[TrainState], Evaluation]:
+        """Returns state -> scores of a split; the photos are read at the first call and kept where they fit.
+
+        Args:
+            split: "train", "validation" or "test".
+            rows: row numbers of some of its rows, whose photos are read one after another; None for all.
+            keep_outputs: whether to keep what the network says of every row.
+        """
+        data, some = self.config.data, rows is not None
+        chosen = self.prepared.indices(split) if rows is None else rows
         smallest = max(self.mesh.size, 1)
-        wanted = min(self.config.runtime.evaluation_batch_size, max(len(rows), 1))
+        wanted = min(self.config.runtime.evaluation_batch_size, max(len(chosen), 1))
         batch_size = -(-wanted // smallest) * smallest
-        kept = _Once(lambda: self._photos(split))
+        stream = StreamedPhotos(self.prepared, data.height, data.width)
+        kept = _Once(lambda: (stream, _unchanged) if some else self._photos(split))
 
         def run(state: TrainState) -> Evaluation:
             photos, complete = kept.value
             batches = evaluation_batches(
                 self.prepared,
                 photos,
-                rows,
+                chosen,
                 batch_size=batch_size,
                 process_index=jax.process_index(),
                 num_processes=jax.process_count(),
             )
-            return evaluate_split(
-                step,
-                *state.judged,
-                batches,
-                mesh=self.mesh,
-                vocabularies=self.vocabularies,
-                prepare_batch=complete,
-            )
+            return self._evaluate(state, batches, complete, keep_outputs)
 
         return run
+
+    def evaluate_images(self, state: TrainState, images: UInt8[np.ndarray, "n height width 3"]) -> Evaluation:
+        """Returns what the network says of photos that are no rows of the records; rows are counted from 0."""
+        parts = self.mesh.size
+        size = -(-min(self.config.runtime.evaluation_batch_size, len(images)) // parts) * parts
+        part = size // jax.process_count()
+        mine = slice(jax.process_index() * part, (jax.process_index() + 1) * part)
+
+        def batches() -> Iterator[Batch]:
+            for start in range(0, len(images), size):
+                rows = np.arange(start, start + size, dtype=np.int32)
+                valid = rows < len(images)
+                batch = {
+                    "image": images[np.where(valid, rows, 0)],
+                    "row": rows,
+                    "label": np.full((size, len(self.prepared.attributes)), MISSING, np.int32),
+                    "valid": valid,
+                }
+                yield {name: array[mine] for name, array in batch.items()}
+
+        return self._evaluate(state, batches(), _unchanged, True)
+
+    def _evaluate(
+        self,
+        state: TrainState,
+        batches: Iterator[Batch],
+        complete: Callable[[DeviceBatch], DeviceBatch],
+        keep_outputs: bool,
+    ) -> Evaluation:
+        return evaluate_split(
+            self._evaluation_step,
+            *state.judged,
+            batches,
+            mesh=self.mesh,
+            vocabularies=self.vocabularies,
+            prepare_batch=complete,
+            keep_outputs=keep_outputs,
+        )
 
 
 class _Once:

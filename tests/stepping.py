@@ -9,7 +9,8 @@ import numpy as np
 
 from fashion_jax.config import Config
 from fashion_jax.data.loader import StreamedPhotos, training_batches
-from fashion_jax.session import Session, resolve
+from fashion_jax.resolve import resolve
+from fashion_jax.session import Session
 from fashion_jax.training.sharding import put_batch
 from fashion_jax.training.state import create_state
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from contextlib import nullcontext
@@ -18,7 +19,7 @@ from fashion_jax.config_files import config_from_dict
 from fashion_jax.data.photos import decode_photo
 from fashion_jax.errors import UserError
 from fashion_jax.experiment import evaluate, train
-from fashion_jax.serving.predictor import load_model
+from fashion_jax.serving.predictor import Predictor, load_model
 from fashion_jax.training import loop
 from fashion_jax.training.interrupt import Interrupted, StopRequest
 from fashion_jax.training.writers import read_json_lines
@@ -64,7 +65,8 @@ def test_a_run_leaves_what_it_promises(finished, prepared):
         assert result.test.summaries[name]["accuracy"] == pytest.approx(accuracy)
         assert result.test.summaries[name]["count"] == known.sum()
     predictions = (workdir / "evaluation/test/predictions.csv").read_text().splitlines()
-    assert predictions[0] == "id,kind,kind_confidence,colour,colour_confidence"
+    heads = "kind,kind_confidence,kind_accepted,colour,colour_confidence,colour_accepted"
+    assert predictions[0] == f"id,{heads},out_of_catalogue,is_out_of_catalogue"
     assert len(predictions) == len(rows) + 1
 
 
@@ -191,7 +193,8 @@ def test_one_attribute_alone(tiny_config, tmp_path):
 def test_scores_by_photos_and_their_mirror_images_are_the_packages_predictions(tiny_config, prepared, tmp_path):
     config = tiny_config(data__test_time_flip=True, data__attributes=("colour",), train__duration="2 steps")
     result = train(config, tmp_path / "w", progress=False)
-    model = load_model(tmp_path / "w")
+    # The network's own probabilities: calibrated ones are no means.
+    model = Predictor(dataclasses.replace(load_model(tmp_path / "w").package, decision=None))
     images = np.stack([decode_photo(prepared.read_photo(row), *model.size) for row in result.test.rows])
     outputs = model.predict_arrays(images)
     plain = [model.predict_arrays(some, flip=False) for some in (images, images[:, :, ::-1])]

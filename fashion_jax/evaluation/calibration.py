@@ -11,7 +11,15 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.optimize
 import scipy.special
+import scipy.stats
 from jaxtyping import Bool, Float, Int
+
+from fashion_jax.models.decision import label_sets
+
+__all__ = [
+    "Threshold", "calibration_error", "fit_label_sets", "fit_temperature", "fit_threshold", "label_sets",
+    "reliability_bins",
+]  # fmt: skip
 
 _BINS = 15
 _TEMPERATURES = (0.05, 20.0)
@@ -73,20 +81,30 @@ def calibration_error(
     """
     if not len(confidences):
         return 0.0
+    _, hits, sums = reliability_bins(confidences, correct, bins=bins)
+    return float(np.abs(hits - sums).sum() / len(confidences))
+
+
+def reliability_bins(
+    confidences: Float[np.ndarray, " n"], correct: Bool[np.ndarray, " n"], *, bins: int = _BINS
+) -> tuple[Int[np.ndarray, " bins"], Float[np.ndarray, " bins"], Float[np.ndarray, " bins"]]:
+    """Returns rows, right rows and summed confidences of each bin of equal width, its upper end included."""
     place = np.clip(np.ceil(confidences * bins).astype(int) - 1, 0, bins - 1)
-    counts = np.bincount(place, minlength=bins)
-    gaps = np.bincount(place, correct, bins) - np.bincount(place, confidences, bins)
-    assert counts.sum() == len(confidences)
-    return float(np.abs(gaps).sum() / len(confidences))
+    rows = np.bincount(place, minlength=bins)
+    return rows, np.bincount(place, correct, bins), np.bincount(place, confidences, bins)
 
 
-def fit_threshold(confidences: Float[np.ndarray, " n"], correct: Bool[np.ndarray, " n"], precision: float) -> Threshold:
+def fit_threshold(
+    confidences: Float[np.ndarray, " n"], correct: Bool[np.ndarray, " n"], precision: float, *, level: float = 0.0
+) -> Threshold:
     """Returns the threshold that accepts the most rows with at least a precision.
 
     Args:
         confidences: of the predicted class, in [0, 1].
         correct: whether it was right.
         precision: asked for, in (0, 1].
+        level: 0 takes the share of right rows as it is; otherwise its lower bound at this level of confidence must
+            reach the precision (Clopper and Pearson, Biometrika 1934): few rows cannot promise it by luck.
     """
     if not len(confidences):
         return Threshold(math.inf, 0.0, 0.0)
@@ -95,7 +113,8 @@ def fit_threshold(confidences: Float[np.ndarray, " n"], correct: Bool[np.ndarray
     accepted = np.arange(1, len(ranked) + 1)
     # Rows of equal confidence are accepted together or not at all.
     last = np.append(ranked[1:] < ranked[:-1], True)
-    good = np.flatnonzero(last & (hits >= precision * accepted - 1e-9))
+    shares = scipy.stats.beta.ppf(1 - level, hits, accepted - hits + 1) if level else hits / accepted
+    good = np.flatnonzero(last & (shares >= precision - 1e-12))
     if not len(good):
         return Threshold(math.inf, 0.0, 0.0)
     place = good[-1]
@@ -124,10 +143,3 @@ def fit_label_sets(
         return 0.0
     scores = np.sort(1 - probabilities[np.arange(count), labels].astype(np.float64))
     return float(max(0.0, 1 - scores[rank - 1]))
-
-
-def label_sets(probabilities: Float[np.ndarray, "n classes"], threshold: float) -> Bool[np.ndarray, "n classes"]:
-    """Returns which classes are in each row's set: those of at least the threshold, and always the likeliest."""
-    chosen = probabilities >= threshold - 1e-12
-    chosen[np.arange(len(chosen)), probabilities.argmax(1)] = True
-    return chosen

@@ -16,10 +16,26 @@ from jaxtyping import Float32, Int32, Int64
 from fashion_jax.data.augment import normalize
 from fashion_jax.data.schema import MISSING
 from fashion_jax.evaluation.metrics import HeadMetrics, summarize
-from fashion_jax.models.classifier import Classifier, mean_of_mirrored, merge_classifier
+from fashion_jax.models.classifier import Classifier, mean_energy, mean_of_mirrored, merge_classifier
 from fashion_jax.training.sharding import batch_sharding, put_batch, replicated
 
+_SMALL = ("row", "valid", "predictions", "confidences")
 EvaluationStep = Callable[[Any, Any, Mapping[str, HeadMetrics], Mapping[str, jax.Array]], tuple[Any, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class RowOutputs:
+    """What the network said of n rows.
+
+    Attributes:
+        logits: per attribute, float32 (n, classes); with mirror images, logarithms of the mean probabilities.
+        embeddings: float32 (n, features), of the photos themselves.
+        energies: float32 (n,), mean over the heads of -logsumexp(logits) of the photos themselves.
+    """
+
+    logits: dict[str, Float32[np.ndarray, "n classes"]]
+    embeddings: Float32[np.ndarray, "n features"]
+    energies: Float32[np.ndarray, " n"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +48,8 @@ class Evaluation:
         rows: int32 (n,), the row numbers that were scored; in the order of the batches, on every process.
         predictions: per attribute, int32 (n,), the class with the highest score, beside `rows`.
         confidences: per attribute, float32 (n,), its softmax probability.
+        outputs: what the network said of each row, beside `rows`; None where it was not kept.
+        trust: what `trust.judge` reports of the split; None where nothing was fitted.
     """
 
     summaries: dict[str, dict[str, Any]]
@@ -39,6 +57,8 @@ class Evaluation:
     rows: Int32[np.ndarray, " n"]
     predictions: dict[str, Int32[np.ndarray, " n"]]
     confidences: dict[str, Float32[np.ndarray, " n"]]
+    outputs: RowOutputs | None = None
+    trust: dict[str, Any] | None = None
 
     def scalars(self) -> dict[str, float]:
         """Returns `<attribute>/accuracy`, `/macro_f1`, `/loss`, their means as `mean/...`, and the summed `loss`.
@@ -68,8 +88,8 @@ def make_evaluation_step(
 ) -> EvaluationStep:
     """Returns (params, batch_stats, metrics so far, batch) -> (metrics, rows).
 
-    `rows` holds `row` and `valid` of the whole batch, and `predictions` and `confidences` per attribute; all of it
-    ends up on every device, so that every process can read it.
+    `rows` holds `row` and `valid` of the whole batch, `predictions`, `confidences` and `logits` per attribute, and
+    `embeddings` and `energies`; all of it ends up on every device, so that every process can read it.
 
     Args:
         graph: the model's static part.
@@ -97,7 +117,8 @@ def make_evaluation_step(
             predictions[name] = jnp.argmax(logits, -1)
             confidences[name] = jnp.max(jax.nn.softmax(logits), -1)
         rows = {"row": batch["row"], "valid": batch["valid"], "predictions": predictions, "confidences": confidences}
-        return merged, rows
+        said = {"logits": every, "embeddings": outputs.embedding, "energies": mean_energy(outputs.logits)}
+        return merged, {**rows, **said}
 
     everywhere, rows = replicated(mesh), batch_sharding(mesh)
     return jax.jit(
@@ -116,6 +137,7 @@ def evaluate_split(
     mesh: Mesh,
     vocabularies: Mapping[str, tuple[str, ...]],
     prepare_batch: Callable[[dict[str, jax.Array]], dict[str, jax.Array]] = lambda batch: batch,
+    keep_outputs: bool = False,
 ) -> Evaluation:
     """Runs the model over batches and sums up.
 
@@ -127,12 +149,14 @@ def evaluate_split(
         mesh: of the parameters.
         vocabularies: attribute -> class names, in the order of the labels.
         prepare_batch: adds what lives on the devices.
+        keep_outputs: whether to keep what the network said of every row.
     """
     totals = jax.device_put({name: HeadMetrics.empty(len(v)) for name, v in vocabularies.items()}, replicated(mesh))
     kept = []
     for batch in batches:
         totals, rows = step(params, batch_stats, totals, prepare_batch(put_batch(dict(batch), mesh)))
-        kept.append(rows)
+        # What is large leaves the devices at once; what is small waits, so that nothing waits for it.
+        kept.append(jax.device_get(rows) if keep_outputs else {k: v for k, v in rows.items() if k in _SMALL})
     host = jax.device_get(totals)
     host = {name: host[name] for name in vocabularies}  # JAX sorts a dictionary by name
     confusions = {name: np.asarray(m.confusion, np.int64) for name, m in host.items()}
@@ -146,10 +170,18 @@ def evaluate_split(
         valid = [part[batch["valid"]] for part, batch in zip(parts, read, strict=True)]
         return np.concatenate(valid).astype(dtype) if valid else np.empty(0, dtype)
 
+    outputs = None
+    if keep_outputs and read:
+        outputs = RowOutputs(
+            {name: join([batch["logits"][name] for batch in read], np.float32) for name in vocabularies},
+            join([batch["embeddings"] for batch in read], np.float32),
+            join([batch["energies"] for batch in read], np.float32),
+        )
     return Evaluation(
         summaries,
         confusions,
         join([batch["row"] for batch in read], np.int32),
         {name: join([batch["predictions"][name] for batch in read], np.int32) for name in vocabularies},
         {name: join([batch["confidences"][name] for batch in read], np.float32) for name in vocabularies},
+        outputs,
     )

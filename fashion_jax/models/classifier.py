@@ -132,6 +132,12 @@ def mean_of_mirrored(
     }
 
 
+def mean_energy(logits: Mapping[str, Float[Array, "batch classes"]]) -> Float[Array, " batch"]:
+    """Returns the mean over heads of -logsumexp(logits), the energy of Liu et al., NeurIPS 2020; float32."""
+    energies = [-jax.nn.logsumexp(values.astype(jnp.float32), axis=-1) for values in logits.values()]
+    return jnp.mean(jnp.stack(energies), axis=0)
+
+
 def make_classifier(arguments: Mapping[str, Any], seed: int) -> Classifier:
     """Builds the network from arguments as JSON has them; the same seed gives the same parameters on any devices."""
     typed: dict[str, Any] = {

@@ -1,8 +1,9 @@
 """Model packages: a folder that holds all that prediction needs. No pickle; nothing in it is run.
 
 weights.safetensors   parameters and batch statistics, float32
-config.json           format, model, preprocessing, digests of the other two
+config.json           format, model, preprocessing, digests of the others
 labels.json           attribute -> class names in the order of the outputs
+decision.json         what was fitted for calibrated probabilities and labels; packages of before it have none
 """
 
 from __future__ import annotations
@@ -23,10 +24,13 @@ from fashion_jax import files
 from fashion_jax.data.schema import Attribute, Schema
 from fashion_jax.errors import UserError
 from fashion_jax.models.classifier import abstract_classifier
+from fashion_jax.models.decision import Decision
 from fashion_jax.models.resnet import DEPTHS, POOLINGS, STEMS, embedding_size
+from fashion_jax.serving.decision_file import decision_from_json, decision_to_json
 
 FORMAT = 1
 _FILES = ("weights.safetensors", "config.json", "labels.json")
+_DECISION = "decision.json"
 _MAX_CLASSES = 100_000
 # What packages of earlier versions do not name, and what it was then.
 _LATER_ARGUMENTS: dict[str, Any] = {
@@ -53,6 +57,7 @@ class Package:
         params: nested parameters.
         batch_stats: nested batch statistics.
         fingerprint: equal fingerprints make equal embeddings and predictions.
+        decision: what was fitted on validation rows; None in packages of before it was there.
     """
 
     folder: Path
@@ -63,6 +68,7 @@ class Package:
     params: dict[Any, Any]
     batch_stats: dict[Any, Any]
     fingerprint: str
+    decision: Decision | None = None
 
 
 def write_package(
@@ -73,6 +79,7 @@ def write_package(
     vocabularies: Mapping[str, tuple[str, ...]],
     preprocessing: Mapping[str, Any],
     extra: Mapping[str, Any],
+    decision: Decision | None = None,
 ) -> None:
     """Writes a package in one step, in the place of one that is there.
 
@@ -84,22 +91,27 @@ def write_package(
         preprocessing: height, width, max_side (to which larger photos are scaled first, as records are), mean, std,
             test_time_flip.
         extra: JSON values for people.
+        decision: what was fitted on validation rows.
     """
     data = safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in weights.items()})
     labels = json.dumps({name: list(classes) for name, classes in vocabularies.items()}, indent=2, ensure_ascii=False)
     features = embedding_size(model["depth"], model["width"])
+    fitted = "" if decision is None else json.dumps(decision_to_json(decision), ensure_ascii=False, allow_nan=False)
+    digests = {"weights.safetensors": _digest(data), "labels.json": _digest(labels.encode())}
     config = {
         "format": FORMAT,
         "library": f"fashion-jax {_version()}",
         "model": dict(model),
         "embedding_size": features,
         "preprocessing": dict(preprocessing),
-        "digests": {"weights.safetensors": _digest(data), "labels.json": _digest(labels.encode())},
+        "digests": digests | ({_DECISION: _digest(fitted.encode())} if fitted else {}),
         "extra": files.without_nan(extra),
     }
     with files.replace_directory(folder) as aside:
         files.write_bytes(aside / "weights.safetensors", data)
         files.write_text(aside / "labels.json", labels)
+        if fitted:
+            files.write_text(aside / _DECISION, fitted)
         files.write_json(aside / "config.json", config)
 
 
@@ -127,15 +139,24 @@ def load_package(path: str | Path) -> Package:
         model = _check_model(folder, config["model"], config["embedding_size"])
         preprocessing = _check_preprocessing(folder, config["preprocessing"])
         params, batch_stats = _check_weights(folder, data, model)
+        decision = _read_decision(folder, config)
         extra = config.get("extra", {})
         if not isinstance(extra, dict):
             raise UserError(f"{folder / 'config.json'}: extra is no JSON object")
         about = json.dumps([config["digests"], model, preprocessing], sort_keys=True)
-        return Package(
-            folder, model, vocabularies, preprocessing, extra, params, batch_stats, _digest(about.encode())[:32]
-        )
+        fingerprint = _digest(about.encode())[:32]
+        return Package(folder, model, vocabularies, preprocessing, extra, params, batch_stats, fingerprint, decision)
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{folder / 'config.json'} is not a model's configuration: {error!r}") from error
+
+
+def _read_decision(folder: Path, config: Mapping[str, Any]) -> Decision | None:
+    where, wanted = folder / _DECISION, config["digests"].get(_DECISION)
+    if wanted is None and not where.exists():
+        return None
+    if wanted is None or not where.is_file() or _digest(where.read_bytes()) != wanted:
+        raise UserError(f"{where} is damaged, missing or was changed: it does not match config.json")
+    return decision_from_json(where, _read_object(where), config["model"]["classes"], config["embedding_size"])
 
 
 def _check_labels(folder: Path, labels: dict[str, Any], model: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:

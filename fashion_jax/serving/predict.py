@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 from fashion_jax import files
 from fashion_jax.data.schema import Schema
-from fashion_jax.serving.predictor import Predictor
+from fashion_jax.models.decision import Decision
+from fashion_jax.serving.predictor import Prediction, Predictor
 from fashion_jax.serving.source import SourceRun
 
 
 def predict_source(
-    model: Predictor, source: str | Path, out: str | Path, *, schema: Schema | None = None, progress: bool = True
+    model: Predictor,
+    source: str | Path,
+    out: str | Path,
+    *,
+    schema: Schema | None = None,
+    progress: bool = True,
+    operating_point: str = "accuracy",
 ) -> int:
     """Writes predictions.csv: id, then per attribute its label and `<attribute>_confidence` in [0, 1].
 
-    Rows stand in the order of the source. Unusable ones stand in `<out>.quarantine.csv` with their reason.
+    Where the package has what was fitted on validation rows, `<attribute>_accepted` (1 or 0) follows, and at the end
+    `out_of_catalogue` (the score) and `is_out_of_catalogue` (1 or 0). Rows stand in the order of the source. Unusable
+    ones stand in `<out>.quarantine.csv` with their reason.
 
     Args:
         model: from `load_model`.
@@ -25,26 +35,47 @@ def predict_source(
         out: the CSV.
         schema: how to read the source's table; None: known or inferred.
         progress: whether to show a bar and a closing sentence.
+        operating_point: as `Predictor.predict_arrays` takes it.
 
     Returns:
         The number of products labelled.
 
     Raises:
-        UserError: the source cannot be read or holds no usable row, or `out` cannot be written.
+        UserError: the source cannot be read or holds no usable row, `out` cannot be written, or the package has no such
+            operating point.
     """
-    run = SourceRun(model, source, out, schema=schema, progress=progress)
+    run = SourceRun(model, source, out, schema=schema, progress=progress, operating_point=operating_point)
     rows: list[tuple[int, list[str]]] = []
     for products, outputs in run.batches():
         for product, labels in zip(products, model.name_labels(outputs), strict=True):
-            cells = [text for label, share in labels.values() for text in (label, f"{share:.6f}")]
-            rows.append((product.row, [product.id, *cells]))
+            rows.append((product.row, [product.id, *prediction_cells(labels)]))
     rows.sort(key=lambda item: item[0])
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["id", *(name for a in model.attributes for name in (a, f"{a}_confidence"))])
+    writer.writerow(["id", *prediction_columns(model.attributes, model.package.decision)])
     writer.writerows(cells for _, cells in rows)
     files.write_text(run.out, text.getvalue())
     note = run.write_quarantine()
     if progress:
         print(f"{out}: {len(rows):,} products; {note}")
     return len(rows)
+
+
+def prediction_columns(attributes: Sequence[str], decision: Decision | None) -> list[str]:
+    """Returns the names of the columns after `id`."""
+    suffixes = ("", "_confidence") if decision is None else ("", "_confidence", "_accepted")
+    names = [f"{a}{suffix}" for a in attributes for suffix in suffixes]
+    judged = decision is not None and decision.out_of_catalogue is not None
+    return [*names, "out_of_catalogue", "is_out_of_catalogue"] if judged else names
+
+
+def prediction_cells(labels: Prediction) -> list[str]:
+    """Returns the cells of one product, in the order of `prediction_columns`."""
+    cells = []
+    for name, (label, share) in labels.items():
+        cells += [label, f"{share:.6f}"]
+        if labels.accepted:
+            cells.append(str(int(labels.accepted[name])))
+    if labels.out_of_catalogue is not None:
+        cells += [f"{labels.out_of_catalogue:.4f}", str(int(bool(labels.is_out_of_catalogue)))]
+    return cells

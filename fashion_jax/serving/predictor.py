@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,28 +15,19 @@ from PIL import Image
 
 from fashion_jax.data.augment import normalize
 from fashion_jax.data.photos import BadPhoto, decode_photo, letterbox, normalise_image, normalise_photo
-from fashion_jax.errors import UserError
-from fashion_jax.models.classifier import abstract_classifier, mean_of_mirrored, merge_classifier
+from fashion_jax.errors import UserError, nearest
+from fashion_jax.models.classifier import abstract_classifier, mean_energy, mean_of_mirrored, merge_classifier
+from fashion_jax.models.decision import OPERATING_POINTS
 from fashion_jax.models.resnet import embedding_size
+from fashion_jax.serving.outputs import Outputs, Prediction, decide, name_labels
 from fashion_jax.serving.package import Package, load_package
+
+__all__ = ["Outputs", "Photo", "Prediction", "Predictor", "load_model"]
 
 Photo = str | Path | bytes | Image.Image | UInt8[np.ndarray, "height width 3"]
 
 _BATCH = 256
 _BATCH_PIXELS = _BATCH * 224 * 224  # fewer photos of a larger size run at once
-
-
-@dataclass(frozen=True, slots=True)
-class Outputs:
-    """What the model says of n photos.
-
-    Attributes:
-        probabilities: attribute -> float32 (n, classes), each row sums to 1.
-        embeddings: float32 (n, features), at least 0, not normalised.
-    """
-
-    probabilities: dict[str, Float32[np.ndarray, "n classes"]]
-    embeddings: Float32[np.ndarray, "n features"]
 
 
 def load_model(path: str | Path) -> Predictor:
@@ -56,11 +46,11 @@ class Predictor:
 
         def forward(
             params: Any, batch_stats: Any, images: jax.Array, flip: bool
-        ) -> tuple[dict[str, jax.Array], jax.Array]:
+        ) -> tuple[dict[str, jax.Array], jax.Array, jax.Array]:
             network, pixels = merge_classifier(graph, params, batch_stats), normalize(images, mean, std, dtype)
             outputs = network(pixels, train=False)
             every = mean_of_mirrored(network, pixels, outputs) if flip else outputs.logits
-            return {name: jax.nn.softmax(logits) for name, logits in every.items()}, outputs.embedding
+            return every, outputs.embedding, mean_energy(outputs.logits)
 
         devices = jax.local_devices()
         mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=devices)
@@ -68,7 +58,7 @@ class Predictor:
         self._forward = jax.jit(
             forward,
             in_shardings=(everywhere, everywhere, self._rows),
-            out_shardings=(self._rows, self._rows),
+            out_shardings=(self._rows, self._rows, self._rows),
             static_argnums=3,
         )
         self._params = jax.device_put(package.params, everywhere)
@@ -150,7 +140,12 @@ class Predictor:
         return decode_photo(sound, *self.size)
 
     def predict_arrays(
-        self, images: UInt8[np.ndarray, "n height width 3"], *, whole_batches: bool = False, flip: bool | None = None
+        self,
+        images: UInt8[np.ndarray, "n height width 3"],
+        *,
+        whole_batches: bool = False,
+        flip: bool | None = None,
+        operating_point: str = "accuracy",
     ) -> Outputs:
         """Runs the model over photos of the model's size, in batches of one compiled shape.
 
@@ -159,27 +154,52 @@ class Predictor:
             whole_batches: pads few photos to `batch_size` too, so that calls of any number compile once.
             flip: whether the probabilities are means over the photos and their mirror images; None: as the package
                 says. Embeddings are always those of the photos themselves.
+            operating_point: "accuracy", or "macro_f1" for labels by which rare classes are said more often; the
+                probabilities are the same.
 
         Raises:
-            UserError: another shape or dtype.
+            UserError: another shape, dtype or operating point.
         """
         images = np.asarray(images)
         if images.ndim != 4 or images.shape[1:] != (*self.size, 3) or images.dtype != np.uint8:
             wanted = f"uint8 (n, {self.size[0]}, {self.size[1]}, 3)"
             raise UserError(f"photos must be {wanted}, not {images.dtype} {images.shape}")
-        if not len(images):
-            empty = {name: np.empty((0, len(v)), np.float32) for name, v in self.classes.items()}
-            return Outputs(empty, np.empty((0, self.embedding_size), np.float32))
+        self.check_operating_point(operating_point)
+        logits, embeddings, energies = self.run_network(images, whole_batches=whole_batches, flip=flip)
+        return decide(self._package.decision, logits, embeddings, energies, operating_point)
+
+    def run_network(
+        self, images: UInt8[np.ndarray, "n height width 3"], *, whole_batches: bool = False, flip: bool | None = None
+    ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+        """Returns what the network itself says: logits by attribute, embeddings, and energies; takes sound photos."""
         parts = list(self._run(images, whole_batches, self.preprocessing["test_time_flip"] if flip is None else flip))
-        probabilities = {name: np.concatenate([p[name] for p, _ in parts]) for name in self.attributes}
-        return Outputs(probabilities, np.concatenate([e for _, e in parts]))
+        logits = {
+            name: np.concatenate([np.empty((0, len(v)), np.float32), *(p[name] for p, _, _ in parts)])
+            for name, v in self.classes.items()
+        }
+        embeddings = np.concatenate([np.empty((0, self.embedding_size), np.float32), *(e for _, e, _ in parts)])
+        energies = np.concatenate([np.empty(0, np.float32), *(e for _, _, e in parts)])
+        return logits, embeddings, energies
+
+    def check_operating_point(self, name: str) -> None:
+        """Raises UserError unless the package can predict at an operating point."""
+        if name not in OPERATING_POINTS:
+            known = ", ".join(OPERATING_POINTS)
+            raise UserError(f"there is no operating point {name!r}{nearest(name, OPERATING_POINTS)}; use {known}")
+        if name != OPERATING_POINTS[0] and self._package.decision is None:
+            raise UserError(
+                f"{self._package.folder} has no decision.json, so it cannot predict at the operating point {name!r}; "
+                "it was made by an earlier version or without validation rows: train again with the same command"
+            )
 
     def _round_up(self, count: int) -> int:
         return -(-count // self._devices) * self._devices
 
     def _run(
         self, images: np.ndarray, whole_batches: bool, flip: bool
-    ) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray]]:
+    ) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]]:
+        if not len(images):
+            return
         # Few photos take a batch of their own size, rounded up to a power of two: few shapes are ever compiled.
         few = self._round_up(1 << (len(images) - 1).bit_length())
         size = self.batch_size if whole_batches else min(few, self.batch_size)
@@ -187,37 +207,31 @@ class Predictor:
             part = images[start : start + size]
             padded = np.concatenate([part, np.zeros((size - len(part), *part.shape[1:]), np.uint8)])
             result = self._forward(self._params, self._batch_stats, jax.device_put(padded, self._rows), flip)
-            probabilities, embeddings = jax.device_get(result)
-            yield {n: p[: len(part)] for n, p in probabilities.items()}, embeddings[: len(part)]
+            logits, embeddings, energies = jax.device_get(result)
+            yield {n: p[: len(part)] for n, p in logits.items()}, embeddings[: len(part)], energies[: len(part)]
 
-    def predict(self, photos: Sequence[Photo] | Photo) -> list[dict[str, tuple[str, float]]]:
+    def predict(self, photos: Sequence[Photo] | Photo, *, operating_point: str = "accuracy") -> list[Prediction]:
         """Labels photos.
 
         Args:
             photos: one or several, of any of the kinds that `read` takes; an array (n, height, width, 3) is n photos.
+            operating_point: as `predict_arrays` takes it.
 
         Returns:
-            Per photo, attribute -> (class, probability).
+            Per photo, attribute -> (class, probability), with what `Prediction` holds beside it.
 
         Raises:
-            UserError: a photo that cannot be read.
+            UserError: a photo that cannot be read, or no such operating point.
         """
-        return self.name_labels(self.predict_arrays(self._read_all(photos)))
+        return self.name_labels(self.predict_arrays(self._read_all(photos), operating_point=operating_point))
 
     def embed(self, photos: Sequence[Photo] | Photo) -> Float32[np.ndarray, "n features"]:
         """Returns the embeddings of photos, not normalised; takes what `predict` takes."""
         return self.predict_arrays(self._read_all(photos), flip=False).embeddings
 
-    def name_labels(self, outputs: Outputs) -> list[dict[str, tuple[str, float]]]:
-        """Returns per photo, attribute -> (the likeliest class, its probability)."""
-        best = {name: p.argmax(1) for name, p in outputs.probabilities.items()}
-        return [
-            {
-                name: (self.classes[name][best[name][i]], float(outputs.probabilities[name][i, best[name][i]]))
-                for name in self.attributes
-            }
-            for i in range(len(outputs.embeddings))
-        ]
+    def name_labels(self, outputs: Outputs) -> list[Prediction]:
+        """Returns per photo, attribute -> (the class that is said, its probability)."""
+        return name_labels(outputs, self._package.vocabularies)
 
     def _read_all(self, photos: Sequence[Photo] | Photo) -> np.ndarray:
         single = isinstance(photos, (str, Path, bytes, Image.Image)) or (

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -39,6 +40,7 @@ class SourceRun:
         schema: Schema | None = None,
         progress: bool = True,
         flip: bool | None = None,
+        operating_point: str = "accuracy",
     ) -> None:
         """Reads the table.
 
@@ -49,11 +51,15 @@ class SourceRun:
             schema: how to read the table; None: known or inferred.
             progress: whether to show a bar.
             flip: as `Predictor.predict_arrays` takes it.
+            operating_point: likewise.
 
         Raises:
-            UserError: the source cannot be read or holds no usable row, or `out` cannot be written.
+            UserError: the source cannot be read or holds no usable row, `out` cannot be written, or the package has no
+                such operating point.
         """
-        self._model, self._source, self._progress, self._flip = model, source, progress, flip
+        model.check_operating_point(operating_point)
+        self._model, self._source, self._progress = model, source, progress
+        self._how: dict[str, Any] = {"flip": flip, "operating_point": operating_point}
         self.out = Path(out).resolve()
         _check_out(self.out, Path(source))
         self.catalog: Catalog = open_catalog(source, schema, labelled=False)
@@ -81,7 +87,7 @@ class SourceRun:
                     usable += len(good)
                     images = np.stack([image for _, image in good])
                     many = count > self._model.batch_size
-                    yield [p for p, _ in good], self._model.predict_arrays(images, whole_batches=many, flip=self._flip)
+                    yield [p for p, _ in good], self._model.predict_arrays(images, whole_batches=many, **self._how)
                 bar.update(len(batch))
         self._check_enough(usable)
 

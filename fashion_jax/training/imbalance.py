@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from fashion_jax.config import LossConfig
+from fashion_jax.models.decision import log_frequencies
 from fashion_jax.training.losses import HeadLoss
 
 
@@ -58,12 +59,6 @@ def effective_weights(class_counts: Int64[np.ndarray, " classes"], beta: float) 
     """Returns weights in proportion to (1 - beta) / (1 - beta ** rows), whose mean over the rows is 1."""
     effective = -np.expm1(class_counts * np.log(beta)) if beta > 0 else np.ones(len(class_counts))
     return _normalise(np.where(class_counts > 0, 1 / np.maximum(effective, 1e-12), 0.0), class_counts)
-
-
-def log_frequencies(class_counts: Int64[np.ndarray, " classes"]) -> Float32[np.ndarray, " classes"]:
-    """Returns the logarithm of each class's share of the rows; a class without rows counts as half a row."""
-    counts = np.maximum(class_counts, 0.5)
-    return np.log(counts / counts.sum()).astype(np.float32)
 
 
 def _normalise(weights: np.ndarray, class_counts: np.ndarray) -> Float32[np.ndarray, " classes"]:

@@ -27,8 +27,9 @@ from fashion_jax.config_files import config_from_dict, set_value
 from fashion_jax.data.loader import StreamedPhotos, training_batches
 from fashion_jax.errors import UserError
 from fashion_jax.experiment import evaluate, train
+from fashion_jax.resolve import resolve
 from fashion_jax.serving.predictor import load_model
-from fashion_jax.session import Session, resolve
+from fashion_jax.session import Session
 from fashion_jax.starting_weights import adopt_pretrained, prepare_pretrained
 from fashion_jax.training.fine_tuning import FineTuning, parameter_paths, plan_fine_tuning
 from fashion_jax.training.interrupt import Interrupted, StopRequest

@@ -9,7 +9,8 @@ import pytest
 
 from fashion_jax.config import LossConfig
 from fashion_jax.errors import UserError
-from fashion_jax.session import Session, resolve
+from fashion_jax.resolve import resolve
+from fashion_jax.session import Session
 from fashion_jax.training.imbalance import balanced_weights, effective_weights, log_frequencies, make_head_loss
 from fashion_jax.training.losses import head_cross_entropy
 

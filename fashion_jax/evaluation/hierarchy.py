@@ -1,0 +1,164 @@
+"""Which attributes follow from which, measured from training rows, and how often predictions contradict that.
+
+An article type nearly always has one sub-category. Such pairs are found, not configured; they may be soft (socks stand
+under two master categories).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Int, Int64
+
+from fashion_jax.data.schema import MISSING
+from fashion_jax.models.decision import MAX_TABLE, JointHeads
+
+DETERMINED = 0.95  # share of the rows whose coarser label follows from the finer one, from which they are a pair
+_KEPT_ERROR = 0.1  # of the errors of always saying the commonest class, at most so many may be left
+_RARE = 0.01  # share of a finer class's rows below which a coarser class contradicts it
+_FEWEST_ROWS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A finer attribute that determines a coarser one in nearly all training rows.
+
+    Attributes:
+        finer: attribute.
+        coarser: attribute.
+        counts: int64 (finer classes, coarser classes), training rows.
+        determined: share of rows whose coarser label is the commonest of the *other* rows of their finer class.
+    """
+
+    finer: str
+    coarser: str
+    counts: Int64[np.ndarray, "finer coarser"]
+    determined: float
+
+    def allowed(self) -> Bool[np.ndarray, "finer coarser"]:
+        """Returns which combinations do not contradict the pair.
+
+        Those of at least 1 % of the finer class's rows, each coarser class's commonest combination, and every one of
+        a class that no training row has beside one of the other attribute: nothing is known of it.
+        """
+        rows = self.counts.sum(1, keepdims=True)
+        allowed = (self.counts >= np.maximum(_RARE * rows, 1)) | (rows == 0) | (self.counts.sum(0) == 0)[None, :]
+        seen = np.flatnonzero(self.counts.sum(0))
+        allowed[self.counts[:, seen].argmax(0), seen] = True
+        return allowed
+
+
+def count_pairs(
+    finer: Int[np.ndarray, " n"], coarser: Int[np.ndarray, " n"], shape: tuple[int, int]
+) -> Int64[np.ndarray, "finer coarser"]:
+    """Returns rows by [finer, coarser] label; rows that lack one of them (MISSING) are left out."""
+    known = (finer != MISSING) & (coarser != MISSING)
+    places = finer[known].astype(np.int64) * shape[1] + coarser[known]
+    return np.bincount(places, minlength=shape[0] * shape[1]).reshape(shape).astype(np.int64)
+
+
+def share_determined(counts: Int64[np.ndarray, "finer coarser"]) -> float:
+    """Returns the share of rows whose coarser label is the strictly commonest among the other rows of their class.
+
+    Leaving the row itself out keeps an attribute that names every product apart from "determining" everything.
+    """
+    best = counts.argmax(1)
+    top = counts[np.arange(len(counts)), best]
+    others = counts.copy()
+    others[np.arange(len(counts)), best] = -1
+    second = others.max(1) if counts.shape[1] > 1 else np.zeros(len(counts), counts.dtype)
+    return float(top[top - 1 > second].sum() / max(1, counts.sum()))
+
+
+def measure_pairs(
+    labels: Mapping[str, Int[np.ndarray, " n"]], num_classes: Mapping[str, int], *, determined: float = DETERMINED
+) -> list[Pair]:
+    """Finds the pairs of attributes of which the finer determines the coarser.
+
+    Args:
+        labels: attribute -> labels of the training rows, MISSING where there is none.
+        num_classes: attribute -> classes.
+        determined: share of rows that must follow.
+
+    Returns:
+        Pairs in which the finer attribute has more classes, and leaves at most a tenth of the errors that always
+        saying the commonest class makes: a nearly constant attribute follows from nothing.
+    """
+    pairs = []
+    for coarser, few in num_classes.items():
+        for finer, many in num_classes.items():
+            if many <= few or few < 2 or many * few > MAX_TABLE:
+                continue
+            counts = count_pairs(labels[finer], labels[coarser], (many, few))
+            share, rows = share_determined(counts), int(counts.sum())
+            constant = counts.sum(0).max() / max(1, rows)
+            if rows >= _FEWEST_ROWS and share >= determined and 1 - share <= _KEPT_ERROR * (1 - constant):
+                pairs.append(Pair(finer, coarser, counts, share))
+    return pairs
+
+
+def joint_heads(pairs: Sequence[Pair], labels: Mapping[str, Int[np.ndarray, " n"]]) -> tuple[JointHeads, ...]:
+    """Returns the groups of attributes that pairs connect, with the combinations of their classes that may be said.
+
+    Those of training rows that contradict no pair; and for a class that training rows have only where another label is
+    missing or wrong, all combinations with it that contradict none.
+    """
+    groups: list[list[str]] = []
+    for pair in pairs:
+        touching = [g for g in groups if {pair.finer, pair.coarser} & set(g)]
+        merged = list(dict.fromkeys([name for g in touching for name in g] + [pair.finer, pair.coarser]))
+        groups = [g for g in groups if g not in touching] + [merged]
+    joint = []
+    for names in groups:
+        columns = np.stack([labels[name] for name in names], 1)
+        found = np.unique(columns[(columns != MISSING).all(1)], axis=0).astype(np.int64)
+        found = found[_consistent(found, names, pairs)]
+        more = []
+        for place, name in enumerate(names):
+            there = np.unique(labels[name][labels[name] != MISSING])
+            for number in np.setdiff1d(there, found[:, place]).tolist():
+                changed = found.copy()
+                changed[:, place] = number
+                more.append(changed[_consistent(changed, names, pairs)])
+        found = np.unique(np.concatenate([found, *more]), axis=0)
+        if len(found):
+            joint.append(JointHeads(tuple(names), found))
+    return tuple(joint)
+
+
+def _consistent(found: np.ndarray, names: Sequence[str], pairs: Sequence[Pair]) -> np.ndarray:
+    good = np.ones(len(found), bool)
+    for pair in (p for p in pairs if p.finer in names):
+        good &= pair.allowed()[found[:, names.index(pair.finer)], found[:, names.index(pair.coarser)]]
+    return good
+
+
+def count_contradictions(
+    pairs: Sequence[Pair], labels: Mapping[str, Int[np.ndarray, " n"]]
+) -> dict[str, dict[str, float]]:
+    """Counts the rows whose labels contradict the measured pairs.
+
+    Args:
+        pairs: as measured.
+        labels: attribute -> predicted (or given) classes; rows where one is MISSING do not count.
+
+    Returns:
+        "finer -> coarser" -> `rows`, `contradictions`, `share`; and "any": rows that contradict at least one pair.
+    """
+    found: dict[str, dict[str, float]] = {}
+    any_row = np.zeros(len(next(iter(labels.values()))) if labels else 0, bool)
+    for pair in pairs:
+        finer, coarser = labels[pair.finer], labels[pair.coarser]
+        known = (finer != MISSING) & (coarser != MISSING)
+        against = np.zeros(len(finer), bool)
+        against[known] = ~pair.allowed()[finer[known], coarser[known]]
+        any_row |= against
+        found[f"{pair.finer} -> {pair.coarser}"] = _counted(int(known.sum()), int(against.sum()))
+    found["any"] = _counted(len(any_row), int(any_row.sum()))
+    return found
+
+
+def _counted(rows: int, contradictions: int) -> dict[str, float]:
+    return {"rows": rows, "contradictions": contradictions, "share": contradictions / max(1, rows)}

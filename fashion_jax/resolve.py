@@ -1,0 +1,47 @@
+"""Fills in what a configuration leaves open, once the records are known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fashion_jax.config import Config
+from fashion_jax.config_files import config_from_dict
+from fashion_jax.data.manifest import Prepared, is_prepared
+from fashion_jax.errors import UserError, nearest
+from fashion_jax.training.state import model_arguments, resolve_colour_heads
+
+_HALF = (0.5, 0.5, 0.5)
+
+
+def resolve(config: Config, prepared: Prepared) -> Config:
+    """Returns a copy in which what was left open ("auto", no attributes named) is filled in.
+
+    Raises:
+        UserError: an attribute that the records lack, in `data.attributes` or in a loss setting.
+    """
+    resolved = config_from_dict(config.to_dict())
+    resolved.data.attributes = config.data.attributes or prepared.attributes
+    # A later command may start elsewhere.
+    for name in ("source", "prepared"):
+        folder = getattr(config.data, name)
+        if folder and is_prepared(Path(folder)):
+            setattr(resolved.data, name, str(Path(folder).resolve()))
+    loss = config.loss
+    resolved.model.colour_heads = resolve_colour_heads(config.model.colour_heads, resolved.data.attributes)
+    named = (
+        *resolved.data.attributes,
+        *resolved.model.colour_heads,
+        *loss.head_weights,
+        *loss.head_label_smoothing,
+        *loss.head_imbalance,
+    )
+    for name in named:
+        if name not in prepared.attributes:
+            raise UserError(
+                f"the catalogue has no attribute {name!r}{nearest(name, prepared.attributes)}; "
+                f"it has {', '.join(prepared.attributes)}"
+            )
+    arguments = model_arguments(config.model, config.data, {})
+    resolved.model.stem, resolved.model.dtype = arguments["stem"], arguments["dtype"]
+    resolved.data.mean, resolved.data.std = config.data.mean or _HALF, config.data.std or _HALF
+    return resolved

@@ -1,0 +1,172 @@
+"""Scores of a run's split: fits decisions on the validation rows, judges them on the split, writes both."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from fashion_jax import files
+from fashion_jax.data.photos import decode_photo
+from fashion_jax.evaluation.contact_sheet import write_contact_sheet
+from fashion_jax.evaluation.evaluate import Evaluation
+from fashion_jax.evaluation.hierarchy import Pair
+from fashion_jax.evaluation.not_products import KINDS, draw_not_products
+from fashion_jax.evaluation.out_of_catalogue import REFERENCE_ROWS
+from fashion_jax.evaluation.report import write_evaluation
+from fashion_jax.evaluation.trust import Judgement, Rows, fit_decision, judge
+from fashion_jax.evaluation.trust_report import format_accepted, write_trust
+from fashion_jax.models.decision import Decision
+from fashion_jax.serving.outputs import Outputs, Prediction, decide, name_labels
+from fashion_jax.serving.predict import prediction_cells, prediction_columns
+from fashion_jax.session import Session, first_rows
+from fashion_jax.training.state import TrainState
+
+_SHEET_PHOTOS = 48
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """What was fitted on the validation rows.
+
+    Attributes:
+        decision: for the package.
+        pairs: of attributes of which one determines the other in training rows.
+    """
+
+    decision: Decision
+    pairs: list[Pair]
+
+
+def fit_trust(session: Session, state: TrainState) -> Trust | None:
+    """Fits a decision for a model's weights; every process takes part, and all find the same.
+
+    Returns:
+        None where there is no validation row.
+    """
+    if not len(session.prepared.indices("validation")):
+        return None
+    if session.progress:
+        print("fitting probabilities and labels on the validation split", file=sys.stderr, flush=True)
+    validation = _rows(session, session.evaluator("validation", keep_outputs=True)(state))
+    training = session.prepared.indices("train")
+    some = first_rows(training, REFERENCE_ROWS)
+    reference = session.evaluator("train", rows=some, keep_outputs=True)(state).outputs
+    assert reference is not None
+    trust = session.config.trust
+    decision, pairs = fit_decision(
+        validation,
+        {n: session.prepared.labels[training, c] for n, c in zip(session.attributes, session.columns, strict=True)},
+        reference.embeddings,
+        precision=trust.precision,
+        coverage=trust.label_set_coverage,
+        flagged=trust.flagged_share,
+    )
+    return Trust(decision, pairs)
+
+
+def score_split(session: Session, state: TrainState, split: str, trust: Trust | None) -> Evaluation | None:
+    """Scores a split and writes `evaluation/<split>`; every process takes part.
+
+    Args:
+        session: of the run.
+        state: whose weights are judged.
+        split: "train", "validation" or "test".
+        trust: what was fitted; None leaves labels and probabilities as the network has them.
+
+    Returns:
+        None where the split is empty.
+    """
+    if not len(session.prepared.indices(split)):
+        return None
+    result = session.evaluator(split, keep_outputs=True)(state)
+    judgement = None if trust is None else _judge(session, state, result, trust)
+    if judgement is not None:
+        result = dataclasses.replace(result, trust=files.without_nan(judgement.report))
+    if jax.process_index() == 0:
+        folder = session.workdir / "evaluation" / split
+        extra = {"step": int(state.step), **({} if result.trust is None else {"trust": result.trust})}
+        write_evaluation(folder, result.summaries, result.confusions, session.vocabularies, extra)
+        if judgement is not None:
+            write_trust(folder, judgement, fitted_here=split == "validation")
+        decision = None if trust is None else trust.decision
+        outputs = package_outputs(result, decision)
+        labels = name_labels(outputs, session.vocabularies)
+        _write_predictions(session, result, labels, decision, folder / "predictions.csv")
+        _write_sheet(session, result, labels, folder / "contact_sheet.png")
+    return result
+
+
+def package_outputs(result: Evaluation, decision: Decision | None) -> Outputs:
+    """Returns what a package with this decision says of the rows that were scored."""
+    assert result.outputs is not None
+    return decide(decision, result.outputs.logits, result.outputs.embeddings, result.outputs.energies)
+
+
+def format_scores(evaluation: Evaluation) -> str:
+    """Returns a table of the split's scores, one attribute a line, and another of what may be trusted."""
+    lines = [f"{'attribute':<16}{'rows':>7}{'accuracy':>10}{'macro-F1':>10}{'weighted':>10}{'top-5':>8}"]
+    for name, summary in evaluation.summaries.items():
+        scores = [summary[key] for key in ("accuracy", "macro_f1", "weighted_f1", "top5_accuracy")]
+        cells = ["-" if score is None else f"{score:.4f}" for score in scores]
+        lines.append(f"{name:<16}{summary['count']:>7}{cells[0]:>10}{cells[1]:>10}{cells[2]:>10}{cells[3]:>8}")
+    if evaluation.trust is not None:
+        lines += ["as the package decides, best accuracy and best macro-F1:", format_accepted(evaluation.trust)]
+    return "\n".join(lines)
+
+
+def _rows(session: Session, result: Evaluation) -> Rows:
+    assert result.outputs is not None
+    labels = session.prepared.labels[result.rows]
+    return Rows(
+        result.outputs.logits,
+        {name: labels[:, column] for name, column in zip(session.attributes, session.columns, strict=True)},
+        result.outputs.embeddings,
+        result.outputs.energies,
+    )
+
+
+def _judge(session: Session, state: TrainState, result: Evaluation, trust: Trust) -> Judgement:
+    data, per_kind = session.config.data, session.config.trust.not_products_per_kind
+    outside: Rows | None = None
+    kinds: list[str] = []
+    if per_kind and trust.decision.out_of_catalogue is not None:
+        images, kinds = draw_not_products(per_kind, data.height, data.width)
+        said = session.evaluate_images(state, images).outputs
+        assert said is not None
+        outside = Rows(said.logits, {}, said.embeddings, said.energies)
+    rows = _rows(session, result)
+    return judge(trust.decision, trust.pairs, rows, outside=outside, kinds=kinds, groups=KINDS)
+
+
+def _write_predictions(
+    session: Session, result: Evaluation, labels: list[Prediction], decision: Decision | None, path: Path
+) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["id", *prediction_columns(session.attributes, decision)])
+    for number, said in zip(session.prepared.ids[result.rows], labels, strict=True):
+        writer.writerow([number, *prediction_cells(said)])
+    files.write_text(path, text.getvalue())
+
+
+def _write_sheet(session: Session, result: Evaluation, labels: list[Prediction], path: Path) -> None:
+    chosen, data = first_rows(np.arange(len(result.rows)), _SHEET_PHOTOS), session.config.data
+    rows = result.rows[chosen]
+    photos = [decode_photo(session.prepared.read_photo(int(row)), data.height, data.width) for row in rows]
+
+    def label(name: str, number: int) -> str | None:
+        return session.vocabularies[name][number] if number >= 0 else None
+
+    columns = dict(zip(session.attributes, session.columns, strict=True))
+    truths = [{n: label(n, session.prepared.labels[row, c]) for n, c in columns.items()} for row in rows]
+    said = [labels[i] for i in chosen]
+    predictions: list[dict[str, str | None]] = [{n: found for n, (found, _) in labels.items()} for labels in said]
+    confidences = [{n: share for n, (_, share) in labels.items()} for labels in said]
+    write_contact_sheet(path, photos, truths, predictions, confidences)

@@ -1,0 +1,127 @@
+"""What a model says of photos: arrays for programs, labels by name for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Bool, Float32, Int64
+
+from fashion_jax.models import decision as deciding
+from fashion_jax.models.decision import Decision
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """What the model says of n photos.
+
+    Attributes:
+        probabilities: attribute -> float32 (n, classes), each row sums to 1; calibrated where the package has what was
+            fitted on validation rows.
+        embeddings: float32 (n, features), at least 0, not normalised.
+        labels: attribute -> int64 (n,), the class that is said.
+        accepted: attribute -> bool (n,), whether the label is sure enough to be taken over unseen; empty where nothing
+            was fitted.
+        out_of_catalogue: float32 (n,), how strange the photo is to the catalogue; None where that was not fitted.
+        is_out_of_catalogue: bool (n,), whether that is above the threshold; None likewise.
+        label_sets: attribute -> bool (n, classes), the classes that hold the true one as often as was asked for; empty
+            where none were fitted.
+    """
+
+    probabilities: dict[str, Float32[np.ndarray, "n classes"]]
+    embeddings: Float32[np.ndarray, "n features"]
+    labels: dict[str, Int64[np.ndarray, " n"]]
+    accepted: dict[str, Bool[np.ndarray, " n"]] = field(default_factory=dict)
+    out_of_catalogue: Float32[np.ndarray, " n"] | None = None
+    is_out_of_catalogue: Bool[np.ndarray, " n"] | None = None
+    label_sets: dict[str, Bool[np.ndarray, "n classes"]] = field(default_factory=dict)
+
+
+class Prediction(dict[str, tuple[str, float]]):
+    """What is said of one photo: attribute -> (class, probability), and beside it how far that can be trusted.
+
+    Attributes:
+        accepted: attribute -> whether the label is sure enough to be taken over unseen; empty where nothing was fitted.
+        out_of_catalogue: how strange the photo is to the catalogue; None where that was not fitted.
+        is_out_of_catalogue: whether that is above the threshold; None likewise.
+        label_sets: attribute -> the classes of its label set, the likeliest first; empty where none were fitted.
+    """
+
+    def __init__(
+        self,
+        labels: dict[str, tuple[str, float]],
+        *,
+        accepted: dict[str, bool] | None = None,
+        out_of_catalogue: float | None = None,
+        is_out_of_catalogue: bool | None = None,
+        label_sets: dict[str, list[str]] | None = None,
+    ) -> None:
+        super().__init__(labels)
+        self.accepted = accepted or {}
+        self.out_of_catalogue, self.is_out_of_catalogue = out_of_catalogue, is_out_of_catalogue
+        self.label_sets = label_sets or {}
+
+
+def decide(
+    decision: Decision | None,
+    logits: Mapping[str, Float32[np.ndarray, "n classes"]],
+    embeddings: Float32[np.ndarray, "n features"],
+    energies: Float32[np.ndarray, " n"],
+    operating_point: str = "accuracy",
+) -> Outputs:
+    """Turns what a network says of photos into what is said of them.
+
+    Args:
+        decision: what was fitted; None: probabilities are softmax(logits), labels the likeliest classes.
+        logits: attribute -> the network's.
+        embeddings: of the photos.
+        energies: of the photos.
+        operating_point: whose labels are said.
+    """
+    if decision is None:
+        plain = {name: np.exp(deciding.scale(values, 1.0)).astype(np.float32) for name, values in logits.items()}
+        return Outputs(plain, embeddings, {name: values.argmax(1) for name, values in logits.items()})
+    log_probs = deciding.log_probabilities(decision, logits)
+    labels = deciding.choose_labels(decision, log_probs, operating_point)
+    sure = deciding.confidences(log_probs, labels)
+    score = decision.out_of_catalogue
+    strange = None if score is None else score.scores(embeddings, energies)
+    return Outputs(
+        {name: np.exp(values).astype(np.float32) for name, values in log_probs.items()},
+        embeddings,
+        labels,
+        deciding.accepted(decision, sure, operating_point),
+        None if strange is None else strange.astype(np.float32),
+        None if strange is None or score is None else strange > score.threshold,
+        deciding.choose_sets(decision, log_probs),
+    )
+
+
+def name_labels(outputs: Outputs, vocabularies: Mapping[str, tuple[str, ...]]) -> list[Prediction]:
+    """Returns per photo, attribute -> (the class that is said, its probability).
+
+    Args:
+        outputs: of photos.
+        vocabularies: attribute -> class names, in the order of the heads.
+    """
+    strange, flagged = outputs.out_of_catalogue, outputs.is_out_of_catalogue
+
+    def named(i: int) -> dict[str, tuple[str, float]]:
+        said = {name: int(outputs.labels[name][i]) for name in vocabularies}
+        return {n: (vocabularies[n][c], float(outputs.probabilities[n][i, c])) for n, c in said.items()}
+
+    def members(name: str, i: int) -> list[str]:
+        order = np.argsort(-outputs.probabilities[name][i], kind="stable")
+        return [vocabularies[name][c] for c in order if outputs.label_sets[name][i, c]]
+
+    return [
+        Prediction(
+            named(i),
+            accepted={name: bool(outputs.accepted[name][i]) for name in vocabularies if name in outputs.accepted},
+            out_of_catalogue=None if strange is None else float(strange[i]),
+            is_out_of_catalogue=None if flagged is None else bool(flagged[i]),
+            label_sets={name: members(name, i) for name in vocabularies if name in outputs.label_sets},
+        )
+        for i in range(len(outputs.embeddings))
+    ]
