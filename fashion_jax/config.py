@@ -288,10 +288,10 @@ class TrustConfig:
     not_products_per_kind: int = 20  # drawn photos of each kind that judge the out-of-catalogue score; 0: none
 
     def validate(self) -> None:
-        _require(0 < self.precision <= 1, "trust.precision", self.precision, "in (0, 1]")
-        _require(0 <= self.label_set_coverage < 1, "trust.label_set_coverage", self.label_set_coverage, "in [0, 1)")
-        _require(0 < self.flagged_share < 1, "trust.flagged_share", self.flagged_share, "in (0, 1)")
-        _require(
+        require(0 < self.precision <= 1, "trust.precision", self.precision, "in (0, 1]")
+        require(0 <= self.label_set_coverage < 1, "trust.label_set_coverage", self.label_set_coverage, "in [0, 1)")
+        require(0 < self.flagged_share < 1, "trust.flagged_share", self.flagged_share, "in (0, 1)")
+        require(
             0 <= self.not_products_per_kind <= 10_000,
             "trust.not_products_per_kind",
             self.not_products_per_kind,

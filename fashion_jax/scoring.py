@@ -14,6 +14,8 @@ import numpy as np
 
 from fashion_jax import files
 from fashion_jax.data.photos import decode_photo
+from fashion_jax.data.schema import MISSING
+from fashion_jax.evaluation.colour_report import JUST_TOLERABLE, colour_scores
 from fashion_jax.evaluation.contact_sheet import write_contact_sheet
 from fashion_jax.evaluation.evaluate import Evaluation
 from fashion_jax.evaluation.hierarchy import Pair
@@ -89,14 +91,16 @@ def score_split(session: Session, state: TrainState, split: str, trust: Trust | 
     judgement = None if trust is None else _judge(session, state, result, trust)
     if judgement is not None:
         result = dataclasses.replace(result, trust=files.without_nan(judgement.report))
+    decision = None if trust is None else trust.decision
+    outputs = package_outputs(result, decision)
+    result = dataclasses.replace(result, colours=files.without_nan(_score_colours(session, result, outputs)))
     if jax.process_index() == 0:
         folder = session.workdir / "evaluation" / split
         extra = {"step": int(state.step), **({} if result.trust is None else {"trust": result.trust})}
+        extra["colours"] = result.colours
         write_evaluation(folder, result.summaries, result.confusions, session.vocabularies, extra)
         if judgement is not None:
             write_trust(folder, judgement, fitted_here=split == "validation")
-        decision = None if trust is None else trust.decision
-        outputs = package_outputs(result, decision)
         labels = name_labels(outputs, session.vocabularies)
         _write_predictions(session, result, labels, decision, folder / "predictions.csv")
         _write_sheet(session, result, labels, folder / "contact_sheet.png")
@@ -116,9 +120,30 @@ def format_scores(evaluation: Evaluation) -> str:
         scores = [summary[key] for key in ("accuracy", "macro_f1", "weighted_f1", "top5_accuracy")]
         cells = ["-" if score is None else f"{score:.4f}" for score in scores]
         lines.append(f"{name:<16}{summary['count']:>7}{cells[0]:>10}{cells[1]:>10}{cells[2]:>10}{cells[3]:>8}")
+    for name, found in (evaluation.colours or {}).items():
+        if found["accuracy"] is not None:
+            lines.append(
+                f"{name}: {found['family_accuracy']:.4f} by colour family; {found['tolerant_accuracy']:.4f} exact or "
+                f"alike (CIEDE2000 of the classes' means up to {JUST_TOLERABLE:g})"
+            )
     if evaluation.trust is not None:
         lines += ["as the package decides, best accuracy and best macro-F1:", format_accepted(evaluation.trust)]
     return "\n".join(lines)
+
+
+def _score_colours(session: Session, result: Evaluation, outputs: Outputs) -> dict[str, dict[str, float]]:
+    columns = dict(zip(session.attributes, session.columns, strict=True))
+    scores = {}
+    for name in session.colours:
+        labels = session.prepared.labels[result.rows, columns[name]]
+        known = labels != MISSING
+        scores[name] = colour_scores(
+            outputs.probabilities[name][known],
+            labels[known],
+            session.vocabularies[name],
+            session.colour_differences[name],
+        )
+    return scores
 
 
 def _rows(session: Session, result: Evaluation) -> Rows:

@@ -126,6 +126,14 @@ class Session:
         named = resolve_colour_heads(("auto",), self.attributes)
         return tuple(dict.fromkeys((*self.config.model.colour_heads, *named)))
 
+    @cached_property
+    def colour_differences(self) -> dict[str, np.ndarray]:
+        """How different the classes of each colour attribute look, by their mean colours in training photos."""
+        return {
+            name: colour_differences(class_colours(self.prepared, name, progress=self.progress))
+            for name in self.colours
+        }
+
     def _steps(self, duration: str) -> int:
         return resolve_steps(
             duration,
@@ -155,8 +163,7 @@ class Session:
             counts = np.bincount(known, minlength=len(self.vocabularies[name]))
             similar = None
             if self.config.loss.colour_softness and name in self.colours:
-                colours = class_colours(self.prepared, name, progress=self.progress)
-                similar = similar_colours(colour_differences(colours), self.config.loss.colour_scale)
+                similar = similar_colours(self.colour_differences[name], self.config.loss.colour_scale)
             losses[name] = make_head_loss(name, counts, self.config.loss, similar)
         return make_train_step(
             self._training_graph,

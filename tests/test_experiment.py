@@ -68,6 +68,10 @@ def test_a_run_leaves_what_it_promises(finished, prepared):
     heads = "kind,kind_confidence,kind_accepted,colour,colour_confidence,colour_accepted"
     assert predictions[0] == f"id,{heads},out_of_catalogue,is_out_of_catalogue"
     assert len(predictions) == len(rows) + 1
+    colours = json.loads((workdir / "evaluation/test/metrics.json").read_text())["colours"]
+    assert colours.keys() == {"colour"} and colours["colour"] == result.test.colours["colour"]
+    assert colours["colour"]["accuracy"] <= min(colours["colour"][k] for k in ("family_accuracy", "tolerant_accuracy"))
+    assert "by colour family" in experiment.format_scores(result.test)
 
 
 def test_evaluating_again_finds_the_same(finished):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -204,6 +205,16 @@ def test_two_processes_with_two_devices_are_one_with_one(prepared, tmp_path):
     ]
     assert predictions[0] == predictions[1]
     assert (tmp_path / "two/evaluation/test/contact_sheet.png").stat().st_size > 1000
+    # What is fitted and judged over two processes is over every row once, as with one.
+    found = [json.loads((tmp_path / n / "evaluation/test/metrics.json").read_text()) for n in ("one", "two")]
+    for name, head in found[0]["trust"]["heads"].items():
+        other = found[1]["trust"]["heads"][name]
+        assert other["rows"] == head["rows"] == found[0]["attributes"][name]["count"]
+        assert other["temperature"] == pytest.approx(head["temperature"], rel=0.05)
+        assert other["nll"]["before"] == pytest.approx(head["nll"]["before"], rel=1e-2)
+    strange = [f["trust"]["out_of_catalogue"]["others"]["all"]["auroc"] for f in found]
+    assert strange[0] == pytest.approx(strange[1], abs=0.02)
+    assert (tmp_path / "two/package/decision.json").is_file()
 
 
 def test_two_processes_start_from_the_same_pretrained_weights(prepared, tmp_path):

@@ -50,6 +50,7 @@ class Evaluation:
         confidences: per attribute, float32 (n,), its softmax probability.
         outputs: what the network said of each row, beside `rows`; None where it was not kept.
         trust: what `trust.judge` reports of the split; None where nothing was fitted.
+        colours: colour attribute -> what `colour_report.colour_scores` says; None where it was not asked for.
     """
 
     summaries: dict[str, dict[str, Any]]
@@ -59,6 +60,7 @@ class Evaluation:
     confidences: dict[str, Float32[np.ndarray, " n"]]
     outputs: RowOutputs | None = None
     trust: dict[str, Any] | None = None
+    colours: dict[str, dict[str, float]] | None = None
 
     def scalars(self) -> dict[str, float]:
         """Returns `<attribute>/accuracy`, `/macro_f1`, `/loss`, their means as `mean/...`, and the summed `loss`.

@@ -172,7 +172,8 @@ def _collect(shard: _Shard, products: list[Product], outputs: Outputs, model: Pr
     columns = {attribute.name: place for place, attribute in enumerate(catalog.schema.attributes)}
     for place, head in enumerate(model.attributes):
         probabilities = outputs.probabilities[head][sound]
-        labels[:, place], confidences[:, place] = probabilities.argmax(1), probabilities.max(1)
+        labels[:, place] = outputs.labels[head][sound]
+        confidences[:, place] = np.take_along_axis(probabilities, labels[:, place, None], 1)[:, 0]
         numbers = {name: number for number, name in enumerate(model.classes[head])}
         for row, product in enumerate(kept):
             given = product.labels[columns[head]] if head in columns and product.labels else None

@@ -12,10 +12,7 @@ import pytest
 from fashion_jax.errors import UserError
 from fashion_jax.training.checkpoint import Checkpoints
 from fashion_jax.training.state import TrainState, abstract_state, create_state
-
-
-def mesh_of(count: int):
-    return jax.make_mesh((count,), ("data",), devices=jax.devices()[:count], axis_types=(jax.sharding.AxisType.Auto,))
+from stepping import mesh_of
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from fashion_jax.data.loader import StreamedPhotos, training_batches
 from fashion_jax.errors import UserError
 from fashion_jax.training.sharding import check_batch_size, put_batch
 from fashion_jax.training.state import create_state
-from stepping import run, session_on
+from stepping import mesh_of, run, session_on
 
 
 @pytest.fixture
