@@ -26,7 +26,8 @@ import numpy as np
 from jaxtyping import Float32
 
 from fashion_jax import files
-from fashion_jax.data.corrections import escape_cell
+from fashion_jax.audit_retrain import retrained_probabilities, run_schema
+from fashion_jax.data.corrections import escape_cell, holds_decisions
 from fashion_jax.data.manifest import Prepared, is_prepared, open_prepared
 from fashion_jax.data.photos import BadPhoto, decode_photo
 from fashion_jax.data.prepare import prepare
@@ -103,6 +104,8 @@ def audit(
     if Path(source).is_dir() and out.resolve().is_relative_to(Path(source).resolve()):
         raise UserError(f"{out} lies in the source, which would have a second table then; give an --out outside of it")
     _keep_decisions(out / "findings.csv")
+    if judge == "retrain":
+        schema = schema or run_schema(model)
     predictor = load_model(model)
     prepared = _read_source(source, out, predictor, corrections, schema, progress)
     names = _choose_attributes(attributes, prepared, predictor)
@@ -111,8 +114,6 @@ def audit(
         raise UserError(f"--folds={num_folds} is not between 2 and the {groups.max() + 1:,} groups of the catalogue")
     folds = group_folds(groups, num_folds)
     if judge == "retrain":
-        from fashion_jax.audit_retrain import retrained_probabilities
-
         probabilities = retrained_probabilities(
             model, source, out / "folds", prepared, folds, corrections=corrections, schema=schema, progress=progress
         )
@@ -248,12 +249,7 @@ def _keep_decisions(path: Path) -> None:
     """Raises UserError where findings stand that a person has been over."""
     if not path.exists():
         return
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            decided = any(row.get("decision") or row.get("corrected") for row in csv.DictReader(file))
-    except (UnicodeDecodeError, csv.Error):
-        decided = True  # somebody's, at any rate
-    if decided:
+    if holds_decisions(path):
         raise UserError(f"{path} holds decisions of a person; move it, or give another --out")
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,16 +12,28 @@ from jaxtyping import Int64
 
 from fashion_jax.data.manifest import Prepared, is_prepared, open_prepared
 from fashion_jax.data.photos import decode_photo
-from fashion_jax.data.schema import Schema, save_schema
+from fashion_jax.data.schema import Schema, load_schema, save_schema
 from fashion_jax.data.splits import SPLITS, write_splits
 from fashion_jax.errors import UserError
 from fashion_jax.evaluation.out_of_fold import Probabilities, group_folds
 from fashion_jax.experiment import train
 from fashion_jax.progress import progress_bar
 from fashion_jax.serving.predictor import Predictor, load_model
-from fashion_jax.workdir import load_run_config
+from fashion_jax.workdir import has_checkpoints, load_run_config
 
 _VALIDATION_PARTS = 10  # of the rows that a network is not judging, one such part chooses its checkpoint
+
+
+def run_schema(workdir: str | Path) -> Schema | None:
+    """Returns how a run read its table; None where it was known or inferred.
+
+    Raises:
+        UserError: no workdir of a run.
+    """
+    if not has_checkpoints(Path(workdir)):
+        raise UserError(f"{workdir} is no workdir with a run in it, and --retrain trains as a run did")
+    data = load_run_config(Path(workdir)).data
+    return load_schema(Path(data.schema)) if data.schema else None
 
 
 def retrained_probabilities(
@@ -40,7 +55,7 @@ def retrained_probabilities(
     Args:
         workdir: of a run, whose configuration is used, with its heads.
         source: the catalogue itself; prepared records cannot be split anew.
-        folder: for the runs, `fold_0` and so on.
+        folder: for the runs, `fold_0_...` and so on, with a digest of what they are of.
         prepared: the catalogue's records, in whose order the result is.
         folds: from `group_folds`.
         corrections: applied to the source.
@@ -56,6 +71,12 @@ def retrained_probabilities(
     if is_prepared(Path(source)):
         raise UserError(f"{source} is prepared already, and --retrain splits anew; give the catalogue itself")
     config = load_run_config(Path(workdir))
+    if config.model.pretrained and (Path(config.model.pretrained) / "config.json").is_file():
+        print(
+            f"warning: the run in {workdir} began with {config.model.pretrained}; where that was trained on these "
+            "labels, its folds are not judged by networks that did not see them",
+            file=sys.stderr,
+        )
     data = config.data
     data.source, data.prepared, data.corrections = str(source), "", str(corrections or "")
     data.max_bad_fraction = 1.0
@@ -73,11 +94,18 @@ def retrained_probabilities(
         sides[folds == number] = SPLITS.index("test")
         write_splits(splits, prepared.ids.tolist(), sides, prepared.groups)
         data.split = f"file:{splits}"
-        run = folder / f"fold_{number}"
+        # Other folds or corrections are other runs: what stands there of earlier ones is of no use to them.
+        key = json.dumps([sides.tolist(), prepared.fingerprint, config.to_dict()]).encode()
+        run = folder / f"fold_{number}_{hashlib.sha256(key).hexdigest()[:12]}"
         train(config, run, progress=progress)
         records, model = open_prepared(run / "records"), load_model(run)
         rows = records.indices("test")
-        assert len(rows) == count
+        same = all(records.vocabularies[n] == prepared.vocabularies.get(n) for n in model.attributes)
+        if len(rows) != count or not same:
+            raise UserError(
+                f"the run in {workdir} reads {source} otherwise than this audit does: {len(rows)} rows of a fold "
+                f"instead of {count}, or other classes; give the schema of the run with --schema"
+            )
         to = np.array([places[name] for name in records.ids[rows].tolist()])
         for head, shares in _predict(model, records, rows, progress).items():
             result[prepared.attributes.index(head)][to] = shares

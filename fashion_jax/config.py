@@ -39,7 +39,7 @@ class AugmentConfig:
 class MixConfig:
     """Photos of two products in one, for the losses of all attributes but colours; see training/mixing.py."""
 
-    probability: float = 1.0  # share of the rows that are mixed, where one of the two is on
+    probability: float = 0.5  # share of the rows that are mixed, where one of the two is on; the rest teaches colours
     mixup_alpha: float = 0.0  # of the Beta distribution of shares; 0: off; usual is 0.2
     cutmix_alpha: float = 0.0  # likewise of areas; usual is 1; with both on, each row draws one of them
 
@@ -288,7 +288,7 @@ class TrustConfig:
     not_products_per_kind: int = 20  # drawn photos of each kind that judge the out-of-catalogue score; 0: none
 
     def validate(self) -> None:
-        require(0 < self.precision <= 1, "trust.precision", self.precision, "in (0, 1]")
+        require(0 < self.precision < 1, "trust.precision", self.precision, "in (0, 1); no number of rows promises 1")
         require(0 <= self.label_set_coverage < 1, "trust.label_set_coverage", self.label_set_coverage, "in [0, 1)")
         require(0 < self.flagged_share < 1, "trust.flagged_share", self.flagged_share, "in (0, 1)")
         require(

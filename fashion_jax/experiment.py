@@ -38,6 +38,7 @@ from fashion_jax.training.progress import ProgressLine
 from fashion_jax.training.sharding import to_host
 from fashion_jax.training.state import TrainState, abstract_state
 from fashion_jax.training.writers import open_writer
+from fashion_jax.training_checks import check_training
 from fashion_jax.workdir import (
     check_workdir,
     claim_workdir,
@@ -97,14 +98,14 @@ def train(
         def open_workdir() -> None:
             stack.enter_context(lock_workdir(workdir))
             files.remove_stale(workdir / "package")
-            prepare_records(config, workdir, progress=progress)
+            prepare_records(config, workdir, allow_config_change=allow_config_change, progress=progress)
             prepare_pretrained(config, workdir, allow_config_change=allow_config_change, progress=progress)
 
         first_process_does("preparing the records", open_workdir)
         prepared = find_records(config, workdir)
         config = resolve(adopt_pretrained(config, workdir), prepared)
         session = Session(config, prepared, workdir, progress=progress)
-        session.check_training()
+        check_training(session)
         changed = check_workdir(workdir, config, prepared, allow_config_change=allow_config_change)
         with _open_checkpoints(session) as checkpoints:
             _train(session, checkpoints, changed=changed, owns_process=owns_process)

@@ -27,6 +27,12 @@ def resolve(config: Config, prepared: Prepared) -> Config:
         if folder and is_prepared(Path(folder)):
             setattr(resolved.data, name, str(Path(folder).resolve()))
     loss = config.loss
+    for name in config.model.colour_heads:
+        if name != "auto" and name in prepared.attributes and name not in resolved.data.attributes:
+            raise UserError(
+                f"config.model.colour_heads names {name!r}, which is not trained: config.data.attributes has "
+                f"{', '.join(resolved.data.attributes)}"
+            )
     resolved.model.colour_heads = resolve_colour_heads(config.model.colour_heads, resolved.data.attributes)
     named = (
         *resolved.data.attributes,

@@ -28,7 +28,6 @@ from fashion_jax.data.loader import (
 )
 from fashion_jax.data.manifest import Prepared
 from fashion_jax.data.schema import MISSING
-from fashion_jax.errors import UserError, nearest
 from fashion_jax.evaluation.evaluate import Evaluation, EvaluationStep, evaluate_split, make_evaluation_step
 from fashion_jax.models.classifier import abstract_classifier, frozen_norm_classifier
 from fashion_jax.runtime import make_mesh
@@ -37,7 +36,6 @@ from fashion_jax.training.imbalance import make_head_loss
 from fashion_jax.training.loop import Schedule
 from fashion_jax.training.optimizer import make_optimizer, make_schedule
 from fashion_jax.training.resident import DevicePhotos, free_device_bytes
-from fashion_jax.training.sharding import check_batch_size
 from fashion_jax.training.state import TrainState, model_arguments, resolve_colour_heads
 from fashion_jax.training.step import TrainStep, make_train_step
 
@@ -74,7 +72,7 @@ class Session:
         self._training_graph, norms = self.graph, frozenset[str]()
         if self.config.optimizer.freeze_batch_norm:
             self._training_graph, norms = frozen_norm_classifier(self.arguments)
-        self.total_steps = self._steps(train.duration)
+        self.total_steps = self.steps(train.duration)
         self.learning_rate = make_schedule(
             self.config.optimizer,
             total_steps=self.total_steps,
@@ -82,7 +80,7 @@ class Session:
             batch_size=train.batch_size,
         )
         self.fine_tuning = plan_fine_tuning(
-            self.config.optimizer, parameter_paths(params), norms=norms, resolve=self._steps
+            self.config.optimizer, parameter_paths(params), norms=norms, resolve=self.steps
         )
         self.optimizer: optax.GradientTransformation = make_optimizer(
             self.config.optimizer, self.learning_rate, self.fine_tuning
@@ -90,30 +88,6 @@ class Session:
         self.storage = choose_storage(
             data.storage, len(self.prepared), data.height, data.width, device_bytes=free_device_bytes()
         )
-
-    def check_training(self) -> None:
-        """Finds before the first step what would stop the run later.
-
-        Raises:
-            UserError: the batch does not divide over the devices, the photos are larger than the records' are, or
-                `train.best_metric` is not measured.
-        """
-        train, data = self.config.train, self.config.data
-        check_batch_size(train.batch_size, train.accumulation_steps, self.mesh)
-        if max(data.height, data.width) > self.prepared.max_side:
-            raise UserError(
-                f"config.data.height={data.height} and width={data.width} are larger than the records' photos, which "
-                f"were scaled down to {self.prepared.max_side} pixels; prepare them with a larger max_side"
-            )
-        labels = self.prepared.labels[self.prepared.indices("validation")]
-        labelled = [n for n, c in zip(self.attributes, self.columns, strict=True) if (labels[:, c] != MISSING).any()]
-        measured = ["loss", "mean/accuracy", "mean/macro_f1"]
-        measured += [f"{name}/{key}" for name in labelled for key in ("accuracy", "macro_f1", "loss")]
-        if len(labels) and train.best_metric not in measured:
-            raise UserError(
-                f"config.train.best_metric={train.best_metric!r} is not among the validation split's: "
-                f"{', '.join(sorted(measured))}{nearest(train.best_metric, measured)}"
-            )
 
     @property
     def averaged(self) -> bool:
@@ -134,7 +108,8 @@ class Session:
             for name in self.colours
         }
 
-    def _steps(self, duration: str) -> int:
+    def steps(self, duration: str) -> int:
+        """Returns a duration in steps of this run."""
         return resolve_steps(
             duration,
             num_examples=self.num_examples,
@@ -147,9 +122,9 @@ class Session:
         train = self.config.train
         return Schedule(
             total=self.total_steps,
-            log=self._steps(train.log_every),
-            evaluate=self._steps(train.evaluate_every),
-            checkpoint=self._steps(train.checkpoint_every),
+            log=self.steps(train.log_every),
+            evaluate=self.steps(train.evaluate_every),
+            checkpoint=self.steps(train.checkpoint_every),
             patience=train.early_stopping_patience,
         )
 
@@ -178,7 +153,7 @@ class Session:
             mix=train.mix,
             never_mixed=self.colours,
             progressive_scale=train.progressive_scale,
-            progressive_steps=self._steps(train.progressive_until),
+            progressive_steps=self.steps(train.progressive_until),
             accumulation_steps=train.accumulation_steps,
             average_decay=train.average_decay,
             seed=train.seed,

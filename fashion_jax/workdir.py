@@ -24,13 +24,14 @@ _FREE_FIELDS = (
 )  # fmt: skip
 
 
-def prepare_records(config: Config, workdir: Path, *, progress: bool = True) -> None:
+def prepare_records(config: Config, workdir: Path, *, allow_config_change: bool = False, progress: bool = True) -> None:
     """Makes the records of `config.data.source` where they are not there yet.
 
     With several processes the first does it, so the folder must be on a disk that all share.
 
     Raises:
-        UserError: the source cannot be read.
+        UserError: the source cannot be read, or gives other records than those of a run in the workdir, which are left
+            there unless a change is allowed.
     """
     data = config.data
     if is_prepared(Path(data.source)):
@@ -40,6 +41,15 @@ def prepare_records(config: Config, workdir: Path, *, progress: bool = True) -> 
                 "applied; train on the catalogue itself, or give --corrections to fashion-jax prepare"
             )
         return
+
+    def keep(before: Prepared, now: Prepared) -> None:
+        if before.fingerprint != now.fingerprint:
+            raise UserError(
+                f"{workdir} holds a run on other records than {data.source} gives now (it, its split, sizes or "
+                "corrections changed since), and they were left as they are; choose another --workdir, or give "
+                "--allow-config-change to replace them and go on from the run's checkpoint"
+            )
+
     prepare(
         data.source,
         Path(data.prepared) if data.prepared else workdir / "records",
@@ -51,6 +61,7 @@ def prepare_records(config: Config, workdir: Path, *, progress: bool = True) -> 
         split_seed=data.split_seed,
         corrections=data.corrections or None,
         progress=progress,
+        before_replacing=keep if has_checkpoints(workdir) and not allow_config_change else None,
     )
 
 

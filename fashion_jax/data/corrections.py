@@ -163,6 +163,16 @@ def apply_corrections(
     return +changed
 
 
+def holds_decisions(path: Path) -> bool:
+    """True where a person has filled in a line, or where the file is not as an audit leaves it."""
+    try:
+        rows = [cells for _, cells in _read_rows(path)]
+    except UserError:
+        return True  # somebody's, at any rate
+    places = [rows[0].index(name) for name in ("decision", "corrected") if name in rows[0]] if rows else []
+    return len(places) < 2 or any(cell.strip() for cells in rows[1:] for cell in cells[min(places) :])
+
+
 def _read_rows(path: Path) -> list[tuple[int, list[str]]]:
     """Returns (line, cells) of the records of a CSV that are not blank."""
     try:

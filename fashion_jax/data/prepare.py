@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ def prepare(
     corrections: str | Path | None = None,
     num_workers: int | None = None,
     progress: bool = True,
+    before_replacing: Callable[[Prepared, Prepared], None] | None = None,
 ) -> Prepared:
     """Writes a catalogue's records, or finds them there already.
 
@@ -61,6 +62,8 @@ def prepare(
         corrections: a table of corrected labels, such as an audit's findings after a person has been over them.
         num_workers: threads; None for one per core.
         progress: whether to show a bar.
+        before_replacing: called with the records that are there and those that are to take their place, where they
+            differ; what it raises leaves the old ones there.
 
     Raises:
         UserError: the source cannot be read, too many rows are bad, an option is out of range, or `out` holds
@@ -80,6 +83,7 @@ def prepare(
     }
     source_stamp = catalog.stamp()  # asks the system about every photo
     stamp = hashlib.sha256(json.dumps([source_stamp, options]).encode()).hexdigest()
+    before = None
     if is_prepared(out):
         with contextlib.suppress(UserError):  # damaged or of another version: made again
             before = open_prepared(out)
@@ -97,6 +101,8 @@ def prepare(
             records = _Records(catalog, staged, split, fractions, split_seed)
             with files.replace_directory(out) as aside:
                 _write(aside, catalog, staged, records, stamp, options, begin)
+                if before is not None and before_replacing is not None:
+                    before_replacing(before, open_prepared(aside))
         except UserError:
             # A source that is refused leaves nothing behind; a kill or a full disk leaves the work that is done.
             shutil.rmtree(folder, ignore_errors=True)

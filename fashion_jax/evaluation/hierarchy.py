@@ -19,6 +19,7 @@ DETERMINED = 0.95  # share of the rows whose coarser label follows from the fine
 _KEPT_ERROR = 0.1  # of the errors of always saying the commonest class, at most so many may be left
 _RARE = 0.01  # share of a finer class's rows below which a coarser class contradicts it
 _FEWEST_ROWS = 20
+_MOST_COMBINATIONS = 50_000  # of heads that are decided together
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +104,8 @@ def joint_heads(pairs: Sequence[Pair], labels: Mapping[str, Int[np.ndarray, " n"
     """Returns the groups of attributes that pairs connect, with the combinations of their classes that may be said.
 
     Those of training rows that contradict no pair; and for a class that training rows have only where another label is
-    missing or wrong, all combinations with it that contradict none.
+    missing or wrong, all combinations with it that contradict none. A group with too many to look through is left
+    out: its heads are decided one by one.
     """
     groups: list[list[str]] = []
     for pair in pairs:
@@ -115,10 +117,15 @@ def joint_heads(pairs: Sequence[Pair], labels: Mapping[str, Int[np.ndarray, " n"
         columns = np.stack([labels[name] for name in names], 1)
         found = np.unique(columns[(columns != MISSING).all(1)], axis=0).astype(np.int64)
         found = found[_consistent(found, names, pairs)]
+        missing = [
+            np.setdiff1d(np.unique(labels[name][labels[name] != MISSING]), found[:, place])
+            for place, name in enumerate(names)
+        ]
+        if len(found) * (1 + sum(map(len, missing))) > _MOST_COMBINATIONS:
+            continue  # every photo would be held against them; the mixture alone leaves few contradictions
         more = []
-        for place, name in enumerate(names):
-            there = np.unique(labels[name][labels[name] != MISSING])
-            for number in np.setdiff1d(there, found[:, place]).tolist():
+        for place, numbers in enumerate(missing):
+            for number in numbers.tolist():
                 changed = found.copy()
                 changed[:, place] = number
                 more.append(changed[_consistent(changed, names, pairs)])

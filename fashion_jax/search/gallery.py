@@ -45,7 +45,8 @@ def build_index(
     Args:
         model: from `load_model`.
         source: anything that `open_catalog` reads.
-        out: folder of the index.
+        out: folder of the index. What the model says of products whose label is missing, and how sure it is, comes
+            from the photos alone, without their mirror images, which would double the time.
         table: a CSV, TSV or Parquet with an `id` column and more columns to filter by, such as prices or stock.
         schema: how to read the source's table; None: known or inferred.
         progress: whether to show a bar.

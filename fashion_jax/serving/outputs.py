@@ -112,8 +112,9 @@ def name_labels(outputs: Outputs, vocabularies: Mapping[str, tuple[str, ...]]) -
         return {n: (vocabularies[n][c], float(outputs.probabilities[n][i, c])) for n, c in said.items()}
 
     def members(name: str, i: int) -> list[str]:
-        order = np.argsort(-outputs.probabilities[name][i], kind="stable")
-        return [vocabularies[name][c] for c in order if outputs.label_sets[name][i, c]]
+        chosen = np.flatnonzero(outputs.label_sets[name][i])
+        order = np.argsort(-outputs.probabilities[name][i, chosen], kind="stable")
+        return [vocabularies[name][c] for c in chosen[order].tolist()]
 
     return [
         Prediction(

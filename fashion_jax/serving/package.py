@@ -143,7 +143,8 @@ def load_package(path: str | Path) -> Package:
         extra = config.get("extra", {})
         if not isinstance(extra, dict):
             raise UserError(f"{folder / 'config.json'}: extra is no JSON object")
-        about = json.dumps([config["digests"], model, preprocessing], sort_keys=True)
+        # As they stand in the file: what a later version adds as a default makes no other model.
+        about = json.dumps([config["digests"], config["model"], config["preprocessing"]], sort_keys=True)
         fingerprint = _digest(about.encode())[:32]
         return Package(folder, model, vocabularies, preprocessing, extra, params, batch_stats, fingerprint, decision)
     except (KeyError, TypeError, AttributeError) as error:

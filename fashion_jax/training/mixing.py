@@ -1,8 +1,8 @@
 """Mixup (Zhang et al., ICLR 2018) and CutMix (Yun et al., ICCV 2019): photos of two products in one, and both labels.
 
-The partner of a row is the row before it in its part of the batch. The row itself always has the larger share, so
-that accuracies of training batches still mean something. A colour head never learns from a mixed photo: the mean of
-red and blue is purple.
+The partner of a row is the row before it in its part of the batch. The row itself has the larger share (but for a
+pixel's edge in CutMix), so that accuracies of training batches still mean something. A colour head never learns from a
+mixed photo: the mean of red and blue is purple.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ def mixing_shares(
         config: strengths and probability.
 
     Returns:
-        Each row's share in [0.5, 1], 1 where it is not mixed; and the share of every pixel, in [0, 1], whose mean over
-        the photo is the row's share.
+        Each row's share, exactly 1 where it is not mixed, else from 0.5 (less a pixel's edge) to 1; and the share of
+        every pixel, in [0, 1], whose mean over the photo is the row's share.
     """
 
     def one(key: Key[Array, ""]) -> tuple[Float[Array, ""], Float[Array, "height width"]]:
@@ -41,7 +41,8 @@ def mixing_shares(
         )
         pixels = jnp.where(chosen, cut, jnp.full((height, width), blend))
         pixels = jnp.where(jax.random.bernoulli(chance_key, config.probability), pixels, 1.0)
-        return jnp.mean(pixels), pixels
+        # A mean of ones is not always 1: XLA multiplies by the rounded inverse of the number of pixels.
+        return jnp.where(jnp.all(pixels == 1), 1.0, jnp.mean(pixels)), pixels
 
     return jax.vmap(one)(keys)
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from drawn_products import make_tiny_config
 from fashion_jax.cli import main
 from fashion_jax.data.catalog import open_catalog
-from fashion_jax.data.corrections import escape_cell, read_corrections, unescape_cell
+from fashion_jax.data.corrections import escape_cell, holds_decisions, read_corrections, unescape_cell
 from fashion_jax.data.prepare import prepare
 from fashion_jax.data.schema import Attribute, Schema
 from fashion_jax.errors import UserError
@@ -212,3 +212,17 @@ def test_the_command_counts_them_and_refuses_with_code_2(shop, tmp_path, capsys)
     changes.write_text(changes.read_text().replace("red", "rot"))
     assert main(command) == 2
     assert "line 2: 'rot' is no class of colour" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_decisions_are_seen_as_spreadsheets_save_them(tmp_path, delimiter):
+    path = tmp_path / "findings.csv"
+    lines = [["id", "attribute", "given", "suggested", "score", "reason", "decision", "corrected"]]
+    lines.append(["1", "kind", "a", "b", "0.5", "odd", "", ""])
+    path.write_text("\n".join(delimiter.join(line) for line in lines))
+    assert not holds_decisions(path)
+    lines[1][6] = "accept"
+    path.write_text("\n".join(delimiter.join(line) for line in lines))
+    assert holds_decisions(path)
+    path.write_text("something else")
+    assert holds_decisions(path)

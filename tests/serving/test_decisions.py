@@ -189,12 +189,20 @@ def test_older_packages_predict_as_before(run, tmp_path):
         load_package(tmp_path / "old")
 
 
-def test_the_fingerprint_is_that_of_the_files(run):
+def test_the_fingerprint_is_that_of_the_files(run, tmp_path):
     """An unchanged decision leaves it alone; packages of before decisions were there keep theirs."""
     package = load_package(run[0])
     config = json.loads((run[0] / "package/config.json").read_text())
-    about = json.dumps([config["digests"], package.model, package.preprocessing], sort_keys=True)
+    about = json.dumps([config["digests"], config["model"], config["preprocessing"]], sort_keys=True)
     assert package.fingerprint == hashlib.sha256(about.encode()).hexdigest()[:32]
+    # A package that does not name what later versions have keeps the fingerprint that it had.
+    shutil.copytree(run[0] / "package", tmp_path / "older")
+    for name in ("drop_path", "pooling", "colour_heads", "mean", "std"):
+        del config["model"][name]
+    del config["preprocessing"]["test_time_flip"]
+    (tmp_path / "older/config.json").write_text(json.dumps(config))
+    about = json.dumps([config["digests"], config["model"], config["preprocessing"]], sort_keys=True)
+    assert load_package(tmp_path / "older").fingerprint == hashlib.sha256(about.encode()).hexdigest()[:32]
     assert Predictor(dataclasses.replace(package)).fingerprint == package.fingerprint
 
 

@@ -8,15 +8,21 @@ import numpy as np
 import pytest
 
 from fashion_jax.config import MixConfig
+from fashion_jax.data.augment import example_keys
+from fashion_jax.data.loader import StreamedPhotos, training_batches
 from fashion_jax.data.schema import MISSING
+from fashion_jax.errors import UserError
 from fashion_jax.training.losses import HeadLoss, MixedTarget, head_cross_entropy, multi_head_loss
 from fashion_jax.training.mixing import label_shares, mix_photos, mixing_shares
+from fashion_jax.training.sharding import put_batch
+from fashion_jax.training.state import create_state
+from fashion_jax.training_checks import check_training
 from stepping import run, session_on
 
 KEYS = jax.random.split(jax.random.key(3), 400)
 CONFIGS = {
-    "mixup": MixConfig(mixup_alpha=0.4),
-    "cutmix": MixConfig(cutmix_alpha=1.0),
+    "mixup": MixConfig(mixup_alpha=0.4, probability=1.0),
+    "cutmix": MixConfig(cutmix_alpha=1.0, probability=1.0),
     "both": MixConfig(mixup_alpha=0.4, cutmix_alpha=1.0, probability=0.5),
 }
 
@@ -45,8 +51,8 @@ def test_shares(name):
 
 def test_cut_areas_are_those_of_the_beta_distribution():
     # Beta(1, 1), its larger side: the share is uniform in [.5, 1] but for what sticks out of the photo.
-    share, _ = draw(jax.random.split(jax.random.key(0), 2000), 64, 64, MixConfig(cutmix_alpha=1.0))
-    blend, _ = draw(jax.random.split(jax.random.key(0), 2000), 8, 8, MixConfig(mixup_alpha=1.0))
+    share, _ = draw(jax.random.split(jax.random.key(0), 2000), 64, 64, MixConfig(cutmix_alpha=1.0, probability=1.0))
+    blend, _ = draw(jax.random.split(jax.random.key(0), 2000), 8, 8, MixConfig(mixup_alpha=1.0, probability=1.0))
     np.testing.assert_allclose(np.quantile(blend, [0.25, 0.5, 0.75]), [0.625, 0.75, 0.875], atol=0.02)
     assert np.mean(share) > np.mean(blend)
 
@@ -90,10 +96,50 @@ def test_the_loss_is_the_shares_of_two_losses():
 
 
 def test_mixed_steps_on_one_device_and_on_eight(tiny_config, prepared, tmp_path):
-    config = tiny_config(train__mix=MixConfig(mixup_alpha=0.4))
+    config = tiny_config(train__mix=MixConfig(mixup_alpha=0.4, probability=1.0))
     _, one, _ = run(session_on(config, prepared, tmp_path, 1), 3)
     _, eight, _ = run(session_on(config, prepared, tmp_path, 8), 3)
     for a, b in zip(one, eight, strict=True):
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
         assert a["loss/kind"] > 0 and 0 <= a["accuracy/kind"] <= 1 and 0 <= a["accuracy/colour"] <= 1
         assert a["loss/colour"] == 0  # mixup leaves no photo whole
+
+
+def test_mixed_parts_add_up_to_the_batch(tiny_config, prepared, tmp_path):
+    """Two parts of eight rows are two batches of eight with the same labels, partners and shares."""
+    config = tiny_config(train__mix=MixConfig(mixup_alpha=0.4, probability=1.0), train__accumulation_steps=2)
+    session = session_on(config, prepared, tmp_path, 4)
+    photos = StreamedPhotos(prepared, 32, 24)
+    batch = next(iter(training_batches(prepared, photos, batch_size=16, seed=0)))
+    batch["label"][::5] = MISSING
+    losses, counted = [], []
+    for part in range(2):
+        alone = session_on(tiny_config(train__mix=MixConfig(mixup_alpha=0.4, probability=1.0)), prepared, tmp_path, 4)
+        own = {name: array[part::2] for name, array in batch.items()}
+        _, metrics = alone.train_step()(new_state(alone), put_batch(own, alone.mesh))
+        column = prepared.attributes.index("kind")
+        keys = example_keys(jax.random.fold_in(jax.random.key(config.train.seed), 2), jnp.int32(0), own["row"])
+        share, _ = draw(keys, 32, 24, config.train.mix)
+        target = label_shares(jnp.asarray(own["label"][:, column]), jnp.asarray(share), parts=1, mixable=True)
+        counted.append(float(jnp.sum(target.own) + jnp.sum(target.other)))
+        losses.append(float(metrics["loss/kind"]))
+    _, whole = session.train_step()(new_state(session), put_batch(batch, session.mesh))
+    expected = np.dot(losses, counted) / np.sum(counted)
+    assert float(whole["loss/kind"]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_colour_that_would_learn_nothing_is_named(tiny_config, prepared, tmp_path):
+    config = tiny_config(train__mix=MixConfig(mixup_alpha=0.4, probability=1.0))
+    with pytest.raises(UserError, match="colour would not be trained"):
+        check_training(session_on(config, prepared, tmp_path, 1))
+
+
+def new_state(session):
+    return create_state(session.arguments, session.optimizer, session.config.train.seed, session.mesh)
+
+
+def test_whole_photos_are_whole_at_any_size():
+    for size in (64, 80, 88, 176):
+        share, pixels = draw(KEYS[:40], size, size, MixConfig(mixup_alpha=0.4, probability=0.5))
+        np.testing.assert_array_equal(share == 1, (pixels == 1).all((1, 2)))
+        assert (share == 1).any()

@@ -1,0 +1,54 @@
+"""What would stop a run later, or make it worthless, is found before its first step."""
+
+from __future__ import annotations
+
+from fashion_jax.data.schema import MISSING
+from fashion_jax.errors import UserError, nearest
+from fashion_jax.session import Session
+from fashion_jax.training.sharding import check_batch_size
+
+
+def check_training(session: Session) -> None:
+    """Finds before the first step what would stop the run later.
+
+    Raises:
+        UserError: the batch does not divide over the devices, the photos are larger than the records' are, or
+            `train.best_metric` is not measured.
+    """
+    train, data = session.config.train, session.config.data
+    if train.mix.active and train.mix.probability == 1 and session.colours:
+        raise UserError(
+            f"config.train.mix.probability=1 mixes every photo, and mixed photos teach nothing of colours: "
+            f"{session.colours[0]} would not be trained; set it below 1, or leave the colour out of data.attributes"
+        )
+    if train.progressive_scale < 1 and session.steps(train.progressive_until) >= session.total_steps:
+        raise UserError(
+            f"config.train.progressive_until={train.progressive_until!r} is no earlier than the end of the run "
+            f"({session.total_steps:,} steps), so that no photo of full size would be trained on; set it lower"
+        )
+    for pattern, duration in session.config.optimizer.unfreeze.items():
+        if session.steps(duration) >= session.total_steps:
+            raise UserError(
+                f"config.optimizer.unfreeze: {pattern!r} after {duration!r} is no earlier than the end of the run "
+                f"({session.total_steps:,} steps); set it lower, or name it under freeze"
+            )
+    if session.config.optimizer.freeze_batch_norm and not session.config.model.pretrained:
+        raise UserError(
+            "config.optimizer.freeze_batch_norm=true keeps running statistics as they begin, and without "
+            "config.model.pretrained they begin as nothing's; leave it out"
+        )
+    check_batch_size(train.batch_size, train.accumulation_steps, session.mesh)
+    if max(data.height, data.width) > session.prepared.max_side:
+        raise UserError(
+            f"config.data.height={data.height} and width={data.width} are larger than the records' photos, which "
+            f"were scaled down to {session.prepared.max_side} pixels; prepare them with a larger max_side"
+        )
+    labels = session.prepared.labels[session.prepared.indices("validation")]
+    labelled = [n for n, c in zip(session.attributes, session.columns, strict=True) if (labels[:, c] != MISSING).any()]
+    measured = ["loss", "mean/accuracy", "mean/macro_f1"]
+    measured += [f"{name}/{key}" for name in labelled for key in ("accuracy", "macro_f1", "loss")]
+    if len(labels) and train.best_metric not in measured:
+        raise UserError(
+            f"config.train.best_metric={train.best_metric!r} is not among the validation split's: "
+            f"{', '.join(sorted(measured))}{nearest(train.best_metric, measured)}"
+        )
