@@ -226,3 +226,20 @@ def test_decisions_are_seen_as_spreadsheets_save_them(tmp_path, delimiter):
     assert holds_decisions(path)
     path.write_text("something else")
     assert holds_decisions(path)
+
+
+def test_the_records_of_a_run_are_not_replaced(shop, tmp_path):
+    config, workdir = make_tiny_config(shop), tmp_path / "run"
+    prepare_records(config, workdir, progress=False)
+    (workdir / "checkpoints/step_000000005").mkdir(parents=True)
+    shop.touch()
+    prepare_records(config, workdir, progress=False)  # the same catalogue, saved again
+    rows = read(shop)
+    rows[0]["colour"] = next(r["colour"] for r in rows if r["colour"] not in ("", rows[0]["colour"]))
+    write(shop, rows)
+    kept = (workdir / "records/products.csv").read_bytes()
+    with pytest.raises(UserError, match="other records"):
+        prepare_records(config, workdir, progress=False)
+    assert (workdir / "records/products.csv").read_bytes() == kept
+    prepare_records(config, workdir, allow_config_change=True, progress=False)
+    assert (workdir / "records/products.csv").read_bytes() != kept
