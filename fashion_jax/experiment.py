@@ -36,7 +36,7 @@ from fashion_jax.training.interrupt import Interrupted, StopRequest, stop_on_sig
 from fashion_jax.training.loop import Facts, Schedule, run_loop
 from fashion_jax.training.progress import ProgressLine
 from fashion_jax.training.sharding import to_host
-from fashion_jax.training.state import TrainState, abstract_state
+from fashion_jax.training.state import TrainState
 from fashion_jax.training.writers import open_writer
 from fashion_jax.training_checks import check_training
 from fashion_jax.workdir import (
@@ -111,7 +111,7 @@ def train(
             _train(session, checkpoints, changed=changed, owns_process=owns_process)
             best = checkpoints.best_step
             assert best is not None
-            state, _ = checkpoints.restore(best, _target(session))
+            state, _ = checkpoints.restore(best, session.target)
         trust = fit_trust(session, state)
         test = score_split(session, state, "test", trust)
         package = workdir / "package"
@@ -136,7 +136,7 @@ def evaluate(workdir: str | Path, split: str = "test", *, progress: bool = True)
     with _open_checkpoints(session, read_only=True) as checkpoints:
         best = checkpoints.best_step
         assert best is not None
-        state, _ = checkpoints.restore(best, _target(session))
+        state, _ = checkpoints.restore(best, session.target)
     result = score_split(session, state, split, fit_trust(session, state))
     if result is None:
         raise UserError(f"the split {split!r} holds no rows")
@@ -150,7 +150,7 @@ def _train(session: Session, checkpoints: Checkpoints, *, changed: bool, owns_pr
         state = first_state(session)
         facts = Facts(config.train.best_metric)
     else:
-        state, values = checkpoints.restore(latest, _target(session))
+        state, values = checkpoints.restore(latest, session.target)
         facts = Facts(**values)
         _say(session, f"resuming at step {latest}")
     if changed:
@@ -252,10 +252,6 @@ def _open_checkpoints(session: Session, *, read_only: bool = False) -> Checkpoin
 
 def _lower_is_better(config: Config) -> bool:
     return config.train.best_metric.rsplit("/", 1)[-1] == "loss"
-
-
-def _target(session: Session) -> TrainState:
-    return abstract_state(session.arguments, session.optimizer, session.mesh, averaged=session.averaged)
 
 
 def _name_batch(session: Session, step: int) -> str:

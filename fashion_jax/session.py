@@ -36,7 +36,7 @@ from fashion_jax.training.imbalance import make_head_loss
 from fashion_jax.training.loop import Schedule
 from fashion_jax.training.optimizer import make_optimizer, make_schedule
 from fashion_jax.training.resident import DevicePhotos, free_device_bytes
-from fashion_jax.training.state import TrainState, model_arguments, resolve_colour_heads
+from fashion_jax.training.state import TrainState, abstract_state, model_arguments, resolve_colour_heads
 from fashion_jax.training.step import TrainStep, make_train_step
 
 DeviceBatch = dict[str, jax.Array]
@@ -88,6 +88,11 @@ class Session:
         self.storage = choose_storage(
             data.storage, len(self.prepared), data.height, data.width, device_bytes=free_device_bytes()
         )
+
+    @cached_property
+    def target(self) -> TrainState:
+        """Shapes, dtypes and shardings of the run's state, which a checkpoint is restored to."""
+        return abstract_state(self.arguments, self.optimizer, self.mesh, averaged=self.averaged)
 
     @property
     def averaged(self) -> bool:

@@ -13,7 +13,7 @@ import pytest
 import safetensors.numpy
 
 from drawn_products import write_products
-from fashion_jax import experiment
+from fashion_jax import experiment, scoring
 from fashion_jax import session as session_module
 from fashion_jax.config_files import config_from_dict
 from fashion_jax.data.photos import decode_photo
@@ -32,6 +32,12 @@ def weights(workdir) -> dict[str, np.ndarray]:
 
 def same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
     return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
+
+
+@pytest.fixture(autouse=True)
+def few_photos_on_a_sheet(monkeypatch):
+    """Drawing 48 of them takes as long as training does here."""
+    monkeypatch.setattr(scoring, "_SHEET_PHOTOS", 4)
 
 
 @pytest.fixture(scope="module")
@@ -228,6 +234,7 @@ def test_a_loss_that_is_not_finite_leaves_the_last_checkpoint_untouched(tiny_con
     workdir = tmp_path / "w"
     train(tiny_config(train__duration="4 steps"), workdir, progress=False)
     checkpoint = workdir / "checkpoints/step_4"
+    shutil.copytree(workdir, tmp_path / "b")
     before = {p: p.read_bytes() for p in checkpoint.rglob("*") if p.is_file()}
     real = session_module.training_batches
 
@@ -246,7 +253,6 @@ def test_a_loss_that_is_not_finite_leaves_the_last_checkpoint_untouched(tiny_con
     assert {p: p.read_bytes() for p in checkpoint.rglob("*") if p.is_file()} == before
     # Without the poison the run goes on from there, and ends as one that was never harmed.
     train(longer, workdir, progress=False)
-    train(tiny_config(train__duration="4 steps"), tmp_path / "b", progress=False)
     train(longer, tmp_path / "b", allow_config_change=True, progress=False)
     assert same(weights(workdir), weights(tmp_path / "b"))
 
@@ -266,10 +272,10 @@ def test_early_stopping(tiny_config, tmp_path, monkeypatch):
     train(config, tmp_path / "w", progress=False)
     assert same(before, weights(tmp_path / "w"))
     # More patience, if it is allowed, lets the run go on; another metric starts from nothing.
-    config.train.duration, config.train.early_stopping_patience = "60 steps", 0
+    config.train.duration, config.train.early_stopping_patience = f"{last + 4} steps", 0
     config.train.best_metric = "loss"
     train(config, tmp_path / "w", allow_config_change=True, progress=False)
-    assert read_json_lines(tmp_path / "w/metrics.jsonl")[-1]["step"] == 60
+    assert read_json_lines(tmp_path / "w/metrics.jsonl")[-1]["step"] == last + 4
 
 
 def test_patience_counts_evaluations_without_gain():
@@ -289,9 +295,8 @@ def test_an_unknown_metric_is_named(tiny_config, tmp_path):
     with pytest.raises(UserError, match=r"best_metric='accuracy' is not among .*mean/accuracy"):
         train(tiny_config(train__best_metric="accuracy"), tmp_path / "w", progress=False)
     assert not (tmp_path / "w/metrics.jsonl").exists()  # found before the first step, not after the first epoch
-    for name in ("loss", "kind/macro_f1"):
-        config = tiny_config(train__best_metric=name, train__duration="1 steps", train__evaluate_every="1 steps")
-        assert train(config, tmp_path / name.replace("/", "_"), progress=False).best_step == 1
+    config = tiny_config(train__best_metric="kind/macro_f1", train__duration="1 steps", train__evaluate_every="1 steps")
+    assert train(config, tmp_path / "w", progress=False).best_step == 1
 
 
 def test_two_runs_in_one_workdir_are_refused(tiny_config, tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -151,8 +153,14 @@ def abstract_classifier(
     arguments: Mapping[str, Any],
 ) -> tuple[nnx.GraphDef[Classifier], dict[Any, Any], dict[Any, Any]]:
     """Returns the static part, and shapes and dtypes of parameters and batch statistics, without making an array."""
-    graph, params, batch_stats = split_classifier(nnx.eval_shape(lambda: make_classifier(arguments, 0)))
-    return graph, params, batch_stats
+    graph, params, batch_stats = _trace_classifier(json.dumps(dict(arguments)))
+    return graph, jax.tree.map(lambda leaf: leaf, params), jax.tree.map(lambda leaf: leaf, batch_stats)
+
+
+@functools.lru_cache(maxsize=32)
+def _trace_classifier(arguments: str) -> tuple[nnx.GraphDef[Classifier], dict[Any, Any], dict[Any, Any]]:
+    """Traces once what every run, package and predictor of a model asks for; the arguments are JSON, in their order."""
+    return split_classifier(nnx.eval_shape(lambda: make_classifier(json.loads(arguments), 0)))
 
 
 def split_classifier(model: Classifier) -> tuple[nnx.GraphDef[Classifier], dict[Any, Any], dict[Any, Any]]:

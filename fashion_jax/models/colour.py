@@ -60,7 +60,9 @@ class ColourFeatures(nnx.Module):
         self.mean, self.std = tuple(mean), tuple(std)
         inputs, layers = 3, []
         for outputs in PIXEL_FEATURES:
-            layers.append(nnx.Linear(inputs, outputs, rngs=rngs))
+            # The last one's bias would be taken out again by batch norm wherever a unit is active in all photos: its
+            # gradient is rounding noise then, which Adam makes steps of.
+            layers.append(nnx.Linear(inputs, outputs, use_bias=outputs != PIXEL_FEATURES[-1], rngs=rngs))
             inputs = outputs
         self.pixels = nnx.List(layers)
         self.size = channels + 6 + inputs

@@ -368,7 +368,8 @@ def test_retraining_judges_every_row_by_a_network_that_did_not_see_it(shop, trai
     result = audit(trained, shop, tmp_path / "out", num_folds=2, judge="retrain", progress=False)
     sides = []
     for number in range(2):
-        records = open_prepared(tmp_path / "out" / "folds" / f"fold_{number}" / "records")
+        (run,) = (tmp_path / "out" / "folds").glob(f"fold_{number}_*")
+        records = open_prepared(run / "records")
         sides.append(set(records.ids[records.indices("test")].tolist()))
         assert len(records.indices("validation"))
     assert not sides[0] & sides[1]
