@@ -21,6 +21,11 @@ def check_training(session: Session) -> None:
             f"config.train.mix.probability=1 mixes every photo, and mixed photos teach nothing of colours: "
             f"{session.colours[0]} would not be trained; set it below 1, or leave the colour out of data.attributes"
         )
+    if train.mix.active and (train.batch_size // train.accumulation_steps) % 2:
+        raise UserError(
+            f"config.train.mix mixes rows in pairs, and config.train.batch_size={train.batch_size} leaves an odd "
+            f"number for each of {train.accumulation_steps} parts; make it even"
+        )
     if train.progressive_scale < 1 and session.steps(train.progressive_until) >= session.total_steps:
         raise UserError(
             f"config.train.progressive_until={train.progressive_until!r} is no earlier than the end of the run "

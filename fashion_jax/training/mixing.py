@@ -1,8 +1,9 @@
 """Mixup (Zhang et al., ICLR 2018) and CutMix (Yun et al., ICCV 2019): photos of two products in one, and both labels.
 
-The partner of a row is the row before it in its part of the batch. The row itself has the larger share (but for a
-pixel's edge in CutMix), so that accuracies of training batches still mean something. A colour head never learns from a
-mixed photo: the mean of red and blue is purple.
+Rows are mixed in pairs, the first with the second of its part of the batch, the third with the fourth: as neighbours
+they are on the same device, so that no photo is sent, and the pairs are the same on any number of devices. The row
+itself has the larger share (but for a pixel's edge in CutMix), so that accuracies of training batches still mean
+something. A colour head never learns from a mixed photo: the mean of red and blue is purple.
 """
 
 from __future__ import annotations
@@ -68,9 +69,20 @@ def _kept_pixels(share: Float[Array, ""], key: Key[Array, ""], height: int, widt
 def mix_photos(
     images: Float[Array, "batch height width 3"], pixels: Float[Array, "batch height width"]
 ) -> Float[Array, "batch height width 3"]:
-    """Returns every pixel's share of the photo and the rest of the photo of the row before."""
+    """Returns every pixel's share of the photo and the rest of its partner's."""
     share = pixels[..., None]
-    return share * images + (1 - share) * jnp.roll(images, 1, axis=0)
+    return share * images + (1 - share) * swap_pairs(images)
+
+
+def swap_pairs(rows: Array, parts: int = 1) -> Array:
+    """Exchanges the rows of each pair.
+
+    Args:
+        rows: (batch, ...); of an even number per part.
+        parts: into which the batch is cut, row i into part i % parts.
+    """
+    pairs = rows.reshape(rows.shape[0] // (2 * parts), 2, parts, *rows.shape[1:])
+    return pairs[:, ::-1].reshape(rows.shape)
 
 
 def label_shares(
@@ -84,7 +96,7 @@ def label_shares(
         parts: into which the batch is cut (row i into part i % parts); partners are of the same part.
         mixable: False for colours: a mixed row counts nothing.
     """
-    partners = jnp.roll(labels, parts)
+    partners = swap_pairs(labels, parts)
     if not mixable:
         return MixedTarget(partners, ((share == 1) & (labels != MISSING)).astype(jnp.float32), jnp.zeros_like(share))
     return MixedTarget(partners, share * (labels != MISSING), (1 - share) * (partners != MISSING))

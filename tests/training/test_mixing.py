@@ -13,11 +13,11 @@ from fashion_jax.data.loader import StreamedPhotos, training_batches
 from fashion_jax.data.schema import MISSING
 from fashion_jax.errors import UserError
 from fashion_jax.training.losses import HeadLoss, MixedTarget, head_cross_entropy, multi_head_loss
-from fashion_jax.training.mixing import label_shares, mix_photos, mixing_shares
-from fashion_jax.training.sharding import put_batch
+from fashion_jax.training.mixing import label_shares, mix_photos, mixing_shares, swap_pairs
+from fashion_jax.training.sharding import batch_sharding, put_batch
 from fashion_jax.training.state import create_state
 from fashion_jax.training_checks import check_training
-from stepping import run, session_on
+from stepping import mesh_of, run, session_on
 
 KEYS = jax.random.split(jax.random.key(3), 400)
 CONFIGS = {
@@ -57,13 +57,13 @@ def test_cut_areas_are_those_of_the_beta_distribution():
     assert np.mean(share) > np.mean(blend)
 
 
-def test_photos_are_mixed_with_the_one_before():
-    photos = jnp.asarray(np.random.default_rng(0).uniform(0, 255, (3, 4, 5, 3)), jnp.float32)
-    pixels = jnp.stack([jnp.ones((4, 5)), jnp.full((4, 5), 0.7), jnp.ones((4, 5)).at[1, 2].set(0.0)])
+def test_photos_are_mixed_with_the_other_of_the_pair():
+    photos = jnp.asarray(np.random.default_rng(0).uniform(0, 255, (4, 4, 5, 3)), jnp.float32)
+    pixels = jnp.stack([jnp.ones((4, 5)), jnp.full((4, 5), 0.7), jnp.ones((4, 5)).at[1, 2].set(0.0), jnp.ones((4, 5))])
     mixed = np.asarray(mix_photos(photos, pixels))
     np.testing.assert_array_equal(mixed[0], photos[0])
     np.testing.assert_allclose(mixed[1], 0.7 * photos[1] + 0.3 * photos[0], rtol=1e-5)
-    np.testing.assert_array_equal(mixed[2, 1, 2], photos[1, 1, 2])
+    np.testing.assert_array_equal(mixed[2, 1, 2], photos[3, 1, 2])
     np.testing.assert_array_equal(np.delete(mixed[2].reshape(20, 3), 7, 0), np.delete(photos[2].reshape(20, 3), 7, 0))
 
 
@@ -74,9 +74,11 @@ def test_partners_are_rows_of_the_same_part(parts):
     target = label_shares(jnp.asarray(labels), jnp.asarray(share), parts=parts, mixable=True)
     for part in range(parts):
         own = labels[part::parts]
-        np.testing.assert_array_equal(np.asarray(target.partners)[part::parts], np.roll(own, 1))
+        swapped = own.reshape(-1, 2)[:, ::-1].reshape(-1)
+        np.testing.assert_array_equal(np.asarray(target.partners)[part::parts], swapped)
+    partners = np.asarray(target.partners)
     np.testing.assert_allclose(target.own, np.where(labels != MISSING, share, 0))
-    np.testing.assert_allclose(target.other, np.where(np.roll(labels, parts) != MISSING, 1 - share, 0), atol=1e-7)
+    np.testing.assert_allclose(target.other, np.where(partners != MISSING, 1 - share, 0), atol=1e-7)
     colours = label_shares(jnp.asarray(labels), jnp.asarray(share), parts=parts, mixable=False)
     np.testing.assert_array_equal(colours.own, [1, 0, 0, 0, 0, 0, 1, 0])
     assert not np.asarray(colours.other).any()
@@ -143,3 +145,13 @@ def test_whole_photos_are_whole_at_any_size():
         share, pixels = draw(KEYS[:40], size, size, MixConfig(mixup_alpha=0.4, probability=0.5))
         np.testing.assert_array_equal(share == 1, (pixels == 1).all((1, 2)))
         assert (share == 1).any()
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_pairs_are_exchanged_without_a_word_between_devices(parts):
+    mesh = mesh_of(8)
+    rows = jax.device_put(jnp.arange(64.0).reshape(32, 2), batch_sharding(mesh))
+    swap = jax.jit(lambda rows: swap_pairs(rows, parts), out_shardings=batch_sharding(mesh))
+    text = swap.lower(rows).compile().as_text()
+    assert "collective" not in text and "all-" not in text
+    np.testing.assert_array_equal(swap_pairs(swap(rows), parts), rows)
