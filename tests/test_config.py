@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import functools
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,7 @@ def fields(kind: type = Config, prefix: str = "") -> list[str]:
     return found
 
 
+@functools.cache
 def reads() -> set[tuple[str, str]]:
     """Returns (section, field) of all that the package reads as `x.section.field`, or of a parameter of that type."""
     sections = {type(getattr(Config(), f.name)).__name__: f.name for f in dataclasses.fields(Config)}
