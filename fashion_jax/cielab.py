@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
@@ -20,13 +22,25 @@ _CHROMA_25 = 25.0**7  # of CIEDE2000: where its corrections of low chroma end
 
 
 def to_cielab(image: UInt8[np.ndarray, "*shape 3"]) -> Float32[np.ndarray, "*shape 3"]:
-    """Returns L in [0, 100], a and b (about -100 to 100) of sRGB pixels under D65 (CIE 1976)."""
-    rgb = image.astype(np.float64) / 255
-    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
-    xyz = linear @ TO_XYZ.T
-    f = np.where(xyz > (6 / 29) ** 3, np.cbrt(xyz), xyz / (3 * (6 / 29) ** 2) + 4 / 29)
+    """Returns L in [0, 100], a and b (about -100 to 100) of sRGB pixels in [0, 255]; computed in float64."""
+    lab: Float32[np.ndarray, "*shape 3"] = from_srgb(image.astype(np.float64) / 255).astype(np.float32)
+    return lab
+
+
+def from_srgb(rgb: Any, xp: Any = np) -> Any:
+    """Returns CIELAB of sRGB in [0, 1] under D65 (CIE 1976), with finite gradients throughout.
+
+    Args:
+        rgb: floating point (..., 3), NumPy's or JAX's.
+        xp: the module that it is an array of: numpy or jax.numpy.
+    """
+    linear = xp.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    xyz = linear @ xp.asarray(TO_XYZ.T, rgb.dtype)
+    # The cube root has no gradient at 0, and both branches of a `where` are differentiated.
+    root = xp.cbrt(xp.maximum(xyz, 1e-4))
+    f = xp.where(xyz > (6 / 29) ** 3, root, xyz / (3 * (6 / 29) ** 2) + 4 / 29)
     lightness = 116 * f[..., 1] - 16
-    return np.stack([lightness, 500 * (f[..., 0] - f[..., 1]), 200 * (f[..., 1] - f[..., 2])], -1).astype(np.float32)
+    return xp.stack([lightness, 500 * (f[..., 0] - f[..., 1]), 200 * (f[..., 1] - f[..., 2])], -1)
 
 
 def product_pixels(image: UInt8[np.ndarray, "height width 3"]) -> Float32[np.ndarray, "pixels 3"]:

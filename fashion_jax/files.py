@@ -58,6 +58,17 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def read_json_object(path: Path) -> dict[str, Any]:
+    """Returns a JSON object, UTF-8; UserError where the file holds anything else, OSError as the system does."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path} does not hold a JSON object")
+    return value
+
+
 def without_nan(value: Any) -> Any:
     """Returns JSON values with null for what is no number, which JSON cannot say."""
     if isinstance(value, Mapping):

@@ -17,7 +17,8 @@ def resolve(config: Config, prepared: Prepared) -> Config:
     """Returns a copy in which what was left open ("auto", no attributes named) is filled in.
 
     Raises:
-        UserError: an attribute that the records lack, in `data.attributes` or in a loss setting.
+        UserError: an attribute that the records lack, in `data.attributes`, a loss setting or the colour heads, or
+            a colour head of an attribute that is not trained.
     """
     resolved = config_from_dict(config.to_dict())
     resolved.data.attributes = config.data.attributes or prepared.attributes

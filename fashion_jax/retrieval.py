@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import UInt8
 
 from fashion_jax import files
 from fashion_jax.data.manifest import Prepared
@@ -49,7 +50,7 @@ def score_retrieval(workdir: str | Path, split: str = "test", *, progress: bool 
     if len(rows) < 2:
         raise UserError(f"the split {split!r} of {workdir} has {len(rows)} rows; retrieval needs two at least")
     model = load_model(workdir)
-    images = _read(prepared, rows, model, progress)
+    images = read_photos(prepared, rows, model.size, progress=progress)
     labels = {name: prepared.labels[rows, place].astype(np.int64) for place, name in enumerate(prepared.attributes)}
     if set(JOINT) <= labels.keys():
         labels[" and ".join(JOINT)] = join_labels(labels, JOINT)
@@ -87,11 +88,25 @@ def format_retrieval(results: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _read(prepared: Prepared, rows: np.ndarray, model: Predictor, progress: bool) -> np.ndarray:
-    images = np.empty((len(rows), *model.size, 3), np.uint8)
-    with progress_bar(len(rows), "reading photos", show=progress, unit="photo") as bar:
+def read_photos(
+    prepared: Prepared, rows: np.ndarray, size: tuple[int, int], *, label: str = "reading photos", progress: bool = True
+) -> UInt8[np.ndarray, "n height width 3"]:
+    """Returns the RGB photos of some rows, in [0, 255], fitted to a size.
+
+    Args:
+        prepared: the records.
+        rows: row numbers.
+        size: height and width in pixels.
+        label: of the bar.
+        progress: whether to show it.
+
+    Raises:
+        BadPhoto: one cannot be decoded.
+    """
+    images = np.empty((len(rows), *size, 3), np.uint8)
+    with progress_bar(len(rows), label, show=progress, unit="photo") as bar:
         for place, row in enumerate(rows.tolist()):
-            images[place] = decode_photo(prepared.read_photo(row), *model.size)
+            images[place] = decode_photo(prepared.read_photo(row), *size)
             bar.update()
     return images
 

@@ -96,8 +96,8 @@ def score_split(session: Session, state: TrainState, split: str, trust: Trust | 
     result = dataclasses.replace(result, colours=files.without_nan(_score_colours(session, result, outputs)))
     if jax.process_index() == 0:
         folder = session.workdir / "evaluation" / split
-        extra = {"step": int(state.step), **({} if result.trust is None else {"trust": result.trust})}
-        extra["colours"] = result.colours
+        extra = {"step": int(state.step), "colours": result.colours}
+        extra |= {} if result.trust is None else {"trust": result.trust}
         write_evaluation(folder, result.summaries, result.confusions, session.vocabularies, extra)
         if judgement is not None:
             write_trust(folder, judgement, fitted_here=split == "validation")

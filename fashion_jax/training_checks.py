@@ -12,8 +12,9 @@ def check_training(session: Session) -> None:
     """Finds before the first step what would stop the run later.
 
     Raises:
-        UserError: the batch does not divide over the devices, the photos are larger than the records' are, or
-            `train.best_metric` is not measured.
+        UserError: the batch does not divide over the devices or into pairs to mix, a colour would never be trained, a
+            duration ends after the run, batch norm is frozen without pretrained weights, the photos are larger than the
+            records' are, or `train.best_metric` is not measured.
     """
     train, data = session.config.train, session.config.data
     if train.mix.active and train.mix.probability == 1 and session.colours:

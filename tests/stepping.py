@@ -11,6 +11,7 @@ from fashion_jax.config import Config
 from fashion_jax.data.loader import StreamedPhotos, training_batches
 from fashion_jax.resolve import resolve
 from fashion_jax.session import Session
+from fashion_jax.training.interrupt import StopRequest
 from fashion_jax.training.sharding import put_batch
 from fashion_jax.training.state import create_state
 
@@ -36,3 +37,15 @@ def run(session: Session, steps: int = 5, order: np.ndarray | None = None):
         state, metrics = step(state, put_batch(batch, session.mesh))
         losses.append({name: float(value) for name, value in metrics.items()})
     return state, losses, step
+
+
+class StopAt(StopRequest):
+    """A signal that comes while a step is computed."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__()
+        self._step = step
+
+    def reached(self, step: int) -> bool:
+        self.signal_number = 15 if step == self._step else 0
+        return bool(self.signal_number)

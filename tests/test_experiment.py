@@ -21,9 +21,10 @@ from fashion_jax.errors import UserError
 from fashion_jax.experiment import evaluate, train
 from fashion_jax.serving.predictor import Predictor, load_model
 from fashion_jax.training import loop
-from fashion_jax.training.interrupt import Interrupted, StopRequest
+from fashion_jax.training.interrupt import Interrupted
 from fashion_jax.training.writers import read_json_lines
 from fashion_jax.workdir import lock_workdir
+from stepping import StopAt
 
 
 def weights(workdir) -> dict[str, np.ndarray]:
@@ -93,18 +94,6 @@ def test_running_a_finished_run_again_changes_nothing(finished):
     before = weights(workdir)
     train(config, workdir, progress=False)
     assert same(before, weights(workdir))
-
-
-class StopAt(StopRequest):
-    """A signal that comes while a step is computed."""
-
-    def __init__(self, step: int) -> None:
-        super().__init__()
-        self._step = step
-
-    def reached(self, step: int) -> bool:
-        self.signal_number = 15 if step == self._step else 0
-        return bool(self.signal_number)
 
 
 @pytest.mark.parametrize("stop", [1, 5, 6, 12])

@@ -20,13 +20,11 @@ import numpy as np
 import scipy.special
 
 from fashion_jax.data.manifest import open_prepared
-from fashion_jax.data.photos import decode_photo
 from fashion_jax.evaluation.retrieval import join_labels, retrieval_scores
-from fashion_jax.progress import progress_bar
+from fashion_jax.retrieval import JOINT, read_photos
 from fashion_jax.runtime import start_devices
 from fashion_jax.serving.predictor import load_model
 
-HEADS = ("articleType", "gender", "baseColour")
 TEMPERATURES = (0.5, 0.7, 1.0, 1.5, 2.0, 3.0)
 WEIGHTS = (0.25, 0.5, 1.0)
 
@@ -38,13 +36,9 @@ def main() -> int:
     start_devices()
     model, prepared = load_model(flags.workdir), open_prepared(flags.workdir / "records")
     rows = prepared.indices("test")
-    images = np.empty((len(rows), *model.size, 3), np.uint8)
-    with progress_bar(len(rows), "reading photos", unit="photo") as bar:
-        for place, row in enumerate(rows.tolist()):
-            images[place] = decode_photo(prepared.read_photo(row), *model.size)
-            bar.update()
+    images = read_photos(prepared, rows, model.size)
     labels = {name: prepared.labels[rows, place].astype(np.int64) for place, name in enumerate(prepared.attributes)}
-    labels["all three"] = join_labels(labels, HEADS)
+    labels["all three"] = join_labels(labels, JOINT)
     logits, features, _ = model.run_network(images, flip=False)
     mirrored, _, _ = model.run_network(images, flip=True)
     lines = [
@@ -52,7 +46,7 @@ def main() -> int:
         "|---" * (len(labels) + 2) + "|",
     ]
     for name, vectors in candidates(
-        features, *({name: said[name] for name in HEADS} for said in (logits, mirrored))
+        features, *({name: said[name] for name in JOINT} for said in (logits, mirrored))
     ).items():
         scores = retrieval_scores(vectors.astype(np.float32), labels, prepared.groups[rows])
         cells = " | ".join(f"{scores[label]['p@10']:.3f}" for label in labels)

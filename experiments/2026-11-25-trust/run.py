@@ -17,8 +17,7 @@ from pathlib import Path
 import numpy as np
 import scipy.special
 
-from fashion_jax.data.manifest import Prepared, open_prepared
-from fashion_jax.data.photos import decode_photo
+from fashion_jax.data.manifest import open_prepared
 from fashion_jax.data.schema import MISSING
 from fashion_jax.evaluation.calibration import fit_temperature
 from fashion_jax.evaluation.not_products import KINDS, draw_not_products
@@ -27,6 +26,7 @@ from fashion_jax.evaluation.trust import Rows, fit_decision, judge, mean_loss
 from fashion_jax.evaluation.trust_report import format_report
 from fashion_jax.models.decision import POOLINGS, Decision, pool, scale, sum_along
 from fashion_jax.progress import progress_bar
+from fashion_jax.retrieval import read_photos
 from fashion_jax.runtime import start_devices
 from fashion_jax.serving.predictor import Predictor, load_model
 
@@ -43,7 +43,7 @@ def main() -> int:
     labels = {name: prepared.labels[:, prepared.attributes.index(name)] for name in names}
 
     def rows(chosen: np.ndarray, what: str) -> Rows:
-        said = run(model, read(prepared, chosen, model, what), flags.flip)
+        said = run(model, read_photos(prepared, chosen, model.size, label=f"reading {what} photos"), flags.flip)
         return Rows(said[0], {name: labels[name][chosen] for name in names}, *said[1:])
 
     training = prepared.indices("train")
@@ -52,7 +52,7 @@ def main() -> int:
     strange = run(model, images, flags.flip)
     outside = Rows(strange[0], {}, *strange[1:])
     validation, test = (rows(prepared.indices(split), split) for split in ("validation", "test"))
-    reference = run(model, read(prepared, some, model, "training"), False)[1]
+    reference = run(model, read_photos(prepared, some, model.size, label="reading training photos"), False)[1]
     decision, pairs = fit_decision(
         validation, {n: labels[n][training] for n in names}, reference, precision=0.98, coverage=0.95, flagged=0.01
     )
@@ -69,16 +69,6 @@ def main() -> int:
     name = "table_flip.md" if flags.flip else "table.md"
     Path(__file__).with_name(name).write_text(text, encoding="utf-8")
     return 0
-
-
-def read(prepared: Prepared, rows: np.ndarray, model: Predictor, what: str) -> np.ndarray:
-    """Reads photos at the model's size."""
-    images = np.empty((len(rows), *model.size, 3), np.uint8)
-    with progress_bar(len(rows), f"reading {what} photos", unit="photo") as bar:
-        for place, row in enumerate(rows.tolist()):
-            images[place] = decode_photo(prepared.read_photo(row), *model.size)
-            bar.update()
-    return images
 
 
 def run(model: Predictor, images: np.ndarray, flip: bool) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:

@@ -6,15 +6,12 @@ import csv
 import io
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from fashion_jax import files
 from fashion_jax.pictures import render_png, shorten
-
-if TYPE_CHECKING:
-    pass
 
 _COUNTS_UP_TO = 12  # classes up to which the cells of a picture hold numbers
 _LONGEST_NAME = 40  # characters of a class's name on a picture

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from fashion_jax.cielab import TO_XYZ
+from fashion_jax.cielab import from_srgb
 from fashion_jax.models.resnet import BatchNorm, FeatureMap
 
 PIXEL_FEATURES = (32, 64)  # of the 1x1 convolutions over CIELAB
@@ -22,14 +22,8 @@ _LEAST_WEIGHT = 1e-4  # of a background pixel, so that a photo of nothing but wh
 
 def to_cielab(rgb: Float[Array, "*shape 3"]) -> Float[Array, "*shape 3"]:
     """Returns L in [0, 100], a and b (about -100 to 100) of sRGB in [0, 1] under D65 (CIE 1976), float32."""
-    rgb = jnp.clip(rgb.astype(jnp.float32), 0.0, 1.0)
-    linear = jnp.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
-    xyz = linear @ jnp.asarray(TO_XYZ.T, jnp.float32)
-    # The cube root has no gradient at 0, and both branches of a `where` are differentiated.
-    root = jnp.cbrt(jnp.maximum(xyz, 1e-4))
-    f = jnp.where(xyz > (6 / 29) ** 3, root, xyz / (3 * (6 / 29) ** 2) + 4 / 29)
-    lightness = 116 * f[..., 1] - 16
-    return jnp.stack([lightness, 500 * (f[..., 0] - f[..., 1]), 200 * (f[..., 1] - f[..., 2])], -1)
+    lab: Float[Array, "*shape 3"] = from_srgb(jnp.clip(rgb.astype(jnp.float32), 0.0, 1.0), jnp)
+    return lab
 
 
 def foreground(cielab: Float[Array, "batch height width 3"]) -> Float[Array, "batch height width 1"]:

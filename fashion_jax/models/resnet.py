@@ -229,7 +229,7 @@ class ResNet(nnx.Module):
         self.stages = nnx.List(stages)
         self.num_blocks = sum(DEPTHS[depth])
         self.drop_path = drop_path
-        self.power = nnx.List([Power()] if pooling == "gem" else [])
+        self.gem = nnx.List([GeneralizedMean()] if pooling == "gem" else [])
 
     def __call__(
         self,
@@ -256,7 +256,7 @@ class ResNet(nnx.Module):
                 x = block(x, train=train, scale=self._branch_scale(number, drop_keys) if train else None)
                 number += 1
             maps.append(x)
-        pooled = self.power[0](x) if len(self.power) else jnp.mean(x.astype(jnp.float32), (1, 2))
+        pooled = self.gem[0](x) if len(self.gem) else jnp.mean(x.astype(jnp.float32), (1, 2))
         return pooled, maps
 
     def _branch_scale(self, block: int, keys: Key[Array, " batch"] | None) -> Float[Array, " batch"] | None:
@@ -271,7 +271,7 @@ class ResNet(nnx.Module):
         return kept / (1 - probability)
 
 
-class Power(nnx.Module):
+class GeneralizedMean(nnx.Module):
     """The generalised mean over height and width: (mean x^p)^(1/p), between average (1) and maximum (infinity)."""
 
     def __init__(self) -> None:

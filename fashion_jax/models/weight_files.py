@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fashion_jax import files
 from fashion_jax.downloads import REPOSITORY, download_error, hub_client
 from fashion_jax.errors import UserError
 
@@ -106,13 +106,7 @@ def _read_object(path: Path) -> dict[str, Any]:
         return {}
     if path.stat().st_size > _MOST_JSON:
         raise UserError(f"{path} is larger than a configuration is")
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path} does not hold a JSON object")
-    return value
+    return files.read_json_object(path)
 
 
 def _about_pickles(paths: list[Path]) -> str:

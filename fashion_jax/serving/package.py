@@ -127,7 +127,7 @@ def load_package(path: str | Path) -> Package:
     absent = [name for name in _FILES if not (folder / name).is_file()]
     if absent:
         raise UserError(f"{path} is no model package and no workdir of a finished run: it lacks {', '.join(absent)}")
-    config = _read_object(folder / "config.json")
+    config = files.read_json_object(folder / "config.json")
     try:
         if config["format"] != FORMAT:
             raise UserError(f"{folder} has the format {config['format']!r}; this version reads {FORMAT}")
@@ -135,7 +135,7 @@ def load_package(path: str | Path) -> Package:
         for name, content in (("weights.safetensors", data), ("labels.json", labels)):
             if config["digests"][name] != _digest(content):
                 raise UserError(f"{folder / name} is damaged or was changed: it does not match config.json")
-        vocabularies = _check_labels(folder, _read_object(folder / "labels.json"), config["model"])
+        vocabularies = _check_labels(folder, files.read_json_object(folder / "labels.json"), config["model"])
         model = _check_model(folder, config["model"], config["embedding_size"])
         preprocessing = _check_preprocessing(folder, config["preprocessing"])
         params, batch_stats = _check_weights(folder, data, model)
@@ -157,7 +157,9 @@ def _read_decision(folder: Path, config: Mapping[str, Any]) -> Decision | None:
         return None
     if wanted is None or not where.is_file() or _digest(where.read_bytes()) != wanted:
         raise UserError(f"{where} is damaged, missing or was changed: it does not match config.json")
-    return decision_from_json(where, _read_object(where), config["model"]["classes"], config["embedding_size"])
+    return decision_from_json(
+        where, files.read_json_object(where), config["model"]["classes"], config["embedding_size"]
+    )
 
 
 def _check_labels(folder: Path, labels: dict[str, Any], model: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
@@ -258,16 +260,6 @@ def _check_weights(folder: Path, data: bytes, model: dict[str, Any]) -> tuple[di
         flat[path] = tensor
     tree = traverse_util.unflatten_dict(flat)
     return tree["params"], tree["batch_stats"]
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path} does not hold a JSON object")
-    return value
 
 
 def _is_line(text: str) -> bool:

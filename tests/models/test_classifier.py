@@ -13,7 +13,7 @@ import pytest
 from flax import nnx, traverse_util
 
 from fashion_jax.models.classifier import abstract_classifier, make_classifier, merge_classifier, split_classifier
-from fashion_jax.models.resnet import DEPTHS, Power, embedding_size, resolve_stem
+from fashion_jax.models.resnet import DEPTHS, GeneralizedMean, embedding_size, resolve_stem
 from small_models import BASE, MLP, images, model_of
 
 
@@ -151,15 +151,15 @@ def test_attributes_may_be_called_as_methods_are():
 
 
 def test_the_generalised_mean_lies_between_average_and_maximum():
-    power, x = Power(), jnp.asarray(np.random.default_rng(0).uniform(0, 3, (2, 5, 4, 6)), jnp.float32)
+    gem, x = GeneralizedMean(), jnp.asarray(np.random.default_rng(0).uniform(0, 3, (2, 5, 4, 6)), jnp.float32)
     x = x.at[1, ..., 0].set(0.0)
     by_hand = np.mean(np.maximum(np.asarray(x, np.float64), 1e-6) ** 3, (1, 2)) ** (1 / 3)
-    np.testing.assert_allclose(power(x), by_hand, rtol=1e-5)
-    power.power[...] = jnp.ones((1,))
-    np.testing.assert_allclose(power(x), x.mean((1, 2)), rtol=1e-5, atol=1e-5)
-    power.power[...] = jnp.full((1,), 10.0)
-    assert (np.asarray(power(x)) > np.asarray(x.mean((1, 2)))).all()
-    gradient = jax.grad(lambda x: jnp.sum(power(x)))(x.at[0].set(1e4))
+    np.testing.assert_allclose(gem(x), by_hand, rtol=1e-5)
+    gem.power[...] = jnp.ones((1,))
+    np.testing.assert_allclose(gem(x), x.mean((1, 2)), rtol=1e-5, atol=1e-5)
+    gem.power[...] = jnp.full((1,), 10.0)
+    assert (np.asarray(gem(x)) > np.asarray(x.mean((1, 2)))).all()
+    gradient = jax.grad(lambda x: jnp.sum(gem(x)))(x.at[0].set(1e4))
     assert np.isfinite(gradient).all()
 
 

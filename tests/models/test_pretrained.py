@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import sys
 import types
@@ -15,17 +14,13 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from flax import traverse_util
+from golden import golden_weights
 
 from fashion_jax.errors import UserError
 from fashion_jax.models.classifier import abstract_classifier, merge_classifier
 from fashion_jax.models.pretrained import IMAGENET_MEAN, PretrainedFacts, backbone_arrays, load_pretrained
 
 GOLDEN = Path(__file__).parent.parent / "golden"
-_spec = importlib.util.spec_from_file_location("golden_weights", GOLDEN / "golden_weights.py")
-assert _spec is not None
-assert _spec.loader is not None
-golden_weights = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(golden_weights)
 
 # Case -> the architecture that must be read off its files.
 CASES = {

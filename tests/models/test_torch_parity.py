@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import jax
@@ -10,17 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from golden import golden_weights
 
 from fashion_jax.errors import UserError
 from fashion_jax.models.classifier import abstract_classifier, merge_classifier, split_classifier
 from fashion_jax.models.torch_layout import from_torch_layout, to_torch_layout
 
 GOLDEN = Path(__file__).parent.parent / "golden"
-_spec = importlib.util.spec_from_file_location("golden_weights", GOLDEN / "golden_weights.py")
-assert _spec is not None
-assert _spec.loader is not None
-golden_weights = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(golden_weights)
 
 
 def drawn_state(arguments: dict) -> dict[str, np.ndarray]:

@@ -32,10 +32,11 @@ from fashion_jax.serving.predictor import load_model
 from fashion_jax.session import Session
 from fashion_jax.starting_weights import adopt_pretrained, prepare_pretrained
 from fashion_jax.training.fine_tuning import FineTuning, parameter_paths, plan_fine_tuning
-from fashion_jax.training.interrupt import Interrupted, StopRequest
+from fashion_jax.training.interrupt import Interrupted
 from fashion_jax.training.optimizer import make_optimizer
 from fashion_jax.training.sharding import put_batch
 from fashion_jax.training.state import create_state, initial_state
+from stepping import StopAt
 
 BLOCKS = "backbone/stages/0/0/layers/0"
 PATHS = (
@@ -317,18 +318,6 @@ def test_a_hub_layout_folder_starts_a_run(fine_tuned, tmp_path):
     assert np.array_equal(found["batch_stats/backbone/stages/2/0/layers/0/norm/var"], state["layer3.0.bn1.running_var"])
     assert load_model(workdir).preprocessing["mean"] == [0.4, 0.5, 0.6]
     assert evaluate(workdir, progress=False).summaries == result.test.summaries
-
-
-class StopAt(StopRequest):
-    """A signal that comes while a step is computed."""
-
-    def __init__(self, step: int) -> None:
-        super().__init__()
-        self._step = step
-
-    def reached(self, step: int) -> bool:
-        self.signal_number = 15 if step == self._step else 0
-        return bool(self.signal_number)
 
 
 @pytest.mark.parametrize("stop", [2, 5])
