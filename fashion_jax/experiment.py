@@ -196,7 +196,7 @@ def _run(
             run_loop(
                 state,
                 facts,
-                session.train_step(),
+                session.train_step,
                 batches,
                 schedule=schedule,
                 mesh=session.mesh,

@@ -72,6 +72,7 @@ class Session:
         self._training_graph, norms = self.graph, frozenset[str]()
         if self.config.optimizer.freeze_batch_norm:
             self._training_graph, norms = frozen_norm_classifier(self.arguments)
+        self._train_steps: dict[float, TrainStep] = {}
         self.total_steps = self.steps(train.duration)
         self.learning_rate = make_schedule(
             self.config.optimizer,
@@ -133,8 +134,15 @@ class Session:
             patience=train.early_stopping_patience,
         )
 
-    def train_step(self) -> TrainStep:
-        """Returns the jitted training step."""
+    def train_step(self, step: int = 0) -> TrainStep:
+        """Returns the jitted function that computes a step, given by its number."""
+        train = self.config.train
+        scale = train.progressive_scale if step < self.steps(train.progressive_until) else 1.0
+        if scale not in self._train_steps:
+            self._train_steps[scale] = self._make_train_step(scale)
+        return self._train_steps[scale]
+
+    def _make_train_step(self, scale: float) -> TrainStep:
         train, data = self.config.train, self.config.data
         labels = self.prepared.labels[self.prepared.indices("train")]
         losses = {}
@@ -157,8 +165,7 @@ class Session:
             augmentation=data.augment,
             mix=train.mix,
             never_mixed=self.colours,
-            progressive_scale=train.progressive_scale,
-            progressive_steps=self.steps(train.progressive_until),
+            scale=scale,
             accumulation_steps=train.accumulation_steps,
             average_decay=train.average_decay,
             seed=train.seed,

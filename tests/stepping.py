@@ -28,12 +28,13 @@ def run(session: Session, steps: int = 5, order: np.ndarray | None = None):
     state = create_state(
         session.arguments, session.optimizer, session.config.train.seed, session.mesh, averaged=session.averaged
     )
-    step, losses = session.train_step(), []
+    losses = []
     size = session.config.train.batch_size
     photos = StreamedPhotos(session.prepared, session.config.data.height, session.config.data.width)
-    for batch in islice(training_batches(session.prepared, photos, batch_size=size, seed=0), steps):
+    for number, batch in enumerate(islice(training_batches(session.prepared, photos, batch_size=size, seed=0), steps)):
         if order is not None:
             batch = {name: array[order] for name, array in batch.items()}
+        step = session.train_step(number)
         state, metrics = step(state, put_batch(batch, session.mesh))
         losses.append({name: float(value) for name, value in metrics.items()})
     return state, losses, step

@@ -79,7 +79,7 @@ class Facts:
 def run_loop(
     state: TrainState,
     facts: Facts,
-    step_function: TrainStep,
+    step_at: Callable[[int], TrainStep],
     batches: Iterator[Mapping[str, np.ndarray]],
     *,
     schedule: Schedule,
@@ -99,7 +99,7 @@ def run_loop(
     Args:
         state: donated; do not use it afterwards.
         facts: of the checkpoint that the state comes from.
-        step_function: from `make_train_step`.
+        step_at: step -> the function that computes it, from `make_train_step`.
         batches: this process's rows, beginning with the batch of `state.step`.
         schedule: what happens when.
         mesh: of the state.
@@ -143,7 +143,7 @@ def run_loop(
     step = int(state.step)
     while step < schedule.total and not facts.stopped_early:
         batch = prepare_batch(put_batch(dict(next(batches)), mesh))
-        state, metrics = step_function(state, batch)
+        state, metrics = step_at(step)(state, batch)
         step += 1
         pending.append((step - 1, metrics))
         settle(_LAG)

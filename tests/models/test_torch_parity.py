@@ -35,7 +35,9 @@ def test_forward_and_gradients_are_torchs(case):
 
     outputs = jax.jit(lambda p, s: merge_classifier(graph, p, s)(images, train=False))(params, batch_stats)
     for name, wanted in (("embedding", outputs.embedding), *outputs.logits.items()):
-        np.testing.assert_allclose(wanted, golden[f"evaluation/{name}"], rtol=1e-4, atol=1e-4)
+        expected = golden[f"evaluation/{name}"]
+        # Sums of hundreds of terms that end near 0 keep their terms' rounding, which differs between processors.
+        np.testing.assert_allclose(wanted, expected, rtol=1e-4, atol=1e-4 + 2e-6 * np.abs(expected).max())
 
     def loss_of(p):
         model = merge_classifier(graph, p, batch_stats)
