@@ -164,7 +164,7 @@ def embed_prepared(
     A photo that cannot be decoded has NaN for an embedding.
     """
     key = hashlib.sha256(json.dumps([model.fingerprint, prepared.fingerprint]).encode()).hexdigest()
-    embeddings = np.full((len(prepared), model.embedding_size), np.nan, np.float32)
+    embeddings = np.full((len(prepared), model.num_features), np.nan, np.float32)
     starts, left = range(0, len(prepared), _SHARD_ROWS), []
     for start in starts:
         shard = _read_shard(folder / f"{start:09}.npz", key)
@@ -184,7 +184,7 @@ def embed_prepared(
                 if any(good):
                     images = np.stack([photo for photo in photos if photo is not None])
                     outputs = model.predict_arrays(images, whole_batches=len(prepared) > model.batch_size, flip=False)
-                    embeddings[rows[good]] = outputs.embeddings
+                    embeddings[rows[good]] = outputs.features
                 bar.update(len(rows))
             with files.replace_file(folder / f"{start:09}.npz") as file:
                 np.savez(file, key=np.array(key), embeddings=embeddings[start:stop])

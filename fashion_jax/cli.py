@@ -22,6 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given[:1] == ["train"] and not {"-h", "--help"} & set(given):
         return main_module.main(given[1:])
     parser = _parser()
+    if given[:1] == ["sweep"]:
+        return exit_on_user_error(lambda: _sweep(parser, given))
     flags = parser.parse_args(given)
     return exit_on_user_error(lambda: flags.run(flags))
 
@@ -53,13 +55,19 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--corrections", help="a table of corrected labels, such as an audit's findings")
     train.add_argument("--allow-config-change", action="store_true")
 
+    sweep = add("sweep", None, "searches fields of a configuration for the best validation score, by Optuna")
+    sweep.add_argument("--config", required=True)
+    sweep.add_argument("--space", required=True, type=Path, help="JSON: field -> list of values, or low and high")
+    sweep.add_argument("--out", required=True, type=Path, help="folder of the search; the same one goes on")
+    sweep.add_argument("--trials", type=int, default=20, help="in all (20); --config.KEY=VALUE holds for each of them")
+
     evaluate = add("evaluate", _evaluate, "scores the best checkpoint of a workdir")
     evaluate.add_argument("--workdir", required=True, type=Path)
     evaluate.add_argument("--split", default="test", choices=("train", "validation", "test"))
     evaluate.add_argument("--retrieval", action="store_true", help="score neighbours instead, beside baselines")
 
     audit = add("audit", _audit, "looks for wrong labels in a catalogue")
-    audit.add_argument("--model", required=True, type=Path, help="a workdir or a model package")
+    audit.add_argument("--model", required=True, type=Path, help="a workdir, a model package, or small")
     audit.add_argument("--source", required=True, help=f"{sources}, or prepared records")
     audit.add_argument("--out", type=Path, default=Path("audit"), help="folder for the findings (audit)")
     audit.add_argument("--attributes", type=_names, default=(), help="to audit, such as category,colour (the heads)")
@@ -74,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
         ("embed", _embed, "writes the embeddings of a source's products", "embeddings.npz"),
     ):
         command = add(name, run, about)
-        command.add_argument("--model", required=True, type=Path, help="a workdir or a model package")
+        command.add_argument("--model", required=True, type=Path, help="a workdir, a model package, or small")
         command.add_argument("--source", required=True, help=f"{sources}; a photo or a folder of photos will do")
         command.add_argument("--out", type=Path, default=Path(out))
         command.add_argument("--schema", type=Path, help="a schema.json; without it the schema is known or inferred")
@@ -126,6 +134,23 @@ def _evaluate(flags: argparse.Namespace) -> int:
 
     print(format_scores(evaluate(flags.workdir, flags.split)))
     print(f"details: {flags.workdir / 'evaluation' / flags.split}")
+    return 0
+
+
+def _sweep(parser: argparse.ArgumentParser, given: list[str]) -> int:
+    overrides, rest = main_module.split_overrides(given)
+    flags = parser.parse_args(rest)
+    _start_devices()
+    from fashion_jax.sweep import format_trials, sweep
+    from fashion_jax.training.interrupt import Interrupted
+
+    try:
+        trials = sweep(flags.config, flags.space, flags.out, num_trials=flags.trials, overrides=overrides)
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
+        return stop.exit_code
+    print(format_trials(trials))
+    print(f"all of them: {flags.out / 'trials.csv'}")
     return 0
 
 

@@ -1,6 +1,6 @@
 """Typed configuration: dataclasses that check themselves. `config_files` reads them from files and command lines.
 
-This module imports nothing else of the package but what it checks with, and no third-party code.
+This module imports nothing else of the package but its parts and what it checks with, and no third-party code.
 """
 
 from __future__ import annotations
@@ -10,48 +10,11 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+from fashion_jax.config_augmentation import AugmentConfig, MixConfig
 from fashion_jax.config_values import choice, parse_duration, require
 
+METRIC_LOSSES = ("normalised_softmax", "supervised_contrastive", "proxy_anchor")
 IMBALANCE_METHODS = ("none", "balanced", "effective", "logit_adjustment", "focal")
-
-
-@dataclass(slots=True)
-class AugmentConfig:
-    """Random changes of a training photo; geometry only, because colour is a label."""
-
-    min_crop_area: float = 0.7  # smallest share of the photo that a resized crop keeps, in (0, 1]
-    max_shift: float = 0.0  # largest move, by whole pixels, as a share of the side, in [0, 0.5)
-    flip_probability: float = 0.5
-    max_rotation: float = 6.0  # degrees, either way
-    erase_probability: float = 0.2
-    max_erase_area: float = 0.15  # largest share of the photo that erasing covers, in [0, 1)
-
-    def validate(self) -> None:
-        require(0 < self.min_crop_area <= 1, "data.augment.min_crop_area", self.min_crop_area, "in (0, 1]")
-        require(0 <= self.max_shift < 0.5, "data.augment.max_shift", self.max_shift, "in [0, 0.5) of the side")
-        require(0 <= self.flip_probability <= 1, "data.augment.flip_probability", self.flip_probability, "in [0, 1]")
-        require(0 <= self.max_rotation <= 180, "data.augment.max_rotation", self.max_rotation, "in [0, 180] degrees")
-        require(0 <= self.erase_probability <= 1, "data.augment.erase_probability", self.erase_probability, "in [0, 1]")
-        require(0 <= self.max_erase_area < 1, "data.augment.max_erase_area", self.max_erase_area, "in [0, 1)")
-
-
-@dataclass(slots=True)
-class MixConfig:
-    """Photos of two products in one, for the losses of all attributes but colours; see training/mixing.py."""
-
-    probability: float = 0.5  # share of the rows that are mixed, where one of the two is on; the rest teaches colours
-    mixup_alpha: float = 0.0  # of the Beta distribution of shares; 0: off; usual is 0.2
-    cutmix_alpha: float = 0.0  # likewise of areas; usual is 1; with both on, each row draws one of them
-
-    def validate(self) -> None:
-        require(0 <= self.probability <= 1, "train.mix.probability", self.probability, "in [0, 1]")
-        require(self.mixup_alpha >= 0, "train.mix.mixup_alpha", self.mixup_alpha, "at least 0")
-        require(self.cutmix_alpha >= 0, "train.mix.cutmix_alpha", self.cutmix_alpha, "at least 0")
-
-    @property
-    def active(self) -> bool:
-        """Whether anything is mixed."""
-        return self.probability > 0 and (self.mixup_alpha > 0 or self.cutmix_alpha > 0)
 
 
 @dataclass(slots=True)
@@ -131,6 +94,7 @@ class ModelConfig:
     drop_path: float = 0.0  # stochastic depth: probability of skipping the last block in training
     pooling: str = "average"  # or "gem", the generalised mean with a learned power
     colour_heads: tuple[str, ...] = ()  # attributes whose head sees early features too; ("auto",): by their names
+    metric_heads: dict[str, int] = field(default_factory=dict)  # attribute -> size of vectors that `loss.metric` learns
     dtype: str = "auto"  # of the convolutions: "float32", "bfloat16"; auto: bfloat16 on accelerators
 
     def validate(self) -> None:
@@ -146,6 +110,8 @@ class ModelConfig:
         require(0 <= self.dropout < 1, "model.dropout", self.dropout, "in [0, 1)")
         require(0 <= self.drop_path < 1, "model.drop_path", self.drop_path, "in [0, 1)")
         choice("model.pooling", self.pooling, ("average", "gem"))
+        for name, size in self.metric_heads.items():
+            require(2 <= size <= 4096, f"model.metric_heads[{name}]", size, "in [2, 4096] features")
         choice("model.dtype", self.dtype, ("auto", "float32", "bfloat16"))
 
 
@@ -197,6 +163,7 @@ class LossConfig:
     """Cross-entropy per head, over the rows that hold its label."""
 
     label_smoothing: float = 0.0
+    rare_label_smoothing: float = -1.0  # of the rarest class, others in between (label-aware); below 0: as the others
     head_label_smoothing: dict[str, float] = field(default_factory=dict)  # overrides, by attribute
     head_weights: dict[str, float] = field(default_factory=dict)  # by attribute; 1 where absent
     imbalance: str = "none"  # against rare classes; see training/imbalance.py
@@ -206,6 +173,9 @@ class LossConfig:
     focal_gamma: float = 2.0  # of "focal"
     colour_softness: float = 0.0  # share of a colour's probability that goes to colours that look like it
     colour_scale: float = 5.0  # CIEDE2000 difference at which that share has fallen to 1/e
+    metric: str = "normalised_softmax"  # of model.metric_heads; see training/metric_losses.py
+    metric_weight: float = 0.5  # of each metric head's loss
+    metric_temperature: float = 0.1  # by which cosines are divided
 
     def validate(self) -> None:
         for name, method in {"": self.imbalance, **self.head_imbalance}.items():
@@ -213,8 +183,14 @@ class LossConfig:
         require(0 <= self.effective_beta < 1, "loss.effective_beta", self.effective_beta, "in [0, 1)")
         require(self.logit_adjustment >= 0, "loss.logit_adjustment", self.logit_adjustment, "at least 0")
         require(self.focal_gamma >= 0, "loss.focal_gamma", self.focal_gamma, "at least 0")
+        choice("loss.metric", self.metric, METRIC_LOSSES)
+        require(self.metric_weight >= 0, "loss.metric_weight", self.metric_weight, "at least 0")
+        require(self.metric_temperature > 0, "loss.metric_temperature", self.metric_temperature, "above 0")
         require(0 <= self.colour_softness < 1, "loss.colour_softness", self.colour_softness, "in [0, 1)")
         require(self.colour_scale > 0, "loss.colour_scale", self.colour_scale, "above 0")
+        require(
+            self.rare_label_smoothing < 1, "loss.rare_label_smoothing", self.rare_label_smoothing, "in [0, 1), or -1"
+        )
         for name, value in {"": self.label_smoothing, **self.head_label_smoothing}.items():
             where = f"loss.head_label_smoothing[{name}]" if name else "loss.label_smoothing"
             require(0 <= value < 1, where, value, "in [0, 1)")
@@ -300,6 +276,24 @@ class TrustConfig:
 
 
 @dataclass(slots=True)
+class EmbeddingConfig:
+    """What the package's embeddings are made of, fitted after training; see models/embedding.py."""
+
+    # "labels": predicted labels and appearance, in subspaces; "learned": what model.metric_heads learnt, and
+    # appearance; "features": the pooled features as they are.
+    kind: str = "labels"
+    attributes: tuple[str, ...] = ("auto",)  # whose labels; auto: all that no finer one determines, as far as they fit
+    size: int = 256  # features at most
+    appearance: float = 0.15  # share of the pooled features in the cosine, in [0, 1)
+
+    def validate(self) -> None:
+        choice("embedding.kind", self.kind, ("labels", "learned", "features"))
+        require(bool(self.attributes), "embedding.attributes", self.attributes, "attributes, or 'auto'")
+        require(2 <= self.size <= 65536, "embedding.size", self.size, "in [2, 65536]")
+        require(0 <= self.appearance < 1, "embedding.appearance", self.appearance, "in [0, 1)")
+
+
+@dataclass(slots=True)
 class Config:
     """Everything that a run needs; `validate()` raises UserError for a value out of range."""
 
@@ -309,6 +303,7 @@ class Config:
     loss: LossConfig = field(default_factory=LossConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     trust: TrustConfig = field(default_factory=TrustConfig)
+    embedding: EmbeddingConfig = field(default_factory=EmbeddingConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
 
     def validate(self) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,6 +50,8 @@ from fashion_jax.workdir import (
     prepare_records,
 )
 
+OnEvaluation = Callable[[int, Mapping[str, float]], None]  # step, scores of the validation split
+
 __all__ = ["Result", "evaluate", "format_scores", "train"]
 
 
@@ -60,7 +63,7 @@ class Result:
         workdir: the folder.
         package: the model package in it.
         best_step: of the checkpoint that was scored and packaged.
-        test: scores of the test split; None where it is empty.
+        test: scores of the test split; None where it is empty, or was not asked for.
     """
 
     workdir: Path
@@ -76,6 +79,8 @@ def train(
     allow_config_change: bool = False,
     progress: bool = True,
     owns_process: bool = False,
+    on_evaluation: OnEvaluation | None = None,
+    finish: bool = True,
 ) -> Result:
     """Trains to the end, or goes on where an earlier run of the same workdir stopped; then scores and packages.
 
@@ -85,6 +90,9 @@ def train(
         allow_config_change: goes on from checkpoints of another configuration.
         progress: whether to show what is going on, on standard error.
         owns_process: for command lines: a second Ctrl-C ends the process instead of raising KeyboardInterrupt.
+        on_evaluation: called with the step and the validation split's scores; what it raises ends the run, which goes
+            on from its last checkpoint. One process only.
+        finish: whether to score the test split and write the package.
 
     Raises:
         UserError: bad input, a non-finite loss, or a workdir of another run.
@@ -108,9 +116,11 @@ def train(
         check_training(session)
         changed = check_workdir(workdir, config, prepared, allow_config_change=allow_config_change)
         with _open_checkpoints(session) as checkpoints:
-            _train(session, checkpoints, changed=changed, owns_process=owns_process)
+            _train(session, checkpoints, changed=changed, owns_process=owns_process, on_evaluation=on_evaluation)
             best = checkpoints.best_step
             assert best is not None
+            if not finish:
+                return Result(workdir, workdir / "package", best, None)
             state, _ = checkpoints.restore(best, session.target)
         trust = fit_trust(session, state)
         test = score_split(session, state, "test", trust)
@@ -143,7 +153,14 @@ def evaluate(workdir: str | Path, split: str = "test", *, progress: bool = True)
     return result
 
 
-def _train(session: Session, checkpoints: Checkpoints, *, changed: bool, owns_process: bool) -> None:
+def _train(
+    session: Session,
+    checkpoints: Checkpoints,
+    *,
+    changed: bool,
+    owns_process: bool,
+    on_evaluation: OnEvaluation | None,
+) -> None:
     config, first = session.config, jax.process_index() == 0
     latest = checkpoints.latest_step
     if latest is None:
@@ -164,7 +181,7 @@ def _train(session: Session, checkpoints: Checkpoints, *, changed: bool, owns_pr
         # With several processes a stop is agreed on by step numbers, so the first is told before anything slow.
         if stop.reached(start) and latest is not None:
             raise Interrupted(start, stop.signal_number)
-        _run(session, checkpoints, state, facts, schedule, stop)
+        _run(session, checkpoints, state, facts, schedule, stop, on_evaluation)
 
 
 def _run(
@@ -174,10 +191,19 @@ def _run(
     facts: Facts,
     schedule: Schedule,
     stop: StopRequest,
+    on_evaluation: OnEvaluation | None,
 ) -> None:
     config, start = session.config, int(state.step)
     _say(session, _describe(session, state))
     score = session.evaluator("validation") if len(session.prepared.indices("validation")) else None
+
+    def evaluate(state: TrainState) -> dict[str, float]:
+        assert score is not None
+        scores = score(state).scalars()
+        if on_evaluation is not None:
+            on_evaluation(int(state.step), scores)
+        return scores
+
     batches, complete = session.training_batches(start)
     line = ProgressLine(
         start=start,
@@ -204,7 +230,7 @@ def _run(
                 writer=writer,
                 progress=line,
                 stop=stop,
-                evaluate=None if score is None else lambda state: score(state).scalars(),
+                evaluate=None if score is None else evaluate,
                 lower_is_better=_lower_is_better(config),
                 learning_rate=session.learning_rate,
                 name_batch=lambda step: _name_batch(session, step),
@@ -238,6 +264,7 @@ def _write_package(
         },
         extra={"step": step, "fingerprint": session.prepared.fingerprint, "test": test.scalars() if test else None},
         decision=None if trust is None else trust.decision,
+        embedding=None if trust is None else trust.embedding,
     )
 
 

@@ -38,6 +38,7 @@ def resolve(config: Config, prepared: Prepared) -> Config:
     named = (
         *resolved.data.attributes,
         *resolved.model.colour_heads,
+        *config.model.metric_heads,
         *loss.head_weights,
         *loss.head_label_smoothing,
         *loss.head_imbalance,

@@ -54,9 +54,11 @@ def score_retrieval(workdir: str | Path, split: str = "test", *, progress: bool 
     labels = {name: prepared.labels[rows, place].astype(np.int64) for place, name in enumerate(prepared.attributes)}
     if set(JOINT) <= labels.keys():
         labels[" and ".join(JOINT)] = join_labels(labels, JOINT)
+    said = model.predict_arrays(images, flip=False)
     vectors = {
-        "model": model.predict_arrays(images, flip=False).embeddings,
-        "untrained network": untrained_like(model).predict_arrays(images, flip=False).embeddings,
+        "model": said.embeddings,
+        **({"its pooled features": said.features} if model.subspaces else {}),
+        "untrained network": untrained_like(model).predict_arrays(images, flip=False).features,
         "colour histogram": np.stack([colour_histogram(image) for image in images]),
         "random": np.random.default_rng(0).normal(size=(len(rows), 64)).astype(np.float32),
     }

@@ -8,6 +8,7 @@ import io
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -17,6 +18,7 @@ from fashion_jax.data.photos import decode_photo
 from fashion_jax.data.schema import MISSING
 from fashion_jax.evaluation.colour_report import JUST_TOLERABLE, colour_scores
 from fashion_jax.evaluation.contact_sheet import write_contact_sheet
+from fashion_jax.evaluation.embedding_plan import compared_attributes, fit_embedding, learned_embedding
 from fashion_jax.evaluation.evaluate import Evaluation
 from fashion_jax.evaluation.hierarchy import Pair
 from fashion_jax.evaluation.not_products import KINDS, draw_not_products
@@ -25,6 +27,7 @@ from fashion_jax.evaluation.report import write_evaluation
 from fashion_jax.evaluation.trust import Judgement, Rows, fit_decision, judge
 from fashion_jax.evaluation.trust_report import format_accepted, write_trust
 from fashion_jax.models.decision import Decision
+from fashion_jax.models.embedding import EmbeddingPlan
 from fashion_jax.serving.outputs import Outputs, Prediction, decide, name_labels
 from fashion_jax.serving.predict import prediction_cells, prediction_columns
 from fashion_jax.session import Session, first_rows
@@ -40,10 +43,12 @@ class Trust:
     Attributes:
         decision: for the package.
         pairs: of attributes of which one determines the other in training rows.
+        embedding: what embeddings are made of; None for the pooled features.
     """
 
     decision: Decision
     pairs: list[Pair]
+    embedding: EmbeddingPlan | None
 
 
 def fit_trust(session: Session, state: TrainState) -> Trust | None:
@@ -56,7 +61,8 @@ def fit_trust(session: Session, state: TrainState) -> Trust | None:
         return None
     if session.progress:
         print("fitting probabilities and labels on the validation split", file=sys.stderr, flush=True)
-    validation = _rows(session, session.evaluator("validation", keep_outputs=True)(state))
+    scored = session.evaluator("validation", keep_outputs=True)(state)
+    validation = _rows(session, scored)
     training = session.prepared.indices("train")
     some = first_rows(training, REFERENCE_ROWS)
     reference = session.evaluator("train", rows=some, keep_outputs=True)(state).outputs
@@ -70,7 +76,34 @@ def fit_trust(session: Session, state: TrainState) -> Trust | None:
         coverage=trust.label_set_coverage,
         flagged=trust.flagged_share,
     )
-    return Trust(decision, pairs)
+    groups = session.prepared.groups[scored.rows]
+    embedding = _plan_embedding(session, validation, groups, reference.embeddings, decision, pairs)
+    return Trust(decision, pairs, embedding)
+
+
+def _plan_embedding(
+    session: Session,
+    validation: Rows,
+    groups: np.ndarray,
+    reference: np.ndarray,
+    decision: Decision,
+    pairs: list[Pair],
+) -> EmbeddingPlan | None:
+    embedding, sizes = session.config.embedding, {n: len(v) for n, v in session.vocabularies.items()}
+    room: dict[str, Any] = {"size": embedding.size, "appearance": embedding.appearance}
+    if embedding.kind == "learned":
+        return learned_embedding(session.arguments["metric_heads"], reference, **room)
+    if embedding.kind == "features":
+        return None
+    return fit_embedding(
+        validation.logits,
+        validation.labels,
+        groups,
+        reference,
+        attributes=compared_attributes(embedding.attributes, sizes, pairs, embedding.size),
+        temperatures={name: head.temperature for name, head in decision.heads.items()},
+        **room,
+    )
 
 
 def score_split(session: Session, state: TrainState, split: str, trust: Trust | None) -> Evaluation | None:

@@ -34,6 +34,7 @@ from fashion_jax.runtime import make_mesh
 from fashion_jax.training.fine_tuning import parameter_paths, plan_fine_tuning
 from fashion_jax.training.imbalance import make_head_loss
 from fashion_jax.training.loop import Schedule
+from fashion_jax.training.metric_losses import MetricLoss
 from fashion_jax.training.optimizer import make_optimizer, make_schedule
 from fashion_jax.training.resident import DevicePhotos, free_device_bytes
 from fashion_jax.training.state import TrainState, abstract_state, model_arguments, resolve_colour_heads
@@ -170,8 +171,13 @@ class Session:
             average_decay=train.average_decay,
             seed=train.seed,
             dtype=self.arguments["dtype"],
+            metric=self._metric_loss(),
             hold=self.fine_tuning.hold,
         )
+
+    def _metric_loss(self) -> MetricLoss | None:
+        loss, heads = self.config.loss, tuple(self.arguments["metric_heads"])
+        return MetricLoss(loss.metric, loss.metric_temperature, loss.metric_weight, heads) if heads else None
 
     def _photos(self, split: str) -> tuple[PhotoSource | None, Callable[[DeviceBatch], DeviceBatch]]:
         """Returns what reads a split's photos on the host, and what adds them on the devices."""

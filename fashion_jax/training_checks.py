@@ -13,8 +13,9 @@ def check_training(session: Session) -> None:
 
     Raises:
         UserError: the batch does not divide over the devices or into pairs to mix, a colour would never be trained, a
-            duration ends after the run, batch norm is frozen without pretrained weights, the photos are larger than the
-            records' are, or `train.best_metric` is not measured.
+            duration ends after the run, embeddings are to compare what is not trained or does not fit, batch norm is
+            frozen without pretrained weights, the photos are larger than the records' are, or `train.best_metric` is
+            not measured.
     """
     train, data = session.config.train, session.config.data
     if train.mix.active and train.mix.probability == 1 and session.colours:
@@ -43,6 +44,7 @@ def check_training(session: Session) -> None:
             "config.optimizer.freeze_batch_norm=true keeps running statistics as they begin, and without "
             "config.model.pretrained they begin as nothing's; leave it out"
         )
+    _check_embedding(session)
     check_batch_size(train.batch_size, train.accumulation_steps, session.mesh)
     if max(data.height, data.width) > session.prepared.max_side:
         raise UserError(
@@ -57,4 +59,33 @@ def check_training(session: Session) -> None:
         raise UserError(
             f"config.train.best_metric={train.best_metric!r} is not among the validation split's: "
             f"{', '.join(sorted(measured))}{nearest(train.best_metric, measured)}"
+        )
+
+
+def _check_embedding(session: Session) -> None:
+    embedding, heads = session.config.embedding, session.config.model.metric_heads
+    if embedding.kind == "learned":
+        if not heads:
+            raise UserError(
+                "config.embedding.kind=learned takes what metric heads learn, and there are none; name some, such as "
+                f"--config.model.metric_heads={session.attributes[0]}:64"
+            )
+        if sum(heads.values()) > embedding.size:
+            raise UserError(
+                f"config.model.metric_heads have {sum(heads.values())} features together, more than "
+                f"config.embedding.size={embedding.size}"
+            )
+    if embedding.kind != "labels" or embedding.attributes == ("auto",):
+        return
+    for name in embedding.attributes:
+        if name not in session.attributes:
+            raise UserError(
+                f"config.embedding.attributes names {name!r}, which is not trained"
+                f"{nearest(name, session.attributes)}; there are {', '.join(session.attributes)}"
+            )
+    taken = sum(len(session.vocabularies[name]) for name in embedding.attributes)
+    if taken > embedding.size or len(set(embedding.attributes)) < len(embedding.attributes):
+        raise UserError(
+            f"config.embedding.attributes={','.join(embedding.attributes)} have {taken} classes, and "
+            f"config.embedding.size={embedding.size} features hold no more than that many, each attribute once"
         )

@@ -16,6 +16,7 @@ GROUND = {
     "fashion_jax.errors",
     "fashion_jax.files",
     "fashion_jax.config",
+    "fashion_jax.config_augmentation",
     "fashion_jax.config_values",
     "fashion_jax.downloads",
     "fashion_jax.pictures",
@@ -60,9 +61,13 @@ def test_imports_keep_their_direction(path):
         if top == "fashion_jax" and folder in ALLOWED and name not in GROUND:
             own = f"fashion_jax.{folder}"
             assert name.startswith((own, *ALLOWED[folder])), f"{path} imports {name}"
-        if path.name in ("errors.py", "files.py", "config.py", "config_values.py"):
+        if path.name in ("errors.py", "files.py", "config.py", "config_augmentation.py", "config_values.py"):
             assert top in (*sys.stdlib_module_names, "fashion_jax"), f"{path} imports {name}"
-            assert top != "fashion_jax" or name in ("fashion_jax.errors", "fashion_jax.config_values")
+            assert top != "fashion_jax" or name in (
+                "fashion_jax.errors",
+                "fashion_jax.config_augmentation",
+                "fashion_jax.config_values",
+            )
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))

@@ -39,8 +39,8 @@ def main() -> int:
     images = read_photos(prepared, rows, model.size)
     labels = {name: prepared.labels[rows, place].astype(np.int64) for place, name in enumerate(prepared.attributes)}
     labels["all three"] = join_labels(labels, JOINT)
-    logits, features, _ = model.run_network(images, flip=False)
-    mirrored, _, _ = model.run_network(images, flip=True)
+    said = model.run_network(images, flip=False)
+    logits, features, mirrored = said.logits, said.features, model.run_network(images, flip=True).logits
     lines = [
         "| vectors | features | " + " | ".join(labels) + " |",
         "|---" * (len(labels) + 2) + "|",

@@ -79,8 +79,8 @@ def run(model: Predictor, images: np.ndarray, flip: bool) -> tuple[dict[str, np.
             part = images[start : start + model.batch_size]
             parts.append(model.run_network(part, whole_batches=True, flip=flip))
             bar.update(len(part))
-    logits = {name: np.concatenate([p[0][name] for p in parts]) for name in model.attributes}
-    return logits, np.concatenate([p[1] for p in parts]), np.concatenate([p[2] for p in parts])
+    logits = {name: np.concatenate([p.logits[name] for p in parts]) for name in model.attributes}
+    return logits, np.concatenate([p.features for p in parts]), np.concatenate([p.energies for p in parts])
 
 
 def compare_scores(

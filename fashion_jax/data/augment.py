@@ -1,9 +1,9 @@
 """Random geometry of training photos, on the device, inside the training step.
 
-Colours are never changed: colour is a label. Crop, flip and rotation are one affine map, sampled once, so a photo is
-interpolated once however many of them apply; shifts are by whole pixels and blur nothing. Every example's randomness
-comes from its record number and the step, not from its place in the batch: one device, eight devices and two processes
-draw the same.
+Colours are never changed: colour is a label. Crop, flip, rotation and RandAugment are one affine map, sampled once, so
+a photo is interpolated once however many of them apply; shifts are by whole pixels and blur nothing. Every example's
+randomness comes from its record number and the step, not from its place in the batch: one device, eight devices and two
+processes draw the same.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, UInt8
 
 from fashion_jax.config import AugmentConfig
+from fashion_jax.data.rand_augment import draw_affine
 
 WHITE = 255.0
 
@@ -40,7 +41,7 @@ def normalize(
 def augment(
     images: UInt8[Array, "batch height width 3"], keys: Key[Array, " batch"], config: AugmentConfig
 ) -> Float[Array, "batch height width 3"]:
-    """Applies a random resized crop (aspect kept), shift, flip, small rotation and erasing to each photo.
+    """Applies a random resized crop (aspect kept), shift, flip, small rotation, RandAugment and erasing to each photo.
 
     Args:
         images: RGB in [0, 255].
@@ -60,7 +61,7 @@ def _augment_one(
     crop_key, place_key, flip_key, turn_key, erase_key, shift_key = jax.random.split(key, 6)
     image = _shift(image, shift_key, config)
     flipped = jax.random.bernoulli(flip_key, config.flip_probability)
-    if config.min_crop_area == 1 and not config.max_rotation:
+    if config.min_crop_area == 1 and not config.max_rotation and not config.rand_operations:
         # Nothing moves by part of a pixel, so nothing is interpolated.
         moved = jnp.where(flipped, image[:, ::-1], image).astype(jnp.float32)
         return _erase(moved, erase_key, config)
@@ -74,6 +75,15 @@ def _augment_one(
     # Each output pixel asks where in the photo it comes from, both measured from the centre.
     y = jnp.arange(height, dtype=jnp.float32)[:, None] - (height - 1) / 2
     x = (jnp.arange(width, dtype=jnp.float32)[None, :] - (width - 1) / 2) * mirror
+    if config.rand_operations:
+        matrix, moved = draw_affine(
+            jax.random.fold_in(key, 6),
+            operations=config.rand_operations,
+            magnitude=config.rand_magnitude,
+            height=height,
+            width=width,
+        )
+        y, x = matrix[0, 0] * y + matrix[0, 1] * x + moved[0], matrix[1, 0] * y + matrix[1, 1] * x + moved[1]
     cosine, sine = jnp.cos(angle) * zoom, jnp.sin(angle) * zoom
     source_y = cosine * y - sine * x + offset[0] + (height - 1) / 2
     source_x = sine * y + cosine * x + offset[1] + (width - 1) / 2

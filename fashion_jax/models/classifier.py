@@ -13,7 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Key
 
 from fashion_jax.models.colour import ColourFeatures
-from fashion_jax.models.heads import Head, HeadOutputs
+from fashion_jax.models.heads import Head, HeadOutputs, MetricHead
 from fashion_jax.models.resnet import BOTTLENECK_DEPTHS, EXPANSION, BatchNorm, ResNet, embedding_size
 
 _DROP_PATH = 2**31  # the backbone's share of a row's random key; the heads have their numbers
@@ -37,6 +37,7 @@ class Classifier(nnx.Module):
         drop_path: float = 0.0,
         pooling: str = "average",
         colour_heads: tuple[str, ...] = (),
+        metric_heads: Mapping[str, int] | None = None,
         mean: tuple[float, ...] = (0.5, 0.5, 0.5),
         std: tuple[float, ...] = (0.5, 0.5, 0.5),
         dtype: jnp.dtype = jnp.float32,
@@ -56,6 +57,7 @@ class Classifier(nnx.Module):
             drop_path: stochastic depth of the ResNet, in [0, 1).
             pooling: of the ResNet, "average" or "gem".
             colour_heads: attributes whose head also sees `ColourFeatures`, through an MLP.
+            metric_heads: attribute -> size of the vectors that a metric loss learns for it.
             mean: of RGB in [0, 1], that was subtracted from photos; colour heads undo it.
             std: of RGB in [0, 1], that they were divided by.
             dtype: of convolutions and activations.
@@ -78,13 +80,17 @@ class Classifier(nnx.Module):
             [ColourFeatures(3 * width * expansion, mean=mean, std=std, rngs=rngs)] if colour_heads else []
         )
         self.colour_heads = tuple(colour_heads)
-        heads = {}
+        heads, metric = {}, {}
         for name, count in classes.items():
             inputs, layers = features, hidden
             if name in colour_heads:
                 inputs, layers = features + self.colour[0].size, hidden or COLOUR_HIDDEN
             heads[name] = Head(inputs, count, hidden=layers, dropout=dropout, rngs=rngs)
+            if metric_heads and name in metric_heads:
+                metric[name] = MetricHead(inputs, metric_heads[name], count, rngs=rngs)
         self.heads = nnx.Dict(heads)
+        self.metric = nnx.Dict(metric)
+        self.metric_heads = tuple(metric)
 
     def __call__(
         self,
@@ -106,13 +112,20 @@ class Classifier(nnx.Module):
         with_colour = embedding
         for colour in self.colour:
             with_colour = jnp.concatenate([embedding, colour(images, maps[:2], train=train)], -1)
-        logits = {}
+        logits, metric = {}, {}
         for number, name in enumerate(self.attributes):
             head = self.heads[name]
             keys = None if dropout_keys is None else jax.vmap(jax.random.fold_in, (0, None))(dropout_keys, number)
             seen = with_colour if name in self.colour_heads else embedding
             logits[name] = head(seen, train=train, dropout_keys=keys)
-        return HeadOutputs(logits, embedding)
+            if name in self.metric_heads:
+                metric[name] = self.metric[name](seen)
+        return HeadOutputs(logits, embedding, metric)
+
+    def proxies(self, name: str) -> Float[Array, "classes size"]:
+        """Returns the proxies of a metric head, of any length."""
+        found: Array = self.metric[name].proxies[...]
+        return found
 
 
 def mean_of_mirrored(

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from flax import nnx, struct
 from jaxtyping import Array, Float, Key
 
+from fashion_jax.models.embedding import unit
+
 
 @struct.dataclass
 class HeadOutputs:
@@ -17,10 +19,12 @@ class HeadOutputs:
     Attributes:
         logits: attribute -> float32 (batch, classes), unbounded.
         embedding: float32 (batch, features), the pooled features before the heads; at least 0.
+        metric: attribute -> float32 (batch, size) of length 1, by which photos are compared; of metric heads alone.
     """
 
     logits: dict[str, Float[Array, "batch classes"]]
     embedding: Float[Array, "batch features"]
+    metric: dict[str, Float[Array, "batch size"]] = struct.field(default_factory=dict)
 
 
 class Head(nnx.Module):
@@ -60,6 +64,26 @@ class Head(nnx.Module):
                     raise ValueError("a head with dropout needs dropout_keys in training")
                 x = _drop(x, jax.vmap(jax.random.fold_in, (0, None))(dropout_keys, number), self.dropout)
         return self.output(x).astype(jnp.float32)
+
+
+class MetricHead(nnx.Module):
+    """A linear layer whose outputs have length 1, and a proxy per class that a metric loss pulls them to."""
+
+    def __init__(self, features: int, size: int, classes: int, *, rngs: nnx.Rngs) -> None:
+        """Builds the layer.
+
+        Args:
+            features: that it sees.
+            size: of its vectors.
+            classes: of the attribute.
+            rngs: the key "params" is used.
+        """
+        self.output = nnx.Linear(features, size, use_bias=False, rngs=rngs)
+        self.proxies = nnx.Param(jax.random.normal(rngs.params(), (classes, size), jnp.float32))
+
+    def __call__(self, seen: Float[Array, "batch features"]) -> Float[Array, "batch size"]:
+        """Returns float32 vectors of length 1."""
+        return unit(self.output(seen))
 
 
 def _drop(x: Float[Array, "batch features"], keys: Key[Array, " batch"], rate: float) -> Float[Array, "batch features"]:

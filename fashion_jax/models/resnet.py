@@ -13,6 +13,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
+from fashion_jax.models.convolution import convolve
+
 DEPTHS = {
     18: (2, 2, 2, 2),
     34: (3, 4, 6, 3),
@@ -47,7 +49,7 @@ def resolve_stem(stem: str, height: int, width: int) -> str:
 
 
 class ConvNorm(nnx.Module):
-    """Convolution without bias, then batch norm."""
+    """Convolution without bias, then batch norm. In bfloat16 on a CPU the convolution is a matrix product."""
 
     def __init__(
         self,
@@ -72,9 +74,19 @@ class ConvNorm(nnx.Module):
             rngs=rngs,
         )
         self.norm = BatchNorm(outputs)
+        self.stride, self.dtype = stride, dtype
+
+    @property
+    def as_product(self) -> bool:
+        """Whether matrix products are the faster way."""
+        return self.dtype == jnp.bfloat16 and jax.default_backend() == "cpu"
 
     def __call__(self, x: FeatureMap, *, train: bool) -> FeatureMap:
-        return self.norm(self.conv(x), train=train)
+        if self.as_product:
+            x = convolve(x.astype(self.dtype), self.conv.kernel[...].astype(self.dtype), self.stride)
+        else:
+            x = self.conv(x)
+        return self.norm(x, train=train)
 
 
 class BatchNorm(nnx.Module):

@@ -48,8 +48,8 @@ def run_search(flags: argparse.Namespace) -> int:
         raise UserError("give one of --image, --id and --attribute, and not several of them")
     if (flags.keep or flags.change) and flags.attribute:
         raise UserError("--keep and --change need a product: give --image or --id with them")
-    if flags.attribute and (flags.diversity or flags.min_score is not None):
-        raise UserError("--diversity and --min-score need a product: give --image or --id with them")
+    if flags.attribute and (flags.diversity or flags.min_score is not None or flags.weigh):
+        raise UserError("--diversity, --min-score and --weigh need a product: give --image or --id with them")
     start_devices()
     index = Index.load(flags.index)
     model: Predictor | None = None
@@ -103,7 +103,18 @@ def _options(index: Index, flags: argparse.Namespace, exclude: list[int | str] |
         "diversity": flags.diversity,
         "min_score": flags.min_score,
         "exclude": exclude,
+        "weights": _weights(flags.weigh),
     }
+
+
+def _weights(pairs: list[str]) -> dict[str, float] | None:
+    found = {}
+    for name, text in parse_pairs(pairs, "--weigh").items():
+        try:
+            found[name] = float(text)
+        except ValueError:
+            raise UserError(f"--weigh takes PART=FACTOR, such as baseColour=3, not {name}={text}") from None
+    return found or None
 
 
 def _find(

@@ -64,6 +64,9 @@ def add_index_commands(add: Callable[..., argparse.ArgumentParser], sources: str
     search.add_argument("--where", help="a filter, such as \"gender == 'Women' and baseColour in ['Red', 'Maroon']\"")
     search.add_argument("--group-by", metavar="COLUMN", help="one product per value, such as title")
     search.add_argument("--diversity", type=float, default=0.0, help="in [0, 1]: variety among the hits (0)")
+    search.add_argument(
+        "--weigh", nargs="+", default=[], metavar="PART=FACTOR", help="parts of the similarity, such as baseColour=3"
+    )
     search.add_argument("--min-score", type=float, help="similarity below which nothing is shown")
     search.add_argument("--model", type=Path, help="for --image; without it the one that made the index")
     search.add_argument("--source", help="of the photos on the sheet; without it the catalogue of the index")
@@ -136,6 +139,8 @@ def _info(flags: argparse.Namespace) -> int:
     if index.projection is not None:
         features += f", of {index.num_features}, with {index.projection.explained:.1%} of the variance"
     print(f"vectors    {features}")
+    if index.subspaces:
+        print(f"parts      {', '.join(f'{name} {size}' for name, size in index.subspaces.items())}")
     print(f"model      {index.about.get('model') or 'unknown'} ({index.model or 'no fingerprint'})")
     print(f"catalogue  {index.about.get('source') or 'unknown'}")
     print(f"backend    {_summary(index)}")

@@ -62,9 +62,8 @@ def build_index(
     extra = _read_table(table, run.catalog, progress)
     embedded = run_embedding(model, run)
     columns = describe(model, embedded, extra)
-    index = Index.build(
-        embedded.embeddings, embedded.ids, columns, model=model.fingerprint, progress=progress, **options
-    )
+    about: dict[str, Any] = {"model": model.fingerprint, "subspaces": model.subspaces}
+    index = Index.build(embedded.embeddings, embedded.ids, columns, progress=progress, **about, **options)
     index.about.update(model=str(model.package.folder.resolve()), source=_resolve(source))
     index.save(folder)
     remove_shards(run)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from fashion_jax.search.query import Refinement, find
 from fashion_jax.search.ranking import Hits
 from fashion_jax.search.saved import SavedIndex
 from fashion_jax.search.snapshot import Snapshot
+from fashion_jax.search.subspaces import check_subspaces
 from fashion_jax.search.updates import Writing, has_many_dead_additions, rebase, without_dead_additions
 from fashion_jax.search.view import IndexView
 
@@ -52,6 +54,7 @@ class Index(IndexView, contextlib.AbstractContextManager["Index"]):
         pca: int | None = None,
         whiten: bool = False,
         model: str = "",
+        subspaces: Mapping[str, int] | None = None,
         seed: int = 0,
         progress: bool = False,
     ) -> Index:
@@ -68,6 +71,7 @@ class Index(IndexView, contextlib.AbstractContextManager["Index"]):
             pca: principal components that are kept, or None for the features as they are.
             whiten: whether the components are scaled to the same variance.
             model: fingerprint of the model that made the embeddings, so that queries of another one are refused.
+            subspaces: name -> features of the embeddings' parts, in order, that searches may weigh.
             seed: of what is sampled.
             progress: whether to show a bar.
 
@@ -81,6 +85,7 @@ class Index(IndexView, contextlib.AbstractContextManager["Index"]):
         table = make_table(attributes, len(vectors))
         check_options(target_recall=target_recall, backend=backend, batch=batch, pca=pca, whiten=whiten, seed=seed)
         target = float(target_recall)
+        parts = check_subspaces(subspaces, vectors.shape[1], projected=pca is not None)
         projection = None
         if pca is not None:
             projection = fit_projection(vectors, int(pca), whiten=whiten, seed=seed)
@@ -88,8 +93,8 @@ class Index(IndexView, contextlib.AbstractContextManager["Index"]):
         base = build_base(vectors, backend, target, batch=int(batch), seed=seed, progress=progress)
         live = np.ones(len(names), bool)
         snapshot = Snapshot(1, names, live, len(names), base, base.vectors[:0], table, projection)
-        settings = {"model": str(model), "backend": backend, "batch": int(batch), "seed": int(seed), "about": {}}
-        return cls(snapshot, settings)
+        chosen = {"model": str(model), "backend": backend, "batch": int(batch), "seed": int(seed)}
+        return cls(snapshot, chosen | {"subspaces": parts, "about": {}})
 
     @classmethod
     def load(cls, path: str | Path) -> Index:
@@ -110,6 +115,7 @@ class Index(IndexView, contextlib.AbstractContextManager["Index"]):
         diversity: float = 0.0,
         min_score: float | None = None,
         exclude: Any = None,
+        weights: Mapping[str, float] | None = None,
     ) -> Hits:
         """Finds the nearest products by cosine similarity.
 
@@ -121,6 +127,7 @@ class Index(IndexView, contextlib.AbstractContextManager["Index"]):
             diversity: in [0, 1]; above 0, products too similar to better ones give way (maximal marginal relevance).
             min_score: similarity below which nothing is returned.
             exclude: ids that are not returned, such as the query's own.
+            weights: of the embedding's `subspaces` in the similarity, such as {"baseColour": 3}; 1 where not named.
 
         Returns:
             Hits. As many as there are, up to k: the filter never costs any.
@@ -129,13 +136,15 @@ class Index(IndexView, contextlib.AbstractContextManager["Index"]):
             UserError: a ValueError that says what is wrong with which argument.
         """
         snapshot = self._snapshot  # one version, whatever is written meanwhile
-        vectors = snapshot.project(queries, "queries")
+        vectors = self._weigh(snapshot.project(queries, "queries"), weights)
         return find(snapshot, vectors, k, Refinement(where, group_by, diversity, min_score, exclude))
 
-    def search_projected(self, queries: Any, k: int = 10, **options: Any) -> Hits:
+    def search_projected(
+        self, queries: Any, k: int = 10, *, weights: Mapping[str, float] | None = None, **options: Any
+    ) -> Hits:
         """Does what `search` does, with the same options, for queries that `project` or `vectors` returned."""
         snapshot = self._snapshot
-        vectors = check_vectors(queries, snapshot.base.vectors.shape[1], "queries")
+        vectors = self._weigh(check_vectors(queries, snapshot.base.vectors.shape[1], "queries"), weights)
         return find(snapshot, vectors, k, Refinement(**options))
 
     def upsert(self, ids: Any, embeddings: Any, attributes: Any = None) -> None:

@@ -68,6 +68,9 @@ def check_settings(settings: dict[str, Any]) -> None:
             raise UserError(f"its setting {name!r} is {settings.get(name)!r}")
     if settings["batch"] < 1 or settings["seed"] < 0 or settings["backend"] not in BACKENDS:
         raise UserError("its settings are out of range")
+    parts = settings.get("subspaces", {})  # indexes of before have none
+    if not isinstance(parts, dict) or not all(type(size) is int and size > 0 for size in parts.values()):
+        raise UserError(f"its setting 'subspaces' is {parts!r}")
 
 
 def check_scann(folder: Path, vectors: np.ndarray, structure: Structure) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from fashion_jax.search.health import Health, measure_health
 from fashion_jax.search.inputs import as_list
 from fashion_jax.search.projection import Projection
 from fashion_jax.search.snapshot import Snapshot
+from fashion_jax.search.subspaces import weigh
 
 
 class IndexView:
@@ -39,6 +41,11 @@ class IndexView:
     def model(self) -> str:
         """Fingerprint of the model that made the embeddings; empty where it is not known."""
         return str(self._settings["model"])
+
+    @property
+    def subspaces(self) -> dict[str, int]:
+        """Parts of the embeddings that a search may weigh -> their features, in order; empty where there are none."""
+        return dict(self._settings.get("subspaces", {}))
 
     @property
     def about(self) -> dict[str, Any]:
@@ -71,6 +78,11 @@ class IndexView:
             UserError: another width, or not finite numbers.
         """
         return self._snapshot.project(embeddings, what)
+
+    def _weigh(
+        self, vectors: Float32[np.ndarray, "n dim"], weights: Mapping[str, float] | None
+    ) -> Float32[np.ndarray, "n dim"]:
+        return vectors if weights is None else weigh(vectors, self.subspaces, weights)
 
     def health(self) -> Health:
         """Measures recall on the stored sample as the index is now, and says whether a rebuild is due, and why."""

@@ -19,7 +19,9 @@ class Outputs:
     Attributes:
         probabilities: attribute -> float32 (n, classes), each row sums to 1; calibrated where the package has what was
             fitted on validation rows.
-        embeddings: float32 (n, features), at least 0, not normalised.
+        features: float32 (n, pooled features), at least 0, not normalised.
+        embeddings: float32 (n, size), what photos are compared by: of length 1 where the package says what they are
+            made of, else the features.
         labels: attribute -> int64 (n,), the class that is said.
         accepted: attribute -> bool (n,), whether the label is sure enough to be taken over unseen; empty where nothing
             was fitted.
@@ -30,7 +32,8 @@ class Outputs:
     """
 
     probabilities: dict[str, Float32[np.ndarray, "n classes"]]
-    embeddings: Float32[np.ndarray, "n features"]
+    features: Float32[np.ndarray, "n features"]
+    embeddings: Float32[np.ndarray, "n size"]
     labels: dict[str, Int64[np.ndarray, " n"]]
     accepted: dict[str, Bool[np.ndarray, " n"]] = field(default_factory=dict)
     out_of_catalogue: Float32[np.ndarray, " n"] | None = None
@@ -66,29 +69,34 @@ class Prediction(dict[str, tuple[str, float]]):
 def decide(
     decision: Decision | None,
     logits: Mapping[str, Float32[np.ndarray, "n classes"]],
-    embeddings: Float32[np.ndarray, "n features"],
+    features: Float32[np.ndarray, "n features"],
     energies: Float32[np.ndarray, " n"],
     operating_point: str = "accuracy",
+    *,
+    embeddings: Float32[np.ndarray, "n size"] | None = None,
 ) -> Outputs:
     """Turns what a network says of photos into what is said of them.
 
     Args:
         decision: what was fitted; None: probabilities are softmax(logits), labels the likeliest classes.
         logits: attribute -> the network's.
-        embeddings: of the photos.
+        features: pooled, of the photos.
         energies: of the photos.
         operating_point: whose labels are said.
+        embeddings: of the photos; None where they are the features.
     """
+    embeddings = features if embeddings is None else embeddings
     if decision is None:
         plain = {name: np.exp(deciding.scale(values, 1.0)).astype(np.float32) for name, values in logits.items()}
-        return Outputs(plain, embeddings, {name: values.argmax(1) for name, values in logits.items()})
+        return Outputs(plain, features, embeddings, {name: values.argmax(1) for name, values in logits.items()})
     log_probs = deciding.log_probabilities(decision, logits)
     labels = deciding.choose_labels(decision, log_probs, operating_point)
     sure = deciding.confidences(log_probs, labels)
     score = decision.out_of_catalogue
-    strange = None if score is None else score.scores(embeddings, energies)
+    strange = None if score is None else score.scores(features, energies)
     return Outputs(
         {name: np.exp(values).astype(np.float32) for name, values in log_probs.items()},
+        features,
         embeddings,
         labels,
         deciding.accepted(decision, sure, operating_point),

@@ -1,9 +1,10 @@
 """Model packages: a folder that holds all that prediction needs. No pickle; nothing in it is run.
 
-weights.safetensors   parameters and batch statistics, float32
+weights.safetensors   parameters and batch statistics, float32; kernels may be float16
 config.json           format, model, preprocessing, digests of the others
 labels.json           attribute -> class names in the order of the outputs
 decision.json         what was fitted for calibrated probabilities and labels; packages of before it have none
+embedding.json        what embeddings are made of, with embedding.safetensors; without it they are the pooled features
 """
 
 from __future__ import annotations
@@ -25,18 +26,22 @@ from fashion_jax.data.schema import Attribute, Schema
 from fashion_jax.errors import UserError
 from fashion_jax.models.classifier import abstract_classifier
 from fashion_jax.models.decision import Decision
+from fashion_jax.models.embedding import EmbeddingPlan
 from fashion_jax.models.resnet import DEPTHS, POOLINGS, STEMS, embedding_size
 from fashion_jax.serving.decision_file import decision_from_json, decision_to_json
+from fashion_jax.serving.embedding_file import components_to_bytes, plan_from_json, plan_to_json
 
 FORMAT = 1
 _FILES = ("weights.safetensors", "config.json", "labels.json")
 _DECISION = "decision.json"
+_EMBEDDING = ("embedding.json", "embedding.safetensors")
 _MAX_CLASSES = 100_000
 # What packages of earlier versions do not name, and what it was then.
 _LATER_ARGUMENTS: dict[str, Any] = {
     "drop_path": 0.0,
     "pooling": "average",
     "colour_heads": [],
+    "metric_heads": {},
     "mean": [0.5, 0.5, 0.5],
     "std": [0.5, 0.5, 0.5],
 }
@@ -58,6 +63,7 @@ class Package:
         batch_stats: nested batch statistics.
         fingerprint: equal fingerprints make equal embeddings and predictions.
         decision: what was fitted on validation rows; None in packages of before it was there.
+        embedding: what embeddings are made of; None where they are the pooled features.
     """
 
     folder: Path
@@ -69,6 +75,7 @@ class Package:
     batch_stats: dict[Any, Any]
     fingerprint: str
     decision: Decision | None = None
+    embedding: EmbeddingPlan | None = None
 
 
 def write_package(
@@ -80,6 +87,7 @@ def write_package(
     preprocessing: Mapping[str, Any],
     extra: Mapping[str, Any],
     decision: Decision | None = None,
+    embedding: EmbeddingPlan | None = None,
 ) -> None:
     """Writes a package in one step, in the place of one that is there.
 
@@ -92,26 +100,28 @@ def write_package(
             test_time_flip.
         extra: JSON values for people.
         decision: what was fitted on validation rows.
+        embedding: what embeddings are made of; None for the pooled features.
     """
     data = safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in weights.items()})
     labels = json.dumps({name: list(classes) for name, classes in vocabularies.items()}, indent=2, ensure_ascii=False)
     features = embedding_size(model["depth"], model["width"])
-    fitted = "" if decision is None else json.dumps(decision_to_json(decision), ensure_ascii=False, allow_nan=False)
-    digests = {"weights.safetensors": _digest(data), "labels.json": _digest(labels.encode())}
+    contents = {"weights.safetensors": data, "labels.json": labels.encode()}
+    if decision is not None:
+        contents[_DECISION] = _to_json(decision_to_json(decision))
+    if embedding is not None:
+        contents |= zip(_EMBEDDING, (_to_json(plan_to_json(embedding)), components_to_bytes(embedding)), strict=True)
     config = {
         "format": FORMAT,
         "library": f"fashion-jax {_version()}",
         "model": dict(model),
         "embedding_size": features,
         "preprocessing": dict(preprocessing),
-        "digests": digests | ({_DECISION: _digest(fitted.encode())} if fitted else {}),
+        "digests": {name: _digest(content) for name, content in contents.items()},
         "extra": files.without_nan(extra),
     }
     with files.replace_directory(folder) as aside:
-        files.write_bytes(aside / "weights.safetensors", data)
-        files.write_text(aside / "labels.json", labels)
-        if fitted:
-            files.write_text(aside / _DECISION, fitted)
+        for name, content in contents.items():
+            files.write_bytes(aside / name, content)
         files.write_json(aside / "config.json", config)
 
 
@@ -139,27 +149,53 @@ def load_package(path: str | Path) -> Package:
         model = _check_model(folder, config["model"], config["embedding_size"])
         preprocessing = _check_preprocessing(folder, config["preprocessing"])
         params, batch_stats = _check_weights(folder, data, model)
-        decision = _read_decision(folder, config)
+        decision, embedding = _read_decision(folder, config), _read_embedding(folder, config)
         extra = config.get("extra", {})
         if not isinstance(extra, dict):
             raise UserError(f"{folder / 'config.json'}: extra is no JSON object")
         # As they stand in the file: what a later version adds as a default makes no other model.
         about = json.dumps([config["digests"], config["model"], config["preprocessing"]], sort_keys=True)
         fingerprint = _digest(about.encode())[:32]
-        return Package(folder, model, vocabularies, preprocessing, extra, params, batch_stats, fingerprint, decision)
+        network = (params, batch_stats, fingerprint)
+        return Package(folder, model, vocabularies, preprocessing, extra, *network, decision, embedding)
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{folder / 'config.json'} is not a model's configuration: {error!r}") from error
 
 
 def _read_decision(folder: Path, config: Mapping[str, Any]) -> Decision | None:
-    where, wanted = folder / _DECISION, config["digests"].get(_DECISION)
-    if wanted is None and not where.exists():
+    if _read_fitted(folder, _DECISION, config) is None:
         return None
-    if wanted is None or not where.is_file() or _digest(where.read_bytes()) != wanted:
-        raise UserError(f"{where} is damaged, missing or was changed: it does not match config.json")
+    where = folder / _DECISION
     return decision_from_json(
         where, files.read_json_object(where), config["model"]["classes"], config["embedding_size"]
     )
+
+
+def _read_embedding(folder: Path, config: Mapping[str, Any]) -> EmbeddingPlan | None:
+    found = [_read_fitted(folder, name, config) for name in _EMBEDDING]
+    if found[0] is None and found[1] is None:
+        return None
+    where = folder / _EMBEDDING[0]
+    if found[0] is None or found[1] is None:
+        raise UserError(f"{where} and {_EMBEDDING[1]} belong together, and one of them is missing")
+    return plan_from_json(
+        where,
+        files.read_json_object(where),
+        found[1],
+        {**_LATER_ARGUMENTS, **config["model"]},
+        config["embedding_size"],
+    )
+
+
+def _read_fitted(folder: Path, name: str, config: Mapping[str, Any]) -> bytes | None:
+    """Returns a file that not every package has; UserError where it is not the one that config.json knows."""
+    where, wanted = folder / name, config["digests"].get(name)
+    if wanted is None and not where.exists():
+        return None
+    content = where.read_bytes() if where.is_file() else b""
+    if wanted is None or not where.is_file() or _digest(content) != wanted:
+        raise UserError(f"{where} is damaged, missing or was changed: it does not match config.json")
+    return content
 
 
 def _check_labels(folder: Path, labels: dict[str, Any], model: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
@@ -198,6 +234,9 @@ def _check_model(folder: Path, model: dict[str, Any], features: int) -> dict[str
         and model["pooling"] in POOLINGS
         and isinstance(model["colour_heads"], list)
         and set(model["colour_heads"]) <= model["classes"].keys()
+        and isinstance(model["metric_heads"], dict)
+        and model["metric_heads"].keys() <= model["classes"].keys()
+        and all(type(size) is int and 1 <= size <= 65536 for size in model["metric_heads"].values())
         and _are_shares(model["mean"], 0)
         and _are_shares(model["std"], _MIN_STD)
         and all(isinstance(size, int) and 1 <= size <= 65536 for size in sizes)
@@ -251,13 +290,13 @@ def _check_weights(folder: Path, data: bytes, model: dict[str, Any]) -> tuple[di
     flat = {}
     for name, (path, leaf) in wanted.items():
         tensor = tensors[name]
-        if tensor.shape != leaf.shape or tensor.dtype != leaf.dtype:
+        if tensor.shape != leaf.shape or tensor.dtype not in (leaf.dtype, np.float16):
             raise UserError(
                 f"{where}: {name} is {tensor.dtype} {tensor.shape}, but the model has {leaf.dtype} {leaf.shape}"
             )
         if not np.isfinite(tensor).all():
             raise UserError(f"{where}: {name} holds values that are not finite")
-        flat[path] = tensor
+        flat[path] = tensor.astype(leaf.dtype, copy=False)
     tree = traverse_util.unflatten_dict(flat)
     return tree["params"], tree["batch_stats"]
 
@@ -265,6 +304,10 @@ def _check_weights(folder: Path, data: bytes, model: dict[str, Any]) -> tuple[di
 def _is_line(text: str) -> bool:
     """True for text without line ends that UTF-8 can write; JSON can smuggle in halves of characters."""
     return bool(text) and not set("\r\n\0") & set(text) and not any("\ud800" <= c <= "\udfff" for c in text)
+
+
+def _to_json(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
 
 
 def _digest(data: bytes) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,7 @@ from fashion_jax.models.decision import OPERATING_POINTS
 from fashion_jax.models.resnet import embedding_size
 from fashion_jax.serving.outputs import Outputs, Prediction, decide, name_labels
 from fashion_jax.serving.package import Package, load_package
+from fashion_jax.serving.zoo import find_model
 
 __all__ = ["Outputs", "Photo", "Prediction", "Predictor", "load_model"]
 
@@ -31,8 +33,32 @@ _BATCH_PIXELS = _BATCH * 224 * 224  # fewer photos of a larger size run at once
 
 
 def load_model(path: str | Path) -> Predictor:
-    """Loads a model package, or the package of a finished run's workdir; UserError when it is none or damaged."""
-    return Predictor(load_package(path))
+    """Loads a trained model.
+
+    Args:
+        path: a model package, the workdir of a finished run, or the name of a model that comes with the library
+            ("small").
+
+    Raises:
+        UserError: it is none of these, or damaged.
+    """
+    return Predictor(load_package(find_model(path)))
+
+
+class Said(NamedTuple):
+    """What a network itself says of photos.
+
+    Attributes:
+        logits: attribute -> float32 (n, classes); means of a photo and its mirror image where that was asked for.
+        features: float32 (n, pooled features).
+        energies: float32 (n,).
+        embeddings: float32 (n, size), as the package makes them; the features where it does not say how.
+    """
+
+    logits: dict[str, np.ndarray]
+    features: np.ndarray
+    energies: np.ndarray
+    embeddings: np.ndarray
 
 
 class Predictor:
@@ -46,11 +72,13 @@ class Predictor:
 
         def forward(
             params: Any, batch_stats: Any, images: jax.Array, flip: bool
-        ) -> tuple[dict[str, jax.Array], jax.Array, jax.Array]:
+        ) -> tuple[dict[str, jax.Array], jax.Array, jax.Array, jax.Array]:
             network, pixels = merge_classifier(graph, params, batch_stats), normalize(images, mean, std, dtype)
             outputs = network(pixels, train=False)
             every = mean_of_mirrored(network, pixels, outputs) if flip else outputs.logits
-            return every, outputs.embedding, mean_energy(outputs.logits)
+            plan, pooled = package.embedding, outputs.embedding
+            embedding = pooled if plan is None else plan.embed(outputs.logits, pooled, outputs.metric)
+            return every, pooled, mean_energy(outputs.logits), embedding
 
         devices = jax.local_devices()
         mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=devices)
@@ -58,7 +86,7 @@ class Predictor:
         self._forward = jax.jit(
             forward,
             in_shardings=(everywhere, everywhere, self._rows),
-            out_shardings=(self._rows, self._rows, self._rows),
+            out_shardings=(self._rows,) * 4,
             static_argnums=3,
         )
         self._params = jax.device_put(package.params, everywhere)
@@ -83,7 +111,19 @@ class Predictor:
     @property
     def embedding_size(self) -> int:
         """Features of an embedding."""
+        plan = self._package.embedding
+        return self.num_features if plan is None else plan.size
+
+    @property
+    def num_features(self) -> int:
+        """Pooled features of the network."""
         return embedding_size(self._package.model["depth"], self._package.model["width"])
+
+    @property
+    def subspaces(self) -> dict[str, int]:
+        """Subspace of the embedding -> its features, in their order; empty where the package has none."""
+        plan = self._package.embedding
+        return {} if plan is None else plan.sizes
 
     @property
     def fingerprint(self) -> str:
@@ -165,21 +205,31 @@ class Predictor:
             wanted = f"uint8 (n, {self.size[0]}, {self.size[1]}, 3)"
             raise UserError(f"photos must be {wanted}, not {images.dtype} {images.shape}")
         self.check_operating_point(operating_point)
-        logits, embeddings, energies = self.run_network(images, whole_batches=whole_batches, flip=flip)
-        return decide(self._package.decision, logits, embeddings, energies, operating_point)
+        said = self.run_network(images, whole_batches=whole_batches, flip=flip)
+        return decide(
+            self._package.decision,
+            said.logits,
+            said.features,
+            said.energies,
+            operating_point,
+            embeddings=said.embeddings,
+        )
 
     def run_network(
         self, images: UInt8[np.ndarray, "n height width 3"], *, whole_batches: bool = False, flip: bool | None = None
-    ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
-        """Returns what the network itself says: logits by attribute, embeddings, and energies; takes sound photos."""
+    ) -> Said:
+        """Returns what the network itself says; takes sound photos."""
         parts = list(self._run(images, whole_batches, self.preprocessing["test_time_flip"] if flip is None else flip))
-        logits = {
-            name: np.concatenate([np.empty((0, len(v)), np.float32), *(p[name] for p, _, _ in parts)])
-            for name, v in self.classes.items()
-        }
-        embeddings = np.concatenate([np.empty((0, self.embedding_size), np.float32), *(e for _, e, _ in parts)])
-        energies = np.concatenate([np.empty(0, np.float32), *(e for _, _, e in parts)])
-        return logits, embeddings, energies
+
+        def join(arrays: list[np.ndarray], *width: int) -> np.ndarray:
+            return np.concatenate([np.empty((0, *width), np.float32), *arrays])
+
+        return Said(
+            {name: join([p.logits[name] for p in parts], len(v)) for name, v in self.classes.items()},
+            join([p.features for p in parts], self.num_features),
+            join([p.energies for p in parts]),
+            join([p.embeddings for p in parts], self.embedding_size),
+        )
 
     def check_operating_point(self, name: str) -> None:
         """Raises UserError unless the package can predict at an operating point."""
@@ -195,9 +245,7 @@ class Predictor:
     def _round_up(self, count: int) -> int:
         return -(-count // self._devices) * self._devices
 
-    def _run(
-        self, images: np.ndarray, whole_batches: bool, flip: bool
-    ) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]]:
+    def _run(self, images: np.ndarray, whole_batches: bool, flip: bool) -> Iterator[Said]:
         if not len(images):
             return
         # Few photos take a batch of their own size, rounded up to a power of two: few shapes are ever compiled.
@@ -207,8 +255,7 @@ class Predictor:
             part = images[start : start + size]
             padded = np.concatenate([part, np.zeros((size - len(part), *part.shape[1:]), np.uint8)])
             result = self._forward(self._params, self._batch_stats, jax.device_put(padded, self._rows), flip)
-            logits, embeddings, energies = jax.device_get(result)
-            yield {n: p[: len(part)] for n, p in logits.items()}, embeddings[: len(part)], energies[: len(part)]
+            yield Said(*jax.tree.map(partial(_first, len(part)), jax.device_get(result)))
 
     def predict(self, photos: Sequence[Photo] | Photo, *, operating_point: str = "accuracy") -> list[Prediction]:
         """Labels photos.
@@ -226,7 +273,7 @@ class Predictor:
         return self.name_labels(self.predict_arrays(self._read_all(photos), operating_point=operating_point))
 
     def embed(self, photos: Sequence[Photo] | Photo) -> Float32[np.ndarray, "n features"]:
-        """Returns the embeddings of photos, not normalised; takes what `predict` takes."""
+        """Returns the embeddings of photos, which are compared by their cosine; takes what `predict` takes."""
         return self.predict_arrays(self._read_all(photos), flip=False).embeddings
 
     def name_labels(self, outputs: Outputs) -> list[Prediction]:
@@ -239,3 +286,7 @@ class Predictor:
         )
         images = [self.read(photo) for photo in cast(Sequence[Photo], [photos] if single else photos)]
         return np.stack(images) if images else np.empty((0, *self.size, 3), np.uint8)
+
+
+def _first(count: int, array: np.ndarray) -> np.ndarray:
+    return array[:count]

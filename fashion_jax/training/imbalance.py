@@ -40,7 +40,7 @@ def make_head_loss(
     elif method == "logit_adjustment":
         offsets = config.logit_adjustment * log_frequencies(class_counts)
     return HeadLoss(
-        smoothing=config.head_label_smoothing.get(name, config.label_smoothing),
+        smoothing=_smoothing(config.head_label_smoothing.get(name, config.label_smoothing), class_counts, config),
         weight=config.head_weights.get(name, 1.0),
         class_weights=weights,
         logit_offsets=offsets,
@@ -48,6 +48,32 @@ def make_head_loss(
         softness=config.colour_softness if similar is not None else 0.0,
         focal_gamma=config.focal_gamma if method == "focal" else 0.0,
     )
+
+
+def _smoothing(
+    common: float, class_counts: Int64[np.ndarray, " classes"], config: LossConfig
+) -> float | Float32[np.ndarray, " classes"]:
+    if config.rare_label_smoothing < 0:
+        return common
+    return label_aware_smoothing(class_counts, common, config.rare_label_smoothing)
+
+
+def label_aware_smoothing(
+    class_counts: Int64[np.ndarray, " classes"], common: float, rare: float
+) -> Float32[np.ndarray, " classes"]:
+    """Returns a smoothing per class, from `rare` for the rarest to `common` for the commonest.
+
+    In between it follows a quarter of a sine over the rows (Zhong et al., "Improving calibration for long-tailed
+    recognition", CVPR 2021, equation 8): networks are too sure of common classes above all.
+
+    Args:
+        class_counts: training rows.
+        common: in [0, 1).
+        rare: in [0, 1).
+    """
+    span = max(1, int(class_counts.max()) - int(class_counts.min()))
+    place = (class_counts - class_counts.min()) / span
+    return (rare + (common - rare) * np.sin(place * np.pi / 2)).astype(np.float32)
 
 
 def balanced_weights(class_counts: Int64[np.ndarray, " classes"]) -> Float32[np.ndarray, " classes"]:

@@ -19,7 +19,8 @@ class HeadLoss:
     """How one head's loss is computed.
 
     Attributes:
-        smoothing: share of the probability that is spread evenly over all classes, in [0, 1).
+        smoothing: share of the probability that is spread evenly over all classes, in [0, 1); one for all rows, or per
+            class, of the rows that have it.
         weight: of the head's loss in the sum.
         class_weights: per class, the factor of its rows; None for 1.
         logit_offsets: per class, added to the logits in training alone; None for 0.
@@ -28,7 +29,7 @@ class HeadLoss:
         focal_gamma: rows that are right already count less by (1 - p) ** gamma (Lin et al., ICCV 2017).
     """
 
-    smoothing: float = 0.0
+    smoothing: float | Float32[np.ndarray, " classes"] = 0.0
     weight: float = 1.0
     class_weights: Float32[np.ndarray, " classes"] | None = None
     logit_offsets: Float32[np.ndarray, " classes"] | None = None
@@ -42,7 +43,7 @@ def head_cross_entropy(
 ) -> Float[Array, " batch"]:
     """Returns a head's cross-entropy per row in nats, float32; zero where the label is missing.
 
-    Label smoothing is that of Szegedy et al. (2016, section 7).
+    Label smoothing is that of Szegedy et al. (2016, section 7), per class that of Zhong et al. (CVPR 2021).
 
     Args:
         logits: unbounded.
@@ -60,7 +61,8 @@ def head_cross_entropy(
     if how.similar is not None:
         like = jnp.sum(jnp.asarray(how.similar)[safe] * log_probabilities, axis=-1)
         right = (1 - how.softness) * picked + how.softness * like
-    loss = -(1 - how.smoothing) * right - how.smoothing * jnp.mean(log_probabilities, axis=-1)
+    smoothing = how.smoothing if isinstance(how.smoothing, float) else jnp.asarray(how.smoothing)[safe]
+    loss = -(1 - smoothing) * right - smoothing * jnp.mean(log_probabilities, axis=-1)
     if how.focal_gamma:
         # Next to certainty 1 - p rounds to 0, whose power has no gradient.
         loss = loss * jnp.maximum(-jnp.expm1(picked), 1e-7) ** how.focal_gamma

@@ -10,6 +10,7 @@ from PIL import Image
 
 from fashion_jax.config import AugmentConfig
 from fashion_jax.data.augment import augment, example_keys, normalize, sample_bilinear
+from fashion_jax.data.rand_augment import NUM_OPERATIONS, affine_operation, draw_affine
 
 OFF = {
     "min_crop_area": 1.0,
@@ -45,9 +46,67 @@ def test_half_of_the_flips():
     assert 0.4 < same.mean() < 0.6
 
 
+def smooth_photo(side: int = 64) -> np.ndarray:
+    y, x = np.mgrid[:side, :side]
+    return np.stack([128 + 100 * np.sin(x / 9), 128 + 100 * np.cos(y / 7), 2.0 * (x + y)], -1).astype(np.uint8)
+
+
+# Each operation as Pillow's AFFINE has it: coefficients of the x and the y that an output pixel comes from.
+@pytest.mark.parametrize(
+    ("kind", "x_row", "y_row"),
+    [
+        (0, (1, 0, 0), (0, 1, 0)),
+        (1, (np.cos(np.deg2rad(15)), np.sin(np.deg2rad(15)), 0), (-np.sin(np.deg2rad(15)), np.cos(np.deg2rad(15)), 0)),
+        (2, (1, 0.15, 0), (0, 1, 0)),
+        (3, (1, 0, 0), (0.15, 1, 0)),
+        (4, (1, 0, 0), (0, 1, 14.4)),
+        (5, (1, 0, 14.4), (0, 1, 0)),
+    ],
+)
+def test_operations_are_pillows(kind, x_row, y_row):
+    photo, centre = smooth_photo(), 31.5
+    matrix, offset = affine_operation(jnp.asarray(kind), jnp.asarray(0.5), 64, 64)
+    grid_y, grid_x = np.mgrid[:64, :64] - centre
+    source_y = matrix[0, 0] * grid_y + matrix[0, 1] * grid_x + offset[0] + centre
+    source_x = matrix[1, 0] * grid_y + matrix[1, 1] * grid_x + offset[1] + centre
+    ours = np.asarray(sample_bilinear(jnp.asarray(photo), source_y, source_x))
+    rows = [(a, b, c + 32 * (1 - a - b)) for a, b, c in (x_row, y_row)]  # Pillow's pixels end at whole numbers
+    affine = Image.Transform.AFFINE
+    pillow = Image.fromarray(photo).transform((64, 64), affine, (*rows[0], *rows[1]), Image.Resampling.BILINEAR)
+    inside = (np.abs(source_y - centre) < 30) & (np.abs(source_x - centre) < 30)
+    assert inside.mean() > 0.5
+    assert np.abs(ours - np.asarray(pillow))[inside].max() < 2
+
+
+def test_drawn_operations_are_applied_one_after_another():
+    drawn = [draw_affine(key, operations=2, magnitude=0.5, height=20, width=16) for key in keys(200)]
+    matrices = np.stack([np.asarray(matrix) for matrix, _ in drawn])
+    offsets = np.stack([np.asarray(offset) for _, offset in drawn])
+    single = [
+        tuple(np.asarray(part) for part in affine_operation(jnp.asarray(kind), jnp.asarray(sign * 0.5), 20, 16))
+        for kind in range(NUM_OPERATIONS)
+        for sign in (-1.0, 1.0)
+    ]
+    pairs = [(b @ a, b @ p + q) for a, p in single for b, q in single]
+    found = set()
+    for matrix, offset in zip(matrices, offsets, strict=True):
+        gaps = [max(np.abs(matrix - m).max(), np.abs(offset - o).max()) for m, o in pairs]
+        assert min(gaps) < 1e-5
+        found.add(int(np.argmin(gaps)))
+    assert len(found) > 30  # of 66 that differ at most
+
+
+def test_rand_augment_moves_photos_and_invents_no_colour():
+    photos = jnp.full((64, 20, 16, 3), 100, jnp.uint8)
+    out = np.asarray(augment(photos, keys(), AugmentConfig(**OFF, rand_operations=2, rand_magnitude=0.5)))
+    assert (out >= 100 - 1e-3).all() and (out <= 255 + 1e-3).all()  # of a grey photo, only white comes in
+    assert 0.5 < (out != 100).any((1, 2, 3)).mean() < 1
+    still = augment(images(), keys(), AugmentConfig(**OFF, rand_operations=3, rand_magnitude=0.0))
+    np.testing.assert_allclose(still, np.asarray(images(), np.float32), atol=1e-2)
+
+
 def test_rotation_agrees_with_pillow():
-    y, x = np.mgrid[:64, :64]
-    smooth = np.stack([128 + 100 * np.sin(x / 9), 128 + 100 * np.cos(y / 7), 2.0 * (x + y)], -1).astype(np.uint8)
+    smooth = smooth_photo()
     angle = np.deg2rad(20)
     grid_y, grid_x = np.mgrid[:64, :64] - 31.5
     source_y = np.cos(angle) * grid_y - np.sin(angle) * grid_x + 31.5

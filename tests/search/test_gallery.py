@@ -291,12 +291,30 @@ def test_another_model_is_refused(shop, run, tmp_path, tiny_config):
         (["--attribute", "colour=red", "--keep", "kind"], "need a product"),
         (["--attribute", "colour=red", "--min-score", "0.5"], "need a product"),
         (["--image", "no/such.jpg"], "cannot be read"),
+        (["--id", "S00000", "--weigh", "colour=much"], "PART=FACTOR"),
+        (["--id", "S00000", "--weigh", "colr=2"], "did you mean 'colour'"),
+        (["--attribute", "colour=red", "--weigh", "colour=2"], "need a product"),
     ],
 )
 def test_bad_searches_get_a_sentence(shop, run, arguments, message):
     code, _, errors = run("search", "--index", shop / "index", *arguments)
     assert code == 2
     assert message in errors
+
+
+def test_colour_above_all(shop, run):
+    index = Index.load(shop / "index")
+    assert list(index.subspaces) == ["kind", "colour", "appearance"]
+    code, output, _ = run(
+        "search", "--index", shop / "index", "--id", "S00037", "--weigh", "kind=0", "colour=9", "--json"
+    )
+    assert code == 0
+    plain = index.search(index.vectors(["S00037"]), 10, exclude=["S00037"])
+    weighed = [hit["id"] for hit in json.loads(output)[0]["hits"]]
+    others = index.vectors(weighed)
+    start, stop = index.subspaces["kind"], index.subspaces["kind"] + index.subspaces["colour"]
+    vector = index.vectors(["S00037"])[0, start:stop]
+    assert (others[:, start:stop] @ vector).mean() >= (index.vectors(plain.ids[0])[:, start:stop] @ vector).mean()
 
 
 def test_a_filter_that_nothing_passes_is_hinted_at(shop, run):

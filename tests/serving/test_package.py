@@ -24,6 +24,7 @@ from fashion_jax.data.photos import decode_photo, encode_photo, normalise_photo
 from fashion_jax.data.schema import Schema, save_schema
 from fashion_jax.errors import UserError
 from fashion_jax.models.classifier import make_classifier, merge_classifier, split_classifier
+from fashion_jax.models.embedding import EmbeddingPlan, Subspace
 from fashion_jax.search.embed import embed_source
 from fashion_jax.serving.package import load_package, write_package
 from fashion_jax.serving.predict import predict_source
@@ -408,3 +409,81 @@ def test_ids_of_any_length_are_kept(package, tmp_path):
     assert embed_source(load_model(package), table, tmp_path / "e.npz", progress=False) == 4
     with np.load(tmp_path / "e.npz", allow_pickle=False) as arrays:
         assert arrays["ids"][0] == "7" * 5000
+
+
+def embedding_plan() -> EmbeddingPlan:
+    directions = np.linalg.qr(np.random.default_rng(0).normal(size=(32, 6)))[0].astype(np.float32)
+    kind, hue = "kind", "colour, or hue"
+    parts = (Subspace(kind, kind, 3, 0.5, 0.7), Subspace(hue, hue, 4, 0.3), Subspace("appearance", None, 6, 0.2))
+    return EmbeddingPlan(parts, directions)
+
+
+def write_planned(folder, network):
+    flat = traverse_util.flatten_dict({"params": network[0], "batch_stats": network[1]})
+    weights = {"/".join(map(str, path)): array for path, array in flat.items()}
+    preprocessing = {**PREPROCESSING, "test_time_flip": True}
+    about = {"model": MODEL, "vocabularies": VOCABULARIES, "preprocessing": preprocessing, "extra": {}}
+    write_package(folder, weights=weights, **about, embedding=embedding_plan())
+
+
+def test_a_package_says_what_its_embeddings_are_made_of(tmp_path, network):
+    write_planned(tmp_path / "planned", network)
+    model = load_model(tmp_path / "planned")
+    loaded, plan = model.package.embedding, embedding_plan()
+    assert loaded.subspaces == plan.subspaces and np.array_equal(loaded.components, plan.components)
+    assert model.embedding_size == 13 and model.num_features == 32
+    assert model.subspaces == {"kind": 3, "colour, or hue": 4, "appearance": 6}
+    images = photos(5)
+    plain = model.run_network(images, flip=False)
+    wanted = np.asarray(plan.embed(plain.logits, plain.features, {}))
+    for found in (model.embed(images), model.predict_arrays(images).embeddings, plain.embeddings):
+        np.testing.assert_allclose(found, wanted, atol=1e-6)  # also where labels are of photos and mirror images
+    np.testing.assert_allclose(model.predict_arrays(images).features, plain.features, atol=1e-5)
+    assert model.embed([]).shape == (0, 13)
+
+
+def test_packages_without_a_plan_embed_features(package):
+    model = load_model(package)
+    outputs = model.predict_arrays(photos(3))
+    assert model.subspaces == {} and np.array_equal(outputs.embeddings, outputs.features)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda plan: plan.update(format=2), "format"),
+        (lambda plan: plan.update(subspaces=[]), "no list"),
+        (lambda plan: plan["subspaces"][0].update(size=4), "size of 'kind'"),
+        (lambda plan: plan["subspaces"][0].update(attribute="shape"), "no head"),
+        (lambda plan: plan["subspaces"][0].update(share=0.9), "sum to 1"),
+        (lambda plan: plan["subspaces"][0].update(share=float("nan")), "share of 'kind'"),
+        (lambda plan: plan["subspaces"][1].update(temperature=0), "temperature of"),
+        (lambda plan: plan["subspaces"][1].update(name="kind"), "twice"),
+        (lambda plan: plan["subspaces"][1].pop("share"), "alone"),
+        (lambda plan: plan["subspaces"][0].update(learned=True), "no head"),
+        (lambda plan: plan["subspaces"][0].update(learned=1), "neither true nor false"),
+        (lambda plan: plan["subspaces"][2].update(learned=True), "no metric head"),
+        (lambda plan: plan["subspaces"].pop(), "subspaces'|sum to 1"),
+        (lambda plan: plan.pop("subspaces"), "does not say"),
+    ],
+)
+def test_a_plan_is_believed_only_when_it_fits(tmp_path, network, change, message):
+    write_planned(tmp_path / "planned", network)
+    where = tmp_path / "planned" / "embedding.json"
+    plan = json.loads(where.read_text())
+    change(plan)
+    where.write_text(json.dumps(plan))
+    with pytest.raises(UserError, match="was changed"):
+        load_package(tmp_path / "planned")
+    config = json.loads((tmp_path / "planned" / "config.json").read_text())
+    config["digests"]["embedding.json"] = hashlib.sha256(where.read_bytes()).hexdigest()
+    (tmp_path / "planned" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=message):
+        load_package(tmp_path / "planned")
+
+
+def test_half_a_plan_is_refused(tmp_path, network):
+    write_planned(tmp_path / "planned", network)
+    (tmp_path / "planned" / "embedding.safetensors").unlink()
+    with pytest.raises(UserError, match="damaged, missing"):
+        load_package(tmp_path / "planned")

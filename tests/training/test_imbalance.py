@@ -11,7 +11,13 @@ from fashion_jax.config import LossConfig
 from fashion_jax.errors import UserError
 from fashion_jax.resolve import resolve
 from fashion_jax.session import Session
-from fashion_jax.training.imbalance import balanced_weights, effective_weights, log_frequencies, make_head_loss
+from fashion_jax.training.imbalance import (
+    balanced_weights,
+    effective_weights,
+    label_aware_smoothing,
+    log_frequencies,
+    make_head_loss,
+)
 from fashion_jax.training.losses import head_cross_entropy
 
 COUNTS = np.array([900, 90, 10, 0])
@@ -48,6 +54,16 @@ def test_every_method_makes_its_loss():
     assert of("focal", focal_gamma=3.0).focal_gamma == 3
     assert of("balanced", head_imbalance={"a": "none"}).class_weights is None
     assert of("none").smoothing == 0.1
+
+
+def test_common_classes_are_smoothed_more():
+    smoothing = label_aware_smoothing(np.array([1, 51, 101]), 0.3, 0.1)
+    assert smoothing == pytest.approx([0.1, 0.1 + 0.2 * np.sin(np.pi / 4), 0.3])
+    assert label_aware_smoothing(np.array([5, 5]), 0.3, 0.1) == pytest.approx([0.1, 0.1])
+    loss = make_head_loss("a", COUNTS, LossConfig(label_smoothing=0.2, rare_label_smoothing=0.0))
+    assert loss.smoothing[0] == pytest.approx(0.2) and loss.smoothing[3] == 0
+    own = LossConfig(label_smoothing=0.2, head_label_smoothing={"a": 0.4}, rare_label_smoothing=0.0)
+    assert make_head_loss("a", COUNTS, own).smoothing[0] == pytest.approx(0.4)
 
 
 def test_adjusted_logits_learn_the_balanced_classifier():

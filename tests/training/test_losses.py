@@ -27,6 +27,16 @@ def test_equals_optax(smoothing):
     assert np.allclose(head_cross_entropy(logits, labels, HeadLoss(smoothing)), wanted, atol=1e-5)
 
 
+def test_each_class_may_have_its_own_smoothing():
+    logits, labels = problem()
+    labels = jnp.maximum(labels, 0)
+    own = np.linspace(0, 0.3, 7, dtype=np.float32)
+    found = head_cross_entropy(logits, labels, HeadLoss(own))
+    for row in range(len(labels)):
+        alone = head_cross_entropy(logits[row : row + 1], labels[row : row + 1], HeadLoss(float(own[labels[row]])))
+        assert float(found[row]) == pytest.approx(float(alone[0]), rel=1e-5)
+
+
 SMOOTHED = HeadLoss(0.1)
 
 
@@ -45,6 +55,7 @@ EVERY_WAY = [
     HeadLoss(class_weights=WEIGHTS),
     HeadLoss(0.1, logit_offsets=OFFSETS),
     HeadLoss(focal_gamma=2.0),
+    HeadLoss(np.linspace(0, 0.3, 7, dtype=np.float32)),
     HeadLoss(0.1, similar=np.roll(np.eye(7, dtype=np.float32), 1, 1), softness=0.2),
     HeadLoss(0.1, 1.0, WEIGHTS, OFFSETS, focal_gamma=2.0),
 ]

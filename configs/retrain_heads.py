@@ -1,0 +1,34 @@
+"""Heads trained anew on a finished network, whose backbone stays as it is (cRT), every class weighing the same.
+
+Command: python -m fashion_jax.main --config=configs/retrain_heads.py --workdir=runs/retrained \
+             --config.data.source=products.zip --config.data.prepared=runs/small_cpu/records \
+             --config.model.pretrained=runs/small_cpu --config.model.width=32
+Cost and score: not measured.
+
+Kang et al., "Decoupling representation and classifier for long-tailed recognition", ICLR 2020; the smoothing by class
+of Zhong et al., CVPR 2021. Where several attributes are trained at once no order of rows balances all of them, so
+losses are weighted instead.
+"""
+
+from pathlib import Path
+
+from fashion_jax.config import Config
+from fashion_jax.config_files import load_config
+
+
+def get_config() -> Config:
+    config = load_config(Path(__file__).with_name("base.py"))
+    config.data.augment.min_crop_area = 1.0
+    config.data.augment.max_rotation = 0.0
+    config.data.augment.erase_probability = 0.0
+    config.data.test_time_flip = True
+    config.optimizer.freeze = ("backbone",)
+    config.optimizer.freeze_batch_norm = True
+    config.optimizer.learning_rate = 1e-3
+    config.loss.imbalance = "balanced"
+    config.loss.label_smoothing = 0.3
+    config.loss.rare_label_smoothing = 0.0
+    config.train.duration = "4 epochs"
+    config.train.batch_size = 128
+    config.train.best_metric = "mean/macro_f1"
+    return config

@@ -1,0 +1,87 @@
+"""Searches that weigh parts of the embedding: the ranking is that of the weighted sum of the parts' similarities."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from fashion_jax.errors import UserError
+from fashion_jax.search.index import Index
+
+PARTS = {"shape": 6, "colour": 4}
+
+
+def drawn(count: int) -> np.ndarray:
+    rng = np.random.default_rng(count)
+    parts = [rng.normal(size=(count, size)) for size in PARTS.values()]
+    return np.concatenate([part / np.linalg.norm(part, axis=1, keepdims=True) for part in parts], 1)
+
+
+VECTORS, QUERIES = drawn(400), drawn(9)
+
+
+def make(**options) -> Index:
+    return Index.build(VECTORS, np.arange(400), backend="exact", **{"subspaces": PARTS, **options})
+
+
+@pytest.mark.parametrize("weights", [{"colour": 3.0}, {"shape": 0}, {"shape": 0.5, "colour": 2}, {"colour": 0.0}])
+def test_weights_rank_by_the_weighted_sum(weights):
+    shape, colour = QUERIES[:, :6] @ VECTORS[:, :6].T, QUERIES[:, 6:] @ VECTORS[:, 6:].T
+    wanted = weights.get("shape", 1) * shape + weights.get("colour", 1) * colour
+    hits = make().search(QUERIES, 20, weights=weights)
+    assert np.array_equal(hits.ids, np.argsort(-wanted, axis=1, kind="stable")[:, :20])
+    assert (np.abs(hits.scores) <= 1 + 1e-6).all()
+
+
+def test_weights_of_one_change_nothing():
+    index = make()
+    plain = index.search(QUERIES, 10)
+    for weights in ({}, {"shape": 1}, {"shape": 1, "colour": 1.0}):
+        weighed = index.search(QUERIES, 10, weights=weights)
+        assert np.array_equal(plain.ids, weighed.ids)
+        np.testing.assert_allclose(plain.scores, weighed.scores, atol=1e-6)
+    assert np.array_equal(index.search(QUERIES, 10, weights={"colour": 2}).ids,
+                          index.search_projected(index.project(QUERIES), 10, weights={"colour": 2}).ids)  # fmt: skip
+
+
+def test_parts_are_kept_on_the_disk_and_by_changes(tmp_path):
+    index = make()
+    index.save(tmp_path / "index")
+    index.close()
+    with Index.load(tmp_path / "index") as loaded:
+        assert loaded.subspaces == PARTS
+        loaded.upsert([900], QUERIES[:1])
+        assert loaded.search(QUERIES[0], 1, weights={"colour": 5}).ids[0, 0] == 900
+        loaded.rebuild()
+        assert loaded.subspaces == PARTS
+
+
+def test_components_have_no_parts():
+    index = make(pca=5)
+    assert index.subspaces == {}
+    with pytest.raises(UserError, match="no subspaces to weigh"):
+        index.search(QUERIES, 3, weights={"colour": 2})
+    assert index.search(QUERIES, 3, weights={}).ids.shape == (9, 3)
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ({"color": 2}, "no subspace 'color'.*colour"),
+        ({"colour": -1}, "weight of 'colour' must be"),
+        ({"colour": float("nan")}, "weight of 'colour' must be"),
+        ({"colour": True}, "weight of 'colour' must be"),
+        ({"colour": "2"}, "weight of 'colour' must be"),
+        ({"colour": 0, "shape": 0}, "leave nothing"),
+        ([("colour", 2)], "must map subspaces"),
+    ],
+)
+def test_bad_weights_get_a_sentence(weights, message):
+    with pytest.raises(UserError, match=message):
+        make().search(QUERIES, 3, weights=weights)
+
+
+@pytest.mark.parametrize("parts", [{"shape": 6}, {"shape": 0, "colour": 10}, {"": 10}, [6, 4], {"shape": "10"}])
+def test_parts_must_make_up_the_embedding(parts):
+    with pytest.raises(UserError, match="subspaces"):
+        make(subspaces=parts)

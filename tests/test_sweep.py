@@ -1,0 +1,162 @@
+"""Sweeps: what is drawn is trained, what is worse is pruned, what was stopped goes on, bad spaces get a sentence."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+import fashion_jax.sweep as sweep_module
+from fashion_jax.cli import main
+from fashion_jax.errors import UserError
+from fashion_jax.experiment import Result
+from fashion_jax.sweep import Range, format_trials, read_space, sweep
+from fashion_jax.training.interrupt import Interrupted
+
+SPACE = {"optimizer.learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}, "model.drop_path": [0, 0.1]}
+
+
+@pytest.fixture
+def write(tmp_path):
+    def save(space, name="space.json") -> Path:
+        (tmp_path / name).write_text(json.dumps(space))
+        return tmp_path / name
+
+    return save
+
+
+@pytest.fixture
+def config(tmp_path, prepared) -> Path:
+    path = tmp_path / "config.py"
+    path.write_text(
+        f"from drawn_products import make_tiny_config\n\n\ndef get_config():\n"
+        f"    return make_tiny_config({str(prepared.folder)!r})\n"
+    )
+    return path
+
+
+class FakeTraining:
+    """Two evaluations per run; the score is better the nearer the learning rate is to .001, and rises by a tenth."""
+
+    def __init__(self) -> None:
+        self.runs, self.stop_at, self.finished = [], None, 0
+
+    def __call__(self, config, workdir, *, on_evaluation, finish, **_):
+        assert not finish
+        if self.stop_at == len(self.runs):
+            self.stop_at = None
+            raise Interrupted(3, 15)
+        self.runs.append((config.optimizer.learning_rate, config.model.drop_path, workdir))
+        for step in (1, 2):
+            on_evaluation(step, {"mean/accuracy": 0.8 - abs(config.optimizer.learning_rate - 1e-3) + step / 10})
+        self.finished += 1
+        return Result(workdir, workdir / "package", 2, None)
+
+
+@pytest.fixture
+def training(monkeypatch) -> FakeTraining:
+    fake = FakeTraining()
+    monkeypatch.setattr(sweep_module, "train", fake)
+    return fake
+
+
+def test_trials_are_drawn_trained_and_ranked(config, write, tmp_path, training):
+    trials = sweep(config, write(SPACE), tmp_path / "out", num_trials=4, progress=False)
+    assert len(training.runs) == len(trials) == 4 == training.finished
+    assert all(1e-4 <= rate <= 1e-2 and drop in (0, 0.1) for rate, drop, _ in training.runs)
+    scores = [trial["score"] for trial in trials]
+    assert scores == sorted(scores, reverse=True)
+    best = min(training.runs, key=lambda run: abs(run[0] - 1e-3))
+    assert trials[0]["optimizer.learning_rate"] == pytest.approx(best[0])
+    assert trials[0]["score"] == pytest.approx(1.0 - abs(best[0] - 1e-3))
+    with (tmp_path / "out" / "trials.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["workdir"] for row in rows] == [trial["workdir"] for trial in trials]
+    assert f"{scores[0]:.4f}" in format_trials(trials)
+
+
+def test_trials_worse_than_the_median_are_pruned(config, write, tmp_path, training):
+    trials = sweep(config, write(SPACE), tmp_path / "out", num_trials=16, progress=False)
+    pruned = [trial for trial in trials if trial["state"] == "pruned"]
+    assert 0 < len(pruned) == 16 - training.finished
+    assert trials[-len(pruned) :] == pruned and trials[0]["state"] == "complete"
+
+
+def test_a_stopped_search_goes_on_with_the_same_values(config, write, tmp_path, training):
+    training.stop_at = 2
+    with pytest.raises(Interrupted):
+        sweep(config, write(SPACE), tmp_path / "out", num_trials=4, progress=False)
+    journal = (tmp_path / "out" / "study.jsonl").read_text()
+    trials = sweep(config, write(SPACE), tmp_path / "out", num_trials=4, progress=False)
+    assert len(trials) == 4 == len({trial["workdir"] for trial in trials})
+    # What the stopped trial had drawn is what the first one afterwards has.
+    assert repr(training.runs[2][0]) in journal
+    assert sweep(config, write(SPACE), tmp_path / "out", num_trials=4, progress=False) == trials
+    assert len(training.runs) == 4
+
+
+def test_scores_of_a_run_that_was_stopped_count(config, write, tmp_path, training, monkeypatch):
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    (workdir / "metrics.jsonl").write_text('{"step": 7, "validation/mean/accuracy": 0.99}\n{"step": 8, "valid')
+    monkeypatch.setattr(sweep_module, "_digest", lambda values: "../../run")
+    (trial,) = sweep(config, write({"train.seed": [1]}), tmp_path / "out", num_trials=1, progress=False)
+    assert trial["score"] == 0.99
+
+
+def test_two_real_trials(config, write, tmp_path, capsys):
+    arguments = [
+        "sweep", "--config", config, "--space", write({"optimizer.learning_rate": [0.001, 0.004]}), "--out",
+        tmp_path / "out", "--trials", 2, "--config.train.duration=6 steps",
+    ]  # fmt: skip
+    assert main([str(part) for part in arguments]) == 0
+    assert "optimizer.learning_rate=0.00" in capsys.readouterr().out
+    with (tmp_path / "out" / "trials.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2
+    for row in rows:
+        assert (Path(row["workdir"]) / "checkpoints").is_dir()
+        assert not (Path(row["workdir"]) / "evaluation").exists()  # the test split is nobody's to search on
+        metrics = [json.loads(line) for line in (Path(row["workdir"]) / "metrics.jsonl").read_text().splitlines()]
+        measured = [line["validation/mean/accuracy"] for line in metrics if "validation/mean/accuracy" in line]
+        assert float(row["score"]) == pytest.approx(max(measured))
+
+
+def test_spaces_are_read(write):
+    space = read_space(write({**SPACE, "train.batch_size": {"low": 16, "high": 64, "step": 16}, "a": [True, "x"]}))
+    assert space["optimizer.learning_rate"] == Range(1e-4, 1e-2, True)
+    assert space["train.batch_size"] == Range(16, 64, step=16)
+    assert space["a"] == ("true", "x")
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        ({}, "no field"),
+        ({"train.seed": []}, "list of values"),
+        ({"train.seed": {"low": 1}}, "low"),
+        ({"train.seed": {"low": 1, "high": 2, "base": 2}}, "low"),
+        ({"train.seed": {"low": "1", "high": 2}}, "no number"),
+        ({"train.seed": {"low": 3, "high": 2}}, "low < high"),
+        ({"train.seed": {"low": 0, "high": 2, "log": True}}, "above 0"),
+        ({"train.seed": {"low": 0, "high": 2, "step": 0}}, "step above 0"),
+        ({"train.sed": [1]}, "did you mean 'seed'"),
+        ({"train.seed": [1, -1]}, "train.seed"),
+        ({"optimizer.learning_rate": {"low": -1.0, "high": 2.0}}, "optimizer.learning_rate"),
+    ],
+)
+def test_bad_spaces_get_a_sentence(config, write, tmp_path, training, space, message):
+    with pytest.raises(UserError, match=message):
+        sweep(config, write(space), tmp_path / "out", num_trials=2, progress=False)
+    assert not training.runs
+
+
+def test_a_folder_belongs_to_one_search(config, write, tmp_path, training):
+    sweep(config, write(SPACE), tmp_path / "out", num_trials=1, progress=False)
+    for changes in ({"overrides": {"train.seed": "3"}}, {"space": write({"train.seed": [1, 2]}, "other.json")}):
+        with pytest.raises(UserError, match="another configuration or space"):
+            sweep(config, **{"space": write(SPACE), **changes}, folder=tmp_path / "out", num_trials=2, progress=False)
+    with pytest.raises(UserError, match="at least 1"):
+        sweep(config, write(SPACE), tmp_path / "out", num_trials=0, progress=False)
