@@ -169,14 +169,16 @@ def _import_optuna() -> Any:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
 
     def study_of(path: Path, lower_is_better: bool) -> optuna.Study:
-        return optuna.create_study(
+        study = optuna.create_study(
             storage=JournalStorage(JournalFileBackend(str(path))),
             study_name=_STUDY,
             load_if_exists=True,
             direction="minimize" if lower_is_better else "maximize",
-            sampler=optuna.samplers.TPESampler(seed=SAMPLER_SEED),
             pruner=optuna.pruners.MedianPruner(n_startup_trials=_STARTUP_TRIALS),
         )
+        # A search that goes on would draw its first values again with the seed that it began with.
+        study.sampler = optuna.samplers.TPESampler(seed=SAMPLER_SEED + len(study.get_trials(deepcopy=False)))
+        return study
 
     return study_of
 

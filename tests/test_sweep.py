@@ -100,10 +100,11 @@ def test_a_stopped_search_goes_on_with_the_same_values(config, write, tmp_path, 
 def test_scores_of_a_run_that_was_stopped_count(config, write, tmp_path, training, monkeypatch):
     workdir = tmp_path / "run"
     workdir.mkdir()
-    (workdir / "metrics.jsonl").write_text('{"step": 7, "validation/mean/accuracy": 0.99}\n{"step": 8, "valid')
+    (tmp_path / "out" / "trials").mkdir(parents=True)
+    (workdir / "metrics.jsonl").write_text('{"step": 7, "validation/mean/accuracy": 0.999}\n{"step": 8, "valid')
     monkeypatch.setattr(sweep_module, "_digest", lambda values: "../../run")
     (trial,) = sweep(config, write({"train.seed": [1]}), tmp_path / "out", num_trials=1, progress=False)
-    assert trial["score"] == 0.99
+    assert trial["score"] == 0.999
 
 
 def test_two_real_trials(config, write, tmp_path, capsys):

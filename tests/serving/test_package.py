@@ -205,7 +205,7 @@ KERNEL = "params/backbone/stem/0/conv/kernel"
         (lambda p: rewrite_weights(p, lambda t: t.update(extra=np.zeros(2, np.float32))), "missing or unknown"),
         (lambda p: rewrite_weights(p, lambda t: t.update({KERNEL: t[KERNEL][..., :3].copy()})), "but the model has"),
         (lambda p: rewrite_weights(p, lambda t: t.update({KERNEL: t[KERNEL] * np.float32("nan")})), "not finite"),
-        (lambda p: rewrite_weights(p, lambda t: t.update({KERNEL: t[KERNEL].astype(np.float16)})), "float16"),
+        (lambda p: rewrite_weights(p, lambda t: t.update({KERNEL: t[KERNEL].astype(np.float64)})), "float64"),
     ],
 )
 def test_a_package_that_does_not_fit_is_refused(package, harm, message):

@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 from fashion_jax.config import METRIC_LOSSES
 from fashion_jax.data.schema import MISSING
 from fashion_jax.training.metric_losses import metric_loss
-from stepping import run, session_on
+from stepping import mesh_of, run, session_on
 
 TEMPERATURE = 0.2
 
@@ -84,8 +85,20 @@ def test_no_row_costs_nothing_and_gradients_are_finite(kind):
 
 
 @pytest.mark.parametrize("kind", METRIC_LOSSES)
-def test_one_device_and_eight_learn_the_same(kind, tiny_config, prepared, tmp_path):
-    config = tiny_config(model__metric_heads={"kind": 8, "colour": 4}, loss__metric=kind)
+def test_a_batch_on_eight_devices_has_the_same_loss_and_gradient(kind):
+    vectors, proxies, labels = drawn(rows=16)
+    mesh = mesh_of(8)
+    rows, everywhere = NamedSharding(mesh, PartitionSpec("data")), NamedSharding(mesh, PartitionSpec())
+    arrays = [jnp.asarray(vectors, jnp.float32), jnp.asarray(proxies, jnp.float32), jnp.asarray(labels)]
+    run = jax.jit(jax.value_and_grad(lambda v, p, y: metric_loss(kind, v, p, y, temperature=TEMPERATURE), (0, 1)))
+    shared = run(*(jax.device_put(a, where) for a, where in zip(arrays, (rows, everywhere, rows), strict=True)))
+    for a, b in zip(jax.tree.leaves(run(*arrays)), jax.tree.leaves(shared), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_one_device_and_eight_learn_the_same(tiny_config, prepared, tmp_path):
+    # Rows of all devices are compared with each other in this one.
+    config = tiny_config(model__metric_heads={"kind": 8, "colour": 4}, loss__metric="supervised_contrastive")
     one, eight = (run(session_on(config, prepared, tmp_path, devices), 3)[1] for devices in (1, 8))
     for a, b in zip(one, eight, strict=True):
         assert a["metric_loss/kind"] > 0

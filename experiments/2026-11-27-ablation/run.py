@@ -1,0 +1,123 @@
+"""What is each part of the recipe worth, in runs of the same length on the same rows?
+
+Command: python experiments/2026-11-27-ablation/run.py --source RECORDS --out DIR
+
+Every variant is `configs/small_cpu.py`, shortened, with a few fields changed, and a workdir of its own; finished ones
+are not run again, so the command goes on where it was stopped. The table has test accuracy and macro-F1 as the network
+says, P@10 of the embeddings, and the seconds from start to scores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+SHOWN = ("subCategory", "articleType", "baseColour", "gender", "season", "usage")
+PLACED = "articleType:128,baseColour:64,gender:32"
+
+VARIANTS: dict[str, dict[str, str]] = {
+    "baseline": {},
+    "no colour head": {"model.colour_heads": ""},
+    "soft colours .2": {"loss.colour_softness": "0.2"},
+    "no label smoothing": {"loss.label_smoothing": "0"},
+    "no progressive resizing": {"train.progressive_scale": "1"},
+    "moving average .998": {"train.average_decay": "0.998"},
+    "GeM": {"model.pooling": "gem"},
+    "ResNet-D": {"model.deep_shortcut": "true"},
+    "stochastic depth .1": {"model.drop_path": "0.1"},
+    "mixup .2": {"train.mix.mixup_alpha": "0.2"},
+    "CutMix 1": {"train.mix.cutmix_alpha": "1"},
+    "crops from .7": {"data.augment.min_crop_area": "0.7"},
+    "RandAugment 1 x .2": {"data.augment.rand_operations": "1", "data.augment.rand_magnitude": "0.2"},
+    "erasing .25": {"data.augment.erase_probability": "0.25"},
+    "balanced": {"loss.imbalance": "balanced"},
+    "effective": {"loss.imbalance": "effective"},
+    "logit adjustment": {"loss.imbalance": "logit_adjustment"},
+    "focal": {"loss.imbalance": "focal"},
+    "normalised softmax": {"model.metric_heads": PLACED, "embedding.kind": "learned"},
+    "supervised contrastive": {
+        "model.metric_heads": PLACED, "embedding.kind": "learned", "loss.metric": "supervised_contrastive",
+    },
+    "proxy anchor": {
+        "model.metric_heads": PLACED, "embedding.kind": "learned", "loss.metric": "proxy_anchor",
+        "loss.metric_weight": "0.05",
+    },
+    "pooled features": {"embedding.kind": "features"},
+}  # fmt: skip
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--source", required=True, help="prepared records, or a catalogue")
+    parser.add_argument("--out", required=True, type=Path, help="folder for the workdirs")
+    parser.add_argument("--duration", default="3 epochs")
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), help="some of them, by name")
+    parser.add_argument(
+        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="of every variant, such as train.seed=1"
+    )
+    flags = parser.parse_args()
+    rows = []
+    for name in flags.variants:
+        workdir = flags.out / "".join(c if c.isalnum() else "_" for c in name)
+        result = workdir / "ablation.json"
+        if not result.exists() and not run(name, workdir, flags):
+            return 1
+        rows.append((name, json.loads(result.read_text(encoding="utf-8"))))
+        (HERE / "table.md").write_text(table(rows, flags), encoding="utf-8")
+        print(table(rows[-1:], flags).splitlines()[-1], flush=True)
+    return 0
+
+
+def run(name: str, workdir: Path, flags: argparse.Namespace) -> bool:
+    """Trains and scores a variant; False where that fails, which has been said then."""
+    settings = {
+        "data.source": flags.source, "train.duration": flags.duration, "train.evaluate_every": flags.duration,
+        **dict(pair.split("=", 1) for pair in flags.set), **VARIANTS[name],
+    }  # fmt: skip
+    begin = time.monotonic()
+    python = [sys.executable, "-m"]
+    train = [*python, "fashion_jax.main", f"--config={ROOT / 'configs' / 'small_cpu.py'}", f"--workdir={workdir}"]
+    train += [f"--config.{key}={value}" for key, value in settings.items()]
+    score = [*python, "fashion_jax.cli", "evaluate", "--workdir", str(workdir), "--retrieval"]
+    for command in (train, score):
+        if subprocess.run(command, cwd=ROOT, check=False).returncode:
+            return False
+    folder = workdir / "evaluation" / "test"
+    scores = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["attributes"]
+    neighbours = json.loads((folder / "retrieval.json").read_text(encoding="utf-8"))["model"]
+    found = {
+        "seconds": time.monotonic() - begin,
+        "accuracy": {n: scores[n]["accuracy"] for n in scores},
+        "macro_f1": {n: scores[n]["macro_f1"] for n in scores},
+        "p@10": {label: values["p@10"] for label, values in neighbours.items()},
+    }
+    (workdir / "ablation.json").write_text(json.dumps(found, indent=2), encoding="utf-8")
+    return True
+
+
+def table(rows: list[tuple[str, dict[str, Any]]], flags: argparse.Namespace) -> str:
+    """Returns a Markdown table, a line per variant."""
+    lines = [
+        f"# {flags.duration} each, accuracy / macro-F1; P@10 of articleType, baseColour, gender, all three",
+        "",
+        "| variant | " + " | ".join(SHOWN) + " | neighbours | seconds |",
+        "|---" * (len(SHOWN) + 3) + "|",
+    ]
+    for name, found in rows:
+        cells = [f"{found['accuracy'][n]:.4f} / {found['macro_f1'][n]:.3f}" for n in SHOWN]
+        near = found["p@10"]
+        joint = next(label for label in near if " and " in label)
+        placed = ", ".join(f"{near[label]:.3f}" for label in ("articleType", "baseColour", "gender", joint))
+        lines.append(f"| {name} | " + " | ".join(cells) + f" | {placed} | {found['seconds']:.0f} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
