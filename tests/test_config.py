@@ -13,6 +13,7 @@ from fashion_jax.config import Config
 from fashion_jax.config_files import config_from_dict, find_config, load_config, set_value
 from fashion_jax.config_values import parse_duration, resolve_steps
 from fashion_jax.errors import UserError
+from parsing import parse
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))
@@ -22,7 +23,7 @@ CONFIGS = sorted((ROOT / "configs").glob("*.py"))
 def test_every_configuration_loads_and_survives_json(path):
     config = load_config(path)
     assert config_from_dict(config.to_dict()) == config
-    docstring = ast.get_docstring(ast.parse(path.read_text()))
+    docstring = ast.get_docstring(parse(path))
     assert docstring is not None
     assert "Command:" in docstring
     assert find_config(path.stem).samefile(path)
@@ -46,7 +47,7 @@ def reads() -> set[tuple[str, str]]:
     for path in (ROOT / "fashion_jax").rglob("*.py"):
         if path.name in ("config.py", "config_files.py"):
             continue
-        for function in (n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.FunctionDef)):
+        for function in (n for n in ast.walk(parse(path)) if isinstance(n, ast.FunctionDef)):
             known = {name: name for name in sections.values()}  # a variable called `data` holds config.data
             for argument in (*function.args.args, *function.args.kwonlyargs):
                 kind = ast.unparse(argument.annotation) if argument.annotation else ""

@@ -21,6 +21,7 @@ from fashion_jax.main import split_overrides
 from fashion_jax.search.gallery import build_index
 from fashion_jax.search.index import Index
 from fashion_jax.serving.predictor import load_model
+from parsing import parse
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [ROOT / name for name in ("README.md", "BUILD.md", "CONTRIBUTING.md", "CHANGELOG.md")]
@@ -105,6 +106,6 @@ def test_nothing_is_left_to_be_filled_in():
 
 def test_configurations_say_what_they_cost_and_reach():
     for path in (ROOT / "configs").glob("*.py"):
-        text = ast.get_docstring(ast.parse(path.read_text())) or ""
+        text = ast.get_docstring(parse(path)) or ""
         assert all(re.search(rf"^{word}", text, re.M) for word in ("Command: ", "Cost")), path.name
         assert re.search(r"[Ss]core", text), path.name

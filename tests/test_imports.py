@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from parsing import parse
+
 PACKAGE = Path(__file__).resolve().parent.parent / "fashion_jax"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 GROUND = {
@@ -40,7 +42,7 @@ ALONE = {"scann": "search/scann.py", "pymilvus": "search/milvus.py", "ray": "sea
 
 def imports(path: Path) -> list[str]:
     found = []
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(parse(path)):
         if isinstance(node, ast.Import):
             found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -78,7 +80,7 @@ def test_files_stay_small_and_well_named(path):
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_public_things_have_docstrings(path):
-    tree = ast.parse(path.read_text())
+    tree = parse(path)
     if not tree.body:
         return
     assert ast.get_docstring(tree), f"{path} has no docstring"

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from parsing import parse
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -84,7 +86,7 @@ def test_what_is_imported_is_declared(installed):
     }
     owners = packages_distributions()
     for path in (ROOT / "fashion_jax").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(parse(path)):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             for top in {name.split(".")[0] for name in names} - sys.stdlib_module_names - {"fashion_jax", "tensorflow"}:
