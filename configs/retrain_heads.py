@@ -22,6 +22,8 @@ def get_config() -> Config:
     config.data.augment.max_rotation = 0.0
     config.data.augment.erase_probability = 0.0
     config.data.test_time_flip = True
+    # With colour features learnt anew: a backbone that was trained beside such has forgotten colour.
+    config.model.colour_heads = ("auto",)
     config.optimizer.freeze = ("backbone",)
     config.optimizer.freeze_batch_norm = True
     config.optimizer.learning_rate = 1e-3
