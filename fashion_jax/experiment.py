@@ -61,7 +61,7 @@ class Result:
 
     Attributes:
         workdir: the folder.
-        package: the model package in it.
+        package: the model package in it; not written where the run was not to be finished.
         best_step: of the checkpoint that was scored and packaged.
         test: scores of the test split; None where it is empty, or was not asked for.
     """
@@ -231,7 +231,7 @@ def _run(
                 progress=line,
                 stop=stop,
                 evaluate=None if score is None else evaluate,
-                lower_is_better=_lower_is_better(config),
+                lower_is_better=lower_is_better(config),
                 learning_rate=session.learning_rate,
                 name_batch=lambda step: _name_batch(session, step),
                 prepare_batch=complete,
@@ -272,12 +272,13 @@ def _open_checkpoints(session: Session, *, read_only: bool = False) -> Checkpoin
     return Checkpoints(
         session.workdir / "checkpoints",
         metric=session.config.train.best_metric,
-        lower_is_better=_lower_is_better(session.config),
+        lower_is_better=lower_is_better(session.config),
         read_only=read_only,
     )
 
 
-def _lower_is_better(config: Config) -> bool:
+def lower_is_better(config: Config) -> bool:
+    """Returns whether the validation metric that chooses the best checkpoint is a loss."""
     return config.train.best_metric.rsplit("/", 1)[-1] == "loss"
 
 

@@ -25,7 +25,7 @@ from fashion_jax.config import Config
 from fashion_jax.config_files import load_config
 from fashion_jax.data.manifest import is_prepared
 from fashion_jax.errors import UserError
-from fashion_jax.experiment import train
+from fashion_jax.experiment import lower_is_better, train
 
 if TYPE_CHECKING:
     import optuna
@@ -131,7 +131,7 @@ def sweep(
             raise UserError(f"{folder} belongs to a search of another configuration or space; choose another folder")
     else:
         files.write_json(folder / "space.json", described)
-    lower = base.train.best_metric.rsplit("/", 1)[-1] == "loss"
+    lower = lower_is_better(base)
     study = study_of(folder / "study.jsonl", lower)
     if not is_prepared(Path(base.data.source)) and not base.data.prepared:
         given["data.prepared"] = str(folder / "records")

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 
 from fashion_jax.data.schema import MISSING
 from fashion_jax.evaluation.hierarchy import Pair
+from fashion_jax.evaluation.retrieval import join_labels
 from fashion_jax.models.embedding import APPEARANCE, EmbeddingPlan, Subspace
 
 MOST_ROWS = 4000  # of validation rows that search each other
@@ -75,7 +76,7 @@ def fit_embedding(
         Subspace(name, name, logits[name].shape[1], 1 / len(attributes), temperatures[name]) for name in attributes
     ]
     wanted = [labels[name][rows] for name in attributes]
-    wanted.append(_all_at_once(wanted))
+    wanted.append(join_labels(labels, tuple(attributes))[rows])
     if len(rows) > _NEIGHBOURS:
         parts = _balance(parts, {n: logits[n][rows] for n in attributes}, wanted, groups[rows])
     return _with_appearance(parts, reference, size, appearance)
@@ -122,12 +123,6 @@ def principal_directions(features: Float[np.ndarray, "n features"], count: int) 
     return np.ascontiguousarray(kept, np.float32)
 
 
-def _all_at_once(labels: Sequence[np.ndarray]) -> np.ndarray:
-    columns = np.stack(labels, 1)
-    _, joined = np.unique(columns, axis=0, return_inverse=True)
-    return np.where((columns == MISSING).any(1), MISSING, joined.reshape(-1))
-
-
 def _balance(
     parts: list[Subspace],
     logits: Mapping[str, np.ndarray],
@@ -135,14 +130,14 @@ def _balance(
     groups: np.ndarray,
 ) -> list[Subspace]:
     """Moves one share at a time, as long as that finds more."""
-    cosines = []
+    roots = []
     for part in parts:
         assert part.attribute is not None
         scaled = logits[part.attribute].astype(np.float64) / part.temperature
-        roots = np.exp((scaled - scaled.max(1, keepdims=True)) / 2)
-        cosines.append((roots / np.linalg.norm(roots, axis=1, keepdims=True)).astype(np.float32))
+        root = np.exp((scaled - scaled.max(1, keepdims=True)) / 2)
+        roots.append((root / np.linalg.norm(root, axis=1, keepdims=True)).astype(np.float32))
     shares = np.array([part.share for part in parts])
-    best = _mean_precision(cosines, shares, wanted, groups)
+    best = _mean_precision(roots, shares, wanted, groups)
     improved = len(parts) > 1
     while improved:
         improved = False
@@ -151,7 +146,7 @@ def _balance(
                 tried = shares.copy()
                 tried[place] *= factor
                 tried /= tried.sum()
-                found = _mean_precision(cosines, tried, wanted, groups)
+                found = _mean_precision(roots, tried, wanted, groups)
                 if found > best + _GAIN:
                     shares, best, improved = tried, found, True
     return [dataclasses.replace(part, share=float(share)) for part, share in zip(parts, shares, strict=True)]

@@ -45,7 +45,7 @@ def load_model(path: str | Path) -> Predictor:
     return Predictor(load_package(find_model(path)))
 
 
-class Said(NamedTuple):
+class NetworkOutputs(NamedTuple):
     """What a network itself says of photos.
 
     Attributes:
@@ -217,14 +217,14 @@ class Predictor:
 
     def run_network(
         self, images: UInt8[np.ndarray, "n height width 3"], *, whole_batches: bool = False, flip: bool | None = None
-    ) -> Said:
+    ) -> NetworkOutputs:
         """Returns what the network itself says; takes sound photos."""
         parts = list(self._run(images, whole_batches, self.preprocessing["test_time_flip"] if flip is None else flip))
 
         def join(arrays: list[np.ndarray], *width: int) -> np.ndarray:
             return np.concatenate([np.empty((0, *width), np.float32), *arrays])
 
-        return Said(
+        return NetworkOutputs(
             {name: join([p.logits[name] for p in parts], len(v)) for name, v in self.classes.items()},
             join([p.features for p in parts], self.num_features),
             join([p.energies for p in parts]),
@@ -245,7 +245,7 @@ class Predictor:
     def _round_up(self, count: int) -> int:
         return -(-count // self._devices) * self._devices
 
-    def _run(self, images: np.ndarray, whole_batches: bool, flip: bool) -> Iterator[Said]:
+    def _run(self, images: np.ndarray, whole_batches: bool, flip: bool) -> Iterator[NetworkOutputs]:
         if not len(images):
             return
         # Few photos take a batch of their own size, rounded up to a power of two: few shapes are ever compiled.
@@ -255,7 +255,7 @@ class Predictor:
             part = images[start : start + size]
             padded = np.concatenate([part, np.zeros((size - len(part), *part.shape[1:]), np.uint8)])
             result = self._forward(self._params, self._batch_stats, jax.device_put(padded, self._rows), flip)
-            yield Said(*jax.tree.map(partial(_first, len(part)), jax.device_get(result)))
+            yield NetworkOutputs(*jax.tree.map(partial(_first, len(part)), jax.device_get(result)))
 
     def predict(self, photos: Sequence[Photo] | Photo, *, operating_point: str = "accuracy") -> list[Prediction]:
         """Labels photos.

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -86,3 +87,9 @@ def test_a_network_of_products_is_the_network(depth, train, monkeypatch):
     monkeypatch.setattr(ConvNorm, "as_product", property(lambda self: True))
     for wanted, found in zip(jax.tree.leaves(plain), jax.tree.leaves(gradients()), strict=True):
         np.testing.assert_allclose(found, wanted, rtol=2e-3, atol=2e-3 * float(jnp.abs(wanted).max()) + 1e-6)
+
+
+def test_only_bfloat16_on_a_cpu_is_computed_so():
+    for dtype, wanted in ((jnp.bfloat16, jax.default_backend() == "cpu"), (jnp.float32, False)):
+        layer = nnx.eval_shape(lambda dtype=dtype: ConvNorm(3, 4, 3, dtype=dtype, rngs=nnx.Rngs(0)))
+        assert layer.as_product == wanted
