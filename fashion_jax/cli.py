@@ -123,7 +123,8 @@ def _evaluate(flags: argparse.Namespace) -> int:
     from fashion_jax.runtime import start_devices
     from fashion_jax.workdir import load_run_config
 
-    start_devices(load_run_config(flags.workdir).runtime.cpu_devices)
+    config = load_run_config(flags.workdir)
+    start_devices(config.runtime.cpu_devices, config.model.dtype)
     if flags.retrieval:
         from fashion_jax.retrieval import format_retrieval, score_retrieval
 

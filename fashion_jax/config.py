@@ -95,7 +95,7 @@ class ModelConfig:
     pooling: str = "average"  # or "gem", the generalised mean with a learned power
     colour_heads: tuple[str, ...] = ()  # attributes whose head sees early features too; ("auto",): by their names
     metric_heads: dict[str, int] = field(default_factory=dict)  # attribute -> size of vectors that `loss.metric` learns
-    dtype: str = "auto"  # of the convolutions: "float32", "bfloat16"; auto: bfloat16 on accelerators
+    dtype: str = "auto"  # of the convolutions: "float32", "bfloat16"; auto: bfloat16 on GPUs, TPUs and CPUs with AMX
 
     def validate(self) -> None:
         choice("model.depth", self.depth, (18, 34, 50, 101, 152))
@@ -245,7 +245,7 @@ class TrainConfig:
 class RuntimeConfig:
     """What does not change the result: it may differ when a run is resumed."""
 
-    cpu_devices: int = 0  # that JAX sees where there is no accelerator; 0: 4 a core, 8 at most (faster than 1)
+    cpu_devices: int = 0  # that JAX sees without accelerator; 0: 4 a core, 8 at most; bfloat16: 1 a core
     evaluation_batch_size: int = 512
     tensorboard: bool = False  # event files in WORKDIR/tensorboard; needs the extra "tensorboard"
 

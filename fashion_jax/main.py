@@ -41,7 +41,7 @@ def _run(arguments: list[str]) -> int:
     # JAX starts only after the flags are known to be sound, and devices are set before anything touches them.
     from fashion_jax.runtime import start_devices, start_processes
 
-    start_devices(config.runtime.cpu_devices)
+    start_devices(config.runtime.cpu_devices, config.model.dtype)
     start_processes(flags.coordinator_address, flags.num_processes, flags.process_id, flags.local_device_ids)
 
     from fashion_jax.experiment import format_scores, train

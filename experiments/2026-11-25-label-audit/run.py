@@ -58,7 +58,7 @@ def main() -> None:
     overrides, rest = split_overrides(sys.argv[1:])
     flags = parser.parse_args(rest)
     config = load_config(flags.config, overrides)
-    start_devices(config.runtime.cpu_devices)
+    start_devices(config.runtime.cpu_devices, config.model.dtype)
     scores = from_embeddings(flags) if flags.records else from_source(flags, config)
     files.write_json(flags.out / "scores.json", scores)
     files.write_text(flags.out / "table.md", format_table(scores))

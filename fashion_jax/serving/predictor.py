@@ -20,6 +20,7 @@ from fashion_jax.errors import UserError, nearest
 from fashion_jax.models.classifier import abstract_classifier, mean_energy, mean_of_mirrored, merge_classifier
 from fashion_jax.models.decision import OPERATING_POINTS
 from fashion_jax.models.resnet import embedding_size
+from fashion_jax.runtime import multiplies_bfloat16
 from fashion_jax.serving.outputs import Outputs, Prediction, decide, name_labels
 from fashion_jax.serving.package import Package, load_package
 from fashion_jax.serving.zoo import find_model
@@ -66,9 +67,11 @@ class Predictor:
 
     def __init__(self, package: Package) -> None:
         self._package = package
-        graph, _, _ = abstract_classifier(package.model)
+        # What an accelerator trained in bfloat16 is computed in float32 where that is faster; it has all of bfloat16.
+        name = package.model["dtype"] if multiplies_bfloat16() else "float32"
+        graph, _, _ = abstract_classifier({**package.model, "dtype": name})
         values = package.preprocessing
-        mean, std, dtype = tuple(values["mean"]), tuple(values["std"]), jnp.dtype(package.model["dtype"])
+        mean, std, dtype = tuple(values["mean"]), tuple(values["std"]), jnp.dtype(name)
 
         def forward(
             params: Any, batch_stats: Any, images: jax.Array, flip: bool

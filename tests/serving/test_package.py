@@ -50,12 +50,12 @@ def network():
     return jax.device_get(params), jax.device_get(batch_stats)
 
 
-def write(folder, network, preprocessing, extra=None):
+def write(folder, network, preprocessing, extra=None, dtype="float32"):
     flat = traverse_util.flatten_dict({"params": network[0], "batch_stats": network[1]})
     write_package(
         folder,
         weights={"/".join(map(str, path)): array for path, array in flat.items()},
-        model=MODEL,
+        model={**MODEL, "dtype": dtype},
         vocabularies=VOCABULARIES,
         preprocessing=preprocessing,
         extra=extra or {},
@@ -115,6 +115,20 @@ def _parts(network):
     from fashion_jax.models.classifier import abstract_classifier
 
     return abstract_classifier(MODEL)[0], *network
+
+
+def test_bfloat16_is_computed_where_it_is_faster(tmp_path, network, monkeypatch):
+    images = photos(8)
+    trained, twin = tmp_path / "trained", tmp_path / "twin"
+    write(trained, network, PREPROCESSING, dtype="bfloat16")
+    write(twin, network, PREPROCESSING)
+    exact = load_model(twin).predict_arrays(images)
+    assert np.array_equal(load_model(trained).predict_arrays(images).features, exact.features)
+    monkeypatch.setattr("fashion_jax.serving.predictor.multiplies_bfloat16", lambda: True)
+    rounded = load_model(trained).predict_arrays(images)
+    difference = np.abs(rounded.features - exact.features).max()
+    assert 1e-5 < difference < 0.05 * np.abs(exact.features).max()
+    assert np.array_equal(load_model(twin).predict_arrays(images).features, exact.features)
 
 
 def test_all_kinds_of_photos(package, tmp_path):
