@@ -18,8 +18,11 @@ import jax
 import pytest
 
 from drawn_products import make_tiny_config, write_products
+from parsing import parse_without_collections
 
 ROOT = Path(__file__).resolve().parent.parent
+
+parse_without_collections()
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
