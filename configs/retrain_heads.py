@@ -1,8 +1,8 @@
 """Heads trained anew on a finished network, whose backbone stays as it is (cRT), every class weighing the same.
 
 Command: python -m fashion_jax.main --config=configs/retrain_heads.py --workdir=runs/retrained \
-             --config.data.source=products.zip --config.data.prepared=runs/small_cpu/records \
-             --config.model.pretrained=runs/small_cpu --config.model.width=32
+             --config.data.source=runs/small_cpu/records --config.model.pretrained=runs/small_cpu \
+             --config.model.width=32
 Cost and score: not measured.
 
 Kang et al., "Decoupling representation and classifier for long-tailed recognition", ICLR 2020; the smoothing by class

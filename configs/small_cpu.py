@@ -24,9 +24,9 @@ def get_config() -> Config:
     config.loss.label_smoothing = 0.1
     config.model.width = 32
     config.model.colour_heads = ("auto",)
-    config.train.duration = "18 epochs"
+    config.train.duration = "16 epochs"
     config.train.evaluate_every = "4 epochs"
     config.train.progressive_scale = 0.75
-    config.train.progressive_until = "75 percent"
+    config.train.progressive_until = "60 percent"
     config.train.batch_size = 128
     return config

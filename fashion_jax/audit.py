@@ -83,7 +83,7 @@ def audit(
     """Looks for wrong labels in a catalogue and writes what it found to a folder.
 
     Args:
-        model: a workdir or a model package; only its embeddings are used, except by "retrain".
+        model: a workdir or a model package; only how it describes photos is used, except by "retrain".
         source: as `fashion-jax prepare` takes it, or a prepared folder.
         out: folder for the findings.
         attributes: to be audited; empty: those of the model's heads that the source labels.
@@ -144,8 +144,7 @@ def judge_photos(
         progress: whether to show a bar.
     """
     sound = np.isfinite(embeddings).all(1)
-    lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
-    unit = np.where(sound[:, None], embeddings / np.maximum(lengths, 1e-12), 0)
+    unit = np.where(sound[:, None], _unit(embeddings), 0)
     if not sound.all():
         unit[~sound] = unit[sound].mean(0) if sound.any() else 0
     sizes = [len(classes) for classes in prepared.vocabularies.values()]
@@ -159,12 +158,14 @@ def judge_photos(
 def embed_prepared(
     model: Predictor, prepared: Prepared, folder: Path, *, progress: bool = True
 ) -> Float32[np.ndarray, "n features"]:
-    """Returns the embeddings of records, row by row; shards in `folder` spare a second run the work.
+    """Returns what describes the photos of records, row by row; shards in `folder` spare a second run the work.
 
-    A photo that cannot be decoded has NaN for an embedding.
+    Pooled features and, of a network with colour heads, what these see besides, each of length 1: such a network's
+    pooled features know little of colour. A photo that cannot be decoded has NaN.
     """
     key = hashlib.sha256(json.dumps([model.fingerprint, prepared.fingerprint]).encode()).hexdigest()
-    embeddings = np.full((len(prepared), model.num_features), np.nan, np.float32)
+    width = model.num_features + model.num_colour_features
+    embeddings = np.full((len(prepared), width), np.nan, np.float32)
     starts, left = range(0, len(prepared), _SHARD_ROWS), []
     for start in starts:
         shard = _read_shard(folder / f"{start:09}.npz", key)
@@ -183,12 +184,18 @@ def embed_prepared(
                 good = [photo is not None for photo in photos]
                 if any(good):
                     images = np.stack([photo for photo in photos if photo is not None])
-                    outputs = model.predict_arrays(images, whole_batches=len(prepared) > model.batch_size, flip=False)
-                    embeddings[rows[good]] = outputs.features
+                    said = model.run_network(images, whole_batches=len(prepared) > model.batch_size, flip=False)
+                    parts = [said.features, said.colour] if model.num_colour_features else [said.features]
+                    embeddings[rows[good]] = np.concatenate([_unit(part) for part in parts], 1)
                 bar.update(len(rows))
             with files.replace_file(folder / f"{start:09}.npz") as file:
                 np.savez(file, key=np.array(key), embeddings=embeddings[start:stop])
     return embeddings
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    found: np.ndarray = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    return found
 
 
 def format_audit(result: Audit) -> str:

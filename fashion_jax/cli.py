@@ -141,7 +141,11 @@ def _evaluate(flags: argparse.Namespace) -> int:
 def _sweep(parser: argparse.ArgumentParser, given: list[str]) -> int:
     overrides, rest = main_module.split_overrides(given)
     flags = parser.parse_args(rest)
-    _start_devices()
+    from fashion_jax.config_files import load_config
+    from fashion_jax.runtime import start_devices
+
+    config = load_config(flags.config, overrides)
+    start_devices(config.runtime.cpu_devices, config.model.dtype)
     from fashion_jax.sweep import format_trials, sweep
     from fashion_jax.training.interrupt import Interrupted
 

@@ -128,7 +128,7 @@ class OptimizerConfig:
     schedule: str = "cosine"  # or "linear", "constant", after the warm-up
     warmup: str = "10 percent"  # duration of the linear rise from 0
     final_fraction: float = 0.0  # of the peak, at the end
-    weight_decay: float = 0.05  # on kernels alone, never on biases or batch norm
+    weight_decay: float = 0.05  # on kernels and metric heads' proxies, never on biases or batch norm
     momentum: float = 0.9  # sgd
     beta1: float = 0.9  # adamw, lamb
     beta2: float = 0.999  # adamw, lamb
@@ -166,7 +166,8 @@ class LossConfig:
     rare_label_smoothing: float = -1.0  # of the rarest class, others in between (label-aware); below 0: as the others
     head_label_smoothing: dict[str, float] = field(default_factory=dict)  # overrides, by attribute
     head_weights: dict[str, float] = field(default_factory=dict)  # by attribute; 1 where absent
-    imbalance: str = "none"  # against rare classes; see training/imbalance.py
+    imbalance: str = "none"  # against rare classes; see training/imbalance.py; "auto": what short runs find best
+    pilot_duration: str = "5 percent"  # of each of these runs; a share is of the run's own
     head_imbalance: dict[str, str] = field(default_factory=dict)  # overrides, by attribute
     effective_beta: float = 0.999  # of "effective"
     logit_adjustment: float = 1.0  # strength of "logit_adjustment"
@@ -179,7 +180,9 @@ class LossConfig:
 
     def validate(self) -> None:
         for name, method in {"": self.imbalance, **self.head_imbalance}.items():
-            choice(f"loss.head_imbalance[{name}]" if name else "loss.imbalance", method, IMBALANCE_METHODS)
+            choice(f"loss.head_imbalance[{name}]" if name else "loss.imbalance", method, (*IMBALANCE_METHODS, "auto"))
+        amount, _ = parse_duration(self.pilot_duration, "loss.pilot_duration")
+        require(amount > 0, "loss.pilot_duration", self.pilot_duration, "above 0")
         require(0 <= self.effective_beta < 1, "loss.effective_beta", self.effective_beta, "in [0, 1)")
         require(self.logit_adjustment >= 0, "loss.logit_adjustment", self.logit_adjustment, "at least 0")
         require(self.focal_gamma >= 0, "loss.focal_gamma", self.focal_gamma, "at least 0")

@@ -26,6 +26,7 @@ from fashion_jax.config import Config
 from fashion_jax.config_files import checked_copy
 from fashion_jax.errors import UserError
 from fashion_jax.evaluation.evaluate import Evaluation
+from fashion_jax.imbalance_pilots import choose_imbalance
 from fashion_jax.resolve import resolve
 from fashion_jax.runtime import first_process_does
 from fashion_jax.scoring import Trust, fit_trust, format_scores, score_split
@@ -45,12 +46,13 @@ from fashion_jax.workdir import (
     claim_workdir,
     find_records,
     has_checkpoints,
+    keep_dtype,
     load_run_config,
     lock_workdir,
     prepare_records,
 )
 
-OnEvaluation = Callable[[int, Mapping[str, float]], None]  # step, scores of the validation split
+OnEvaluation = Callable[[int, int, Mapping[str, float]], None]  # step, the last one, scores of the validation split
 
 __all__ = ["Result", "evaluate", "format_scores", "train"]
 
@@ -90,8 +92,8 @@ def train(
         allow_config_change: goes on from checkpoints of another configuration.
         progress: whether to show what is going on, on standard error.
         owns_process: for command lines: a second Ctrl-C ends the process instead of raising KeyboardInterrupt.
-        on_evaluation: called with the step and the validation split's scores; what it raises ends the run, which goes
-            on from its last checkpoint. One process only.
+        on_evaluation: called with the step, the step at which the run ends and the validation split's scores; what it
+            raises ends the run, which goes on from its last checkpoint. One process only.
         finish: whether to score the test split and write the package.
 
     Raises:
@@ -111,7 +113,14 @@ def train(
 
         first_process_does("preparing the records", open_workdir)
         prepared = find_records(config, workdir)
-        config = resolve(adopt_pretrained(config, workdir), prepared)
+        config = resolve(keep_dtype(adopt_pretrained(config, workdir), workdir), prepared)
+        config = choose_imbalance(
+            config,
+            prepared,
+            workdir,
+            lambda pilot, folder: train(pilot, folder, progress=progress, owns_process=owns_process, finish=False),
+            progress=progress,
+        )
         session = Session(config, prepared, workdir, progress=progress)
         check_training(session)
         changed = check_workdir(workdir, config, prepared, allow_config_change=allow_config_change)
@@ -201,7 +210,7 @@ def _run(
         assert score is not None
         scores = score(state).scalars()
         if on_evaluation is not None:
-            on_evaluation(int(state.step), scores)
+            on_evaluation(int(state.step), schedule.total, scores)
         return scores
 
     batches, complete = session.training_batches(start)

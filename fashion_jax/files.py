@@ -179,3 +179,8 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def is_line(text: str) -> bool:
+    """True for text that can be a line of a UTF-8 file: no line ends, and no halves of characters, as JSON may hold."""
+    return bool(text) and not set("\r\n\0") & set(text) and not any("\ud800" <= c <= "\udfff" for c in text)

@@ -161,8 +161,11 @@ def make_mesh() -> Mesh:
 
 
 def multiplies_bfloat16() -> bool:
-    """True where matrices of bfloat16 are multiplied faster than those of float32: GPUs, TPUs, CPUs with AMX."""
-    return jax.default_backend() != "cpu" or _cpu_multiplies_bfloat16()
+    """True where matrices of bfloat16 are multiplied faster than those of float32: GPUs, TPUs, CPUs with AMX.
+
+    With several processes on CPUs it is False: their machines may differ, and all must compute the same.
+    """
+    return jax.default_backend() != "cpu" or (jax.process_count() == 1 and _cpu_multiplies_bfloat16())
 
 
 def _cpu_multiplies_bfloat16() -> bool:

@@ -16,6 +16,7 @@ import numpy as np
 from fashion_jax import files
 from fashion_jax.data.photos import decode_photo
 from fashion_jax.data.schema import MISSING
+from fashion_jax.evaluation.calibration import fit_temperature
 from fashion_jax.evaluation.colour_report import JUST_TOLERABLE, colour_scores
 from fashion_jax.evaluation.contact_sheet import write_contact_sheet
 from fashion_jax.evaluation.embedding_plan import compared_attributes, fit_embedding, learned_embedding
@@ -77,8 +78,10 @@ def fit_trust(session: Session, state: TrainState) -> Trust | None:
         flagged=trust.flagged_share,
     )
     groups = session.prepared.groups[scored.rows]
-    embedding = _plan_embedding(session, validation, groups, reference.embeddings, decision, pairs)
-    return Trust(decision, pairs, embedding)
+    assert scored.outputs is not None
+    # Embeddings are of the photos themselves, and so is what they are fitted to.
+    own = dataclasses.replace(validation, logits=scored.outputs.own_logits)
+    return Trust(decision, pairs, _plan_embedding(session, own, groups, reference.embeddings, pairs))
 
 
 def _plan_embedding(
@@ -86,7 +89,6 @@ def _plan_embedding(
     validation: Rows,
     groups: np.ndarray,
     reference: np.ndarray,
-    decision: Decision,
     pairs: list[Pair],
 ) -> EmbeddingPlan | None:
     embedding, sizes = session.config.embedding, {n: len(v) for n, v in session.vocabularies.items()}
@@ -101,9 +103,14 @@ def _plan_embedding(
         groups,
         reference,
         attributes=compared_attributes(embedding.attributes, sizes, pairs, embedding.size),
-        temperatures={name: head.temperature for name, head in decision.heads.items()},
+        temperatures={name: _temperature(validation, name) for name in sizes},
         **room,
     )
+
+
+def _temperature(rows: Rows, name: str) -> float:
+    known = rows.labels[name] != MISSING
+    return fit_temperature(rows.logits[name][known], rows.labels[name][known])
 
 
 def score_split(session: Session, state: TrainState, split: str, trust: Trust | None) -> Evaluation | None:

@@ -65,6 +65,11 @@ def check_training(session: Session) -> None:
 def _check_embedding(session: Session) -> None:
     embedding, heads = session.config.embedding, session.config.model.metric_heads
     if embedding.kind == "learned":
+        if not len(session.prepared.indices("validation")):
+            raise UserError(
+                "config.embedding.kind=learned is put together after training on validation rows, and there are none; "
+                "give the split a share of them, or take kind=features"
+            )
         if not heads:
             raise UserError(
                 "config.embedding.kind=learned takes what metric heads learn, and there are none; name some, such as "

@@ -19,8 +19,8 @@ from fashion_jax.errors import UserError
 
 # Fields whose change leaves the trained parameters as they are.
 _FREE_FIELDS = (
-    "runtime.", "trust.", "data.storage", "data.num_workers", "data.prepared", "data.source", "data.corrections",
-    "train.log_every",
+    "runtime.", "trust.", "embedding.", "data.storage", "data.num_workers", "data.prepared", "data.source",
+    "data.corrections", "train.log_every",
 )  # fmt: skip
 
 
@@ -111,6 +111,15 @@ def check_workdir(workdir: Path, config: Config, prepared: Prepared, *, allow_co
                 f"{workdir} holds a run on other records; choose another --workdir, or give --allow-config-change"
             )
     return changed
+
+
+def keep_dtype(config: Config, workdir: Path) -> Config:
+    """Returns a copy in which model.dtype "auto" is what a run of the workdir began with, on whatever machine."""
+    if config.model.dtype != "auto" or not has_checkpoints(workdir) or not (workdir / "config.json").is_file():
+        return config
+    kept = config_from_dict(config.to_dict())
+    kept.model.dtype = load_run_config(workdir).model.dtype
+    return kept
 
 
 def claim_workdir(workdir: Path, config: Config, prepared: Prepared) -> None:

@@ -8,7 +8,9 @@ import sys
 
 import pytest
 
-from fashion_jax import runtime
+from fashion_jax import files, runtime
+from fashion_jax.config import Config
+from fashion_jax.workdir import keep_dtype
 
 AMX = "flags\t\t: fpu avx512f avx512_bf16 amx_bf16 amx_tile\n"
 PLAIN = "flags\t\t: fpu avx2\n"
@@ -57,3 +59,16 @@ def test_auto_is_bfloat16_only_where_it_is_faster(tmp_path, monkeypatch):
         assert runtime._cpu_multiplies_bfloat16() == faster
     monkeypatch.setattr(runtime, "_CPU_INFO", tmp_path / "absent")
     assert not runtime._cpu_multiplies_bfloat16()
+
+
+def test_a_run_goes_on_as_it_began_on_another_machine(tmp_path):
+    config = Config()
+    assert keep_dtype(config, tmp_path).model.dtype == "auto"
+    began = Config()
+    began.model.dtype = "bfloat16"
+    files.write_json(tmp_path / "config.json", began.to_dict())
+    assert keep_dtype(config, tmp_path).model.dtype == "auto"  # nothing was saved yet
+    (tmp_path / "checkpoints" / "step_3").mkdir(parents=True)
+    assert keep_dtype(config, tmp_path).model.dtype == "bfloat16" and config.model.dtype == "auto"
+    config.model.dtype = "float32"  # what is asked for is asked for
+    assert keep_dtype(config, tmp_path).model.dtype == "float32"

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 import fashion_jax.sweep as sweep_module
+from fashion_jax import files
 from fashion_jax.cli import main
 from fashion_jax.errors import UserError
 from fashion_jax.experiment import Result
-from fashion_jax.sweep import Range, format_trials, read_space, sweep
+from fashion_jax.sweep import format_trials, sweep
+from fashion_jax.sweep_space import Range, read_space
 from fashion_jax.training.interrupt import Interrupted
 
 SPACE = {"optimizer.learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}, "model.drop_path": [0, 0.1]}
@@ -41,7 +43,8 @@ class FakeTraining:
     """Two evaluations per run; the score is better the nearer the learning rate is to .001, and rises by a tenth."""
 
     def __init__(self) -> None:
-        self.runs, self.stop_at, self.finished = [], None, 0
+        self.runs, self.stop_at, self.finished, self.fails = [], None, 0, lambda config: False
+        self.steps = (1, 2)
 
     def __call__(self, config, workdir, *, on_evaluation, finish, **_):
         assert not finish
@@ -49,8 +52,10 @@ class FakeTraining:
             self.stop_at = None
             raise Interrupted(3, 15)
         self.runs.append((config.optimizer.learning_rate, config.model.drop_path, workdir))
-        for step in (1, 2):
-            on_evaluation(step, {"mean/accuracy": 0.8 - abs(config.optimizer.learning_rate - 1e-3) + step / 10})
+        if self.fails(config):
+            raise UserError("the loss is nan")
+        for step in self.steps:
+            on_evaluation(step, 2, {"mean/accuracy": 0.8 - abs(config.optimizer.learning_rate - 1e-3) + step / 10})
         self.finished += 1
         return Result(workdir, workdir / "package", 2, None)
 
@@ -97,6 +102,42 @@ def test_a_stopped_search_goes_on_with_the_same_values(config, write, tmp_path, 
     assert len(training.runs) == 4
 
 
+def test_a_trial_that_fails_is_noted_with_its_reason_and_not_tried_again(config, write, tmp_path, training, capsys):
+    training.fails = lambda config: len(training.runs) in (1, 3)
+    trials = sweep(config, write(SPACE), tmp_path / "out", num_trials=5)
+    assert [trial["state"] for trial in trials] == ["complete"] * 3 + ["failed"] * 2
+    assert [trial["reason"] for trial in trials] == [""] * 3 + ["the loss is nan"] * 2
+    assert trials[-1]["score"] is None and len(training.runs) == 5
+    assert capsys.readouterr().err.count("failed: the loss is nan") == 2
+    assert "failed" in format_trials(trials)
+    assert len(sweep(config, write(SPACE), tmp_path / "out", num_trials=6, progress=False)) == 6
+    assert len(training.runs) == 6
+
+
+def test_values_between_the_ends_that_the_configuration_refuses_fail(config, write, tmp_path, training):
+    space = write({"model.depth": {"low": 50, "high": 101}})
+    with pytest.raises(UserError, match=r"3 trials in a row failed.*model\.depth"):
+        sweep(config, space, tmp_path / "out", num_trials=40, progress=False)
+    assert "failed" in (tmp_path / "out" / "trials.csv").read_text()
+
+
+@pytest.mark.parametrize(("steps", "state"), [((1, 2), "pruned"), ((2,), "complete")])
+def test_trials_at_their_end_are_not_pruned(config, write, tmp_path, training, monkeypatch, steps, state):
+    monkeypatch.setattr("optuna.trial.Trial.should_prune", lambda self: True)
+    training.steps = steps
+    trials = sweep(config, write(SPACE), tmp_path / "out", num_trials=2, progress=False)
+    assert [trial["state"] for trial in trials] == [state] * 2
+
+
+def test_one_search_at_a_time(config, write, tmp_path, training):
+    with (
+        files.hold_lock(tmp_path / "out" / ".lock", what="", busy=""),
+        pytest.raises(UserError, match="another search"),
+    ):
+        sweep(config, write(SPACE), tmp_path / "out", num_trials=1, progress=False)
+    assert not training.runs
+
+
 def test_scores_of_a_run_that_was_stopped_count(config, write, tmp_path, training, monkeypatch):
     workdir = tmp_path / "run"
     workdir.mkdir()
@@ -130,6 +171,8 @@ def test_spaces_are_read(write):
     assert space["optimizer.learning_rate"] == Range(1e-4, 1e-2, True)
     assert space["train.batch_size"] == Range(16, 64, step=16)
     assert space["a"] == ("true", "x")
+    assert space["train.batch_size"].of_integers and not space["optimizer.learning_rate"].of_integers
+    assert not Range(0, 2, step=0.5).of_integers
 
 
 @pytest.mark.parametrize(
@@ -145,6 +188,7 @@ def test_spaces_are_read(write):
         ({"train.seed": {"low": 0, "high": 2, "step": 0}}, "step above 0"),
         ({"train.sed": [1]}, "did you mean 'seed'"),
         ({"train.seed": [1, -1]}, "train.seed"),
+        ({"data.max_side": [128, 256]}, "same records"),
         ({"optimizer.learning_rate": {"low": -1.0, "high": 2.0}}, "optimizer.learning_rate"),
     ],
 )

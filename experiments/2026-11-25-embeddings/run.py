@@ -3,7 +3,7 @@
 Command: python experiments/2026-11-25-embeddings/run.py --workdir RUN
 
 Compares, on the test rows of a finished run, cosine neighbours of
-  features     the pooled features, which `embed` returns;
+  features     the pooled features, which `embed` returned then;
   posteriors   square roots of each head's probabilities side by side, so that the cosine is the mean Bhattacharyya
                coefficient of the label distributions (Bhattacharyya 1943; Hellinger 1909), at several temperatures;
   mirrored     posteriors that are means over a photo and its mirror image;

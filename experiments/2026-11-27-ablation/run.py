@@ -63,24 +63,29 @@ def main() -> int:
         "--set", nargs="+", default=[], metavar="KEY=VALUE", help="of every variant, such as train.seed=1"
     )
     flags = parser.parse_args()
+    source = Path(flags.source).resolve() if Path(flags.source).exists() else flags.source
     rows = []
     for name in flags.variants:
-        workdir = flags.out / "".join(c if c.isalnum() else "_" for c in name)
+        workdir = flags.out.resolve() / "".join(c if c.isalnum() else "_" for c in name)
+        settings = {
+            "data.source": str(source), "train.duration": flags.duration, "train.evaluate_every": flags.duration,
+            **dict(pair.split("=", 1) for pair in flags.set), **VARIANTS[name],
+        }  # fmt: skip
         result = workdir / "ablation.json"
-        if not result.exists() and not run(name, workdir, flags):
+        if not result.exists() and not run(workdir, settings):
             return 1
-        rows.append((name, json.loads(result.read_text(encoding="utf-8"))))
+        found = json.loads(result.read_text(encoding="utf-8"))
+        if found["settings"] != settings:
+            print(f"{workdir} holds a run of other settings; choose another --out", file=sys.stderr)
+            return 1
+        rows.append((name, found))
         (HERE / "table.md").write_text(table(rows, flags), encoding="utf-8")
         print(table(rows[-1:], flags).splitlines()[-1], flush=True)
     return 0
 
 
-def run(name: str, workdir: Path, flags: argparse.Namespace) -> bool:
+def run(workdir: Path, settings: dict[str, str]) -> bool:
     """Trains and scores a variant; False where that fails, which has been said then."""
-    settings = {
-        "data.source": flags.source, "train.duration": flags.duration, "train.evaluate_every": flags.duration,
-        **dict(pair.split("=", 1) for pair in flags.set), **VARIANTS[name],
-    }  # fmt: skip
     begin = time.monotonic()
     python = [sys.executable, "-m"]
     train = [*python, "fashion_jax.main", f"--config={ROOT / 'configs' / 'small_cpu.py'}", f"--workdir={workdir}"]
@@ -93,6 +98,7 @@ def run(name: str, workdir: Path, flags: argparse.Namespace) -> bool:
     scores = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["attributes"]
     neighbours = json.loads((folder / "retrieval.json").read_text(encoding="utf-8"))["model"]
     found = {
+        "settings": settings,
         "seconds": time.monotonic() - begin,
         "accuracy": {n: scores[n]["accuracy"] for n in scores},
         "macro_f1": {n: scores[n]["macro_f1"] for n in scores},

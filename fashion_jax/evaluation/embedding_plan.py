@@ -67,10 +67,13 @@ def fit_embedding(
         appearance: share of the pooled features in the cosine, in [0, 1).
 
     Returns:
-        None where no attribute is given.
+        Where no attribute is given, the pooled features' first `size` components; None where they have no more.
     """
     if not attributes:
-        return None
+        width = min(size, len(reference))
+        if not 0 < width < reference.shape[1]:
+            return None
+        return EmbeddingPlan((Subspace(APPEARANCE, None, width, 1.0),), principal_directions(reference, width))
     rows = np.unique(np.linspace(0, len(groups) - 1, min(MOST_ROWS, len(groups))).astype(int))
     parts = [
         Subspace(name, name, logits[name].shape[1], 1 / len(attributes), temperatures[name]) for name in attributes

@@ -31,11 +31,13 @@ class RowOutputs:
         logits: per attribute, float32 (n, classes); with mirror images, logarithms of the mean probabilities.
         embeddings: float32 (n, features), of the photos themselves.
         energies: float32 (n,), mean over the heads of -logsumexp(logits) of the photos themselves.
+        own_logits: per attribute, float32 (n, classes), of the photos themselves.
     """
 
     logits: dict[str, Float32[np.ndarray, "n classes"]]
     embeddings: Float32[np.ndarray, "n features"]
     energies: Float32[np.ndarray, " n"]
+    own_logits: dict[str, Float32[np.ndarray, "n classes"]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +92,9 @@ def make_evaluation_step(
 ) -> EvaluationStep:
     """Returns (params, batch_stats, metrics so far, batch) -> (metrics, rows).
 
-    `rows` holds `row` and `valid` of the whole batch, `predictions`, `confidences` and `logits` per attribute, and
-    `embeddings` and `energies`; all of it ends up on every device, so that every process can read it.
+    `rows` holds `row` and `valid` of the whole batch, `predictions`, `confidences` and `logits` per attribute,
+    `embeddings`, `energies` and, with mirror images, `own_logits`; all of it ends up on every device, so that every
+    process can read it.
 
     Args:
         graph: the model's static part.
@@ -120,6 +123,8 @@ def make_evaluation_step(
             confidences[name] = jnp.max(jax.nn.softmax(logits), -1)
         rows = {"row": batch["row"], "valid": batch["valid"], "predictions": predictions, "confidences": confidences}
         said = {"logits": every, "embeddings": outputs.embedding, "energies": mean_energy(outputs.logits)}
+        if test_time_flip:
+            said["own_logits"] = outputs.logits
         return merged, {**rows, **said}
 
     everywhere, rows = replicated(mesh), batch_sharding(mesh)
@@ -174,10 +179,16 @@ def evaluate_split(
 
     outputs = None
     if keep_outputs and read:
+
+        def join_heads(key: str) -> dict[str, np.ndarray]:
+            return {name: join([batch[key][name] for batch in read], np.float32) for name in vocabularies}
+
+        logits = join_heads("logits")
         outputs = RowOutputs(
-            {name: join([batch["logits"][name] for batch in read], np.float32) for name in vocabularies},
+            logits,
             join([batch["embeddings"] for batch in read], np.float32),
             join([batch["energies"] for batch in read], np.float32),
+            join_heads("own_logits") if "own_logits" in read[0] else logits,
         )
     return Evaluation(
         summaries,

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
-from fashion_jax.models.colour import ColourFeatures
+from fashion_jax.models.colour import ColourFeatures, colour_size
 from fashion_jax.models.heads import Head, HeadOutputs, MetricHead
 from fashion_jax.models.resnet import BOTTLENECK_DEPTHS, EXPANSION, BatchNorm, ResNet, embedding_size
 
@@ -75,9 +75,8 @@ class Classifier(nnx.Module):
         )
         self.attributes = tuple(classes)  # not read off the dictionary, whose methods an attribute may be named after
         features, hidden = embedding_size(depth, width), head_hidden if head == "mlp" else ()
-        expansion = EXPANSION if depth in BOTTLENECK_DEPTHS else 1
         self.colour = nnx.List(
-            [ColourFeatures(3 * width * expansion, mean=mean, std=std, rngs=rngs)] if colour_heads else []
+            [ColourFeatures(_early_channels(depth, width), mean=mean, std=std, rngs=rngs)] if colour_heads else []
         )
         self.colour_heads = tuple(colour_heads)
         heads, metric = {}, {}
@@ -109,9 +108,10 @@ class Classifier(nnx.Module):
         """
         drop_keys = None if dropout_keys is None else jax.vmap(jax.random.fold_in, (0, None))(dropout_keys, _DROP_PATH)
         embedding, maps = self.backbone(images, train=train, drop_keys=drop_keys)
-        with_colour = embedding
+        seen_colour = jnp.zeros((len(images), 0), jnp.float32)
         for colour in self.colour:
-            with_colour = jnp.concatenate([embedding, colour(images, maps[:2], train=train)], -1)
+            seen_colour = colour(images, maps[:2], train=train)
+        with_colour = jnp.concatenate([embedding, seen_colour], -1)
         logits, metric = {}, {}
         for number, name in enumerate(self.attributes):
             head = self.heads[name]
@@ -120,12 +120,22 @@ class Classifier(nnx.Module):
             logits[name] = head(seen, train=train, dropout_keys=keys)
             if name in self.metric_heads:
                 metric[name] = self.metric[name](seen)
-        return HeadOutputs(logits, embedding, metric)
+        return HeadOutputs(logits, embedding, seen_colour, metric)
 
     def proxies(self, name: str) -> Float[Array, "classes size"]:
         """Returns the proxies of a metric head, of any length."""
         found: Array = self.metric[name].proxies[...]
         return found
+
+
+def num_colour_features(arguments: Mapping[str, Any]) -> int:
+    """Returns the size of `HeadOutputs.colour` of the network with these arguments."""
+    return colour_size(_early_channels(arguments["depth"], arguments["width"])) if arguments["colour_heads"] else 0
+
+
+def _early_channels(depth: int, width: int) -> int:
+    """Channels of the first two stages together, of which the second has twice as many."""
+    return 3 * width * (EXPANSION if depth in BOTTLENECK_DEPTHS else 1)
 
 
 def mean_of_mirrored(

@@ -39,6 +39,11 @@ def pool_foreground(x: FeatureMap, weight: Float[Array, "batch rows columns 1"])
     return jnp.sum(x.astype(jnp.float32) * weight, (1, 2)) / jnp.sum(weight, (1, 2))
 
 
+def colour_size(channels: int) -> int:
+    """Returns the number of `ColourFeatures` of maps with so many channels together."""
+    return channels + 6 + PIXEL_FEATURES[-1]
+
+
 class ColourFeatures(nnx.Module):
     """Early feature maps, mean and deviation in CIELAB, and a learned colour histogram, of the foreground."""
 
@@ -59,7 +64,7 @@ class ColourFeatures(nnx.Module):
             layers.append(nnx.Linear(inputs, outputs, use_bias=outputs != PIXEL_FEATURES[-1], rngs=rngs))
             inputs = outputs
         self.pixels = nnx.List(layers)
-        self.size = channels + 6 + inputs
+        self.size = colour_size(channels)
         self.norm = BatchNorm(self.size)
 
     def __call__(

@@ -19,11 +19,13 @@ class HeadOutputs:
     Attributes:
         logits: attribute -> float32 (batch, classes), unbounded.
         embedding: float32 (batch, features), the pooled features before the heads; at least 0.
+        colour: float32 (batch, size), what colour heads see besides; of no size without them.
         metric: attribute -> float32 (batch, size) of length 1, by which photos are compared; of metric heads alone.
     """
 
     logits: dict[str, Float[Array, "batch classes"]]
     embedding: Float[Array, "batch features"]
+    colour: Float[Array, "batch size"]
     metric: dict[str, Float[Array, "batch size"]] = struct.field(default_factory=dict)
 
 

@@ -91,8 +91,8 @@ class Index(IndexView, contextlib.AbstractContextManager["Index"]):
             projection = fit_projection(vectors, int(pca), whiten=whiten, seed=seed)
             vectors = check_vectors(projection.apply(vectors), None, "projected embeddings")
         base = build_base(vectors, backend, target, batch=int(batch), seed=seed, progress=progress)
-        live = np.ones(len(names), bool)
-        snapshot = Snapshot(1, names, live, len(names), base, base.vectors[:0], table, projection)
+        every = np.ones(len(names), bool)
+        snapshot = Snapshot(1, names, every, len(names), base, base.vectors[:0], table, projection)
         chosen = {"model": str(model), "backend": backend, "batch": int(batch), "seed": int(seed)}
         return cls(snapshot, chosen | {"subspaces": parts, "about": {}})
 
@@ -125,9 +125,10 @@ class Index(IndexView, contextlib.AbstractContextManager["Index"]):
             where: a filter such as "gender == 'Women' and baseColour in ['Red', 'Maroon']"; see `search.where`.
             group_by: a column; of products with equal values the nearest alone is returned.
             diversity: in [0, 1]; above 0, products too similar to better ones give way (maximal marginal relevance).
-            min_score: similarity below which nothing is returned.
+            min_score: similarity below which nothing is returned; with weights, to the weighted query.
             exclude: ids that are not returned, such as the query's own.
-            weights: of the embedding's `subspaces` in the similarity, such as {"baseColour": 3}; 1 where not named.
+            weights: of the embedding's `subspaces`, such as {"baseColour": 3}; 1 where not named. Unless all are equal,
+                every product is compared, as the index is not tuned on such queries.
 
         Returns:
             Hits. As many as there are, up to k: the filter never costs any.
@@ -136,16 +137,17 @@ class Index(IndexView, contextlib.AbstractContextManager["Index"]):
             UserError: a ValueError that says what is wrong with which argument.
         """
         snapshot = self._snapshot  # one version, whatever is written meanwhile
-        vectors = self._weigh(snapshot.project(queries, "queries"), weights)
-        return find(snapshot, vectors, k, Refinement(where, group_by, diversity, min_score, exclude))
+        vectors, exact = self._weigh(snapshot.project(queries, "queries"), weights)
+        return find(snapshot, vectors, k, Refinement(where, group_by, diversity, min_score, exclude, exact))
 
     def search_projected(
         self, queries: Any, k: int = 10, *, weights: Mapping[str, float] | None = None, **options: Any
     ) -> Hits:
         """Does what `search` does, with the same options, for queries that `project` or `vectors` returned."""
         snapshot = self._snapshot
-        vectors = self._weigh(check_vectors(queries, snapshot.base.vectors.shape[1], "queries"), weights)
-        return find(snapshot, vectors, k, Refinement(**options))
+        vectors = check_vectors(queries, snapshot.base.vectors.shape[1], "queries")
+        vectors, exact = self._weigh(vectors, weights)
+        return find(snapshot, vectors, k, Refinement(**options, exact=exact))
 
     def upsert(self, ids: Any, embeddings: Any, attributes: Any = None) -> None:
         """Adds products, or replaces those that are there; all of them in one step, or none.
@@ -203,8 +205,7 @@ class Index(IndexView, contextlib.AbstractContextManager["Index"]):
     def save(self, path: str | Path) -> None:
         """Writes the index into a folder, in one step, and keeps later changes there.
 
-        Raises:
-            UserError: the folder holds something else, another process is changing it, or it cannot be written.
+        UserError where the folder holds something else, another process is changing it, or it cannot be written.
         """
         with self._lock:
             saved = self._saved

@@ -11,7 +11,7 @@ from jaxtyping import Float32
 from fashion_jax.errors import UserError
 from fashion_jax.search.exact import Positions, Scores
 from fashion_jax.search.inputs import check_ids, check_neighbours
-from fashion_jax.search.planner import nearest
+from fashion_jax.search.planner import nearest, nearest_exactly
 from fashion_jax.search.ranking import Hits, best_of_groups, diversify, first_of_groups, lacks_rows
 from fashion_jax.search.snapshot import Allowed, Snapshot
 
@@ -31,12 +31,13 @@ class Refinement:
     diversity: float = 0.0
     min_score: float | None = None
     exclude: Any = None
+    exact: bool = False  # every row is compared, because the index was not tuned on such queries
 
     @property
     def is_nothing(self) -> bool:
         """Whether nothing is asked for."""
         absent = self.where is None and self.group_by is None and self.min_score is None and self.exclude is None
-        return absent and not self.diversity
+        return absent and not self.diversity and not self.exact
 
 
 def find(snapshot: Snapshot, queries: Float32[np.ndarray, "q dim"], k: int, wanted: Refinement) -> Hits:
@@ -81,7 +82,8 @@ def refine(
     """
     diversity, lowest = _check_diversity(wanted.diversity), _check_score(wanted.min_score)
     groups = None if wanted.group_by is None else snapshot.attributes.groups(wanted.group_by)
-    allowed = None if wanted.where is None and snapshot.is_plain else snapshot.allowed(wanted.where)
+    plain = wanted.where is None and snapshot.is_plain and not wanted.exact
+    allowed = None if plain else snapshot.allowed(wanted.where)
     excluded = snapshot.ids[:0]
     if wanted.exclude is not None:
         excluded = check_ids(wanted.exclude, None, snapshot.ids.dtype.kind)
@@ -91,9 +93,9 @@ def refine(
     pool = max(_LEAST_POOL, _POOL_PER_PICK * k) if diversity else k
     pool = max(k, min(pool, snapshot.num_live if allowed is None else allowed.count))
     if groups is None:
-        scores, positions = _nearest_others(snapshot, queries, pool, allowed, excluded)
+        scores, positions = _nearest_others(snapshot, queries, pool, allowed, excluded, wanted.exact)
     else:
-        scores, positions = _nearest_groups(snapshot, queries, pool, allowed, excluded, groups)
+        scores, positions = _nearest_groups(snapshot, queries, pool, allowed, excluded, groups, wanted.exact)
     if lowest is not None:
         below = scores < lowest
         scores, positions = np.where(below, np.float32(-np.inf), scores), np.where(below, -1, positions)
@@ -108,12 +110,17 @@ def refine(
 
 
 def _nearest_others(
-    snapshot: Snapshot, queries: np.ndarray, k: int, allowed: Allowed | None, excluded: np.ndarray
+    snapshot: Snapshot, queries: np.ndarray, k: int, allowed: Allowed | None, excluded: np.ndarray, exact: bool
 ) -> tuple[Scores, Positions]:
     """Returns the k nearest rows that are not of a few excluded ids."""
+    fetch = min(k + len(excluded), snapshot.num_live) if len(excluded) else k
+    if exact:
+        assert allowed is not None
+        scores, positions = nearest_exactly(snapshot, queries, fetch, allowed)
+    else:
+        scores, positions = nearest(snapshot, queries, fetch, allowed)
     if not len(excluded):
-        return nearest(snapshot, queries, k, allowed)
-    scores, positions = nearest(snapshot, queries, min(k + len(excluded), snapshot.num_live), allowed)
+        return scores, positions
     struck = np.isin(snapshot.ids[positions], excluded) & (positions >= 0)
     scores = np.where(struck, np.float32(-np.inf), scores)
     order = np.argsort(struck, axis=1, kind="stable")[:, :k]
@@ -130,6 +137,7 @@ def _nearest_groups(
     allowed: Allowed | None,
     excluded: np.ndarray,
     groups: np.ndarray,
+    exact: bool,
 ) -> tuple[Scores, Positions]:
     """Looks further and further until every query has k groups; where that gets too far, compares all rows."""
     available = snapshot.num_live if allowed is None else allowed.count
@@ -138,7 +146,7 @@ def _nearest_groups(
     open_queries, fetch = np.arange(len(queries)), 2 * k
     while len(open_queries) and fetch <= _MOST_FETCHED:
         fetch = max(1, min(fetch, available))
-        found = _nearest_others(snapshot, queries[open_queries], fetch, allowed, excluded)
+        found = _nearest_others(snapshot, queries[open_queries], fetch, allowed, excluded, exact)
         best, rows, counts = first_of_groups(*found, groups, k)
         scores[open_queries], positions[open_queries] = best, rows
         if fetch >= available:

@@ -225,7 +225,7 @@ def _read(folder: Path, manifest: dict[str, Any]) -> tuple[Snapshot, dict[str, A
         costs = Costs.from_json(about["costs"])
         target = float(about["target_recall"])
         settings, version, machine = dict(manifest["settings"]), int(manifest["version"]), str(about["machine"])
-        check_settings(settings)
+        check_settings(settings, dim)
         if backend not in ("exact", "scann"):
             raise ValueError(f"there is no backend {backend!r}")
         if not 0 < count <= rows:

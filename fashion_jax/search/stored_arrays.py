@@ -14,6 +14,7 @@ from fashion_jax.search.build import BACKENDS
 from fashion_jax.search.inputs import check_ids, check_unit
 from fashion_jax.search.scann import ScannSearcher, Structure
 from fashion_jax.search.snapshot import Snapshot
+from fashion_jax.search.subspaces import check_subspaces
 
 
 def save_array(path: Path, array: np.ndarray) -> None:
@@ -60,17 +61,15 @@ def load_arrays(path: Path) -> dict[str, np.ndarray]:
     return found
 
 
-def check_settings(settings: dict[str, Any]) -> None:
-    """Raises UserError where the settings are not those of an index."""
+def check_settings(settings: dict[str, Any], width: int) -> None:
+    """Raises UserError where the settings are not those of an index of vectors of a width."""
     kinds = {"model": str, "backend": str, "batch": int, "seed": int, "about": dict}
     for name, kind in kinds.items():
         if not isinstance(settings.get(name), kind):
             raise UserError(f"its setting {name!r} is {settings.get(name)!r}")
     if settings["batch"] < 1 or settings["seed"] < 0 or settings["backend"] not in BACKENDS:
         raise UserError("its settings are out of range")
-    parts = settings.get("subspaces", {})  # indexes of before have none
-    if not isinstance(parts, dict) or not all(type(size) is int and size > 0 for size in parts.values()):
-        raise UserError(f"its setting 'subspaces' is {parts!r}")
+    check_subspaces(settings.get("subspaces"), width, projected=False)  # indexes of before have none
 
 
 def check_scann(folder: Path, vectors: np.ndarray, structure: Structure) -> None:

@@ -81,8 +81,12 @@ class IndexView:
 
     def _weigh(
         self, vectors: Float32[np.ndarray, "n dim"], weights: Mapping[str, float] | None
-    ) -> Float32[np.ndarray, "n dim"]:
-        return vectors if weights is None else weigh(vectors, self.subspaces, weights)
+    ) -> tuple[Float32[np.ndarray, "n dim"], bool]:
+        """Returns weighted queries, and whether they are unlike those that the index was tuned on."""
+        if weights is None:
+            return vectors, False
+        weighed = weigh(vectors, self.subspaces, weights)
+        return weighed, len({weights.get(name, 1.0) for name in self.subspaces}) > 1
 
     def health(self) -> Health:
         """Measures recall on the stored sample as the index is now, and says whether a rebuild is due, and why."""

@@ -10,6 +10,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from fashion_jax import files
 from fashion_jax.errors import UserError
 from fashion_jax.models.embedding import EmbeddingPlan, Subspace
 
@@ -83,7 +84,7 @@ def _subspace(where: Path, value: Any, model: Mapping[str, Any], components: np.
     sound = isinstance(value, dict) and value.keys() == set(_KEYS)
     _require(where, sound, f"a subspace does not hold {', '.join(_KEYS)} alone")
     name, attribute, size, learned = value["name"], value["attribute"], value["size"], value["learned"]
-    _require(where, isinstance(name, str) and name.isprintable() and bool(name), "a subspace has no name")
+    _require(where, isinstance(name, str) and files.is_line(name), "the name of a subspace is no line of text")
     if attribute is None:
         wanted = components.shape[1] if components is not None and components.ndim == 2 else 0
         _require(where, learned is False, f"{name!r} is of no metric head")

@@ -61,7 +61,7 @@ class Package:
         extra: what training noted.
         params: nested parameters.
         batch_stats: nested batch statistics.
-        fingerprint: equal fingerprints make equal embeddings and predictions.
+        fingerprint: equal fingerprints make equal embeddings and predictions, up to rounding, which machines differ in.
         decision: what was fitted on validation rows; None in packages of before it was there.
         embedding: what embeddings are made of; None where they are the pooled features.
     """
@@ -209,7 +209,7 @@ def _check_labels(folder: Path, labels: dict[str, Any], model: Mapping[str, Any]
             raise UserError(f"{where}: the classes of {name!r} are not a list of texts")
         if len(set(classes)) < len(classes):
             raise UserError(f"{where}: {name!r} names a class twice")
-        odd = [c for c in (name, *classes) if not _is_line(c)]
+        odd = [c for c in (name, *classes) if not files.is_line(c)]
         if odd:
             raise UserError(f"{where}: {odd[0]!r} of {name!r} is not a line of text")
     if {name: len(classes) for name, classes in labels.items()} != model["classes"]:
@@ -299,11 +299,6 @@ def _check_weights(folder: Path, data: bytes, model: dict[str, Any]) -> tuple[di
         flat[path] = tensor.astype(leaf.dtype, copy=False)
     tree = traverse_util.unflatten_dict(flat)
     return tree["params"], tree["batch_stats"]
-
-
-def _is_line(text: str) -> bool:
-    """True for text without line ends that UTF-8 can write; JSON can smuggle in halves of characters."""
-    return bool(text) and not set("\r\n\0") & set(text) and not any("\ud800" <= c <= "\udfff" for c in text)
 
 
 def _to_json(value: Any) -> bytes:

@@ -17,7 +17,13 @@ from PIL import Image
 from fashion_jax.data.augment import normalize
 from fashion_jax.data.photos import BadPhoto, decode_photo, letterbox, normalise_image, normalise_photo
 from fashion_jax.errors import UserError, nearest
-from fashion_jax.models.classifier import abstract_classifier, mean_energy, mean_of_mirrored, merge_classifier
+from fashion_jax.models.classifier import (
+    abstract_classifier,
+    mean_energy,
+    mean_of_mirrored,
+    merge_classifier,
+    num_colour_features,
+)
 from fashion_jax.models.decision import OPERATING_POINTS
 from fashion_jax.models.resnet import embedding_size
 from fashion_jax.runtime import multiplies_bfloat16
@@ -54,12 +60,14 @@ class NetworkOutputs(NamedTuple):
         features: float32 (n, pooled features).
         energies: float32 (n,).
         embeddings: float32 (n, size), as the package makes them; the features where it does not say how.
+        colour: float32 (n, size), what colour heads see besides the features; of no size without them.
     """
 
     logits: dict[str, np.ndarray]
     features: np.ndarray
     energies: np.ndarray
     embeddings: np.ndarray
+    colour: np.ndarray
 
 
 class Predictor:
@@ -75,13 +83,13 @@ class Predictor:
 
         def forward(
             params: Any, batch_stats: Any, images: jax.Array, flip: bool
-        ) -> tuple[dict[str, jax.Array], jax.Array, jax.Array, jax.Array]:
+        ) -> tuple[dict[str, jax.Array], jax.Array, jax.Array, jax.Array, jax.Array]:
             network, pixels = merge_classifier(graph, params, batch_stats), normalize(images, mean, std, dtype)
             outputs = network(pixels, train=False)
             every = mean_of_mirrored(network, pixels, outputs) if flip else outputs.logits
             plan, pooled = package.embedding, outputs.embedding
             embedding = pooled if plan is None else plan.embed(outputs.logits, pooled, outputs.metric)
-            return every, pooled, mean_energy(outputs.logits), embedding
+            return every, pooled, mean_energy(outputs.logits), embedding, outputs.colour
 
         devices = jax.local_devices()
         mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=devices)
@@ -89,7 +97,7 @@ class Predictor:
         self._forward = jax.jit(
             forward,
             in_shardings=(everywhere, everywhere, self._rows),
-            out_shardings=(self._rows,) * 4,
+            out_shardings=(self._rows,) * 5,
             static_argnums=3,
         )
         self._params = jax.device_put(package.params, everywhere)
@@ -121,6 +129,11 @@ class Predictor:
     def num_features(self) -> int:
         """Pooled features of the network."""
         return embedding_size(self._package.model["depth"], self._package.model["width"])
+
+    @property
+    def num_colour_features(self) -> int:
+        """What colour heads see besides the pooled features; 0 without such heads."""
+        return num_colour_features(self._package.model)
 
     @property
     def subspaces(self) -> dict[str, int]:
@@ -232,6 +245,7 @@ class Predictor:
             join([p.features for p in parts], self.num_features),
             join([p.energies for p in parts]),
             join([p.embeddings for p in parts], self.embedding_size),
+            join([p.colour for p in parts], self.num_colour_features),
         )
 
     def check_operating_point(self, name: str) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import safetensors.numpy
 
+from fashion_jax.errors import UserError
 from fashion_jax.serving.package import load_package, write_package
 
 ZOO = Path(__file__).resolve().parent.parent / "zoo"
@@ -35,12 +36,15 @@ def halve_package(source: str | Path, out: str | Path) -> int:
 
     Args:
         source: a package, or a workdir.
-        out: folder of the new package; it is replaced.
+        out: folder of the new package; a package that is there is replaced.
 
     Raises:
-        UserError: there is no sound package at `source`, or `out` cannot be written.
+        UserError: there is no sound package at `source`, or `out` holds something else.
+        OSError: `out` cannot be written.
     """
     package = load_package(source)
+    if Path(out).exists() and not (Path(out) / "weights.safetensors").is_file():
+        raise UserError(f"{out} is there and no model package; choose another folder")
     tensors = safetensors.numpy.load_file(package.folder / "weights.safetensors")
     halved = {name: _halve(tensor) for name, tensor in tensors.items()}
     config = json.loads((package.folder / "config.json").read_text(encoding="utf-8"))

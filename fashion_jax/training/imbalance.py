@@ -5,6 +5,8 @@
 "effective"         weights by the effective number of samples (Cui et al., CVPR 2019)
 "logit_adjustment"  logits shifted by the classes' log-frequency in training (Menon et al., ICLR 2021)
 "focal"             (1 - p) ** gamma times cross-entropy (Lin et al., ICCV 2017)
+
+"auto" is one of these by the time that a loss is made; see imbalance_pilots.py.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ def make_head_loss(
         similar: of a colour attribute, which colours look alike; see data/class_colours.py.
     """
     method = config.head_imbalance.get(name, config.imbalance)
+    assert method != "auto"
     weights = offsets = None
     if method == "balanced":
         weights = balanced_weights(class_counts)

@@ -46,7 +46,7 @@ def decay_mask(params: Any) -> Any:
 def make_optimizer(
     config: OptimizerConfig, schedule: optax.Schedule, plan: FineTuning | None = None
 ) -> optax.GradientTransformation:
-    """Returns AdamW, SGD with Nesterov momentum, or LAMB, with decay on kernels alone and optional clipping.
+    """Returns AdamW, SGD with Nesterov momentum, or LAMB, arrays of two and more axes decaying, with optional clipping.
 
     Args:
         config: of the optimiser.

@@ -65,7 +65,9 @@ def test_appearance_takes_what_is_left_and_may_be_left_out():
         plan = fit(logits, features, labels, **changes)
         assert plan.components is None and [s.name for s in plan.subspaces] == ["kind", "colour"]
         assert sum(s.share for s in plan.subspaces) == pytest.approx(1)
-    assert fit(logits, features, labels, attributes=()) is None
+    (alone,) = fit(logits, features, labels, attributes=(), size=3).subspaces
+    assert (alone.attribute, alone.size, alone.share) == (None, 3, 1.0)
+    assert fit(logits, features, labels, attributes=(), size=features.shape[1]) is None
 
 
 def test_few_rows_leave_shares_even():

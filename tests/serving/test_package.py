@@ -471,6 +471,8 @@ def test_packages_without_a_plan_embed_features(package):
         (lambda plan: plan["subspaces"][0].update(attribute="shape"), "no head"),
         (lambda plan: plan["subspaces"][0].update(share=0.9), "sum to 1"),
         (lambda plan: plan["subspaces"][0].update(share=float("nan")), "share of 'kind'"),
+        (lambda plan: plan["subspaces"][0].update(name=""), "no line of text"),
+        (lambda plan: plan["subspaces"][0].update(name="a\nb"), "no line of text"),
         (lambda plan: plan["subspaces"][1].update(temperature=0), "temperature of"),
         (lambda plan: plan["subspaces"][1].update(name="kind"), "twice"),
         (lambda plan: plan["subspaces"][1].pop("share"), "alone"),

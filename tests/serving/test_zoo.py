@@ -54,6 +54,13 @@ def test_half_a_package_says_nearly_the_same(package, tmp_path):
     ).read_bytes()
 
 
+def test_nothing_but_a_package_is_replaced(package, tmp_path):
+    (tmp_path / "photos").mkdir()
+    with pytest.raises(UserError, match="no model package"):
+        halve_package(package, tmp_path / "photos")
+    assert (tmp_path / "photos").is_dir()
+
+
 def test_what_float16_does_not_hold_stays_as_it_is():
     large = np.full((2, 2), 1e5, np.float32)
     assert zoo._halve(large) is large
@@ -72,6 +79,10 @@ def test_names_stand_for_the_librarys_own(package, tmp_path, monkeypatch):
     assert find_model("drawn") == Path("drawn")
     with pytest.raises(UserError, match="no model package"):
         load_model("nothing")
+
+
+def test_the_model_of_the_quick_start_is_there():
+    assert "small" in zoo_models()
 
 
 @pytest.mark.parametrize("name", zoo_models())

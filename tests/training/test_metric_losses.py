@@ -10,6 +10,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from fashion_jax.config import METRIC_LOSSES
 from fashion_jax.data.schema import MISSING
+from fashion_jax.errors import UserError
 from fashion_jax.training.metric_losses import metric_loss
 from stepping import mesh_of, run, session_on
 
@@ -111,3 +112,23 @@ def test_the_loss_is_the_weighted_sum(tiny_config, prepared, tmp_path):
     _, (first,), _ = run(session_on(config, prepared, tmp_path, 1), 1)
     heads = sum(value for name, value in first.items() if name.startswith("loss/"))
     assert first["loss"] == pytest.approx(heads + 0.25 * first["metric_loss/kind"], rel=1e-5)
+
+
+def test_mixed_photos_are_not_placed(tiny_config, prepared, tmp_path):
+    def first_loss(**mix) -> float:
+        config = tiny_config(model__metric_heads={"kind": 8})
+        for name, value in mix.items():
+            setattr(config.train.mix, name, value)
+        _, (first,), _ = run(session_on(config, prepared, tmp_path, 1), 1)
+        return first["metric_loss/kind"]
+
+    assert first_loss(mixup_alpha=0.4, probability=1.0) == 0
+    some, every = first_loss(mixup_alpha=0.4, probability=0.5), first_loss()
+    assert 0 < some != every
+    assert first_loss(mixup_alpha=0.4, probability=1e-9) == pytest.approx(every, rel=1e-6)
+
+
+def test_only_what_is_trained_is_placed(tiny_config, prepared, tmp_path):
+    config = tiny_config(model__metric_heads={"kind": 8}, data__attributes=("colour",))
+    with pytest.raises(UserError, match="metric_heads names 'kind', which is not trained"):
+        session_on(config, prepared, tmp_path, 1)

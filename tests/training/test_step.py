@@ -85,7 +85,8 @@ def test_nothing_is_copied_between_host_and_device_inside_a_step(tiny_config, pr
         jax.block_until_ready(metrics)
 
 
-def test_accumulated_parts_have_the_gradient_of_their_sum(tiny_config, prepared, tmp_path):
+@pytest.mark.parametrize("placed", [{}, {"kind": 8}])
+def test_accumulated_parts_have_the_gradient_of_their_sum(tiny_config, prepared, tmp_path, placed):
     # Batch norm sees a part at a time, so only equal parts can equal the whole: every row is there twice.
     def doubled(session):
         state = create_state(session.arguments, session.optimizer, 0, session.mesh)
@@ -94,12 +95,12 @@ def test_accumulated_parts_have_the_gradient_of_their_sum(tiny_config, prepared,
         batch = {name: np.repeat(array[:8], 2, 0) for name, array in batch.items()}
         return session.train_step()(state, put_batch(batch, session.mesh))
 
-    _, whole = doubled(session_on(tiny_config(), prepared, tmp_path, 4))
-    config = tiny_config(train__accumulation_steps=2)
+    _, whole = doubled(session_on(tiny_config(model__metric_heads=placed), prepared, tmp_path, 4))
+    config = tiny_config(train__accumulation_steps=2, model__metric_heads=placed)
     _, parts = doubled(session_on(config, prepared, tmp_path, 4))
     assert float(whole["loss"]) == pytest.approx(float(parts["loss"]), rel=1e-5)
     assert float(whole["gradient_norm"]) == pytest.approx(float(parts["gradient_norm"]), rel=1e-4)
-    for name in ("accuracy/kind", "accuracy/colour", "loss/kind"):
+    for name in ("accuracy/kind", "accuracy/colour", "loss/kind", *(f"metric_loss/{name}" for name in placed)):
         assert float(whole[name]) == pytest.approx(float(parts[name]), rel=1e-5)
 
 

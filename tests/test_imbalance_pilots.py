@@ -1,0 +1,98 @@
+"""imbalance=auto: each head takes the method whose short run validated best, once, and the run is that run."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from fashion_jax.config import IMBALANCE_METHODS, Config
+from fashion_jax.errors import UserError
+from fashion_jax.experiment import train
+from fashion_jax.imbalance_pilots import choose_imbalance
+from fashion_jax.resolve import resolve
+
+BEST = {"kind": "focal", "colour": "balanced"}
+
+
+class FakeRuns:
+    """Writes the scores of pilots; the best method of an attribute is `BEST`."""
+
+    def __init__(self) -> None:
+        self.seen: list[Config] = []
+
+    def __call__(self, config, folder) -> None:
+        self.seen.append(config)
+        folder.mkdir(parents=True)
+        rows = [{"step": 1, "validation/kind/macro_f1": 0.99, "validation/colour/macro_f1": 0.99}]
+        scores = {name: 0.8 if method == BEST[name] else 0.7 for name, method in config.loss.head_imbalance.items()}
+        rows.append({"step": 2, **{f"validation/{name}/macro_f1": score for name, score in scores.items()}})
+        text = "\n".join(json.dumps(row) for row in rows)
+        (folder / "metrics.jsonl").write_text(text + '\n{"step": 3, "val')  # a crash cut the last line off
+
+
+def open_config(tiny_config, prepared, **changes) -> Config:
+    config = tiny_config(loss__imbalance="auto", train__duration="40 epochs", **changes)
+    config.train.early_stopping_patience = 3
+    return resolve(config, prepared)
+
+
+def test_each_head_takes_its_best_method(tiny_config, prepared, tmp_path, capsys):
+    runs = FakeRuns()
+    config = open_config(tiny_config, prepared)
+    chosen = choose_imbalance(config, prepared, tmp_path, runs)
+    assert chosen.loss.head_imbalance == BEST and chosen.loss.imbalance == "none"
+    assert config.loss.imbalance == "auto"
+    assert [set(run.loss.head_imbalance.values()) for run in runs.seen] == [{method} for method in IMBALANCE_METHODS]
+    for run in runs.seen:
+        assert run.train.duration == run.train.evaluate_every == "2 epochs"
+        assert run.train.early_stopping_patience == 0 and run.data.source == str(prepared.folder)
+    assert "0.8000" in capsys.readouterr().err
+    assert choose_imbalance(config, prepared, tmp_path, runs, progress=False).loss.head_imbalance == BEST
+    assert len(runs.seen) == len(IMBALANCE_METHODS)  # what is known is not tried again
+
+
+def test_a_head_with_a_method_of_its_own_keeps_it(tiny_config, prepared, tmp_path):
+    runs = FakeRuns()
+    config = open_config(tiny_config, prepared, loss__head_imbalance={"kind": "effective"})
+    chosen = choose_imbalance(config, prepared, tmp_path, runs, progress=False)
+    assert chosen.loss.head_imbalance == {"kind": "effective", "colour": "balanced"}
+    assert all(run.loss.head_imbalance["kind"] == "effective" for run in runs.seen)
+
+
+def test_other_settings_are_tried_anew(tiny_config, prepared, tmp_path):
+    runs = FakeRuns()
+    choose_imbalance(open_config(tiny_config, prepared), prepared, tmp_path / "a", runs, progress=False)
+    longer = open_config(tiny_config, prepared, loss__pilot_duration="7 steps")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "a" / "pilots" / "imbalance.json").rename(tmp_path / "b" / "imbalance.json")
+    (tmp_path / "c" / "pilots").mkdir(parents=True)
+    (tmp_path / "b" / "imbalance.json").rename(tmp_path / "c" / "pilots" / "imbalance.json")
+    choose_imbalance(longer, prepared, tmp_path / "c", runs, progress=False)
+    assert len(runs.seen) == 2 * len(IMBALANCE_METHODS) and runs.seen[-1].train.duration == "7 steps"
+
+
+def test_nothing_is_run_where_nothing_is_open(tiny_config, prepared, tmp_path):
+    config = resolve(tiny_config(loss__imbalance="balanced"), prepared)
+    assert choose_imbalance(config, prepared, tmp_path, FakeRuns()) is config
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_validation_rows_there_is_nothing_to_choose_on(tiny_config, prepared, tmp_path, monkeypatch):
+    config = open_config(tiny_config, prepared)
+    monkeypatch.setattr(type(prepared), "indices", lambda self, split: [])
+    with pytest.raises(UserError, match="validation split, which is empty"):
+        choose_imbalance(config, prepared, tmp_path, FakeRuns())
+
+
+def test_a_run_that_chooses_goes_on_with_what_it_chose(tiny_config, prepared, tmp_path, capsys):
+    config = tiny_config(loss__imbalance="auto", loss__pilot_duration="2 steps")
+    config.data.source = str(prepared.folder)
+    train(config, tmp_path, finish=False)
+    resolved = json.loads((tmp_path / "config.json").read_text())["loss"]
+    assert set(resolved["head_imbalance"]) == {"kind", "colour"} and resolved["imbalance"] == "none"
+    assert set(resolved["head_imbalance"].values()) <= set(IMBALANCE_METHODS)
+    assert capsys.readouterr().err.count("a short run with") == len(IMBALANCE_METHODS)
+    train(config, tmp_path)  # the same command goes on
+    assert "a short run" not in capsys.readouterr().err
+    assert (tmp_path / "package" / "config.json").is_file()
