@@ -322,7 +322,7 @@ def test_a_persons_decisions_are_not_written_over(audited, shop, trained, tmp_pa
 
 def test_embeddings_are_not_computed_twice(audited, shop, trained, tmp_path, monkeypatch):
     shutil.copytree(audited, tmp_path / "out")
-    monkeypatch.setattr(audit_module.Predictor, "predict_arrays", None)
+    monkeypatch.setattr(audit_module.Predictor, "run_network", None)
     audit(trained, shop, tmp_path / "out", num_folds=4, progress=False)
     for shard in (tmp_path / "out" / "embeddings").iterdir():
         shard.write_bytes(b"torn")
