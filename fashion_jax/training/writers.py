@@ -73,6 +73,12 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
+def read_scalars(path: Path, name: str) -> list[tuple[int, float]]:
+    """Returns the steps and values of a scalar in a metrics file, in their order; none where there is no file."""
+    rows = read_json_lines(path) if path.exists() else []
+    return [(row["step"], float(row[name])) for row in rows if isinstance(row.get(name), (int, float))]
+
+
 class ConsoleWriter:
     """Prints scalars as short lines on standard error, above the progress line."""
 
@@ -160,18 +166,3 @@ def _tensorboard_writer(folder: Path) -> MetricWriter:
     tf.config.set_visible_devices([], "TPU")
     writer: MetricWriter = metric_writers.SummaryWriter(str(folder))
     return writer
-
-
-def read_scalars(path: Path, name: str) -> list[tuple[int, float]]:
-    """Returns the steps and values of a scalar in a `metrics.jsonl`, in their order; none where there is no file."""
-    if not path.exists():
-        return []
-    found = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue  # cut off by a crash
-        if isinstance(row.get(name), (int, float)):
-            found.append((int(row["step"]), float(row[name])))
-    return found
