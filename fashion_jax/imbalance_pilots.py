@@ -50,7 +50,12 @@ def choose_imbalance(
             "split a share in config.data.split_fractions"
         )
     place = workdir / "pilots" / "imbalance.json"
-    asked = {"attributes": names, "duration": _shortened(config), "fingerprint": prepared.fingerprint}
+    asked = {
+        "attributes": names,
+        "methods": list(IMBALANCE_METHODS),
+        "duration": _shortened(config),
+        "fingerprint": prepared.fingerprint,
+    }
     known = read_json(place) if place.exists() else {}
     if {name: known.get(name) for name in asked} == asked:
         scores: Scores = known["macro_f1"]
