@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+from scipy.special import softmax
 
 from drawn_products import write_products
 from fashion_jax import experiment, scoring
@@ -201,6 +202,8 @@ def test_scores_by_photos_and_their_mirror_images_are_the_packages_predictions(t
     assert np.allclose(outputs.probabilities["colour"], mean, atol=1e-5)
     assert not np.allclose(mean, plain[0].probabilities["colour"], atol=1e-5)
     assert np.array_equal(outputs.embeddings, plain[0].embeddings)
+    own = softmax(result.test.outputs.own_logits["colour"], axis=1)  # of which embeddings are made
+    assert np.allclose(own, plain[0].probabilities["colour"], atol=1e-5)
     assert np.allclose(result.test.confidences["colour"], mean.max(1), atol=1e-5)
     assert (result.test.predictions["colour"] == mean.argmax(1)).mean() > 0.9  # nearly untrained: ties turn over
 

@@ -10,7 +10,8 @@ import pytest
 
 from fashion_jax import files
 from fashion_jax.config import Config
-from fashion_jax.workdir import keep_dtype
+from fashion_jax.experiment import train
+from fashion_jax.workdir import keep_dtype, load_run_config
 
 
 def count_devices(call: str, **environment: str) -> int:
@@ -54,3 +55,11 @@ def test_a_run_goes_on_as_it_began_on_another_machine(tmp_path):
     assert keep_dtype(config, tmp_path).model.dtype == "bfloat16" and config.model.dtype == "auto"
     config.model.dtype = "float32"  # what is asked for is asked for
     assert keep_dtype(config, tmp_path).model.dtype == "float32"
+
+
+def test_training_asks_how_a_run_began(tiny_config, prepared, tmp_path):
+    config = tiny_config(model__dtype="bfloat16", train__duration="2 steps", train__evaluate_every="2 steps")
+    train(config, tmp_path, progress=False, finish=False)
+    config.model.dtype = "auto"  # float32 on a CPU, which would be refused
+    train(config, tmp_path, progress=False, finish=False)
+    assert load_run_config(tmp_path).model.dtype == "bfloat16"
