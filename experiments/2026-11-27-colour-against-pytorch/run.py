@@ -5,8 +5,8 @@ Command: python experiments/2026-11-27-colour-against-pytorch/run.py --records r
 
 Writes the training rows and the test rows of prepared records as two archives in Kaggle's layout, and gives them to the
 peer's `recipe`, once with plain cross-entropy and once weighted by inverse class frequency, as the original project had
-it. The peer knows four heads, and leaves out rows that lack one of their labels. What it prints goes to DIR/plain.txt
-and DIR/weighted.txt; our own figures are in the run's evaluation/test/metrics.json.
+it. The peer knows four heads, and leaves out rows that lack one of their labels, and classes of few training rows. What
+it prints goes to DIR/plain.txt and DIR/weighted.txt; our own figures are in the run's evaluation/test/metrics.json.
 """
 
 from __future__ import annotations
