@@ -24,9 +24,10 @@ def get_config() -> Config:
     config.loss.label_smoothing = 0.1
     config.model.width = 32
     config.model.colour_heads = ("auto",)
-    config.train.duration = "16 epochs"
-    config.train.evaluate_every = "4 epochs"
-    config.train.progressive_scale = 0.75
-    config.train.progressive_until = "60 percent"
+    # Smaller photos for more epochs: an epoch teaches as much at 60x45 as at 80x60, in two thirds of the time.
+    config.data.height = 60
+    config.data.width = 45
+    config.train.duration = "22 epochs"
+    config.train.evaluate_every = "11 epochs"
     config.train.batch_size = 128
     return config

@@ -95,7 +95,7 @@ class ModelConfig:
     pooling: str = "average"  # or "gem", the generalised mean with a learned power
     colour_heads: tuple[str, ...] = ()  # attributes whose head sees early features too; ("auto",): by their names
     metric_heads: dict[str, int] = field(default_factory=dict)  # attribute -> size of vectors that `loss.metric` learns
-    dtype: str = "auto"  # of the convolutions: "float32", "bfloat16"; auto: bfloat16 on accelerators
+    dtype: str = "auto"  # of the convolutions: "float32", "bfloat16"; auto: bfloat16 on GPUs, TPUs and CPUs with AMX
 
     def validate(self) -> None:
         choice("model.depth", self.depth, (18, 34, 50, 101, 152))

@@ -7,6 +7,7 @@ import itertools
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import jax
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 DATA_AXIS = "data"
 _FORCED_DEVICES = "xla_force_host_platform_device_count"
+_CPU_INFO = Path("/proc/cpuinfo")
 _A_WEEK_IN_MS = 7 * 24 * 3600 * 1000
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 _turns = itertools.count()  # every process takes part in each turn, so all count alike
@@ -32,16 +34,15 @@ def start_devices(cpu_devices: int = 0, dtype: str = "float32") -> None:
     Args:
         cpu_devices: the number; 0 stands for four per core and eight at most. Without a number, what
             `JAX_NUM_CPU_DEVICES` or `XLA_FLAGS` say is left alone.
-        dtype: of the convolutions, as `model.dtype` says. Those of bfloat16 are computed as matrix products, which
-            keep a core busy with one device: 0 stands for one per core then.
+        dtype: "float32", "bfloat16" or "auto", of what will be computed. Matrix products, as which bfloat16
+            convolutions are computed, keep a core busy with one device: 0 stands for one per core then.
     """
+    bfloat16 = dtype == "bfloat16" or (dtype == "auto" and _cpu_multiplies_bfloat16())
     chosen = "JAX_NUM_CPU_DEVICES" in os.environ or _FORCED_DEVICES in os.environ.get("XLA_FLAGS", "")
     if chosen and not cpu_devices:
         return
     try:
-        jax.config.update(
-            "jax_num_cpu_devices", cpu_devices or (_cores() if dtype == "bfloat16" else min(8, 4 * _cores()))
-        )
+        jax.config.update("jax_num_cpu_devices", cpu_devices or (_cores() if bfloat16 else min(8, 4 * _cores())))
     except RuntimeError:
         # JAX has started already (a notebook, a test); what it has is used.
         return
@@ -162,6 +163,24 @@ def make_mesh() -> Mesh:
 def on_accelerator() -> bool:
     """True on GPU and TPU."""
     return jax.default_backend() != "cpu"
+
+
+def trains_bfloat16_faster() -> bool:
+    """True where convolutions of bfloat16 train faster than those of float32: GPUs, TPUs, CPUs with AMX.
+
+    With several processes on CPUs it is False: their machines may differ, and all must compute the same.
+    """
+    return on_accelerator() or (jax.process_count() == 1 and _cpu_multiplies_bfloat16())
+
+
+def _cpu_multiplies_bfloat16() -> bool:
+    """True with AMX, unless the user keeps XLA from the newest instructions."""
+    if "xla_cpu_max_isa" in os.environ.get("XLA_FLAGS", ""):
+        return False
+    try:
+        return " amx_bf16" in _CPU_INFO.read_text()
+    except OSError:  # not on macOS and Windows
+        return False
 
 
 def _cores() -> int:

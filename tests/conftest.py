@@ -11,7 +11,8 @@ if os.environ["JAX_PLATFORMS"] == "cpu":
     # Most of the suite's time is XLA's, compiling small networks: half of it goes into optimising what then runs for
     # milliseconds. Level 1 keeps losses equal to 1e-7 on any number of devices; level 0 does not (7e-5 by step 3).
     quick = "--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true"
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {quick}".strip()
+    # Without AMX, so that "auto" means float32 on every machine.
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {quick} --xla_cpu_max_isa=AVX512".strip()
 
 import jax
 import pytest

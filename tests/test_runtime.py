@@ -8,40 +8,58 @@ import sys
 
 import pytest
 
-from fashion_jax import files
+from fashion_jax import files, runtime
 from fashion_jax.config import Config
 from fashion_jax.experiment import train
 from fashion_jax.workdir import keep_dtype, load_run_config
 
+AMX = "flags\t\t: fpu avx512f avx512_bf16 amx_bf16 amx_tile\n"
+PLAIN = "flags\t\t: fpu avx2\n"
 
-def count_devices(call: str, **environment: str) -> int:
-    """Devices after `call` of a fresh process on two cores."""
+
+def count_devices(tmp_path, cpuinfo: str, call: str, **environment: str) -> int:
+    """Devices after `call` of a fresh process on two cores whose /proc/cpuinfo says `cpuinfo`."""
+    (tmp_path / "cpuinfo").write_text(cpuinfo)
     code = (
-        "import jax, fashion_jax.runtime as runtime\n"
-        f"runtime._cores = lambda: 2\nruntime.{call}\nprint(jax.device_count())"
+        "import sys, pathlib, jax, fashion_jax.runtime as runtime\n"
+        "runtime._CPU_INFO, runtime._cores = pathlib.Path(sys.argv[1]), lambda: 2\n"
+        f"runtime.{call}\nprint(jax.device_count())"
     )
     own = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES")}
-    command = [sys.executable, "-c", code]
+    command = [sys.executable, "-c", code, str(tmp_path / "cpuinfo")]
     done = subprocess.run(command, env={**own, **environment}, capture_output=True, text=True, check=True)
     return int(done.stdout)
 
 
 @pytest.mark.parametrize(
-    ("call", "devices"),
+    ("cpuinfo", "call", "devices"),
     [
-        ("start_devices()", 8),
-        ("start_devices(0, 'auto')", 8),
-        ("start_devices(0, 'bfloat16')", 2),
-        ("start_devices(3, 'bfloat16')", 3),
+        (PLAIN, "start_devices(0, 'auto')", 8),
+        (AMX, "start_devices(0, 'auto')", 2),
+        (AMX, "start_devices(0, 'float32')", 8),
+        (AMX, "start_devices()", 8),
+        (PLAIN, "start_devices(0, 'bfloat16')", 2),
+        (AMX, "start_devices(3, 'auto')", 3),
     ],
 )
-def test_bfloat16_takes_a_device_per_core_and_float32_four(call, devices):
-    assert count_devices(call) == devices
+def test_bfloat16_takes_a_device_per_core_and_float32_four(tmp_path, cpuinfo, call, devices):
+    assert count_devices(tmp_path, cpuinfo, call) == devices
 
 
-def test_what_the_user_set_counts():
-    assert count_devices("start_devices(0, 'bfloat16')", JAX_NUM_CPU_DEVICES="5") == 5
-    assert count_devices("start_devices()", XLA_FLAGS="--xla_force_host_platform_device_count=3") == 3
+def test_what_the_user_set_counts(tmp_path):
+    assert count_devices(tmp_path, AMX, "start_devices(0, 'auto')", JAX_NUM_CPU_DEVICES="5") == 5
+    limited = count_devices(tmp_path, AMX, "start_devices(0, 'auto')", XLA_FLAGS="--xla_cpu_max_isa=AVX512")
+    assert limited == 8
+
+
+def test_auto_is_bfloat16_only_where_it_is_faster(tmp_path, monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "")
+    for text, faster in ((AMX, True), (PLAIN, False)):
+        (tmp_path / "cpuinfo").write_text(text)
+        monkeypatch.setattr(runtime, "_CPU_INFO", tmp_path / "cpuinfo")
+        assert runtime._cpu_multiplies_bfloat16() == faster
+    monkeypatch.setattr(runtime, "_CPU_INFO", tmp_path / "absent")
+    assert not runtime._cpu_multiplies_bfloat16()
 
 
 def test_a_run_goes_on_as_it_began_on_another_machine(tmp_path):

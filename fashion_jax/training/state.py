@@ -16,7 +16,7 @@ from jaxtyping import Array, Int
 from fashion_jax.config import DataConfig, ModelConfig
 from fashion_jax.models.classifier import make_classifier, split_classifier
 from fashion_jax.models.resnet import resolve_stem
-from fashion_jax.runtime import on_accelerator
+from fashion_jax.runtime import trains_bfloat16_faster
 from fashion_jax.training.sharding import replicated
 
 
@@ -43,7 +43,7 @@ class TrainState:
 
 def model_arguments(config: ModelConfig, data: DataConfig, classes: dict[str, int]) -> dict[str, Any]:
     """Resolves what is "auto" and returns the arguments of `Classifier`, as JSON values."""
-    dtype = config.dtype if config.dtype != "auto" else ("bfloat16" if on_accelerator() else "float32")
+    dtype = config.dtype if config.dtype != "auto" else ("bfloat16" if trains_bfloat16_faster() else "float32")
     return {
         "classes": dict(classes),
         "depth": config.depth,
