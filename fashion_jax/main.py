@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from fashion_jax.config_files import load_config
 from fashion_jax.errors import UserError, exit_on_user_error
+from fashion_jax.huge_pages import restart_with_huge_pages
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -85,4 +86,5 @@ def split_overrides(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]
 
 
 if __name__ == "__main__":
+    restart_with_huge_pages()
     sys.exit(main())
