@@ -16,8 +16,8 @@ from fashion_jax.config_files import load_config
 def get_config() -> Config:
     config = load_config(Path(__file__).with_name("base.py"))
     config.data.source = "fashion-product-images-small.tar.xz"
-    # Cropping, turning and erasing need more epochs than an hour holds: runs with them ended lower than without.
-    config.data.augment.min_crop_area = 1.0
+    # Without crops and mixing, 22 epochs know nearly every training photo by heart and ended lower than 16.
+    config.data.augment.min_crop_area = 0.75
     config.data.augment.max_rotation = 0.0
     config.data.augment.erase_probability = 0.0
     config.data.test_time_flip = True
@@ -27,7 +27,9 @@ def get_config() -> Config:
     # Smaller photos for more epochs: an epoch teaches as much at 60x45 as at 80x60, in two thirds of the time.
     config.data.height = 60
     config.data.width = 45
-    config.train.duration = "22 epochs"
-    config.train.evaluate_every = "11 epochs"
+    config.train.duration = "26 epochs"
+    config.train.evaluate_every = "13 epochs"
     config.train.batch_size = 128
+    config.train.mix.mixup_alpha = 0.2
+    config.train.mix.cutmix_alpha = 1.0
     return config
