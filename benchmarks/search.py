@@ -54,7 +54,11 @@ def main() -> None:
     if flags.worker:
         work(flags.worker[0], Path(flags.worker[1]))
         return
-    results = []
+    from fashion_jax import files  # not for the workers, whose memory is measured
+
+    about: dict = {"machine": machine(), "k": K, "results": []}
+    results = about["results"]
+    flags.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         for name, vectors in data_sets(flags):
             queries, rows = hold_out(vectors, flags.queries)
@@ -65,9 +69,8 @@ def main() -> None:
                 result = run_peer(peer, place)
                 results.append({"data": name, "peer": peer, **result})
                 print(json.dumps({**results[-1], "points": len(result.get("points", []))}), flush=True)
-    flags.out.mkdir(parents=True, exist_ok=True)
-    about = {"machine": machine(), "k": K, "results": results}
-    (flags.out / "results.json").write_text(json.dumps(about, indent=1))
+                # After every peer: what a stopped run has measured is not lost.
+                files.write_text(flags.out / "results.json", json.dumps(about, indent=1))
     (flags.out / "table.md").write_text(table(about))
     draw(about, flags.out / "search.png")
     print((flags.out / "table.md").read_text())

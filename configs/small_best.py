@@ -1,4 +1,4 @@
-"""A long run on Kaggle's small photos (80x60) from scratch: all heads, strong augmentation, more of the photos.
+"""A long run on Kaggle's small photos (at 60x45) from scratch: all heads, strong augmentation, more of the photos.
 
 Command: python -m fashion_jax.main --config=configs/small_best.py --workdir=runs/small_best \
              --config.data.source=fashion-product-images-small.tar.xz
@@ -26,7 +26,5 @@ def get_config() -> Config:
     config.train.evaluate_every = "6 epochs"
     config.train.checkpoint_every = "2 epochs"
     config.train.average_decay = 0.999
-    config.train.mix.mixup_alpha = 0.2
-    config.train.mix.cutmix_alpha = 1.0
-    config.train.progressive_until = "70 percent"
+    config.train.mix.until = "80 percent"
     return config

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fashion_jax.config_values import require
+from fashion_jax.config_values import parse_duration, require
 
 
 @dataclass(slots=True)
@@ -38,11 +38,13 @@ class MixConfig:
     probability: float = 0.5  # share of the rows that are mixed, where one of the two is on; the rest teaches colours
     mixup_alpha: float = 0.0  # of the Beta distribution of shares; 0: off; usual is 0.2
     cutmix_alpha: float = 0.0  # likewise of areas; usual is 1; with both on, each row draws one of them
+    until: str = "100 percent"  # of the run; from then on photos are whole, and all of them teach colours
 
     def validate(self) -> None:
         require(0 <= self.probability <= 1, "train.mix.probability", self.probability, "in [0, 1]")
         require(self.mixup_alpha >= 0, "train.mix.mixup_alpha", self.mixup_alpha, "at least 0")
         require(self.cutmix_alpha >= 0, "train.mix.cutmix_alpha", self.cutmix_alpha, "at least 0")
+        parse_duration(self.until, "train.mix.until")
 
     @property
     def active(self) -> bool:

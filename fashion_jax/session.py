@@ -14,7 +14,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import UInt8
 
-from fashion_jax.config import Config
+from fashion_jax.config import Config, MixConfig
 from fashion_jax.config_values import resolve_steps
 from fashion_jax.data.class_colours import class_colours, colour_differences, similar_colours
 from fashion_jax.data.loader import (
@@ -73,7 +73,7 @@ class Session:
         self._training_graph, norms = self.graph, frozenset[str]()
         if self.config.optimizer.freeze_batch_norm:
             self._training_graph, norms = frozen_norm_classifier(self.arguments)
-        self._train_steps: dict[float, TrainStep] = {}
+        self._train_steps: dict[tuple[float, bool], TrainStep] = {}
         self.total_steps = self.steps(train.duration)
         self.learning_rate = make_schedule(
             self.config.optimizer,
@@ -139,11 +139,13 @@ class Session:
         """Returns the jitted function that computes a step, given by its number."""
         train = self.config.train
         scale = train.progressive_scale if step < self.steps(train.progressive_until) else 1.0
-        if scale not in self._train_steps:
-            self._train_steps[scale] = self._make_train_step(scale)
-        return self._train_steps[scale]
+        mix = train.mix if train.mix.active and step < self.steps(train.mix.until) else MixConfig()
+        kind = (scale, mix.active)
+        if kind not in self._train_steps:
+            self._train_steps[kind] = self._make_train_step(scale, mix)
+        return self._train_steps[kind]
 
-    def _make_train_step(self, scale: float) -> TrainStep:
+    def _make_train_step(self, scale: float, mix: MixConfig) -> TrainStep:
         train, data = self.config.train, self.config.data
         labels = self.prepared.labels[self.prepared.indices("train")]
         losses = {}
@@ -164,7 +166,7 @@ class Session:
             mean=data.mean,
             std=data.std,
             augmentation=data.augment,
-            mix=train.mix,
+            mix=mix,
             never_mixed=self.colours,
             scale=scale,
             accumulation_steps=train.accumulation_steps,

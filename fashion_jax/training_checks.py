@@ -18,7 +18,8 @@ def check_training(session: Session) -> None:
             not measured.
     """
     train, data = session.config.train, session.config.data
-    if train.mix.active and train.mix.probability == 1 and session.colours:
+    always = train.mix.probability == 1 and session.steps(train.mix.until) >= session.total_steps
+    if train.mix.active and always and session.colours:
         raise UserError(
             f"config.train.mix.probability=1 mixes every photo, and mixed photos teach nothing of colours: "
             f"{session.colours[0]} would not be trained; set it below 1, or leave the colour out of data.attributes"

@@ -155,3 +155,26 @@ def test_pairs_are_exchanged_without_a_word_between_devices(parts):
     text = swap.lower(rows).compile().as_text()
     assert "collective" not in text and "all-" not in text
     np.testing.assert_array_equal(swap_pairs(swap(rows), parts), rows)
+
+
+def test_photos_are_whole_from_the_set_step_on(tiny_config, prepared, tmp_path):
+    mixed = MixConfig(mixup_alpha=0.4, probability=1.0, until="2 steps")
+    session = session_on(tiny_config(train__mix=mixed), prepared, tmp_path, 1)
+    state, losses, early = run(session, 2)
+    assert [values["loss/colour"] for values in losses] == [0, 0]
+    assert early is session.train_step(1) and session.train_step(2) is session.train_step(3)
+    photos = StreamedPhotos(prepared, 32, 24)
+    batch = put_batch(next(iter(training_batches(prepared, photos, batch_size=16, seed=0, start_step=2))), session.mesh)
+    copy = jax.tree.map(lambda array: array.copy(), state)
+    _, later = session.train_step(2)(state, batch)
+    _, plain = session_on(tiny_config(), prepared, tmp_path, 1).train_step()(copy, batch)
+    assert float(later["loss"]) == pytest.approx(float(plain["loss"]), rel=1e-5)
+    assert float(later["gradient_norm"]) == pytest.approx(float(plain["gradient_norm"]), rel=1e-4)
+
+
+def test_colours_may_wait_until_mixing_ends(tiny_config, prepared, tmp_path):
+    config = tiny_config(train__mix=MixConfig(mixup_alpha=0.4, probability=1.0), train__duration="4 steps")
+    with pytest.raises(UserError, match="colour would not be trained"):
+        check_training(session_on(config, prepared, tmp_path, 1))
+    config.train.mix.until = "50 percent"
+    check_training(session_on(config, prepared, tmp_path, 1))
