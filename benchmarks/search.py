@@ -473,7 +473,7 @@ def table(about: dict) -> str:
             over = item["over_raw"]
             lines += [
                 "",
-                f"{item['data']}: our API over the same ScaNN searcher: one query +{over['single_us']:.1f} us, "
+                f"{item['data']}: our API over the same ScaNN searcher: one query {over['single_us']:+.1f} us, "
                 f"a batch x{over['batch']:.3f}.",
             ]
         if "filtered" in item:
