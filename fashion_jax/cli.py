@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from fashion_jax import main as main_module
 from fashion_jax.errors import exit_on_user_error
+from fashion_jax.huge_pages import restart_with_huge_pages
 from fashion_jax.search.commands import add_index_commands
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a subcommand and returns its exit code: 0, 2 for bad input, 130 or 143 when stopped by a signal."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given[:1] == ["train"] and not {"-h", "--help"} & set(given):
+        if arguments is None:  # this process is the command's own
+            restart_with_huge_pages()
         return main_module.main(given[1:])
     parser = _parser()
     if given[:1] == ["sweep"]:

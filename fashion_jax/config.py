@@ -94,6 +94,8 @@ class ModelConfig:
     drop_path: float = 0.0  # stochastic depth: probability of skipping the last block in training
     pooling: str = "average"  # or "gem", the generalised mean with a learned power
     colour_heads: tuple[str, ...] = ()  # attributes whose head sees early features too; ("auto",): by their names
+    colour_histogram: bool = False  # colour heads also see a histogram of CIELAB and the colours of the photo's parts
+    colour_dropout: float = 0.0  # of what colour heads see, and of their hidden values
     metric_heads: dict[str, int] = field(default_factory=dict)  # attribute -> size of vectors that `loss.metric` learns
     dtype: str = "auto"  # of the convolutions: "float32", "bfloat16"; auto: bfloat16 on GPUs, TPUs and CPUs with AMX
 
@@ -109,6 +111,7 @@ class ModelConfig:
         require(all(h >= 1 for h in self.head_hidden), "model.head_hidden", self.head_hidden, "sizes of at least 1")
         require(0 <= self.dropout < 1, "model.dropout", self.dropout, "in [0, 1)")
         require(0 <= self.drop_path < 1, "model.drop_path", self.drop_path, "in [0, 1)")
+        require(0 <= self.colour_dropout < 1, "model.colour_dropout", self.colour_dropout, "in [0, 1)")
         choice("model.pooling", self.pooling, ("average", "gem"))
         for name, size in self.metric_heads.items():
             require(2 <= size <= 4096, f"model.metric_heads[{name}]", size, "in [2, 4096] features")

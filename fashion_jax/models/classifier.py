@@ -18,6 +18,7 @@ from fashion_jax.models.resnet import BOTTLENECK_DEPTHS, EXPANSION, BatchNorm, R
 
 _DROP_PATH = 2**31  # the backbone's share of a row's random key; the heads have their numbers
 COLOUR_HIDDEN = (256,)  # of a colour head where `head` is linear: a histogram's meaning is not linear
+HISTOGRAM_HIDDEN = (512,)  # likewise, with `colour_histogram`
 
 
 class Classifier(nnx.Module):
@@ -37,6 +38,8 @@ class Classifier(nnx.Module):
         drop_path: float = 0.0,
         pooling: str = "average",
         colour_heads: tuple[str, ...] = (),
+        colour_histogram: bool = False,
+        colour_dropout: float = 0.0,
         metric_heads: Mapping[str, int] | None = None,
         mean: tuple[float, ...] = (0.5, 0.5, 0.5),
         std: tuple[float, ...] = (0.5, 0.5, 0.5),
@@ -57,6 +60,8 @@ class Classifier(nnx.Module):
             drop_path: stochastic depth of the ResNet, in [0, 1).
             pooling: of the ResNet, "average" or "gem".
             colour_heads: attributes whose head also sees `ColourFeatures`, through an MLP.
+            colour_histogram: whether they see a histogram of CIELAB and the colours of the photo's parts too.
+            colour_dropout: in [0, 1), of what colour heads see and of their hidden values, besides `dropout`.
             metric_heads: attribute -> size of the vectors that a metric loss learns for it.
             mean: of RGB in [0, 1], that was subtracted from photos; colour heads undo it.
             std: of RGB in [0, 1], that they were divided by.
@@ -76,15 +81,19 @@ class Classifier(nnx.Module):
         self.attributes = tuple(classes)  # not read off the dictionary, whose methods an attribute may be named after
         features, hidden = embedding_size(depth, width), head_hidden if head == "mlp" else ()
         self.colour = nnx.List(
-            [ColourFeatures(_early_channels(depth, width), mean=mean, std=std, rngs=rngs)] if colour_heads else []
+            [ColourFeatures(_early_channels(depth, width), histogram=colour_histogram, mean=mean, std=std, rngs=rngs)]
+            if colour_heads
+            else []
         )
         self.colour_heads = tuple(colour_heads)
         heads, metric = {}, {}
         for name, count in classes.items():
-            inputs, layers = features, hidden
+            inputs, layers, dropped, dropped_inputs = features, hidden, dropout, 0.0
             if name in colour_heads:
-                inputs, layers = features + self.colour[0].size, hidden or COLOUR_HIDDEN
-            heads[name] = Head(inputs, count, hidden=layers, dropout=dropout, rngs=rngs)
+                inputs = features + self.colour[0].size
+                layers = hidden or (HISTOGRAM_HIDDEN if colour_histogram else COLOUR_HIDDEN)
+                dropped, dropped_inputs = max(dropout, colour_dropout), colour_dropout
+            heads[name] = Head(inputs, count, hidden=layers, dropout=dropped, input_dropout=dropped_inputs, rngs=rngs)
             if metric_heads and name in metric_heads:
                 metric[name] = MetricHead(inputs, metric_heads[name], count, rngs=rngs)
         self.heads = nnx.Dict(heads)
@@ -130,7 +139,9 @@ class Classifier(nnx.Module):
 
 def num_colour_features(arguments: Mapping[str, Any]) -> int:
     """Returns the size of `HeadOutputs.colour` of the network with these arguments."""
-    return colour_size(_early_channels(arguments["depth"], arguments["width"])) if arguments["colour_heads"] else 0
+    if not arguments["colour_heads"]:
+        return 0
+    return colour_size(_early_channels(arguments["depth"], arguments["width"]), arguments["colour_histogram"])
 
 
 def _early_channels(depth: int, width: int) -> int:

@@ -6,8 +6,11 @@ first stages still hold it, at a resolution at which product and background can 
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -15,6 +18,12 @@ from fashion_jax.cielab import from_srgb
 from fashion_jax.models.resnet import BatchNorm, FeatureMap
 
 PIXEL_FEATURES = (32, 64)  # of the 1x1 convolutions over CIELAB
+LIGHTNESS_BINS = 8  # of the histogram
+CHROMA_BINS = 9  # of a and of b each
+GRID = (4, 3)  # rows and columns of cells
+_CHROMA_RANGE = 60.0  # of a and b; what lies beyond counts in the outermost bins
+_CHROMA_FINENESS = 10.0  # near grey, where most names of colours are, bins are narrow up to about this
+_EMPTY_CELL = 0.02  # share of foreground below which a cell's mean fades to 0
 _WHITE_DISTANCE = 8.0  # in CIELAB, from white: where a pixel is as likely product as background
 _WHITE_SOFTNESS = 1.0
 _LEAST_WEIGHT = 1e-4  # of a background pixel, so that a photo of nothing but white has a mean
@@ -39,24 +48,87 @@ def pool_foreground(x: FeatureMap, weight: Float[Array, "batch rows columns 1"])
     return jnp.sum(x.astype(jnp.float32) * weight, (1, 2)) / jnp.sum(weight, (1, 2))
 
 
-def colour_size(channels: int) -> int:
+def colour_histogram(
+    cielab: Float[Array, "batch height width 3"], weight: Float[Array, "batch height width 1"]
+) -> Float[Array, "batch bins"]:
+    """Returns the square roots of the foreground's shares in bins of CIELAB, lightness first; their squares' sum is 1.
+
+    A pixel counts in the two bins that are next to it on each axis, the nearer one more, so that a slightly different
+    photo has a slightly different histogram. Square roots make Euclidean distances Hellinger's.
+    """
+    chroma = jnp.sign(cielab[..., 1:]) * jnp.log1p(jnp.abs(cielab[..., 1:]) / _CHROMA_FINENESS)
+    chroma = (chroma / math.log1p(_CHROMA_RANGE / _CHROMA_FINENESS) + 1) / 2
+    lightness = _memberships(cielab[..., 0] / 100, LIGHTNESS_BINS) * weight
+    a, b = _memberships(chroma[..., 0], CHROMA_BINS), _memberships(chroma[..., 1], CHROMA_BINS)
+    both = (a[..., :, None] * b[..., None, :]).reshape(*a.shape[:3], CHROMA_BINS**2)
+    sums = jnp.einsum("bhwl,bhwc->blc", lightness, both, precision=jax.lax.Precision.HIGHEST)
+    shares = sums.reshape(len(cielab), -1) / jnp.sum(weight, (1, 2))
+    return jnp.sqrt(jnp.maximum(shares, 0.0))
+
+
+def _memberships(places: Float[Array, "*shape"], bins: int) -> Float[Array, "*shape bins"]:
+    """Returns how much values in [0, 1] (others are moved there) belong to each of so many centres; 1 together."""
+    places = jnp.clip(places, 0.0, 1.0) * (bins - 1)
+    return jnp.maximum(0.0, 1.0 - jnp.abs(places[..., None] - jnp.arange(bins)))
+
+
+def grid_colours(
+    cielab: Float[Array, "batch height width 3"], weight: Float[Array, "batch height width 1"]
+) -> Float[Array, "batch cells*4"]:
+    """Returns the foreground's mean (in 50 units of CIELAB) and share in each cell of `GRID`: where which colour is."""
+    rows, columns = (
+        jnp.asarray(_cells(cells, size)) for cells, size in zip(GRID, cielab.shape[1:3], strict=True)
+    )  # fmt: skip
+    values = jnp.concatenate([cielab / 50 * weight, weight], -1)
+    means = jnp.einsum("bhwc,gh,kw->bgkc", values, rows, columns, precision=jax.lax.Precision.HIGHEST)
+    colours, shares = means[..., :3], means[..., 3:]
+    return jnp.concatenate([colours / (shares + _EMPTY_CELL), shares], -1).reshape(len(cielab), -1)
+
+
+def _cells(cells: int, size: int) -> np.ndarray:
+    """Returns the shares (cells, size) of pixels in the means of equal parts of a side."""
+    edges = np.linspace(0, size, cells + 1)
+    pixels = np.arange(size)
+    inside = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
+    return (np.maximum(inside, 0) * cells / size).astype(np.float32)
+
+
+def colour_size(channels: int, histogram: bool) -> int:
     """Returns the number of `ColourFeatures` of maps with so many channels together."""
-    return channels + 6 + PIXEL_FEATURES[-1]
+    more = LIGHTNESS_BINS * CHROMA_BINS**2 + GRID[0] * GRID[1] * 4 if histogram else 0
+    return channels + 6 + PIXEL_FEATURES[-1] + more
+
+
+def _shrink(rgb: Float[Array, "batch height width 3"], stride: int) -> Float[Array, "batch rows columns 3"]:
+    pads = tuple((0, -side % stride) for side in rgb.shape[1:3])
+    return nnx.avg_pool(rgb, (stride, stride), strides=(stride, stride), padding=pads, count_include_pad=False)
 
 
 class ColourFeatures(nnx.Module):
-    """Early feature maps, mean and deviation in CIELAB, and a learned colour histogram, of the foreground."""
+    """Early feature maps, mean and deviation in CIELAB, and a learned colour histogram, of the foreground.
 
-    def __init__(self, channels: int, *, mean: tuple[float, ...], std: tuple[float, ...], rngs: nnx.Rngs) -> None:
+    Optionally a fixed histogram too, and the colours of the photo's parts.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        histogram: bool = False,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        rngs: nnx.Rngs,
+    ) -> None:
         """Builds the layers.
 
         Args:
             channels: of the feature maps, together.
+            histogram: whether `colour_histogram` and `grid_colours` are among the features.
             mean: of RGB in [0, 1], that was subtracted from the photos.
             std: of RGB in [0, 1], that they were divided by.
             rngs: the key "params" is used.
         """
-        self.mean, self.std = tuple(mean), tuple(std)
+        self.mean, self.std, self.histogram = tuple(mean), tuple(std), histogram
         inputs, layers = 3, []
         for outputs in PIXEL_FEATURES:
             # The last one's bias would be taken out again by batch norm wherever a unit is active in all photos: its
@@ -64,7 +136,7 @@ class ColourFeatures(nnx.Module):
             layers.append(nnx.Linear(inputs, outputs, use_bias=outputs != PIXEL_FEATURES[-1], rngs=rngs))
             inputs = outputs
         self.pixels = nnx.List(layers)
-        self.size = colour_size(channels)
+        self.size = colour_size(channels, histogram)
         self.norm = BatchNorm(self.size)
 
     def __call__(
@@ -80,9 +152,7 @@ class ColourFeatures(nnx.Module):
         rgb = images.astype(jnp.float32) * jnp.array(self.std)[None, None, None]
         rgb = rgb + jnp.array(self.mean)[None, None, None]
         # As coarse as the first map: a pixel's neighbours add little, and cost much at 224 pixels.
-        stride = max(1, round(images.shape[1] / maps[0].shape[1]))
-        pads = tuple((0, -side % stride) for side in images.shape[1:3])
-        rgb = nnx.avg_pool(rgb, (stride, stride), strides=(stride, stride), padding=pads, count_include_pad=False)
+        rgb = _shrink(rgb, max(1, round(images.shape[1] / maps[0].shape[1])))
         cielab = to_cielab(rgb)
         weight = foreground(cielab)
         x = cielab / 50
@@ -91,4 +161,8 @@ class ColourFeatures(nnx.Module):
         for layer in self.pixels:
             x = nnx.relu(layer(x))
         parts = [*(pool_foreground(one, weight) for one in maps), mean, deviation, pool_foreground(x, weight)]
+        if self.histogram:
+            # Half as fine: the histogram of many pixels is no other, and takes four times as long.
+            coarse = to_cielab(_shrink(rgb, 2))
+            parts += [colour_histogram(coarse, foreground(coarse)), grid_colours(cielab, weight)]
         return self.norm(jnp.concatenate(parts, -1)[:, None, None], train=train)[:, 0, 0]

@@ -33,7 +33,14 @@ class Head(nnx.Module):
     """A linear layer, or an MLP with ReLU and dropout before it, as the original project had."""
 
     def __init__(
-        self, features: int, classes: int, *, hidden: tuple[int, ...] = (), dropout: float = 0.0, rngs: nnx.Rngs
+        self,
+        features: int,
+        classes: int,
+        *,
+        hidden: tuple[int, ...] = (),
+        dropout: float = 0.0,
+        input_dropout: float = 0.0,
+        rngs: nnx.Rngs,
     ) -> None:
         """Builds the layers.
 
@@ -42,13 +49,14 @@ class Head(nnx.Module):
             classes: of the attribute.
             hidden: sizes of the layers between; none make the head linear.
             dropout: probability with which a hidden value is zeroed in training, in [0, 1).
+            input_dropout: likewise of the features.
             rngs: the key "params" is used.
         """
         sizes = (features, *hidden)
         self.hidden = nnx.List([nnx.Linear(a, b, rngs=rngs) for a, b in itertools.pairwise(sizes)])
         # Small weights let every class start equally likely, whatever the features' scale.
         self.output = nnx.Linear(sizes[-1], classes, kernel_init=nnx.initializers.normal(0.01), rngs=rngs)
-        self.dropout = dropout
+        self.dropout, self.input_dropout = dropout, input_dropout
 
     def __call__(
         self,
@@ -59,13 +67,19 @@ class Head(nnx.Module):
     ) -> Float[Array, "batch classes"]:
         """Returns float32 logits. Dropout needs one key per row, so that it does not depend on the row's place."""
         x = embedding
+        if train and self.input_dropout:
+            x = _drop(x, _keys(dropout_keys, len(self.hidden)), self.input_dropout)
         for number, layer in enumerate(self.hidden):
             x = nnx.relu(layer(x))
             if train and self.dropout:
-                if dropout_keys is None:
-                    raise ValueError("a head with dropout needs dropout_keys in training")
-                x = _drop(x, jax.vmap(jax.random.fold_in, (0, None))(dropout_keys, number), self.dropout)
+                x = _drop(x, _keys(dropout_keys, number), self.dropout)
         return self.output(x).astype(jnp.float32)
+
+
+def _keys(dropout_keys: Key[Array, " batch"] | None, layer: int) -> Key[Array, " batch"]:
+    if dropout_keys is None:
+        raise ValueError("a head with dropout needs dropout_keys in training")
+    return jax.vmap(jax.random.fold_in, (0, None))(dropout_keys, layer)
 
 
 class MetricHead(nnx.Module):

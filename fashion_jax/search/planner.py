@@ -82,9 +82,10 @@ def plan(base: Base, num_queries: int, k: int, allowed: Allowed) -> tuple[str, i
     """Returns how the base is searched: "host", "device" or "scann", and how many neighbours are fetched from it."""
     passing = allowed.base_count
     costs = base.costs
-    compared = base.count if allowed.is_masked else passing
+    masked = allowed.is_masked(base, num_queries)
+    compared = base.count if masked else passing
     host = costs.host_single(compared) if num_queries == 1 else num_queries * compared * costs.host_batch
-    if not allowed.is_gathered and not allowed.is_masked:
+    if not allowed.is_gathered and not masked:
         # Copying is done once. The more often a filter was asked for, the more often it will be.
         host += passing * costs.gather / (1 + allowed.asked if allowed.is_kept(base) else 1)
     if isinstance(base.searcher, ExactSearcher):
@@ -212,7 +213,7 @@ def _base_rows(base: Base, queries: Queries, k: int, allowed: Allowed) -> tuple[
 
 
 def _host(base: Base, queries: Queries, k: int, allowed: Allowed) -> tuple[Scores, Positions]:
-    if allowed.is_masked:
+    if allowed.is_masked(base, len(queries)):
         every = allowed.base_count == base.count
         return search_rows(base.vectors, queries, k, None if every else allowed.base_mask)
     scores, places = search_rows(allowed.gather(base), queries, k)

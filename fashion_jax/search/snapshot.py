@@ -26,6 +26,8 @@ from fashion_jax.search.where import parse_where
 _CACHED_FILTERS = 32
 _MASKED_FROM = 0.5  # share of the rows from which all are compared and some struck out, rather than the others copied
 _CACHED_BYTES = 64 << 20  # of vectors gathered for one filter
+_MASKED_ONCE_FROM = 0.1  # the same share, for a query or two, where the copy would be too large to keep
+_FEW_QUERIES = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,10 +130,10 @@ class Allowed:
         """Whether `gather` has its answer at hand."""
         return self._gathered is not None
 
-    @property
-    def is_masked(self) -> bool:
+    def is_masked(self, base: Base, num_queries: int) -> bool:
         """Whether so many rows pass that comparing all costs less than copying these."""
-        return self.base_count > _MASKED_FROM * len(self.base_mask)
+        once = num_queries <= _FEW_QUERIES and not self.is_kept(base)
+        return self.base_count > (_MASKED_ONCE_FROM if once else _MASKED_FROM) * len(self.base_mask)
 
     def is_kept(self, base: Base) -> bool:
         """Whether `gather` keeps its answer."""

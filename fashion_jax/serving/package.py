@@ -41,6 +41,8 @@ _LATER_ARGUMENTS: dict[str, Any] = {
     "drop_path": 0.0,
     "pooling": "average",
     "colour_heads": [],
+    "colour_histogram": False,
+    "colour_dropout": 0.0,
     "metric_heads": {},
     "mean": [0.5, 0.5, 0.5],
     "std": [0.5, 0.5, 0.5],
@@ -234,6 +236,9 @@ def _check_model(folder: Path, model: dict[str, Any], features: int) -> dict[str
         and model["pooling"] in POOLINGS
         and isinstance(model["colour_heads"], list)
         and set(model["colour_heads"]) <= model["classes"].keys()
+        and isinstance(model["colour_histogram"], bool)
+        and isinstance(model["colour_dropout"], (int, float))
+        and 0 <= model["colour_dropout"] < 1
         and isinstance(model["metric_heads"], dict)
         and model["metric_heads"].keys() <= model["classes"].keys()
         and all(type(size) is int and 1 <= size <= 65536 for size in model["metric_heads"].values())

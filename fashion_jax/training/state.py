@@ -56,6 +56,8 @@ def model_arguments(config: ModelConfig, data: DataConfig, classes: dict[str, in
         "drop_path": config.drop_path,
         "pooling": config.pooling,
         "colour_heads": [name for name in classes if name in resolve_colour_heads(config.colour_heads, classes)],
+        "colour_histogram": config.colour_histogram,
+        "colour_dropout": config.colour_dropout,
         "metric_heads": {name: config.metric_heads[name] for name in classes if name in config.metric_heads},
         "mean": list(data.mean),
         "std": list(data.std),

@@ -10,7 +10,7 @@ from search.clustered import attributes_of, clustered, recall, truth
 
 import fashion_jax
 from fashion_jax.errors import UserError
-from fashion_jax.search import planner, query, ranking
+from fashion_jax.search import planner, query, ranking, snapshot
 from fashion_jax.search.exact import ExactSearcher, search_rows
 from fashion_jax.search.index import Index
 
@@ -87,6 +87,21 @@ def test_a_filter_costs_neither_hits_nor_recall(index, share, num_queries):
     assert np.array_equal(np.concatenate(found) >= 0, wanted >= 0)
     assert mask[np.concatenate(found)[np.concatenate(found) >= 0]].all()
     assert recall(np.concatenate(found), wanted) >= 0.95
+
+
+@pytest.mark.parametrize("share", [0.7, 0.3, 0.05])
+def test_rows_too_large_to_keep_are_struck_out_rather_than_copied_for_each_query(share, monkeypatch):
+    exact = Index.build(VECTORS, IDS, ATTRIBUTES, backend="exact")
+    monkeypatch.setattr(snapshot, "_CACHED_BYTES", 0)
+    wanted = truth(VECTORS, QUERIES, 10, np.array(ATTRIBUTES["share"]) < share)
+    allowed, base = exact.snapshot.allowed(f"share < {share}"), exact.snapshot.base
+    assert allowed.is_masked(base, 1) == (share > 0.1)
+    assert allowed.is_masked(base, 100) == (share > 0.5)
+    queries = exact.snapshot.project(QUERIES, "queries")
+    singly = [planner.nearest_exactly(exact.snapshot, query[None], 10, allowed)[1] for query in queries[:50]]
+    assert same_neighbours(np.concatenate(singly), wanted[:50])
+    assert same_neighbours(planner.nearest_exactly(exact.snapshot, queries, 10, allowed)[1], wanted)
+    assert not allowed.is_gathered
 
 
 def test_a_filter_that_follows_the_vectors_costs_nothing_either(approximate, monkeypatch):
