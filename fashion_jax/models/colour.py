@@ -99,7 +99,8 @@ def colour_size(channels: int, histogram: bool) -> int:
     return channels + 6 + PIXEL_FEATURES[-1] + more
 
 
-def _shrink(rgb: Float[Array, "batch height width 3"], stride: int) -> Float[Array, "batch rows columns 3"]:
+def shrink(rgb: Float[Array, "batch height width 3"], stride: int) -> Float[Array, "batch rows columns 3"]:
+    """Returns the means of squares of pixels; those at the far edges may be cut off and are means of what is left."""
     pads = tuple((0, -side % stride) for side in rgb.shape[1:3])
     return nnx.avg_pool(rgb, (stride, stride), strides=(stride, stride), padding=pads, count_include_pad=False)
 
@@ -152,7 +153,7 @@ class ColourFeatures(nnx.Module):
         rgb = images.astype(jnp.float32) * jnp.array(self.std)[None, None, None]
         rgb = rgb + jnp.array(self.mean)[None, None, None]
         # As coarse as the first map: a pixel's neighbours add little, and cost much at 224 pixels.
-        rgb = _shrink(rgb, max(1, round(images.shape[1] / maps[0].shape[1])))
+        rgb = shrink(rgb, max(1, round(images.shape[1] / maps[0].shape[1])))
         cielab = to_cielab(rgb)
         weight = foreground(cielab)
         x = cielab / 50
@@ -163,6 +164,6 @@ class ColourFeatures(nnx.Module):
         parts = [*(pool_foreground(one, weight) for one in maps), mean, deviation, pool_foreground(x, weight)]
         if self.histogram:
             # Half as fine: the histogram of many pixels is no other, and takes four times as long.
-            coarse = to_cielab(_shrink(rgb, 2))
+            coarse = to_cielab(shrink(rgb, 2))
             parts += [colour_histogram(coarse, foreground(coarse)), grid_colours(cielab, weight)]
         return self.norm(jnp.concatenate(parts, -1)[:, None, None], train=train)[:, 0, 0]

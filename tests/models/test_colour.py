@@ -9,7 +9,18 @@ import pytest
 from flax import nnx
 
 from fashion_jax.cielab import to_cielab as reference
-from fashion_jax.models.colour import ColourFeatures, foreground, pool_foreground, to_cielab
+from fashion_jax.models.classifier import merge_classifier, split_classifier
+from fashion_jax.models.colour import (
+    CHROMA_BINS,
+    GRID,
+    LIGHTNESS_BINS,
+    ColourFeatures,
+    colour_histogram,
+    foreground,
+    grid_colours,
+    pool_foreground,
+    to_cielab,
+)
 from small_models import BASE, images, model_of
 
 RNG = np.random.default_rng(0)
@@ -73,9 +84,72 @@ def test_the_photos_normalisation_is_undone():
     )
 
 
+def histogram_of(photo: np.ndarray) -> np.ndarray:
+    lab = to_cielab(jnp.asarray(photo, jnp.float32))
+    return np.asarray(colour_histogram(lab, foreground(lab)))
+
+
+def test_the_histogram_counts_each_pixel_in_the_bins_beside_it():
+    photo = RNG.uniform(size=(2, 5, 4, 3)).astype(np.float32)
+    lab = np.asarray(to_cielab(jnp.asarray(photo)), np.float64)
+    weight = np.asarray(foreground(jnp.asarray(lab, jnp.float32)), np.float64)
+    wanted = np.zeros((2, LIGHTNESS_BINS, CHROMA_BINS, CHROMA_BINS))
+    for row in range(2):
+        for pixel, share in zip(lab[row].reshape(-1, 3), weight[row].reshape(-1), strict=True):
+            chroma = np.clip(np.sign(pixel[1:]) * np.log(1 + np.abs(pixel[1:]) / 10) / np.log(7), -1, 1)
+            places = [pixel[0] / 100 * (LIGHTNESS_BINS - 1), *((chroma + 1) / 2 * (CHROMA_BINS - 1))]
+            for corner in np.ndindex(2, 2, 2):
+                bins = [min(int(place) + up, size) for place, up, size in zip(places, corner, (7, 8, 8), strict=True)]
+                parts = [place % 1 if up else 1 - place % 1 for place, up in zip(places, corner, strict=True)]
+                wanted[row][tuple(bins)] += share * np.prod(parts) / weight[row].sum()
+    found = histogram_of(photo)
+    np.testing.assert_allclose(found, np.sqrt(wanted.reshape(2, -1)), atol=2e-3)
+    np.testing.assert_allclose(np.square(found).sum(1), 1, atol=1e-5)
+
+
+def test_a_histogram_is_of_the_product_and_changes_little_with_it():
+    red = histogram_of(photo_of((0.8, 0.1, 0.2), 2))
+    assert np.abs(red - histogram_of(photo_of((0.8, 0.1, 0.2), 12))).max() < 0.1  # more white around it
+    assert np.abs(red - histogram_of(photo_of((0.79, 0.11, 0.2), 2))).max() < 0.2
+    assert (red[0] @ histogram_of(photo_of((0.1, 0.2, 0.8), 2))[0]) < 0.05  # blue
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 6), (13, 10), (3, 2)])
+def test_the_grid_says_where_which_colour_is(height, width):
+    photo = np.ones((1, height, width, 3), np.float32)
+    photo[:, : height // 2] = (0.8, 0.1, 0.2)
+    lab = to_cielab(jnp.asarray(photo))
+    weight = foreground(lab)
+    cells = np.asarray(grid_colours(lab, weight)).reshape(*GRID, 4)
+    np.testing.assert_allclose(cells[..., 3].mean(), np.asarray(weight).mean(), rtol=1e-5)  # equal parts of the photo
+    np.testing.assert_allclose(cells[0, :, 3], 1, atol=0.01)
+    np.testing.assert_allclose(cells[-1, :, 3], 0, atol=0.01)
+    np.testing.assert_allclose(cells[0, :, :3] * 50, np.asarray(lab)[0, 0, :1].repeat(3, 0), rtol=0.03)
+
+
+def test_colour_dropout_touches_colour_heads_in_training_alone():
+    arguments = {**BASE, "colour_heads": ["colour"], "colour_histogram": True, "colour_dropout": 0.5}
+    photos, (some, others) = images(4), (jax.random.split(jax.random.key(n), 4) for n in (0, 1))
+    graph, params, batch_stats = split_classifier(model_of(arguments))
+
+    @jax.jit
+    def train(keys):
+        return merge_classifier(graph, params, batch_stats)(photos, train=True, dropout_keys=keys).logits
+
+    first, second = train(some), train(others)
+    np.testing.assert_array_equal(first["kind"], second["kind"])
+    assert np.abs(first["colour"] - second["colour"]).max() > 0
+    np.testing.assert_array_equal(first["colour"], train(some)["colour"])
+    plain = model_of({**arguments, "colour_dropout": 0.0})
+    np.testing.assert_array_equal(
+        logits_of(model_of(arguments), photos)["colour"], logits_of(plain, photos)["colour"]
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("histogram", [False, True])
 @pytest.mark.parametrize(("depth", "stem", "height", "width"), [(18, "small", 21, 16), (50, "imagenet", 45, 33)])
-def test_only_colour_heads_see_colour(depth, stem, height, width):
-    arguments = {**BASE, "depth": depth, "stem": stem, "colour_heads": ["colour"]}
+def test_only_colour_heads_see_colour(depth, stem, height, width, histogram):
+    arguments = {**BASE, "depth": depth, "stem": stem, "colour_heads": ["colour"], "colour_histogram": histogram}
     model, photos = model_of(arguments), images(2, height, width)
     before = logits_of(model, photos)
     model.colour[0].pixels[0].kernel[...] += 1.0

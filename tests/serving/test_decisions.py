@@ -197,7 +197,7 @@ def test_the_fingerprint_is_that_of_the_files(run, tmp_path):
     assert package.fingerprint == hashlib.sha256(about.encode()).hexdigest()[:32]
     # A package that does not name what later versions have keeps the fingerprint that it had.
     shutil.copytree(run[0] / "package", tmp_path / "older")
-    for name in ("drop_path", "pooling", "colour_heads", "mean", "std"):
+    for name in ("drop_path", "pooling", "colour_heads", "colour_histogram", "colour_dropout", "mean", "std"):
         del config["model"][name]
     del config["preprocessing"]["test_time_flip"]
     (tmp_path / "older/config.json").write_text(json.dumps(config))

@@ -20,6 +20,7 @@ def rich_config(tiny_config):
     config = tiny_config(model__head="mlp", model__head_hidden=(16,), model__dropout=0.3, loss__label_smoothing=0.1)
     config.loss.head_weights = {"kind": 0.5}
     config.model.colour_heads, config.model.drop_path, config.model.pooling = ("auto",), 0.2, "gem"
+    config.model.colour_histogram, config.model.colour_dropout = True, 0.2
     return config
 
 
