@@ -69,7 +69,8 @@ def colour_histogram(
 def _memberships(places: Float[Array, "*shape"], bins: int) -> Float[Array, "*shape bins"]:
     """Returns how much values in [0, 1] (others are moved there) belong to each of so many centres; 1 together."""
     places = jnp.clip(places, 0.0, 1.0) * (bins - 1)
-    return jnp.maximum(0.0, 1.0 - jnp.abs(places[..., None] - jnp.arange(bins)))
+    centres = jnp.arange(bins, dtype=jnp.float32).reshape(*(1,) * places.ndim, bins)
+    return jnp.maximum(0.0, 1.0 - jnp.abs(places[..., None] - centres))
 
 
 def grid_colours(
