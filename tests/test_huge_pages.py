@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from fashion_jax import huge_pages
+from fashion_jax import cli, huge_pages
 
 PROGRAM = """
 import os, pathlib, sys
@@ -57,3 +57,13 @@ def test_older_and_other_c_libraries_are_left_alone(tmp_path, monkeypatch, versi
     assert not huge_pages._can_ask_for_huge_pages()
     monkeypatch.setattr(huge_pages, "_KERNEL_SETTING", tmp_path / "absent")
     assert not huge_pages._can_ask_for_huge_pages()
+
+
+def test_the_train_command_restarts_its_own_process_alone(monkeypatch):
+    happened = []
+    monkeypatch.setattr(cli, "restart_with_huge_pages", lambda: happened.append("restart"))
+    monkeypatch.setattr(cli.main_module, "main", lambda arguments: happened.append(arguments) or 0)
+    assert cli.main(["train", "--config=c"]) == 0  # called by another program
+    monkeypatch.setattr(sys, "argv", ["fashion-jax", "train", "--config=c"])
+    assert cli.main() == 0
+    assert happened == [["--config=c"], "restart", ["--config=c"]]

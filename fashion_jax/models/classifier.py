@@ -61,7 +61,7 @@ class Classifier(nnx.Module):
             pooling: of the ResNet, "average" or "gem".
             colour_heads: attributes whose head also sees `ColourFeatures`, through an MLP.
             colour_histogram: whether they see a histogram of CIELAB and the colours of the photo's parts too.
-            colour_dropout: in [0, 1), of what colour heads see and of their hidden values, besides `dropout`.
+            colour_dropout: in [0, 1), of what colour heads see, and of their hidden values where `dropout` is less.
             metric_heads: attribute -> size of the vectors that a metric loss learns for it.
             mean: of RGB in [0, 1], that was subtracted from photos; colour heads undo it.
             std: of RGB in [0, 1], that they were divided by.

@@ -55,6 +55,13 @@ def colour_histogram(
 
     A pixel counts in the two bins that are next to it on each axis, the nearer one more, so that a slightly different
     photo has a slightly different histogram. Square roots make Euclidean distances Hellinger's.
+
+    Args:
+        cielab: as `to_cielab` returns it.
+        weight: of each pixel, above 0, as `foreground` returns it.
+
+    Returns:
+        float32 in [0, 1]; `LIGHTNESS_BINS` * `CHROMA_BINS`**2 bins.
     """
     chroma = jnp.sign(cielab[..., 1:]) * jnp.log1p(jnp.abs(cielab[..., 1:]) / _CHROMA_FINENESS)
     chroma = (chroma / math.log1p(_CHROMA_RANGE / _CHROMA_FINENESS) + 1) / 2
@@ -76,7 +83,15 @@ def _memberships(places: Float[Array, "*shape"], bins: int) -> Float[Array, "*sh
 def grid_colours(
     cielab: Float[Array, "batch height width 3"], weight: Float[Array, "batch height width 1"]
 ) -> Float[Array, "batch cells*4"]:
-    """Returns the foreground's mean (in 50 units of CIELAB) and share in each cell of `GRID`: where which colour is."""
+    """Returns the foreground's mean (in 50 units of CIELAB) and share in each cell of `GRID`: where which colour is.
+
+    Args:
+        cielab: as `to_cielab` returns it.
+        weight: of each pixel, as `foreground` returns it.
+
+    Returns:
+        float32; row by row, for each cell the means of L (in [0, 2]), a and b (about -2 to 2), and the share in [0, 1].
+    """
     rows, columns = (
         jnp.asarray(_cells(cells, size)) for cells, size in zip(GRID, cielab.shape[1:3], strict=True)
     )  # fmt: skip

@@ -26,8 +26,8 @@ from fashion_jax.search.where import parse_where
 _CACHED_FILTERS = 32
 _MASKED_FROM = 0.5  # share of the rows from which all are compared and some struck out, rather than the others copied
 _CACHED_BYTES = 64 << 20  # of vectors gathered for one filter
-_MASKED_ONCE_FROM = 0.1  # the same share, for a query or two, where the copy would be too large to keep
-_FEW_QUERIES = 2
+_MASKED_ONCE_FROM = 0.1  # the same share, where the copy would be too large to keep and serve this search alone,
+_MASKED_ONCE_QUERIES = 2  # for so many queries at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +132,7 @@ class Allowed:
 
     def is_masked(self, base: Base, num_queries: int) -> bool:
         """Whether so many rows pass that comparing all costs less than copying these."""
-        once = num_queries <= _FEW_QUERIES and not self.is_kept(base)
+        once = num_queries <= _MASKED_ONCE_QUERIES and not self.is_kept(base)
         return self.base_count > (_MASKED_ONCE_FROM if once else _MASKED_FROM) * len(self.base_mask)
 
     def is_kept(self, base: Base) -> bool:
