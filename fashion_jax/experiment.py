@@ -32,6 +32,7 @@ from fashion_jax.runtime import first_process_does
 from fashion_jax.scoring import Trust, fit_trust, format_scores, score_split
 from fashion_jax.serving.package import write_package
 from fashion_jax.session import Session
+from fashion_jax.stacked_heads import fit_stacked_heads, restore_stacked_heads
 from fashion_jax.starting_weights import adopt_pretrained, first_state, prepare_pretrained
 from fashion_jax.training.checkpoint import Checkpoints
 from fashion_jax.training.interrupt import Interrupted, StopRequest, stop_on_signals
@@ -131,6 +132,7 @@ def train(
             if not finish:
                 return Result(workdir, workdir / "package", best, None)
             state, _ = checkpoints.restore(best, session.target)
+        session, state = fit_stacked_heads(session, state)
         trust = fit_trust(session, state)
         test = score_split(session, state, "test", trust)
         package = workdir / "package"
@@ -156,6 +158,7 @@ def evaluate(workdir: str | Path, split: str = "test", *, progress: bool = True)
         best = checkpoints.best_step
         assert best is not None
         state, _ = checkpoints.restore(best, session.target)
+    session, state = restore_stacked_heads(session, state) or fit_stacked_heads(session, state)
     result = score_split(session, state, split, fit_trust(session, state))
     if result is None:
         raise UserError(f"the split {split!r} holds no rows")

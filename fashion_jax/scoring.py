@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from fashion_jax import files
+from fashion_jax.data.loader import spread_rows
 from fashion_jax.data.photos import decode_photo
 from fashion_jax.data.schema import MISSING
 from fashion_jax.evaluation.calibration import fit_temperature
@@ -31,7 +32,7 @@ from fashion_jax.models.decision import Decision
 from fashion_jax.models.embedding import EmbeddingPlan
 from fashion_jax.serving.outputs import Outputs, Prediction, decide, name_labels
 from fashion_jax.serving.predict import prediction_cells, prediction_columns
-from fashion_jax.session import Session, first_rows
+from fashion_jax.session import Session
 from fashion_jax.training.state import TrainState
 
 _SHEET_PHOTOS = 48
@@ -65,7 +66,7 @@ def fit_trust(session: Session, state: TrainState) -> Trust | None:
     scored = session.evaluator("validation", keep_outputs=True)(state)
     validation = _rows(session, scored)
     training = session.prepared.indices("train")
-    some = first_rows(training, REFERENCE_ROWS)
+    some = spread_rows(training, REFERENCE_ROWS)
     reference = session.evaluator("train", rows=some, keep_outputs=True)(state).outputs
     assert reference is not None
     trust = session.config.trust
@@ -222,7 +223,7 @@ def _write_predictions(
 
 
 def _write_sheet(session: Session, result: Evaluation, labels: list[Prediction], path: Path) -> None:
-    chosen, data = first_rows(np.arange(len(result.rows)), _SHEET_PHOTOS), session.config.data
+    chosen, data = spread_rows(np.arange(len(result.rows)), _SHEET_PHOTOS), session.config.data
     rows = result.rows[chosen]
     photos = [decode_photo(session.prepared.read_photo(int(row)), data.height, data.width) for row in rows]
 

@@ -41,6 +41,7 @@ from fashion_jax.training.state import TrainState, abstract_state, model_argumen
 from fashion_jax.training.step import TrainStep, make_train_step
 
 DeviceBatch = dict[str, jax.Array]
+Complete = Callable[[DeviceBatch], DeviceBatch]
 
 
 @dataclass
@@ -53,6 +54,7 @@ class Session:
         workdir: of the run.
         mesh: all devices.
         progress: whether to show what is going on.
+        finished: whether its network has the heads that are fitted after training; for scoring alone.
     """
 
     config: Config
@@ -60,6 +62,7 @@ class Session:
     workdir: Path
     mesh: Mesh = field(default_factory=make_mesh)
     progress: bool = True
+    finished: bool = False
 
     def __post_init__(self) -> None:
         train = self.config.train
@@ -68,7 +71,8 @@ class Session:
         self.vocabularies = {name: self.prepared.vocabularies[name] for name in self.attributes}
         self.num_examples = len(self.prepared.indices("train"))
         data = self.config.data
-        self.arguments = model_arguments(self.config.model, data, {n: len(v) for n, v in self.vocabularies.items()})
+        classes = {name: len(v) for name, v in self.vocabularies.items()}
+        self.arguments = model_arguments(self.config.model, data, classes, finished=self.finished)
         self.graph, params, _ = abstract_classifier(self.arguments)
         self._training_graph, norms = self.graph, frozenset[str]()
         if self.config.optimizer.freeze_batch_norm:
@@ -181,7 +185,7 @@ class Session:
         loss, heads = self.config.loss, tuple(self.arguments["metric_heads"])
         return MetricLoss(loss.metric, loss.metric_temperature, loss.metric_weight, heads) if heads else None
 
-    def _photos(self, split: str) -> tuple[PhotoSource | None, Callable[[DeviceBatch], DeviceBatch]]:
+    def _photos(self, split: str) -> tuple[PhotoSource | None, Complete]:
         """Returns what reads a split's photos on the host, and what adds them on the devices."""
         data = self.config.data
         if self.storage == "stream":
@@ -192,7 +196,7 @@ class Session:
             return resident, _unchanged
         return None, DevicePhotos(resident.images, resident.places, self.mesh).add_images
 
-    def training_batches(self, start_step: int) -> tuple[Iterator[Batch], Callable[[DeviceBatch], DeviceBatch]]:
+    def training_batches(self, start_step: int) -> tuple[Iterator[Batch], Complete]:
         """Returns this process's batches from a step on, and what completes them on the devices."""
         photos, complete = self._photos("train")
         batches = training_batches(
@@ -231,12 +235,26 @@ class Session:
     def evaluator(
         self, split: str, *, rows: np.ndarray | None = None, keep_outputs: bool = False
     ) -> Callable[[TrainState], Evaluation]:
-        """Returns state -> scores of a split; the photos are read at the first call and kept where they fit.
+        """Returns state -> scores of a split; takes what `split_batches` takes.
+
+        Args:
+            split: see there.
+            rows: see there.
+            keep_outputs: whether to keep what the network says of every row.
+        """
+        batches = self.split_batches(split, rows)
+        return lambda state: self._evaluate(state, *batches(), keep_outputs)
+
+    def split_batches(
+        self, split: str, rows: np.ndarray | None = None
+    ) -> Callable[[], tuple[Iterator[Batch], Complete]]:
+        """Returns what gives this process's batches of a split, every row once, and what completes them on the devices.
+
+        The photos are read when it is first called, and kept where they fit.
 
         Args:
             split: "train", "validation" or "test".
             rows: row numbers of some of its rows, whose photos are read one after another; None for all.
-            keep_outputs: whether to keep what the network says of every row.
         """
         data, some = self.config.data, rows is not None
         chosen = self.prepared.indices(split) if rows is None else rows
@@ -246,19 +264,12 @@ class Session:
         stream = StreamedPhotos(self.prepared, data.height, data.width)
         kept = _Once(lambda: (stream, _unchanged) if some else self._photos(split))
 
-        def run(state: TrainState) -> Evaluation:
+        def batches() -> tuple[Iterator[Batch], Complete]:
             photos, complete = kept.value
-            batches = evaluation_batches(
-                self.prepared,
-                photos,
-                chosen,
-                batch_size=batch_size,
-                process_index=jax.process_index(),
-                num_processes=jax.process_count(),
-            )
-            return self._evaluate(state, batches, complete, keep_outputs)
+            place = {"process_index": jax.process_index(), "num_processes": jax.process_count()}
+            return evaluation_batches(self.prepared, photos, chosen, batch_size=batch_size, **place), complete
 
-        return run
+        return batches
 
     def evaluate_images(self, state: TrainState, images: UInt8[np.ndarray, "n height width 3"]) -> Evaluation:
         """Returns what the network says of photos that are no rows of the records; rows are counted from 0."""
@@ -285,7 +296,7 @@ class Session:
         self,
         state: TrainState,
         batches: Iterator[Batch],
-        complete: Callable[[DeviceBatch], DeviceBatch],
+        complete: Complete,
         keep_outputs: bool,
     ) -> Evaluation:
         return evaluate_split(
@@ -312,8 +323,3 @@ class _Once:
 
 def _unchanged(batch: DeviceBatch) -> DeviceBatch:
     return batch
-
-
-def first_rows(rows: np.ndarray, count: int) -> np.ndarray:
-    """Returns at most `count` rows, evenly spread, so that a sheet shows more than the first classes."""
-    return rows[np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int))] if len(rows) else rows

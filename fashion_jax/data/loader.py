@@ -192,6 +192,11 @@ class _Reader:
         return batch if self._photos is None else {"image": self._photos(rows), **batch}
 
 
+def spread_rows(rows: np.ndarray, count: int) -> np.ndarray:
+    """Returns at most `count` rows, evenly spread, so that a sheet shows more than the first classes."""
+    return rows[np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int))] if len(rows) else rows
+
+
 def _free_memory() -> int:
     """Bytes that this process may still take; a container's limit counts."""
     import psutil

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
-from fashion_jax.models.colour import ColourFeatures, colour_size
-from fashion_jax.models.heads import Head, HeadOutputs, MetricHead
+from fashion_jax.models.colour import HISTOGRAM_SIZE, ColourFeatures, colour_size
+from fashion_jax.models.heads import Head, HeadOutputs, MetricHead, StackedHead, pool_logits
 from fashion_jax.models.resnet import BOTTLENECK_DEPTHS, EXPANSION, BatchNorm, ResNet, embedding_size
 
 _DROP_PATH = 2**31  # the backbone's share of a row's random key; the heads have their numbers
@@ -41,6 +41,7 @@ class Classifier(nnx.Module):
         colour_histogram: bool = False,
         colour_dropout: float = 0.0,
         metric_heads: Mapping[str, int] | None = None,
+        stacked_heads: tuple[str, ...] = (),
         mean: tuple[float, ...] = (0.5, 0.5, 0.5),
         std: tuple[float, ...] = (0.5, 0.5, 0.5),
         dtype: jnp.dtype = jnp.float32,
@@ -63,6 +64,8 @@ class Classifier(nnx.Module):
             colour_histogram: whether they see a histogram of CIELAB and the colours of the photo's parts too.
             colour_dropout: in [0, 1), of what colour heads see, and of their hidden values where `dropout` is less.
             metric_heads: attribute -> size of the vectors that a metric loss learns for it.
+            stacked_heads: some of `colour_heads`, which in inference are pooled with a `StackedHead` that sees the log
+                probabilities of the heads that are not among these, the colour features and the colours' histogram.
             mean: of RGB in [0, 1], that was subtracted from photos; colour heads undo it.
             std: of RGB in [0, 1], that they were divided by.
             dtype: of convolutions and activations.
@@ -99,6 +102,11 @@ class Classifier(nnx.Module):
         self.heads = nnx.Dict(heads)
         self.metric = nnx.Dict(metric)
         self.metric_heads = tuple(metric)
+        # Last, so that the rest is drawn as it is without them.
+        self.stacked_heads = tuple(stacked_heads)
+        answers = sum(count for name, count in classes.items() if name not in stacked_heads)
+        seen = answers + self.colour[0].size + (0 if colour_histogram else HISTOGRAM_SIZE) if stacked_heads else 0
+        self.stacked = nnx.Dict({name: StackedHead(seen, classes[name], rngs=rngs) for name in stacked_heads})
 
     def __call__(
         self,
@@ -129,7 +137,15 @@ class Classifier(nnx.Module):
             logits[name] = head(seen, train=train, dropout_keys=keys)
             if name in self.metric_heads:
                 metric[name] = self.metric[name](seen)
-        return HeadOutputs(logits, embedding, seen_colour, metric)
+        stacking = None
+        if self.stacked_heads and not train:
+            answers = [jax.nn.log_softmax(logits[name]) for name in self.attributes if name not in self.stacked_heads]
+            if not self.colour[0].histogram:
+                answers.append(self.colour[0].histogram_of(images, maps[:2]))
+            stacking = jnp.concatenate([*answers, seen_colour], -1)
+            for name in self.stacked_heads:
+                logits[name] = pool_logits(logits[name], self.stacked[name](stacking))
+        return HeadOutputs(logits, embedding, seen_colour, metric, stacking)
 
     def proxies(self, name: str) -> Float[Array, "classes size"]:
         """Returns the proxies of a metric head, of any length."""

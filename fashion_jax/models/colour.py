@@ -20,6 +20,7 @@ from fashion_jax.models.resnet import BatchNorm, FeatureMap
 PIXEL_FEATURES = (32, 64)  # of the 1x1 convolutions over CIELAB
 LIGHTNESS_BINS = 8  # of the histogram
 CHROMA_BINS = 9  # of a and of b each
+HISTOGRAM_SIZE = LIGHTNESS_BINS * CHROMA_BINS**2
 GRID = (4, 3)  # rows and columns of cells
 _CHROMA_RANGE = 60.0  # of a and b; what lies beyond counts in the outermost bins
 _CHROMA_FINENESS = 10.0  # near grey, where most names of colours are, bins are narrow up to about this
@@ -111,7 +112,7 @@ def _cells(cells: int, size: int) -> np.ndarray:
 
 def colour_size(channels: int, histogram: bool) -> int:
     """Returns the number of `ColourFeatures` of maps with so many channels together."""
-    more = LIGHTNESS_BINS * CHROMA_BINS**2 + GRID[0] * GRID[1] * 4 if histogram else 0
+    more = HISTOGRAM_SIZE + GRID[0] * GRID[1] * 4 if histogram else 0
     return channels + 6 + PIXEL_FEATURES[-1] + more
 
 
@@ -166,10 +167,7 @@ class ColourFeatures(nnx.Module):
             maps: of the first stages, the largest first.
             train: whether batch norm uses the batch's statistics.
         """
-        rgb = images.astype(jnp.float32) * jnp.array(self.std)[None, None, None]
-        rgb = rgb + jnp.array(self.mean)[None, None, None]
-        # As coarse as the first map: a pixel's neighbours add little, and cost much at 224 pixels.
-        rgb = shrink(rgb, max(1, round(images.shape[1] / maps[0].shape[1])))
+        rgb = self._colours(images, maps)
         cielab = to_cielab(rgb)
         weight = foreground(cielab)
         x = cielab / 50
@@ -179,7 +177,25 @@ class ColourFeatures(nnx.Module):
             x = nnx.relu(layer(x))
         parts = [*(pool_foreground(one, weight) for one in maps), mean, deviation, pool_foreground(x, weight)]
         if self.histogram:
-            # Half as fine: the histogram of many pixels is no other, and takes four times as long.
-            coarse = to_cielab(shrink(rgb, 2))
-            parts += [colour_histogram(coarse, foreground(coarse)), grid_colours(cielab, weight)]
+            parts += [_coarse_histogram(rgb), grid_colours(cielab, weight)]
         return self.norm(jnp.concatenate(parts, -1)[:, None, None], train=train)[:, 0, 0]
+
+    def histogram_of(
+        self, images: Float[Array, "batch height width 3"], maps: list[FeatureMap]
+    ) -> Float[Array, "batch bins"]:
+        """Returns `colour_histogram` of photos, as the features have it; takes what they are made of."""
+        return _coarse_histogram(self._colours(images, maps))
+
+    def _colours(
+        self, images: Float[Array, "batch height width 3"], maps: list[FeatureMap]
+    ) -> Float[Array, "batch rows columns 3"]:
+        """Returns RGB in [0, 1], as coarse as the first map: a pixel's neighbours add little, and cost much at 224."""
+        rgb = images.astype(jnp.float32) * jnp.array(self.std)[None, None, None]
+        rgb = rgb + jnp.array(self.mean)[None, None, None]
+        return shrink(rgb, max(1, round(images.shape[1] / maps[0].shape[1])))
+
+
+def _coarse_histogram(rgb: Float[Array, "batch rows columns 3"]) -> Float[Array, "batch bins"]:
+    # Half as fine: the histogram of many pixels is no other, and takes four times as long.
+    coarse = to_cielab(shrink(rgb, 2))
+    return colour_histogram(coarse, foreground(coarse))

@@ -10,6 +10,10 @@ from flax import nnx, struct
 from jaxtyping import Array, Float, Key
 
 from fashion_jax.models.embedding import unit
+from fashion_jax.models.resnet import BatchNorm
+
+STACKED_HIDDEN = (512,)
+STACKED_DROPOUT = 0.2
 
 
 @struct.dataclass
@@ -21,12 +25,14 @@ class HeadOutputs:
         embedding: float32 (batch, features), the pooled features before the heads; at least 0.
         colour: float32 (batch, size), what colour heads see besides; of no size without them.
         metric: attribute -> float32 (batch, size) of length 1, by which photos are compared; of metric heads alone.
+        stacking: float32 (batch, size), what stacked heads see; None without them, and in training.
     """
 
     logits: dict[str, Float[Array, "batch classes"]]
     embedding: Float[Array, "batch features"]
     colour: Float[Array, "batch size"]
     metric: dict[str, Float[Array, "batch size"]] = struct.field(default_factory=dict)
+    stacking: Float[Array, "batch size"] | None = None
 
 
 class Head(nnx.Module):
@@ -80,6 +86,45 @@ def _keys(dropout_keys: Key[Array, " batch"] | None, layer: int) -> Key[Array, "
     if dropout_keys is None:
         raise ValueError("a head with dropout needs dropout_keys in training")
     return jax.vmap(jax.random.fold_in, (0, None))(dropout_keys, layer)
+
+
+class StackedHead(nnx.Module):
+    """A second head, fitted after training on what the network says of training photos, that the first is pooled with.
+
+    Stacking: Wolpert, "Stacked generalization", Neural Networks 5, 1992.
+    """
+
+    def __init__(self, features: int, classes: int, *, rngs: nnx.Rngs) -> None:
+        """Builds the layers.
+
+        Args:
+            features: that it sees; their means and variances over training photos are for who fits it to set.
+            classes: of the attribute.
+            rngs: the key "params" is used.
+        """
+        self.norm = BatchNorm(features)
+        self.head = Head(
+            features, classes, hidden=STACKED_HIDDEN, dropout=STACKED_DROPOUT, input_dropout=STACKED_DROPOUT, rngs=rngs
+        )
+
+    def __call__(self, seen: Float[Array, "batch features"]) -> Float[Array, "batch classes"]:
+        """Returns float32 logits, in inference."""
+        return self.head(self.normalize(seen), train=False)
+
+    def normalize(self, seen: Float[Array, "batch features"]) -> Float[Array, "batch features"]:
+        """Returns what the layers see: features of mean 0 and variance 1 over training photos."""
+        return self.norm(seen[:, None, None], train=False)[:, 0, 0]
+
+
+def pool_logits(
+    first: Float[Array, "batch classes"], second: Float[Array, "batch classes"]
+) -> Float[Array, "batch classes"]:
+    """Returns logits whose probabilities are the normalised geometric means, with the first ones' logsumexp.
+
+    So a score that is made of logsumexp, such as the energy, stays that of the first.
+    """
+    pooled = (jax.nn.log_softmax(first) + jax.nn.log_softmax(second)) / 2
+    return jax.nn.log_softmax(pooled) + jax.nn.logsumexp(first, -1, keepdims=True)
 
 
 class MetricHead(nnx.Module):

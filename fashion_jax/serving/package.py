@@ -44,6 +44,7 @@ _LATER_ARGUMENTS: dict[str, Any] = {
     "colour_histogram": False,
     "colour_dropout": 0.0,
     "metric_heads": {},
+    "stacked_heads": [],
     "mean": [0.5, 0.5, 0.5],
     "std": [0.5, 0.5, 0.5],
 }
@@ -242,6 +243,8 @@ def _check_model(folder: Path, model: dict[str, Any], features: int) -> dict[str
         and isinstance(model["metric_heads"], dict)
         and model["metric_heads"].keys() <= model["classes"].keys()
         and all(type(size) is int and 1 <= size <= 65536 for size in model["metric_heads"].values())
+        and isinstance(model["stacked_heads"], list)
+        and set(model["stacked_heads"]) <= set(model["colour_heads"])
         and _are_shares(model["mean"], 0)
         and _are_shares(model["std"], _MIN_STD)
         and all(isinstance(size, int) and 1 <= size <= 65536 for size in sizes)

@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Int32, UInt8
 
-from fashion_jax.training.sharding import batch_sharding, replicated
+from fashion_jax.training.sharding import batch_sharding, put_everywhere, replicated
 
 
 class DevicePhotos:
@@ -23,8 +23,8 @@ class DevicePhotos:
     ) -> None:
         """Copies `images` to the devices; `places` says where a row of the catalogue stands in them."""
         everywhere, rows = replicated(mesh), batch_sharding(mesh)
-        self._images = _put_everywhere(images, mesh)
-        self._places = _put_everywhere(places, mesh)
+        self._images = put_everywhere(images, mesh)
+        self._places = put_everywhere(places, mesh)
         self._gather = jax.jit(
             lambda images, places, row: images[places[row]],
             in_shardings=(everywhere, everywhere, rows),
@@ -45,7 +45,3 @@ def free_device_bytes() -> int:
         stats: dict[str, Any] = device.memory_stats() or {}
         free.append(stats.get("bytes_limit", 0) - stats.get("bytes_in_use", 0))
     return max(0, min(free))
-
-
-def _put_everywhere(array: np.ndarray, mesh: Mesh) -> jax.Array:
-    return jax.make_array_from_process_local_data(replicated(mesh), array, global_shape=array.shape)

@@ -41,6 +41,11 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     return {name: put(array) for name, array in batch.items()}
 
 
+def put_everywhere(array: np.ndarray, mesh: Mesh) -> jax.Array:
+    """Copies an array, the same on every process, to every device."""
+    return jax.make_array_from_process_local_data(replicated(mesh), array, global_shape=array.shape)
+
+
 def check_batch_size(batch_size: int, accumulation_steps: int, mesh: Mesh) -> None:
     """Raises UserError unless each part of an accumulated batch divides evenly over the devices."""
     devices, part = mesh.size, batch_size // accumulation_steps

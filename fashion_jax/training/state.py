@@ -41,8 +41,18 @@ class TrainState:
         return self.average["params"], self.average["batch_stats"]
 
 
-def model_arguments(config: ModelConfig, data: DataConfig, classes: dict[str, int]) -> dict[str, Any]:
-    """Resolves what is "auto" and returns the arguments of `Classifier`, as JSON values."""
+def model_arguments(
+    config: ModelConfig, data: DataConfig, classes: dict[str, int], *, finished: bool = False
+) -> dict[str, Any]:
+    """Resolves what is "auto" and returns the arguments of `Classifier`, as JSON values.
+
+    Args:
+        config: of the network.
+        data: of the photos.
+        classes: attribute -> number of classes.
+        finished: whether it has the heads that are fitted after training.
+    """
+    colour_heads = [name for name in classes if name in resolve_colour_heads(config.colour_heads, classes)]
     dtype = config.dtype if config.dtype != "auto" else ("bfloat16" if trains_bfloat16_faster() else "float32")
     return {
         "classes": dict(classes),
@@ -55,10 +65,11 @@ def model_arguments(config: ModelConfig, data: DataConfig, classes: dict[str, in
         "dropout": config.dropout,
         "drop_path": config.drop_path,
         "pooling": config.pooling,
-        "colour_heads": [name for name in classes if name in resolve_colour_heads(config.colour_heads, classes)],
+        "colour_heads": colour_heads,
         "colour_histogram": config.colour_histogram,
         "colour_dropout": config.colour_dropout,
         "metric_heads": {name: config.metric_heads[name] for name in classes if name in config.metric_heads},
+        "stacked_heads": colour_heads if finished and config.colour_stacking else [],
         "mean": list(data.mean),
         "std": list(data.std),
         "dtype": dtype,
