@@ -132,7 +132,7 @@ def train(
             if not finish:
                 return Result(workdir, workdir / "package", best, None)
             state, _ = checkpoints.restore(best, session.target)
-        session, state = fit_stacked_heads(session, state)
+        session, state = restore_stacked_heads(session, state) or fit_stacked_heads(session, state)
         trust = fit_trust(session, state)
         test = score_split(session, state, "test", trust)
         package = workdir / "package"
@@ -143,6 +143,9 @@ def train(
 
 def evaluate(workdir: str | Path, split: str = "test", *, progress: bool = True) -> Evaluation:
     """Scores the best checkpoint of a workdir on a split and writes `evaluation/<split>`.
+
+    With `model.colour_stacking`, second heads are those of the workdir's package; where it has none of this very
+    checkpoint, as while a run goes on, they are fitted first, on the training photos.
 
     Raises:
         UserError: the workdir holds no finished or started run, or the split is empty.

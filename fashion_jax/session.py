@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -34,6 +35,7 @@ from fashion_jax.runtime import make_mesh
 from fashion_jax.training.fine_tuning import parameter_paths, plan_fine_tuning
 from fashion_jax.training.imbalance import make_head_loss
 from fashion_jax.training.loop import Schedule
+from fashion_jax.training.losses import HeadLoss
 from fashion_jax.training.metric_losses import MetricLoss
 from fashion_jax.training.optimizer import make_optimizer, make_schedule
 from fashion_jax.training.resident import DevicePhotos, free_device_bytes
@@ -54,7 +56,7 @@ class Session:
         workdir: of the run.
         mesh: all devices.
         progress: whether to show what is going on.
-        finished: whether its network has the heads that are fitted after training; for scoring alone.
+        stacked_heads: attributes with a second head, which is fitted after training; for scoring alone.
     """
 
     config: Config
@@ -62,7 +64,7 @@ class Session:
     workdir: Path
     mesh: Mesh = field(default_factory=make_mesh)
     progress: bool = True
-    finished: bool = False
+    stacked_heads: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         train = self.config.train
@@ -72,7 +74,7 @@ class Session:
         self.num_examples = len(self.prepared.indices("train"))
         data = self.config.data
         classes = {name: len(v) for name, v in self.vocabularies.items()}
-        self.arguments = model_arguments(self.config.model, data, classes, finished=self.finished)
+        self.arguments = model_arguments(self.config.model, data, classes, stacked_heads=self.stacked_heads)
         self.graph, params, _ = abstract_classifier(self.arguments)
         self._training_graph, norms = self.graph, frozenset[str]()
         if self.config.optimizer.freeze_batch_norm:
@@ -149,8 +151,15 @@ class Session:
             self._train_steps[kind] = self._make_train_step(scale, mix)
         return self._train_steps[kind]
 
-    def _make_train_step(self, scale: float, mix: MixConfig) -> TrainStep:
-        train, data = self.config.train, self.config.data
+    def with_stacked_heads(self, names: tuple[str, ...]) -> Session:
+        """Returns a session to score the network with, once it has second heads for these attributes."""
+        complete = dataclasses.replace(self, stacked_heads=names)
+        complete.storage = self.storage
+        return complete
+
+    @cached_property
+    def head_losses(self) -> dict[str, HeadLoss]:
+        """How each attribute's loss is computed."""
         labels = self.prepared.labels[self.prepared.indices("train")]
         losses = {}
         for name, column in zip(self.attributes, self.columns, strict=True):
@@ -160,13 +169,17 @@ class Session:
             if self.config.loss.colour_softness and name in self.colours:
                 similar = similar_colours(self.colour_differences[name], self.config.loss.colour_scale)
             losses[name] = make_head_loss(name, counts, self.config.loss, similar)
+        return losses
+
+    def _make_train_step(self, scale: float, mix: MixConfig) -> TrainStep:
+        train, data = self.config.train, self.config.data
         return make_train_step(
             self._training_graph,
             self.optimizer,
             self.mesh,
             attributes=self.attributes,
             columns=self.columns,
-            losses=losses,
+            losses=self.head_losses,
             mean=data.mean,
             std=data.std,
             augmentation=data.augment,
@@ -262,10 +275,10 @@ class Session:
         wanted = min(self.config.runtime.evaluation_batch_size, max(len(chosen), 1))
         batch_size = -(-wanted // smallest) * smallest
         stream = StreamedPhotos(self.prepared, data.height, data.width)
-        kept = _Once(lambda: (stream, _unchanged) if some else self._photos(split))
+        photos_once = functools.cache(lambda: (stream, _unchanged) if some else self._photos(split))
 
         def batches() -> tuple[Iterator[Batch], Complete]:
-            photos, complete = kept.value
+            photos, complete = photos_once()
             place = {"process_index": jax.process_index(), "num_processes": jax.process_count()}
             return evaluation_batches(self.prepared, photos, chosen, batch_size=batch_size, **place), complete
 
@@ -308,17 +321,6 @@ class Session:
             prepare_batch=complete,
             keep_outputs=keep_outputs,
         )
-
-
-class _Once:
-    """Makes a value when it is first asked for."""
-
-    def __init__(self, make: Callable[[], Any]) -> None:
-        self._make = make
-
-    @cached_property
-    def value(self) -> Any:
-        return self._make()
 
 
 def _unchanged(batch: DeviceBatch) -> DeviceBatch:

@@ -1,99 +1,186 @@
-"""What is added to a trained network before it is judged and packaged: stacked heads beside its colour heads."""
+"""What is added to a trained network before it is judged and packaged: second heads beside its colour heads."""
 
 from __future__ import annotations
 
-import dataclasses
+import sys
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
-from jaxtyping import Float32, Int64
+from jax.experimental import multihost_utils
+from jaxtyping import Float32, Int, Int64
 
 from fashion_jax.data.augment import normalize
 from fashion_jax.data.loader import spread_rows
 from fashion_jax.data.schema import MISSING
 from fashion_jax.errors import UserError
+from fashion_jax.evaluation.calibration import fit_temperature
+from fashion_jax.evaluation.evaluate import Evaluation
+from fashion_jax.evaluation.trust import mean_loss
 from fashion_jax.models.classifier import abstract_classifier, merge_classifier
+from fashion_jax.models.decision import scale
 from fashion_jax.progress import progress_bar
+from fashion_jax.runtime import first_process_does
 from fashion_jax.serving.package import load_package
 from fashion_jax.session import DeviceBatch, Session
 from fashion_jax.training.sharding import batch_sharding, put_batch, put_everywhere, replicated, to_host
-from fashion_jax.training.stacking import fit_stacked_head
+from fashion_jax.training.stacking import empty_stacked_head, fit_stacked_head
 from fashion_jax.training.state import TrainState
 
-_MOST_BYTES = 2**30  # of what is seen of training photos, on the host and on each device; more are thinned out
+_MOST_BYTES = 2**30  # of what is seen of training photos, on the host and on a device; more are thinned out
 _VIEWS = 2  # a photo and its mirror image
 
 
 def fit_stacked_heads(session: Session, state: TrainState) -> tuple[Session, TrainState]:
-    """Fits a second head to what the network says of training photos, beside each colour head.
+    """Fits second heads beside the colour heads to what the network says of training photos.
 
-    Every process takes part, and all find the same. The network itself, its embedding and its other heads stay as they
-    are.
+    One is kept where it lowers the loss on validation rows, both with the best temperature; without such rows all are.
+    Every process takes part, the first one fits, and all have the same. The network's own weights stay as they are, and
+    with them its pooled features and its other heads.
 
     Args:
         session: of training.
-        state: whose judged weights are finished.
+        state: whose judged weights are completed.
 
     Returns:
-        A session to score with, and the finished network's state; what was given where the configuration asks for no
-        stacking.
+        A session to score with, and a state to score; what was given where there is no colour head with a labelled
+        training row, or the configuration asks for no second ones.
     """
     if not session.config.model.colour_stacking:
         return session, state
-    finished = dataclasses.replace(session, finished=True)
-    params, batch_stats = (dict(tree) for tree in state.judged)
-    rows, seen = _observe(finished, params, batch_stats)
-    params["stacked"], batch_stats["stacked"] = {}, {}
-    for name in finished.arguments["stacked_heads"]:
-        labels = session.prepared.labels[rows, session.columns[session.attributes.index(name)]]
-        known = labels != MISSING
-        fitted = fit_stacked_head(
-            seen[known],
-            labels[known],
-            len(session.vocabularies[name]),
-            seed=session.config.train.seed,
-            mesh=session.mesh,
-            label=f"fitting the second head of {name}",
-            progress=session.progress,
-        )
-        for tree, found in zip((params, batch_stats), fitted, strict=True):
-            tree["stacked"][name] = jax.tree.map(lambda array: put_everywhere(array, session.mesh), found)
-    return finished, TrainState(state.step, params, batch_stats, None)
+    rows = _labelled_rows(session)
+    labels = {name: session.prepared.labels[rows, _column(session, name)] for name in session.config.model.colour_heads}
+    labels = {name: given for name, given in labels.items() if (given != MISSING).any()}
+    if not labels:
+        return session, state
+    complete = session.with_stacked_heads(tuple(labels))
+    fitted = _fit(complete, state, rows, labels)
+    kept = _those_that_help(session, state, complete, _with_heads(complete, state, fitted))
+    complete = complete if len(kept) == len(fitted) else session.with_stacked_heads(kept)
+    return complete, _with_heads(complete, state, fitted)
 
 
 def restore_stacked_heads(session: Session, state: TrainState) -> tuple[Session, TrainState] | None:
-    """Takes the stacked heads of the workdir's package, where it is of this very network: fitting takes a while.
+    """Takes the second heads of the workdir's package, where it is of this very network: fitting takes a while.
 
     Returns:
-        As `fit_stacked_heads`; None where there is no such package.
+        As `fit_stacked_heads`; None where there is no such package, or it has no second heads.
     """
-    if not session.config.model.colour_stacking:
-        return session, state
+    folder = session.workdir / "package"
+    if not session.config.model.colour_stacking or not folder.is_dir():
+        return None
     try:
-        package = load_package(session.workdir / "package")
-    except UserError:
+        package = load_package(folder)
+    except (UserError, OSError) as error:
+        if session.progress:
+            print(f"the package cannot be used, and second heads are fitted anew: {error}", file=sys.stderr, flush=True)
         return None
-    finished = dataclasses.replace(session, finished=True)
-    held = {"params": package.params, "batch_stats": package.batch_stats}
-    own = traverse_util.flatten_dict(dict(zip(held, map(to_host, state.judged), strict=True)))
-    packaged = traverse_util.flatten_dict(held)
-    same = package.model == finished.arguments and all(np.array_equal(packaged[p], own[p]) for p in own)
-    if not same:
+    names = tuple(package.model["stacked_heads"])
+    complete = session.with_stacked_heads(names)
+    own, packaged = (
+        traverse_util.flatten_dict({"params": params, "batch_stats": batch_stats})
+        for params, batch_stats in (to_host(state.judged), (package.params, package.batch_stats))
+    )
+    same = package.model == complete.arguments and all(np.array_equal(packaged[path], own[path]) for path in own)
+    if not names or not same:
         return None
-    placed = jax.tree.map(lambda array: put_everywhere(array, session.mesh), held)
-    return finished, TrainState(state.step, placed["params"], placed["batch_stats"], None)
+    fitted = {name: (package.params["stacked"][name], package.batch_stats["stacked"][name]) for name in names}
+    return complete, _with_heads(complete, state, fitted)
+
+
+def _fit(
+    complete: Session, state: TrainState, rows: Int64[np.ndarray, " n"], labels: Mapping[str, Int[np.ndarray, " n"]]
+) -> dict[str, tuple[Any, Any]]:
+    """Returns attribute -> parameters and batch statistics of its stacked head, the same on every process."""
+    seen = _observe(complete, state, rows)
+    fitted = {name: empty_stacked_head(seen.shape[-1], len(complete.vocabularies[name])) for name in labels}
+
+    def fit() -> None:
+        for name, given in labels.items():
+            fitted[name] = fit_stacked_head(
+                seen,
+                given,
+                len(complete.vocabularies[name]),
+                complete.head_losses[name],
+                seed=complete.config.train.seed,
+                label=f"fitting the second head of {name}",
+                progress=complete.progress,
+            )
+
+    first_process_does("fitting second heads", fit)
+    return dict(multihost_utils.broadcast_one_to_all(fitted))
+
+
+def _column(session: Session, name: str) -> int:
+    return session.columns[session.attributes.index(name)]
+
+
+def _labelled_rows(session: Session) -> Int64[np.ndarray, " n"]:
+    """Returns the training rows with a label of a colour head, some of them where they are too many."""
+    rows = session.prepared.indices("train")
+    names = session.config.model.colour_heads
+    columns = np.array([_column(session, name) for name in names], np.int64)
+    labelled = rows[(session.prepared.labels[np.ix_(rows, columns)] != MISSING).any(1)]
+    size = _size(session.with_stacked_heads(names)) if names else 1
+    return spread_rows(labelled, max(1, _MOST_BYTES // (_VIEWS * size * 4)))
+
+
+def _size(complete: Session) -> int:
+    """Returns how many values stacked heads see."""
+    _, _, batch_stats = abstract_classifier(complete.arguments)
+    return int(jax.tree.leaves(batch_stats["stacked"])[0].shape[0])
+
+
+def _with_heads(complete: Session, state: TrainState, fitted: Mapping[str, tuple[Any, Any]]) -> TrainState:
+    """Returns the judged weights with those of the session's stacked heads."""
+    trees = [dict(tree) for tree in state.judged]
+    for place, tree in enumerate(trees):
+        heads = {name: fitted[name][place] for name in complete.stacked_heads}
+        if heads:
+            tree["stacked"] = jax.tree.map(lambda array: put_everywhere(np.asarray(array), complete.mesh), heads)
+    return TrainState(state.step, trees[0], trees[1], None)
+
+
+def _those_that_help(
+    session: Session, state: TrainState, complete: Session, completed: TrainState
+) -> tuple[str, ...]:  # fmt: skip
+    """Returns the attributes whose loss on validation rows is lower with the second head than without."""
+    if not len(session.prepared.indices("validation")):
+        return complete.stacked_heads
+    without = session.evaluator("validation", keep_outputs=True)(state)
+    with_them = complete.evaluator("validation", keep_outputs=True)(completed)
+    kept = []
+    for name in complete.stacked_heads:
+        given = session.prepared.labels[without.rows, _column(session, name)]
+        losses = [_calibrated_loss(found, name, given) for found in (without, with_them)]
+        kept += [name] if losses[1] <= losses[0] else []
+        if session.progress:
+            accuracies = [found.summaries[name]["accuracy"] or 0.0 for found in (without, with_them)]
+            print(
+                f"{name} on validation rows: accuracy {accuracies[0]:.4f} without a second head, {accuracies[1]:.4f} "
+                f"with it; loss {losses[0]:.4f} and {losses[1]:.4f}: {'kept' if name in kept else 'left out'}",
+                file=sys.stderr,
+                flush=True,
+            )
+    return tuple(kept)
+
+
+def _calibrated_loss(found: Evaluation, name: str, labels: Int[np.ndarray, " n"]) -> float:
+    assert found.outputs is not None
+    known = labels != MISSING
+    logits, given = found.outputs.logits[name][known], labels[known]
+    return mean_loss(scale(logits, fit_temperature(logits, given)), given)
 
 
 def _observe(
-    finished: Session, params: dict[str, Any], batch_stats: dict[str, Any]
-) -> tuple[Int64[np.ndarray, " n"], Float32[np.ndarray, "n views size"]]:
-    """Returns training rows, and what stacked heads see of their photos and of the mirror images."""
-    graph, *shapes = abstract_classifier(finished.arguments)
-    size = jax.tree.leaves(shapes[1]["stacked"])[0].shape[0]
-    data, mesh, dtype = finished.config.data, finished.mesh, jnp.dtype(finished.arguments["dtype"])
+    complete: Session, state: TrainState, rows: Int64[np.ndarray, " n"]
+) -> Float32[np.ndarray, "n views size"]:
+    """Returns what stacked heads see of photos and of their mirror images; on process 0, zeros on the others."""
+    graph, *shapes = abstract_classifier(complete.arguments)
+    data, mesh, dtype = complete.config.data, complete.mesh, jnp.dtype(complete.arguments["dtype"])
 
     def observe(params: Any, batch_stats: Any, batch: DeviceBatch) -> dict[str, jax.Array]:
         # Nothing of what is seen depends on the stacked heads, which are not there yet.
@@ -103,24 +190,26 @@ def _observe(
         images = normalize(batch["image"], data.mean, data.std, dtype)
         seen = []
         for view in (images, images[:, :, ::-1]):
-            stacking = model(view, train=False).stacking
-            assert stacking is not None
-            seen.append(stacking)
-        return {"row": batch["row"], "valid": batch["valid"], "seen": jnp.stack(seen, 1)}
+            inputs = model(view, train=False).stacked_inputs
+            assert inputs is not None
+            seen.append(inputs)
+        return {"valid": batch["valid"], "seen": jnp.stack(seen, 1)}
 
     everywhere = replicated(mesh)
     run = jax.jit(
         observe, in_shardings=(everywhere, everywhere, batch_sharding(mesh)), out_shardings=everywhere
     )  # fmt: skip
-    rows = finished.prepared.indices("train")
-    some = spread_rows(rows, max(1, _MOST_BYTES // (_VIEWS * size * 4)))
-    batches, complete = finished.split_batches("train", None if len(some) == len(rows) else some)()
-    seen, found, done = np.empty((len(some), _VIEWS, size), np.float32), np.empty(len(some), np.int64), 0
-    with progress_bar(len(some), "asking the network of training photos", show=finished.progress, unit="photo") as bar:
+    every = len(rows) == len(complete.prepared.indices("train"))
+    batches, prepare_batch = complete.split_batches("train", None if every else rows)()
+    seen, done = np.zeros((len(rows), _VIEWS, _size(complete)), np.float32), 0
+    with progress_bar(len(rows), "asking the network of training photos", show=complete.progress, unit="photo") as bar:
         for batch in batches:
-            said = jax.device_get(run(params, batch_stats, complete(put_batch(dict(batch), mesh))))
-            valid = said["valid"]
-            place = slice(done, done + int(valid.sum()))
-            seen[place], found[place], done = said["seen"][valid], said["row"][valid], place.stop
-            bar.update(place.stop - place.start)
-    return found, seen
+            said = run(*state.judged, prepare_batch(put_batch(dict(batch), mesh)))
+            if jax.process_index() == 0:
+                said = jax.device_get(said)
+                part = said["seen"][said["valid"]]  # in the order of the rows
+                seen[done : done + len(part)] = part
+                done += len(part)
+                bar.update(len(part))
+    assert jax.process_index() or done == len(rows)
+    return seen

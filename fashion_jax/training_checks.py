@@ -13,9 +13,9 @@ def check_training(session: Session) -> None:
 
     Raises:
         UserError: the batch does not divide over the devices or into pairs to mix, a colour would never be trained, a
-            duration ends after the run, embeddings are to compare what is not trained or does not fit, there is nothing
-            to fit stacked heads to, batch norm is frozen without pretrained weights, the photos are larger than the
-            records' are, or `train.best_metric` is not measured.
+            duration ends after the run, embeddings are to compare what is not trained or does not fit, batch norm is
+            frozen without pretrained weights, the photos are larger than the records' are, or `train.best_metric` is
+            not measured.
     """
     train, data = session.config.train, session.config.data
     always = train.mix.probability == 1 and session.steps(train.mix.until) >= session.total_steps
@@ -46,7 +46,6 @@ def check_training(session: Session) -> None:
             "config.model.pretrained they begin as nothing's; leave it out"
         )
     _check_embedding(session)
-    _check_stacking(session)
     check_batch_size(train.batch_size, train.accumulation_steps, session.mesh)
     if max(data.height, data.width) > session.prepared.max_side:
         raise UserError(
@@ -62,23 +61,6 @@ def check_training(session: Session) -> None:
             f"config.train.best_metric={train.best_metric!r} is not among the validation split's: "
             f"{', '.join(sorted(measured))}{nearest(train.best_metric, measured)}"
         )
-
-
-def _check_stacking(session: Session) -> None:
-    if not session.config.model.colour_stacking:
-        return
-    if not session.config.model.colour_heads:
-        raise UserError(
-            "config.model.colour_stacking=true fits a second head beside each colour head, and there are none; name "
-            "some, such as --config.model.colour_heads=auto, or leave it out"
-        )
-    labels = session.prepared.labels[session.prepared.indices("train")]
-    for name, column in zip(session.attributes, session.columns, strict=True):
-        if name in session.config.model.colour_heads and not (labels[:, column] != MISSING).any():
-            raise UserError(
-                f"config.model.colour_stacking=true fits a second head to the labels of {name}, and no training row "
-                "has one; leave it out"
-            )
 
 
 def _check_embedding(session: Session) -> None:

@@ -186,6 +186,7 @@ def start_two(arguments: list[str], folder: Path) -> list[Started]:
 
 def test_two_processes_with_two_devices_are_one_with_one(prepared, tmp_path):
     changes = {"train__duration": "6 steps", "train__log_every": "1 steps", "train__evaluate_every": "6 steps"}
+    changes |= {"model__colour_heads": "auto", "model__colour_stacking": "true"}
     alone = run(command(prepared.folder, tmp_path / "one", **changes))
     assert alone.returncode == 0, alone.stderr
     outputs = [run.end() for run in start_two(command(prepared.folder, tmp_path / "two", **changes), tmp_path)]
@@ -198,7 +199,9 @@ def test_two_processes_with_two_devices_are_one_with_one(prepared, tmp_path):
             if "loss" in name:
                 assert a[name] == pytest.approx(b[name], rel=1e-5), (a["step"], name)
     for name, array in weights(tmp_path / "one").items():
-        np.testing.assert_allclose(array, weights(tmp_path / "two")[name], rtol=1e-2, atol=1e-4)
+        # Stacked heads take fifteen steps more, of Adam, from what differs in the last digits.
+        atol = 5e-3 if "/stacked/" in name else 1e-4
+        np.testing.assert_allclose(array, weights(tmp_path / "two")[name], rtol=1e-2, atol=atol)
     predictions = [
         [line.split(",")[0] for line in (tmp_path / name / "evaluation/test/predictions.csv").read_text().splitlines()]
         for name in ("one", "two")

@@ -193,7 +193,7 @@ class _Reader:
 
 
 def spread_rows(rows: np.ndarray, count: int) -> np.ndarray:
-    """Returns at most `count` rows, evenly spread, so that a sheet shows more than the first classes."""
+    """Returns at most `count` rows, evenly spread: the first ones may be of few classes."""
     return rows[np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int))] if len(rows) else rows
 
 

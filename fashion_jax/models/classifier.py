@@ -65,7 +65,7 @@ class Classifier(nnx.Module):
             colour_dropout: in [0, 1), of what colour heads see, and of their hidden values where `dropout` is less.
             metric_heads: attribute -> size of the vectors that a metric loss learns for it.
             stacked_heads: some of `colour_heads`, which in inference are pooled with a `StackedHead` that sees the log
-                probabilities of the heads that are not among these, the colour features and the colours' histogram.
+                probabilities of the heads that are no colour heads, the colour features and the colours' histogram.
             mean: of RGB in [0, 1], that was subtracted from photos; colour heads undo it.
             std: of RGB in [0, 1], that they were divided by.
             dtype: of convolutions and activations.
@@ -104,7 +104,7 @@ class Classifier(nnx.Module):
         self.metric_heads = tuple(metric)
         # Last, so that the rest is drawn as it is without them.
         self.stacked_heads = tuple(stacked_heads)
-        answers = sum(count for name, count in classes.items() if name not in stacked_heads)
+        answers = sum(count for name, count in classes.items() if name not in colour_heads)
         seen = answers + self.colour[0].size + (0 if colour_histogram else HISTOGRAM_SIZE) if stacked_heads else 0
         self.stacked = nnx.Dict({name: StackedHead(seen, classes[name], rngs=rngs) for name in stacked_heads})
 
@@ -137,15 +137,15 @@ class Classifier(nnx.Module):
             logits[name] = head(seen, train=train, dropout_keys=keys)
             if name in self.metric_heads:
                 metric[name] = self.metric[name](seen)
-        stacking = None
+        stacked_inputs = None
         if self.stacked_heads and not train:
-            answers = [jax.nn.log_softmax(logits[name]) for name in self.attributes if name not in self.stacked_heads]
+            answers = [jax.nn.log_softmax(logits[name]) for name in self.attributes if name not in self.colour_heads]
             if not self.colour[0].histogram:
                 answers.append(self.colour[0].histogram_of(images, maps[:2]))
-            stacking = jnp.concatenate([*answers, seen_colour], -1)
+            stacked_inputs = jnp.concatenate([*answers, seen_colour], -1)
             for name in self.stacked_heads:
-                logits[name] = pool_logits(logits[name], self.stacked[name](stacking))
-        return HeadOutputs(logits, embedding, seen_colour, metric, stacking)
+                logits[name] = pool_logits(logits[name], self.stacked[name](stacked_inputs))
+        return HeadOutputs(logits, embedding, seen_colour, metric, stacked_inputs)
 
     def proxies(self, name: str) -> Float[Array, "classes size"]:
         """Returns the proxies of a metric head, of any length."""

@@ -14,6 +14,7 @@ from fashion_jax.models.resnet import BatchNorm
 
 STACKED_HIDDEN = (512,)
 STACKED_DROPOUT = 0.2
+_FARTHEST = 10.0  # standard deviations from the mean that an input of a stacked head counts as at most
 
 
 @struct.dataclass
@@ -25,14 +26,14 @@ class HeadOutputs:
         embedding: float32 (batch, features), the pooled features before the heads; at least 0.
         colour: float32 (batch, size), what colour heads see besides; of no size without them.
         metric: attribute -> float32 (batch, size) of length 1, by which photos are compared; of metric heads alone.
-        stacking: float32 (batch, size), what stacked heads see; None without them, and in training.
+        stacked_inputs: float32 (batch, size), what stacked heads see; None without them, and in training.
     """
 
     logits: dict[str, Float[Array, "batch classes"]]
     embedding: Float[Array, "batch features"]
     colour: Float[Array, "batch size"]
     metric: dict[str, Float[Array, "batch size"]] = struct.field(default_factory=dict)
-    stacking: Float[Array, "batch size"] | None = None
+    stacked_inputs: Float[Array, "batch size"] | None = None
 
 
 class Head(nnx.Module):
@@ -91,7 +92,8 @@ def _keys(dropout_keys: Key[Array, " batch"] | None, layer: int) -> Key[Array, "
 class StackedHead(nnx.Module):
     """A second head, fitted after training on what the network says of training photos, that the first is pooled with.
 
-    Stacking: Wolpert, "Stacked generalization", Neural Networks 5, 1992.
+    Stacking: Wolpert, "Stacked generalization", Neural Networks 5, 1992; but what it is fitted to is said of rows that
+    the network was trained on, where Wolpert's first level has not seen them: those would take a network per fold.
     """
 
     def __init__(self, features: int, classes: int, *, rngs: nnx.Rngs) -> None:
@@ -112,8 +114,11 @@ class StackedHead(nnx.Module):
         return self.head(self.normalize(seen), train=False)
 
     def normalize(self, seen: Float[Array, "batch features"]) -> Float[Array, "batch features"]:
-        """Returns what the layers see: features of mean 0 and variance 1 over training photos."""
-        return self.norm(seen[:, None, None], train=False)[:, 0, 0]
+        """Returns what the layers see: features of mean 0 and variance 1 over training photos, in [-10, 10].
+
+        A colour that training photos hardly have would otherwise lie hundreds of deviations away, and decide alone.
+        """
+        return jnp.clip(self.norm(seen[:, None, None], train=False)[:, 0, 0], -_FARTHEST, _FARTHEST)
 
 
 def pool_logits(

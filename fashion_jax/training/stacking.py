@@ -9,61 +9,55 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jax.sharding import Mesh
-from jaxtyping import Float32, Int32
+from jaxtyping import Float32, Int
 
+from fashion_jax.data.schema import MISSING
 from fashion_jax.models.heads import StackedHead
 from fashion_jax.progress import progress_bar
-from fashion_jax.training.sharding import put_everywhere, replicated, to_host
+from fashion_jax.training.losses import HeadLoss, head_cross_entropy
 
 # Found on Kaggle's small photos: experiments/2026-11-28-colour-features.
-EPOCHS, BATCH, LEARNING_RATE = 15, 256, 2e-3
-WEIGHT_DECAY, LABEL_SMOOTHING = 0.05, 0.1
+EPOCHS, BATCH, LEARNING_RATE, WEIGHT_DECAY = 15, 256, 2e-3, 0.05
+_ROWS_AT_ONCE = 4096  # whose deviations are held in double precision
 
 Tree = dict[str, Any]
 
 
 def fit_stacked_head(
     seen: Float32[np.ndarray, "rows views size"],
-    labels: Int32[np.ndarray, " rows"],
+    labels: Int[np.ndarray, " rows"],
     classes: int,
+    loss: HeadLoss,
     *,
     seed: int,
-    mesh: Mesh,
     label: str = "fitting a stacked head",
     progress: bool = True,
 ) -> tuple[Tree, Tree]:
-    """Fits a head to labelled rows, of which each step sees one view.
+    """Fits a head to labelled rows, of which each step sees one view, on one device.
 
-    Cross-entropy with smoothed labels, AdamW, a learning rate that falls in a line to 0, dropout of inputs and of
-    hidden values. Every device computes all of it, so that any number of devices find the same.
+    AdamW, a learning rate that falls in a line to 0, dropout of inputs and of hidden values.
 
     Args:
-        seen: what the head sees of each row in each view of it, such as a photo and its mirror image; at least one row.
-        labels: in [0, classes).
+        seen: what the head sees of each row in each view of it, such as a photo and its mirror image.
+        labels: in [0, classes), or MISSING; at least one is there.
         classes: of the attribute.
+        loss: how it is computed.
         seed: of the order, the first weights and the dropout.
-        mesh: all devices.
         label: of the progress bar.
         progress: whether to show it.
 
     Returns:
         Parameters and batch statistics of a `StackedHead`, nested dictionaries of arrays on the host.
     """
-    rows, views, size = seen.shape
-    batch = min(BATCH, rows)
-    per_epoch = rows // batch
+    _, views, size = seen.shape
+    rows = np.flatnonzero(labels != MISSING)
+    batch = min(BATCH, len(rows))
+    per_epoch = len(rows) // batch
     steps = EPOCHS * per_epoch
     random = np.random.default_rng(seed)
     order = np.concatenate([random.permutation(rows)[: per_epoch * batch] for _ in range(EPOCHS)])
-    everywhere = replicated(mesh)
-    graph, _, batch_stats = _split(nnx.eval_shape(lambda: StackedHead(size, classes, rngs=nnx.Rngs(seed))))
-    batch_stats = {
-        "norm": {
-            "mean": seen.mean((0, 1), dtype=np.float64).astype(np.float32),
-            "var": seen.var((0, 1), dtype=np.float64).astype(np.float32),
-        }
-    }
+    graph, _, _ = _split(nnx.eval_shape(lambda: StackedHead(size, classes, rngs=nnx.Rngs(seed))))
+    batch_stats = {"norm": _statistics(seen)}
     optimizer = optax.adamw(
         optax.linear_schedule(LEARNING_RATE, 0.0, steps),
         weight_decay=WEIGHT_DECAY,
@@ -83,27 +77,38 @@ def fit_stacked_head(
         def loss_of(head: Tree) -> jax.Array:
             model = nnx.merge(graph, nnx.State({**state["params"], "head": head}), nnx.State(batch_stats))
             logits = model.head(model.normalize(inputs), train=True, dropout_keys=keys)
-            targets = optax.smooth_labels(jax.nn.one_hot(labels[chosen], classes), LABEL_SMOOTHING)
-            return optax.softmax_cross_entropy(logits, targets).mean()
+            return head_cross_entropy(logits, labels[chosen], loss).mean()
 
         head = state["params"]["head"]
         updates, moved = optimizer.update(jax.grad(loss_of)(head), state["optimizer"], head)
         params = {**state["params"], "head": optax.apply_updates(head, updates)}
         return {"params": params, "optimizer": moved, "step": state["step"] + 1}
 
-    state = jax.jit(begin, out_shardings=everywhere)()
-    run = jax.jit(step, in_shardings=everywhere, out_shardings=everywhere, donate_argnums=0)
-    given = (
-        jax.tree.map(lambda array: put_everywhere(array, mesh), batch_stats),
-        *(put_everywhere(a, mesh) for a in (seen, labels, order.astype(np.int32).reshape(steps, batch))),
-    )
+    state, run = jax.jit(begin)(), jax.jit(step, donate_argnums=0)
+    given = jax.device_put((batch_stats, seen, labels.astype(np.int32), order.astype(np.int32).reshape(steps, batch)))
     with progress_bar(steps, label, show=progress, unit="step") as bar:
         for _ in range(EPOCHS):
             for _ in range(per_epoch):
                 state = run(state, *given)
             jax.block_until_ready(state["step"])
             bar.update(per_epoch)
-    return to_host(state["params"]), batch_stats
+    return jax.device_get(state["params"]), batch_stats
+
+
+def empty_stacked_head(size: int, classes: int) -> tuple[Tree, Tree]:
+    """Returns what `fit_stacked_head` returns, of zeros."""
+    _, *trees = _split(nnx.eval_shape(lambda: StackedHead(size, classes, rngs=nnx.Rngs(0))))
+    params, batch_stats = (jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), tree) for tree in trees)
+    return params, batch_stats
+
+
+def _statistics(seen: Float32[np.ndarray, "rows views size"]) -> dict[str, np.ndarray]:
+    mean = seen.mean((0, 1), dtype=np.float64)
+    squares = np.zeros_like(mean)
+    for start in range(0, len(seen), _ROWS_AT_ONCE):
+        squares += np.square(seen[start : start + _ROWS_AT_ONCE] - mean).sum((0, 1))
+    variance = squares / (seen.shape[0] * seen.shape[1])
+    return {"mean": mean.astype(np.float32), "var": variance.astype(np.float32)}
 
 
 def _split(head: StackedHead) -> tuple[nnx.GraphDef[StackedHead], Tree, Tree]:

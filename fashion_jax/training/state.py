@@ -42,7 +42,7 @@ class TrainState:
 
 
 def model_arguments(
-    config: ModelConfig, data: DataConfig, classes: dict[str, int], *, finished: bool = False
+    config: ModelConfig, data: DataConfig, classes: dict[str, int], *, stacked_heads: tuple[str, ...] = ()
 ) -> dict[str, Any]:
     """Resolves what is "auto" and returns the arguments of `Classifier`, as JSON values.
 
@@ -50,9 +50,8 @@ def model_arguments(
         config: of the network.
         data: of the photos.
         classes: attribute -> number of classes.
-        finished: whether it has the heads that are fitted after training.
+        stacked_heads: attributes with a second head, which is fitted after training.
     """
-    colour_heads = [name for name in classes if name in resolve_colour_heads(config.colour_heads, classes)]
     dtype = config.dtype if config.dtype != "auto" else ("bfloat16" if trains_bfloat16_faster() else "float32")
     return {
         "classes": dict(classes),
@@ -65,11 +64,11 @@ def model_arguments(
         "dropout": config.dropout,
         "drop_path": config.drop_path,
         "pooling": config.pooling,
-        "colour_heads": colour_heads,
+        "colour_heads": [name for name in classes if name in resolve_colour_heads(config.colour_heads, classes)],
         "colour_histogram": config.colour_histogram,
         "colour_dropout": config.colour_dropout,
         "metric_heads": {name: config.metric_heads[name] for name in classes if name in config.metric_heads},
-        "stacked_heads": colour_heads if finished and config.colour_stacking else [],
+        "stacked_heads": list(stacked_heads),
         "mean": list(data.mean),
         "std": list(data.std),
         "dtype": dtype,

@@ -1,0 +1,97 @@
+"""Stacked heads in a network: they have a say about their attribute, and about nothing else."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from scipy.special import log_softmax, logsumexp, softmax
+
+from fashion_jax.models.classifier import mean_energy, merge_classifier, split_classifier
+from fashion_jax.models.colour import HISTOGRAM_SIZE
+from fashion_jax.models.heads import pool_logits
+from small_models import BASE, images, model_of
+
+CLASSES = {"kind": 3, "colour": 5, "colour of the sole": 4}
+COLOURS = ["colour", "colour of the sole"]
+PLAIN = {**BASE, "classes": CLASSES, "colour_heads": COLOURS}
+
+
+@nnx.jit
+def outputs_of(model, photos):
+    return model(photos, train=False)
+
+
+def stacked_model(**changes):
+    """A network whose stacked heads are sure of something."""
+    model = model_of({**PLAIN, "stacked_heads": COLOURS, **changes})
+    for name in model.stacked_heads:
+        output = model.stacked[name].head.output
+        output.bias[...] = np.arange(len(output.bias[...]), dtype=np.float32)
+    return model
+
+
+def test_pooled_probabilities_are_geometric_means_with_the_first_ones_logsumexp():
+    random = np.random.default_rng(0)
+    first, second = 3 * random.normal(size=(2, 6, 4)).astype(np.float32)
+    pooled = np.asarray(pool_logits(first, second))
+    means = np.sqrt(softmax(first, -1) * softmax(second, -1))
+    np.testing.assert_allclose(softmax(pooled, -1), means / means.sum(-1, keepdims=True), rtol=1e-5)
+    np.testing.assert_allclose(logsumexp(pooled, -1), logsumexp(first, -1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("histogram", [False, True])
+def test_only_their_attribute_hears_them(histogram):
+    arguments = {**PLAIN, "colour_histogram": histogram}
+    plain, stacked = model_of(arguments), stacked_model(colour_histogram=histogram)
+    for ours, theirs in zip(split_classifier(plain)[1:], split_classifier(stacked)[1:], strict=True):
+        left = dict(theirs)
+        assert left.pop("stacked").keys() == set(COLOURS)
+        jax.tree.map(np.testing.assert_array_equal, {k: v for k, v in ours.items() if v}, left)
+    photos = images(4)
+    before, after = outputs_of(plain, photos), outputs_of(stacked, photos)
+    assert before.stacked_inputs is None
+    np.testing.assert_array_equal(before.embedding, after.embedding)
+    np.testing.assert_array_equal(before.colour, after.colour)
+    np.testing.assert_array_equal(before.logits["kind"], after.logits["kind"])
+    np.testing.assert_allclose(mean_energy(before.logits), mean_energy(after.logits), rtol=1e-5)
+    answers, seen = log_softmax(before.logits["kind"], -1), np.asarray(after.stacked_inputs)
+    np.testing.assert_allclose(seen[:, :3], answers, atol=1e-5)
+    np.testing.assert_array_equal(seen[:, -before.colour.shape[1] :], before.colour)
+    assert seen.shape[1] == 3 + before.colour.shape[1] + (0 if histogram else HISTOGRAM_SIZE)
+    if not histogram:
+        np.testing.assert_allclose(np.square(seen[:, 3 : 3 + HISTOGRAM_SIZE]).sum(1), 1, atol=1e-5)
+    for name in COLOURS:
+        second = stacked.stacked[name](after.stacked_inputs)
+        np.testing.assert_allclose(after.logits[name], pool_logits(before.logits[name], second), atol=1e-5)
+        assert np.abs(after.logits[name] - before.logits[name]).max() > 0.1
+
+
+def test_training_does_not_hear_them():
+    plain, stacked = model_of(PLAIN), stacked_model()
+    found = []
+    for model in (plain, stacked):
+        graph, params, batch_stats = split_classifier(model)
+        found.append(merge_classifier(graph, params, batch_stats)(images(4), train=True))
+    assert found[1].stacked_inputs is None
+    for name in CLASSES:
+        np.testing.assert_array_equal(found[0].logits[name], found[1].logits[name])
+
+
+def test_colours_alone_are_enough():
+    arguments = {**PLAIN, "classes": {"colour": 5}, "colour_heads": ["colour"], "stacked_heads": ["colour"]}
+    outputs = outputs_of(model_of(arguments), images(2))
+    assert outputs.stacked_inputs.shape == (2, HISTOGRAM_SIZE + outputs.colour.shape[1])
+
+
+def test_an_input_that_training_never_had_does_not_decide_alone():
+    model = stacked_model()
+    head = model.stacked["colour"]
+    head.norm.var[...] = jnp.zeros_like(head.norm.var[...])
+    usual = np.zeros((1, len(head.norm.mean[...])), np.float32)
+    found = [np.asarray(head(usual + new)) for new in (0.1, 1.0, 1e6, -1e6)]
+    np.testing.assert_array_equal(found[0], found[1])  # beyond ten deviations all are alike
+    np.testing.assert_array_equal(found[0], found[2])
+    assert np.isfinite(found).all()
