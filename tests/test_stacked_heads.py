@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from functools import partial
 
 import jax
 import numpy as np
@@ -15,8 +14,8 @@ from scipy.special import log_softmax
 from drawn_products import write_products
 from fashion_jax import experiment, scoring, stacked_heads
 from fashion_jax.config_files import config_from_dict
-from fashion_jax.data.manifest import open_prepared
 from fashion_jax.data.photos import decode_photo
+from fashion_jax.data.prepare import prepare
 from fashion_jax.data.schema import MISSING
 from fashion_jax.errors import UserError
 from fashion_jax.experiment import evaluate, train
@@ -41,7 +40,11 @@ def few_photos_on_a_sheet(monkeypatch):
 @pytest.fixture(scope="module")
 def stacking_config(tiny_config):
     """Makes tiny configurations with stacking."""
-    return partial(tiny_config, model__colour_heads=("auto",), model__colour_stacking=True)
+
+    def make(**changes):
+        return tiny_config(**{"model__colour_heads": ("auto",), "model__colour_stacking": True, **changes})
+
+    return make
 
 
 @pytest.fixture(scope="module")
@@ -123,18 +126,20 @@ def test_a_package_of_another_network_is_not_believed(runs, prepared, tmp_path):
     assert restore_stacked_heads(session, state) is not None
 
 
-def fitted_on(devices: int, config, prepared, folder):
-    session = Session(config, prepared, folder, mesh=mesh_of(devices), progress=False)
+def fit_to_nothing(config, prepared, folder, devices: int = 1):
+    """Fits second heads to a network that is not trained; returns what went in, and what comes out."""
+    session = Session(resolve(config, prepared), prepared, folder, mesh=mesh_of(devices), progress=False)
     state = create_state(session.arguments, session.optimizer, 0, session.mesh)
-    complete, completed = fit_stacked_heads(session, state)
-    assert complete.stacked_heads == ("colour",) and not session.stacked_heads
-    assert int(completed.step) == int(state.step)
-    return completed.judged
+    return session, state, *fit_stacked_heads(session, state)
 
 
 def test_one_device_is_eight(stacking_config, prepared, tmp_path):
-    config = resolve(stacking_config(), prepared)
-    found = [to_host(fitted_on(devices, config, prepared, tmp_path)) for devices in (1, 8)]
+    found = []
+    for devices in (1, 8):
+        session, state, complete, completed = fit_to_nothing(stacking_config(), prepared, tmp_path, devices)
+        assert complete.stacked_heads == ("colour",) and not session.stacked_heads
+        assert int(completed.step) == int(state.step)
+        found.append(to_host(completed.judged))
     for one, eight in zip(*map(jax.tree.leaves, found), strict=True):
         np.testing.assert_allclose(one, eight, atol=2e-3)
 
@@ -165,43 +170,49 @@ def shop_without(tmp_path, keep) -> str:
 def test_rows_without_a_colour_are_left_out(stacking_config, tmp_path, given, monkeypatch, most):
     monkeypatch.setattr(stacked_heads, "_MOST_BYTES", most)
     source = shop_without(tmp_path, lambda number: number % 3 == 2)
-    result = train(stacking_config(data__source=source), tmp_path / "w", progress=False)
-    records = open_prepared(tmp_path / "w/records")
+    records = prepare(source, tmp_path / "records", progress=False)
+    fit_to_nothing(stacking_config(data__source=str(records.folder)), records, tmp_path)
     labels = records.labels[records.indices("train"), records.attributes.index("colour")]
     ((seen, used),) = given
     assert len(seen) == len(used) == ((labels != MISSING).sum() if most else 1)
     assert (used != MISSING).all()
-    assert np.isfinite(result.test.summaries["colour"]["loss"])
 
 
 def test_what_is_seen_is_of_the_photo_and_its_mirror_image(stacking_config, prepared, tmp_path, given):
-    train(stacking_config(), tmp_path / "w", progress=False)
+    session, state, *_ = fit_to_nothing(stacking_config(), prepared, tmp_path)
     ((seen, _),) = given
-    rows = prepared.indices("train")[:3]
-    model = load_model(tmp_path / "w")
-    photos = np.stack([decode_photo(prepared.read_photo(int(row)), *model.size) for row in rows])
-    for view, images in enumerate((photos, photos[:, :, ::-1].copy())):
-        kind = log_softmax(model.run_network(images, flip=False).logits["kind"], -1)
+    photos = [decode_photo(prepared.read_photo(int(row)), 32, 24) for row in prepared.indices("train")[:3]]
+    for view, images in enumerate((np.stack(photos), np.stack(photos)[:, :, ::-1].copy())):
+        kind = log_softmax(session.evaluate_images(state, images).outputs.own_logits["kind"], -1)
         np.testing.assert_allclose(seen[:3, view, : kind.shape[1]], kind, atol=1e-3)
 
 
-@pytest.mark.parametrize("changes", [{}, {"model__colour_heads": ("auto",), "data__attributes": ("kind",)}])
-def test_without_a_colour_head_nothing_is_added(tiny_config, tmp_path, given, changes):
-    train(tiny_config(model__colour_stacking=True, **changes), tmp_path / "w", progress=False)
-    assert not given and load_model(tmp_path / "w").package.model["stacked_heads"] == []
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model__colour_heads": ()},
+        {"data__attributes": ("kind",)},
+        {"model__colour_stacking": False},
+    ],
+)
+def test_without_a_colour_head_or_a_wish_nothing_is_added(stacking_config, prepared, tmp_path, given, changes):
+    session, state, complete, completed = fit_to_nothing(stacking_config(**changes), prepared, tmp_path)
+    assert complete is session and completed is state and not given
 
 
-def test_what_does_not_help_on_validation_rows_is_left_out(stacking_config, tmp_path, monkeypatch, capsys):
+def test_what_does_not_help_on_validation_rows_is_left_out(stacking_config, prepared, tmp_path, monkeypatch):
     def fit(seen, labels, classes, *_, **__):
         params, batch_stats = empty_stacked_head(seen.shape[-1], classes)
-        params["head"]["output"]["bias"][0] = 50.0  # always the first colour
-        return params, batch_stats
+        random = np.random.default_rng(0)  # sure of what has nothing to do with the photo
+        params["head"]["hidden"][0]["kernel"] = random.normal(size=params["head"]["hidden"][0]["kernel"].shape)
+        params["head"]["output"]["kernel"] = random.normal(size=params["head"]["output"]["kernel"].shape)
+        return jax.tree.map(np.float32, (params, batch_stats))
 
     monkeypatch.setattr(stacked_heads, "fit_stacked_head", fit)
-    train(stacking_config(), tmp_path / "w", progress=True)
-    assert "left out" in capsys.readouterr().err
-    assert load_model(tmp_path / "w").package.model["stacked_heads"] == []
-    assert not any("stacked" in name for name in weights(tmp_path / "w"))
+    _, state, complete, completed = fit_to_nothing(stacking_config(), prepared, tmp_path)
+    assert complete.stacked_heads == () and complete.arguments["stacked_heads"] == []
+    for one, other in zip(*map(jax.tree.leaves, (state.judged, completed.judged)), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_a_finished_run_can_have_them_later(runs, tmp_path, monkeypatch):
