@@ -255,6 +255,7 @@ def test_early_stopping(tiny_config, tmp_path, monkeypatch):
         train__evaluate_every="2 steps",
         train__early_stopping_patience=2,
         optimizer__learning_rate=1e-12,
+        optimizer__freeze=("backbone",),
         train__best_metric="mean/accuracy",
     )
     train(config, tmp_path / "w", progress=False)

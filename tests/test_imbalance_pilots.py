@@ -86,7 +86,7 @@ def test_without_validation_rows_there_is_nothing_to_choose_on(tiny_config, prep
 
 
 def test_a_run_that_chooses_goes_on_with_what_it_chose(tiny_config, prepared, tmp_path, capsys):
-    config = tiny_config(loss__imbalance="auto", loss__pilot_duration="2 steps")
+    config = tiny_config(loss__imbalance="auto", loss__pilot_duration="2 steps", optimizer__freeze=("backbone",))
     config.data.source = str(prepared.folder)
     train(config, tmp_path, finish=False)
     resolved = json.loads((tmp_path / "config.json").read_text())["loss"]

@@ -9,11 +9,11 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+from flax import traverse_util
 from scipy.special import log_softmax
 
 from drawn_products import write_products
 from fashion_jax import experiment, scoring, stacked_heads
-from fashion_jax.config_files import config_from_dict
 from fashion_jax.data.photos import decode_photo
 from fashion_jax.data.prepare import prepare
 from fashion_jax.data.schema import MISSING
@@ -48,31 +48,38 @@ def stacking_config(tiny_config):
 
 
 @pytest.fixture(scope="module")
-def runs(tiny_config, tmp_path_factory):
-    """The same run with and without stacking: workdir and result of each."""
-    folder, found = tmp_path_factory.mktemp("stacking"), {}
-    for stacked in (False, True):
-        config = tiny_config(
-            model__colour_heads=("auto",),
-            model__colour_stacking=stacked,
-            train__average_decay=0.5,
-            data__test_time_flip=True,
-        )
-        found[stacked] = folder / str(stacked), config, train(config, folder / str(stacked), progress=False)
-    return found
+def run(stacking_config, tmp_path_factory):
+    """A finished run with stacking: workdir, configuration and result."""
+    config = stacking_config(train__average_decay=0.5, data__test_time_flip=True)
+    workdir = tmp_path_factory.mktemp("stacking") / "w"
+    return workdir, config, train(config, workdir, progress=False)
+
+
+def trained(run, prepared):
+    """The run's session and its best checkpoint, as training left it."""
+    workdir, config, result = run
+    session = Session(resolve(config, prepared), prepared, workdir, progress=False)
+    with Checkpoints(
+        workdir / "checkpoints", metric="mean/accuracy", lower_is_better=False, read_only=True
+    ) as checkpoints:
+        assert checkpoints.best_step == result.best_step
+        return session, checkpoints.restore(result.best_step, session.target)[0]
 
 
 def weights(workdir) -> dict[str, np.ndarray]:
     return safetensors.numpy.load_file(workdir / "package/weights.safetensors")
 
 
-def test_the_rest_is_as_without(runs):
-    plain, stacked = (weights(runs[kind][0]) for kind in (False, True))
-    added = stacked.keys() - plain.keys()
+def test_the_rest_is_as_without(run, prepared):
+    session, state = trained(run, prepared)
+    tree = dict(zip(("params", "batch_stats"), to_host(state.judged), strict=True))
+    own = {"/".join(map(str, path)): array for path, array in traverse_util.flatten_dict(tree).items()}
+    packaged = weights(run[0])
+    added = packaged.keys() - own.keys()
     assert added and all("/stacked/colour/" in name for name in added)
-    for name, tensor in plain.items():
-        np.testing.assert_array_equal(tensor, stacked[name])
-    before, after = (runs[kind][2].test for kind in (False, True))
+    for name, tensor in own.items():
+        np.testing.assert_array_equal(tensor, packaged[name])
+    before, after = session.evaluator("test", keep_outputs=True)(state), run[2].test
     assert before.summaries["kind"] == after.summaries["kind"]
     np.testing.assert_array_equal(before.outputs.embeddings, after.outputs.embeddings)
     np.testing.assert_allclose(before.outputs.energies, after.outputs.energies, rtol=1e-5)
@@ -81,25 +88,25 @@ def test_the_rest_is_as_without(runs):
 
 
 @pytest.mark.parametrize("fitted_again", [False, True])
-def test_evaluating_again_finds_the_same(runs, tmp_path, monkeypatch, fitted_again):
-    shutil.copytree(runs[True][0], tmp_path / "w")
+def test_evaluating_again_finds_the_same(run, tmp_path, monkeypatch, fitted_again):
+    shutil.copytree(run[0], tmp_path / "w")
     if fitted_again:
         shutil.rmtree(tmp_path / "w/package")
     else:
         monkeypatch.setattr(stacked_heads, "fit_stacked_head", None)
     again = evaluate(tmp_path / "w", progress=False)
-    assert again.summaries == runs[True][2].test.summaries
+    assert again.summaries == run[2].test.summaries
 
 
-def test_running_again_leaves_the_package_as_it_is(runs, tmp_path):
-    shutil.copytree(runs[True][0], tmp_path / "w")
-    train(runs[True][1], tmp_path / "w", progress=False)
-    before, after = weights(runs[True][0]), weights(tmp_path / "w")
+def test_running_again_leaves_the_package_as_it_is(run, tmp_path):
+    shutil.copytree(run[0], tmp_path / "w")
+    train(run[1], tmp_path / "w", progress=False)
+    before, after = weights(run[0]), weights(tmp_path / "w")
     assert before.keys() == after.keys() and all(np.array_equal(before[name], after[name]) for name in before)
 
 
-def test_the_package_predicts_what_was_scored(runs, prepared):
-    workdir, _, result = runs[True]
+def test_the_package_predicts_what_was_scored(run, prepared):
+    workdir, _, result = run
     model = load_model(workdir)
     assert model.package.model["stacked_heads"] == ["colour"]
     photos = np.stack([decode_photo(prepared.read_photo(int(row)), *model.size) for row in result.test.rows])
@@ -108,22 +115,16 @@ def test_the_package_predicts_what_was_scored(runs, prepared):
         np.testing.assert_allclose(said.logits[name], logits, atol=1e-3)
 
 
-def test_a_package_of_another_network_is_not_believed(runs, prepared, tmp_path):
-    workdir, config, _ = runs[True]
-    session = Session(resolve(config, prepared), prepared, tmp_path, progress=False)
+def test_a_package_of_another_network_is_not_believed(run, prepared, tmp_path):
+    session, state = trained(run, prepared)
+    session.workdir = tmp_path
     other = create_state(session.arguments, session.optimizer, 1, session.mesh, averaged=True)
-    assert restore_stacked_heads(session, other) is None  # no package at all
-    shutil.copytree(workdir / "package", tmp_path / "package")
+    assert restore_stacked_heads(session, state) is None  # no package at all
+    shutil.copytree(run[0] / "package", tmp_path / "package")
     assert restore_stacked_heads(session, other) is None
-    halve_package(workdir, tmp_path / "package")  # of this network, rounded
-    with Checkpoints(
-        workdir / "checkpoints", metric="mean/accuracy", lower_is_better=False, read_only=True
-    ) as checkpoints:
-        state, _ = checkpoints.restore(checkpoints.best_step, session.target)
-    assert restore_stacked_heads(session, state) is None
-    shutil.rmtree(tmp_path / "package")
-    shutil.copytree(workdir / "package", tmp_path / "package")
     assert restore_stacked_heads(session, state) is not None
+    halve_package(run[0], tmp_path / "package")  # of this network, rounded
+    assert restore_stacked_heads(session, state) is None
 
 
 def fit_to_nothing(config, prepared, folder, devices: int = 1):
@@ -201,12 +202,14 @@ def test_without_a_colour_head_or_a_wish_nothing_is_added(stacking_config, prepa
 
 
 def test_what_does_not_help_on_validation_rows_is_left_out(stacking_config, prepared, tmp_path, monkeypatch):
+    labels = prepared.labels[prepared.indices("validation"), prepared.attributes.index("colour")]
+    counts = np.bincount(labels, minlength=4)
+    assert counts.min() < len(labels) / 4
+
     def fit(seen, labels, classes, *_, **__):
         params, batch_stats = empty_stacked_head(seen.shape[-1], classes)
-        random = np.random.default_rng(0)  # sure of what has nothing to do with the photo
-        params["head"]["hidden"][0]["kernel"] = random.normal(size=params["head"]["hidden"][0]["kernel"].shape)
-        params["head"]["output"]["kernel"] = random.normal(size=params["head"]["output"]["kernel"].shape)
-        return jax.tree.map(np.float32, (params, batch_stats))
+        params["head"]["output"]["bias"][counts.argmin()] = 50.0  # sure of what is seldom so
+        return params, batch_stats
 
     monkeypatch.setattr(stacked_heads, "fit_stacked_head", fit)
     _, state, complete, completed = fit_to_nothing(stacking_config(), prepared, tmp_path)
@@ -215,28 +218,29 @@ def test_what_does_not_help_on_validation_rows_is_left_out(stacking_config, prep
         np.testing.assert_array_equal(one, other)
 
 
-def test_a_finished_run_can_have_them_later(runs, tmp_path, monkeypatch):
-    workdir, config, _ = runs[False]
-    shutil.copytree(workdir, tmp_path / "w")
+def test_a_finished_run_can_have_them_later(run, tmp_path, monkeypatch):
+    shutil.copytree(run[0], tmp_path / "w")
+    shutil.rmtree(tmp_path / "w/package")
+    path = tmp_path / "w/config.json"
+    path.write_text(path.read_text().replace('"colour_stacking": true', '"colour_stacking": false'))
     monkeypatch.setattr(experiment, "_run", None)  # no step is trained
-    config = config_from_dict(config.to_dict())
-    config.model.colour_stacking = True
-    train(config, tmp_path / "w", progress=False)
-    before, after = weights(runs[True][0]), weights(tmp_path / "w")
+    train(run[1], tmp_path / "w", progress=False)
+    before, after = weights(run[0]), weights(tmp_path / "w")
     assert before.keys() == after.keys() and all(np.array_equal(before[name], after[name]) for name in before)
+    assert '"colour_stacking": true' in path.read_text()
 
 
-def test_a_damaged_package_is_said_and_fitted_anew(runs, tmp_path, capsys):
-    shutil.copytree(runs[True][0], tmp_path / "w")
+def test_a_damaged_package_is_said_and_fitted_anew(run, tmp_path, capsys):
+    shutil.copytree(run[0], tmp_path / "w")
     (tmp_path / "w/package/labels.json").write_text("{}")
     again = evaluate(tmp_path / "w", progress=True)
     assert "second heads are fitted anew" in capsys.readouterr().err
-    assert again.summaries == runs[True][2].test.summaries
+    assert again.summaries == run[2].test.summaries
 
 
 @pytest.mark.parametrize("value", [["kind"], ["colour", 3], "colour", None, [["colour"]]])
-def test_stacked_heads_that_make_no_sense_are_refused(runs, tmp_path, value):
-    shutil.copytree(runs[True][0] / "package", tmp_path / "p")
+def test_stacked_heads_that_make_no_sense_are_refused(run, tmp_path, value):
+    shutil.copytree(run[0] / "package", tmp_path / "p")
     config = json.loads((tmp_path / "p/config.json").read_text())
     config["model"]["stacked_heads"] = value
     (tmp_path / "p/config.json").write_text(json.dumps(config))
@@ -244,6 +248,6 @@ def test_stacked_heads_that_make_no_sense_are_refused(runs, tmp_path, value):
         load_model(tmp_path / "p")
 
 
-def test_such_a_package_is_a_start_for_others(runs):
-    loaded = load_pretrained(str(runs[True][0] / "package"))
+def test_such_a_package_is_a_start_for_others(run):
+    loaded = load_pretrained(str(run[0] / "package"))
     assert all(name.split("/")[1] == "backbone" for name in loaded.weights)
