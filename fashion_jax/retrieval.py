@@ -16,7 +16,7 @@ from fashion_jax.data.photos import decode_photo
 from fashion_jax.errors import UserError
 from fashion_jax.evaluation.colour_histogram import colour_histogram
 from fashion_jax.evaluation.retrieval import join_labels, retrieval_scores
-from fashion_jax.models.classifier import make_classifier, split_classifier
+from fashion_jax.models.classifier import make_classifier, split_network
 from fashion_jax.progress import progress_bar
 from fashion_jax.search import scann
 from fashion_jax.search.index import Index
@@ -73,7 +73,7 @@ def score_retrieval(workdir: str | Path, split: str = "test", *, progress: bool 
 
 def untrained_like(model: Predictor) -> Predictor:
     """Returns the same network with the weights that training started from, seed 0."""
-    _, params, batch_stats = split_classifier(make_classifier(model.package.model, 0))
+    _, params, batch_stats = split_network(make_classifier(model.package.model, 0))
     return Predictor(dataclasses.replace(model.package, params=params, batch_stats=batch_stats))
 
 

@@ -20,7 +20,7 @@ from fashion_jax.errors import UserError
 from fashion_jax.evaluation.calibration import fit_temperature
 from fashion_jax.evaluation.evaluate import Evaluation
 from fashion_jax.evaluation.trust import mean_loss
-from fashion_jax.models.classifier import abstract_classifier, merge_classifier
+from fashion_jax.models.classifier import abstract_classifier, merge_network
 from fashion_jax.models.decision import scale
 from fashion_jax.progress import progress_bar
 from fashion_jax.runtime import first_process_does
@@ -186,7 +186,7 @@ def _observe(
         # Nothing of what is seen depends on the stacked heads, which are not there yet.
         absent = [jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), tree["stacked"]) for tree in shapes]
         parts = ({**tree, "stacked": none} for tree, none in zip((params, batch_stats), absent, strict=True))
-        model = merge_classifier(graph, *parts)
+        model = merge_network(graph, *parts)
         images = normalize(batch["image"], data.mean, data.std, dtype)
         seen = []
         for view in (images, images[:, :, ::-1]):

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fashion_jax.models.classifier import abstract_classifier, make_classifier, merge_classifier, split_classifier
+from fashion_jax.models.classifier import abstract_classifier, make_classifier, merge_network, split_network
 
 BASE = {
     "classes": {"kind": 3, "colour": 5}, "depth": 18, "width": 4, "stem": "small", "deep_shortcut": False,
@@ -22,5 +22,5 @@ def images(count: int = 4, height: int = 20, width: int = 16) -> jnp.ndarray:
 def model_of(arguments):
     """Makes a model in one compilation, where one per array would take a minute."""
     graph, _, _ = abstract_classifier(arguments)
-    params, batch_stats = jax.jit(lambda: split_classifier(make_classifier(arguments, 0))[1:])()
-    return merge_classifier(graph, params, batch_stats)
+    params, batch_stats = jax.jit(lambda: split_network(make_classifier(arguments, 0))[1:])()
+    return merge_network(graph, params, batch_stats)

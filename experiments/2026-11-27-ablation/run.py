@@ -25,7 +25,7 @@ PLACED = "articleType:128,baseColour:64,gender:32"
 
 VARIANTS: dict[str, dict[str, str]] = {
     "baseline": {},
-    "no colour head": {"model.colour_heads": "", "model.colour_stacking": "false"},
+    "no colour head": {"model.colour_heads": ""},
     "no stacking": {"model.colour_stacking": "false"},
     "soft colours .2": {"loss.colour_softness": "0.2"},
     "no label smoothing": {"loss.label_smoothing": "0"},

@@ -16,7 +16,7 @@ from typing import Protocol
 import grain
 import numpy as np
 from absl import flags
-from jaxtyping import Bool, Int32, UInt8
+from jaxtyping import Bool, Int32, Int64, UInt8
 
 from fashion_jax.data.manifest import Prepared
 from fashion_jax.data.photos import decode_photo
@@ -192,7 +192,7 @@ class _Reader:
         return batch if self._photos is None else {"image": self._photos(rows), **batch}
 
 
-def spread_rows(rows: np.ndarray, count: int) -> np.ndarray:
+def spread_rows(rows: Int64[np.ndarray, " n"], count: int) -> Int64[np.ndarray, " kept"]:
     """Returns at most `count` rows, evenly spread: the first ones may be of few classes."""
     return rows[np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int))] if len(rows) else rows
 

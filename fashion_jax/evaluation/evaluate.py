@@ -16,7 +16,7 @@ from jaxtyping import Float32, Int32, Int64
 from fashion_jax.data.augment import normalize
 from fashion_jax.data.schema import MISSING
 from fashion_jax.evaluation.metrics import HeadMetrics, summarize
-from fashion_jax.models.classifier import Classifier, mean_energy, mean_of_mirrored, merge_classifier
+from fashion_jax.models.classifier import Classifier, mean_energy, mean_of_mirrored, merge_network
 from fashion_jax.training.sharding import batch_sharding, put_batch, replicated
 
 _SMALL = ("row", "valid", "predictions", "confidences")
@@ -110,7 +110,7 @@ def make_evaluation_step(
     def step(
         params: Any, batch_stats: Any, totals: Mapping[str, HeadMetrics], batch: Mapping[str, jax.Array]
     ) -> tuple[dict[str, HeadMetrics], dict[str, Any]]:
-        model = merge_classifier(graph, params, batch_stats)
+        model = merge_network(graph, params, batch_stats)
         images = normalize(batch["image"], mean, std, jnp.dtype(dtype))
         outputs = model(images, train=False)
         every = mean_of_mirrored(model, images, outputs) if test_time_flip else outputs.logits

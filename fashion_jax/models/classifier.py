@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,8 @@ from jaxtyping import Array, Float, Key
 from fashion_jax.models.colour import HISTOGRAM_SIZE, ColourFeatures, colour_size
 from fashion_jax.models.heads import Head, HeadOutputs, MetricHead, StackedHead, pool_logits
 from fashion_jax.models.resnet import BOTTLENECK_DEPTHS, EXPANSION, BatchNorm, ResNet, embedding_size
+
+Network = TypeVar("Network", bound=nnx.Module)  # a Classifier, or a part of one
 
 _DROP_PATH = 2**31  # the backbone's share of a row's random key; the heads have their numbers
 COLOUR_HIDDEN = (256,)  # of a colour head where `head` is linear: a histogram's meaning is not linear
@@ -210,19 +212,19 @@ def abstract_classifier(
 @functools.lru_cache(maxsize=32)
 def _trace_classifier(arguments: str) -> tuple[nnx.GraphDef[Classifier], dict[Any, Any], dict[Any, Any]]:
     """Traces once what every run, package and predictor of a model asks for; the arguments are JSON, in their order."""
-    return split_classifier(nnx.eval_shape(lambda: make_classifier(json.loads(arguments), 0)))
+    return split_network(nnx.eval_shape(lambda: make_classifier(json.loads(arguments), 0)))
 
 
-def split_classifier(model: Classifier) -> tuple[nnx.GraphDef[Classifier], dict[Any, Any], dict[Any, Any]]:
-    """Returns the static part, the parameters and the batch statistics; the latter two as nested dictionaries."""
+def split_network(model: Network) -> tuple[nnx.GraphDef[Network], dict[Any, Any], dict[Any, Any]]:
+    """Returns a module's static part, parameters and batch statistics; the latter two as nested dictionaries."""
     graph, params, batch_stats = nnx.split(model, nnx.Param, nnx.BatchStat)  # type: ignore[misc]
     return graph, nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats)
 
 
-def merge_classifier(
-    graph: nnx.GraphDef[Classifier], params: dict[Any, Any], batch_stats: dict[Any, Any]
-) -> Classifier:
-    """The inverse of `split_classifier`; cheap, and meant to run inside `jit`."""
+def merge_network(
+    graph: nnx.GraphDef[Network], params: dict[Any, Any], batch_stats: dict[Any, Any]
+) -> Network:  # fmt: skip
+    """The inverse of `split_network`; cheap, and meant to run inside `jit`."""
     return nnx.merge(graph, nnx.State(params), nnx.State(batch_stats))
 
 
@@ -235,4 +237,4 @@ def frozen_norm_classifier(arguments: Mapping[str, Any]) -> tuple[nnx.GraphDef[C
         if isinstance(module, BatchNorm):
             module.frozen = True
             paths.add("/".join(map(str, ("backbone", *path))))
-    return split_classifier(model)[0], frozenset(paths)
+    return split_network(model)[0], frozenset(paths)

@@ -21,7 +21,7 @@ from fashion_jax.models.classifier import (
     abstract_classifier,
     mean_energy,
     mean_of_mirrored,
-    merge_classifier,
+    merge_network,
     num_colour_features,
 )
 from fashion_jax.models.decision import OPERATING_POINTS
@@ -84,7 +84,7 @@ class Predictor:
         def forward(
             params: Any, batch_stats: Any, images: jax.Array, flip: bool
         ) -> tuple[dict[str, jax.Array], jax.Array, jax.Array, jax.Array, jax.Array]:
-            network, pixels = merge_classifier(graph, params, batch_stats), normalize(images, mean, std, dtype)
+            network, pixels = merge_network(graph, params, batch_stats), normalize(images, mean, std, dtype)
             outputs = network(pixels, train=False)
             every = mean_of_mirrored(network, pixels, outputs) if flip else outputs.logits
             plan, pooled = package.embedding, outputs.embedding

@@ -12,6 +12,7 @@ from flax import nnx
 from jaxtyping import Float32, Int
 
 from fashion_jax.data.schema import MISSING
+from fashion_jax.models.classifier import merge_network, split_network
 from fashion_jax.models.heads import StackedHead
 from fashion_jax.progress import progress_bar
 from fashion_jax.training.losses import HeadLoss, head_cross_entropy
@@ -56,7 +57,7 @@ def fit_stacked_head(
     steps = EPOCHS * per_epoch
     random = np.random.default_rng(seed)
     order = np.concatenate([random.permutation(rows)[: per_epoch * batch] for _ in range(EPOCHS)])
-    graph, _, _ = _split(nnx.eval_shape(lambda: StackedHead(size, classes, rngs=nnx.Rngs(seed))))
+    graph, _, _ = split_network(nnx.eval_shape(lambda: StackedHead(size, classes, rngs=nnx.Rngs(seed))))
     batch_stats = {"norm": _statistics(seen)}
     optimizer = optax.adamw(
         optax.linear_schedule(LEARNING_RATE, 0.0, steps),
@@ -65,7 +66,7 @@ def fit_stacked_head(
     )
 
     def begin() -> Tree:
-        params = _split(StackedHead(size, classes, rngs=nnx.Rngs(seed)))[1]
+        params = split_network(StackedHead(size, classes, rngs=nnx.Rngs(seed)))[1]
         return {"params": params, "optimizer": optimizer.init(params["head"]), "step": jnp.zeros((), jnp.int32)}
 
     def step(state: Tree, batch_stats: Tree, seen: jax.Array, labels: jax.Array, order: jax.Array) -> Tree:
@@ -75,7 +76,7 @@ def fit_stacked_head(
         keys = jax.random.split(dropout_key, batch)
 
         def loss_of(head: Tree) -> jax.Array:
-            model = nnx.merge(graph, nnx.State({**state["params"], "head": head}), nnx.State(batch_stats))
+            model = merge_network(graph, {**state["params"], "head": head}, batch_stats)
             logits = model.head(model.normalize(inputs), train=True, dropout_keys=keys)
             return head_cross_entropy(logits, labels[chosen], loss).mean()
 
@@ -97,7 +98,7 @@ def fit_stacked_head(
 
 def empty_stacked_head(size: int, classes: int) -> tuple[Tree, Tree]:
     """Returns what `fit_stacked_head` returns, of zeros."""
-    _, *trees = _split(nnx.eval_shape(lambda: StackedHead(size, classes, rngs=nnx.Rngs(0))))
+    _, *trees = split_network(nnx.eval_shape(lambda: StackedHead(size, classes, rngs=nnx.Rngs(0))))
     params, batch_stats = (jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), tree) for tree in trees)
     return params, batch_stats
 
@@ -109,8 +110,3 @@ def _statistics(seen: Float32[np.ndarray, "rows views size"]) -> dict[str, np.nd
         squares += np.square(seen[start : start + _ROWS_AT_ONCE] - mean).sum((0, 1))
     variance = squares / (seen.shape[0] * seen.shape[1])
     return {"mean": mean.astype(np.float32), "var": variance.astype(np.float32)}
-
-
-def _split(head: StackedHead) -> tuple[nnx.GraphDef[StackedHead], Tree, Tree]:
-    graph, params, batch_stats = nnx.split(head, nnx.Param, nnx.BatchStat)  # type: ignore[misc]
-    return graph, nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats)

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
 from fashion_jax.config import DataConfig, ModelConfig
-from fashion_jax.models.classifier import make_classifier, split_classifier
+from fashion_jax.models.classifier import make_classifier, split_network
 from fashion_jax.models.resnet import resolve_stem
 from fashion_jax.runtime import trains_bfloat16_faster
 from fashion_jax.training.sharding import replicated
@@ -94,7 +94,7 @@ def initial_state(
 
     What `pretrained` has ("params/..." and "batch_stats/..." -> array) takes the place of what would be drawn.
     """
-    _, params, batch_stats = split_classifier(make_classifier(arguments, seed))
+    _, params, batch_stats = split_network(make_classifier(arguments, seed))
     if pretrained:
         flat = traverse_util.flatten_dict({"params": params, "batch_stats": batch_stats})
         left = dict(pretrained)

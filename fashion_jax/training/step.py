@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Key
 from fashion_jax.config import AugmentConfig, MixConfig
 from fashion_jax.data.augment import augment, example_keys, normalize
 from fashion_jax.data.schema import MISSING
-from fashion_jax.models.classifier import Classifier, merge_classifier
+from fashion_jax.models.classifier import Classifier, merge_network
 from fashion_jax.training.losses import HeadLoss, multi_head_loss
 from fashion_jax.training.metric_losses import MetricLoss
 from fashion_jax.training.mixing import label_shares, mix_photos, mixing_shares
@@ -96,7 +96,7 @@ def make_train_step(
         counts: Counts,
         key: Any,
     ) -> tuple[jax.Array, tuple[dict[str, Any], Metrics]]:
-        model = merge_classifier(graph, hold(params, part["step"]), batch_stats)
+        model = merge_network(graph, hold(params, part["step"]), batch_stats)
         augment_key, dropout_key = jax.random.split(key)
         keys = example_keys(augment_key, part["step"], part["row"])
         photos = augment(part["image"], keys, augmentation)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from flax import nnx, traverse_util
 
-from fashion_jax.models.classifier import abstract_classifier, make_classifier, merge_classifier, split_classifier
+from fashion_jax.models.classifier import abstract_classifier, make_classifier, merge_network, split_network
 from fashion_jax.models.resnet import DEPTHS, GeneralizedMean, embedding_size, resolve_stem
 from small_models import BASE, MLP, images, model_of
 
@@ -58,7 +58,7 @@ def test_state_is_parameters_and_statistics_in_float32():
 
 
 def test_weights_start_as_pytorchs_do():
-    _, params, _ = split_classifier(model_of({**BASE, "width": 16}))
+    _, params, _ = split_network(model_of({**BASE, "width": 16}))
     flat = traverse_util.flatten_dict(params["backbone"])
     kernels = [np.asarray(v) for path, v in flat.items() if path[-2:] == ("conv", "kernel")]
     assert len(kernels) == 20
@@ -71,12 +71,12 @@ def test_weights_start_as_pytorchs_do():
 
 def test_training_moves_the_statistics_and_evaluation_does_not():
     model = model_of(BASE)
-    before = jax.device_get(split_classifier(model)[2])
+    before = jax.device_get(split_network(model)[2])
     model(images(), train=False)
-    same = jax.tree.map(np.array_equal, before, jax.device_get(split_classifier(model)[2]))
+    same = jax.tree.map(np.array_equal, before, jax.device_get(split_network(model)[2]))
     assert all(jax.tree.leaves(same))
     model(images(), train=True)
-    after = split_classifier(model)[2]["backbone"]["stem"][0]["norm"]
+    after = split_network(model)[2]["backbone"]["stem"][0]["norm"]
     convolved = model.backbone.stem[0].conv(images())
     wanted = 0.1 * np.asarray(convolved).mean((0, 1, 2))
     np.testing.assert_allclose(after["mean"], wanted, atol=1e-5)
@@ -92,12 +92,12 @@ def test_evaluation_of_a_row_does_not_depend_on_the_others():
 
 def test_dropout_is_a_function_of_the_rows_key():
     model = model_of(MLP)
-    graph, params, batch_stats = split_classifier(model)
+    graph, params, batch_stats = split_network(model)
     keys = jax.random.split(jax.random.key(0), 4)
     order = jnp.array([2, 0, 3, 1])
 
     def logits(rows, row_keys):
-        return merge_classifier(graph, params, batch_stats)(rows, train=True, dropout_keys=row_keys).logits["kind"]
+        return merge_network(graph, params, batch_stats)(rows, train=True, dropout_keys=row_keys).logits["kind"]
 
     first = logits(images(), keys)
     np.testing.assert_allclose(first[order], logits(images()[order], keys[order]), atol=1e-5)
@@ -133,7 +133,7 @@ def test_both_ways_of_nnx(graph):
         f"graph, p, s = abstract_classifier({MLP!r})\n"
         "keys = jax.random.split(jax.random.key(0), 2)\n"
         "x = jnp.ones((2, 16, 12, 3))\n"
-        "f = lambda p, s: merge_classifier(graph, p, s)(x, train=True, dropout_keys=keys)\n"
+        "f = lambda p, s: merge_network(graph, p, s)(x, train=True, dropout_keys=keys)\n"
         "assert jax.eval_shape(f, p, s).logits['kind'].shape == (2, 3)"
     )
     env = {**os.environ, "NNX_GRAPH_MODE": graph, "NNX_GRAPH_UPDATES": graph}
@@ -146,7 +146,7 @@ def test_attributes_may_be_called_as_methods_are():
     assert outputs.logits.keys() == names.keys()
     graph, params, batch_stats = abstract_classifier({**BASE, "classes": names})
     assert params["heads"].keys() == names.keys()
-    merged = nnx.eval_shape(lambda: merge_classifier(graph, params, batch_stats))
+    merged = nnx.eval_shape(lambda: merge_network(graph, params, batch_stats))
     assert merged.attributes == tuple(names)
 
 

@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 from fashion_jax.cielab import to_cielab as reference
-from fashion_jax.models.classifier import merge_classifier, split_classifier
+from fashion_jax.models.classifier import merge_network, split_network
 from fashion_jax.models.colour import (
     CHROMA_BINS,
     GRID,
@@ -130,11 +130,11 @@ def test_the_grid_says_where_which_colour_is(height, width):
 def test_colour_dropout_touches_colour_heads_in_training_alone():
     arguments = {**BASE, "colour_heads": ["colour"], "colour_histogram": True, "colour_dropout": 0.5}
     photos, (some, others) = images(4), (jax.random.split(jax.random.key(n), 4) for n in (0, 1))
-    graph, params, batch_stats = split_classifier(model_of(arguments))
+    graph, params, batch_stats = split_network(model_of(arguments))
 
     @jax.jit
     def train(keys):
-        return merge_classifier(graph, params, batch_stats)(photos, train=True, dropout_keys=keys).logits
+        return merge_network(graph, params, batch_stats)(photos, train=True, dropout_keys=keys).logits
 
     first, second = train(some), train(others)
     np.testing.assert_array_equal(first["kind"], second["kind"])

@@ -10,7 +10,7 @@ from flax import nnx
 from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from fashion_jax.models.classifier import merge_classifier, split_classifier
+from fashion_jax.models.classifier import merge_network, split_network
 from fashion_jax.models.convolution import convolve
 from fashion_jax.models.resnet import ConvNorm
 from small_models import BASE, images, model_of
@@ -73,12 +73,12 @@ def test_nothing_is_sent_between_devices_that_share_a_batch():
 @pytest.mark.parametrize(("depth", "train"), [(18, True), (50, False)])
 def test_a_network_of_products_is_the_network(depth, train, monkeypatch):
     arguments = {**BASE, "depth": depth, "stem": "deep", "deep_shortcut": True}
-    graph, params, batch_stats = split_classifier(model_of(arguments))
+    graph, params, batch_stats = split_network(model_of(arguments))
     photos = images(4, 20, 16)
 
     def gradients():
         def loss(params):
-            outputs = merge_classifier(graph, params, batch_stats)(photos, train=train)
+            outputs = merge_network(graph, params, batch_stats)(photos, train=train)
             return sum(jnp.sum(jnp.sin(v)) for v in outputs.logits.values()) + jnp.sum(outputs.embedding)
 
         return jax.jit(jax.value_and_grad(loss))(params)

@@ -17,7 +17,7 @@ from flax import traverse_util
 from golden import golden_weights
 
 from fashion_jax.errors import UserError
-from fashion_jax.models.classifier import abstract_classifier, merge_classifier
+from fashion_jax.models.classifier import abstract_classifier, merge_network
 from fashion_jax.models.pretrained import IMAGENET_MEAN, PretrainedFacts, backbone_arrays, load_pretrained
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -65,7 +65,7 @@ def features_of(loaded, images) -> np.ndarray:
     graph, params, batch_stats = abstract_classifier(arguments)
     flat = traverse_util.flatten_dict({"params": params, "batch_stats": batch_stats})
     tree = traverse_util.unflatten_dict({path: loaded.weights["/".join(map(str, path))] for path in flat})
-    run = jax.jit(lambda p, s: merge_classifier(graph, p, s)(images, train=False).embedding)
+    run = jax.jit(lambda p, s: merge_network(graph, p, s)(images, train=False).embedding)
     return np.asarray(run(tree["params"], tree["batch_stats"]))
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 from scipy.special import log_softmax, logsumexp, softmax
 
-from fashion_jax.models.classifier import abstract_classifier, mean_energy, merge_classifier, split_classifier
+from fashion_jax.models.classifier import abstract_classifier, mean_energy, merge_network, split_network
 from fashion_jax.models.colour import HISTOGRAM_SIZE
 from fashion_jax.models.heads import pool_logits
 from small_models import BASE, images, model_of
@@ -26,7 +26,7 @@ def outputs_of(model, photos):
 def shapes_of(arguments):
     """What a network returns of two photos, without a number."""
     graph, params, batch_stats = abstract_classifier(arguments)
-    return jax.eval_shape(lambda *trees: merge_classifier(graph, *trees)(images(2), train=False), params, batch_stats)
+    return jax.eval_shape(lambda *trees: merge_network(graph, *trees)(images(2), train=False), params, batch_stats)
 
 
 def stacked_model(**changes):
@@ -49,7 +49,7 @@ def test_pooled_probabilities_are_geometric_means_with_the_first_ones_logsumexp(
 
 def test_only_their_attribute_hears_them():
     plain, stacked = model_of(PLAIN), stacked_model()
-    for ours, theirs in zip(split_classifier(plain)[1:], split_classifier(stacked)[1:], strict=True):
+    for ours, theirs in zip(split_network(plain)[1:], split_network(stacked)[1:], strict=True):
         left = dict(theirs)
         assert left.pop("stacked").keys() == set(COLOURS)
         jax.tree.map(np.testing.assert_array_equal, {k: v for k, v in ours.items() if v}, left)
@@ -75,8 +75,8 @@ def test_training_does_not_hear_them():
     plain, stacked = model_of(PLAIN), stacked_model()
     found = []
     for model in (plain, stacked):
-        graph, params, batch_stats = split_classifier(model)
-        found.append(merge_classifier(graph, params, batch_stats)(images(4), train=True))
+        graph, params, batch_stats = split_network(model)
+        found.append(merge_network(graph, params, batch_stats)(images(4), train=True))
     assert found[1].stacked_inputs is None
     for name in CLASSES:
         np.testing.assert_array_equal(found[0].logits[name], found[1].logits[name])

@@ -12,7 +12,7 @@ import pytest
 from golden import golden_weights
 
 from fashion_jax.errors import UserError
-from fashion_jax.models.classifier import abstract_classifier, merge_classifier, split_classifier
+from fashion_jax.models.classifier import abstract_classifier, merge_network, split_network
 from fashion_jax.models.torch_layout import from_torch_layout, to_torch_layout
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -33,20 +33,20 @@ def test_forward_and_gradients_are_torchs(case):
     params, batch_stats = from_torch_layout(drawn_state(arguments), arguments)
     images = jnp.asarray(golden_weights.draw_input(height, width))
 
-    outputs = jax.jit(lambda p, s: merge_classifier(graph, p, s)(images, train=False))(params, batch_stats)
+    outputs = jax.jit(lambda p, s: merge_network(graph, p, s)(images, train=False))(params, batch_stats)
     for name, wanted in (("embedding", outputs.embedding), *outputs.logits.items()):
         expected = golden[f"evaluation/{name}"]
         # Sums of hundreds of terms that end near 0 keep their terms' rounding, which differs between processors.
         np.testing.assert_allclose(wanted, expected, rtol=1e-4, atol=1e-4 + 2e-6 * np.abs(expected).max())
 
     def loss_of(p):
-        model = merge_classifier(graph, p, batch_stats)
+        model = merge_network(graph, p, batch_stats)
         out = model(images, train=True)
         losses = [
             optax.softmax_cross_entropy_with_integer_labels(v, jnp.arange(len(v)) % v.shape[1]).mean()
             for v in out.logits.values()
         ]
-        return sum(losses), (out, split_classifier(model)[2])
+        return sum(losses), (out, split_network(model)[2])
 
     (loss, (out, moved)), gradients = jax.jit(jax.value_and_grad(loss_of, has_aux=True))(params)
     # Batch norm in training sees 6 rows of few pixels at the end of the network, which magnifies rounding.

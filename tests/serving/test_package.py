@@ -23,7 +23,7 @@ from fashion_jax.cli import main
 from fashion_jax.data.photos import decode_photo, encode_photo, normalise_photo
 from fashion_jax.data.schema import Schema, save_schema
 from fashion_jax.errors import UserError
-from fashion_jax.models.classifier import make_classifier, merge_classifier, split_classifier
+from fashion_jax.models.classifier import make_classifier, merge_network, split_network
 from fashion_jax.models.embedding import EmbeddingPlan, Subspace
 from fashion_jax.search.embed import embed_source
 from fashion_jax.serving.package import load_package, write_package
@@ -41,7 +41,7 @@ PREPROCESSING = {"height": 32, "width": 24, "max_side": 64, "mean": [0.5, 0.4, 0
 @pytest.fixture(scope="module")
 def network():
     def build():
-        _, params, batch_stats = split_classifier(make_classifier(MODEL, 0))
+        _, params, batch_stats = split_network(make_classifier(MODEL, 0))
         # Heads start near zero; larger weights make predictions differ from photo to photo.
         heads = jax.tree.map(lambda w: w * 100, params["heads"])
         return {**params, "heads": heads}, batch_stats
@@ -103,9 +103,9 @@ def test_a_package_may_ask_for_mirror_images(tmp_path, network):
 def test_predictions_are_the_networks(package, network, count):
     model, images = load_model(package), photos(count)
     outputs = model.predict_arrays(images)
-    graph = split_classifier(merge_classifier(*_parts(network)))[0]
+    graph = split_network(merge_network(*_parts(network)))[0]
     normal = (images / 255 - np.array(PREPROCESSING["mean"])) / np.array(PREPROCESSING["std"])
-    wanted = merge_classifier(graph, *network)(normal.astype(np.float32), train=False)
+    wanted = merge_network(graph, *network)(normal.astype(np.float32), train=False)
     np.testing.assert_allclose(outputs.embeddings, wanted.embedding, rtol=1e-3, atol=1e-4)
     for name, logits in wanted.logits.items():
         np.testing.assert_allclose(outputs.probabilities[name], jax.nn.softmax(logits), rtol=1e-3, atol=1e-4)

@@ -12,7 +12,7 @@ import safetensors.numpy
 from flax import traverse_util
 
 from fashion_jax.errors import UserError
-from fashion_jax.models.classifier import split_classifier
+from fashion_jax.models.classifier import split_network
 from fashion_jax.serving import zoo
 from fashion_jax.serving.package import load_package, write_package
 from fashion_jax.serving.predictor import load_model
@@ -23,7 +23,7 @@ from small_models import BASE, model_of
 @pytest.fixture(scope="module")
 def package(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("zoo") / "package"
-    _, params, batch_stats = split_classifier(model_of(BASE))
+    _, params, batch_stats = split_network(model_of(BASE))
     flat = traverse_util.flatten_dict({"params": params, "batch_stats": batch_stats})
     write_package(
         folder,

@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 
 from fashion_jax.data.schema import MISSING
-from fashion_jax.models.classifier import merge_classifier
+from fashion_jax.models.classifier import merge_network
 from fashion_jax.models.heads import StackedHead
 from fashion_jax.training.losses import HeadLoss
 from fashion_jax.training.stacking import empty_stacked_head, fit_stacked_head
@@ -29,9 +29,8 @@ def drawn(rows: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 
 def predict(fitted, seen: np.ndarray) -> np.ndarray:
-
     graph = nnx.graphdef(nnx.eval_shape(lambda: StackedHead(seen.shape[-1], CLASSES, rngs=nnx.Rngs(0))))
-    return np.asarray(merge_classifier(graph, *fitted)(seen))
+    return np.asarray(merge_network(graph, *fitted)(seen))
 
 
 def test_it_learns_what_its_inputs_say_of_other_rows():
