@@ -101,7 +101,7 @@ class ModelConfig:
     dtype: str = "auto"  # of the convolutions: "float32", "bfloat16"; auto: bfloat16 on GPUs, TPUs and CPUs with AMX
 
     def validate(self) -> None:
-        choice("model.depth", self.depth, (18, 34, 50, 101, 152))
+        choice("model.depth", self.depth, (10, 18, 34, 50, 101, 152))
         digest = self.pretrained_digest
         sound = not digest or (len(digest) == 64 and set(digest) <= set("0123456789abcdef"))
         require(sound, "model.pretrained_digest", digest, "64 hexadecimal digits")

@@ -51,7 +51,7 @@ def make_tiny_config(source: Path, **changes) -> Config:
     config = Config()
     config.data.source = str(source)
     config.data.height, config.data.width = 32, 24
-    config.model.width = 4
+    config.model.depth, config.model.width = 10, 4
     config.train.batch_size = 16
     config.train.duration = "12 steps"
     config.train.log_every = "4 steps"

@@ -13,7 +13,7 @@ from fashion_jax.models.resnet import ResNet, embedding_size
 from fashion_jax.models.torch_layout import to_torch_layout
 
 
-def write_hub_folder(folder: Path, *, seed: int = 0, depth: int = 18, width: int = 4) -> dict[str, np.ndarray]:
+def write_hub_folder(folder: Path, *, seed: int = 0, depth: int = 10, width: int = 4) -> dict[str, np.ndarray]:
     """Writes a random ResNet in timm's layout, as the Hub has it; returns its state dict."""
     arguments = {"depth": depth, "width": width, "stem": "imagenet", "deep_shortcut": False}
     model = ResNet(depth=depth, width=width, stem="imagenet", rngs=nnx.Rngs(seed))

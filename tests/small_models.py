@@ -9,7 +9,7 @@ import numpy as np
 from fashion_jax.models.classifier import abstract_classifier, make_classifier, merge_network, split_network
 
 BASE = {
-    "classes": {"kind": 3, "colour": 5}, "depth": 18, "width": 4, "stem": "small", "deep_shortcut": False,
+    "classes": {"kind": 3, "colour": 5}, "depth": 10, "width": 4, "stem": "small", "deep_shortcut": False,
     "head": "linear", "head_hidden": [], "dropout": 0.0, "dtype": "float32",
 }  # fmt: skip
 MLP = {**BASE, "head": "mlp", "head_hidden": [16], "dropout": 0.5}

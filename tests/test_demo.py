@@ -13,7 +13,7 @@ from fashion_jax.demo import embedded
 def test_it_ends_with_scores_and_paths_that_are_there(tmp_path, monkeypatch, capsys):
     config = load_config("demo")
     config.data.source = "synthetic:200:3"
-    config.model.width, config.train.duration = 4, "3 steps"
+    config.model.depth, config.model.width, config.train.duration = 10, 4, "3 steps"
     config.train.evaluate_every = config.train.checkpoint_every = "3 steps"
     monkeypatch.setattr(embedded, "load_config", lambda name: config)
     shown = {}

@@ -53,7 +53,7 @@ class Classifier(nnx.Module):
 
         Args:
             classes: attribute -> number of classes, at least 1.
-            depth: of the ResNet: 18, 34, 50, 101 or 152.
+            depth: of the ResNet: 10, 18, 34, 50, 101 or 152.
             width: channels of its first stage.
             stem: "imagenet", "small" or "deep".
             deep_shortcut: ResNet-D's shortcuts.

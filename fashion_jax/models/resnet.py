@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Key
 from fashion_jax.models.convolution import convolve
 
 DEPTHS = {
+    10: (1, 1, 1, 1),
     18: (2, 2, 2, 2),
     34: (3, 4, 6, 3),
     50: (3, 4, 6, 3),
@@ -200,7 +201,7 @@ class ResNet(nnx.Module):
         """Builds the layers.
 
         Args:
-            depth: 18, 34, 50, 101 or 152.
+            depth: 10, 18, 34, 50, 101 or 152.
             width: channels of the first stage; the published networks have 64.
             stem: "imagenet" (7x7, stride 2, then max-pooling), "deep" (three 3x3, then max-pooling) or "small"
                 (3x3, stride 2, no pooling), for photos of up to about 96 pixels.

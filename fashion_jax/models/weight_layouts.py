@@ -21,7 +21,7 @@ _TIMM_ARGUMENTS = {
     "num_classes", "in_chans", "global_pool", "drop_rate", "drop_path_rate", "zero_init_last", "layers", "channels",
     "stem_width", "stem_type", "avg_down", "base_width", "cardinality", "pretrained_strict",
 }  # fmt: skip
-_TIMM_NAME = re.compile(r"(?:tv_|gluon_|ssl_|swsl_)?resnet(?:18|34|50|101|152)(?:_v1b|_v1d|_v1c|c|d)?")
+_TIMM_NAME = re.compile(r"(?:tv_|gluon_|ssl_|swsl_)?resnet(?:10|18|34|50|101|152)(?:_v1b|_v1d|_v1c|c|d)?")
 # The first that is found in an architecture's name says what it is.
 _KINDS = (
     (r"resnetv2|preact|_bit", "a pre-activation ResNetV2"),
@@ -40,8 +40,8 @@ _KINDS = (
 )
 _GRAFTED = ((r"\.se\.|\.attn", "a ResNet with channel attention (SE, ECA, SK)"), (r"\.aa\.", "an anti-aliased ResNet"))
 _INSTEAD = (
-    "this library builds ResNet v1.5 of depth 18, 34, 50, 101 and 152, with or without ResNet-D's stem and shortcuts; "
-    "take for instance timm/resnet50.a1_in1k, timm/resnet50.tv_in1k or microsoft/resnet-50"
+    "this library builds ResNet v1.5 of depth 10, 18, 34, 50, 101 and 152, with or without ResNet-D's stem and "
+    "shortcuts; take for instance timm/resnet50.a1_in1k, timm/resnet50.tv_in1k or microsoft/resnet-50"
 )
 
 

@@ -24,7 +24,7 @@ def shapes(arguments, height: int, width: int):
 # Parameters of the published networks without their classifier (torchvision).
 @pytest.mark.parametrize(
     ("depth", "parameters"),
-    [(18, 11_176_512), (34, 21_284_672), (50, 23_508_032), (101, 42_500_160), (152, 58_143_808)],
+    [(10, 4_905_792), (18, 11_176_512), (34, 21_284_672), (50, 23_508_032), (101, 42_500_160), (152, 58_143_808)],
 )
 def test_sizes_are_the_published_ones(depth, parameters):
     arguments = {**BASE, "depth": depth, "width": 64, "stem": "imagenet"}
@@ -58,7 +58,7 @@ def test_state_is_parameters_and_statistics_in_float32():
 
 
 def test_weights_start_as_pytorchs_do():
-    _, params, _ = split_network(model_of({**BASE, "width": 16}))
+    _, params, _ = split_network(model_of({**BASE, "depth": 18, "width": 16}))
     flat = traverse_util.flatten_dict(params["backbone"])
     kernels = [np.asarray(v) for path, v in flat.items() if path[-2:] == ("conv", "kernel")]
     assert len(kernels) == 20
@@ -164,9 +164,9 @@ def test_the_generalised_mean_lies_between_average_and_maximum():
 
 
 def test_skipped_blocks_leave_the_mean_and_inference_alone():
-    arguments = {**BASE, "drop_path": 0.5}
+    arguments = {**BASE, "depth": 18, "drop_path": 0.5}
     model, photos = model_of(arguments), images(8)
-    plain = model_of(BASE)
+    plain = model_of({**BASE, "depth": 18})
     np.testing.assert_array_equal(model(photos, train=False).embedding, plain(photos, train=False).embedding)
     with pytest.raises(ValueError, match="needs drop_keys"):
         model(photos, train=True)

@@ -32,7 +32,7 @@ from fashion_jax.serving.predictor import load_model
 
 VOCABULARIES = {"kind": ("round", "square", "tall"), "colour, or hue": ('"blue"', "green", "red, dark", "yellow")}
 MODEL = {
-    "classes": {n: len(v) for n, v in VOCABULARIES.items()}, "depth": 18, "width": 4, "stem": "small",
+    "classes": {n: len(v) for n, v in VOCABULARIES.items()}, "depth": 10, "width": 4, "stem": "small",
     "deep_shortcut": False, "head": "linear", "head_hidden": [], "dropout": 0.0, "dtype": "float32",
 }  # fmt: skip
 PREPROCESSING = {"height": 32, "width": 24, "max_side": 64, "mean": [0.5, 0.4, 0.3], "std": [0.5, 0.6, 0.7]}

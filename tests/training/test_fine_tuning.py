@@ -307,7 +307,7 @@ def test_a_hub_layout_folder_starts_a_run(fine_tuned, tmp_path):
     workdir, _, state, result = fine_tuned
     recorded = config_from_dict(json.loads((workdir / "config.json").read_text()))
     model, data = recorded.model, recorded.data
-    assert (model.depth, model.width, model.stem, model.deep_shortcut) == (18, 4, "imagenet", False)
+    assert (model.depth, model.width, model.stem, model.deep_shortcut) == (10, 4, "imagenet", False)
     assert (data.mean, data.std) == ((0.4, 0.5, 0.6), (0.2, 0.3, 0.4))
     file = Path(model.pretrained) / "model.safetensors"
     assert model.pretrained_digest == hashlib.sha256(file.read_bytes()).hexdigest()
@@ -379,7 +379,7 @@ def test_a_folder_that_is_not_of_a_run_is_left_alone(tiny_config, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model__depth": 34}, r"model\.depth=34 does not fit .* set config\.model\.depth=18"),
+        ({"model__depth": 34}, r"model\.depth=34 does not fit .* set config\.model\.depth=10"),
         ({"model__width": 8}, r"model\.width=8 .* set config\.model\.width=4"),
         ({"model__stem": "small"}, r"set config\.model\.stem='imagenet'"),
         ({"model__deep_shortcut": True}, r"set config\.model\.deep_shortcut=False"),
@@ -451,7 +451,7 @@ def test_the_hub_is_asked_at_birth_alone(tiny_config, tmp_path, monkeypatch, cap
     monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
     config = tiny_config(model__pretrained="owner/name@main", model__width=64)
     prepare_pretrained(config, workdir)
-    assert "owner/name@main: ResNet-18" in capsys.readouterr().err
+    assert "owner/name@main: ResNet-10" in capsys.readouterr().err
     born = adopt_pretrained(config, workdir)
     kept = safetensors.numpy.load_file(workdir / "pretrained/backbone.safetensors")
     assert np.array_equal(kept["params/backbone/stem/0/norm/scale"], state["bn1.weight"])
