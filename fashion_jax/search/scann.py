@@ -76,8 +76,8 @@ class ScannSearcher:
                 num_leaves=min(structure.leaves, count),
                 num_leaves_to_search=structure.leaves,
                 training_sample_size=min(count, _TREE_SAMPLE),
-                # Centres of length 1: of a million clustered vectors 15 leaves of 1,000 hold what 40 of others do, because
-                # a loose cluster's short centre otherwise has small products with all queries.
+                # Centres of length 1: of a million clustered vectors 15 leaves of 1,000 hold what 40 of others do,
+                # because a loose cluster's short centre has small products with all queries.
                 spherical=True,
                 quantize_centroids=False,
             )
@@ -109,7 +109,7 @@ class ScannSearcher:
             if len(positions) == k and scores[-1] == scores[-1]:
                 return scores[None], positions[None].astype(np.int64)
             return _pad(scores[None], positions[None], k)
-        # As few and large tasks as give every core its share: of 1,000 queries on 2 cores, two of 500 take 2 % less time
+        # The largest tasks that give every core its share: of 1,000 queries on 2 cores, two of 500 take 2 % less time
         # than ScaNN's own four of 256.
         cores = os.cpu_count() or 1
         size = math.ceil(len(queries) / (cores * math.ceil(len(queries) / (cores * _MOST_PER_TASK))))
