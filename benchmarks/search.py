@@ -239,7 +239,12 @@ def build_ours(rows: np.ndarray) -> Iterator[tuple[str, Search]]:
 
 
 def build_scann(rows: np.ndarray, spherical: bool = False) -> Iterator[tuple[str, Search]]:
-    """Raw ScaNN as its guide says: a tree of sqrt(n) leaves, asymmetric hashing, reordering; and with our centres."""
+    """Raw ScaNN as its guide says: a tree of sqrt(n) leaves, asymmetric hashing, reordering.
+
+    Args:
+        rows: (n, dim), of length 1.
+        spherical: whether the leaves' centres have length 1, as in our index; not ScaNN's default.
+    """
     from scann.scann_ops.py import scann_ops_pybind
 
     leaves = round(len(rows) ** 0.5)

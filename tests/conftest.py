@@ -8,9 +8,9 @@ from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", os.environ.get("FASHION_TEST_PLATFORM", "cpu"))
 if os.environ["JAX_PLATFORMS"] == "cpu":
-    # Most of the suite's time was XLA's, compiling small networks that then run for milliseconds. Without LLVM's
-    # optimisation, and with the older of the two ways to emit fused loops, a training step compiles in a third of the
-    # time; its losses stay equal on any number of devices.
+    # Small networks compile for seconds and then run for milliseconds. Without LLVM's optimisation, and with the older
+    # of the two ways to emit fused loops, a training step compiles in a third of the time; its losses stay equal on any
+    # number of devices.
     quick = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
     quick += " --xla_cpu_use_fusion_emitters=false"
     # Without AMX, so that "auto" means float32 on every machine.

@@ -76,8 +76,8 @@ class ScannSearcher:
                 num_leaves=min(structure.leaves, count),
                 num_leaves_to_search=structure.leaves,
                 training_sample_size=min(count, _TREE_SAMPLE),
-                # Centres of length 1: of a million clustered vectors 15 leaves of 1,000 hold what 40 of others do,
-                # because a loose cluster's short centre has small products with all queries.
+                # Centres of length 1: of a million clustered vectors 15 leaves of 1,000 hold what 40 of others do.
+                # (The short centre of a loose cluster has small products with all queries.)
                 spherical=True,
                 quantize_centroids=False,
             )
