@@ -165,8 +165,8 @@ def on_accelerator() -> bool:
     return jax.default_backend() != "cpu"
 
 
-def trains_bfloat16_faster() -> bool:
-    """True where convolutions of bfloat16 train faster than those of float32: GPUs, TPUs, CPUs with AMX.
+def computes_bfloat16_faster() -> bool:
+    """True where convolutions of bfloat16 are faster than those of float32: GPUs, TPUs, CPUs with AMX.
 
     With several processes on CPUs it is False: their machines may differ, and all must compute the same.
     """

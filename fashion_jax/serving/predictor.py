@@ -26,7 +26,7 @@ from fashion_jax.models.classifier import (
 )
 from fashion_jax.models.decision import OPERATING_POINTS
 from fashion_jax.models.resnet import embedding_size
-from fashion_jax.runtime import on_accelerator
+from fashion_jax.runtime import computes_bfloat16_faster
 from fashion_jax.serving.outputs import Outputs, Prediction, decide, name_labels
 from fashion_jax.serving.package import Package, load_package
 from fashion_jax.serving.zoo import find_model
@@ -75,8 +75,8 @@ class Predictor:
 
     def __init__(self, package: Package) -> None:
         self._package = package
-        # What was trained in bfloat16 is computed in float32 on CPUs: that has all of bfloat16, and is as fast there.
-        name = package.model["dtype"] if on_accelerator() else "float32"
+        # What was trained in bfloat16 is computed in float32 where that is as fast: it has all of bfloat16.
+        name = package.model["dtype"] if computes_bfloat16_faster() else "float32"
         graph, _, _ = abstract_classifier({**package.model, "dtype": name})
         values = package.preprocessing
         mean, std, dtype = tuple(values["mean"]), tuple(values["std"]), jnp.dtype(name)

@@ -16,7 +16,7 @@ from jaxtyping import Array, Int
 from fashion_jax.config import DataConfig, ModelConfig
 from fashion_jax.models.classifier import make_classifier, split_network
 from fashion_jax.models.resnet import resolve_stem
-from fashion_jax.runtime import trains_bfloat16_faster
+from fashion_jax.runtime import computes_bfloat16_faster
 from fashion_jax.training.sharding import replicated
 
 
@@ -52,7 +52,7 @@ def model_arguments(
         classes: attribute -> number of classes.
         stacked_heads: attributes with a second head, which is fitted after training.
     """
-    dtype = config.dtype if config.dtype != "auto" else ("bfloat16" if trains_bfloat16_faster() else "float32")
+    dtype = config.dtype if config.dtype != "auto" else ("bfloat16" if computes_bfloat16_faster() else "float32")
     return {
         "classes": dict(classes),
         "depth": config.depth,
