@@ -39,7 +39,9 @@ def normalize(
 
 
 def augment(
-    images: UInt8[Array, "batch height width 3"], keys: Key[Array, " batch"], config: AugmentConfig
+    images: UInt8[Array, "batch height width 3"] | Float[Array, "batch height width 3"],
+    keys: Key[Array, " batch"],
+    config: AugmentConfig,
 ) -> Float[Array, "batch height width 3"]:
     """Applies a random resized crop (aspect kept), shift, flip, small rotation, RandAugment and erasing to each photo.
 
@@ -55,7 +57,10 @@ def augment(
 
 
 def _augment_one(
-    image: UInt8[Array, "height width 3"], key: Key[Array, ""], *, config: AugmentConfig
+    image: UInt8[Array, "height width 3"] | Float[Array, "height width 3"],
+    key: Key[Array, ""],
+    *,
+    config: AugmentConfig,
 ) -> Float[Array, "height width 3"]:
     height, width, _ = image.shape
     crop_key, place_key, flip_key, turn_key, erase_key, shift_key = jax.random.split(key, 6)
@@ -90,7 +95,9 @@ def _augment_one(
     return _erase(sample_bilinear(image, source_y, source_x), erase_key, config)
 
 
-def _shift(image: UInt8[Array, "height width 3"], key: Key[Array, ""], config: AugmentConfig) -> Array:
+def _shift(
+    image: UInt8[Array, "height width 3"] | Float[Array, "height width 3"], key: Key[Array, ""], config: AugmentConfig
+) -> Array:
     """Moves a photo by whole pixels, white coming in: the padded crop of He et al. (2016, section 4.2)."""
     height, width, _ = image.shape
     rows, columns = round(config.max_shift * height), round(config.max_shift * width)
@@ -102,7 +109,9 @@ def _shift(image: UInt8[Array, "height width 3"], key: Key[Array, ""], config: A
 
 
 def sample_bilinear(
-    image: UInt8[Array, "height width 3"], y: Float[Array, "rows columns"], x: Float[Array, "rows columns"]
+    image: UInt8[Array, "height width 3"] | Float[Array, "height width 3"],
+    y: Float[Array, "rows columns"],
+    x: Float[Array, "rows columns"],
 ) -> Float[Array, "rows columns 3"]:
     """Reads an image at fractional pixel positions; beyond its border it is white.
 
