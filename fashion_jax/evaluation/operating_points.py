@@ -17,6 +17,8 @@ from fashion_jax.evaluation.metrics import SUPPORTED_ROWS
 from fashion_jax.models.decision import adjust
 
 _Z = 2.33  # one-sided 99 %: many strengths are tried
+_SPARED = 0.002  # of accuracy, that "accuracy" gives for rare classes
+_LEAST_GAIN = 0.01  # of macro-F1, for which it does
 STRENGTHS = tuple(round(-1 + 0.05 * step, 2) for step in range(61))  # -1 to 2
 
 
@@ -75,6 +77,8 @@ def best_strength(sweep: Sequence[dict[str, Any]], score: str) -> float:
 
     A single strength's macro-F1 jumps with a single row of a rare class; the mean of three does so less. Another
     accuracy than the plain one must be better by more than chance: by 2.33 standard errors of the paired difference.
+    Where .002 of the best accuracy buy .01 of macro-F1 or more, "accuracy" takes the best macro-F1 that they buy: so
+    little accuracy is chance, and a class that is never said is of no use.
 
     Args:
         sweep: from `sweep_strengths`, ascending.
@@ -82,12 +86,21 @@ def best_strength(sweep: Sequence[dict[str, Any]], score: str) -> float:
     """
     if not sweep or sweep[0][score] is None:
         return 0.0
-    values = np.array([point[score] for point in sweep], float)
-    padded = np.concatenate([values[:1], values, values[-1:]])
-    smooth = (padded[:-2] + padded[1:-1] + padded[2:]) / 3
-    if score == "accuracy":
-        gains = np.array([point["won"] - point["lost"] for point in sweep], float)
-        errors = np.sqrt([point["won"] + point["lost"] for point in sweep])
-        smooth = np.where((gains > _Z * errors) | np.array([p["strength"] == 0 for p in sweep]), smooth, -1.0)
-    best = max(range(len(sweep)), key=lambda i: (round(float(smooth[i]), 9), -abs(sweep[i]["strength"])))
-    return float(sweep[best]["strength"]) if smooth[best] >= 0 else 0.0
+    strengths = [float(point["strength"]) for point in sweep]
+    accuracy, macro_f1 = (_smooth([point[name] for point in sweep]) for name in ("accuracy", "macro_f1"))
+    if score == "macro_f1":
+        return strengths[_highest(macro_f1, strengths)]
+    gains = np.array([point["won"] - point["lost"] for point in sweep], float)
+    errors = np.sqrt([point["won"] + point["lost"] for point in sweep])
+    best = _highest(np.where((gains > _Z * errors) | (np.array(strengths) == 0), accuracy, -1.0), strengths)
+    fair = _highest(np.where(accuracy >= accuracy[best] - _SPARED, macro_f1, -1.0), strengths)
+    return strengths[fair if macro_f1[fair] >= macro_f1[best] + _LEAST_GAIN else best]
+
+
+def _smooth(values: Sequence[float]) -> Float[np.ndarray, " strengths"]:
+    padded = np.array([values[0], *values, values[-1]], float)
+    return (padded[:-2] + padded[1:-1] + padded[2:]) / 3
+
+
+def _highest(values: Float[np.ndarray, " strengths"], strengths: Sequence[float]) -> int:
+    return max(range(len(values)), key=lambda i: (round(float(values[i]), 9), -abs(strengths[i])))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
@@ -79,15 +78,8 @@ class SourceRun:
         count, usable = len(self.catalog.products), len(done)
         bar = progress_bar(count, "predicting", show=self._progress, unit="photo", initial=count - len(left))
         decoded = map_photos(self._decode, self.catalog.iter_photos(left))
-
-        def read() -> list[tuple[Product, np.ndarray | BadPhoto]]:
-            return list(islice(decoded, self._model.batch_size))
-
-        # The next batch is read while the model runs. On the way out the reader ends before what it reads is closed.
-        with bar, closing(decoded), ThreadPoolExecutor(1, "reading photos") as reader:
-            waiting = reader.submit(read)
-            while batch := waiting.result():
-                waiting = reader.submit(read)
+        with bar, closing(decoded):
+            while batch := list(islice(decoded, self._model.batch_size)):
                 good = [(p, image) for p, image in batch if not isinstance(image, BadPhoto)]
                 bad = [Rejected(p.row, p.id, str(image)) for p, image in batch if isinstance(image, BadPhoto)]
                 self.catalog.rejected += bad
