@@ -1,4 +1,4 @@
-"""A long run on Kaggle's small photos (60x80) from scratch: all heads, strong augmentation, more of the photos.
+"""A long run on Kaggle's small photos (80x60) from scratch: all heads, strong augmentation, more of the photos.
 
 Command: python -m fashion_jax.main --config=configs/small_best.py --workdir=runs/small_best \
              --config.data.source=fashion-product-images-small.tar.xz

@@ -34,8 +34,9 @@ def start_devices(cpu_devices: int = 0, dtype: str = "float32") -> None:
     Args:
         cpu_devices: the number; 0 stands for four per core and eight at most. Without a number, what
             `JAX_NUM_CPU_DEVICES` or `XLA_FLAGS` say is left alone.
-        dtype: "float32", "bfloat16" or "auto", of what will be computed. Matrix products, as which bfloat16
-            convolutions are computed, keep a core busy with one device: 0 stands for one per core then.
+        dtype: "float32", "bfloat16" or "auto", of what will be trained. Matrix products, as which bfloat16
+            convolutions are computed, keep a core busy with one device: 0 stands for one per core then. Prediction is
+            no slower on more in either.
     """
     bfloat16 = dtype == "bfloat16" or (dtype == "auto" and _cpu_multiplies_bfloat16())
     chosen = "JAX_NUM_CPU_DEVICES" in os.environ or _FORCED_DEVICES in os.environ.get("XLA_FLAGS", "")

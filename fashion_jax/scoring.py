@@ -168,7 +168,10 @@ def format_scores(evaluation: Evaluation) -> str:
                 f"alike (CIEDE2000 of the classes' means up to {JUST_TOLERABLE:g})"
             )
     if evaluation.trust is not None:
-        lines += ["as the package decides, best accuracy and best macro-F1:", format_accepted(evaluation.trust)]
+        lines += [
+            "as the package decides, at its two operating points, accuracy and macro_f1:",
+            format_accepted(evaluation.trust),
+        ]
     return "\n".join(lines)
 
 

@@ -197,7 +197,7 @@ def judge(
     plain = {name: values.argmax(1) for name, values in raw.items()}
     said = {point: choose_labels(decision, log_probs, point) for point in OPERATING_POINTS}
     alone = choose_labels(decision, log_probs, OPERATING_POINTS[0], joint=False)
-    sets = choose_sets(decision, log_probs)
+    sets = choose_sets(decision, log_probs, said[OPERATING_POINTS[0]])
     heads, curves = {}, {}
     for name, head in decision.heads.items():
         labels = rows.labels[name]

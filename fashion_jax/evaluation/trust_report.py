@@ -96,7 +96,7 @@ def format_report(report: Mapping[str, Any], *, fitted_here: bool) -> str:
     )
     for point in OPERATING_POINTS:
         parts.append(
-            f"## Accepted automatically at {report['precision']:.1%} precision (labels for best {point})\n\n"
+            f"## Accepted automatically at {report['precision']:.1%} precision (operating point {point})\n\n"
             + _table(
                 ["attribute", "confidence from", "accepted", "precision reached"],
                 [

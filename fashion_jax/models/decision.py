@@ -285,14 +285,17 @@ def accepted(
 
 
 def choose_sets(
-    decision: Decision, log_probs: Mapping[str, Float[np.ndarray, "n classes"]]
+    decision: Decision,
+    log_probs: Mapping[str, Float[np.ndarray, "n classes"]],
+    said: Mapping[str, Int64[np.ndarray, " n"]],
 ) -> dict[str, Bool[np.ndarray, "n classes"]]:
-    """Returns the classes of each row's conformal label set, for heads that have one."""
-    return {
-        name: label_sets(np.exp(log_probs[name]), head.label_set)
-        for name, head in decision.heads.items()
-        if head.label_set is not None
-    }
+    """Returns the classes of each row's conformal label set, for heads that have one; what is said is always in it."""
+    sets = {}
+    for name, head in decision.heads.items():
+        if head.label_set is not None:
+            sets[name] = label_sets(np.exp(log_probs[name]), head.label_set)
+            sets[name][np.arange(len(sets[name])), said[name]] = True
+    return sets
 
 
 def label_sets(probabilities: Float[np.ndarray, "n classes"], threshold: float) -> Bool[np.ndarray, "n classes"]:

@@ -31,7 +31,7 @@ class Embedded:
     Attributes:
         products: that were usable.
         embeddings: of length 1.
-        labels: head -> class numbers of the highest probability.
+        labels: head -> class numbers that the model says.
         confidences: head -> the probability, in [0, 1], of the source's label where it has one (NaN where that is no
             class of the head), else of the class in `labels`.
         catalog: the source, with the rows that were left out.
@@ -188,7 +188,7 @@ def _shard_folder(run: SourceRun) -> Path:
 
 
 def _stamp(model: Predictor, run: SourceRun) -> str:
-    return hashlib.sha256(json.dumps([model.fingerprint, run.catalog.stamp()]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([model.fingerprint, model.dtype, run.catalog.stamp()]).encode()).hexdigest()
 
 
 def _write_shard(path: Path, shard: _Shard, model: Predictor, run: SourceRun) -> None:

@@ -102,7 +102,7 @@ def decide(
         deciding.accepted(decision, sure, operating_point),
         None if strange is None else strange.astype(np.float32),
         None if strange is None or score is None else strange > score.threshold,
-        deciding.choose_sets(decision, log_probs),
+        deciding.choose_sets(decision, log_probs, labels),
     )
 
 

@@ -26,7 +26,7 @@ from fashion_jax.models.classifier import (
 )
 from fashion_jax.models.decision import OPERATING_POINTS
 from fashion_jax.models.resnet import embedding_size
-from fashion_jax.runtime import computes_bfloat16_faster
+from fashion_jax.runtime import computes_bfloat16_faster, on_accelerator
 from fashion_jax.serving.outputs import Outputs, Prediction, decide, name_labels
 from fashion_jax.serving.package import Package, load_package
 from fashion_jax.serving.zoo import find_model
@@ -37,6 +37,7 @@ Photo = str | Path | bytes | Image.Image | UInt8[np.ndarray, "height width 3"]
 
 _BATCH = 256
 _BATCH_PIXELS = _BATCH * 224 * 224  # fewer photos of a larger size run at once
+_CPU_BFLOAT16_PIXELS = 64 * 224 * 224  # likewise: convolutions as matrix products keep several copies of their maps
 
 
 def load_model(path: str | Path) -> Predictor:
@@ -71,12 +72,17 @@ class NetworkOutputs(NamedTuple):
 
 
 class Predictor:
-    """A model that is ready to predict. Batches are spread over the local devices."""
+    """A model that is ready to predict. Batches are spread over the local devices.
+
+    Attributes:
+        dtype: in which the network is computed here, "float32" or "bfloat16".
+    """
 
     def __init__(self, package: Package) -> None:
         self._package = package
         # What was trained in bfloat16 is computed in float32 where that is as fast: it has all of bfloat16.
-        name = package.model["dtype"] if computes_bfloat16_faster() else "float32"
+        self.dtype: str = package.model["dtype"] if computes_bfloat16_faster() else "float32"
+        name = self.dtype
         graph, _, _ = abstract_classifier({**package.model, "dtype": name})
         values = package.preprocessing
         mean, std, dtype = tuple(values["mean"]), tuple(values["std"]), jnp.dtype(name)
@@ -143,7 +149,7 @@ class Predictor:
 
     @property
     def fingerprint(self) -> str:
-        """Of the package; models with equal ones make the same embeddings."""
+        """Of the package; models with equal ones make the same embeddings, to the digits of `dtype`."""
         return self._package.fingerprint
 
     @property
@@ -162,9 +168,10 @@ class Predictor:
 
     @property
     def batch_size(self) -> int:
-        """Photos that run at once at most: 256, fewer above 224 x 224 pixels; divisible by the devices."""
+        """Photos that run at once at most: 256, fewer above 224 x 224 pixels (112 x 112 in bfloat16 on a CPU)."""
         height, width = self.size
-        return self._round_up(max(1, min(_BATCH, _BATCH_PIXELS // (height * width))))
+        pixels = _CPU_BFLOAT16_PIXELS if self.dtype == "bfloat16" and not on_accelerator() else _BATCH_PIXELS
+        return self._round_up(max(1, min(_BATCH, pixels // (height * width))))
 
     def read(self, photo: Photo) -> UInt8[np.ndarray, "height width 3"]:
         """Repairs, decodes and fits one photo as training did.

@@ -99,7 +99,7 @@ def make_train_step(
         model = merge_network(graph, hold(params, part["step"]), batch_stats)
         augment_key, dropout_key = jax.random.split(key)
         keys = example_keys(augment_key, part["step"], part["row"])
-        # Shrunk first: what is interpolated and mixed has fewer pixels then, which is a fifth of the step on CPUs.
+        # Shrunk first: shrinking what was interpolated and mixed took a third of the step on CPUs.
         photos = _scale(part["image"].astype(jnp.float32), *_shrunk(part["image"])) if scale < 1 else part["image"]
         photos = augment(photos, keys, augmentation)
         if mix.active:

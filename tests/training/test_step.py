@@ -123,6 +123,27 @@ def test_small_photos_until_the_set_step(tiny_config, prepared, tmp_path):
     assert float(later["gradient_norm"]) == pytest.approx(float(whole["gradient_norm"]), rel=1e-4)
 
 
+@pytest.mark.parametrize("devices", [1, 8])
+def test_small_photos_are_cropped_and_mixed_as_photos_of_that_size(tiny_config, prepared, tmp_path, devices):
+    def with_mixing(**changes):
+        config = tiny_config(train__accumulation_steps=2, **changes)
+        config.data.augment.min_crop_area, config.data.augment.erase_probability = 0.6, 0.5
+        config.train.mix.cutmix_alpha = 1.0
+        return config
+
+    config = with_mixing(train__progressive_scale=0.7, train__progressive_until="2 steps")
+    session = session_on(config, prepared, tmp_path, devices)
+    _, small, _ = run(session, 1)
+    twin = session_on(with_mixing(), prepared, tmp_path, devices)
+    state = create_state(twin.arguments, twin.optimizer, 0, twin.mesh)
+    batch = dict(next(iter(training_batches(prepared, StreamedPhotos(prepared, 32, 24), batch_size=16, seed=0))))
+    photos = batch["image"].astype(np.float32)
+    batch["image"] = np.asarray(jax.image.resize(photos, (16, 22, 17, 3), "linear", antialias=True))
+    _, wanted = twin.train_step()(state, put_batch(batch, twin.mesh))
+    for name in ("loss", "gradient_norm", "loss/kind"):
+        assert small[0][name] == pytest.approx(float(wanted[name]), rel=1e-4)
+
+
 def test_batch_statistics_move(tiny_config, prepared, tmp_path):
     session = session_on(tiny_config(), prepared, tmp_path, 1)
     before = jax.device_get(create_state(session.arguments, session.optimizer, 0, session.mesh).batch_stats)
