@@ -24,7 +24,7 @@ def get_config() -> Config:
     config.loss.label_smoothing = 0.1
     config.model.width = 32
     config.model.colour_heads = ("auto",)
-    config.model.colour_stacking = True
+    config.model.stacked_heads = ("auto",)
     # Smaller photos for more epochs: an epoch teaches as much at 60x45 as at 80x60, in two thirds of the time.
     config.data.height = 60
     config.data.width = 45

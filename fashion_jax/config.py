@@ -96,7 +96,7 @@ class ModelConfig:
     colour_heads: tuple[str, ...] = ()  # attributes whose head sees early features too; ("auto",): by their names
     colour_histogram: bool = False  # colour heads also see a histogram of CIELAB and the colours of the photo's parts
     colour_dropout: float = 0.0  # of what colour heads see, and of their hidden values where `dropout` is less
-    colour_stacking: bool = False  # after training, fits a second head beside each colour head; kept if it helps
+    stacked_heads: tuple[str, ...] = ()  # beside which, after training, a second head is fitted; ("auto",): all
     metric_heads: dict[str, int] = field(default_factory=dict)  # attribute -> size of vectors that `loss.metric` learns
     dtype: str = "auto"  # of the convolutions: "float32", "bfloat16"; auto: bfloat16 on GPUs, TPUs and CPUs with AMX
 

@@ -144,7 +144,7 @@ def train(
 def evaluate(workdir: str | Path, split: str = "test", *, progress: bool = True) -> Evaluation:
     """Scores the best checkpoint of a workdir on a split and writes `evaluation/<split>`.
 
-    With `model.colour_stacking`, second heads are those of the workdir's package; where it has none of this very
+    With `model.stacked_heads`, second heads are those of the workdir's package; where it has none of this very
     checkpoint, as while a run goes on, they are fitted first, on the training photos.
 
     Raises:

@@ -17,8 +17,8 @@ def resolve(config: Config, prepared: Prepared) -> Config:
     """Returns a copy in which what was left open ("auto", no attributes named) is filled in.
 
     Raises:
-        UserError: an attribute that the records lack, in `data.attributes`, a loss setting, the colour heads or the
-            metric heads, or a colour head or a metric head of an attribute that is not trained.
+        UserError: an attribute that the records lack, in `data.attributes`, a loss setting, or the colour, metric or
+            stacked heads, or one of these heads of an attribute that is not trained.
     """
     resolved = config_from_dict(config.to_dict())
     resolved.data.attributes = config.data.attributes or prepared.attributes
@@ -28,18 +28,21 @@ def resolve(config: Config, prepared: Prepared) -> Config:
         if folder and is_prepared(Path(folder)):
             setattr(resolved.data, name, str(Path(folder).resolve()))
     loss = config.loss
-    for field, heads in (("colour_heads", config.model.colour_heads), ("metric_heads", config.model.metric_heads)):
-        for name in heads:
+    for field in ("colour_heads", "metric_heads", "stacked_heads"):
+        for name in getattr(config.model, field):
             if name != "auto" and name in prepared.attributes and name not in resolved.data.attributes:
                 raise UserError(
                     f"config.model.{field} names {name!r}, which is not trained: config.data.attributes has "
                     f"{', '.join(resolved.data.attributes)}"
                 )
     resolved.model.colour_heads = resolve_colour_heads(config.model.colour_heads, resolved.data.attributes)
+    if config.model.stacked_heads == ("auto",):
+        resolved.model.stacked_heads = resolved.data.attributes
     named = (
         *resolved.data.attributes,
         *resolved.model.colour_heads,
         *config.model.metric_heads,
+        *resolved.model.stacked_heads,
         *loss.head_weights,
         *loss.head_label_smoothing,
         *loss.head_imbalance,

@@ -1,4 +1,4 @@
-"""What is added to a trained network before it is judged and packaged: second heads beside its colour heads."""
+"""What is added to a trained network before it is judged and packaged: second heads beside its own."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _VIEWS = 2  # a photo and its mirror image
 
 
 def fit_stacked_heads(session: Session, state: TrainState) -> tuple[Session, TrainState]:
-    """Fits second heads beside the colour heads to what the network says of training photos.
+    """Fits second heads to what the network says of training photos, and to the colours of these.
 
     One is kept where it lowers the loss on validation rows, both with the best temperature; without such rows all are.
     Every process takes part, the first one fits, and all have the same. The network's own weights stay as they are, and
@@ -46,13 +46,14 @@ def fit_stacked_heads(session: Session, state: TrainState) -> tuple[Session, Tra
         state: whose judged weights are completed.
 
     Returns:
-        A session to score with, and a state to score; what was given where there is no colour head with a labelled
-        training row, or the configuration asks for no second ones.
+        A session to score with, and a state to score; what was given where the configuration asks for no second heads,
+        there is no colour head, whose features they see, or no training row with such a label.
     """
-    if not session.config.model.colour_stacking:
+    names = _wanted(session)
+    if not names:
         return session, state
-    rows = _labelled_rows(session)
-    labels = {name: session.prepared.labels[rows, _column(session, name)] for name in session.config.model.colour_heads}
+    rows = _labelled_rows(session, names)
+    labels = {name: session.prepared.labels[rows, _column(session, name)] for name in names}
     labels = {name: given for name, given in labels.items() if (given != MISSING).any()}
     if not labels:
         return session, state
@@ -70,7 +71,7 @@ def restore_stacked_heads(session: Session, state: TrainState) -> tuple[Session,
         As `fit_stacked_heads`; None where there is no such package, or it has no second heads.
     """
     folder = session.workdir / "package"
-    if not session.config.model.colour_stacking or not folder.is_dir():
+    if not _wanted(session) or not folder.is_dir():
         return None
     try:
         package = load_package(folder)
@@ -114,17 +115,21 @@ def _fit(
     return dict(multihost_utils.broadcast_one_to_all(fitted))
 
 
+def _wanted(session: Session) -> tuple[str, ...]:
+    model = session.config.model
+    return model.stacked_heads if model.colour_heads else ()
+
+
 def _column(session: Session, name: str) -> int:
     return session.columns[session.attributes.index(name)]
 
 
-def _labelled_rows(session: Session) -> Int64[np.ndarray, " n"]:
-    """Returns the training rows with a label of a colour head, some of them where they are too many."""
+def _labelled_rows(session: Session, names: tuple[str, ...]) -> Int64[np.ndarray, " n"]:
+    """Returns the training rows with one of these labels, some of them where they are too many."""
     rows = session.prepared.indices("train")
-    names = session.config.model.colour_heads
     columns = np.array([_column(session, name) for name in names], np.int64)
     labelled = rows[(session.prepared.labels[np.ix_(rows, columns)] != MISSING).any(1)]
-    size = _size(session.with_stacked_heads(names)) if names else 1
+    size = _size(session.with_stacked_heads(names))
     return spread_rows(labelled, max(1, _MOST_BYTES // (_VIEWS * size * 4)))
 
 

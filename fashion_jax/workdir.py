@@ -19,7 +19,7 @@ from fashion_jax.errors import UserError
 
 # Fields whose change leaves the trained parameters as they are.
 _FREE_FIELDS = (
-    "runtime.", "trust.", "embedding.", "model.colour_stacking", "data.storage", "data.num_workers", "data.prepared",
+    "runtime.", "trust.", "embedding.", "model.stacked_heads", "data.storage", "data.num_workers", "data.prepared",
     "data.source", "data.corrections", "train.log_every",
 )  # fmt: skip
 

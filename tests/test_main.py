@@ -185,7 +185,7 @@ def start_two(arguments: list[str], folder: Path) -> list[Started]:
 
 def test_two_processes_with_two_devices_are_one_with_one(prepared, tmp_path):
     changes = {"train__duration": "6 steps", "train__log_every": "1 steps", "train__evaluate_every": "6 steps"}
-    changes |= {"model__colour_heads": "auto", "model__colour_stacking": "true"}
+    changes |= {"model__colour_heads": "auto", "model__stacked_heads": "auto"}
     alone = run(command(prepared.folder, tmp_path / "one", **changes))
     assert alone.returncode == 0, alone.stderr
     outputs = [run.end() for run in start_two(command(prepared.folder, tmp_path / "two", **changes), tmp_path)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import jax
@@ -42,7 +43,7 @@ def stacking_config(tiny_config):
     """Makes tiny configurations with stacking."""
 
     def make(**changes):
-        return tiny_config(**{"model__colour_heads": ("auto",), "model__colour_stacking": True, **changes})
+        return tiny_config(**{"model__colour_heads": ("auto",), "model__stacked_heads": ("colour",), **changes})
 
     return make
 
@@ -87,6 +88,15 @@ def test_the_rest_is_as_without(run, prepared):
     np.testing.assert_allclose(before.outputs.energies, after.outputs.energies, rtol=1e-5)
     assert np.abs(before.outputs.logits["colour"] - after.outputs.logits["colour"]).max() > 0.01
     assert after.summaries["colour"]["loss"] < before.summaries["colour"]["loss"]
+
+
+def test_any_attribute_may_have_one(stacking_config, prepared, tmp_path):
+    config = resolve(stacking_config(model__stacked_heads=("auto",)), prepared)
+    assert config.model.stacked_heads == config.data.attributes
+    with pytest.raises(UserError, match=r"model\.stacked_heads names 'kind', which is not trained"):
+        resolve(stacking_config(model__stacked_heads=("kind",), data__attributes=("colour",)), prepared)
+    with pytest.raises(UserError, match="no attribute 'colours'"):
+        resolve(stacking_config(model__stacked_heads=("colours",)), prepared)
 
 
 @pytest.mark.parametrize("fitted_again", [False, True])
@@ -194,8 +204,8 @@ def test_what_is_seen_is_of_the_photo_and_its_mirror_image(stacking_config, prep
     "changes",
     [
         {"model__colour_heads": ()},
-        {"data__attributes": ("kind",)},
-        {"model__colour_stacking": False},
+        {"data__attributes": ("kind",), "model__stacked_heads": ("auto",)},
+        {"model__stacked_heads": ()},
     ],
 )
 def test_without_a_colour_head_or_a_wish_nothing_is_added(stacking_config, prepared, tmp_path, given, changes):
@@ -224,12 +234,12 @@ def test_a_finished_run_can_have_them_later(run, tmp_path, monkeypatch):
     shutil.copytree(run[0], tmp_path / "w")
     shutil.rmtree(tmp_path / "w/package")
     path = tmp_path / "w/config.json"
-    path.write_text(path.read_text().replace('"colour_stacking": true', '"colour_stacking": false'))
+    path.write_text(re.sub(r'"stacked_heads": \[[^]]*\]', '"stacked_heads": []', path.read_text()))
     monkeypatch.setattr(experiment, "_run", None)  # no step is trained
     train(run[1], tmp_path / "w", progress=False)
     before, after = weights(run[0]), weights(tmp_path / "w")
     assert before.keys() == after.keys() and all(np.array_equal(before[name], after[name]) for name in before)
-    assert '"colour_stacking": true' in path.read_text()
+    assert json.loads(path.read_text())["model"]["stacked_heads"] == ["colour"]
 
 
 def test_a_damaged_package_is_said_and_fitted_anew(run, tmp_path, capsys):
@@ -240,7 +250,7 @@ def test_a_damaged_package_is_said_and_fitted_anew(run, tmp_path, capsys):
     assert again.summaries == run[2].test.summaries
 
 
-@pytest.mark.parametrize("value", [["kind"], ["colour", 3], "colour", None, [["colour"]]])
+@pytest.mark.parametrize("value", [["kinds"], ["colour", 3], "colour", None, [["colour"]]])
 def test_stacked_heads_that_make_no_sense_are_refused(run, tmp_path, value):
     shutil.copytree(run[0] / "package", tmp_path / "p")
     config = json.loads((tmp_path / "p/config.json").read_text())

@@ -26,7 +26,7 @@ PLACED = "articleType:128,baseColour:64,gender:32"
 VARIANTS: dict[str, dict[str, str]] = {
     "baseline": {},
     "no colour head": {"model.colour_heads": ""},
-    "no stacking": {"model.colour_stacking": "false"},
+    "no second heads": {"model.stacked_heads": ""},
     "soft colours .2": {"loss.colour_softness": "0.2"},
     "no label smoothing": {"loss.label_smoothing": "0"},
     "no mixing": {"train.mix.mixup_alpha": "0", "train.mix.cutmix_alpha": "0"},

@@ -66,8 +66,9 @@ class Classifier(nnx.Module):
             colour_histogram: whether they see a histogram of CIELAB and the colours of the photo's parts too.
             colour_dropout: in [0, 1), of what colour heads see, and of their hidden values where `dropout` is less.
             metric_heads: attribute -> size of the vectors that a metric loss learns for it.
-            stacked_heads: some of `colour_heads`, which in inference are pooled with a `StackedHead` that sees the log
-                probabilities of the heads that are no colour heads, the colour features and the colours' histogram.
+            stacked_heads: attributes whose heads are pooled, in inference, with a `StackedHead` that sees the log
+                probabilities of the heads that are no colour heads, the colour features and the colours' histogram;
+                there must be a colour head.
             mean: of RGB in [0, 1], that was subtracted from photos; colour heads undo it.
             std: of RGB in [0, 1], that they were divided by.
             dtype: of convolutions and activations.

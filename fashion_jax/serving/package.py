@@ -244,7 +244,7 @@ def _check_model(folder: Path, model: dict[str, Any], features: int) -> dict[str
         and model["metric_heads"].keys() <= model["classes"].keys()
         and all(type(size) is int and 1 <= size <= 65536 for size in model["metric_heads"].values())
         and isinstance(model["stacked_heads"], list)
-        and set(model["stacked_heads"]) <= set(model["colour_heads"])
+        and set(model["stacked_heads"]) <= (model["classes"].keys() if model["colour_heads"] else set())
         and _are_shares(model["mean"], 0)
         and _are_shares(model["std"], _MIN_STD)
         and all(isinstance(size, int) and 1 <= size <= 65536 for size in sizes)

@@ -71,6 +71,18 @@ def test_only_their_attribute_hears_them():
         assert np.abs(after.logits[name] - before.logits[name]).max() > 0.1
 
 
+def test_heads_that_see_no_colour_may_have_one_that_does():
+    plain, stacked = model_of(PLAIN), stacked_model(stacked_heads=["kind", "colour"])
+    before, after = outputs_of(plain, images(4)), outputs_of(stacked, images(4))
+    np.testing.assert_allclose(
+        np.asarray(after.stacked_inputs)[:, :3], log_softmax(before.logits["kind"], -1), atol=1e-5
+    )
+    for name in ("kind", "colour"):
+        second = stacked.stacked[name](after.stacked_inputs)
+        np.testing.assert_allclose(after.logits[name], pool_logits(before.logits[name], second), atol=1e-5)
+        assert np.abs(after.logits[name] - before.logits[name]).max() > 0.1
+
+
 def test_training_does_not_hear_them():
     plain, stacked = model_of(PLAIN), stacked_model()
     found = []
