@@ -32,7 +32,7 @@ from fashion_jax.runtime import first_process_does
 from fashion_jax.scoring import Trust, fit_trust, format_scores, score_split
 from fashion_jax.serving.package import write_package
 from fashion_jax.session import Session
-from fashion_jax.stacked_heads import fit_stacked_heads, restore_stacked_heads
+from fashion_jax.stacked_heads import TRIED, fit_stacked_heads, restore_stacked_heads
 from fashion_jax.starting_weights import adopt_pretrained, first_state, prepare_pretrained
 from fashion_jax.training.checkpoint import Checkpoints
 from fashion_jax.training.interrupt import Interrupted, StopRequest, stop_on_signals
@@ -277,7 +277,12 @@ def _write_package(
             "std": list(data.std),
             "test_time_flip": data.test_time_flip,
         },
-        extra={"step": step, "fingerprint": session.prepared.fingerprint, "test": test.scalars() if test else None},
+        extra={
+            "step": step,
+            "fingerprint": session.prepared.fingerprint,
+            "test": test.scalars() if test else None,
+            TRIED: list(session.config.model.stacked_heads),
+        },
         decision=None if trust is None else trust.decision,
         embedding=None if trust is None else trust.embedding,
     )

@@ -30,6 +30,7 @@ from fashion_jax.training.sharding import batch_sharding, put_batch, put_everywh
 from fashion_jax.training.stacking import empty_stacked_head, fit_stacked_head
 from fashion_jax.training.state import TrainState
 
+TRIED = "stacked_heads_tried"  # among what a package notes of its training: also those that did not help
 _MOST_BYTES = 2**30  # of what is seen of training photos, on the host and on a device; more are thinned out
 _VIEWS = 2  # a photo and its mirror image
 
@@ -68,7 +69,7 @@ def restore_stacked_heads(session: Session, state: TrainState) -> tuple[Session,
     """Takes the second heads of the workdir's package, where it is of this very network: fitting takes a while.
 
     Returns:
-        As `fit_stacked_heads`; None where there is no such package, or it has no second heads.
+        As `fit_stacked_heads`; None where there is no such package, or other second heads were tried for it.
     """
     folder = session.workdir / "package"
     if not _wanted(session) or not folder.is_dir():
@@ -79,17 +80,19 @@ def restore_stacked_heads(session: Session, state: TrainState) -> tuple[Session,
         if session.progress:
             print(f"the package cannot be used, and second heads are fitted anew: {error}", file=sys.stderr, flush=True)
         return None
+    if package.extra.get(TRIED) != list(_wanted(session)):
+        return None
     names = tuple(package.model["stacked_heads"])
-    complete = session.with_stacked_heads(names)
+    complete = session.with_stacked_heads(names) if names else session
     own, packaged = (
         traverse_util.flatten_dict({"params": params, "batch_stats": batch_stats})
         for params, batch_stats in (to_host(state.judged), (package.params, package.batch_stats))
     )
     same = package.model == complete.arguments and all(np.array_equal(packaged[path], own[path]) for path in own)
-    if not names or not same:
+    if not same:
         return None
     fitted = {name: (package.params["stacked"][name], package.batch_stats["stacked"][name]) for name in names}
-    return complete, _with_heads(complete, state, fitted)
+    return (complete, _with_heads(complete, state, fitted)) if names else (session, state)
 
 
 def _fit(

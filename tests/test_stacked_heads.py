@@ -135,6 +135,9 @@ def test_a_package_of_another_network_is_not_believed(run, prepared, tmp_path):
     shutil.copytree(run[0] / "package", tmp_path / "package")
     assert restore_stacked_heads(session, other) is None
     assert restore_stacked_heads(session, state) is not None
+    session.config.model.stacked_heads = ("kind", "colour")
+    assert restore_stacked_heads(session, state) is None  # the other was not tried for it
+    session.config.model.stacked_heads = ("colour",)
     halve_package(run[0], tmp_path / "package")  # of this network, rounded
     assert restore_stacked_heads(session, state) is None
 
