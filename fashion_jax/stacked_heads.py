@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 from jax.experimental import multihost_utils
-from jaxtyping import Float32, Int, Int64
+from jaxtyping import Float, Float32, Int, Int64
 
 from fashion_jax.data.augment import normalize
 from fashion_jax.data.loader import spread_rows
@@ -32,13 +32,16 @@ from fashion_jax.training.state import TrainState
 
 TRIED = "stacked_heads_tried"  # among what a package notes of its training: also those that did not help
 _MOST_BYTES = 2**30  # of what is seen of training photos, on the host and on a device; more are thinned out
+_WEIGHTS = tuple(round(0.1 * step, 1) for step in range(11))  # of a second head beside the first
 _VIEWS = 2  # a photo and its mirror image
 
 
 def fit_stacked_heads(session: Session, state: TrainState) -> tuple[Session, TrainState]:
     """Fits second heads to what the network says of training photos, and to the colours of these.
 
-    One is kept where it lowers the loss on validation rows, both with the best temperature; without such rows all are.
+    Each is pooled with the first by the weight that has the lowest loss on validation rows, at the best temperature,
+    and left out where that is 0; without such rows all weigh a half.
+
     Every process takes part, the first one fits, and all have the same. The network's own weights stay as they are, and
     with them its pooled features and its other heads.
 
@@ -60,9 +63,9 @@ def fit_stacked_heads(session: Session, state: TrainState) -> tuple[Session, Tra
         return session, state
     complete = session.with_stacked_heads(tuple(labels))
     fitted = _fit(complete, state, rows, labels)
-    kept = _those_that_help(session, state, complete, _with_heads(complete, state, fitted))
-    complete = complete if len(kept) == len(fitted) else session.with_stacked_heads(kept)
-    return complete, _with_heads(complete, state, fitted)
+    chosen = _choose_weights(session, state, complete, fitted)
+    complete = session.with_stacked_heads(tuple(name for name in fitted if chosen[name]))
+    return complete, _with_heads(complete, state, fitted, chosen)
 
 
 def restore_stacked_heads(session: Session, state: TrainState) -> tuple[Session, TrainState] | None:
@@ -142,45 +145,59 @@ def _size(complete: Session) -> int:
     return int(jax.tree.leaves(batch_stats["stacked"])[0].shape[0])
 
 
-def _with_heads(complete: Session, state: TrainState, fitted: Mapping[str, tuple[Any, Any]]) -> TrainState:
-    """Returns the judged weights with those of the session's stacked heads."""
+def _with_heads(
+    complete: Session,
+    state: TrainState,
+    fitted: Mapping[str, tuple[Any, Any]],
+    chosen: Mapping[str, float] | None = None,
+) -> TrainState:
+    """Returns the judged weights with those of the session's stacked heads, pooled as chosen; None: as they are."""
     trees = [dict(tree) for tree in state.judged]
     for place, tree in enumerate(trees):
         heads = {name: fitted[name][place] for name in complete.stacked_heads}
+        if place == 0 and chosen is not None:
+            heads = {name: {**head, "weight": np.full(1, chosen[name], np.float32)} for name, head in heads.items()}
         if heads:
             tree["stacked"] = jax.tree.map(lambda array: put_everywhere(np.asarray(array), complete.mesh), heads)
     return TrainState(state.step, trees[0], trees[1], None)
 
 
-def _those_that_help(
-    session: Session, state: TrainState, complete: Session, completed: TrainState
-) -> tuple[str, ...]:  # fmt: skip
-    """Returns the attributes whose loss on validation rows is lower with the second head than without."""
+def _choose_weights(
+    session: Session, state: TrainState, complete: Session, fitted: Mapping[str, tuple[Any, Any]]
+) -> dict[str, float]:
+    """Returns attribute -> the weight of its second head with the lowest loss on validation rows."""
     if not len(session.prepared.indices("validation")):
-        return complete.stacked_heads
-    without = session.evaluator("validation", keep_outputs=True)(state)
-    with_them = complete.evaluator("validation", keep_outputs=True)(completed)
-    kept = []
-    for name in complete.stacked_heads:
-        given = session.prepared.labels[without.rows, _column(session, name)]
-        losses = [_calibrated_loss(found, name, given) for found in (without, with_them)]
-        kept += [name] if losses[1] <= losses[0] else []
+        return dict.fromkeys(fitted, 0.5)
+    said = [session.evaluator("validation", keep_outputs=True)(state)]
+    alone = _with_heads(complete, state, fitted, dict.fromkeys(fitted, 1.0))
+    said.append(complete.evaluator("validation", keep_outputs=True)(alone))
+    chosen = {}
+    for name in fitted:
+        labels = session.prepared.labels[said[0].rows, _column(session, name)]
+        known = labels != MISSING
+        first, second = (_log_probs(found, name)[known] for found in said)
+        if not known.any():
+            chosen[name] = 0.0
+            continue
+        losses = {w: _calibrated_loss((1 - w) * first + w * second, labels[known]) for w in _WEIGHTS}
+        weight = chosen[name] = min(_WEIGHTS, key=lambda w: (losses[w], w))
         if session.progress:
-            accuracies = [found.summaries[name]["accuracy"] or 0.0 for found in (without, with_them)]
             print(
-                f"{name} on validation rows: accuracy {accuracies[0]:.4f} without a second head, {accuracies[1]:.4f} "
-                f"with it; loss {losses[0]:.4f} and {losses[1]:.4f}: {'kept' if name in kept else 'left out'}",
+                f"second head of {name}: weight {weight:g}; loss on validation rows {losses[0.0]:.4f} without it, "
+                f"{losses[weight]:.4f} with it",
                 file=sys.stderr,
                 flush=True,
             )
-    return tuple(kept)
+    return chosen
 
 
-def _calibrated_loss(found: Evaluation, name: str, labels: Int[np.ndarray, " n"]) -> float:
+def _log_probs(found: Evaluation, name: str) -> Float[np.ndarray, "n classes"]:
     assert found.outputs is not None
-    known = labels != MISSING
-    logits, given = found.outputs.logits[name][known], labels[known]
-    return mean_loss(scale(logits, fit_temperature(logits, given)), given)
+    return scale(found.outputs.own_logits[name], 1.0)
+
+
+def _calibrated_loss(log_probs: Float[np.ndarray, "n classes"], labels: Int[np.ndarray, " n"]) -> float:
+    return mean_loss(scale(log_probs, fit_temperature(log_probs, labels)), labels)
 
 
 def _observe(

@@ -147,7 +147,8 @@ class Classifier(nnx.Module):
                 answers.append(self.colour[0].histogram_of(images, maps[:2]))
             stacked_inputs = jnp.concatenate([*answers, seen_colour], -1)
             for name in self.stacked_heads:
-                logits[name] = pool_logits(logits[name], self.stacked[name](stacked_inputs))
+                second = self.stacked[name]
+                logits[name] = pool_logits(logits[name], second(stacked_inputs), second.weight[0])
         return HeadOutputs(logits, embedding, seen_colour, metric, stacked_inputs)
 
     def proxies(self, name: str) -> Float[Array, "classes size"]:

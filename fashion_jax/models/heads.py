@@ -92,6 +92,8 @@ def _keys(dropout_keys: Key[Array, " batch"] | None, layer: int) -> Key[Array, "
 class StackedHead(nnx.Module):
     """A second head, fitted after training on what the network says of training photos, that the first is pooled with.
 
+    Its `weight` in that, in [0, 1], is for who fits it to set.
+
     Stacking: Wolpert, "Stacked generalization", Neural Networks 5, 1992; but what it is fitted to is said of rows that
     the network was trained on, where Wolpert's first level has not seen them: those would take a network per fold.
     """
@@ -105,6 +107,7 @@ class StackedHead(nnx.Module):
             rngs: the key "params" is used.
         """
         self.norm = BatchNorm(features)
+        self.weight = nnx.Param(jnp.full(1, 0.5, jnp.float32))
         self.head = Head(
             features, classes, hidden=STACKED_HIDDEN, dropout=STACKED_DROPOUT, input_dropout=STACKED_DROPOUT, rngs=rngs
         )
@@ -122,13 +125,18 @@ class StackedHead(nnx.Module):
 
 
 def pool_logits(
-    first: Float[Array, "batch classes"], second: Float[Array, "batch classes"]
+    first: Float[Array, "batch classes"], second: Float[Array, "batch classes"], weight: float | Float[Array, ""]
 ) -> Float[Array, "batch classes"]:
-    """Returns logits whose probabilities are the normalised geometric means, with the first ones' logsumexp.
+    """Returns logits whose probabilities are normalised weighted geometric means, with the first ones' logsumexp.
 
     So a score that is made of logsumexp, such as the energy, stays that of the first.
+
+    Args:
+        first: logits.
+        second: logits.
+        weight: of the second, in [0, 1].
     """
-    pooled = (jax.nn.log_softmax(first) + jax.nn.log_softmax(second)) / 2
+    pooled = (1 - weight) * jax.nn.log_softmax(first) + weight * jax.nn.log_softmax(second)
     return jax.nn.log_softmax(pooled) + jax.nn.logsumexp(first, -1, keepdims=True)
 
 

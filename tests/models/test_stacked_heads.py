@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 from scipy.special import log_softmax, logsumexp, softmax
 
@@ -38,11 +39,12 @@ def stacked_model(**changes):
     return model
 
 
-def test_pooled_probabilities_are_geometric_means_with_the_first_ones_logsumexp():
+@pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
+def test_pooled_probabilities_are_geometric_means_with_the_first_ones_logsumexp(weight):
     random = np.random.default_rng(0)
     first, second = 3 * random.normal(size=(2, 6, 4)).astype(np.float32)
-    pooled = np.asarray(pool_logits(first, second))
-    means = np.sqrt(softmax(first, -1) * softmax(second, -1))
+    pooled = np.asarray(pool_logits(first, second, weight))
+    means = softmax(first, -1) ** (1 - weight) * softmax(second, -1) ** weight
     np.testing.assert_allclose(softmax(pooled, -1), means / means.sum(-1, keepdims=True), rtol=1e-5)
     np.testing.assert_allclose(logsumexp(pooled, -1), logsumexp(first, -1), rtol=1e-5)
 
@@ -67,7 +69,7 @@ def test_only_their_attribute_hears_them():
     np.testing.assert_allclose(np.square(seen[:, 3 : 3 + HISTOGRAM_SIZE]).sum(1), 1, atol=1e-5)
     for name in COLOURS:
         second = stacked.stacked[name](after.stacked_inputs)
-        np.testing.assert_allclose(after.logits[name], pool_logits(before.logits[name], second), atol=1e-5)
+        np.testing.assert_allclose(after.logits[name], pool_logits(before.logits[name], second, 0.5), atol=1e-5)
         assert np.abs(after.logits[name] - before.logits[name]).max() > 0.1
 
 
@@ -79,7 +81,7 @@ def test_heads_that_see_no_colour_may_have_one_that_does():
     )
     for name in ("kind", "colour"):
         second = stacked.stacked[name](after.stacked_inputs)
-        np.testing.assert_allclose(after.logits[name], pool_logits(before.logits[name], second), atol=1e-5)
+        np.testing.assert_allclose(after.logits[name], pool_logits(before.logits[name], second, 0.5), atol=1e-5)
         assert np.abs(after.logits[name] - before.logits[name]).max() > 0.1
 
 
