@@ -34,10 +34,11 @@ def from_srgb(rgb: Any, xp: Any = np) -> Any:
         rgb: floating point (..., 3), NumPy's or JAX's.
         xp: the module that it is an array of: numpy or jax.numpy.
     """
-    linear = xp.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    # Powers as exponentials of logarithms: XLA's CPU backend computes them twice as fast, many at once.
+    linear = xp.where(rgb <= 0.04045, rgb / 12.92, xp.exp(2.4 * xp.log((rgb + 0.055) / 1.055)))
     xyz = linear @ xp.asarray(TO_XYZ.T, rgb.dtype)
     # The cube root has no gradient at 0, and both branches of a `where` are differentiated.
-    root = xp.cbrt(xp.maximum(xyz, 1e-4))
+    root = xp.exp(xp.log(xp.maximum(xyz, 1e-4)) / 3)
     f = xp.where(xyz > (6 / 29) ** 3, root, xyz / (3 * (6 / 29) ** 2) + 4 / 29)
     lightness = 116 * f[..., 1] - 16
     return xp.stack([lightness, 500 * (f[..., 0] - f[..., 1]), 200 * (f[..., 1] - f[..., 2])], -1)

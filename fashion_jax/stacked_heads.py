@@ -32,6 +32,7 @@ from fashion_jax.training.state import TrainState
 
 TRIED = "stacked_heads_tried"  # among what a package notes of its training: also those that did not help
 _MOST_BYTES = 2**30  # of what is seen of training photos, on the host and on a device; more are thinned out
+_LEAST_GAIN = 0.01  # share of the loss; every second head takes time in prediction
 _WEIGHTS = tuple(round(0.1 * step, 1) for step in range(11))  # of a second head beside the first
 _VIEWS = 2  # a photo and its mirror image
 
@@ -40,7 +41,7 @@ def fit_stacked_heads(session: Session, state: TrainState) -> tuple[Session, Tra
     """Fits second heads to what the network says of training photos, and to the colours of these.
 
     Each is pooled with the first by the weight that has the lowest loss on validation rows, at the best temperature,
-    and left out where that is 0; without such rows all weigh a half.
+    and left out where it lowers the loss by less than 1 %; without such rows all weigh a half.
 
     Every process takes part, the first one fits, and all have the same. The network's own weights stay as they are, and
     with them its pooled features and its other heads.
@@ -180,11 +181,12 @@ def _choose_weights(
             chosen[name] = 0.0
             continue
         losses = {w: _calibrated_loss((1 - w) * first + w * second, labels[known]) for w in _WEIGHTS}
-        weight = chosen[name] = min(_WEIGHTS, key=lambda w: (losses[w], w))
+        best = min(_WEIGHTS, key=lambda w: (losses[w], w))
+        chosen[name] = best if losses[best] <= (1 - _LEAST_GAIN) * losses[0.0] else 0.0
         if session.progress:
             print(
-                f"second head of {name}: weight {weight:g}; loss on validation rows {losses[0.0]:.4f} without it, "
-                f"{losses[weight]:.4f} with it",
+                f"second head of {name}: loss on validation rows {losses[0.0]:.4f} without it, {losses[best]:.4f} with "
+                f"a weight of {best:g}: {'kept' if chosen[name] else 'left out'}",
                 file=sys.stderr,
                 flush=True,
             )
