@@ -87,7 +87,7 @@ def restore_stacked_heads(session: Session, state: TrainState) -> tuple[Session,
     if package.extra.get(TRIED) != list(_wanted(session)):
         return None
     names = tuple(package.model["stacked_heads"])
-    complete = session.with_stacked_heads(names) if names else session
+    complete = session.with_stacked_heads(names)
     own, packaged = (
         traverse_util.flatten_dict({"params": params, "batch_stats": batch_stats})
         for params, batch_stats in (to_host(state.judged), (package.params, package.batch_stats))
@@ -96,7 +96,7 @@ def restore_stacked_heads(session: Session, state: TrainState) -> tuple[Session,
     if not same:
         return None
     fitted = {name: (package.params["stacked"][name], package.batch_stats["stacked"][name]) for name in names}
-    return (complete, _with_heads(complete, state, fitted)) if names else (session, state)
+    return complete, _with_heads(complete, state, fitted)
 
 
 def _fit(
@@ -123,6 +123,7 @@ def _fit(
 
 
 def _wanted(session: Session) -> tuple[str, ...]:
+    """Returns the attributes that second heads are asked for; none without a colour head, whose features they see."""
     model = session.config.model
     return model.stacked_heads if model.colour_heads else ()
 

@@ -12,7 +12,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key, UInt8
+from jaxtyping import Array, Float, Int, Key, Real, UInt8
 
 from fashion_jax.config import AugmentConfig
 from fashion_jax.data.rand_augment import draw_affine
@@ -39,14 +39,14 @@ def normalize(
 
 
 def augment(
-    images: UInt8[Array, "batch height width 3"] | Float[Array, "batch height width 3"],
+    images: Real[Array, "batch height width 3"],
     keys: Key[Array, " batch"],
     config: AugmentConfig,
 ) -> Float[Array, "batch height width 3"]:
     """Applies a random resized crop (aspect kept), shift, flip, small rotation, RandAugment and erasing to each photo.
 
     Args:
-        images: RGB in [0, 255].
+        images: RGB in [0, 255], uint8 or floating point.
         keys: one per photo.
         config: probabilities and ranges; all of them off leaves the photos exactly as they are.
 
@@ -57,7 +57,7 @@ def augment(
 
 
 def _augment_one(
-    image: UInt8[Array, "height width 3"] | Float[Array, "height width 3"],
+    image: Real[Array, "height width 3"],
     key: Key[Array, ""],
     *,
     config: AugmentConfig,
@@ -95,9 +95,7 @@ def _augment_one(
     return _erase(sample_bilinear(image, source_y, source_x), erase_key, config)
 
 
-def _shift(
-    image: UInt8[Array, "height width 3"] | Float[Array, "height width 3"], key: Key[Array, ""], config: AugmentConfig
-) -> Array:
+def _shift(image: Real[Array, "height width 3"], key: Key[Array, ""], config: AugmentConfig) -> Array:
     """Moves a photo by whole pixels, white coming in: the padded crop of He et al. (2016, section 4.2)."""
     height, width, _ = image.shape
     rows, columns = round(config.max_shift * height), round(config.max_shift * width)
@@ -109,7 +107,7 @@ def _shift(
 
 
 def sample_bilinear(
-    image: UInt8[Array, "height width 3"] | Float[Array, "height width 3"],
+    image: Real[Array, "height width 3"],
     y: Float[Array, "rows columns"],
     x: Float[Array, "rows columns"],
 ) -> Float[Array, "rows columns 3"]:

@@ -16,7 +16,14 @@ from fashion_jax.evaluation.operating_points import best_strength, label_scores,
 from fashion_jax.evaluation.out_of_catalogue import auroc, fit_out_of_catalogue, judge_scores, threshold_above
 from fashion_jax.evaluation.trust import Rows, fit_decision, judge
 from fashion_jax.evaluation.trust_report import format_accepted, format_report
-from fashion_jax.models.decision import choose_labels, log_frequencies, log_probabilities
+from fashion_jax.models.decision import (
+    Decision,
+    HeadDecision,
+    choose_labels,
+    choose_sets,
+    log_frequencies,
+    log_probabilities,
+)
 
 PRIOR = np.array([0.6, 0.25, 0.1, 0.05])
 
@@ -182,6 +189,13 @@ def test_little_accuracy_is_given_for_much_macro_f1():
     assert best_strength(sweep(0.1, 0.01), "accuracy") == 0  # by classes of a few rows alone
     assert best_strength(sweep(-0.1, -0.1), "accuracy") == 0  # never against rare classes
     assert best_strength(sweep(0.1, 0.1), "macro_f1") == 0.6
+
+
+def test_what_is_said_is_in_its_label_set():
+    head = HeadDecision(1.0, np.array([90, 9, 1]), {}, {}, label_set=0.3)
+    log_probs = {"kind": np.log(np.array([[0.8, 0.15, 0.05], [0.45, 0.35, 0.2]]))}
+    sets = choose_sets(Decision({"kind": head}), log_probs, {"kind": np.array([2, 2])})["kind"]
+    assert sets.tolist() == [[True, False, True], [True, True, True]]
 
 
 def test_scores_are_those_of_the_summary():
