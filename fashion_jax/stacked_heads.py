@@ -181,10 +181,9 @@ def _choose_weights(
         if not known.any():
             chosen[name] = 0.0
             continue
-        losses = {w: _calibrated_loss((1 - w) * first + w * second, labels[known]) for w in _WEIGHTS}
-        best = min(_WEIGHTS, key=lambda w: (losses[w], w))
-        chosen[name] = best if losses[best] <= (1 - _LEAST_GAIN) * losses[0.0] else 0.0
+        chosen[name], losses = choose_weight(first, second, labels[known])
         if session.progress:
+            best = min(losses, key=lambda weight: losses[weight])
             print(
                 f"second head of {name}: loss on validation rows {losses[0.0]:.4f} without it, {losses[best]:.4f} with "
                 f"a weight of {best:g}: {'kept' if chosen[name] else 'left out'}",
@@ -192,6 +191,21 @@ def _choose_weights(
                 flush=True,
             )
     return chosen
+
+
+def choose_weight(
+    first: Float[np.ndarray, "n classes"], second: Float[np.ndarray, "n classes"], labels: Int[np.ndarray, " n"]
+) -> tuple[float, dict[float, float]]:
+    """Returns the weight of a second head, and the mean cross-entropy (nats) of each weight at its best temperature.
+
+    Args:
+        first: log probabilities.
+        second: log probabilities.
+        labels: in [0, classes).
+    """
+    losses = {w: _calibrated_loss((1 - w) * first + w * second, labels) for w in _WEIGHTS}
+    best = min(_WEIGHTS, key=lambda w: (losses[w], w))
+    return (best if losses[best] <= (1 - _LEAST_GAIN) * losses[0.0] else 0.0), losses
 
 
 def _log_probs(found: Evaluation, name: str) -> Float[np.ndarray, "n classes"]:

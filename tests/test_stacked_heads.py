@@ -25,7 +25,7 @@ from fashion_jax.resolve import resolve
 from fashion_jax.serving.predictor import load_model
 from fashion_jax.serving.zoo import halve_package
 from fashion_jax.session import Session
-from fashion_jax.stacked_heads import fit_stacked_heads, restore_stacked_heads
+from fashion_jax.stacked_heads import choose_weight, fit_stacked_heads, restore_stacked_heads
 from fashion_jax.training.checkpoint import Checkpoints
 from fashion_jax.training.sharding import to_host
 from fashion_jax.training.stacking import empty_stacked_head
@@ -231,6 +231,18 @@ def test_what_does_not_help_on_validation_rows_is_left_out(stacking_config, prep
     assert complete.stacked_heads == () and complete.arguments["stacked_heads"] == []
     for one, other in zip(*map(jax.tree.leaves, (state.judged, completed.judged)), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_a_second_head_weighs_what_it_knows():
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 3, 2000)
+    known = np.eye(3)[labels]
+    good, poor = (log_softmax(sure * known + random.normal(size=known.shape), 1) for sure in (2.0, 0.5))
+    weight, losses = choose_weight(good, poor, labels)
+    assert 0 < weight < 0.5 and losses[weight] == min(losses.values()) < 0.99 * losses[0.0]
+    assert choose_weight(poor, good, labels)[0] > 0.5
+    assert choose_weight(good, log_softmax(random.normal(size=known.shape), 1), labels)[0] == 0
+    assert choose_weight(good, good, labels)[0] == 0  # what gains nothing is left out
 
 
 def test_a_finished_run_can_have_them_later(run, tmp_path, monkeypatch):
