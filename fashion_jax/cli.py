@@ -165,7 +165,7 @@ def _sweep(parser: argparse.ArgumentParser, given: list[str]) -> int:
 
 
 def _audit(flags: argparse.Namespace) -> int:
-    _start_devices()
+    _start_devices(training=flags.retrain)
     from fashion_jax.audit import audit, format_audit
     from fashion_jax.training.interrupt import Interrupted
 
@@ -189,7 +189,7 @@ def _audit(flags: argparse.Namespace) -> int:
 
 
 def _predict(flags: argparse.Namespace) -> int:
-    _start_devices()
+    _start_devices(training=False)
     from fashion_jax.serving.predict import predict_source
     from fashion_jax.serving.predictor import load_model
 
@@ -199,7 +199,7 @@ def _predict(flags: argparse.Namespace) -> int:
 
 
 def _embed(flags: argparse.Namespace) -> int:
-    _start_devices()
+    _start_devices(training=False)
     from fashion_jax.search.embed import embed_source
     from fashion_jax.serving.predictor import load_model
 
@@ -208,7 +208,7 @@ def _embed(flags: argparse.Namespace) -> int:
 
 
 def _demo(flags: argparse.Namespace) -> int:
-    _start_devices()
+    _start_devices(training=True)
     from fashion_jax.demo.embedded import run_demo
 
     return run_demo(flags.workdir)
@@ -220,10 +220,10 @@ def _schema(flags: argparse.Namespace) -> Schema | None:
     return load_schema(flags.schema) if flags.schema else None
 
 
-def _start_devices() -> None:
+def _start_devices(*, training: bool) -> None:
     from fashion_jax.runtime import start_devices
 
-    start_devices()
+    start_devices(training=training)
 
 
 def _names(text: str) -> tuple[str, ...]:

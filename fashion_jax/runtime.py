@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import itertools
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
+import threadpoolctl
 
 from fashion_jax.errors import UserError
 
@@ -25,7 +28,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 _turns = itertools.count()  # every process takes part in each turn, so all count alike
 
 
-def start_devices(cpu_devices: int = 0, dtype: str = "float32") -> None:
+def start_devices(cpu_devices: int = 0, dtype: str = "float32", *, training: bool = True) -> None:
     """Sets how many CPU devices JAX will see; without effect once JAX has started, or if the user has chosen.
 
     A ResNet's convolutions leave CPU cores idle when one device runs them, so the batch is shared out over several
@@ -35,15 +38,16 @@ def start_devices(cpu_devices: int = 0, dtype: str = "float32") -> None:
         cpu_devices: the number; 0 stands for four per core and eight at most. Without a number, what
             `JAX_NUM_CPU_DEVICES` or `XLA_FLAGS` say is left alone.
         dtype: "float32", "bfloat16" or "auto", of what will be trained. Matrix products, as which bfloat16
-            convolutions are computed, keep a core busy with one device: 0 stands for one per core then. Prediction is
-            no slower on more in either.
+            convolutions are computed, keep a core busy with one device: 0 stands for one per core then.
+        training: whether something will be trained. Prediction chooses its batches, and is fastest, in either dtype,
+            with one device per core whose batch its own cache holds: 0 stands for one per core then.
     """
-    bfloat16 = dtype == "bfloat16" or (dtype == "auto" and _cpu_multiplies_bfloat16())
+    one_per_core = not training or dtype == "bfloat16" or (dtype == "auto" and _cpu_multiplies_bfloat16())
     chosen = "JAX_NUM_CPU_DEVICES" in os.environ or _FORCED_DEVICES in os.environ.get("XLA_FLAGS", "")
     if chosen and not cpu_devices:
         return
     try:
-        jax.config.update("jax_num_cpu_devices", cpu_devices or (_cores() if bfloat16 else min(8, 4 * _cores())))
+        jax.config.update("jax_num_cpu_devices", cpu_devices or (_cores() if one_per_core else min(8, 4 * _cores())))
     except RuntimeError:
         # JAX has started already (a notebook, a test); what it has is used.
         return
@@ -64,6 +68,21 @@ def _keep_freed_memory() -> None:
         return
     mallopt(_M_MMAP_MAX, 0)
     mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def one_blas_thread() -> AbstractContextManager[Any]:
+    """Keeps NumPy's matrix products to the calling thread, for small ones between two runs of a network.
+
+    BLAS's other threads wait for more work in a loop, some 25 ms long, and take from XLA the cores that it runs the
+    next batch on: a third of the time of prediction on two cores. Of several Python threads the first that enters has
+    its way, and what there was is restored when it leaves.
+    """
+    return _blas_libraries().limit(limits=1, user_api="blas")
+
+
+@functools.cache
+def _blas_libraries() -> threadpoolctl.ThreadpoolController:
+    return threadpoolctl.ThreadpoolController()
 
 
 def start_processes(

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
+import threadpoolctl
 
 from fashion_jax import files, runtime
 from fashion_jax.config import Config
@@ -38,11 +40,13 @@ def count_devices(tmp_path, cpuinfo: str, call: str, **environment: str) -> int:
         (AMX, "start_devices(0, 'auto')", 2),
         (AMX, "start_devices(0, 'float32')", 8),
         (AMX, "start_devices()", 8),
+        (PLAIN, "start_devices(training=False)", 2),
+        (AMX, "start_devices(5, training=False)", 5),
         (PLAIN, "start_devices(0, 'bfloat16')", 2),
         (AMX, "start_devices(3, 'auto')", 3),
     ],
 )
-def test_bfloat16_takes_a_device_per_core_and_float32_four(tmp_path, cpuinfo, call, devices):
+def test_bfloat16_and_prediction_take_a_device_per_core_and_training_in_float32_four(tmp_path, cpuinfo, call, devices):
     assert count_devices(tmp_path, cpuinfo, call) == devices
 
 
@@ -81,3 +85,36 @@ def test_training_asks_how_a_run_began(tiny_config, prepared, tmp_path):
     config.model.dtype = "auto"  # float32 on a CPU, which would be refused
     train(config, tmp_path, progress=False, finish=False)
     assert load_run_config(tmp_path).model.dtype == "bfloat16"
+
+
+def blas_threads() -> list[int]:
+    return [
+        library["num_threads"]
+        for library in threadpoolctl.ThreadpoolController().info()
+        if library["user_api"] == "blas"
+    ]
+
+
+def test_threads_that_multiply_at_once_leave_blas_as_it_was():
+    with threadpoolctl.threadpool_limits(2, "blas"):
+        before, first_leaves = blas_threads(), threading.Event()
+        assert before and set(before) == {2}
+
+        def work() -> None:
+            with runtime.one_blas_thread():
+                first_leaves.wait()
+
+        with runtime.one_blas_thread():
+            assert set(blas_threads()) == {1}
+            worker = threading.Thread(target=work)
+            worker.start()
+        first_leaves.set()
+        worker.join()
+        assert blas_threads() == before
+
+
+def test_blas_is_as_it_was_after_an_error():
+    before = blas_threads()
+    with pytest.raises(ValueError, match="bad"), runtime.one_blas_thread():
+        raise ValueError("bad")
+    assert blas_threads() == before

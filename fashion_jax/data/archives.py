@@ -16,6 +16,7 @@ from fashion_jax.errors import UserError
 MAX_MEMBER_BYTES = 2_000_000_000  # of a table; photos have a limit of their own
 MAX_RATIO = 200  # unpacked over packed size; photos hardly shrink
 FREE_BYTES = 1_000_000_000  # unpacked size below which the ratio does not matter
+_HELD_BYTES = 256_000_000  # unpacked size up to which a tar's files stay in memory
 
 
 class Files(Protocol):
@@ -155,14 +156,18 @@ class ZipFiles:
 
 
 class TarFiles:
-    """Files of a tar, plain or compressed; nothing is unpacked to the disk."""
+    """Files of a tar, plain or compressed; nothing is unpacked to the disk.
+
+    A second pass over a compressed archive costs as much as the first, so tables stay in memory, and of a small archive
+    every file.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._sizes: dict[str, int] = {}
         self._times: dict[str, int] = {}
-        self._tables: dict[str, bytes] = {}
-        total = 0
+        self._held: dict[str, bytes] = {}
+        total, all_held = 0, True
         with tarfile.open(path, "r|*") as tar:
             for member in tar:
                 name = safe_name(member.name, path)
@@ -174,11 +179,15 @@ class TarFiles:
                     continue
                 total += member.size
                 _check_total(path, total)
+                if name in self._sizes:
+                    continue  # of two files of a name, the first counts, as in `read_many`
                 self._sizes[name], self._times[name] = member.size, int(member.mtime)
-                # A second pass over a compressed archive costs as much as the first, and tables are small.
-                if name.lower().endswith((".csv", ".tsv", ".parquet")) and member.size <= MAX_MEMBER_BYTES:
+                if all_held and total > _HELD_BYTES:
+                    all_held = False
+                    self._held = {name: data for name, data in self._held.items() if _is_table(name)}
+                if all_held or (_is_table(name) and member.size <= MAX_MEMBER_BYTES):
                     file = tar.extractfile(member)
-                    self._tables[name] = file.read() if file else b""
+                    self._held[name] = file.read() if file else b""
 
     def sizes(self) -> dict[str, int]:
         return dict(self._sizes)
@@ -187,8 +196,8 @@ class TarFiles:
         return self._times[name]
 
     def read(self, name: str) -> bytes:
-        if name in self._tables:
-            return self._tables[name]
+        if name in self._held:
+            return self._held[name]
         for _, data in self.read_many([name]):
             if isinstance(data, OSError):
                 raise data
@@ -197,6 +206,9 @@ class TarFiles:
 
     def read_many(self, names: Iterable[str]) -> Iterator[tuple[str, bytes | OSError]]:
         wanted = set(names)
+        if wanted <= self._held.keys():
+            yield from ((name, data) for name, data in self._held.items() if name in wanted)
+            return
         try:
             with tarfile.open(self.path, "r|*") as tar:
                 for member in tar:
@@ -209,6 +221,10 @@ class TarFiles:
             raise UserError(f"{self.path} is damaged ({error}); if it is a download, fetch it again") from error
         for name in sorted(wanted):
             yield name, OSError("the archive changed while it was read")
+
+
+def _is_table(name: str) -> bool:
+    return name.lower().endswith((".csv", ".tsv", ".parquet"))
 
 
 def _check_total(path: Path, total: int) -> None:

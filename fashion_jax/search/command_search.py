@@ -50,7 +50,7 @@ def run_search(flags: argparse.Namespace) -> int:
         raise UserError("--keep and --change need a product: give --image or --id with them")
     if flags.attribute and (flags.diversity or flags.min_score is not None or flags.weigh):
         raise UserError("--diversity, --min-score and --weigh need a product: give --image or --id with them")
-    start_devices()
+    start_devices(training=False)
     index = Index.load(flags.index)
     model: Predictor | None = None
     if flags.image:

@@ -107,7 +107,7 @@ def _build(flags: argparse.Namespace) -> int:
     from fashion_jax.search.gallery import build_index
     from fashion_jax.serving.predictor import load_model
 
-    start_devices()
+    start_devices(training=False)
     begin = time.monotonic()
     options = {name: getattr(flags, name) for name in ("target_recall", "backend", "batch", "pca", "whiten")}
     model = load_model(flags.model)
@@ -121,7 +121,7 @@ def _add(flags: argparse.Namespace) -> int:
     from fashion_jax.search.gallery import add_products
     from fashion_jax.search.index import Index
 
-    start_devices()
+    start_devices(training=False)
     with Index.load(flags.index) as index:
         model = load_index_model(index, flags.model)
         add_products(index, model, flags.source, table=flags.table, schema=_schema(flags))

@@ -22,6 +22,8 @@ from fashion_jax.errors import UserError
 from fashion_jax.progress import progress_bar
 from fashion_jax.serving.predictor import Outputs, Predictor
 
+_BATCHES_AT_ONCE = 4  # of the model's: one is prepared while another runs
+
 
 class SourceRun:
     """One pass of a model over a catalogue.
@@ -78,8 +80,9 @@ class SourceRun:
         count, usable = len(self.catalog.products), len(done)
         bar = progress_bar(count, "predicting", show=self._progress, unit="photo", initial=count - len(left))
         decoded = map_photos(self._decode, self.catalog.iter_photos(left))
+        size = _BATCHES_AT_ONCE * self._model.batch_size
         with bar, closing(decoded):
-            while batch := list(islice(decoded, self._model.batch_size)):
+            while batch := list(islice(decoded, size)):
                 good = [(p, image) for p, image in batch if not isinstance(image, BadPhoto)]
                 bad = [Rejected(p.row, p.id, str(image)) for p, image in batch if isinstance(image, BadPhoto)]
                 self.catalog.rejected += bad

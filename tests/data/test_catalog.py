@@ -85,6 +85,27 @@ def test_all_containers_read_alike(tmp_path, prefix, kind):
     assert read_all(catalog) == {str(i): PHOTO for i in range(20)}
 
 
+@pytest.mark.parametrize("held", [0, 1_000, 10**9])
+def test_a_tar_reads_alike_whether_memory_holds_it_or_not(tmp_path, monkeypatch, held):
+    monkeypatch.setattr(archives, "_HELD_BYTES", held)
+    content = kaggle_files()
+    path = write_tar(tmp_path / "c.tar", content, "w")
+    with tarfile.open(path, "a") as archive:
+        info = tarfile.TarInfo("images/3.jpg")  # a second one of the name
+        info.size = 5
+        archive.addfile(info, io.BytesIO(b"other"))
+    catalog = open_catalog(path)
+    some = catalog.products[2:5]
+    assert {product.id: data for product, data in catalog.iter_photos(some)} == dict.fromkeys("234", PHOTO)
+    assert read_all(catalog) == {str(i): PHOTO for i in range(20)}
+    path.unlink()
+    if held < 10**9:
+        with pytest.raises(FileNotFoundError):
+            read_all(catalog)
+    else:
+        assert read_all(catalog) == {str(i): PHOTO for i in range(20)}
+
+
 def test_the_stamp_changes_with_the_content_and_not_with_the_name(tmp_path):
     content = kaggle_files()
     folder = write_folder(tmp_path / "a", content)
