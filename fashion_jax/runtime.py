@@ -7,10 +7,11 @@ import functools
 import itertools
 import os
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
 import threadpoolctl
@@ -25,6 +26,7 @@ _FORCED_DEVICES = "xla_force_host_platform_device_count"
 _CPU_INFO = Path("/proc/cpuinfo")
 _A_WEEK_IN_MS = 7 * 24 * 3600 * 1000
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
+_blas_lock = threading.Lock()
 _turns = itertools.count()  # every process takes part in each turn, so all count alike
 
 
@@ -39,15 +41,17 @@ def start_devices(cpu_devices: int = 0, dtype: str = "float32", *, training: boo
             `JAX_NUM_CPU_DEVICES` or `XLA_FLAGS` say is left alone.
         dtype: "float32", "bfloat16" or "auto", of what will be trained. Matrix products, as which bfloat16
             convolutions are computed, keep a core busy with one device: 0 stands for one per core then.
-        training: whether something will be trained. Prediction chooses its batches, and is fastest, in either dtype,
-            with one device per core whose batch its own cache holds: 0 stands for one per core then.
+        training: whether something will be trained. Prediction chooses its batches, and is fastest, in either dtype
+            (measured on two cores), with one device per core whose batch its own cache holds: 0 stands for one per
+            core then, and 16 at most, as each holds the weights.
     """
     one_per_core = not training or dtype == "bfloat16" or (dtype == "auto" and _cpu_multiplies_bfloat16())
     chosen = "JAX_NUM_CPU_DEVICES" in os.environ or _FORCED_DEVICES in os.environ.get("XLA_FLAGS", "")
     if chosen and not cpu_devices:
         return
+    automatic = num_cores() if one_per_core else min(8, 4 * num_cores())
     try:
-        jax.config.update("jax_num_cpu_devices", cpu_devices or (_cores() if one_per_core else min(8, 4 * _cores())))
+        jax.config.update("jax_num_cpu_devices", cpu_devices or (automatic if training else min(16, automatic)))
     except RuntimeError:
         # JAX has started already (a notebook, a test); what it has is used.
         return
@@ -70,19 +74,27 @@ def _keep_freed_memory() -> None:
     mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
-def one_blas_thread() -> AbstractContextManager[Any]:
-    """Keeps NumPy's matrix products to the calling thread, for small ones between two runs of a network.
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Keeps NumPy's matrix products to one thread, for small ones between two runs of a network.
 
     BLAS's other threads wait for more work in a loop, some 25 ms long, and take from XLA the cores that it runs the
-    next batch on: a third of the time of prediction on two cores. Of several Python threads the first that enters has
-    its way, and what there was is restored when it leaves.
+    next batch on: a third of the time of prediction on two cores. The limit is of the whole process. Where another
+    Python thread is inside, nothing is done, so that its leaving restores what there was before it.
     """
-    return _blas_libraries().limit(limits=1, user_api="blas")
+    if not _blas_lock.acquire(blocking=False):
+        yield
+        return
+    try:
+        with _blas_libraries().limit(limits=1, user_api="blas"):
+            yield
+    finally:
+        _blas_lock.release()
 
 
 @functools.cache
 def _blas_libraries() -> threadpoolctl.ThreadpoolController:
-    return threadpoolctl.ThreadpoolController()
+    return threadpoolctl.ThreadpoolController().select(user_api="blas")
 
 
 def start_processes(
@@ -203,7 +215,8 @@ def _cpu_multiplies_bfloat16() -> bool:
         return False
 
 
-def _cores() -> int:
+def num_cores() -> int:
+    """Returns the cores that this process may use."""
     try:
         return len(os.sched_getaffinity(0))  # what a container or taskset leaves to this process
     except AttributeError:  # not on macOS

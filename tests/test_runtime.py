@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import threading
 
 import pytest
-import threadpoolctl
 
 from fashion_jax import files, runtime
 from fashion_jax.config import Config
@@ -24,7 +22,7 @@ def count_devices(tmp_path, cpuinfo: str, call: str, **environment: str) -> int:
     (tmp_path / "cpuinfo").write_text(cpuinfo)
     code = (
         "import sys, pathlib, jax, fashion_jax.runtime as runtime\n"
-        "runtime._CPU_INFO, runtime._cores = pathlib.Path(sys.argv[1]), lambda: 2\n"
+        "runtime._CPU_INFO, runtime.num_cores = pathlib.Path(sys.argv[1]), lambda: 2\n"
         f"runtime.{call}\nprint(jax.device_count())"
     )
     own = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES")}
@@ -87,34 +85,46 @@ def test_training_asks_how_a_run_began(tiny_config, prepared, tmp_path):
     assert load_run_config(tmp_path).model.dtype == "bfloat16"
 
 
-def blas_threads() -> list[int]:
-    return [
-        library["num_threads"]
-        for library in threadpoolctl.ThreadpoolController().info()
-        if library["user_api"] == "blas"
-    ]
+BLAS = """
+import threading, numpy, threadpoolctl
+from fashion_jax.runtime import one_blas_thread
+
+def count():
+    libraries = threadpoolctl.ThreadpoolController().info()
+    return {library["num_threads"] for library in libraries if library["user_api"] == "blas"}
+
+def enter(inside, leave):
+    with one_blas_thread():
+        inside.set()
+        leave.wait()
+
+class Guest:
+    def __init__(self):
+        self.inside, self.leave = threading.Event(), threading.Event()
+        self.thread = threading.Thread(target=enter, args=(self.inside, self.leave))
+        self.thread.start()
+        self.inside.wait()
+    def go(self):
+        self.leave.set()
+        self.thread.join()
+
+"""
 
 
-def test_threads_that_multiply_at_once_leave_blas_as_it_was():
-    with threadpoolctl.threadpool_limits(2, "blas"):
-        before, first_leaves = blas_threads(), threading.Event()
-        assert before and set(before) == {2}
-
-        def work() -> None:
-            with runtime.one_blas_thread():
-                first_leaves.wait()
-
-        with runtime.one_blas_thread():
-            assert set(blas_threads()) == {1}
-            worker = threading.Thread(target=work)
-            worker.start()
-        first_leaves.set()
-        worker.join()
-        assert blas_threads() == before
-
-
-def test_blas_is_as_it_was_after_an_error():
-    before = blas_threads()
-    with pytest.raises(ValueError, match="bad"), runtime.one_blas_thread():
-        raise ValueError("bad")
-    assert blas_threads() == before
+@pytest.mark.parametrize(
+    ("code", "counts"),
+    [
+        ("with one_blas_thread():\n    print(count())\nprint(count())", "{1} {2}"),
+        ("try:\n    with one_blas_thread():\n        raise KeyError\nexcept KeyError:\n    print(count())", "{2}"),
+        ("with one_blas_thread(), one_blas_thread():\n    print(count())\nprint(count())", "{1} {2}"),
+        # Two threads, whichever leaves first.
+        ("a, b = Guest(), Guest()\nprint(count())\na.go()\nb.go()\nprint(count())", "{1} {2}"),
+        ("a, b = Guest(), Guest()\nprint(count())\nb.go()\nprint(count())\na.go()\nprint(count())", "{1} {1} {2}"),
+        ("a, b = Guest(), Guest()\na.go()\nc = Guest()\nprint(count())\nb.go()\nc.go()\nprint(count())", "{1} {2}"),
+    ],
+)
+def test_blas_is_limited_inside_and_left_as_it_was(code, counts):
+    command = [sys.executable, "-c", BLAS + code]
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "2"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == counts.split()

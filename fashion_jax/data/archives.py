@@ -7,10 +7,13 @@ import posixpath
 import tarfile
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
+from fashion_jax.data.schema import PHOTO_SUFFIXES
+from fashion_jax.data.tables import TABLE_SUFFIXES
 from fashion_jax.errors import UserError
 
 MAX_MEMBER_BYTES = 2_000_000_000  # of a table; photos have a limit of their own
@@ -159,15 +162,16 @@ class TarFiles:
     """Files of a tar, plain or compressed; nothing is unpacked to the disk.
 
     A second pass over a compressed archive costs as much as the first, so tables stay in memory, and of a small archive
-    every file.
+    the photos too. Of several files of a name the last one counts, as when a tar is unpacked.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._sizes: dict[str, int] = {}
         self._times: dict[str, int] = {}
+        self._copies: Counter[str] = Counter()
         self._held: dict[str, bytes] = {}
-        total, all_held = 0, True
+        total = 0
         with tarfile.open(path, "r|*") as tar:
             for member in tar:
                 name = safe_name(member.name, path)
@@ -177,17 +181,20 @@ class TarFiles:
                     safe_name(posixpath.join(base, member.linkname), path)
                 if not member.isfile():
                     continue
+                if member.size < 0:
+                    raise tarfile.ReadError(f"the size of {name} is negative")
                 total += member.size
                 _check_total(path, total)
-                if name in self._sizes:
-                    continue  # of two files of a name, the first counts, as in `read_many`
                 self._sizes[name], self._times[name] = member.size, int(member.mtime)
-                if all_held and total > _HELD_BYTES:
-                    all_held = False
-                    self._held = {name: data for name, data in self._held.items() if _is_table(name)}
-                if all_held or (_is_table(name) and member.size <= MAX_MEMBER_BYTES):
+                self._copies[name] += 1
+                self._held.pop(name, None)
+                # A map of a sparse file's holes may take hours to read, and no tool packs photos as such.
+                is_photo = name.lower().endswith(PHOTO_SUFFIXES) and not member.issparse()
+                if (is_photo and total <= _HELD_BYTES) or (_is_table(name) and member.size <= MAX_MEMBER_BYTES):
                     file = tar.extractfile(member)
                     self._held[name] = file.read() if file else b""
+        if total > _HELD_BYTES:
+            self._held = {name: data for name, data in self._held.items() if _is_table(name)}
 
     def sizes(self) -> dict[str, int]:
         return dict(self._sizes)
@@ -205,7 +212,7 @@ class TarFiles:
         raise KeyError(name)
 
     def read_many(self, names: Iterable[str]) -> Iterator[tuple[str, bytes | OSError]]:
-        wanted = set(names)
+        wanted, passed = set(names), Counter[str]()
         if wanted <= self._held.keys():
             yield from ((name, data) for name, data in self._held.items() if name in wanted)
             return
@@ -214,6 +221,9 @@ class TarFiles:
                 for member in tar:
                     name = safe_name(member.name, self.path)
                     if member.isfile() and name in wanted:
+                        passed[name] += 1
+                        if passed[name] < self._copies[name]:
+                            continue
                         wanted.discard(name)
                         file = tar.extractfile(member)
                         yield name, file.read() if file else b""
@@ -224,7 +234,7 @@ class TarFiles:
 
 
 def _is_table(name: str) -> bool:
-    return name.lower().endswith((".csv", ".tsv", ".parquet"))
+    return name.lower().endswith(TABLE_SUFFIXES)
 
 
 def _check_total(path: Path, total: int) -> None:

@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int64
 
 from fashion_jax.models import decision as deciding
 from fashion_jax.models.decision import Decision
+
+
+class NetworkOutputs(NamedTuple):
+    """What a network itself says of photos.
+
+    Attributes:
+        logits: attribute -> float32 (n, classes); means of a photo and its mirror image where that was asked for.
+        features: float32 (n, pooled features).
+        energies: float32 (n,).
+        embeddings: float32 (n, size), as the package makes them; the features where it does not say how.
+        colour: float32 (n, size), what colour heads see besides the features; of no size without them.
+    """
+
+    logits: dict[str, np.ndarray]
+    features: np.ndarray
+    energies: np.ndarray
+    embeddings: np.ndarray
+    colour: np.ndarray
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +83,31 @@ class Prediction(dict[str, tuple[str, float]]):
         self.accepted = accepted or {}
         self.out_of_catalogue, self.is_out_of_catalogue = out_of_catalogue, is_out_of_catalogue
         self.label_sets = label_sets or {}
+
+
+def join_outputs(
+    parts: Sequence[NetworkOutputs], classes: Mapping[str, int], features: int, embedding: int, colour: int
+) -> NetworkOutputs:
+    """Returns the rows of all parts, of which there may be none.
+
+    Args:
+        parts: in order.
+        classes: attribute -> number of classes.
+        features: pooled features.
+        embedding: size of an embedding.
+        colour: size of what colour heads see.
+    """
+
+    def join(arrays: list[np.ndarray], *width: int) -> np.ndarray:
+        return np.concatenate([np.empty((0, *width), np.float32), *arrays])
+
+    return NetworkOutputs(
+        {name: join([p.logits[name] for p in parts], count) for name, count in classes.items()},
+        join([p.features for p in parts], features),
+        join([p.energies for p in parts]),
+        join([p.embeddings for p in parts], embedding),
+        join([p.colour for p in parts], colour),
+    )
 
 
 def decide(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -25,8 +25,8 @@ from fashion_jax.models.classifier import (
 )
 from fashion_jax.models.decision import OPERATING_POINTS
 from fashion_jax.models.resnet import embedding_size
-from fashion_jax.runtime import computes_bfloat16_faster, on_accelerator, one_blas_thread
-from fashion_jax.serving.outputs import Outputs, Prediction, decide, name_labels
+from fashion_jax.runtime import computes_bfloat16_faster, num_cores, on_accelerator, one_blas_thread
+from fashion_jax.serving.outputs import NetworkOutputs, Outputs, Prediction, decide, join_outputs, name_labels
 from fashion_jax.serving.package import Package, load_package
 from fashion_jax.serving.zoo import find_model
 
@@ -36,10 +36,9 @@ Photo = str | Path | bytes | Image.Image | UInt8[np.ndarray, "height width 3"]
 
 _BATCH = 256
 _BATCH_PIXELS = _BATCH * 224 * 224  # fewer photos of a larger size run at once
-# Likewise, of each device: the maps of so few photos stay in a core's cache. A ResNet-18 of width 32 takes 64 photos of
-# 60 x 45 on two devices in .77 of the time that 256 take on two, and .82 of that on eight; four of 224 x 224 in .62 of
-# that of 64.
-_CPU_DEVICE_PIXELS = 2 * 224 * 224
+# Likewise, of each core, whose cache holds the maps of so few: 64 photos of 60 x 45 take a ResNet-18 of width 32 on two
+# devices .77 of the time that 256 take on two, and .82 of that on eight; four of 224 x 224 take .62 of that of 64.
+_CPU_CORE_PIXELS = 2 * 224 * 224
 
 
 def load_model(path: str | Path) -> Predictor:
@@ -53,24 +52,6 @@ def load_model(path: str | Path) -> Predictor:
         UserError: it is none of these, or damaged.
     """
     return Predictor(load_package(find_model(path)))
-
-
-class NetworkOutputs(NamedTuple):
-    """What a network itself says of photos.
-
-    Attributes:
-        logits: attribute -> float32 (n, classes); means of a photo and its mirror image where that was asked for.
-        features: float32 (n, pooled features).
-        energies: float32 (n,).
-        embeddings: float32 (n, size), as the package makes them; the features where it does not say how.
-        colour: float32 (n, size), what colour heads see besides the features; of no size without them.
-    """
-
-    logits: dict[str, np.ndarray]
-    features: np.ndarray
-    energies: np.ndarray
-    embeddings: np.ndarray
-    colour: np.ndarray
 
 
 class Predictor:
@@ -172,7 +153,7 @@ class Predictor:
     def batch_size(self) -> int:
         """Photos that run at once at most: 256, fewer above 224 x 224 pixels; on a CPU what cores' caches hold."""
         height, width = self.size
-        pixels = _BATCH_PIXELS if on_accelerator() else _CPU_DEVICE_PIXELS * self._devices
+        pixels = _BATCH_PIXELS if on_accelerator() else _CPU_CORE_PIXELS * max(self._devices, num_cores())
         return self._round_up(max(1, min(_BATCH, pixels // (height * width))))
 
     def read(self, photo: Photo) -> UInt8[np.ndarray, "height width 3"]:
@@ -225,12 +206,53 @@ class Predictor:
         Raises:
             UserError: another shape, dtype or operating point.
         """
+        images = self._check_images(images)
+        self.check_operating_point(operating_point)
+        return self._decide(self.run_network(images, whole_batches=whole_batches, flip=flip), operating_point)
+
+    def predict_batches(
+        self,
+        batches: Iterable[UInt8[np.ndarray, "n height width 3"]],
+        *,
+        whole_batches: bool = False,
+        flip: bool | None = None,
+        operating_point: str = "accuracy",
+    ) -> Iterator[Outputs]:
+        """Runs the model over batches as they come, each while the next one is read.
+
+        Args:
+            batches: of `batch_size` photos at most, as `predict_arrays` takes them.
+            whole_batches: see there.
+            flip: see there.
+            operating_point: see there.
+
+        Yields:
+            The outputs of each batch, in order.
+
+        Raises:
+            UserError: another shape, dtype or operating point, or too many photos.
+        """
+        self.check_operating_point(operating_point)
+        for said in self._run(map(self._check_images, batches), whole_batches, flip):
+            yield self._decide(said, operating_point)
+
+    def run_network(
+        self, images: UInt8[np.ndarray, "n height width 3"], *, whole_batches: bool = False, flip: bool | None = None
+    ) -> NetworkOutputs:
+        """Returns what the network itself says; takes sound photos."""
+        size = self.batch_size
+        batches = (images[start : start + size] for start in range(0, len(images), size))
+        parts = list(self._run(batches, whole_batches or len(images) > size, flip))
+        classes = {name: len(names) for name, names in self.classes.items()}
+        return join_outputs(parts, classes, self.num_features, self.embedding_size, self.num_colour_features)
+
+    def _check_images(self, images: np.ndarray) -> np.ndarray:
         images = np.asarray(images)
         if images.ndim != 4 or images.shape[1:] != (*self.size, 3) or images.dtype != np.uint8:
-            wanted = f"uint8 (n, {self.size[0]}, {self.size[1]}, 3)"
-            raise UserError(f"photos must be {wanted}, not {images.dtype} {images.shape}")
-        self.check_operating_point(operating_point)
-        said = self.run_network(images, whole_batches=whole_batches, flip=flip)
+            raise UserError(f"photos must be uint8 {('n', *self.size, 3)}, not {images.dtype} {images.shape}")
+        return images
+
+    def _decide(self, said: NetworkOutputs, operating_point: str) -> Outputs:
         with one_blas_thread():
             return decide(
                 self._package.decision,
@@ -240,23 +262,6 @@ class Predictor:
                 operating_point,
                 embeddings=said.embeddings,
             )
-
-    def run_network(
-        self, images: UInt8[np.ndarray, "n height width 3"], *, whole_batches: bool = False, flip: bool | None = None
-    ) -> NetworkOutputs:
-        """Returns what the network itself says; takes sound photos."""
-        parts = list(self._run(images, whole_batches, self.preprocessing["test_time_flip"] if flip is None else flip))
-
-        def join(arrays: list[np.ndarray], *width: int) -> np.ndarray:
-            return np.concatenate([np.empty((0, *width), np.float32), *arrays])
-
-        return NetworkOutputs(
-            {name: join([p.logits[name] for p in parts], len(v)) for name, v in self.classes.items()},
-            join([p.features for p in parts], self.num_features),
-            join([p.energies for p in parts]),
-            join([p.embeddings for p in parts], self.embedding_size),
-            join([p.colour for p in parts], self.num_colour_features),
-        )
 
     def check_operating_point(self, name: str) -> None:
         """Raises UserError unless the package can predict at an operating point."""
@@ -272,20 +277,20 @@ class Predictor:
     def _round_up(self, count: int) -> int:
         return -(-count // self._devices) * self._devices
 
-    def _run(self, images: np.ndarray, whole_batches: bool, flip: bool) -> Iterator[NetworkOutputs]:
-        if not len(images):
-            return
-        # Few photos take a batch of their own size, rounded up to a power of two: few shapes are ever compiled.
-        few = self._round_up(1 << (len(images) - 1).bit_length())
-        size = self.batch_size if whole_batches else min(few, self.batch_size)
+    def _run(self, batches: Iterable[np.ndarray], whole_batches: bool, flip: bool | None) -> Iterator[NetworkOutputs]:
+        flip = self.preprocessing["test_time_flip"] if flip is None else flip
         before: tuple[int, Any] | None = None  # the batch that runs while the next one is prepared
-        for start in range(0, len(images), size):
-            part = images[start : start + size]
-            padded = np.concatenate([part, np.zeros((size - len(part), *part.shape[1:]), np.uint8)])
+        for images in batches:
+            if len(images) > self.batch_size:
+                raise UserError(f"a batch must have {self.batch_size} photos at most, not {len(images)}")
+            # Few photos take a batch of their own size, rounded up to a power of two: few shapes are ever compiled.
+            few = self._round_up(1 << max(len(images) - 1, 0).bit_length())
+            size = self.batch_size if whole_batches else min(few, self.batch_size)
+            padded = np.concatenate([images, np.zeros((size - len(images), *images.shape[1:]), np.uint8)])
             result = self._forward(self._params, self._batch_stats, jax.device_put(padded, self._rows), flip)
             if before is not None:
                 yield _fetch(*before)
-            before = len(part), result
+            before = len(images), result
         if before is not None:
             yield _fetch(*before)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Collection, Iterator
 from contextlib import closing
 from itertools import islice
@@ -21,8 +22,6 @@ from fashion_jax.data.tables import TABLE_SUFFIXES
 from fashion_jax.errors import UserError
 from fashion_jax.progress import progress_bar
 from fashion_jax.serving.predictor import Outputs, Predictor
-
-_BATCHES_AT_ONCE = 4  # of the model's: one is prepared while another runs
 
 
 class SourceRun:
@@ -80,18 +79,25 @@ class SourceRun:
         count, usable = len(self.catalog.products), len(done)
         bar = progress_bar(count, "predicting", show=self._progress, unit="photo", initial=count - len(left))
         decoded = map_photos(self._decode, self.catalog.iter_photos(left))
-        size = _BATCHES_AT_ONCE * self._model.batch_size
-        with bar, closing(decoded):
-            while batch := list(islice(decoded, size)):
+        running: deque[list[Product]] = deque()  # the products of batches that the model has been given
+
+        def read_batches() -> Iterator[np.ndarray]:
+            while batch := list(islice(decoded, self._model.batch_size)):
                 good = [(p, image) for p, image in batch if not isinstance(image, BadPhoto)]
                 bad = [Rejected(p.row, p.id, str(image)) for p, image in batch if isinstance(image, BadPhoto)]
                 self.catalog.rejected += bad
+                bar.update(len(bad))
                 if good:
-                    usable += len(good)
-                    images = np.stack([image for _, image in good])
-                    many = count > self._model.batch_size
-                    yield [p for p, _ in good], self._model.predict_arrays(images, whole_batches=many, **self._how)
-                bar.update(len(batch))
+                    running.append([p for p, _ in good])
+                    yield np.stack([image for _, image in good])
+
+        many = count > self._model.batch_size
+        with bar, closing(decoded):
+            for outputs in self._model.predict_batches(read_batches(), whole_batches=many, **self._how):
+                products = running.popleft()
+                usable += len(products)
+                yield products, outputs
+                bar.update(len(products))
         self._check_enough(usable)
 
     def _check_enough(self, usable: int) -> None:

@@ -67,9 +67,16 @@ def read_all(catalog) -> dict[str, bytes]:
     return {product.id: data for product, data in catalog.iter_photos(catalog.products)}
 
 
+@pytest.fixture(params=[0, 10**9], ids=["read twice", "held in memory"])
+def held_bytes(request, monkeypatch) -> int:
+    """Up to how large tars stay in memory."""
+    monkeypatch.setattr(archives, "_HELD_BYTES", request.param)
+    return request.param
+
+
 @pytest.mark.parametrize("prefix", ["", "fashion-dataset/", "myntradataset/", "fashion-dataset/fashion-dataset/"])
 @pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz", "tar.xz", "folder"])
-def test_all_containers_read_alike(tmp_path, prefix, kind):
+def test_all_containers_read_alike(tmp_path, prefix, kind, held_bytes):
     content = {prefix + name: data for name, data in kaggle_files().items()}
     content[prefix + "styles/1.json"] = b"{}"
     if kind == "folder":
@@ -85,25 +92,56 @@ def test_all_containers_read_alike(tmp_path, prefix, kind):
     assert read_all(catalog) == {str(i): PHOTO for i in range(20)}
 
 
-@pytest.mark.parametrize("held", [0, 1_000, 10**9])
-def test_a_tar_reads_alike_whether_memory_holds_it_or_not(tmp_path, monkeypatch, held):
-    monkeypatch.setattr(archives, "_HELD_BYTES", held)
+def test_of_two_files_of_a_name_in_a_tar_the_last_counts(tmp_path, held_bytes):
     content = kaggle_files()
     path = write_tar(tmp_path / "c.tar", content, "w")
+    table = content["styles.csv"].replace(b",Blue,", b",Red,")
     with tarfile.open(path, "a") as archive:
-        info = tarfile.TarInfo("images/3.jpg")  # a second one of the name
-        info.size = 5
-        archive.addfile(info, io.BytesIO(b"other"))
+        for name, data in (("images/3.jpg", b"another"), ("styles.csv", table)):
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
     catalog = open_catalog(path)
+    assert {product.labels[3] for product in catalog.products} == {"Red"}
     some = catalog.products[2:5]
-    assert {product.id: data for product, data in catalog.iter_photos(some)} == dict.fromkeys("234", PHOTO)
-    assert read_all(catalog) == {str(i): PHOTO for i in range(20)}
-    path.unlink()
-    if held < 10**9:
-        with pytest.raises(FileNotFoundError):
+    assert dict((p.id, data) for p, data in catalog.iter_photos(some)) == {"2": PHOTO, "3": b"another", "4": PHOTO}
+    assert read_all(catalog) == {str(i): PHOTO for i in range(20)} | {"3": b"another"}
+
+
+def test_a_small_tar_is_read_once_and_of_a_large_one_what_has_gone_is_said(tmp_path, held_bytes):
+    content = kaggle_files()
+    path = write_tar(tmp_path / "c.tar.gz", content, "w:gz")
+    catalog = open_catalog(path)
+    del content["images/7.jpg"]
+    write_tar(path, content, "w:gz")
+    photos = read_all(catalog)
+    bad = {name for name, data in photos.items() if isinstance(data, BadPhoto)}
+    assert len(photos) == 20
+    assert bad == (set() if held_bytes else {"7"})
+    if not held_bytes:
+        assert "changed" in str(photos["7"])
+        path.write_bytes(path.read_bytes()[:-200])
+        with pytest.raises(UserError, match="damaged"):
             read_all(catalog)
-    else:
-        assert read_all(catalog) == {str(i): PHOTO for i in range(20)}
+
+
+def test_a_map_of_holes_is_not_read_unless_it_is_asked_for(tmp_path):
+    """Reading one with many holes takes hours, and its size need not be a size."""
+    path = write_tar(tmp_path / "c.tar", kaggle_files(), "w")
+    holes = ",".join(f"{2 * i},1" for i in range(50_000))
+    for size, refused in ((100_000, False), (-(10**12), True)):
+        hostile = tmp_path / f"{size}.tar"
+        hostile.write_bytes(path.read_bytes())
+        with tarfile.open(hostile, "a", format=tarfile.PAX_FORMAT) as archive:
+            info = tarfile.TarInfo("images/sparse.jpg")
+            info.size = 50_000
+            info.pax_headers = {"GNU.sparse.map": holes, "GNU.sparse.size": str(size)}
+            archive.addfile(info, io.BytesIO(bytes(50_000)))
+        if refused:
+            with pytest.raises(UserError, match="negative"):
+                open_catalog(hostile)
+        else:
+            assert read_all(open_catalog(hostile)) == {str(i): PHOTO for i in range(20)}
 
 
 def test_the_stamp_changes_with_the_content_and_not_with_the_name(tmp_path):
@@ -418,7 +456,7 @@ def test_photos_alone_will_do_without_labels(tmp_path):
         open_catalog(tmp_path / "a")
 
 
-def test_mutated_tables_and_archives_never_crash(tmp_path):
+def test_mutated_tables_and_archives_never_crash(tmp_path, held_bytes):
     rng = np.random.default_rng(1)
     outcomes = {"good": 0, "bad": 0}
     archive = write_zip(tmp_path / "c.zip", kaggle_files(5)).read_bytes()

@@ -351,15 +351,16 @@ def test_an_embedding_run_that_was_stopped_goes_on(shop, tmp_path, monkeypatch):
     embed_source(model, table, tmp_path / "whole.npz", progress=False)
     monkeypatch.setattr(embed_module, "_SHARD_ROWS", 40)
     monkeypatch.setattr(type(model), "batch_size", 32)
-    real, calls = type(model).predict_arrays, []
+    real, calls = type(model).predict_batches, []
 
-    def stopped(self, images, **options):
-        calls.append(len(images))
-        if len(calls) == 4:
-            raise KeyboardInterrupt
-        return real(self, images, **options)
+    def stopped(self, batches, **options):
+        for outputs in real(self, batches, **options):
+            calls.append(len(outputs.features))
+            if len(calls) == 4:
+                raise KeyboardInterrupt
+            yield outputs
 
-    monkeypatch.setattr(type(model), "predict_arrays", stopped)
+    monkeypatch.setattr(type(model), "predict_batches", stopped)
     with pytest.raises(KeyboardInterrupt):
         embed_source(model, table, tmp_path / "e.npz", progress=False)
     assert not (tmp_path / "e.npz").exists()
