@@ -3,7 +3,8 @@
 Command: python experiments/2026-11-27-ablation/run.py --source RECORDS --out DIR
 
 Every variant is `configs/small_cpu.py`, shortened, with a few fields changed, and a workdir of its own; finished ones
-are not run again, so the command goes on where it was stopped. The table has test accuracy and macro-F1 as the network
+are not run again, so the command goes on where it was stopped. "retrained heads" is `configs/retrain_heads.py` on the
+network of the baseline, in addition to its time. The table has test accuracy and macro-F1 as the network
 says, accuracy of subCategory as the package decides (with the hierarchy), macro-F1 of baseColour at that operating
 point, P@10 of the embeddings, and the seconds from start to scores.
 """
@@ -48,6 +49,11 @@ VARIANTS: dict[str, dict[str, str]] = {
     "effective": {"loss.imbalance": "effective"},
     "logit adjustment": {"loss.imbalance": "logit_adjustment"},
     "focal": {"loss.imbalance": "focal"},
+    "auto": {"loss.imbalance": "auto"},
+    "retrained heads": {
+        "config": "retrain_heads", "model.pretrained": "baseline", "model.width": "32", "data.height": "60",
+        "data.width": "45", "train.duration": "2 epochs", "train.evaluate_every": "1 epochs",
+    },
     "normalised softmax": {"model.metric_heads": PLACED, "embedding.kind": "learned"},
     "supervised contrastive": {
         "model.metric_heads": PLACED, "embedding.kind": "learned", "loss.metric": "supervised_contrastive",
@@ -78,6 +84,8 @@ def main() -> int:
             "data.source": str(source), "train.duration": flags.duration, "train.evaluate_every": flags.duration,
             **dict(pair.split("=", 1) for pair in flags.set), **VARIANTS[name],
         }  # fmt: skip
+        if "model.pretrained" in settings:
+            settings["model.pretrained"] = str(flags.out.resolve() / settings["model.pretrained"])
         result = workdir / "ablation.json"
         if not result.exists() and not run(workdir, settings):
             return 1
@@ -95,8 +103,9 @@ def run(workdir: Path, settings: dict[str, str]) -> bool:
     """Trains and scores a variant; False where that fails, which has been said then."""
     begin = time.monotonic()
     python = [sys.executable, "-m"]
-    train = [*python, "fashion_jax.main", f"--config={ROOT / 'configs' / 'small_cpu.py'}", f"--workdir={workdir}"]
-    train += [f"--config.{key}={value}" for key, value in settings.items()]
+    config = ROOT / "configs" / f"{settings.get('config', 'small_cpu')}.py"
+    train = [*python, "fashion_jax.main", f"--config={config}", f"--workdir={workdir}"]
+    train += [f"--config.{key}={value}" for key, value in settings.items() if key != "config"]
     score = [*python, "fashion_jax.cli", "evaluate", "--workdir", str(workdir), "--retrieval"]
     for command in (train, score):
         if subprocess.run(command, cwd=ROOT, check=False).returncode:
