@@ -7,8 +7,8 @@ Score (test, seed 0): masterCategory .996, subCategory .962, articleType .873, b
     season .771, usage .919. On the 1,077 rows that are test rows of `small_cpu.py` too, as packages say it: this one
     .994, .969, .902, .689, .901, .770, .929; that one .994, .968, .888, .678, .903, .761, .915.
 
-No switch below was tried alone at this length. Three twentieths of the products are held back instead of three tenths, to have more to learn from: a tenth for the
-test, a twentieth for what is chosen after training.
+No switch below was tried alone at this length. Three twentieths of the products are held back instead of three tenths,
+to have more to learn from: a tenth for the test, a twentieth for what is chosen after training.
 """
 
 from pathlib import Path
