@@ -40,6 +40,7 @@ def count_devices(tmp_path, cpuinfo: str, call: str, **environment: str) -> int:
         (AMX, "start_devices()", 8),
         (PLAIN, "start_devices(training=False)", 2),
         (AMX, "start_devices(5, training=False)", 5),
+        (PLAIN, "num_cores = lambda: 64; runtime.start_devices(training=False)", 16),
         (PLAIN, "start_devices(0, 'bfloat16')", 2),
         (AMX, "start_devices(3, 'auto')", 3),
     ],

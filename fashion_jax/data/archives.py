@@ -19,7 +19,7 @@ from fashion_jax.errors import UserError
 MAX_MEMBER_BYTES = 2_000_000_000  # of a table; photos have a limit of their own
 MAX_RATIO = 200  # unpacked over packed size; photos hardly shrink
 FREE_BYTES = 1_000_000_000  # unpacked size below which the ratio does not matter
-_HELD_BYTES = 256_000_000  # unpacked size up to which a tar's files stay in memory
+_HELD_BYTES = 256_000_000  # unpacked size up to which a tar's photos stay in memory
 
 
 class Files(Protocol):

@@ -239,7 +239,7 @@ class Predictor:
     def run_network(
         self, images: UInt8[np.ndarray, "n height width 3"], *, whole_batches: bool = False, flip: bool | None = None
     ) -> NetworkOutputs:
-        """Returns what the network itself says; takes sound photos."""
+        """Returns what the network itself says of sound photos, uint8 RGB of the model's size."""
         size = self.batch_size
         batches = (images[start : start + size] for start in range(0, len(images), size))
         parts = list(self._run(batches, whole_batches or len(images) > size, flip))

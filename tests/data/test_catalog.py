@@ -128,20 +128,23 @@ def test_a_small_tar_is_read_once_and_of_a_large_one_what_has_gone_is_said(tmp_p
 def test_a_map_of_holes_is_not_read_unless_it_is_asked_for(tmp_path):
     """Reading one with many holes takes hours, and its size need not be a size."""
     path = write_tar(tmp_path / "c.tar", kaggle_files(), "w")
-    holes = ",".join(f"{2 * i},1" for i in range(50_000))
-    for size, refused in ((100_000, False), (-(10**12), True)):
+    holes = ",".join(f"{2 * i},1" for i in range(500))
+    for size, refused in ((1_000, False), (-(10**12), True)):
         hostile = tmp_path / f"{size}.tar"
         hostile.write_bytes(path.read_bytes())
         with tarfile.open(hostile, "a", format=tarfile.PAX_FORMAT) as archive:
             info = tarfile.TarInfo("images/sparse.jpg")
-            info.size = 50_000
+            info.size = 500
             info.pax_headers = {"GNU.sparse.map": holes, "GNU.sparse.size": str(size)}
-            archive.addfile(info, io.BytesIO(bytes(50_000)))
+            archive.addfile(info, io.BytesIO(bytes(500)))
         if refused:
             with pytest.raises(UserError, match="negative"):
                 open_catalog(hostile)
         else:
-            assert read_all(open_catalog(hostile)) == {str(i): PHOTO for i in range(20)}
+            catalog = open_catalog(hostile)
+            assert "images/1.jpg" in catalog.files._held
+            assert "images/sparse.jpg" not in catalog.files._held
+            assert read_all(catalog) == {str(i): PHOTO for i in range(20)}
 
 
 def test_the_stamp_changes_with_the_content_and_not_with_the_name(tmp_path):

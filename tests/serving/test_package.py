@@ -99,6 +99,15 @@ def test_a_package_may_ask_for_mirror_images(tmp_path, network):
         load_package(tmp_path / "odd")
 
 
+def test_batches_that_are_read_ahead_are_predicted_as_alone(package):
+    model, given = load_model(package), [photos(3), photos(5)[2:], photos(1)]
+    found = list(model.predict_batches(iter(given)))
+    for images, outputs in zip(given, found, strict=True):
+        np.testing.assert_allclose(outputs.embeddings, model.predict_arrays(images).embeddings, rtol=1e-3, atol=1e-4)
+    with pytest.raises(UserError, match="photos at most"):
+        list(model.predict_batches([photos(model.batch_size + 1)]))
+
+
 @pytest.mark.parametrize("count", [1, 3, 8, 300])
 def test_predictions_are_the_networks(package, network, count):
     model, images = load_model(package), photos(count)
