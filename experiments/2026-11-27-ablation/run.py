@@ -2,11 +2,12 @@
 
 Command: python experiments/2026-11-27-ablation/run.py --source RECORDS --out DIR
 
-Every variant is `configs/small_cpu.py`, shortened, with a few fields changed, and a workdir of its own; finished ones
-are not run again, so the command goes on where it was stopped. "retrained heads" is `configs/retrain_heads.py` on the
-network of the baseline, in addition to its time. The table has test accuracy and macro-F1 as the network
-says, accuracy of subCategory as the package decides (with the hierarchy), macro-F1 of baseColour at that operating
-point, P@10 of the embeddings, and the seconds from start to scores.
+Every variant is `configs/small_cpu.py`, shortened, with a few fields changed, and a workdir of its own; what came of it
+is kept in results/ beside this file and is not run again, so the command goes on where it was stopped. "retrained
+heads" is `configs/retrain_heads.py` on the network of the baseline, in addition to its time. The table has test
+accuracy and macro-F1 as the network says; as the package decides, that is with the hierarchy, accuracy of subCategory,
+baseColour at the operating point for macro-F1, and the share of rows that contradict the hierarchy, before and after;
+P@10 of the embeddings; and the seconds from start to scores.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+
+from fashion_jax import files
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -79,19 +82,17 @@ def main() -> int:
     source = Path(flags.source).resolve() if Path(flags.source).exists() else flags.source
     rows = []
     for name in flags.variants:
-        workdir = flags.out.resolve() / "".join(c if c.isalnum() else "_" for c in name)
+        file_name = "".join(c if c.isalnum() else "_" for c in name)
+        workdir, result = flags.out.resolve() / file_name, HERE / "results" / f"{file_name}.json"
         settings = {
-            "data.source": str(source), "train.duration": flags.duration, "train.evaluate_every": flags.duration,
+            "train.duration": flags.duration, "train.evaluate_every": flags.duration,
             **dict(pair.split("=", 1) for pair in flags.set), **VARIANTS[name],
         }  # fmt: skip
-        if "model.pretrained" in settings:
-            settings["model.pretrained"] = str(flags.out.resolve() / settings["model.pretrained"])
-        result = workdir / "ablation.json"
-        if not result.exists() and not run(workdir, settings):
+        if not result.exists() and not run(workdir, source, settings, result):
             return 1
         found = json.loads(result.read_text(encoding="utf-8"))
         if found["settings"] != settings:
-            print(f"{workdir} holds a run of other settings; choose another --out", file=sys.stderr)
+            print(f"{result} is of other settings; move results/ away", file=sys.stderr)
             return 1
         rows.append((name, found))
         (HERE / "table.md").write_text(table(rows, flags), encoding="utf-8")
@@ -99,13 +100,16 @@ def main() -> int:
     return 0
 
 
-def run(workdir: Path, settings: dict[str, str]) -> bool:
+def run(workdir: Path, source: str | Path, settings: dict[str, str], result: Path) -> bool:
     """Trains and scores a variant; False where that fails, which has been said then."""
     begin = time.monotonic()
     python = [sys.executable, "-m"]
     config = ROOT / "configs" / f"{settings.get('config', 'small_cpu')}.py"
     train = [*python, "fashion_jax.main", f"--config={config}", f"--workdir={workdir}"]
-    train += [f"--config.{key}={value}" for key, value in settings.items() if key != "config"]
+    fields = {"data.source": str(source), **{key: value for key, value in settings.items() if key != "config"}}
+    if "model.pretrained" in fields:
+        fields["model.pretrained"] = str(workdir.parent / fields["model.pretrained"])
+    train += [f"--config.{key}={value}" for key, value in fields.items()]
     score = [*python, "fashion_jax.cli", "evaluate", "--workdir", str(workdir), "--retrieval"]
     for command in (train, score):
         if subprocess.run(command, cwd=ROOT, check=False).returncode:
@@ -120,9 +124,10 @@ def run(workdir: Path, settings: dict[str, str]) -> bool:
         "accuracy": {n: scores[n]["accuracy"] for n in scores},
         "macro_f1": {n: scores[n]["macro_f1"] for n in scores},
         "decided": {n: decided[n]["operating_points"] for n in decided},
+        "contradictions": {k: v["any"]["share"] for k, v in metrics["trust"]["contradictions"].items() if k != "pairs"},
         "p@10": {label: values["p@10"] for label, values in neighbours.items()},
     }
-    (workdir / "ablation.json").write_text(json.dumps(found, indent=2), encoding="utf-8")
+    files.write_json(result, found)
     return True
 
 
@@ -131,8 +136,10 @@ def table(rows: list[tuple[str, dict[str, Any]]], flags: argparse.Namespace) -> 
     lines = [
         f"# {flags.duration} each, accuracy / macro-F1; P@10 of articleType, baseColour, gender, all three",
         "",
-        "| variant | " + " | ".join(SHOWN) + " | subCategory decided | baseColour at macro_f1 | neighbours | seconds |",
-        "|---" * (len(SHOWN) + 5) + "|",
+        "| variant | "
+        + " | ".join(SHOWN)
+        + " | subCategory decided | baseColour at macro_f1 | contradictions | neighbours | seconds |",
+        "|---" * (len(SHOWN) + 6) + "|",
     ]
     for name, found in rows:
         cells = [f"{found['accuracy'][n]:.4f} / {found['macro_f1'][n]:.3f}" for n in SHOWN]
@@ -143,6 +150,8 @@ def table(rows: list[tuple[str, dict[str, Any]]], flags: argparse.Namespace) -> 
         cells.append(f"{points['subCategory']['accuracy']['accuracy']:.4f}")
         rare = points["baseColour"]["macro_f1"]
         cells.append(f"{rare['accuracy']:.4f} / {rare['macro_f1']:.3f}")
+        against = found["contradictions"]
+        cells.append(f"{against['before']:.2%}, {against['after (accuracy)']:.2%}")
         lines.append(f"| {name} | " + " | ".join(cells) + f" | {placed} | {found['seconds']:.0f} |")
     return "\n".join(lines) + "\n"
 
