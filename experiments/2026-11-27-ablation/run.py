@@ -2,12 +2,12 @@
 
 Command: python experiments/2026-11-27-ablation/run.py --source RECORDS --out DIR
 
-Every variant is `configs/small_cpu.py`, shortened, with a few fields changed, and a workdir of its own; what came of it
-is kept in results/ beside this file and is not run again, so the command goes on where it was stopped. "retrained
-heads" is `configs/retrain_heads.py` on the network of the baseline, in addition to its time. The table has test
-accuracy and macro-F1 as the network says; as the package decides, that is with the hierarchy, accuracy of subCategory,
-baseColour at the operating point for macro-F1, and the share of rows that contradict the hierarchy, before and after;
-P@10 of the embeddings; and the seconds from start to scores.
+Every variant is `configs/small_cpu.py`, shortened and without second heads, with a few fields changed, and a workdir of
+its own; what came of it is kept in results/ beside this file and is not run again, so the command goes on where it was
+stopped. "retrained heads" is `configs/retrain_heads.py` on the network of the baseline, in addition to its time. The
+table has test accuracy and macro-F1 as the network says; as the package decides, that is with the hierarchy, accuracy
+of subCategory, baseColour at the operating point for macro-F1, and the share of rows that contradict the hierarchy,
+before and after; P@10 of the embeddings, and of the pooled features alone; and the seconds from start to scores.
 """
 
 from __future__ import annotations
@@ -29,34 +29,18 @@ PLACED = "articleType:128,baseColour:64,gender:32"
 
 VARIANTS: dict[str, dict[str, str]] = {
     "baseline": {},
-    "no colour head": {"model.colour_heads": ""},
-    "no second heads": {"model.stacked_heads": ""},
-    "soft colours .2": {"loss.colour_softness": "0.2"},
-    "no label smoothing": {"loss.label_smoothing": "0"},
-    "no mixing": {"train.mix.mixup_alpha": "0", "train.mix.cutmix_alpha": "0"},
-    "no crops": {"data.augment.min_crop_area": "1"},
-    "photos of 80x60": {"data.height": "80", "data.width": "60"},
-    "60x45, then 80x60 from 60 %": {
-        "data.height": "80", "data.width": "60", "train.progressive_scale": "0.75",
-        "train.progressive_until": "60 percent",
-    },
-    "moving average .998": {"train.average_decay": "0.998"},
-    "GeM": {"model.pooling": "gem"},
-    "ResNet-D": {"model.deep_shortcut": "true"},
-    "stochastic depth .1": {"model.drop_path": "0.1"},
-    "mixup alone": {"train.mix.cutmix_alpha": "0"},
-    "CutMix alone": {"train.mix.mixup_alpha": "0"},
-    "RandAugment 1 x .2": {"data.augment.rand_operations": "1", "data.augment.rand_magnitude": "0.2"},
-    "erasing .25": {"data.augment.erase_probability": "0.25"},
-    "balanced": {"loss.imbalance": "balanced"},
-    "effective": {"loss.imbalance": "effective"},
-    "logit adjustment": {"loss.imbalance": "logit_adjustment"},
-    "focal": {"loss.imbalance": "focal"},
-    "auto": {"loss.imbalance": "auto"},
     "retrained heads": {
         "config": "retrain_heads", "model.pretrained": "baseline", "model.width": "32", "data.height": "60",
         "data.width": "45", "train.duration": "2 epochs", "train.evaluate_every": "1 epochs",
     },
+    "no colour head": {"model.colour_heads": ""},
+    "colour histogram": {"model.colour_histogram": "true", "model.colour_dropout": "0.2"},
+    "second heads": {"model.stacked_heads": "auto"},
+    "soft colours .2": {"loss.colour_softness": "0.2"},
+    "balanced": {"loss.imbalance": "balanced"},
+    "effective": {"loss.imbalance": "effective"},
+    "logit adjustment": {"loss.imbalance": "logit_adjustment"},
+    "focal": {"loss.imbalance": "focal"},
     "normalised softmax": {"model.metric_heads": PLACED, "embedding.kind": "learned"},
     "supervised contrastive": {
         "model.metric_heads": PLACED, "embedding.kind": "learned", "loss.metric": "supervised_contrastive",
@@ -65,7 +49,23 @@ VARIANTS: dict[str, dict[str, str]] = {
         "model.metric_heads": PLACED, "embedding.kind": "learned", "loss.metric": "proxy_anchor",
         "loss.metric_weight": "0.05",
     },
-    "pooled features": {"embedding.kind": "features"},
+    "no label smoothing": {"loss.label_smoothing": "0"},
+    "no mixing": {"train.mix.mixup_alpha": "0", "train.mix.cutmix_alpha": "0"},
+    "mixup alone": {"train.mix.cutmix_alpha": "0"},
+    "CutMix alone": {"train.mix.mixup_alpha": "0"},
+    "no crops": {"data.augment.min_crop_area": "1"},
+    "RandAugment 1 x .2": {"data.augment.rand_operations": "1", "data.augment.rand_magnitude": "0.2"},
+    "erasing .25": {"data.augment.erase_probability": "0.25"},
+    "moving average .998": {"train.average_decay": "0.998"},
+    "GeM": {"model.pooling": "gem"},
+    "ResNet-D": {"model.deep_shortcut": "true"},
+    "stochastic depth .1": {"model.drop_path": "0.1"},
+    "photos of 80x60": {"data.height": "80", "data.width": "60"},
+    "60x45, then 80x60 from 60 %": {
+        "data.height": "80", "data.width": "60", "train.progressive_scale": "0.75",
+        "train.progressive_until": "60 percent",
+    },
+    "auto": {"loss.imbalance": "auto"},
 }  # fmt: skip
 
 
@@ -73,7 +73,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--source", required=True, help="prepared records, or a catalogue")
     parser.add_argument("--out", required=True, type=Path, help="folder for the workdirs")
-    parser.add_argument("--duration", default="6 epochs")
+    parser.add_argument("--duration", default="3 epochs")
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), help="some of them, by name")
     parser.add_argument(
         "--set", nargs="+", default=[], metavar="KEY=VALUE", help="of every variant, such as train.seed=1"
@@ -85,7 +85,7 @@ def main() -> int:
         file_name = "".join(c if c.isalnum() else "_" for c in name)
         workdir, result = flags.out.resolve() / file_name, HERE / "results" / f"{file_name}.json"
         settings = {
-            "train.duration": flags.duration, "train.evaluate_every": flags.duration,
+            "model.stacked_heads": "", "train.duration": flags.duration, "train.evaluate_every": flags.duration,
             **dict(pair.split("=", 1) for pair in flags.set), **VARIANTS[name],
         }  # fmt: skip
         if not result.exists() and not run(workdir, source, settings, result):
@@ -117,7 +117,7 @@ def run(workdir: Path, source: str | Path, settings: dict[str, str], result: Pat
     folder = workdir / "evaluation" / "test"
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     scores, decided = metrics["attributes"], metrics["trust"]["heads"]
-    neighbours = json.loads((folder / "retrieval.json").read_text(encoding="utf-8"))["model"]
+    neighbours = json.loads((folder / "retrieval.json").read_text(encoding="utf-8"))
     found = {
         "settings": settings,
         "seconds": time.monotonic() - begin,
@@ -125,7 +125,11 @@ def run(workdir: Path, source: str | Path, settings: dict[str, str], result: Pat
         "macro_f1": {n: scores[n]["macro_f1"] for n in scores},
         "decided": {n: decided[n]["operating_points"] for n in decided},
         "contradictions": {k: v["any"]["share"] for k, v in metrics["trust"]["contradictions"].items() if k != "pairs"},
-        "p@10": {label: values["p@10"] for label, values in neighbours.items()},
+        "p@10": {
+            kind: {label: values["p@10"] for label, values in neighbours[kind].items()}
+            for kind in ("model", "its pooled features")
+            if kind in neighbours
+        },
     }
     files.write_json(result, found)
     return True
@@ -143,16 +147,20 @@ def table(rows: list[tuple[str, dict[str, Any]]], flags: argparse.Namespace) -> 
     ]
     for name, found in rows:
         cells = [f"{found['accuracy'][n]:.4f} / {found['macro_f1'][n]:.3f}" for n in SHOWN]
-        near = found["p@10"]
-        joint = next(label for label in near if " and " in label)
-        placed = ", ".join(f"{near[label]:.3f}" for label in ("articleType", "baseColour", "gender", joint))
+        neighbours = []
+        for near in found["p@10"].values():
+            joint = next(label for label in near if " and " in label)
+            neighbours.append(
+                ", ".join(f"{near[label]:.3f}" for label in ("articleType", "baseColour", "gender", joint))
+            )
         points = found["decided"]
         cells.append(f"{points['subCategory']['accuracy']['accuracy']:.4f}")
         rare = points["baseColour"]["macro_f1"]
         cells.append(f"{rare['accuracy']:.4f} / {rare['macro_f1']:.3f}")
         against = found["contradictions"]
         cells.append(f"{against['before']:.2%}, {against['after (accuracy)']:.2%}")
-        lines.append(f"| {name} | " + " | ".join(cells) + f" | {placed} | {found['seconds']:.0f} |")
+        cells.append("; ".join(neighbours))
+        lines.append(f"| {name} | " + " | ".join(cells) + f" | {found['seconds']:.0f} |")
     return "\n".join(lines) + "\n"
 
 
