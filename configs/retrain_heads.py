@@ -2,7 +2,7 @@
 
 Command: python -m fashion_jax.main --config=configs/retrain_heads.py --workdir=runs/retrained \
              --config.data.source=runs/small_cpu/records --config.model.pretrained=runs/small_cpu \
-             --config.model.width=32
+             --config.data.height=60 --config.data.width=45
 Cost and score: not measured.
 
 Kang et al., "Decoupling representation and classifier for long-tailed recognition", ICLR 2020; the smoothing by class

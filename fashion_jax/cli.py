@@ -125,11 +125,7 @@ def _prepare(flags: argparse.Namespace) -> int:
 
 
 def _evaluate(flags: argparse.Namespace) -> int:
-    from fashion_jax.runtime import start_devices
-    from fashion_jax.workdir import load_run_config
-
-    config = load_run_config(flags.workdir)
-    start_devices(config.runtime.cpu_devices, config.model.dtype)
+    _start_devices_of(flags.workdir)
     if flags.retrieval:
         from fashion_jax.retrieval import format_retrieval, score_retrieval
 
@@ -155,7 +151,9 @@ def _sweep(parser: argparse.ArgumentParser, given: list[str]) -> int:
     from fashion_jax.training.interrupt import Interrupted
 
     try:
-        trials = sweep(flags.config, flags.space, flags.out, num_trials=flags.trials, overrides=overrides)
+        trials = sweep(
+            flags.config, flags.space, flags.out, num_trials=flags.trials, overrides=overrides, owns_process=True
+        )
     except Interrupted as stop:
         print(stop, file=sys.stderr)
         return stop.exit_code
@@ -165,7 +163,12 @@ def _sweep(parser: argparse.ArgumentParser, given: list[str]) -> int:
 
 
 def _audit(flags: argparse.Namespace) -> int:
-    _start_devices(training=flags.retrain)
+    from fashion_jax.workdir import has_checkpoints
+
+    if flags.retrain and has_checkpoints(flags.model):
+        _start_devices_of(flags.model)
+    else:
+        _start_devices(training=False)
     from fashion_jax.audit import audit, format_audit
     from fashion_jax.training.interrupt import Interrupted
 
@@ -224,6 +227,15 @@ def _start_devices(*, training: bool) -> None:
     from fashion_jax.runtime import start_devices
 
     start_devices(training=training)
+
+
+def _start_devices_of(workdir: Path) -> None:
+    """Starts what the workdir's run was trained on."""
+    from fashion_jax.runtime import start_devices
+    from fashion_jax.workdir import load_run_config
+
+    config = load_run_config(workdir)
+    start_devices(config.runtime.cpu_devices, config.model.dtype)
 
 
 def _names(text: str) -> tuple[str, ...]:

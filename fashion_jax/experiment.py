@@ -1,7 +1,8 @@
 """A whole run: records, training, the test split's scores, and a model package, in one folder.
 
 WORKDIR/
-  config.json data.json     as resolved
+  config.json data.json     as resolved; trained_on.json: ids of the training products
+  pilots/                   short runs, with loss.imbalance=auto
   records/                  unless the source is prepared already
   checkpoints/              newest and best
   metrics.jsonl             (tensorboard/)
@@ -26,7 +27,7 @@ from fashion_jax.config import Config
 from fashion_jax.config_files import checked_copy
 from fashion_jax.errors import UserError
 from fashion_jax.evaluation.evaluate import Evaluation
-from fashion_jax.imbalance_pilots import choose_imbalance
+from fashion_jax.imbalance_pilots import choose_imbalance, first_pilot
 from fashion_jax.resolve import resolve
 from fashion_jax.runtime import first_process_does
 from fashion_jax.scoring import Trust, fit_trust, format_scores, score_split
@@ -43,6 +44,7 @@ from fashion_jax.training.state import TrainState
 from fashion_jax.training.writers import open_writer
 from fashion_jax.training_checks import check_training
 from fashion_jax.workdir import (
+    Change,
     check_workdir,
     claim_workdir,
     find_records,
@@ -50,6 +52,7 @@ from fashion_jax.workdir import (
     keep_dtype,
     load_run_config,
     lock_workdir,
+    name_of_score,
     prepare_records,
 )
 
@@ -90,7 +93,7 @@ def train(
     Args:
         config: checked here.
         workdir: made if absent.
-        allow_config_change: goes on from checkpoints of another configuration.
+        allow_config_change: goes on from checkpoints of another configuration, or of other records that fit them.
         progress: whether to show what is going on, on standard error.
         owns_process: for command lines: a second Ctrl-C ends the process instead of raising KeyboardInterrupt.
         on_evaluation: called with the step, the step at which the run ends and the validation split's scores; what it
@@ -102,8 +105,7 @@ def train(
         Interrupted: SIGTERM or Ctrl-C; the run is saved.
     """
     config, workdir = checked_copy(config), Path(workdir)
-    first = jax.process_index() == 0
-    progress = progress and first
+    progress = progress and jax.process_index() == 0
     with contextlib.ExitStack() as stack:
 
         def open_workdir() -> None:
@@ -115,6 +117,8 @@ def train(
         first_process_does("preparing the records", open_workdir)
         prepared = find_records(config, workdir)
         config = resolve(keep_dtype(adopt_pretrained(config, workdir), workdir), prepared)
+        if (pilot := first_pilot(config)) != config:  # what would stop the run is found before short runs for it
+            check_training(Session(pilot, prepared, workdir, progress=progress))
         config = choose_imbalance(
             config,
             prepared,
@@ -124,9 +128,9 @@ def train(
         )
         session = Session(config, prepared, workdir, progress=progress)
         check_training(session)
-        changed = check_workdir(workdir, config, prepared, allow_config_change=allow_config_change)
+        change = check_workdir(workdir, config, prepared, allow_config_change=allow_config_change)
         with _open_checkpoints(session) as checkpoints:
-            _train(session, checkpoints, changed=changed, owns_process=owns_process, on_evaluation=on_evaluation)
+            _train(session, checkpoints, change=change, owns_process=owns_process, on_evaluation=on_evaluation)
             best = checkpoints.best_step
             assert best is not None
             if not finish:
@@ -136,7 +140,7 @@ def train(
         trust = fit_trust(session, state)
         test = score_split(session, state, "test", trust)
         package = workdir / "package"
-        if first:
+        if jax.process_index() == 0:
             _write_package(session, state, package, best, test, trust)
         return Result(workdir, package, best, test)
 
@@ -172,7 +176,7 @@ def _train(
     session: Session,
     checkpoints: Checkpoints,
     *,
-    changed: bool,
+    change: Change,
     owns_process: bool,
     on_evaluation: OnEvaluation | None,
 ) -> None:
@@ -185,8 +189,8 @@ def _train(
         state, values = checkpoints.restore(latest, session.target)
         facts = Facts(**values)
         _say(session, f"resuming at step {latest}")
-    if changed:
-        facts.start_anew(config.train.best_metric)
+    if change.configuration or change.records:
+        facts.start_anew(config.train.best_metric, other_rows=change.records)
     if first:
         claim_workdir(session.workdir, config, session.prepared)
     start, schedule = int(state.step), session.schedule()
@@ -291,7 +295,7 @@ def _write_package(
 def _open_checkpoints(session: Session, *, read_only: bool = False) -> Checkpoints:
     return Checkpoints(
         session.workdir / "checkpoints",
-        metric=session.config.train.best_metric,
+        metric=name_of_score(session.config.train.best_metric, session.workdir, session.prepared),
         lower_is_better=lower_is_better(session.config),
         read_only=read_only,
     )

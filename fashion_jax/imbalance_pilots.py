@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,12 +13,12 @@ import jax
 from fashion_jax import files
 from fashion_jax.config import IMBALANCE_METHODS, Config
 from fashion_jax.config_files import config_from_dict
-from fashion_jax.config_values import parse_duration
+from fashion_jax.config_values import parse_duration, resolve_steps
 from fashion_jax.data.manifest import Prepared
 from fashion_jax.errors import UserError
 from fashion_jax.runtime import first_process_does
 from fashion_jax.training.writers import read_scalars
-from fashion_jax.workdir import read_json
+from fashion_jax.workdir import has_checkpoints, load_run_config, read_json, training_fields
 
 Scores = dict[str, dict[str, float]]  # method -> attribute -> macro-F1
 
@@ -27,18 +29,21 @@ def choose_imbalance(
     """Returns a copy in which every "auto" is the method with the best macro-F1 on the validation rows.
 
     All heads that are left open have the same method in a pilot, which is the run itself but shorter
-    (`loss.pilot_duration`), in WORKDIR/pilots/METHOD. They share a backbone, so what is best for each of them alone
-    need not be best for all of them together; it is what can be found out in as many runs as there are methods.
+    (`loss.pilot_duration`), in WORKDIR/pilots/DIGEST/METHOD. They share a backbone, so what is best for each of them
+    alone need not be best for all of them together; it is what can be found out in as many runs as there are methods. A
+    run that has checkpoints keeps what it began with.
 
     Args:
         config: resolved.
         prepared: the records.
-        workdir: of the run; what was found out before is not found out again.
-        run: trains a configuration in a workdir, and goes on where it was stopped there.
+        workdir: of the run; what was found out before with the same settings is not found out again.
+        run: trains a configuration in a workdir, and goes on where it was stopped there. A method whose run cannot be
+            trained, as where its loss ends in NaN, is not taken.
         progress: whether to say what was found.
 
     Raises:
-        UserError: there are no validation rows to choose on.
+        UserError: there are no validation rows to choose on, no method can be trained, or the workdir holds a run that
+            began without a choice.
     """
     loss = config.loss
     names = [name for name in config.data.attributes if loss.head_imbalance.get(name, loss.imbalance) == "auto"]
@@ -49,31 +54,66 @@ def choose_imbalance(
             "config.loss.imbalance=auto chooses on the validation split, which is empty; name a method, or give the "
             "split a share in config.data.split_fractions"
         )
-    place = workdir / "pilots" / "imbalance.json"
-    asked = {
-        "attributes": names,
-        "methods": list(IMBALANCE_METHODS),
-        "duration": _shortened(config),
-        "fingerprint": prepared.fingerprint,
-    }
-    known = read_json(place) if place.exists() else {}
-    if {name: known.get(name) for name in asked} == asked:
-        scores: Scores = known["macro_f1"]
-    else:
-        scores = {}
-        for method in IMBALANCE_METHODS:
-            if progress:
-                print(f"imbalance=auto: a short run with {method!r} ({asked['duration']})", file=sys.stderr, flush=True)
-            folder = workdir / "pilots" / method
-            run(_pilot(config, prepared, names, method), folder)
-            first_process_does("a short run", lambda: None)  # which writes the scores
-            scores[method] = _last_scores(folder, names)
+    pilots = workdir / "pilots"
+    if has_checkpoints(workdir):
+        return _with_methods(config, _begun_with(workdir, pilots, names))
+    runs = {method: _pilot(config, prepared, names, method) for method in IMBALANCE_METHODS}
+    described = [[training_fields(pilot) for pilot in runs.values()], prepared.fingerprint, names]
+    # Runs of other settings are left where they are, and their scores are not taken for these.
+    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:12]
+    place = pilots / digest / "imbalance.json"
+    scores: Scores = read_json(place)["macro_f1"] if place.exists() else {}
+    if not scores:
+        for method, pilot in runs.items():
+            scores[method] = _score(method, pilot, pilots / digest / method, names, run, progress=progress)
         if jax.process_index() == 0:
-            files.write_json(place, asked | {"macro_f1": scores})
-    chosen = {name: max(IMBALANCE_METHODS, key=lambda method: scores[method][name]) for name in names}
+            files.write_json(place, {"duration": _shortened(config), "macro_f1": scores})
+        first_process_does("noting the scores of short runs", lambda: None)
+    if not any(scores.values()):
+        raise UserError("config.loss.imbalance=auto: no method could be trained, as was said above; see the settings")
+    scores = {method: found for method, found in scores.items() if found}
+    chosen = {name: max(scores, key=lambda method: scores[method][name]) for name in names}
     if progress:
         print(_format(scores, chosen), file=sys.stderr, flush=True)
     return _with_methods(config, chosen)
+
+
+def first_pilot(config: Config) -> Config:
+    """Returns a copy with a method in place of every "auto", and nothing else changed."""
+    open_heads = [name for name, method in config.loss.head_imbalance.items() if method == "auto"]
+    return _with_methods(config, dict.fromkeys(open_heads, IMBALANCE_METHODS[0]))
+
+
+def _begun_with(workdir: Path, pilots: Path, names: list[str]) -> dict[str, str]:
+    loss = load_run_config(workdir).loss
+    if not pilots.is_dir():
+        raise UserError(
+            f"config.loss.imbalance=auto chooses when a run begins, and the one in {workdir} began with "
+            f"{loss.imbalance!r}; choose another --workdir, or leave that"
+        )
+    return {name: loss.head_imbalance.get(name, loss.imbalance) for name in names}
+
+
+def _score(
+    method: str,
+    pilot: Config,
+    folder: Path,
+    names: list[str],
+    run: Callable[[Config, Path], object],
+    *,
+    progress: bool,
+) -> dict[str, float]:
+    """Returns attribute -> macro-F1 of a pilot; nothing where it cannot be trained."""
+    if progress:
+        print(f"imbalance=auto: a short run with {method!r} ({pilot.train.duration})", file=sys.stderr, flush=True)
+    try:
+        run(pilot, folder)
+    except UserError as error:
+        if progress:
+            print(f"imbalance=auto: {method!r} is not taken: {error}", file=sys.stderr, flush=True)
+        return {}
+    first_process_does("a short run", lambda: None)  # which writes the scores
+    return _last_scores(folder, names)
 
 
 def _with_methods(config: Config, methods: Mapping[str, str]) -> Config:
@@ -99,6 +139,21 @@ def _pilot(config: Config, prepared: Prepared, names: list[str], method: str) ->
     train.duration = train.evaluate_every = train.checkpoint_every = _shortened(config)
     train.early_stopping_patience = 0
     train.best_metric = "mean/macro_f1"
+    mix, optimizer = train.mix, pilot.optimizer
+    examples, whole = len(prepared.indices("train")), config.train.duration
+
+    def share(duration: str) -> str:
+        """Returns the same part of the pilot as the duration is of the run."""
+        if parse_duration(duration)[1] == "percent":
+            return duration
+        steps, total = (
+            resolve_steps(text, num_examples=examples, batch_size=train.batch_size) for text in (duration, whole)
+        )
+        return f"{min(100.0, 100 * steps / total):.6g} percent"
+
+    mix.until, train.progressive_until = share(mix.until), share(train.progressive_until)
+    optimizer.warmup = share(optimizer.warmup)
+    optimizer.unfreeze = {pattern: share(duration) for pattern, duration in optimizer.unfreeze.items()}
     return pilot
 
 

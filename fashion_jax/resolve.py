@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fashion_jax.config import Config
+from fashion_jax.config import Config, ModelConfig
 from fashion_jax.config_files import config_from_dict
 from fashion_jax.data.manifest import Prepared, is_prepared
 from fashion_jax.errors import UserError, nearest
@@ -18,7 +18,8 @@ def resolve(config: Config, prepared: Prepared) -> Config:
 
     Raises:
         UserError: an attribute that the records lack, in `data.attributes`, a loss setting, or the colour, metric or
-            stacked heads, or one of these heads of an attribute that is not trained.
+            stacked heads, or one of these heads of an attribute that is not trained; or a setting that nothing would
+            follow from.
     """
     resolved = config_from_dict(config.to_dict())
     resolved.data.attributes = config.data.attributes or prepared.attributes
@@ -36,7 +37,9 @@ def resolve(config: Config, prepared: Prepared) -> Config:
                     f"{', '.join(resolved.data.attributes)}"
                 )
     resolved.model.colour_heads = resolve_colour_heads(config.model.colour_heads, resolved.data.attributes)
-    if config.model.stacked_heads == ("auto",):
+    if not resolved.model.colour_heads:
+        _leave_out_colour(config, resolved)
+    if resolved.model.stacked_heads == ("auto",):
         resolved.model.stacked_heads = resolved.data.attributes
     named = (
         *resolved.data.attributes,
@@ -57,3 +60,17 @@ def resolve(config: Config, prepared: Prepared) -> Config:
     resolved.model.stem, resolved.model.dtype = arguments["stem"], arguments["dtype"]
     resolved.data.mean, resolved.data.std = config.data.mean or _HALF, config.data.std or _HALF
     return resolved
+
+
+def _leave_out_colour(config: Config, resolved: Config) -> None:
+    """Takes out what needs a colour head; refuses it where no catalogue could give it one."""
+    default = ModelConfig()
+    for name in ("stacked_heads", "colour_histogram", "colour_dropout"):
+        if getattr(config.model, name) == getattr(default, name):
+            continue
+        if not config.model.colour_heads:
+            raise UserError(
+                f"config.model.{name} is of colour heads or what sees their features, and there are none; add "
+                "--config.model.colour_heads=auto, or leave it out"
+            )
+        setattr(resolved.model, name, getattr(default, name))  # the catalogue has no colour

@@ -72,7 +72,7 @@ def score_retrieval(workdir: str | Path, split: str = "test", *, progress: bool 
 
 
 def untrained_like(model: Predictor) -> Predictor:
-    """Returns the same network with the weights that training started from, seed 0."""
+    """Returns the same network with weights drawn anew, seed 0."""
     _, params, batch_stats = split_network(make_classifier(model.package.model, 0))
     return Predictor(dataclasses.replace(model.package, params=params, batch_stats=batch_stats))
 

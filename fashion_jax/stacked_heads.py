@@ -86,6 +86,8 @@ def restore_stacked_heads(session: Session, state: TrainState) -> tuple[Session,
         return None
     if package.extra.get(TRIED) != list(_wanted(session)):
         return None
+    if package.extra.get("fingerprint") != session.prepared.fingerprint:  # fitted to other labels
+        return None
     names = tuple(package.model["stacked_heads"])
     complete = session.with_stacked_heads(names)
     own, packaged = (

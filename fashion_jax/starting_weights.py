@@ -144,6 +144,8 @@ def _adopt(config: Config, facts: PretrainedFacts) -> Config:
                 f"config.model.{name}={wanted!r}, or leave it out"
             )
         setattr(resolved.model, name, wanted)
+    if facts.pooling == "gem":  # its power was trained with the rest
+        resolved.model.pooling = facts.pooling
     resolved.model.pretrained, resolved.model.pretrained_digest = facts.source, facts.digest
     resolved.data.mean, resolved.data.std = config.data.mean or facts.mean, config.data.std or facts.std
     resolved.validate()

@@ -19,6 +19,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import jax
+
 from fashion_jax import files
 from fashion_jax.config import Config
 from fashion_jax.config_files import load_config
@@ -47,13 +49,15 @@ def sweep(
     num_trials: int,
     overrides: Mapping[str, str] | None = None,
     progress: bool = True,
+    owns_process: bool = False,
 ) -> list[dict[str, Any]]:
     """Searches until `num_trials` trials are finished, pruned or failed, those of earlier calls among them.
 
     A trial is trained to the end of its schedule or until its validation metric (`train.best_metric`) is worse than the
     median of the earlier ones' at the same part of their schedule (Golovin et al., KDD 2017, as Optuna has it). Values
     are drawn by a tree-structured Parzen estimator (Bergstra et al., NeurIPS 2011). A trial that cannot be trained, as
-    with a rate at which the loss ends in NaN, is noted with the reason. Nothing is scored on the test split.
+    with a rate at which the loss ends in NaN or a size that the memory does not hold, is noted with the reason. Nothing
+    is scored on the test split.
 
     Args:
         config: a configuration file, as `load_config` takes it.
@@ -62,6 +66,7 @@ def sweep(
         num_trials: in all.
         overrides: dotted key -> text, for every trial.
         progress: whether to show what is going on.
+        owns_process: see `experiment.train`.
 
     Returns:
         The trials, the best first, as they stand in trials.csv.
@@ -79,7 +84,9 @@ def sweep(
     check_space(config, given, wanted)
     busy = f"another search is using {folder}; wait for it or choose another folder"
     with files.hold_lock(folder / ".lock", what=f"the folder {folder}", busy=busy):
-        _claim(folder, {"config": base.to_dict(), "space": files.read_json_object(Path(space))})
+        described = base.to_dict()
+        del described["runtime"]  # where it runs
+        _claim(folder, {"config": described, "space": files.read_json_object(Path(space))})
         lower = lower_is_better(base)
         study = study_of(folder / "study.jsonl", lower)
         if not is_prepared(Path(base.data.source)) and not base.data.prepared:
@@ -94,15 +101,17 @@ def sweep(
             workdir = folder / "trials" / _digest(values)
             trial.set_user_attr("workdir", str(workdir))
             try:
-                _run(study, trial, load_config(config, {**given, **values}), workdir, progress)
+                _run(study, trial, load_config(config, {**given, **values}), workdir, progress, owns_process)
                 failures = 0
-            except UserError as error:
-                trial.set_user_attr(_REASON, str(error))
+            except (UserError, jax.errors.JaxRuntimeError) as error:
+                # What the runtime refuses is mostly memory, of which another trial takes less; its message is long.
+                trial.set_user_attr(_REASON, str(error).strip().splitlines()[0])
                 study.tell(trial, state=_states().FAIL)
                 failures += 1
-                _say(progress, f"this trial failed: {error}")
+                reason = trial.user_attrs[_REASON]
+                _say(progress, f"this trial failed: {reason}")
                 if failures == _MOST_FAILURES:
-                    raise UserError(f"{failures} trials in a row failed; the last one: {error}") from error
+                    raise UserError(f"{failures} trials in a row failed; the last one: {reason}") from error
             _write_trials(study, wanted, folder / "trials.csv", lower)
         return _write_trials(study, wanted, folder / "trials.csv", lower)
 
@@ -188,7 +197,9 @@ def _ended(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
     return [trial for trial in ended if trial.state != _states().FAIL or _REASON in trial.user_attrs]
 
 
-def _run(study: optuna.Study, trial: optuna.Trial, config: Config, workdir: Path, progress: bool) -> None:
+def _run(
+    study: optuna.Study, trial: optuna.Trial, config: Config, workdir: Path, progress: bool, owns_process: bool
+) -> None:
     from optuna import TrialPruned
 
     name = config.train.best_metric
@@ -211,7 +222,7 @@ def _run(study: optuna.Study, trial: optuna.Trial, config: Config, workdir: Path
             raise TrialPruned
 
     try:
-        train(config, workdir, progress=progress, owns_process=True, on_evaluation=on_evaluation, finish=False)
+        train(config, workdir, progress=progress, owns_process=owns_process, on_evaluation=on_evaluation, finish=False)
     except TrialPruned:
         study.tell(trial, state=_states().PRUNED)
         return

@@ -83,11 +83,14 @@ def check_space(config: str | Path, overrides: Mapping[str, str], space: Space) 
         space: of `read_space`.
 
     Raises:
-        UserError: the configuration refuses a value, or a field changes the records, on which trials are compared.
+        UserError: the configuration refuses a value, a field changes the records, on which trials are compared, or it
+            cannot change between trials.
     """
     for name, entry in space.items():
         if name.removeprefix("data.") in _RECORD_FIELDS and name.startswith("data."):
             raise UserError(f"{name!r} cannot be searched: trials are compared on the same records, which it changes")
+        if name.startswith("runtime."):
+            raise UserError(f"{name!r} cannot be searched: it is set before the first trial begins, for all of them")
         for value in entry if isinstance(entry, tuple) else (_text(entry.low), _text(entry.high)):
             load_config(config, {**overrides, name: value})
 

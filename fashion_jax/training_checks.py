@@ -17,17 +17,19 @@ def check_training(session: Session) -> None:
             frozen without pretrained weights, the photos are larger than the records' are, or `train.best_metric` is
             not measured.
     """
-    train, data = session.config.train, session.config.data
+    train, data, devices = session.config.train, session.config.data, session.mesh.size
     always = train.mix.probability == 1 and session.steps(train.mix.until) >= session.total_steps
     if train.mix.active and always and session.colours:
         raise UserError(
             f"config.train.mix.probability=1 mixes every photo, and mixed photos teach nothing of colours: "
             f"{session.colours[0]} would not be trained; set it below 1, or leave the colour out of data.attributes"
         )
-    if train.mix.active and (train.batch_size // train.accumulation_steps) % 2:
+    check_batch_size(train.batch_size, train.accumulation_steps, session.mesh)
+    if train.mix.active and (train.batch_size // train.accumulation_steps) % (2 * devices):
         raise UserError(
-            f"config.train.mix mixes rows in pairs, and config.train.batch_size={train.batch_size} leaves an odd "
-            f"number for each of {train.accumulation_steps} parts; make it even"
+            f"config.train.mix mixes rows in pairs on a device, and config.train.batch_size={train.batch_size} leaves "
+            f"an odd number for each of {devices} devices and {train.accumulation_steps} parts; make it a multiple of "
+            f"{2 * devices * train.accumulation_steps}"
         )
     if train.progressive_scale < 1 and session.steps(train.progressive_until) >= session.total_steps:
         raise UserError(
@@ -46,7 +48,6 @@ def check_training(session: Session) -> None:
             "config.model.pretrained they begin as nothing's; leave it out"
         )
     _check_embedding(session)
-    check_batch_size(train.batch_size, train.accumulation_steps, session.mesh)
     if max(data.height, data.width) > session.prepared.max_side:
         raise UserError(
             f"config.data.height={data.height} and width={data.width} are larger than the records' photos, which "

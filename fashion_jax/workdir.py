@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,20 @@ _FREE_FIELDS = (
     "runtime.", "trust.", "embedding.", "model.stacked_heads", "data.storage", "data.num_workers", "data.prepared",
     "data.source", "data.corrections", "train.log_every",
 )  # fmt: skip
+_TRAINED_ON = "trained_on.json"  # ids of all products that the checkpoints were ever trained on
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What is not as it was when the workdir's checkpoints were made.
+
+    Attributes:
+        configuration: whether a field that matters is another.
+        records: whether the products, labels or splits are others.
+    """
+
+    configuration: bool = False
+    records: bool = False
 
 
 def prepare_records(config: Config, workdir: Path, *, allow_config_change: bool = False, progress: bool = True) -> None:
@@ -31,7 +46,7 @@ def prepare_records(config: Config, workdir: Path, *, allow_config_change: bool 
 
     Raises:
         UserError: the source cannot be read, or gives other records than those of a run in the workdir, which are left
-            there unless a change is allowed.
+            there unless a change is allowed and they fit the run.
     """
     data = config.data
     if is_prepared(Path(data.source)):
@@ -43,12 +58,15 @@ def prepare_records(config: Config, workdir: Path, *, allow_config_change: bool 
         return
 
     def keep(before: Prepared, now: Prepared) -> None:
-        if before.fingerprint != now.fingerprint:
+        if before.fingerprint == now.fingerprint:
+            return
+        if not allow_config_change:
             raise UserError(
                 f"{workdir} holds a run on other records than {data.source} gives now (it, its split, sizes or "
                 "corrections changed since), and they were left as they are; choose another --workdir, or give "
                 "--allow-config-change to replace them and go on from the run's checkpoint"
             )
+        _check_records(workdir, data.attributes or now.attributes, now)
 
     prepare(
         data.source,
@@ -61,7 +79,7 @@ def prepare_records(config: Config, workdir: Path, *, allow_config_change: bool 
         split_seed=data.split_seed,
         corrections=data.corrections or None,
         progress=progress,
-        before_replacing=keep if has_checkpoints(workdir) and not allow_config_change else None,
+        before_replacing=keep if has_checkpoints(workdir) else None,
     )
 
 
@@ -73,18 +91,19 @@ def find_records(config: Config, workdir: Path) -> Prepared:
     return open_prepared(Path(data.prepared) if data.prepared else workdir / "records")
 
 
-def check_workdir(workdir: Path, config: Config, prepared: Prepared, *, allow_config_change: bool) -> bool:
+def check_workdir(workdir: Path, config: Config, prepared: Prepared, *, allow_config_change: bool) -> Change:
     """Checks that checkpoints in the workdir are of this run.
 
     Returns:
-        Whether there are checkpoints, of another configuration, and that is allowed.
+        What has changed since the checkpoints that are there, all of which is allowed.
 
     Raises:
-        UserError: the workdir holds a run with another configuration or other data.
+        UserError: the workdir holds a run with another configuration or other data, or, whatever is allowed, one whose
+            heads have other classes or whose training products are now for validation or test.
     """
     # A run that saved nothing yet leaves nothing to protect.
     if not has_checkpoints(workdir):
-        return False
+        return Change()
     changed = False
     if (workdir / "config.json").exists():
         differences = _differences(read_json(workdir / "config.json"), config.to_dict())
@@ -94,23 +113,38 @@ def check_workdir(workdir: Path, config: Config, prepared: Prepared, *, allow_co
                 f"{workdir} holds a run with another configuration ({'; '.join(differences[:5])}); "
                 "choose another --workdir, or give --allow-config-change to go on from its checkpoint"
             )
-    if (workdir / "data.json").exists():
-        before = read_json(workdir / "data.json")
-        for name, classes in _data_facts(config, prepared)["vocabularies"].items():
-            old = before.get("vocabularies", {}).get(name)
-            if old != classes:
-                what = (
-                    "is new" if old is None else f"had {len(old)} classes and now has {len(classes)}, or another order"
-                )
-                raise UserError(
-                    f"the head {name!r} does not match the checkpoints in {workdir}: it {what}; "
-                    "choose another --workdir"
-                )
-        if before.get("fingerprint") != prepared.fingerprint and not allow_config_change:
+    others = _fingerprint(workdir) not in (None, prepared.fingerprint)
+    _check_records(workdir, config.data.attributes, prepared, splits=others)
+    if others and not allow_config_change:
+        raise UserError(
+            f"{workdir} holds a run on other records; choose another --workdir, or give --allow-config-change"
+        )
+    return Change(changed, others)
+
+
+def _check_records(workdir: Path, attributes: Iterable[str], prepared: Prepared, *, splits: bool = True) -> None:
+    """Refuses records that no checkpoint of the workdir can go on with."""
+    if not (workdir / "data.json").exists():
+        return
+    vocabularies = read_json(workdir / "data.json").get("vocabularies", {})
+    for name in attributes:
+        old, classes = vocabularies.get(name), list(prepared.vocabularies.get(name, ()))
+        if old != classes:
+            what = "is new" if old is None else f"had {len(old)} classes and now has {len(classes)}, or another order"
             raise UserError(
-                f"{workdir} holds a run on other records; choose another --workdir, or give --allow-config-change"
+                f"the head {name!r} does not match the checkpoints in {workdir}: it {what}; choose another --workdir"
             )
-    return changed
+    if not splits:
+        return
+    trained = _trained_on(workdir)
+    for split in ("validation", "test"):
+        again = sorted(trained.intersection(map(str, prepared.ids[prepared.indices(split)])))
+        if again:
+            raise UserError(
+                f"the checkpoints in {workdir} were trained on {len(again)} products that are now in the {split} split "
+                f"({', '.join(again[:3])}, ...), whose scores would mean nothing; keep the run's split "
+                f"(--config.data.split=file:{workdir / 'records' / 'splits.csv'}), or choose another --workdir"
+            )
 
 
 def keep_dtype(config: Config, workdir: Path) -> Config:
@@ -123,9 +157,37 @@ def keep_dtype(config: Config, workdir: Path) -> Config:
 
 
 def claim_workdir(workdir: Path, config: Config, prepared: Prepared) -> None:
-    """Writes `config.json` and `data.json`: from now on the workdir is this run's."""
+    """Writes `config.json`, `data.json` and `trained_on.json`: from now on the workdir is this run's."""
+    trained = set(map(str, prepared.ids[prepared.indices("train")]))
+    if has_checkpoints(workdir):
+        trained |= _trained_on(workdir)
+    files.write_text(workdir / _TRAINED_ON, json.dumps({"ids": sorted(trained)}))
     files.write_json(workdir / "config.json", config.to_dict())
-    files.write_json(workdir / "data.json", _data_facts(config, prepared))
+    facts = {
+        "fingerprint": prepared.fingerprint,
+        "vocabularies": {name: list(prepared.vocabularies[name]) for name in config.data.attributes},
+        "record_changes": _count_record_changes(workdir, prepared),
+    }
+    files.write_json(workdir / "data.json", facts)
+
+
+def name_of_score(metric: str, workdir: Path, prepared: Prepared) -> str:
+    """Returns the name by which checkpoints keep a metric: scores from before a change of the records have another."""
+    changes = _count_record_changes(workdir, prepared)
+    return f"{metric} after {changes} changes of the records" if changes else metric
+
+
+def _count_record_changes(workdir: Path, prepared: Prepared) -> int:
+    """Returns how often the records changed under the workdir's checkpoints."""
+    if not has_checkpoints(workdir) or not (workdir / "data.json").exists():
+        return 0
+    count = read_json(workdir / "data.json").get("record_changes", 0)
+    return int(count) + (_fingerprint(workdir) not in (None, prepared.fingerprint))
+
+
+def training_fields(config: Config) -> dict[str, Any]:
+    """Returns the fields that decide what is trained, by dotted name; not the records that it is trained on."""
+    return {name: value for name, value in _flatten(config.to_dict()).items() if not name.startswith(_FREE_FIELDS)}
 
 
 def has_checkpoints(workdir: Path) -> bool:
@@ -133,11 +195,16 @@ def has_checkpoints(workdir: Path) -> bool:
     return any(re.fullmatch(r"step_\d+", path.name) for path in (workdir / "checkpoints").glob("step_*"))
 
 
-def _data_facts(config: Config, prepared: Prepared) -> dict[str, Any]:
-    return {
-        "fingerprint": prepared.fingerprint,
-        "vocabularies": {name: list(prepared.vocabularies[name]) for name in config.data.attributes},
-    }
+def _fingerprint(workdir: Path) -> str | None:
+    """Returns that of the records that the workdir's checkpoints were made on, as far as they were noted."""
+    path = workdir / "data.json"
+    return read_json(path).get("fingerprint") if path.exists() else None
+
+
+def _trained_on(workdir: Path) -> set[str]:
+    """Returns the ids that `claim_workdir` noted; none where an earlier version did not."""
+    path = workdir / _TRAINED_ON
+    return set(map(str, read_json(path).get("ids", ()))) if path.exists() else set()
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:

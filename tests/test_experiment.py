@@ -53,7 +53,7 @@ def finished(tiny_config, tmp_path_factory):
 def test_a_run_leaves_what_it_promises(finished, prepared):
     workdir, config, result = finished
     assert sorted(p.name for p in workdir.iterdir()) == [
-        ".lock", "checkpoints", "config.json", "data.json", "evaluation", "metrics.jsonl", "package",
+        ".lock", "checkpoints", "config.json", "data.json", "evaluation", "metrics.jsonl", "package", "trained_on.json",
     ]  # fmt: skip
     resolved = config_from_dict(json.loads((workdir / "config.json").read_text()))
     assert resolved.data.attributes == ("kind", "colour")

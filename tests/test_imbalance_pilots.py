@@ -60,16 +60,50 @@ def test_a_head_with_a_method_of_its_own_keeps_it(tiny_config, prepared, tmp_pat
     assert all(run.loss.head_imbalance["kind"] == "effective" for run in runs.seen)
 
 
-def test_other_settings_are_tried_anew(tiny_config, prepared, tmp_path):
+@pytest.mark.parametrize(
+    "change",
+    [{"loss__pilot_duration": "7 steps"}, {"loss__focal_gamma": 1.0}, {"model__width": 16}, {"train__seed": 3}],
+)
+def test_other_settings_are_tried_anew(tiny_config, prepared, tmp_path, change):
     runs = FakeRuns()
-    choose_imbalance(open_config(tiny_config, prepared), prepared, tmp_path / "a", runs, progress=False)
-    longer = open_config(tiny_config, prepared, loss__pilot_duration="7 steps")
-    (tmp_path / "b").mkdir()
-    (tmp_path / "a" / "pilots" / "imbalance.json").rename(tmp_path / "b" / "imbalance.json")
-    (tmp_path / "c" / "pilots").mkdir(parents=True)
-    (tmp_path / "b" / "imbalance.json").rename(tmp_path / "c" / "pilots" / "imbalance.json")
-    choose_imbalance(longer, prepared, tmp_path / "c", runs, progress=False)
-    assert len(runs.seen) == 2 * len(IMBALANCE_METHODS) and runs.seen[-1].train.duration == "7 steps"
+    choose_imbalance(open_config(tiny_config, prepared), prepared, tmp_path, runs, progress=False)
+    choose_imbalance(open_config(tiny_config, prepared, **change), prepared, tmp_path, runs, progress=False)
+    assert len(runs.seen) == 2 * len(IMBALANCE_METHODS)
+    logged_otherwise = open_config(tiny_config, prepared, **change, train__log_every="3 steps")
+    choose_imbalance(logged_otherwise, prepared, tmp_path, runs, progress=False)
+    assert len(runs.seen) == 2 * len(IMBALANCE_METHODS)
+
+
+def test_durations_in_epochs_keep_their_part_of_the_run(tiny_config, prepared, tmp_path):
+    runs = FakeRuns()
+    config = open_config(tiny_config, prepared)
+    config.optimizer.warmup, config.optimizer.unfreeze = "4 epochs", {"backbone/stem": "10 epochs"}
+    config.train.mix.until, config.train.progressive_until = "20 epochs", "60 percent"
+    choose_imbalance(config, prepared, tmp_path, runs, progress=False)
+    for run in runs.seen:
+        assert run.train.duration == "2 epochs"
+        assert run.optimizer.warmup == "10 percent" and run.optimizer.unfreeze == {"backbone/stem": "25 percent"}
+        assert run.train.mix.until == "50 percent" and run.train.progressive_until == "60 percent"
+    assert config.optimizer.warmup == "4 epochs"
+
+
+def test_a_method_that_cannot_be_trained_is_not_taken(tiny_config, prepared, tmp_path, capsys):
+    runs, config = FakeRuns(), open_config(tiny_config, prepared)
+
+    def run(pilot, folder):
+        if "focal" in pilot.loss.head_imbalance.values():
+            raise UserError("the loss is not finite")
+        runs(pilot, folder)
+
+    chosen = choose_imbalance(config, prepared, tmp_path, run)
+    assert chosen.loss.head_imbalance == {"kind": IMBALANCE_METHODS[0], "colour": "balanced"}
+    assert "'focal' is not taken: the loss is not finite" in capsys.readouterr().err
+
+    def none_can(pilot, folder):
+        raise UserError("the loss is not finite")
+
+    with pytest.raises(UserError, match="no method could be trained"):
+        choose_imbalance(config, prepared, tmp_path / "none", none_can, progress=False)
 
 
 def test_nothing_is_run_where_nothing_is_open(tiny_config, prepared, tmp_path):
@@ -96,3 +130,25 @@ def test_a_run_that_chooses_goes_on_with_what_it_chose(tiny_config, prepared, tm
     train(config, tmp_path)  # the same command goes on
     assert "a short run" not in capsys.readouterr().err
     assert (tmp_path / "package" / "config.json").is_file()
+    config.train.duration = "9 steps"  # a longer run does not choose anew
+    train(config, tmp_path, allow_config_change=True, finish=False)
+    assert "a short run" not in capsys.readouterr().err
+    assert json.loads((tmp_path / "config.json").read_text())["loss"] == resolved
+
+
+def test_what_is_wrong_is_found_before_the_short_runs(tiny_config, prepared, tmp_path, capsys):
+    config = tiny_config(loss__imbalance="auto", train__best_metric="colour/acuracy")
+    config.data.source = str(prepared.folder)
+    with pytest.raises(UserError, match="did you mean 'colour/accuracy'"):
+        train(config, tmp_path)
+    assert "a short run" not in capsys.readouterr().err
+
+
+def test_a_run_that_began_without_a_choice_is_left_alone(tiny_config, prepared, tmp_path):
+    config = tiny_config(train__duration="2 steps")
+    config.data.source = str(prepared.folder)
+    train(config, tmp_path, finish=False)
+    config.loss.imbalance = "auto"
+    with pytest.raises(UserError, match="began with 'none'"):
+        train(config, tmp_path, allow_config_change=True)
+    assert not (tmp_path / "pilots").exists()

@@ -99,6 +99,19 @@ def test_any_attribute_may_have_one(stacking_config, prepared, tmp_path):
         resolve(stacking_config(model__stacked_heads=("colours",)), prepared)
 
 
+@pytest.mark.parametrize(
+    "setting", [{"stacked_heads": ("auto",)}, {"colour_histogram": True}, {"colour_dropout": 0.1}], ids=str
+)
+def test_what_needs_a_colour_head_is_refused_without_one_and_left_out_without_a_colour(tiny_config, prepared, setting):
+    changes = {f"model__{name}": value for name, value in setting.items()}
+    with pytest.raises(UserError, match=rf"config\.model\.{next(iter(setting))} is of colour heads .*=auto"):
+        resolve(tiny_config(**changes), prepared)
+    config = tiny_config(**changes, model__colour_heads=("auto",), data__attributes=("kind",))
+    resolved = resolve(config, prepared)
+    assert getattr(resolved.model, next(iter(setting))) in ((), False, 0.0)
+    assert resolve(resolved, prepared) == resolved
+
+
 @pytest.mark.parametrize("fitted_again", [False, True])
 def test_evaluating_again_finds_the_same(run, tmp_path, monkeypatch, fitted_again):
     shutil.copytree(run[0], tmp_path / "w")

@@ -6,6 +6,7 @@ import csv
 import json
 from pathlib import Path
 
+import jax
 import pytest
 
 import fashion_jax.sweep as sweep_module
@@ -112,6 +113,29 @@ def test_a_trial_that_fails_is_noted_with_its_reason_and_not_tried_again(config,
     assert "failed" in format_trials(trials)
     assert len(sweep(config, write(SPACE), tmp_path / "out", num_trials=6, progress=False)) == 6
     assert len(training.runs) == 6
+
+
+def test_a_trial_too_large_for_the_memory_is_one_that_failed(config, write, tmp_path, training):
+    real = training.fails
+
+    def fails(config):
+        if len(training.runs) == 2:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nBufferAssignment")
+        return real(config)
+
+    training.fails = fails
+    trials = sweep(config, write(SPACE), tmp_path / "out", num_trials=3, progress=False)
+    assert [trial["state"] for trial in trials] == ["complete"] * 2 + ["failed"]
+    assert trials[-1]["reason"] == "RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes."
+
+
+def test_where_it_runs_may_change_but_cannot_be_searched(config, write, tmp_path, training):
+    space = write(SPACE)
+    sweep(config, space, tmp_path / "out", num_trials=1, progress=False)
+    overrides = {"runtime.cpu_devices": "4"}
+    assert len(sweep(config, space, tmp_path / "out", num_trials=2, overrides=overrides, progress=False)) == 2
+    with pytest.raises(UserError, match=r"'runtime.cpu_devices' cannot be searched"):
+        sweep(config, write({"runtime.cpu_devices": [1, 2]}), tmp_path / "other", num_trials=1, progress=False)
 
 
 def test_values_between_the_ends_that_the_configuration_refuses_fail(config, write, tmp_path, training):

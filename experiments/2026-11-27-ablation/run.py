@@ -7,7 +7,8 @@ its own; what came of it is kept in results/ beside this file and is not run aga
 stopped. "retrained heads" is `configs/retrain_heads.py` on the network of the baseline, in addition to its time. The
 table has test accuracy and macro-F1 as the network says; as the package decides, that is with the hierarchy, accuracy
 of subCategory, baseColour at the operating point for macro-F1, and the share of rows that contradict the hierarchy,
-before and after; P@10 of the embeddings, and of the pooled features alone; and the seconds from start to scores.
+before and after; P@10 of the embeddings, and of the pooled features alone; and the seconds from start to scores
+(of the last start, where a variant was stopped).
 """
 
 from __future__ import annotations
@@ -58,14 +59,14 @@ VARIANTS: dict[str, dict[str, str]] = {
     "erasing .25": {"data.augment.erase_probability": "0.25"},
     "moving average .998": {"train.average_decay": "0.998"},
     "GeM": {"model.pooling": "gem"},
-    "ResNet-D": {"model.deep_shortcut": "true"},
+    "ResNet-D's shortcut": {"model.deep_shortcut": "true"},
     "stochastic depth .1": {"model.drop_path": "0.1"},
     "photos of 80x60": {"data.height": "80", "data.width": "60"},
     "60x45, then 80x60 from 60 %": {
         "data.height": "80", "data.width": "60", "train.progressive_scale": "0.75",
         "train.progressive_until": "60 percent",
     },
-    "auto": {"loss.imbalance": "auto"},
+    "auto": {"loss.imbalance": "auto", "loss.pilot_duration": "1 epochs"},
 }  # fmt: skip
 
 
@@ -82,8 +83,9 @@ def main() -> int:
     source = Path(flags.source).resolve() if Path(flags.source).exists() else flags.source
     rows = []
     for name in flags.variants:
+        folder = "_".join(["results", *sorted(flags.set)])
         file_name = "".join(c if c.isalnum() else "_" for c in name)
-        workdir, result = flags.out.resolve() / file_name, HERE / "results" / f"{file_name}.json"
+        workdir, result = flags.out.resolve() / folder / file_name, HERE / folder / f"{file_name}.json"
         settings = {
             "model.stacked_heads": "", "train.duration": flags.duration, "train.evaluate_every": flags.duration,
             **dict(pair.split("=", 1) for pair in flags.set), **VARIANTS[name],
@@ -92,10 +94,13 @@ def main() -> int:
             return 1
         found = json.loads(result.read_text(encoding="utf-8"))
         if found["settings"] != settings:
-            print(f"{result} is of other settings; move results/ away", file=sys.stderr)
+            print(f"{result} is of other settings; move {folder}/ away", file=sys.stderr)
             return 1
         rows.append((name, found))
-        (HERE / "table.md").write_text(table(rows, flags), encoding="utf-8")
+        if found["records"] != rows[0][1]["records"]:
+            print(f"{result} is of other records than {rows[0][0]!r}; move {folder}/ away", file=sys.stderr)
+            return 1
+        files.write_text(HERE / folder / "table.md", table(rows, flags))
         print(table(rows[-1:], flags).splitlines()[-1], flush=True)
     return 0
 
@@ -120,6 +125,7 @@ def run(workdir: Path, source: str | Path, settings: dict[str, str], result: Pat
     neighbours = json.loads((folder / "retrieval.json").read_text(encoding="utf-8"))
     found = {
         "settings": settings,
+        "records": json.loads((workdir / "data.json").read_text(encoding="utf-8"))["fingerprint"],
         "seconds": time.monotonic() - begin,
         "accuracy": {n: scores[n]["accuracy"] for n in scores},
         "macro_f1": {n: scores[n]["macro_f1"] for n in scores},

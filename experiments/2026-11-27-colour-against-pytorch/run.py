@@ -80,7 +80,7 @@ def score_ours(prepared: Prepared, workdir: Path, out: Path) -> str:
     """Returns our accuracy and macro-F1 by head at both operating points, on the rows that the peer is judged on."""
     known = peer_vocabularies(table(prepared, "train"))
     truth = table(prepared, "test")
-    truth = truth[truth["masterCategory"].isin(MASTER_CATEGORIES) & truth[list(HEADS)].notna().all(axis=1)]
+    truth = truth[truth["masterCategory"].isin(MASTER_CATEGORIES) & truth[[*HEADS, *SMALLEST]].notna().all(axis=1)]
     lines = []
     for point in ("accuracy", "macro_f1"):
         predictions = out / f"ours_{point}.csv"

@@ -40,6 +40,7 @@ class PretrainedFacts:
         deep_shortcut: of the ResNet.
         mean: of RGB in [0, 1], with which photos were normalised.
         std: of RGB in [0, 1].
+        pooling: "gem" where the weights have its power (ours alone), else "average".
     """
 
     source: str
@@ -51,6 +52,7 @@ class PretrainedFacts:
     deep_shortcut: bool
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    pooling: str = "average"
 
     def to_dict(self) -> dict[str, Any]:
         """Returns JSON values."""
@@ -68,7 +70,8 @@ class Pretrained:
 
     Attributes:
         facts: where it comes from and what it is.
-        weights: "params/backbone/..." and "batch_stats/backbone/..." -> float32 array, of stem and stages.
+        weights: "params/backbone/..." and "batch_stats/backbone/..." -> float32 array, of stem and stages, and the
+            power of GeM where there is one.
     """
 
     facts: PretrainedFacts
@@ -111,7 +114,8 @@ def load_pretrained(source: str) -> Pretrained:
     if layout is not OWN:
         weights = {path: np.ascontiguousarray(transpose_from_torch(array)) for path, array in weights.items()}
     mean, std = _normalisation(files)
-    facts = PretrainedFacts(source, files.digest(), layout.title, **architecture, mean=mean, std=std)
+    pooling = "gem" if _GEM in weights else "average"
+    facts = PretrainedFacts(source, files.digest(), layout.title, **architecture, mean=mean, std=std, pooling=pooling)
     return Pretrained(facts, weights)
 
 
@@ -124,11 +128,12 @@ def backbone_arrays(architecture: Mapping[str, Any]) -> dict[tuple[Any, ...], tu
     arguments = {**architecture, "classes": {}, "head": "linear", "head_hidden": [], "dtype": "float32"}
     _, params, batch_stats = abstract_classifier(arguments)
     flat = traverse_util.flatten_dict({"params": params, "batch_stats": batch_stats})
-    # Only what every ResNet has; a pooling's own parameter, say, is born as it would be anyway.
+    # Only what every ResNet has.
     return {path: leaf.shape for path, leaf in flat.items() if path[1:3] in _PARTS}
 
 
 _PARTS = (("backbone", "stem"), ("backbone", "stages"))
+_GEM = "params/backbone/gem/0/power"
 
 
 def _match(
@@ -139,8 +144,10 @@ def _match(
     architecture: Mapping[str, Any],
 ) -> dict[str, str]:
     """Returns our name -> the file's name, of all arrays of the backbone, with types and shapes checked."""
-    where, wanted = files.weights, {}
-    for path, shape in backbone_arrays(architecture).items():
+    where, wanted, arrays = files.weights, {}, backbone_arrays(architecture)
+    if layout is OWN and _GEM in shapes:
+        arrays[tuple(_GEM.split("/"))] = (1,)
+    for path, shape in arrays.items():
         name = layout.name(path[1:], architecture["stem"], architecture["deep_shortcut"])
         if name not in shapes:
             if name.endswith(("running_mean", "running_var")):

@@ -62,10 +62,10 @@ class Facts:
         """Returns JSON values."""
         return {name: getattr(self, name) for name in self.__slots__}
 
-    def start_anew(self, metric: str) -> None:
-        """Forgets what a change of the configuration has overtaken: patience, and the best of another metric."""
+    def start_anew(self, metric: str, *, other_rows: bool = False) -> None:
+        """Forgets what a change has overtaken: patience, and the best of another metric or of other validation rows."""
         self.evaluations_without_gain, self.stopped_early = 0, False
-        if metric != self.metric:
+        if metric != self.metric or other_rows:
             self.metric, self.best_metric = metric, None
 
     def record(self, metric: float, *, lower_is_better: bool, patience: int) -> None:

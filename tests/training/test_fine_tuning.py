@@ -416,6 +416,16 @@ def test_our_own_package_starts_a_run_on_another_catalogue(fine_tuned, tiny_conf
     assert recorded.data.mean == (0.4, 0.5, 0.6)
 
 
+def test_the_power_of_gem_comes_along_from_our_own_package(tiny_config, tmp_path):
+    train(tiny_config(model__pooling="gem", train__duration="3 steps"), tmp_path / "gem", progress=False)
+    config = run_config(tiny_config, tmp_path / "gem", train__duration="2 steps", optimizer__freeze=("backbone",))
+    train(config, tmp_path / "w", progress=False)
+    before, after = weights(tmp_path / "gem"), weights(tmp_path / "w")
+    name = "params/backbone/gem/0/power"
+    assert before[name] != 3 and np.array_equal(before[name], after[name])
+    assert json.loads((tmp_path / "w/config.json").read_text())["model"]["pooling"] == "gem"
+
+
 def test_a_run_without_a_package_and_a_damaged_package(fine_tuned, tiny_config, tmp_path):
     (tmp_path / "unfinished/checkpoints").mkdir(parents=True)
     with pytest.raises(UserError, match="has not finished"):

@@ -157,6 +157,13 @@ def test_pairs_are_exchanged_without_a_word_between_devices(parts):
     np.testing.assert_array_equal(swap_pairs(swap(rows), parts), rows)
 
 
+def test_pairs_that_two_devices_would_share_are_refused(tiny_config, prepared, tmp_path):
+    config = tiny_config(train__mix=MixConfig(mixup_alpha=0.4), train__batch_size=24)
+    check_training(session_on(config, prepared, tmp_path, 4))
+    with pytest.raises(UserError, match="an odd number for each of 8 devices and 1 parts; make it a multiple of 16"):
+        check_training(session_on(config, prepared, tmp_path, 8))
+
+
 def test_photos_are_whole_from_the_set_step_on(tiny_config, prepared, tmp_path):
     mixed = MixConfig(mixup_alpha=0.4, probability=1.0, until="2 steps")
     session = session_on(tiny_config(train__mix=mixed), prepared, tmp_path, 1)
