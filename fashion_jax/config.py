@@ -79,7 +79,8 @@ class DataConfig:
 class ModelConfig:
     """The backbone and the heads.
 
-    Pretrained weights bring their own depth, width, stem and deep_shortcut where these are left as they are here.
+    Pretrained weights bring their own depth, width, stem and deep_shortcut where these are left as they are here, and
+    our own packages with GeM their pooling.
     """
 
     pretrained: str = ""  # OWNER/NAME[@REVISION] on the Hub, a .safetensors file, a folder, a package; see README

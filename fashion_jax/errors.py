@@ -17,6 +17,10 @@ class UserError(ValueError):
     """Bad input: the message is one or two sentences that say what was wrong, where, and what to do."""
 
 
+class NotFiniteError(UserError):
+    """A training step whose loss, gradient or parameters are not finite; all processes see it at the same step."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Returns `"; did you mean 'x'?"` for the closest known spelling of `name`, or an empty string."""
     close = difflib.get_close_matches(name, islice(known, _MOST_KNOWN), n=1, cutoff=0.5)

@@ -2,8 +2,7 @@
 
 WORKDIR/
   config.json data.json     as resolved; trained_on.json: ids of the training products
-  pilots/                   short runs, with loss.imbalance=auto
-  records/                  unless the source is prepared already
+  records/ pilots/          unless the source is prepared already; short runs of loss.imbalance=auto
   checkpoints/              newest and best
   metrics.jsonl             (tensorboard/)
   evaluation/test/          metrics.json, predictions.csv, trust.md, confusion matrices, contact_sheet.png
@@ -44,7 +43,7 @@ from fashion_jax.training.state import TrainState
 from fashion_jax.training.writers import open_writer
 from fashion_jax.training_checks import check_training
 from fashion_jax.workdir import (
-    Change,
+    Changes,
     check_workdir,
     claim_workdir,
     find_records,
@@ -128,9 +127,9 @@ def train(
         )
         session = Session(config, prepared, workdir, progress=progress)
         check_training(session)
-        change = check_workdir(workdir, config, prepared, allow_config_change=allow_config_change)
+        changes = check_workdir(workdir, config, prepared, allow_config_change=allow_config_change)
         with _open_checkpoints(session) as checkpoints:
-            _train(session, checkpoints, change=change, owns_process=owns_process, on_evaluation=on_evaluation)
+            _train(session, checkpoints, changes, owns_process=owns_process, on_evaluation=on_evaluation)
             best = checkpoints.best_step
             assert best is not None
             if not finish:
@@ -175,8 +174,8 @@ def evaluate(workdir: str | Path, split: str = "test", *, progress: bool = True)
 def _train(
     session: Session,
     checkpoints: Checkpoints,
+    changes: Changes,
     *,
-    change: Change,
     owns_process: bool,
     on_evaluation: OnEvaluation | None,
 ) -> None:
@@ -189,8 +188,9 @@ def _train(
         state, values = checkpoints.restore(latest, session.target)
         facts = Facts(**values)
         _say(session, f"resuming at step {latest}")
-    if change.configuration or change.records:
-        facts.start_anew(config.train.best_metric, other_rows=change.records)
+    if changes.records != facts.record_changes:
+        _say(session, "the records have changed: scores of earlier checkpoints count no more")
+    facts.take_in(config.train.best_metric, changes.configuration, changes.records)
     if first:
         claim_workdir(session.workdir, config, session.prepared)
     start, schedule = int(state.step), session.schedule()
@@ -295,7 +295,7 @@ def _write_package(
 def _open_checkpoints(session: Session, *, read_only: bool = False) -> Checkpoints:
     return Checkpoints(
         session.workdir / "checkpoints",
-        metric=name_of_score(session.config.train.best_metric, session.workdir, session.prepared),
+        metric=name_of_score(session.config, session.workdir, session.prepared),
         lower_is_better=lower_is_better(session.config),
         read_only=read_only,
     )

@@ -15,7 +15,7 @@ from fashion_jax.config import IMBALANCE_METHODS, Config
 from fashion_jax.config_files import config_from_dict
 from fashion_jax.config_values import parse_duration, resolve_steps
 from fashion_jax.data.manifest import Prepared
-from fashion_jax.errors import UserError
+from fashion_jax.errors import NotFiniteError, UserError
 from fashion_jax.runtime import first_process_does
 from fashion_jax.training.writers import read_scalars
 from fashion_jax.workdir import has_checkpoints, load_run_config, read_json, training_fields
@@ -37,13 +37,13 @@ def choose_imbalance(
         config: resolved.
         prepared: the records.
         workdir: of the run; what was found out before with the same settings is not found out again.
-        run: trains a configuration in a workdir, and goes on where it was stopped there. A method whose run cannot be
-            trained, as where its loss ends in NaN, is not taken.
+        run: trains a configuration in a workdir, and goes on where it was stopped there. A method whose run ends in a
+            loss that is not finite is not taken.
         progress: whether to say what was found.
 
     Raises:
-        UserError: there are no validation rows to choose on, no method can be trained, or the workdir holds a run that
-            began without a choice.
+        UserError: there are no validation rows to choose on, no method or no short run at all can be trained, or the
+            workdir holds a run that began without a choice.
     """
     loss = config.loss
     names = [name for name in config.data.attributes if loss.head_imbalance.get(name, loss.imbalance) == "auto"]
@@ -56,7 +56,7 @@ def choose_imbalance(
         )
     pilots = workdir / "pilots"
     if has_checkpoints(workdir):
-        return _with_methods(config, _begun_with(workdir, pilots, names))
+        return _with_methods(config, _begun_with(workdir, names))
     runs = {method: _pilot(config, prepared, names, method) for method in IMBALANCE_METHODS}
     described = [[training_fields(pilot) for pilot in runs.values()], prepared.fingerprint, names]
     # Runs of other settings are left where they are, and their scores are not taken for these.
@@ -66,11 +66,14 @@ def choose_imbalance(
     if not scores:
         for method, pilot in runs.items():
             scores[method] = _score(method, pilot, pilots / digest / method, names, run, progress=progress)
+        if not any(scores.values()):
+            raise UserError(
+                "config.loss.imbalance=auto: the loss of every short run ended in what is not finite; lower "
+                "optimizer.learning_rate or set optimizer.clip_norm=1"
+            )
         if jax.process_index() == 0:
             files.write_json(place, {"duration": _shortened(config), "macro_f1": scores})
         first_process_does("noting the scores of short runs", lambda: None)
-    if not any(scores.values()):
-        raise UserError("config.loss.imbalance=auto: no method could be trained, as was said above; see the settings")
     scores = {method: found for method, found in scores.items() if found}
     chosen = {name: max(scores, key=lambda method: scores[method][name]) for name in names}
     if progress:
@@ -84,14 +87,15 @@ def first_pilot(config: Config) -> Config:
     return _with_methods(config, dict.fromkeys(open_heads, IMBALANCE_METHODS[0]))
 
 
-def _begun_with(workdir: Path, pilots: Path, names: list[str]) -> dict[str, str]:
+def _begun_with(workdir: Path, names: list[str]) -> dict[str, str]:
     loss = load_run_config(workdir).loss
-    if not pilots.is_dir():
-        raise UserError(
-            f"config.loss.imbalance=auto chooses when a run begins, and the one in {workdir} began with "
-            f"{loss.imbalance!r}; choose another --workdir, or leave that"
-        )
-    return {name: loss.head_imbalance.get(name, loss.imbalance) for name in names}
+    for name in names:
+        if name not in loss.head_imbalance:  # where a choice is noted
+            raise UserError(
+                f"config.loss.imbalance=auto chooses when a run begins, and the one in {workdir} began with "
+                f"{loss.imbalance!r} for {name!r}; choose another --workdir, or leave that"
+            )
+    return {name: loss.head_imbalance[name] for name in names}
 
 
 def _score(
@@ -103,12 +107,12 @@ def _score(
     *,
     progress: bool,
 ) -> dict[str, float]:
-    """Returns attribute -> macro-F1 of a pilot; nothing where it cannot be trained."""
+    """Returns attribute -> macro-F1 of a pilot; nothing where its loss is not finite."""
     if progress:
         print(f"imbalance=auto: a short run with {method!r} ({pilot.train.duration})", file=sys.stderr, flush=True)
     try:
         run(pilot, folder)
-    except UserError as error:
+    except NotFiniteError as error:
         if progress:
             print(f"imbalance=auto: {method!r} is not taken: {error}", file=sys.stderr, flush=True)
         return {}
@@ -144,12 +148,14 @@ def _pilot(config: Config, prepared: Prepared, names: list[str], method: str) ->
 
     def share(duration: str) -> str:
         """Returns the same part of the pilot as the duration is of the run."""
-        if parse_duration(duration)[1] == "percent":
+        (amount, unit), (total, whole_unit) = parse_duration(duration), parse_duration(whole)
+        if unit == "percent":
             return duration
-        steps, total = (
-            resolve_steps(text, num_examples=examples, batch_size=train.batch_size) for text in (duration, whole)
-        )
-        return f"{min(100.0, 100 * steps / total):.6g} percent"
+        if unit != whole_unit:
+            amount, total = (
+                resolve_steps(text, num_examples=examples, batch_size=train.batch_size) for text in (duration, whole)
+            )
+        return f"{min(100.0, 100 * amount / total):.6g} percent"
 
     mix.until, train.progressive_until = share(mix.until), share(train.progressive_until)
     optimizer.warmup = share(optimizer.warmup)

@@ -105,7 +105,7 @@ def sweep(
                 failures = 0
             except (UserError, jax.errors.JaxRuntimeError) as error:
                 # What the runtime refuses is mostly memory, of which another trial takes less; its message is long.
-                trial.set_user_attr(_REASON, str(error).strip().splitlines()[0])
+                trial.set_user_attr(_REASON, (str(error).strip() or type(error).__name__).splitlines()[0])
                 study.tell(trial, state=_states().FAIL)
                 failures += 1
                 reason = trial.user_attrs[_REASON]
@@ -169,7 +169,10 @@ def _claim(folder: Path, described: Mapping[str, Any]) -> None:
     """Writes what is searched, or checks that it is what the folder's search began with."""
     if not (folder / "space.json").exists():
         files.write_json(folder / "space.json", described)
-    elif files.read_json_object(folder / "space.json") != json.loads(json.dumps(described)):
+        return
+    before = files.read_json_object(folder / "space.json")
+    before.get("config", {}).pop("runtime", None)  # which earlier versions noted
+    if before != json.loads(json.dumps(described)):
         raise UserError(f"{folder} belongs to a search of another configuration or space; choose another folder")
 
 

@@ -27,16 +27,16 @@ _TRAINED_ON = "trained_on.json"  # ids of all products that the checkpoints were
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
-    """What is not as it was when the workdir's checkpoints were made.
+class Changes:
+    """How often something was changed under the workdir's checkpoints, and allowed to be.
 
     Attributes:
-        configuration: whether a field that matters is another.
-        records: whether the products, labels or splits are others.
+        configuration: times that a field that matters became another.
+        records: times that products, labels or splits became others; scores from before do not compare with later ones.
     """
 
-    configuration: bool = False
-    records: bool = False
+    configuration: int = 0
+    records: int = 0
 
 
 def prepare_records(config: Config, workdir: Path, *, allow_config_change: bool = False, progress: bool = True) -> None:
@@ -58,7 +58,7 @@ def prepare_records(config: Config, workdir: Path, *, allow_config_change: bool 
         return
 
     def keep(before: Prepared, now: Prepared) -> None:
-        if before.fingerprint == now.fingerprint:
+        if now.fingerprint in (before.fingerprint, _data_facts(workdir).get("fingerprint")):
             return
         if not allow_config_change:
             raise UserError(
@@ -66,6 +66,8 @@ def prepare_records(config: Config, workdir: Path, *, allow_config_change: bool 
                 "corrections changed since), and they were left as they are; choose another --workdir, or give "
                 "--allow-config-change to replace them and go on from the run's checkpoint"
             )
+        if not (workdir / _TRAINED_ON).exists() and before.fingerprint == _data_facts(workdir).get("fingerprint"):
+            _note_trained_on(workdir, before)  # of a run of an earlier version, which did not
         _check_records(workdir, data.attributes or now.attributes, now)
 
     prepare(
@@ -91,11 +93,11 @@ def find_records(config: Config, workdir: Path) -> Prepared:
     return open_prepared(Path(data.prepared) if data.prepared else workdir / "records")
 
 
-def check_workdir(workdir: Path, config: Config, prepared: Prepared, *, allow_config_change: bool) -> Change:
+def check_workdir(workdir: Path, config: Config, prepared: Prepared, *, allow_config_change: bool) -> Changes:
     """Checks that checkpoints in the workdir are of this run.
 
     Returns:
-        What has changed since the checkpoints that are there, all of which is allowed.
+        What has changed since the first of the checkpoints that are there, all of which was allowed.
 
     Raises:
         UserError: the workdir holds a run with another configuration or other data, or, whatever is allowed, one whose
@@ -103,30 +105,33 @@ def check_workdir(workdir: Path, config: Config, prepared: Prepared, *, allow_co
     """
     # A run that saved nothing yet leaves nothing to protect.
     if not has_checkpoints(workdir):
-        return Change()
-    changed = False
-    if (workdir / "config.json").exists():
-        differences = _differences(read_json(workdir / "config.json"), config.to_dict())
-        changed = bool(differences)
-        if changed and not allow_config_change:
-            raise UserError(
-                f"{workdir} holds a run with another configuration ({'; '.join(differences[:5])}); "
-                "choose another --workdir, or give --allow-config-change to go on from its checkpoint"
-            )
-    others = _fingerprint(workdir) not in (None, prepared.fingerprint)
+        return Changes()
+    differences = _changed_fields(workdir, config)
+    if differences and not allow_config_change:
+        raise UserError(
+            f"{workdir} holds a run with another configuration ({'; '.join(differences[:5])}); "
+            "choose another --workdir, or give --allow-config-change to go on from its checkpoint"
+        )
+    changes = count_changes(workdir, config, prepared)
+    others = changes.records > _data_facts(workdir).get("record_changes", 0)
     _check_records(workdir, config.data.attributes, prepared, splits=others)
     if others and not allow_config_change:
         raise UserError(
             f"{workdir} holds a run on other records; choose another --workdir, or give --allow-config-change"
         )
-    return Change(changed, others)
+    return changes
 
 
 def _check_records(workdir: Path, attributes: Iterable[str], prepared: Prepared, *, splits: bool = True) -> None:
     """Refuses records that no checkpoint of the workdir can go on with."""
     if not (workdir / "data.json").exists():
         return
-    vocabularies = read_json(workdir / "data.json").get("vocabularies", {})
+    vocabularies, attributes = _data_facts(workdir).get("vocabularies", {}), tuple(attributes)
+    if gone := sorted(vocabularies.keys() - set(attributes)):
+        raise UserError(
+            f"the checkpoints in {workdir} have a head {gone[0]!r}, and there is no such attribute any more; "
+            "choose another --workdir"
+        )
     for name in attributes:
         old, classes = vocabularies.get(name), list(prepared.vocabularies.get(name, ()))
         if old != classes:
@@ -136,14 +141,21 @@ def _check_records(workdir: Path, attributes: Iterable[str], prepared: Prepared,
             )
     if not splits:
         return
+    if not (workdir / _TRAINED_ON).exists() or not prepared.schema.id_column:
+        raise UserError(
+            f"the records have changed, and which products the checkpoints in {workdir} were trained on cannot be told "
+            "(the catalogue has no column of ids, or the run is of an earlier version); choose another --workdir"
+        )
     trained = _trained_on(workdir)
+    own_split = workdir / "records" / "splits.csv"
+    hint = f"keep the run's split (--config.data.split=file:{own_split}; new products need a line there), or "
     for split in ("validation", "test"):
         again = sorted(trained.intersection(map(str, prepared.ids[prepared.indices(split)])))
         if again:
             raise UserError(
                 f"the checkpoints in {workdir} were trained on {len(again)} products that are now in the {split} split "
-                f"({', '.join(again[:3])}, ...), whose scores would mean nothing; keep the run's split "
-                f"(--config.data.split=file:{workdir / 'records' / 'splits.csv'}), or choose another --workdir"
+                f"({', '.join(again[:3])}, ...), whose scores would mean nothing; "
+                f"{hint if own_split.exists() else ''}choose another --workdir"
             )
 
 
@@ -158,31 +170,41 @@ def keep_dtype(config: Config, workdir: Path) -> Config:
 
 def claim_workdir(workdir: Path, config: Config, prepared: Prepared) -> None:
     """Writes `config.json`, `data.json` and `trained_on.json`: from now on the workdir is this run's."""
+    changes = count_changes(workdir, config, prepared)
+    facts = {
+        "fingerprint": prepared.fingerprint,
+        "vocabularies": {name: list(prepared.vocabularies[name]) for name in config.data.attributes},
+        "configuration_changes": changes.configuration,
+        "record_changes": changes.records,
+    }
+    _note_trained_on(workdir, prepared)
+    # Written one after the other; whatever ends this between two of them, the change is seen, and allowed, once more.
+    files.write_json(workdir / "data.json", facts)
+    files.write_json(workdir / "config.json", config.to_dict())
+
+
+def count_changes(workdir: Path, config: Config, prepared: Prepared) -> Changes:
+    """Returns how often configuration and records changed under the workdir's checkpoints, now among these times."""
+    if not has_checkpoints(workdir):
+        return Changes()
+    before = _data_facts(workdir)
+    return Changes(
+        before.get("configuration_changes", 0) + bool(_changed_fields(workdir, config)),
+        before.get("record_changes", 0) + (before.get("fingerprint") not in (None, prepared.fingerprint)),
+    )
+
+
+def name_of_score(config: Config, workdir: Path, prepared: Prepared) -> str:
+    """Returns the name by which checkpoints keep the best metric; before a change of the records it had another."""
+    metric, changes = config.train.best_metric, count_changes(workdir, config, prepared).records
+    return f"{metric} after {changes} changes of the records" if changes else metric
+
+
+def _note_trained_on(workdir: Path, prepared: Prepared) -> None:
     trained = set(map(str, prepared.ids[prepared.indices("train")]))
     if has_checkpoints(workdir):
         trained |= _trained_on(workdir)
     files.write_text(workdir / _TRAINED_ON, json.dumps({"ids": sorted(trained)}))
-    files.write_json(workdir / "config.json", config.to_dict())
-    facts = {
-        "fingerprint": prepared.fingerprint,
-        "vocabularies": {name: list(prepared.vocabularies[name]) for name in config.data.attributes},
-        "record_changes": _count_record_changes(workdir, prepared),
-    }
-    files.write_json(workdir / "data.json", facts)
-
-
-def name_of_score(metric: str, workdir: Path, prepared: Prepared) -> str:
-    """Returns the name by which checkpoints keep a metric: scores from before a change of the records have another."""
-    changes = _count_record_changes(workdir, prepared)
-    return f"{metric} after {changes} changes of the records" if changes else metric
-
-
-def _count_record_changes(workdir: Path, prepared: Prepared) -> int:
-    """Returns how often the records changed under the workdir's checkpoints."""
-    if not has_checkpoints(workdir) or not (workdir / "data.json").exists():
-        return 0
-    count = read_json(workdir / "data.json").get("record_changes", 0)
-    return int(count) + (_fingerprint(workdir) not in (None, prepared.fingerprint))
 
 
 def training_fields(config: Config) -> dict[str, Any]:
@@ -195,10 +217,10 @@ def has_checkpoints(workdir: Path) -> bool:
     return any(re.fullmatch(r"step_\d+", path.name) for path in (workdir / "checkpoints").glob("step_*"))
 
 
-def _fingerprint(workdir: Path) -> str | None:
-    """Returns that of the records that the workdir's checkpoints were made on, as far as they were noted."""
+def _data_facts(workdir: Path) -> dict[str, Any]:
+    """Returns what `claim_workdir` noted of the records; nothing where it did not."""
     path = workdir / "data.json"
-    return read_json(path).get("fingerprint") if path.exists() else None
+    return read_json(path) if path.exists() else {}
 
 
 def _trained_on(workdir: Path) -> set[str]:
@@ -207,9 +229,12 @@ def _trained_on(workdir: Path) -> set[str]:
     return set(map(str, read_json(path).get("ids", ()))) if path.exists() else set()
 
 
-def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+def _changed_fields(workdir: Path, config: Config) -> list[str]:
+    path = workdir / "config.json"
+    if not path.exists():
+        return []
     # What an earlier version did not know of it did as the default does.
-    old, new = {**_flatten(Config().to_dict()), **_flatten(before)}, _flatten(now)
+    old, new = {**_flatten(Config().to_dict()), **_flatten(read_json(path))}, _flatten(config.to_dict())
     keys = [k for k in {**new, **old} if not k.startswith(_FREE_FIELDS)]
     return [f"{k} was {old.get(k)!r}, now {new.get(k)!r}" for k in keys if old.get(k) != new.get(k)]
 
@@ -236,7 +261,10 @@ def load_run_config(workdir: Path) -> Config:
     """Returns the configuration of a workdir's run, as resolved; UserError when there is none."""
     if not (workdir / "config.json").is_file():
         raise UserError(f"{workdir} is no workdir of a run: it has no config.json")
-    return config_from_dict(read_json(workdir / "config.json"))
+    config = config_from_dict(read_json(workdir / "config.json"))
+    if not config.model.colour_heads:  # earlier versions noted second heads that were not fitted for want of one
+        config.model.stacked_heads = ()
+    return config
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from fashion_jax.config import IMBALANCE_METHODS, Config
-from fashion_jax.errors import UserError
+from fashion_jax.errors import NotFiniteError, UserError
 from fashion_jax.experiment import train
 from fashion_jax.imbalance_pilots import choose_imbalance
 from fashion_jax.resolve import resolve
@@ -92,7 +92,7 @@ def test_a_method_that_cannot_be_trained_is_not_taken(tiny_config, prepared, tmp
 
     def run(pilot, folder):
         if "focal" in pilot.loss.head_imbalance.values():
-            raise UserError("the loss is not finite")
+            raise NotFiniteError("the loss is not finite")
         runs(pilot, folder)
 
     chosen = choose_imbalance(config, prepared, tmp_path, run)
@@ -100,10 +100,17 @@ def test_a_method_that_cannot_be_trained_is_not_taken(tiny_config, prepared, tmp
     assert "'focal' is not taken: the loss is not finite" in capsys.readouterr().err
 
     def none_can(pilot, folder):
-        raise UserError("the loss is not finite")
+        raise NotFiniteError("the loss is not finite")
 
-    with pytest.raises(UserError, match="no method could be trained"):
-        choose_imbalance(config, prepared, tmp_path / "none", none_can, progress=False)
+    for _ in range(2):  # nothing is kept of it
+        with pytest.raises(UserError, match="every short run ended in what is not finite"):
+            choose_imbalance(config, prepared, tmp_path / "none", none_can, progress=False)
+
+    def disk_is_full(pilot, folder):
+        raise UserError("the disk is full")
+
+    with pytest.raises(UserError, match="the disk is full"):
+        choose_imbalance(config, prepared, tmp_path / "none", disk_is_full, progress=False)
 
 
 def test_nothing_is_run_where_nothing_is_open(tiny_config, prepared, tmp_path):
@@ -130,10 +137,11 @@ def test_a_run_that_chooses_goes_on_with_what_it_chose(tiny_config, prepared, tm
     train(config, tmp_path)  # the same command goes on
     assert "a short run" not in capsys.readouterr().err
     assert (tmp_path / "package" / "config.json").is_file()
-    config.train.duration = "9 steps"  # a longer run does not choose anew
+    config.train.duration = "14 steps"  # a longer run does not choose anew
     train(config, tmp_path, allow_config_change=True, finish=False)
     assert "a short run" not in capsys.readouterr().err
     assert json.loads((tmp_path / "config.json").read_text())["loss"] == resolved
+    assert (tmp_path / "checkpoints" / "step_14").is_dir()
 
 
 def test_what_is_wrong_is_found_before_the_short_runs(tiny_config, prepared, tmp_path, capsys):

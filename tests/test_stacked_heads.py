@@ -219,9 +219,9 @@ def test_what_is_seen_is_of_the_photo_and_its_mirror_image(stacking_config, prep
 @pytest.mark.parametrize(
     "changes",
     [
-        {"model__colour_heads": ()},
         {"data__attributes": ("kind",), "model__stacked_heads": ("auto",)},
         {"model__stacked_heads": ()},
+        {"model__stacked_heads": (), "model__colour_heads": ()},
     ],
 )
 def test_without_a_colour_head_or_a_wish_nothing_is_added(stacking_config, prepared, tmp_path, given, changes):

@@ -8,6 +8,7 @@ import shutil
 import pytest
 
 from drawn_products import make_tiny_config, write_products
+from fashion_jax import experiment
 from fashion_jax.data.manifest import open_prepared
 from fashion_jax.errors import UserError
 from fashion_jax.experiment import evaluate, train
@@ -75,11 +76,11 @@ def test_with_its_own_split_a_run_goes_on_and_older_scores_count_no_more(run):
     lines[place] = f"{first},{'red' if colour != 'red' else 'blue'}"
     table.write_text("\n".join(lines) + "\n")
     shutil.copy(workdir / "records" / "splits.csv", table.parent / "splits.csv")
+    for step in (2, 4):
+        metrics = workdir / "checkpoints" / f"step_{step}" / "metrics" / "metrics"
+        metrics.write_text(json.dumps(dict.fromkeys(json.loads(metrics.read_text()), 99.0)))  # not to be surpassed
     longer = {**settings, "train__duration": "6 steps", "train__evaluate_every": "6 steps"}
-    # At this rate nothing is learnt any more, so the first run's scores would be the best.
-    config = make_tiny_config(
-        table, **longer, data__split=f"file:{table.parent / 'splits.csv'}", optimizer__learning_rate=1e-12
-    )
+    config = make_tiny_config(table, **longer, data__split=f"file:{table.parent / 'splits.csv'}")
     with pytest.raises(UserError, match="other records than"):
         train(config, workdir, progress=False)
     result = train(config, workdir, allow_config_change=True, progress=False)
@@ -87,3 +88,43 @@ def test_with_its_own_split_a_run_goes_on_and_older_scores_count_no_more(run):
     assert json.loads((workdir / "data.json").read_text())["record_changes"] == 1
     assert train(config, workdir, progress=False).best_step == 6
     evaluate(workdir, progress=False)
+
+
+def test_a_kill_right_after_a_change_was_noted_does_not_end_the_run(run, monkeypatch):
+    """A run that had stopped early goes on with more patience, also where the first try at that was killed."""
+    workdir, table, settings = run
+    stopped = {**settings, "train__duration": "40 steps", "optimizer__learning_rate": 1e-12}
+    patient = {**stopped, "train__early_stopping_patience": 1}
+    train(make_tiny_config(table, **patient), workdir, allow_config_change=True, progress=False)
+    last = max(int(path.name.removeprefix("step_")) for path in (workdir / "checkpoints").glob("step_*"))
+    assert last < 40
+    config = make_tiny_config(table, **stopped)
+    with monkeypatch.context() as patch:
+        patch.setattr(experiment, "_run", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            train(config, workdir, allow_config_change=True, progress=False)
+    train(config, workdir, progress=False)
+    assert (workdir / "checkpoints" / "step_40").is_dir()
+
+
+def test_a_run_of_an_earlier_version_is_held_to_it_too(run, tmp_path):
+    workdir, table, settings = run
+    (workdir / "trained_on.json").unlink()
+    config = make_tiny_config(table, **settings, data__split_seed=1)
+    with pytest.raises(UserError, match="whose scores would mean nothing"):
+        train(config, workdir, allow_config_change=True, progress=False)
+    (workdir / "trained_on.json").unlink()
+    train(config, tmp_path / "other", progress=False)
+    with pytest.raises(UserError, match="cannot be told"):
+        config = make_tiny_config(tmp_path / "other" / "records", **settings)
+        train(config, workdir, allow_config_change=True, progress=False)
+
+
+def test_an_attribute_that_went_leaves_the_records_as_they_were(run):
+    workdir, table, settings = run
+    before = open_prepared(workdir / "records")
+    lines = [line.split(",") for line in table.read_text().splitlines()]
+    table.write_text("\n".join(",".join([sku, file, colour]) for sku, file, _, colour in lines) + "\n")
+    with pytest.raises(UserError, match="have a head 'kind', and there is no such attribute"):
+        train(make_tiny_config(table, **settings), workdir, allow_config_change=True, progress=False)
+    assert open_prepared(workdir / "records").fingerprint == before.fingerprint

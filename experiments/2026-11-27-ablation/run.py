@@ -4,11 +4,11 @@ Command: python experiments/2026-11-27-ablation/run.py --source RECORDS --out DI
 
 Every variant is `configs/small_cpu.py`, shortened and without second heads, with a few fields changed, and a workdir of
 its own; what came of it is kept in results/ beside this file and is not run again, so the command goes on where it was
-stopped. "retrained heads" is `configs/retrain_heads.py` on the network of the baseline, in addition to its time. The
-table has test accuracy and macro-F1 as the network says; as the package decides, that is with the hierarchy, accuracy
-of subCategory, baseColour at the operating point for macro-F1, and the share of rows that contradict the hierarchy,
-before and after; P@10 of the embeddings, and of the pooled features alone; and the seconds from start to scores
-(of the last start, where a variant was stopped).
+stopped. "retrained heads" is `configs/retrain_heads.py` on the network of the baseline, whose workdir must be there, in
+addition to its time. The table has test accuracy and macro-F1 as the network says; as the package decides, that is with
+the hierarchy, accuracy of subCategory, baseColour at the operating point for macro-F1, and the share of rows that
+contradict the hierarchy, before and after; P@10 of the embeddings, and of the pooled features alone; and the seconds
+from start to scores (of the last start, where a variant was stopped).
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from fashion_jax.errors import UserError
+from fashion_jax.errors import NotFiniteError
 from fashion_jax.training.checkpoint import Checkpoints
 from fashion_jax.training.interrupt import Interrupted, StopRequest
 from fashion_jax.training.progress import ProgressLine
@@ -51,22 +51,28 @@ class Facts:
         best_metric: the best so far; None before the first evaluation.
         evaluations_without_gain: since then.
         stopped_early: the run has ended because of them.
+        configuration_changes: `workdir.Changes` of the run when the checkpoint was made.
+        record_changes: likewise.
     """
 
     metric: str
     best_metric: float | None = None
     evaluations_without_gain: int = 0
     stopped_early: bool = False
+    configuration_changes: int = 0
+    record_changes: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Returns JSON values."""
         return {name: getattr(self, name) for name in self.__slots__}
 
-    def start_anew(self, metric: str, *, other_rows: bool = False) -> None:
-        """Forgets what a change has overtaken: patience, and the best of another metric or of other validation rows."""
-        self.evaluations_without_gain, self.stopped_early = 0, False
-        if metric != self.metric or other_rows:
+    def take_in(self, metric: str, configuration_changes: int, record_changes: int) -> None:
+        """Forgets what changes have overtaken: patience, and the best of another metric or of other validation rows."""
+        if (configuration_changes, record_changes) != (self.configuration_changes, self.record_changes):
+            self.evaluations_without_gain, self.stopped_early = 0, False
+        if metric != self.metric or record_changes != self.record_changes:
             self.metric, self.best_metric = metric, None
+        self.configuration_changes, self.record_changes = configuration_changes, record_changes
 
     def record(self, metric: float, *, lower_is_better: bool, patience: int) -> None:
         """Takes in an evaluation's metric; sets `stopped_early` when patience has run out."""
@@ -114,7 +120,7 @@ def run_loop(
         prepare_batch: adds what lives on the devices.
 
     Raises:
-        UserError: the loss, the gradient or the new state is not finite; nothing was saved since.
+        NotFiniteError: the loss, the gradient or the new state is not finite; nothing was saved since.
         Interrupted: a signal came; the state is saved.
     """
     pending: deque[tuple[int, dict[str, jax.Array]]] = deque()
@@ -126,7 +132,7 @@ def run_loop(
             step, on_device = pending.popleft()
             metrics = {name: float(value) for name, value in jax.device_get(on_device).items()}
             if not metrics.pop("finite"):
-                raise UserError(
+                raise NotFiniteError(
                     f"the loss, its gradient or the parameters are not finite at step {step} "
                     f"(loss {metrics['loss']}); "
                     f"{name_batch(step)}. "
