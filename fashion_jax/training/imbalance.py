@@ -3,7 +3,8 @@
 "none"              plain cross-entropy
 "balanced"          weights by inverse frequency, the original project's; every class weighs the same
 "effective"         weights by the effective number of samples (Cui et al., CVPR 2019)
-"logit_adjustment"  logits shifted by the classes' log-frequency in training (Menon et al., ICLR 2021)
+"logit_adjustment"  logits shifted by the classes' log-frequency in training (Menon et al., ICLR 2021); rare
+                    classes get no more of smoothed labels and soft colours than their frequency then
 "focal"             (1 - p) ** gamma times cross-entropy (Lin et al., ICCV 2017)
 
 "auto" is one of these by the time that a loss is made; see imbalance_pilots.py.
@@ -12,6 +13,7 @@
 from __future__ import annotations
 
 import numpy as np
+import scipy.special
 from jaxtyping import Float32, Int64
 
 from fashion_jax.config import LossConfig
@@ -35,15 +37,21 @@ def make_head_loss(
     """
     method = config.head_imbalance.get(name, config.imbalance)
     assert method != "auto"
-    weights = offsets = None
+    weights = offsets = spread = None
     if method == "balanced":
         weights = balanced_weights(class_counts)
     elif method == "effective":
         weights = effective_weights(class_counts, config.effective_beta)
     elif method == "logit_adjustment":
         offsets = config.logit_adjustment * log_frequencies(class_counts)
+        # Probability given evenly to rare classes would be far more than their frequency, so their logits, once the
+        # shift is gone, would rise above the right class's: with smoothing .1 a head said classes of one row alone.
+        spread = scipy.special.softmax(offsets)
+        if similar is not None:
+            similar = _held_back(similar, offsets)
     return HeadLoss(
         smoothing=_smoothing(config.head_label_smoothing.get(name, config.label_smoothing), class_counts, config),
+        spread=spread,
         weight=config.head_weights.get(name, 1.0),
         class_weights=weights,
         logit_offsets=offsets,
@@ -51,6 +59,14 @@ def make_head_loss(
         softness=config.colour_softness if similar is not None else 0.0,
         focal_gamma=config.focal_gamma if method == "focal" else 0.0,
     )
+
+
+def _held_back(
+    similar: Float32[np.ndarray, "classes classes"], offsets: Float32[np.ndarray, " classes"]
+) -> Float32[np.ndarray, "classes classes"]:
+    """Returns what classes give to similar ones, less to those rarer than themselves; they keep the rest."""
+    given = similar * np.exp(np.minimum(0, offsets[None, :] - offsets[:, None]))
+    return given + np.diag(1 - given.sum(1))
 
 
 def _smoothing(

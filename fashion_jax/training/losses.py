@@ -19,14 +19,15 @@ class HeadLoss:
     """How one head's loss is computed.
 
     Attributes:
-        smoothing: share of the probability that is spread evenly over all classes, in [0, 1); one for all rows, or per
-            class, of the rows that have it.
+        smoothing: share of the probability that is spread over all classes, in [0, 1); one for all rows, or per class,
+            of the rows that have it.
         weight: of the head's loss in the sum.
         class_weights: per class, the factor of its rows; None for 1.
         logit_offsets: per class, added to the logits in training alone; None for 0.
         similar: per class, how `softness` is shared among other classes; rows sum to 1; None for no softness.
         softness: share of the probability that goes to classes like the right one, in [0, 1).
         focal_gamma: rows that are right already count less by (1 - p) ** gamma (Lin et al., ICCV 2017).
+        spread: per class, its part of `smoothing`; sums to 1; None for even parts.
     """
 
     smoothing: float | Float32[np.ndarray, " classes"] = 0.0
@@ -36,6 +37,7 @@ class HeadLoss:
     similar: Float32[np.ndarray, "classes classes"] | None = None
     softness: float = 0.0
     focal_gamma: float = 0.0
+    spread: Float32[np.ndarray, " classes"] | None = None
 
 
 def head_cross_entropy(
@@ -62,7 +64,8 @@ def head_cross_entropy(
         like = jnp.sum(jnp.asarray(how.similar)[safe] * log_probabilities, axis=-1)
         right = (1 - how.softness) * picked + how.softness * like
     smoothing = how.smoothing if isinstance(how.smoothing, float) else jnp.asarray(how.smoothing)[safe]
-    loss = -(1 - smoothing) * right - smoothing * jnp.mean(log_probabilities, axis=-1)
+    spread = None if how.spread is None else jnp.asarray(how.spread)
+    loss = -(1 - smoothing) * right - smoothing * jnp.average(log_probabilities, axis=-1, weights=spread)
     if how.focal_gamma:
         # Next to certainty 1 - p rounds to 0, whose power has no gradient.
         loss = loss * jnp.maximum(-jnp.expm1(picked), 1e-7) ** how.focal_gamma

@@ -106,3 +106,24 @@ def test_a_run_counts_the_classes_of_its_training_rows(tiny_config, prepared, tm
         resolve(config, prepared)
     with pytest.raises(UserError, match=r"loss.imbalance"):
         tiny_config(loss__imbalance="balance")
+
+
+@pytest.mark.parametrize("softness", [0.0, 0.3])
+@pytest.mark.parametrize("strength", [0.5, 1.0])
+def test_what_smoothing_gives_away_lifts_no_rare_class_above_the_right_one(strength, softness):
+    counts = np.array([30_000, 3_000, 20, 1, 0])
+    similar = np.full((5, 5), 0.25, np.float32) * (1 - np.eye(5, dtype=np.float32))
+    config = LossConfig(
+        imbalance="logit_adjustment", logit_adjustment=strength, label_smoothing=0.1, colour_softness=softness
+    )
+    how = make_head_loss("a", counts, config, similar)
+    labels = jnp.arange(5)
+    gradient = jax.grad(lambda logits: head_cross_entropy(logits, labels, how).sum())(jnp.zeros((5, 5)))
+    # The gradient is softmax(logits + offsets) - target, and a network that fits says log(target) - offsets.
+    targets = np.asarray(jax.nn.softmax(how.logit_offsets)[None] - gradient)
+    assert targets.sum(1) == pytest.approx(1, abs=1e-5)
+    said = np.log(np.maximum(targets, 1e-12)) - how.logit_offsets
+    assert said.argmax(1).tolist() == [0, 1, 2, 3, 4]
+    if not softness:
+        others = said[~np.eye(5, dtype=bool)].reshape(5, 4)[:, :3]  # the last of them are at the limit of float32
+        assert np.allclose(others, others[:, :1], atol=0.05)

@@ -58,6 +58,7 @@ EVERY_WAY = [
     HeadLoss(np.linspace(0, 0.3, 7, dtype=np.float32)),
     HeadLoss(0.1, similar=np.roll(np.eye(7, dtype=np.float32), 1, 1), softness=0.2),
     HeadLoss(0.1, 1.0, WEIGHTS, OFFSETS, focal_gamma=2.0),
+    HeadLoss(0.1, logit_offsets=OFFSETS, spread=WEIGHTS / WEIGHTS.sum()),
 ]
 
 
