@@ -36,6 +36,8 @@ check: $(STAMP)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@for folder in experiments/*/; do \
+		MYPYPATH=$$folder $(BIN)/mypy --no-error-summary $$folder*.py || exit; done
 
 format: $(STAMP)
 	@$(BIN)/ruff check --fix .

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from fashion_jax import files
+from fashion_jax.cielab import to_cielab
 from fashion_jax.data.duplicates import thumbnail
 from fashion_jax.data.manifest import Prepared
 from fashion_jax.data.photos import decode_photo
-from fashion_jax.evaluation.colour_histogram import to_cielab
 from fashion_jax.progress import progress_bar
 
 NOISES = ("uniform", "confusable")

@@ -10,7 +10,6 @@ test rows, mean over a photo and its mirror image, by seed.
 from __future__ import annotations
 
 import argparse
-from functools import partial
 from pathlib import Path
 
 import jax
@@ -127,7 +126,7 @@ def fit(seen: dict, names: tuple[str, ...], dropout: float, seed: int) -> dict[s
     return {split: np.asarray(jax.nn.log_softmax(predict(head, x))) for split, x in inputs.items()}
 
 
-@partial(nnx.jit, donate_argnums=(0, 1))
+@nnx.jit(donate_argnums=(0, 1))
 def improve(head, optimizer, inputs, labels, keys) -> None:  # type: ignore[no-untyped-def]
     def loss(head):  # type: ignore[no-untyped-def]
         logits = head(inputs, train=True, dropout_keys=keys)
