@@ -78,7 +78,7 @@ def run(flags: argparse.Namespace, workdir: Path, stderr: int | None = subproces
 
 
 def compare(whole: Path, killed: Path, kills: int) -> int:
-    """Prints whether all tensors and the logged losses are equal; returns the exit code."""
+    """Prints whether all tensors are equal; returns the exit code."""
     a, b = (safetensors.numpy.load_file(w / "package" / "weights.safetensors") for w in (whole, killed))
     different = [n for n in a.keys() | b.keys() if n not in a or n not in b or not np.array_equal(a[n], b[n])]
     print(f"{kills} kills, {len(a)} tensors, {len(different)} of them different")

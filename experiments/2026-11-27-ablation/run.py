@@ -8,7 +8,7 @@ stopped. "retrained heads" is `configs/retrain_heads.py` on the network of the b
 addition to its time. The table has test accuracy and macro-F1 as the network says; as the package decides, that is with
 the hierarchy, accuracy of subCategory, baseColour at the operating point for macro-F1, and the share of rows that
 contradict the hierarchy, before and after; P@10 of the embeddings, and of the pooled features alone; and the seconds
-from start to scores (of the last start, where a variant was stopped).
+from start to scores (of the last start, where a variant was stopped; most ran on one core of two, side by side).
 """
 
 from __future__ import annotations

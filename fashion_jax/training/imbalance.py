@@ -45,7 +45,7 @@ def make_head_loss(
     elif method == "logit_adjustment":
         offsets = config.logit_adjustment * log_frequencies(class_counts)
         # Probability given evenly to rare classes would be far more than their frequency, so their logits, once the
-        # shift is gone, would rise above the right class's: with smoothing .1 a head said classes of one row alone.
+        # shift is gone, would rise above the right class's: smoothing of .1 left a head right in .002 of the rows.
         spread = scipy.special.softmax(offsets)
         if similar is not None:
             similar = _held_back(similar, offsets)

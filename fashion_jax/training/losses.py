@@ -24,7 +24,7 @@ class HeadLoss:
         weight: of the head's loss in the sum.
         class_weights: per class, the factor of its rows; None for 1.
         logit_offsets: per class, added to the logits in training alone; None for 0.
-        similar: per class, how `softness` is shared among other classes; rows sum to 1; None for no softness.
+        similar: per class, how `softness` is shared among classes; rows sum to 1; None for no softness.
         softness: share of the probability that goes to classes like the right one, in [0, 1).
         focal_gamma: rows that are right already count less by (1 - p) ** gamma (Lin et al., ICCV 2017).
         spread: per class, its part of `smoothing`; sums to 1; None for even parts.
