@@ -99,7 +99,7 @@ class ModelConfig:
     colour_dropout: float = 0.0  # of what colour heads see, and of their hidden values where `dropout` is less
     stacked_heads: tuple[str, ...] = ()  # beside which, after training, a second head is fitted; ("auto",): all
     metric_heads: dict[str, int] = field(default_factory=dict)  # attribute -> size of vectors that `loss.metric` learns
-    dtype: str = "auto"  # of the convolutions: "float32", "bfloat16"; auto: bfloat16 on GPUs, TPUs and CPUs with AMX
+    dtype: str = "auto"  # of the convolutions: "float32", "bfloat16"; auto: bfloat16 where that is faster (BUILD.md)
 
     def validate(self) -> None:
         choice("model.depth", self.depth, (10, 18, 34, 50, 101, 152))

@@ -14,6 +14,7 @@ from fashion_jax.experiment import train
 from fashion_jax.workdir import keep_dtype, load_run_config
 
 AMX = "flags\t\t: fpu avx512f avx512_bf16 amx_bf16 amx_tile\n"
+AVX512_BF16 = "flags\t\t: fpu avx512f avx512_bf16 avx512_vnni\n"
 PLAIN = "flags\t\t: fpu avx2\n"
 
 
@@ -36,6 +37,7 @@ def count_devices(tmp_path, cpuinfo: str, call: str, **environment: str) -> int:
     [
         (PLAIN, "start_devices(0, 'auto')", 8),
         (AMX, "start_devices(0, 'auto')", 2),
+        (AVX512_BF16, "start_devices(0, 'auto')", 2),
         (AMX, "start_devices(0, 'float32')", 8),
         (AMX, "start_devices()", 8),
         (PLAIN, "start_devices(training=False)", 2),
@@ -57,12 +59,13 @@ def test_what_the_user_set_counts(tmp_path):
 
 def test_auto_is_bfloat16_only_where_it_is_faster(tmp_path, monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "")
-    for text, faster in ((AMX, True), (PLAIN, False)):
+    for text, trains, predicts in ((AMX, True, True), (AVX512_BF16, True, False), (PLAIN, False, False)):
         (tmp_path / "cpuinfo").write_text(text)
         monkeypatch.setattr(runtime, "_CPU_INFO", tmp_path / "cpuinfo")
-        assert runtime._cpu_multiplies_bfloat16() == faster
+        assert runtime._cpu_multiplies_bfloat16(training=True) == trains
+        assert runtime._cpu_multiplies_bfloat16(training=False) == predicts
     monkeypatch.setattr(runtime, "_CPU_INFO", tmp_path / "absent")
-    assert not runtime._cpu_multiplies_bfloat16()
+    assert not runtime._cpu_multiplies_bfloat16(training=True)
 
 
 def test_a_run_goes_on_as_it_began_on_another_machine(tmp_path):

@@ -64,7 +64,7 @@ class Predictor:
     def __init__(self, package: Package) -> None:
         self._package = package
         # What was trained in bfloat16 is computed in float32 where that is as fast: it has all of bfloat16.
-        self.dtype: str = package.model["dtype"] if computes_bfloat16_faster() else "float32"
+        self.dtype: str = package.model["dtype"] if computes_bfloat16_faster(training=False) else "float32"
         name = self.dtype
         graph, _, _ = abstract_classifier({**package.model, "dtype": name})
         values = package.preprocessing

@@ -52,7 +52,11 @@ def model_arguments(
         classes: attribute -> number of classes.
         stacked_heads: attributes with a second head, which is fitted after training.
     """
-    dtype = config.dtype if config.dtype != "auto" else ("bfloat16" if computes_bfloat16_faster() else "float32")
+    dtype = (
+        config.dtype
+        if config.dtype != "auto"
+        else ("bfloat16" if computes_bfloat16_faster(training=True) else "float32")
+    )
     return {
         "classes": dict(classes),
         "depth": config.depth,
