@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -28,7 +27,9 @@ def map_photos(
         photos: read in this thread, with no more than 256 MB of raw photos in memory at once.
         num_workers: threads; None for one per core.
     """
-    workers = num_workers or os.cpu_count() or 1
+    from fashion_jax.runtime import num_cores  # JAX is imported by it
+
+    workers = num_workers or num_cores()
     pool = ThreadPoolExecutor(workers)
     waiting: deque[tuple[Future[list[T]], int]] = deque()
     held = 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import platform
 import time
 from functools import partial
@@ -14,6 +13,7 @@ import jax
 import numpy as np
 from jaxtyping import Float32
 
+from fashion_jax.runtime import num_cores
 from fashion_jax.search.exact import ExactSearcher, Positions, Scores, merge_top, search_rows
 from fashion_jax.search.ranking import lacks_rows
 from fashion_jax.search.scann import ScannSearcher
@@ -153,7 +153,7 @@ def machine_name(backend: str) -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model)
     device = f", {jax.local_devices()[0].device_kind}" if backend == "exact" else ""
-    return f"{model}, {os.cpu_count()} cores{device}"
+    return f"{model}, {num_cores()} cores{device}"
 
 
 def _seconds(run: object) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +13,7 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from fashion_jax.errors import UserError
+from fashion_jax.runtime import num_cores
 from fashion_jax.search.exact import search_rows
 from fashion_jax.search.scann import ScannSearcher
 
@@ -101,7 +101,7 @@ def draw_sample(vectors: Float32[np.ndarray, "n dim"], seed: int) -> Sample:
     width = min(max(_LADDER), count - 1)
     # The comparisons use all cores by themselves, picking the best of them one.
     cuts = np.array_split(rows, max(1, len(rows) // _ROWS_PER_TASK))
-    workers = min(os.cpu_count() or 1, max(1, _VALUES_AT_ONCE // (_ROWS_PER_TASK * count)))
+    workers = min(num_cores(), max(1, _VALUES_AT_ONCE // (_ROWS_PER_TASK * count)))
     with ThreadPoolExecutor(workers) as pool:
         found = list(pool.map(lambda cut: search_rows(vectors, vectors[cut], width + 1), cuts))
     scores, positions = (np.concatenate(parts) for parts in zip(*found, strict=True))
