@@ -177,8 +177,8 @@ class LossConfig:
     effective_beta: float = 0.999  # of "effective"
     logit_adjustment: float = 1.0  # strength of "logit_adjustment"
     focal_gamma: float = 2.0  # of "focal"
-    colour_softness: float = 0.0  # share of a colour's probability that goes to colours that look like it
-    colour_scale: float = 5.0  # CIEDE2000 difference at which that share has fallen to 1/e
+    colour_softness: float = 0.0  # share of a colour's probability that it shares with colours like it
+    colour_scale: float = 5.0  # CIEDE2000 difference at which another's part of it is 1/e of its own
     metric: str = "normalised_softmax"  # of model.metric_heads; see training/metric_losses.py
     metric_weight: float = 0.5  # of each metric head's loss
     metric_temperature: float = 0.1  # by which cosines are divided

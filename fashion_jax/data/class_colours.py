@@ -56,17 +56,14 @@ def colour_differences(colours: Float[np.ndarray, "classes 3"]) -> Float[np.ndar
 def similar_colours(
     differences: Float[np.ndarray, "classes classes"], scale: float
 ) -> Float32[np.ndarray, "classes classes"]:
-    """Returns for each class how the others share its probability: in proportion to exp(-difference / scale).
+    """Returns for each class how it and the others share its probability: in proportion to exp(-difference / scale).
 
     Args:
-        differences: of the classes, CIEDE2000.
+        differences: of the classes, CIEDE2000, 0 of a class to itself.
         scale: in the same units, above 0.
 
     Returns:
-        Rows that sum to 1 with 0 for the class itself; a class whose colour is unknown keeps all for itself.
+        Rows that sum to 1; a class that nothing looks like, or whose colour is unknown, keeps (nearly) all for itself.
     """
     near = np.exp(-differences / scale)
-    np.fill_diagonal(near, 0.0)
-    sums = near.sum(1, keepdims=True)
-    shares = np.where(sums > 0, near / np.maximum(sums, 1e-300), np.eye(len(near)))
-    return shares.astype(np.float32)
+    return (near / near.sum(1, keepdims=True)).astype(np.float32)

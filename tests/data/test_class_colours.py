@@ -28,7 +28,15 @@ def test_similar_colours_share_by_their_difference():
     np.testing.assert_allclose(differences, differences.T)
     shares = similar_colours(differences, 5.0)
     np.testing.assert_allclose(shares.sum(1), 1, rtol=1e-6)
-    assert not np.diag(shares)[:3].any() and shares[3, 3] == 1  # of the unknown colour nothing is known
-    assert shares[0, 1] > 0.99 and shares[0, 3] == 0
-    expected = np.exp(-differences[2, 0] / 20) / np.exp(-differences[2, :2] / 20).sum()
+    assert shares[3, 3] == 1  # of the unknown colour nothing is known
+    near = np.exp(-differences[0, 1] / 5)
+    assert shares[0, 0] == pytest.approx(1 / (1 + near), rel=1e-4) and shares[0, 3] == 0
+    assert shares[0, 1] == pytest.approx(near / (1 + near), rel=1e-4)
+    expected = np.exp(-differences[2, 0] / 20) / (1 + np.exp(-differences[2, :2] / 20).sum())
     assert similar_colours(differences, 20.0)[2, 0] == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_colour_that_nothing_looks_like_keeps_its_probability():
+    differences = np.array([[0, 60, 62], [60, 0, 2], [62, 2, 0]], np.float32)
+    shares = similar_colours(differences, 5.0)
+    assert shares[0, 0] > 0.999 and shares[1, 2] > 0.4
