@@ -24,6 +24,7 @@ import jax
 from fashion_jax import files
 from fashion_jax.config import Config
 from fashion_jax.config_files import load_config
+from fashion_jax.config_values import parse_duration
 from fashion_jax.data.manifest import is_prepared
 from fashion_jax.errors import UserError
 from fashion_jax.experiment import lower_is_better, train
@@ -37,7 +38,7 @@ SAMPLER_SEED = 0
 _STARTUP_TRIALS = 5  # before any is pruned
 _STUDY = "fashion-jax"
 _MOST_FAILURES = 3  # in a row, after which what all trials share must be at fault
-_PARTS = 1000  # of a run, in which its evaluations are numbered: batches of another size take other steps
+_PARTS = 1000  # of a run, in which its evaluations are numbered
 _REASON = "reason"  # of a trial's failure
 
 
@@ -207,12 +208,14 @@ def _run(
 
     name = config.train.best_metric
     earlier = read_scalars(workdir / "metrics.jsonl", f"validation/{name}")
-    seen = dict[int, float]()
+    every = _share(config.train.evaluate_every, config.train.duration)
+    metrics, reported = list[float](), set[int]()
 
     def report(step: int, total: int, metric: float) -> None:
-        part = round(_PARTS * step / total)
-        if part not in seen:
-            seen[part] = metric
+        metrics.append(metric)
+        part = _part(step, total, every)
+        if part not in reported:
+            reported.add(part)
             trial.report(metric, part)
 
     def on_evaluation(step: int, total: int, scores: Mapping[str, float]) -> None:
@@ -221,7 +224,7 @@ def _run(
             report(before, total, metric)
         report(step, total, scores[name])
         # A run at its end has cost what it costs, and is ranked by its score.
-        if step < total and trial.should_prune():
+        if _part(step, total, every) < _PARTS and trial.should_prune():
             raise TrialPruned
 
     try:
@@ -231,9 +234,24 @@ def _run(
         return
     for step, metric in earlier:  # a run that had come to its end before
         report(step, earlier[-1][0], metric)
-    if not seen:
+    if not metrics:
         raise UserError("a sweep compares trials on the validation split, which is empty; choose other split_fractions")
-    study.tell(trial, _best(seen.values(), lower_is_better(config)))
+    study.tell(trial, _best(metrics, lower_is_better(config)))
+
+
+def _share(duration: str, whole: str) -> float | None:
+    """Returns which part of the whole a duration is, before it is rounded to steps; None where the rows must tell."""
+    (amount, unit), (total, whole_unit) = parse_duration(duration), parse_duration(whole)
+    if unit == "percent":
+        return amount / 100
+    return amount / total if unit == whole_unit else None
+
+
+def _part(step: int, total: int, every: float | None) -> int:
+    """Returns the number of an evaluation, the same for batches of every size, though these take other steps."""
+    if step == total or not every:
+        return round(_PARTS * step / total)
+    return min(_PARTS, round(_PARTS * every * max(1, round(step / total / every))))
 
 
 def _best(metrics: Iterable[float], lower: bool) -> float:

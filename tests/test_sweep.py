@@ -12,6 +12,7 @@ import pytest
 import fashion_jax.sweep as sweep_module
 from fashion_jax import files
 from fashion_jax.cli import main
+from fashion_jax.config_values import resolve_steps
 from fashion_jax.errors import UserError
 from fashion_jax.experiment import Result
 from fashion_jax.sweep import format_trials, sweep
@@ -88,6 +89,44 @@ def test_trials_worse_than_the_median_are_pruned(config, write, tmp_path, traini
     pruned = [trial for trial in trials if trial["state"] == "pruned"]
     assert 0 < len(pruned) == 16 - training.finished
     assert trials[-len(pruned) :] == pruned and trials[0]["state"] == "complete"
+
+
+@pytest.mark.parametrize(
+    ("every", "parts"),
+    [("1 epochs", [333, 667, 1000]), ("2 epochs", [667, 1000]), ("25 percent", [250, 500, 750, 1000])],
+)
+def test_evaluations_of_batches_of_any_size_are_compared(every, parts):
+    rows, duration = 26_980, "3 epochs"
+    share = sweep_module._share(every, duration)
+    for batch in (96, 128, 256, 512, 1000):
+        total = resolve_steps(duration, num_examples=rows, batch_size=batch)
+        step = resolve_steps(every, num_examples=rows, batch_size=batch, total_steps=total)
+        evaluated = [*range(step, total, step), total]
+        assert sorted({sweep_module._part(at, total, share) for at in evaluated}) == parts, batch
+    assert sweep_module._share("100 steps", duration) is None
+    assert sweep_module._part(100, 400, None) == 250
+
+
+def test_trials_with_large_batches_are_pruned_by_those_with_small_ones(config, write, tmp_path, training, monkeypatch):
+    totals = {8: 632, 16: 316, 32: 158}
+    reached = []
+
+    def run(config, workdir, *, on_evaluation, finish, **_):
+        total, badness = totals[config.train.batch_size], 0 if len(reached) < 5 else 0.5
+        reached.append(0)
+        for step in (round(total / 3), 2 * round(total / 3), total):
+            on_evaluation(step, total, {"mean/accuracy": 0.8 - badness})
+            reached[-1] = step / total
+        return Result(workdir, workdir / "package", 2, None)
+
+    monkeypatch.setattr(sweep_module, "train", run)
+    space = write({"train.batch_size": [8, 16, 32]})
+    trials = sweep(
+        config, space, tmp_path / "out", num_trials=14, progress=False,
+        overrides={"train.evaluate_every": "1 epochs", "train.duration": "3 epochs"},
+    )  # fmt: skip
+    assert [trial["state"] for trial in trials].count("pruned") == 9
+    assert all(share < 0.5 for share in reached[5:])
 
 
 def test_a_stopped_search_goes_on_with_the_same_values(config, write, tmp_path, training):

@@ -255,17 +255,23 @@ def _duplicates_evidence(
 def _label_evidence(
     given: Int64[np.ndarray, " n"], other: Int64[np.ndarray, " n"], count: int, other_count: int
 ) -> Float64[np.ndarray, "n classes"]:
-    """Returns the nats that the label `other` of a row adds to each class of the attribute."""
+    """Returns the nats that the label `other` of a row adds to each class, as other rows have the two."""
     counts = _count(given, other, count, other_count)
     if counts.sum() == 0:
         return np.zeros((len(given), count))
     entropy = _entropy(counts.sum(1))
     shared = entropy + _entropy(counts.sum(0)) - _entropy(counts.ravel())
     weight = float(np.clip(shared / entropy, 0, 1)) if entropy > 0 else 0.0
-    prior = counts.sum(0) / counts.sum()
-    shares = (counts + _PRIOR_ROWS * prior) / (counts.sum(1, keepdims=True) + _PRIOR_ROWS)
+    # Each row is left out of the counts that judge it: where few have `other`, its own word would be heard as theirs.
+    rows = np.arange(len(given))
+    itself = np.zeros((len(given), count))
+    both = (given >= 0) & (other >= 0)
+    itself[rows[both], given[both]] = 1
+    column = np.maximum(other, 0)
+    prior = ((counts.sum(0)[column] - both) / max(counts.sum() - 1, 1))[:, None]
+    shares = (counts.T[column] - itself + _PRIOR_ROWS * prior) / (counts.sum(1) - itself + _PRIOR_ROWS)
     nats = weight * np.log((shares + 1e-9) / (prior + 1e-9))
-    return np.where(other[:, None] >= 0, nats[:, np.maximum(other, 0)].T, 0.0)
+    return np.where(other[:, None] >= 0, nats, 0.0)
 
 
 def _count(

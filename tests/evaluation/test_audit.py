@@ -18,7 +18,13 @@ from fashion_jax.data.manifest import open_prepared
 from fashion_jax.data.prepare import prepare
 from fashion_jax.errors import UserError
 from fashion_jax.evaluation import out_of_fold
-from fashion_jax.evaluation.audit import confident_learning, disagreeing, find_wrong_labels, impossible_combinations
+from fashion_jax.evaluation.audit import (
+    confident_learning,
+    disagreeing,
+    find_wrong_labels,
+    impossible_combinations,
+    weigh_evidence,
+)
 from fashion_jax.evaluation.audit_page import Card, write_page
 from fashion_jax.evaluation.out_of_fold import group_folds, linear_probabilities, neighbour_probabilities, num_fits
 from fashion_jax.experiment import train
@@ -172,6 +178,23 @@ def test_variants_whose_photos_leave_no_doubt_may_differ():
     labels, groups = kind[:, None].astype(np.int32), np.arange(300) // 3
     assert disagreeing(kind, groups, shares)[0].sum() == 100
     assert find_wrong_labels([shares], labels, groups, {"kind": ("bag", "hat")}) == []
+
+
+def test_a_rows_own_label_is_no_evidence_for_itself():
+    rng = np.random.default_rng(0)
+    kind = rng.integers(3, size=600).astype(np.int32)
+    other = kind.copy()
+    kind[:20], other[:20] = 2, 2
+    kind[20:][kind[20:] == 2] = 1  # of the third class there are these twenty rows
+    other[0] = 3  # and a label that this row alone has
+    photos = [np.full((600, 3), 1 / 3, np.float32), np.full((600, 4), 1 / 4, np.float32)]
+    groups = np.arange(600)
+    np.testing.assert_allclose(weigh_evidence(photos, np.stack([kind, other], 1), groups)[0][0], 1 / 3, atol=1e-6)
+    judged = []
+    for own in range(3):  # whatever the row's own label is, its other label says the same of it
+        kind[1] = own
+        judged.append(weigh_evidence(photos, np.stack([kind, other], 1), groups)[0][1])
+    np.testing.assert_allclose(judged[1:], judged[:-1], atol=0.02)
 
 
 def test_impossible_combinations_name_the_rule_and_the_likelier_suspect():
