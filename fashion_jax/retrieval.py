@@ -78,14 +78,21 @@ def untrained_like(model: Predictor) -> Predictor:
 
 
 def format_retrieval(results: Mapping[str, Any]) -> str:
-    """Returns a table for people: a row per label, P@10 of each method, and more of the model's."""
+    """Returns a table for people: a row per label, P@10 of each method, and more of the model's.
+
+    "all P@10" counts queries without a relevant row too, as 0.
+    """
     methods = [name for name in results if name != "index"]
     lines = [
-        f"{'label':<36}" + "".join(f"{m + ' P@10':>24}" for m in methods) + f"{'P@1':>8}{'mAP@R':>8}{'nDCG@10':>9}"
+        f"{'label':<36}"
+        + "".join(f"{m + ' P@10':>24}" for m in methods)
+        + f"{'P@1':>8}{'mAP@R':>8}{'nDCG@10':>9}{'all P@10':>10}"
     ]
     for label, own in results["model"].items():
         cells = "".join(f"{results[m][label]['p@10']:>24.4f}" for m in methods)
-        lines.append(f"{label:<36}{cells}{own['p@1']:>8.4f}{own['map@r']:>8.4f}{own['ndcg@10']:>9.4f}")
+        lines.append(
+            f"{label:<36}{cells}{own['p@1']:>8.4f}{own['map@r']:>8.4f}{own['ndcg@10']:>9.4f}{own['p@10_labelled']:>10.4f}"
+        )
     lines.append(f"recall@10 of an index of the model's embeddings: {results['index']['recall@10']:.4f}")
     return "\n".join(lines)
 

@@ -14,6 +14,7 @@ RANDOM = np.random.default_rng(0)
 COUNT = 120
 EMBEDDINGS = RANDOM.normal(size=(COUNT, 5)).astype(np.float32)
 LABELS = RANDOM.integers(-1, 4, COUNT)
+LABELS[0] = 4  # which no other row has
 GROUPS = np.where(np.arange(COUNT) < 20, np.arange(COUNT) // 2, 1000 + np.arange(COUNT))
 
 
@@ -35,7 +36,9 @@ def slowly() -> dict[str, float]:
     means = np.mean(rows, 0)
     per_class = [np.mean([r[1] for r, c in zip(rows, classes, strict=True) if c == k]) for k in sorted(set(classes))]
     names = ("p@1", "p@10", "map@r", "ndcg@10")
-    return {**dict(zip(names, means, strict=True)), "p@10_classes": np.mean(per_class), "queries": len(rows)}
+    everyone = sum(r[1] for r in rows) / sum(LABELS >= 0)
+    scores = dict(zip(names, means, strict=True))
+    return {**scores, "p@10_classes": np.mean(per_class), "queries": len(rows), "p@10_labelled": everyone}
 
 
 def test_scores_follow_their_definitions(monkeypatch):
@@ -50,7 +53,7 @@ def test_perfect_and_hopeless_embeddings():
     perfect = retrieval_scores(np.eye(3, dtype=np.float32)[labels], {"a": labels}, groups)["a"]
     assert [perfect[name] for name in ("p@1", "p@10", "map@r", "ndcg@10")] == pytest.approx([1, 1, 1, 1])
     alone = retrieval_scores(EMBEDDINGS[:60], {"a": np.arange(60)}, groups)["a"]
-    assert alone["queries"] == 0
+    assert alone["queries"] == 0 and alone["p@10_labelled"] == 0
 
 
 def test_joined_labels_are_equal_where_all_are():
