@@ -94,6 +94,17 @@ def test_what_is_imported_is_declared(installed):
                 assert known & declared, f"{path.name} imports {top}"
 
 
+def test_the_trained_model_comes_along(installed):
+    code = (
+        "import fashion_jax, numpy as np; model = fashion_jax.load_model('small');"
+        "photo = np.full((80, 60, 3), 255, np.uint8);"
+        "print(sorted(model.predict(photo)[0]), model.embed(photo).shape)"
+    )
+    done = run(installed, sys.executable, "-c", code)
+    assert done.returncode == 0, done.stderr
+    assert "'articleType', 'baseColour', 'gender'" in done.stdout and "(1, 256)" in done.stdout
+
+
 def test_it_runs_outside_of_the_repository(installed):
     code = "import fashion_jax, sys; print(fashion_jax.__file__)"
     assert str(installed) in run(installed, sys.executable, "-c", code).stdout

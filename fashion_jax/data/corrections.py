@@ -3,13 +3,15 @@
 A row of the table names one label: `id`, `attribute`, and what shall become of it. `corrected` holds the right class,
 or one of the schema's texts for a missing label (such as NA), which removes it. `decision` may be "accept", which takes
 the class under `suggested`, or "keep". Rows without either change nothing. Where there is a column `given`, the
-catalogue must still have that label, so that a table made for another state of it is refused. Other columns are not
-looked at: the findings of an audit are such a table.
+catalogue must still have that label, so that a table made for another state of it is refused. A later row may change a
+label again, if its `given` is what the earlier one made of it, so the tables of successive audits can be put one below
+the other. Other columns are not looked at: the findings of an audit are such a table.
 """
 
 from __future__ import annotations
 
 import csv
+import dataclasses
 import hashlib
 import io
 import json
@@ -54,7 +56,7 @@ class Corrections:
 
     Attributes:
         path: of the file.
-        items: in the file's order, no label twice.
+        items: no label twice.
     """
 
     path: str
@@ -96,6 +98,8 @@ def read_corrections(path: str | Path, schema: Schema) -> Corrections:
     items: dict[tuple[str, str], Correction] = {}
     faults: list[str] = []
     for line, cells in rows[1:]:
+        if [cell.strip() for cell in cells] == columns:
+            continue  # of the table that was put below
         if len(cells) != len(columns):
             faults.append(f"line {line}: it has {len(cells)} of {len(columns)} columns")
             continue
@@ -103,7 +107,9 @@ def read_corrections(path: str | Path, schema: Schema) -> Corrections:
         item, fault = _decide(line, row, names, schema.missing_values)
         if item is not None:
             before = items.setdefault((item.id, item.attribute), item)
-            if before.label != item.label:
+            if before.label != item.label and item.given == before.label:
+                items[item.id, item.attribute] = dataclasses.replace(item, given=before.given)
+            elif before.label != item.label:
                 fault = f"{item.attribute} of {item.id!r} stands in line {before.line} already, as {before.label!r}"
         if fault:
             faults.append(f"line {line}: {fault}")

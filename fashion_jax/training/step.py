@@ -189,7 +189,10 @@ def make_train_step(
 
 
 def _move_average(average: Any, now: Any, step: jax.Array, decay: float) -> Any:
-    """Moves the average; early ones forget faster, or they would remember the first weights (as TensorFlow's do)."""
+    """Moves the exponential average of the weights (after Polyak and Juditsky, SIAM J. Control Optim. 1992).
+
+    Early ones forget faster, or they would remember the first weights (as TensorFlow's do).
+    """
     done = step.astype(jnp.float32)
     kept = jnp.minimum(decay, (1 + done) / (10 + done))
     # In this form what does not move stays as it is, to the bit.

@@ -137,6 +137,26 @@ def test_two_lines_that_contradict_each_other_are_refused(tmp_path):
     assert len(read_corrections(write(tmp_path / "c.csv", [rows[0]] * 2), SCHEMA).items) == 1
 
 
+def test_tables_of_successive_audits_are_applied_in_their_order(shop, tmp_path):
+    label = read(shop)[0]["colour"]
+    first, second, last = [name for name in ("red", "green", "blue", "yellow") if name != label][:3]
+    row = {"id": read(shop)[0]["sku"], "attribute": "colour"}
+    tables = [
+        write(tmp_path / f"{given}.csv", [{**row, "given": given, "corrected": corrected}])
+        for given, corrected in ((label, first), (first, second))
+    ]
+    both = tmp_path / "both.csv"
+    both.write_text("".join(table.read_text() for table in tables))  # as `cat` puts them, the header twice
+    corrected = prepare(shop, tmp_path / "out", corrections=both, progress=False)
+    place = list(corrected.ids).index(row["id"])
+    number = corrected.labels[place, corrected.attributes.index("colour")]
+    assert corrected.vocabularies["colour"][number] == second
+    write(tables[1], [{**row, "given": last, "corrected": second}])
+    both.write_text("".join(table.read_text() for table in tables))
+    with pytest.raises(UserError, match=r"line 4: colour of .* stands in line 2 already"):
+        open_catalog(shop, corrections=both)
+
+
 @pytest.mark.parametrize(
     ("content", "fault"),
     [
