@@ -2,8 +2,8 @@
 
 Command: python -m fashion_jax.main --config=configs/small_cpu.py --workdir=runs/small_cpu \
              --config.data.source=fashion-product-images-small.tar.xz
-Cost: 50 minutes on 2 cores with AMX (bfloat16 therefore), all included but for second heads other than baseColour's,
-    which were fitted later and take some minutes more; float32 elsewhere takes longer.
+Cost: 50 to 70 minutes, by the day, on 2 cores with AMX (bfloat16 therefore), all included but for second heads other
+    than baseColour's, which were fitted later and take some minutes more. Longer elsewhere.
 Score (test, seed 0): masterCategory .995, subCategory .957, articleType .860, baseColour .676, gender .907,
     season .757, usage .912.
 """

@@ -32,7 +32,7 @@ def run_demo(workdir: Path) -> int:
     """
     begin = time.monotonic()
     config = load_config("demo")
-    print("Training on the embedded catalogue (3,000 drawn products); about three minutes on two cores.")
+    print("Training on the embedded catalogue (3,000 drawn products); four to five minutes on two cores.")
     try:
         result = train(config, workdir, owns_process=True)
     except Interrupted as stop:
