@@ -1,7 +1,7 @@
 """What should a colour head see besides what it sees? Heads are fitted anew on a trained network's features.
 
-Command: python experiments/2026-11-28-colour-features/run.py --workdir runs/small_cpu --attribute baseColour --seeds 2 \
-             --out DIR
+Command: python experiments/2026-11-28-colour-features/run.py --workdir runs/small_cpu --attribute baseColour \
+             --seeds 2 --out DIR
 
 The workdir's network must have a colour head without `colour_histogram`. Minutes instead of an hour per idea, at the
 price that the features were learnt on the same training rows. Writes DIR/table.md: accuracy on training, validation and
