@@ -23,6 +23,14 @@ def parse_duration(text: str, key: str = "duration") -> tuple[float, str]:
     return amount, unit
 
 
+def share_of(duration: str, whole: str) -> float | None:
+    """Returns which part of the whole a duration is, before it is rounded to steps; None where the rows must tell."""
+    (amount, unit), (total, whole_unit) = parse_duration(duration), parse_duration(whole)
+    if unit == "percent":
+        return amount / 100
+    return amount / total if unit == whole_unit else None
+
+
 def resolve_steps(text: str, *, num_examples: int, batch_size: int, total_steps: int | None = None) -> int:
     """Turns a duration into optimiser steps, at least 1 unless the amount is 0.
 

@@ -126,7 +126,7 @@ def train(
             progress=progress,
         )
         session = Session(config, prepared, workdir, progress=progress)
-        check_training(session)
+        check_training(session, compared=on_evaluation is not None)
         changes = check_workdir(workdir, config, prepared, allow_config_change=allow_config_change)
         with _open_checkpoints(session) as checkpoints:
             _train(session, checkpoints, changes, owns_process=owns_process, on_evaluation=on_evaluation)

@@ -13,7 +13,7 @@ import jax
 from fashion_jax import files
 from fashion_jax.config import IMBALANCE_METHODS, Config
 from fashion_jax.config_files import config_from_dict
-from fashion_jax.config_values import parse_duration, resolve_steps
+from fashion_jax.config_values import parse_duration, resolve_steps, share_of
 from fashion_jax.data.manifest import Prepared
 from fashion_jax.errors import NotFiniteError, UserError
 from fashion_jax.runtime import first_process_does
@@ -148,14 +148,13 @@ def _pilot(config: Config, prepared: Prepared, names: list[str], method: str) ->
 
     def share(duration: str) -> str:
         """Returns the same part of the pilot as the duration is of the run."""
-        (amount, unit), (total, whole_unit) = parse_duration(duration), parse_duration(whole)
-        if unit == "percent":
-            return duration
-        if unit != whole_unit:
-            amount, total = (
+        part = share_of(duration, whole)
+        if part is None:
+            steps, total = (
                 resolve_steps(text, num_examples=examples, batch_size=train.batch_size) for text in (duration, whole)
             )
-        return f"{min(100.0, 100 * amount / total):.6g} percent"
+            part = steps / total
+        return f"{min(100.0, 100 * part):.6g} percent"
 
     mix.until, train.progressive_until = share(mix.until), share(train.progressive_until)
     optimizer.warmup = share(optimizer.warmup)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import jax
 import threadpoolctl
 
+from fashion_jax.cores import num_cores
 from fashion_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -215,11 +216,3 @@ def _cpu_multiplies_bfloat16(*, training: bool) -> bool:
     except OSError:  # not on macOS and Windows
         return False
     return " amx_bf16" in text or (training and " avx512_bf16" in text)
-
-
-def num_cores() -> int:
-    """Returns the cores that this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))  # what a container or taskset leaves to this process
-    except AttributeError:  # not on macOS
-        return os.cpu_count() or 1

@@ -54,7 +54,7 @@ def fit_stacked_heads(session: Session, state: TrainState) -> tuple[Session, Tra
         A session to score with, and a state to score; what was given where the configuration asks for no second heads,
         there is no colour head, whose features they see, or no training row with such a label.
     """
-    names = _wanted(session)
+    names = session.config.model.stacked_heads
     if not names:
         return session, state
     rows = _labelled_rows(session, names)
@@ -76,7 +76,7 @@ def restore_stacked_heads(session: Session, state: TrainState) -> tuple[Session,
         As `fit_stacked_heads`; None where there is no such package, or other second heads were tried for it.
     """
     folder = session.workdir / "package"
-    if not _wanted(session) or not folder.is_dir():
+    if not session.config.model.stacked_heads or not folder.is_dir():
         return None
     try:
         package = load_package(folder)
@@ -84,7 +84,7 @@ def restore_stacked_heads(session: Session, state: TrainState) -> tuple[Session,
         if session.progress:
             print(f"the package cannot be used, and second heads are fitted anew: {error}", file=sys.stderr, flush=True)
         return None
-    if package.extra.get(TRIED) != list(_wanted(session)):
+    if package.extra.get(TRIED) != list(session.config.model.stacked_heads):
         return None
     if package.extra.get("fingerprint") != session.prepared.fingerprint:  # fitted to other labels
         return None
@@ -122,12 +122,6 @@ def _fit(
 
     first_process_does("fitting second heads", fit)
     return dict(multihost_utils.broadcast_one_to_all(fitted))
-
-
-def _wanted(session: Session) -> tuple[str, ...]:
-    """Returns the attributes that second heads are asked for; none without a colour head, whose features they see."""
-    model = session.config.model
-    return model.stacked_heads if model.colour_heads else ()
 
 
 def _column(session: Session, name: str) -> int:

@@ -24,7 +24,7 @@ import jax
 from fashion_jax import files
 from fashion_jax.config import Config
 from fashion_jax.config_files import load_config
-from fashion_jax.config_values import parse_duration
+from fashion_jax.config_values import share_of
 from fashion_jax.data.manifest import is_prepared
 from fashion_jax.errors import UserError
 from fashion_jax.experiment import lower_is_better, train
@@ -208,7 +208,7 @@ def _run(
 
     name = config.train.best_metric
     earlier = read_scalars(workdir / "metrics.jsonl", f"validation/{name}")
-    every = _share(config.train.evaluate_every, config.train.duration)
+    every = share_of(config.train.evaluate_every, config.train.duration)
     metrics, reported = list[float](), set[int]()
 
     def report(step: int, total: int, metric: float) -> None:
@@ -235,16 +235,8 @@ def _run(
     for step, metric in earlier:  # a run that had come to its end before
         report(step, earlier[-1][0], metric)
     if not metrics:
-        raise UserError("a sweep compares trials on the validation split, which is empty; choose other split_fractions")
+        raise UserError(f"{workdir} holds a run at its end without its validation scores; move it away")
     study.tell(trial, _best(metrics, lower_is_better(config)))
-
-
-def _share(duration: str, whole: str) -> float | None:
-    """Returns which part of the whole a duration is, before it is rounded to steps; None where the rows must tell."""
-    (amount, unit), (total, whole_unit) = parse_duration(duration), parse_duration(whole)
-    if unit == "percent":
-        return amount / 100
-    return amount / total if unit == whole_unit else None
 
 
 def _part(step: int, total: int, every: float | None) -> int:

@@ -8,14 +8,18 @@ from fashion_jax.session import Session
 from fashion_jax.training.sharding import check_batch_size
 
 
-def check_training(session: Session) -> None:
+def check_training(session: Session, *, compared: bool = False) -> None:
     """Finds before the first step what would stop the run later.
+
+    Args:
+        session: of training.
+        compared: whether somebody waits for the scores of validation rows.
 
     Raises:
         UserError: the batch does not divide over the devices or into pairs to mix, a colour would never be trained, a
             duration ends after the run, embeddings are to compare what is not trained or does not fit, batch norm is
-            frozen without pretrained weights, the photos are larger than the records' are, or `train.best_metric` is
-            not measured.
+            frozen without pretrained weights, the photos are larger than the records' are, `train.best_metric` is
+            not measured, or there are no validation rows to compare runs on.
     """
     train, data, devices = session.config.train, session.config.data, session.mesh.size
     always = train.mix.probability == 1 and session.steps(train.mix.until) >= session.total_steps
@@ -57,6 +61,10 @@ def check_training(session: Session) -> None:
     labelled = [n for n, c in zip(session.attributes, session.columns, strict=True) if (labels[:, c] != MISSING).any()]
     measured = ["loss", "mean/accuracy", "mean/macro_f1"]
     measured += [f"{name}/{key}" for name in labelled for key in ("accuracy", "macro_f1", "loss")]
+    if compared and not len(labels):
+        raise UserError(
+            "runs are compared on the validation split, which is empty; give it a share in config.data.split_fractions"
+        )
     if len(labels) and train.best_metric not in measured:
         raise UserError(
             f"config.train.best_metric={train.best_metric!r} is not among the validation split's: "

@@ -20,6 +20,7 @@ GROUND = {
     "fashion_jax.config",
     "fashion_jax.config_augmentation",
     "fashion_jax.config_values",
+    "fashion_jax.cores",
     "fashion_jax.downloads",
     "fashion_jax.pictures",
     "fashion_jax.progress",

@@ -12,7 +12,7 @@ import pytest
 import fashion_jax.sweep as sweep_module
 from fashion_jax import files
 from fashion_jax.cli import main
-from fashion_jax.config_values import resolve_steps
+from fashion_jax.config_values import resolve_steps, share_of
 from fashion_jax.errors import UserError
 from fashion_jax.experiment import Result
 from fashion_jax.sweep import format_trials, sweep
@@ -97,13 +97,13 @@ def test_trials_worse_than_the_median_are_pruned(config, write, tmp_path, traini
 )
 def test_evaluations_of_batches_of_any_size_are_compared(every, parts):
     rows, duration = 26_980, "3 epochs"
-    share = sweep_module._share(every, duration)
+    share = share_of(every, duration)
     for batch in (96, 128, 256, 512, 1000):
         total = resolve_steps(duration, num_examples=rows, batch_size=batch)
         step = resolve_steps(every, num_examples=rows, batch_size=batch, total_steps=total)
         evaluated = [*range(step, total, step), total]
         assert sorted({sweep_module._part(at, total, share) for at in evaluated}) == parts, batch
-    assert sweep_module._share("100 steps", duration) is None
+    assert share_of("100 steps", duration) is None
     assert sweep_module._part(100, 400, None) == 250
 
 
@@ -227,6 +227,16 @@ def test_two_real_trials(config, write, tmp_path, capsys):
         metrics = [json.loads(line) for line in (Path(row["workdir"]) / "metrics.jsonl").read_text().splitlines()]
         measured = [line["validation/mean/accuracy"] for line in metrics if "validation/mean/accuracy" in line]
         assert float(row["score"]) == pytest.approx(max(measured))
+
+
+def test_without_validation_rows_nothing_is_trained(config, write, tmp_path, prepared, monkeypatch):
+    indices = type(prepared).indices
+    monkeypatch.setattr(
+        type(prepared), "indices", lambda self, split: indices(self, split)[: 0 if split == "validation" else None]
+    )
+    (trial,) = sweep(config, write({"train.seed": [1]}), tmp_path / "out", num_trials=1, progress=False)
+    assert trial["state"] == "failed" and "the validation split, which is empty" in trial["reason"]
+    assert not (Path(trial["workdir"]) / "checkpoints").exists()
 
 
 def test_spaces_are_read(write):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+from fashion_jax.cores import num_cores
 from fashion_jax.data.catalog import Product
 from fashion_jax.data.photos import BadPhoto
 
@@ -27,8 +28,6 @@ def map_photos(
         photos: read in this thread, with no more than 256 MB of raw photos in memory at once.
         num_workers: threads; None for one per core.
     """
-    from fashion_jax.runtime import num_cores  # JAX is imported by it
-
     workers = num_workers or num_cores()
     pool = ThreadPoolExecutor(workers)
     waiting: deque[tuple[Future[list[T]], int]] = deque()

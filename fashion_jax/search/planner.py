@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jaxtyping import Float32
 
-from fashion_jax.runtime import num_cores
+from fashion_jax.cores import num_cores
 from fashion_jax.search.exact import ExactSearcher, Positions, Scores, merge_top, search_rows
 from fashion_jax.search.ranking import lacks_rows
 from fashion_jax.search.scann import ScannSearcher

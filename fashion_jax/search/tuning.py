@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Int64
 
+from fashion_jax.cores import num_cores
 from fashion_jax.errors import UserError
-from fashion_jax.runtime import num_cores
 from fashion_jax.search.exact import search_rows
 from fashion_jax.search.scann import ScannSearcher
 

@@ -13,6 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Float32, UInt8
 from PIL import Image
 
+from fashion_jax.cores import num_cores
 from fashion_jax.data.augment import normalize
 from fashion_jax.data.photos import BadPhoto, decode_photo, letterbox, normalise_image, normalise_photo
 from fashion_jax.errors import UserError, nearest
@@ -25,7 +26,7 @@ from fashion_jax.models.classifier import (
 )
 from fashion_jax.models.decision import OPERATING_POINTS
 from fashion_jax.models.resnet import embedding_size
-from fashion_jax.runtime import computes_bfloat16_faster, num_cores, on_accelerator, one_blas_thread
+from fashion_jax.runtime import computes_bfloat16_faster, on_accelerator, one_blas_thread
 from fashion_jax.serving.outputs import NetworkOutputs, Outputs, Prediction, decide, join_outputs, name_labels
 from fashion_jax.serving.package import Package, load_package
 from fashion_jax.serving.zoo import find_model
@@ -65,10 +66,9 @@ class Predictor:
         self._package = package
         # What was trained in bfloat16 is computed in float32 where that is as fast: it has all of bfloat16.
         self.dtype: str = package.model["dtype"] if computes_bfloat16_faster(training=False) else "float32"
-        name = self.dtype
-        graph, _, _ = abstract_classifier({**package.model, "dtype": name})
+        graph, _, _ = abstract_classifier({**package.model, "dtype": self.dtype})
         values = package.preprocessing
-        mean, std, dtype = tuple(values["mean"]), tuple(values["std"]), jnp.dtype(name)
+        mean, std, dtype = tuple(values["mean"]), tuple(values["std"]), jnp.dtype(self.dtype)
 
         def forward(
             params: Any, batch_stats: Any, images: jax.Array, flip: bool
