@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -30,6 +31,34 @@ def count_devices(tmp_path, cpuinfo: str, call: str, **environment: str) -> int:
     command = [sys.executable, "-c", code, str(tmp_path / "cpuinfo")]
     done = subprocess.run(command, env={**own, **environment}, capture_output=True, text=True, check=True)
     return int(done.stdout)
+
+
+SLOW_DEVICE = """
+import sys, time
+import jax
+import jax.numpy as jnp
+import fashion_jax.runtime as runtime
+runtime._PATIENCE_S = dict.fromkeys(runtime._PATIENCE_S, int(sys.argv[1]))
+runtime.start_devices(2)
+
+def wait(index):
+    time.sleep(4 * int(index[0]))
+    return index
+
+def meet(index):
+    return jax.lax.psum(jax.pure_callback(wait, index, index), "data")
+
+mesh, P = jax.sharding.Mesh(jax.devices(), "data"), jax.sharding.PartitionSpec
+print(jax.jit(jax.shard_map(meet, mesh=mesh, in_specs=P("data"), out_specs=P()))(jnp.arange(2)))
+"""
+
+
+@pytest.mark.parametrize(("patience", "said", "code"), [("3600", "[1]", 0), ("1", "", -signal.SIGABRT)])
+def test_a_slow_device_is_waited_for(patience, said, code):
+    environment = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES")}
+    command = [sys.executable, "-c", SLOW_DEVICE, patience]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (done.stdout.strip(), done.returncode) == (said, code), done.stderr
 
 
 @pytest.mark.parametrize(
