@@ -103,9 +103,10 @@ def measure_pairs(
 def joint_heads(pairs: Sequence[Pair], labels: Mapping[str, Int[np.ndarray, " n"]]) -> tuple[JointHeads, ...]:
     """Returns the groups of attributes that pairs connect, with the combinations of their classes that may be said.
 
-    Those of training rows that contradict no pair; and for a class that training rows have only where another label is
-    missing or wrong, all combinations with it that contradict none. A group with too many to look through is left
-    out: its heads are decided one by one.
+    Those of training rows that contradict no pair, where labels that a row lacks may be any that contradict none (the
+    fewest, where each contradicts one); and for a class that training rows have only in contradictions, all
+    combinations with it that are none. A group with too many to look through is left out: its heads are decided one by
+    one.
     """
     groups: list[list[str]] = []
     for pair in pairs:
@@ -114,9 +115,10 @@ def joint_heads(pairs: Sequence[Pair], labels: Mapping[str, Int[np.ndarray, " n"
         groups = [g for g in groups if g not in touching] + [merged]
     joint = []
     for names in groups:
-        columns = np.stack([labels[name] for name in names], 1)
-        found = np.unique(columns[(columns != MISSING).all(1)], axis=0).astype(np.int64)
-        found = found[_consistent(found, names, pairs)]
+        columns = np.stack([labels[name] for name in names], 1).astype(np.int64)
+        found = _complete(columns, names, pairs)
+        if found is None:
+            continue
         missing = [
             np.setdiff1d(np.unique(labels[name][labels[name] != MISSING]), found[:, place])
             for place, name in enumerate(names)
@@ -128,18 +130,59 @@ def joint_heads(pairs: Sequence[Pair], labels: Mapping[str, Int[np.ndarray, " n"
             for number in numbers.tolist():
                 changed = found.copy()
                 changed[:, place] = number
-                more.append(changed[_consistent(changed, names, pairs)])
+                more.append(changed[_count_against(changed, names, pairs) == 0])
         found = np.unique(np.concatenate([found, *more]), axis=0)
         if len(found):
             joint.append(JointHeads(tuple(names), found))
     return tuple(joint)
 
 
-def _consistent(found: np.ndarray, names: Sequence[str], pairs: Sequence[Pair]) -> np.ndarray:
-    good = np.ones(len(found), bool)
+def _complete(
+    columns: Int64[np.ndarray, "n heads"], names: Sequence[str], pairs: Sequence[Pair]
+) -> Int64[np.ndarray, "combinations heads"] | None:
+    """Returns the combinations of rows, and those that rows with missing labels may have; None where they are too many.
+
+    A row with missing labels adds nothing where a combination has all of its others.
+    """
+    rows = np.unique(columns, axis=0)
+    rows = rows[_count_against(rows, names, pairs) == 0]
+    known = rows != MISSING
+    found = rows[known.all(1)]
+    classes = [np.unique(column[column != MISSING]) for column in columns.T]
+    masks = np.unique(known[~known.all(1) & known.any(1)], axis=0)
+    for mask in masks[np.argsort(-masks.sum(1), kind="stable")]:  # what says most first
+        seen = set(map(tuple, found[:, mask].tolist()))
+        more = [row for row in rows[(known == mask).all(1)] if tuple(row[mask].tolist()) not in seen]
+        completed = [_complete_row(row, classes, names, pairs) for row in more]
+        found = np.unique(np.concatenate([found, *completed]), axis=0)
+        if len(found) > _MOST_COMBINATIONS:
+            return None
+    return found
+
+
+def _complete_row(
+    row: Int64[np.ndarray, " heads"], classes: Sequence[np.ndarray], names: Sequence[str], pairs: Sequence[Pair]
+) -> Int64[np.ndarray, "combinations heads"]:
+    """Returns what the row may be once it has all labels: what contradicts no pair, or else the fewest."""
+    found = row[None, :]
+    for place in np.flatnonzero(row == MISSING):
+        count = len(found)
+        found = np.repeat(found, len(classes[place]), axis=0)
+        found[:, place] = np.tile(classes[place], count)
+        against = _count_against(found, names, pairs)
+        found = found[against == against.min(initial=len(pairs))]
+    return found
+
+
+def _count_against(
+    found: Int64[np.ndarray, "n heads"], names: Sequence[str], pairs: Sequence[Pair]
+) -> Int64[np.ndarray, " n"]:
+    """Returns how many pairs each row contradicts; what is missing contradicts none."""
+    against = np.zeros(len(found), np.int64)
     for pair in (p for p in pairs if p.finer in names):
-        good &= pair.allowed()[found[:, names.index(pair.finer)], found[:, names.index(pair.coarser)]]
-    return good
+        finer, coarser = found[:, names.index(pair.finer)], found[:, names.index(pair.coarser)]
+        against += ~(pair.allowed()[finer, coarser] | (finer == MISSING) | (coarser == MISSING))
+    return against
 
 
 def count_contradictions(

@@ -178,6 +178,35 @@ def test_every_class_of_the_training_rows_can_be_said():
         assert set(group.combinations[:, place]) == set(labels[name][labels[name] >= 0]), name
 
 
+@pytest.mark.parametrize("hide", ["top of the rarer middle", "top or fine of every row", "nothing"])
+def test_what_training_rows_have_can_be_said(hide):
+    middle = np.repeat([0, 0, 1, 1, 2, 2], 100)
+    fine = np.repeat(np.arange(6), 100)
+    middle[:20] = 1  # the finest class is soft
+    labels = {"top": (middle > 0).astype(int), "middle": middle, "fine": fine}
+    if hide == "top of the rarer middle":
+        labels["top"][:20] = MISSING
+    elif hide == "top or fine of every row":  # two catalogues in one
+        labels["top"][::2] = MISSING
+        labels["fine"][1::2] = MISSING
+    pairs = measure_pairs(labels, {"top": 2, "middle": 3, "fine": 6}, determined=0.9)
+    assert ("fine", "middle") in {(pair.finer, pair.coarser) for pair in pairs}
+    (group,) = joint_heads(pairs, labels)
+    rows = np.unique(np.stack([labels[name] for name in group.names], 1), axis=0)
+    for row in rows:
+        fits = (group.combinations == row) | (row == MISSING)
+        assert fits.all(1).any(), row
+    against = [
+        not pair.allowed()[tuple(combination[group.names.index(name)] for name in (pair.finer, pair.coarser))]
+        for combination in group.combinations
+        for pair in pairs
+    ]
+    # No top goes with the finest class and with the middle that it has in those rows alone.
+    assert sum(against) == (2 if hide == "top of the rarer middle" else 0)
+    if hide == "nothing":
+        assert np.array_equal(group.combinations, rows)
+
+
 def test_soft_hierarchies_allow_both():
     # Socks stand under two master categories.
     finer, coarser = np.repeat([0, 0, 1, 2], [60, 40, 100, 100]), np.repeat([0, 1, 0, 1], [60, 40, 100, 100])
