@@ -108,7 +108,7 @@ def audit(
         schema = schema or run_schema(model)
     predictor = load_model(model)
     prepared = _read_source(source, out, predictor, corrections, schema, progress)
-    names = _choose_attributes(attributes, prepared, predictor)
+    names = _choose_attributes(attributes, prepared, predictor, judge)
     _, groups = np.unique(prepared.groups, return_inverse=True)
     if not 2 <= num_folds <= groups.max() + 1:
         raise UserError(f"--folds={num_folds} is not between 2 and the {groups.max() + 1:,} groups of the catalogue")
@@ -236,11 +236,13 @@ def _read_source(
     )
 
 
-def _choose_attributes(wanted: Sequence[str], prepared: Prepared, model: Predictor) -> tuple[str, ...]:
+def _choose_attributes(wanted: Sequence[str], prepared: Prepared, model: Predictor, judge: str) -> tuple[str, ...]:
     for name in wanted:
         if name not in prepared.attributes:
             hint = nearest(name, prepared.attributes)
             raise UserError(f"the source has no attribute {name!r}{hint}; it has {', '.join(prepared.attributes)}")
+        if judge == "retrain" and name not in model.attributes:
+            raise UserError(f"--retrain judges by heads alone, and the run has none for {name!r}; leave --retrain out")
     if wanted:
         return tuple(wanted)
     known = tuple(name for name in prepared.attributes if name in model.attributes)

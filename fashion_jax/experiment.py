@@ -19,7 +19,6 @@ from pathlib import Path
 
 import jax
 from clu import parameter_overview
-from flax import traverse_util
 
 from fashion_jax import files
 from fashion_jax.config import Config
@@ -28,17 +27,16 @@ from fashion_jax.errors import UserError
 from fashion_jax.evaluation.evaluate import Evaluation
 from fashion_jax.imbalance_pilots import choose_imbalance, first_pilot
 from fashion_jax.resolve import resolve
+from fashion_jax.run_package import write_run_package
 from fashion_jax.runtime import first_process_does
-from fashion_jax.scoring import Trust, fit_trust, format_scores, score_split
-from fashion_jax.serving.package import write_package
+from fashion_jax.scoring import decided_macro_f1, fit_trust, format_scores, score_split
 from fashion_jax.session import Session
-from fashion_jax.stacked_heads import TRIED, fit_stacked_heads, restore_stacked_heads
+from fashion_jax.stacked_heads import fit_stacked_heads, restore_stacked_heads
 from fashion_jax.starting_weights import adopt_pretrained, first_state, prepare_pretrained
 from fashion_jax.training.checkpoint import Checkpoints
 from fashion_jax.training.interrupt import Interrupted, StopRequest, stop_on_signals
 from fashion_jax.training.loop import Facts, Schedule, run_loop
 from fashion_jax.training.progress import ProgressLine
-from fashion_jax.training.sharding import to_host
 from fashion_jax.training.state import TrainState
 from fashion_jax.training.writers import open_writer
 from fashion_jax.training_checks import check_training
@@ -105,6 +103,11 @@ def train(
     """
     config, workdir = checked_copy(config), Path(workdir)
     progress = progress and jax.process_index() == 0
+
+    def run_pilot(pilot: Config, folder: Path) -> dict[str, float]:
+        train(pilot, folder, progress=progress, owns_process=owns_process, finish=False)
+        return decided_macro_f1(evaluate(folder, "validation", progress=progress))
+
     with contextlib.ExitStack() as stack:
 
         def open_workdir() -> None:
@@ -122,7 +125,7 @@ def train(
             config,
             prepared,
             workdir,
-            lambda pilot, folder: train(pilot, folder, progress=progress, owns_process=owns_process, finish=False),
+            run_pilot,
             progress=progress,
         )
         session = Session(config, prepared, workdir, progress=progress)
@@ -140,7 +143,7 @@ def train(
         test = score_split(session, state, "test", trust)
         package = workdir / "package"
         if jax.process_index() == 0:
-            _write_package(session, state, package, best, test, trust)
+            write_run_package(session, state, package, best, test, trust)
         return Result(workdir, package, best, test)
 
 
@@ -260,36 +263,6 @@ def _run(
         close = getattr(batches, "close", None)
         if close is not None:
             close()
-
-
-def _write_package(
-    session: Session, state: TrainState, folder: Path, step: int, test: Evaluation | None, trust: Trust | None
-) -> None:
-    params, batch_stats = state.judged
-    flat = traverse_util.flatten_dict({"params": to_host(params), "batch_stats": to_host(batch_stats)})
-    data = session.config.data
-    write_package(
-        folder,
-        weights={"/".join(map(str, path)): array for path, array in flat.items()},
-        model=session.arguments,
-        vocabularies=session.vocabularies,
-        preprocessing={
-            "height": data.height,
-            "width": data.width,
-            "max_side": session.prepared.max_side,
-            "mean": list(data.mean),
-            "std": list(data.std),
-            "test_time_flip": data.test_time_flip,
-        },
-        extra={
-            "step": step,
-            "fingerprint": session.prepared.fingerprint,
-            "test": test.scalars() if test else None,
-            TRIED: list(session.config.model.stacked_heads),
-        },
-        decision=None if trust is None else trust.decision,
-        embedding=None if trust is None else trust.embedding,
-    )
 
 
 def _open_checkpoints(session: Session, *, read_only: bool = False) -> Checkpoints:

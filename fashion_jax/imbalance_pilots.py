@@ -17,16 +17,22 @@ from fashion_jax.config_values import parse_duration, resolve_steps, share_of
 from fashion_jax.data.manifest import Prepared
 from fashion_jax.errors import NotFiniteError, UserError
 from fashion_jax.runtime import first_process_does
-from fashion_jax.training.writers import read_scalars
 from fashion_jax.workdir import has_checkpoints, load_run_config, read_json, training_fields
 
 Scores = dict[str, dict[str, float]]  # method -> attribute -> macro-F1
 
 
 def choose_imbalance(
-    config: Config, prepared: Prepared, workdir: Path, run: Callable[[Config, Path], object], *, progress: bool = True
+    config: Config,
+    prepared: Prepared,
+    workdir: Path,
+    run: Callable[[Config, Path], Mapping[str, float]],
+    *,
+    progress: bool = True,
 ) -> Config:
     """Returns a copy in which every "auto" is the method with the best macro-F1 on the validation rows.
+
+    That is as the package decides, which shifts logits by the classes' frequency whatever they were trained with.
 
     All heads that are left open have the same method in a pilot, which is the run itself but shorter
     (`loss.pilot_duration`), in WORKDIR/pilots/DIGEST/METHOD. They share a backbone, so what is best for each of them
@@ -37,8 +43,8 @@ def choose_imbalance(
         config: resolved.
         prepared: the records.
         workdir: of the run; what was found out before with the same settings is not found out again.
-        run: trains a configuration in a workdir, and goes on where it was stopped there. A method whose run ends in a
-            loss that is not finite is not taken.
+        run: trains a configuration in a workdir, goes on where it was stopped there, and returns that macro-F1 of each
+            attribute. A method whose run ends in a loss that is not finite is not taken.
         progress: whether to say what was found.
 
     Raises:
@@ -62,7 +68,7 @@ def choose_imbalance(
     # Runs of other settings are left where they are, and their scores are not taken for these.
     digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:12]
     place = pilots / digest / "imbalance.json"
-    scores: Scores = read_json(place)["macro_f1"] if place.exists() else {}
+    scores: Scores = read_json(place).get("decided_macro_f1", {}) if place.exists() else {}
     if not scores:
         for method, pilot in runs.items():
             scores[method] = _score(method, pilot, pilots / digest / method, names, run, progress=progress)
@@ -72,7 +78,7 @@ def choose_imbalance(
                 "optimizer.learning_rate or set optimizer.clip_norm=1"
             )
         if jax.process_index() == 0:
-            files.write_json(place, {"duration": _shortened(config), "macro_f1": scores})
+            files.write_json(place, {"duration": _shortened(config), "decided_macro_f1": scores})
         first_process_does("noting the scores of short runs", lambda: None)
     scores = {method: found for method, found in scores.items() if found}
     chosen = {name: max(scores, key=lambda method: scores[method][name]) for name in names}
@@ -103,21 +109,20 @@ def _score(
     pilot: Config,
     folder: Path,
     names: list[str],
-    run: Callable[[Config, Path], object],
+    run: Callable[[Config, Path], Mapping[str, float]],
     *,
     progress: bool,
 ) -> dict[str, float]:
-    """Returns attribute -> macro-F1 of a pilot; nothing where its loss is not finite."""
+    """Returns attribute -> score of a pilot; nothing where its loss is not finite."""
     if progress:
         print(f"imbalance=auto: a short run with {method!r} ({pilot.train.duration})", file=sys.stderr, flush=True)
     try:
-        run(pilot, folder)
+        scores = run(pilot, folder)
     except NotFiniteError as error:
         if progress:
             print(f"imbalance=auto: {method!r} is not taken: {error}", file=sys.stderr, flush=True)
         return {}
-    first_process_does("a short run", lambda: None)  # which writes the scores
-    return _last_scores(folder, names)
+    return {name: scores[name] for name in names}
 
 
 def _with_methods(config: Config, methods: Mapping[str, str]) -> Config:
@@ -139,6 +144,7 @@ def _shortened(config: Config) -> str:
 def _pilot(config: Config, prepared: Prepared, names: list[str], method: str) -> Config:
     pilot = _with_methods(config, dict.fromkeys(names, method))
     pilot.data.source, pilot.data.prepared, pilot.data.corrections = str(prepared.folder), "", ""
+    pilot.model.stacked_heads = ()  # they are fitted to the run itself
     train = pilot.train
     train.duration = train.evaluate_every = train.checkpoint_every = _shortened(config)
     train.early_stopping_patience = 0
@@ -160,12 +166,6 @@ def _pilot(config: Config, prepared: Prepared, names: list[str], method: str) ->
     optimizer.warmup = share(optimizer.warmup)
     optimizer.unfreeze = {pattern: share(duration) for pattern, duration in optimizer.unfreeze.items()}
     return pilot
-
-
-def _last_scores(folder: Path, names: list[str]) -> dict[str, float]:
-    """Returns what the validation at the end of a pilot said; an attribute without labelled rows has 0."""
-    said = {name: read_scalars(folder / "metrics.jsonl", f"validation/{name}/macro_f1") for name in names}
-    return {name: scores[-1][1] if scores else 0.0 for name, scores in said.items()}
 
 
 def _format(scores: Scores, chosen: Mapping[str, str]) -> str:

@@ -148,6 +148,13 @@ def score_split(session: Session, state: TrainState, split: str, trust: Trust | 
     return result
 
 
+def decided_macro_f1(evaluation: Evaluation) -> dict[str, float]:
+    """Returns attribute -> macro-F1 as the package decides, at that operating point; 0 where there was no label."""
+    assert evaluation.trust is not None
+    points = {name: head["operating_points"]["macro_f1"] for name, head in evaluation.trust["heads"].items()}
+    return {name: point["macro_f1"] or 0.0 for name, point in points.items()}
+
+
 def package_outputs(result: Evaluation, decision: Decision | None) -> Outputs:
     """Returns what a package with this decision says of the rows that were scored."""
     assert result.outputs is not None
@@ -183,6 +190,7 @@ def _score_colours(session: Session, result: Evaluation, outputs: Outputs) -> di
         known = labels != MISSING
         scores[name] = colour_scores(
             outputs.probabilities[name][known],
+            outputs.labels[name][known],
             labels[known],
             session.vocabularies[name],
             session.colour_differences[name],

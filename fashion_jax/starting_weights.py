@@ -24,6 +24,7 @@ from fashion_jax.config_files import config_from_dict
 from fashion_jax.errors import UserError
 from fashion_jax.models.pretrained import PretrainedFacts, load_pretrained
 from fashion_jax.models.weight_files import find_local_weights
+from fashion_jax.serving.zoo import find_model
 from fashion_jax.session import Session
 from fashion_jax.training.state import TrainState, create_state
 from fashion_jax.workdir import has_checkpoints, read_json
@@ -41,7 +42,8 @@ def prepare_pretrained(
     With several processes the first does it; the workdir is on a disk that all share.
 
     Args:
-        config: as given; `model.pretrained` is empty, or a source of `models.pretrained.load_pretrained`.
+        config: as given; `model.pretrained` is empty, a source of `models.pretrained.load_pretrained`, or the name of
+            a model that comes with the library.
         workdir: of the run.
         allow_config_change: goes on although the source's weights have changed since.
         progress: whether to say on standard error what is read.
@@ -63,7 +65,7 @@ def prepare_pretrained(
         print(f"reading the pretrained weights {config.model.pretrained}", file=sys.stderr, flush=True)
     if folder.exists() and not _is_ours(folder):
         raise UserError(f"{folder} is in the way, and is not of a run; choose another --workdir")
-    loaded = load_pretrained(config.model.pretrained)
+    loaded = load_pretrained(str(find_model(config.model.pretrained)))
     facts = loaded.facts
     _adopt(config, facts)  # what does not fit is found before anything is written
     with files.replace_directory(folder) as aside:
@@ -111,7 +113,7 @@ def _check_resumed(config: Config, workdir: Path, *, allow_config_change: bool) 
             "config.model.pretrained empty or choose another --workdir"
         )
     try:
-        local = find_local_weights(source)
+        local = find_local_weights(str(find_model(source)))
     except UserError:
         local = None  # it has gone, and is not needed
     digest = local.digest() if local else None

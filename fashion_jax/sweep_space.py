@@ -16,6 +16,8 @@ _RECORD_FIELDS = (
     "source", "prepared", "schema", "corrections", "max_side", "max_bad_fraction", "split", "split_fractions",
     "split_seed",
 )  # fmt: skip
+_MEASURES = ("train.best_metric", "data.attributes")
+_AFTERWARDS = ("trust.", "embedding.", "model.stacked_heads")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +85,19 @@ def check_space(config: str | Path, overrides: Mapping[str, str], space: Space) 
         space: of `read_space`.
 
     Raises:
-        UserError: the configuration refuses a value, a field changes the records, on which trials are compared, or it
-            cannot change between trials.
+        UserError: the configuration refuses a value, a field changes the records or scores by which trials are
+            compared, has its say after training only, or cannot change between trials.
     """
     for name, entry in space.items():
         if name.removeprefix("data.") in _RECORD_FIELDS and name.startswith("data."):
             raise UserError(f"{name!r} cannot be searched: trials are compared on the same records, which it changes")
+        if name in _MEASURES:
+            raise UserError(f"{name!r} cannot be searched: it changes what the score of a trial is of")
+        if name.startswith(_AFTERWARDS):
+            raise UserError(
+                f"{name!r} cannot be searched: it has its say after training, and trials are compared by the scores "
+                "of validation rows during training"
+            )
         if name.startswith("runtime."):
             raise UserError(f"{name!r} cannot be searched: it is set before the first trial begins, for all of them")
         for value in entry if isinstance(entry, tuple) else (_text(entry.low), _text(entry.high)):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from fashion_jax.data.schema import MISSING
 from fashion_jax.errors import UserError, nearest
 from fashion_jax.session import Session
@@ -50,6 +52,13 @@ def check_training(session: Session, *, compared: bool = False) -> None:
         raise UserError(
             "config.optimizer.freeze_batch_norm=true keeps running statistics as they begin, and without "
             "config.model.pretrained they begin as nothing's; leave it out"
+        )
+    if train.mix.active and not session.colours and session.progress:
+        print(
+            "note: no attribute counts as a colour, so that mixed photos teach all of them; if one is a colour, say "
+            "--config.model.colour_heads=NAME",
+            file=sys.stderr,
+            flush=True,
         )
     _check_embedding(session)
     if max(data.height, data.width) > session.prepared.max_side:

@@ -16,19 +16,15 @@ BEST = {"kind": "focal", "colour": "balanced"}
 
 
 class FakeRuns:
-    """Writes the scores of pilots; the best method of an attribute is `BEST`."""
+    """Says the scores of pilots; the best method of an attribute is `BEST`."""
 
     def __init__(self) -> None:
         self.seen: list[Config] = []
 
-    def __call__(self, config, folder) -> None:
+    def __call__(self, config, folder) -> dict[str, float]:
         self.seen.append(config)
         folder.mkdir(parents=True)
-        rows = [{"step": 1, "validation/kind/macro_f1": 0.99, "validation/colour/macro_f1": 0.99}]
-        scores = {name: 0.8 if method == BEST[name] else 0.7 for name, method in config.loss.head_imbalance.items()}
-        rows.append({"step": 2, **{f"validation/{name}/macro_f1": score for name, score in scores.items()}})
-        text = "\n".join(json.dumps(row) for row in rows)
-        (folder / "metrics.jsonl").write_text(text + '\n{"step": 3, "val')  # a crash cut the last line off
+        return {name: 0.8 if method == BEST[name] else 0.7 for name, method in config.loss.head_imbalance.items()}
 
 
 def open_config(tiny_config, prepared, **changes) -> Config:
@@ -93,7 +89,7 @@ def test_a_method_that_cannot_be_trained_is_not_taken(tiny_config, prepared, tmp
     def run(pilot, folder):
         if "focal" in pilot.loss.head_imbalance.values():
             raise NotFiniteError("the loss is not finite")
-        runs(pilot, folder)
+        return runs(pilot, folder)
 
     chosen = choose_imbalance(config, prepared, tmp_path, run)
     assert chosen.loss.head_imbalance == {"kind": IMBALANCE_METHODS[0], "colour": "balanced"}

@@ -177,6 +177,23 @@ def test_where_it_runs_may_change_but_cannot_be_searched(config, write, tmp_path
         sweep(config, write({"runtime.cpu_devices": [1, 2]}), tmp_path / "other", num_trials=1, progress=False)
 
 
+@pytest.mark.parametrize(
+    ("field", "values", "why"),
+    [
+        ("train.best_metric", ["mean/accuracy", "loss"], "what the score of a trial is of"),
+        ("data.attributes", ["kind", "colour"], "what the score of a trial is of"),
+        ("trust.precision", [0.9, 0.99], "after training"),
+        ("embedding.size", [64, 128], "after training"),
+        ("model.stacked_heads", ["auto", ""], "after training"),
+        ("data.split_seed", [0, 1], "the same records"),
+    ],
+)
+def test_what_trials_are_compared_by_cannot_be_searched(config, write, tmp_path, training, field, values, why):
+    with pytest.raises(UserError, match=f"'{field}' cannot be searched.*{why}"):
+        sweep(config, write({field: values}), tmp_path / "out", num_trials=1, progress=False)
+    assert not training.runs
+
+
 def test_values_between_the_ends_that_the_configuration_refuses_fail(config, write, tmp_path, training):
     space = write({"model.depth": {"low": 50, "high": 101}})
     with pytest.raises(UserError, match=r"3 trials in a row failed.*model\.depth"):

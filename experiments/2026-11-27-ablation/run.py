@@ -82,28 +82,38 @@ def main() -> int:
     )
     flags = parser.parse_args()
     source = Path(flags.source).resolve() if Path(flags.source).exists() else flags.source
-    rows = []
+    folder = "_".join(["results", *sorted(flags.set)])
     for name in flags.variants:
-        folder = "_".join(["results", *sorted(flags.set)])
-        file_name = "".join(c if c.isalnum() else "_" for c in name)
-        workdir, result = flags.out.resolve() / folder / file_name, HERE / folder / f"{file_name}.json"
-        settings = {
-            "model.stacked_heads": "", "train.duration": flags.duration, "train.evaluate_every": flags.duration,
-            **dict(pair.split("=", 1) for pair in flags.set), **VARIANTS[name],
-        }  # fmt: skip
-        if not result.exists() and not run(workdir, source, settings, result):
+        result = HERE / folder / file_name(name)
+        workdir = flags.out.resolve() / folder / result.stem
+        if not result.exists() and not run(workdir, source, settings_of(name, flags), result):
             return 1
-        found = json.loads(result.read_text(encoding="utf-8"))
-        if found["settings"] != settings:
-            print(f"{result} is of other settings; move {folder}/ away", file=sys.stderr)
-            return 1
-        rows.append((name, found))
-        if found["records"] != rows[0][1]["records"]:
-            print(f"{result} is of other records than {rows[0][0]!r}; move {folder}/ away", file=sys.stderr)
+        # Those of earlier calls stay in the table.
+        rows = []
+        for other in VARIANTS:
+            path = HERE / folder / file_name(other)
+            if path.exists():
+                rows.append((other, json.loads(path.read_text(encoding="utf-8"))))
+            if path.exists() and rows[-1][1]["settings"] != settings_of(other, flags):
+                print(f"{path} is of other settings; move {folder}/ away", file=sys.stderr)
+                return 1
+        if len({found["records"] for _, found in rows}) > 1:
+            print(f"not all of {folder}/ is of the same records; move it away", file=sys.stderr)
             return 1
         files.write_text(HERE / folder / "table.md", table(rows, flags))
-        print(table(rows[-1:], flags).splitlines()[-1], flush=True)
+        print(table([row for row in rows if row[0] == name], flags).splitlines()[-1], flush=True)
     return 0
+
+
+def file_name(variant: str) -> str:
+    return "".join(c if c.isalnum() else "_" for c in variant) + ".json"
+
+
+def settings_of(variant: str, flags: argparse.Namespace) -> dict[str, str]:
+    return {
+        "model.stacked_heads": "", "train.duration": flags.duration, "train.evaluate_every": flags.duration,
+        **dict(pair.split("=", 1) for pair in flags.set), **VARIANTS[variant],
+    }  # fmt: skip
 
 
 def run(workdir: Path, source: str | Path, settings: dict[str, str], result: Path) -> bool:

@@ -19,6 +19,7 @@ import numpy as np
 from fashion_jax import files
 from fashion_jax.data.catalog import Catalog, Product, Rejected, open_catalog
 from fashion_jax.data.catalog_report import make_report
+from fashion_jax.data.corrections import escape_cell
 from fashion_jax.data.duplicates import find_groups
 from fashion_jax.data.manifest import FORMAT, Prepared, is_prepared, open_prepared
 from fashion_jax.data.schema import MISSING, Schema, save_schema
@@ -206,11 +207,11 @@ def _fingerprint(records: _Records, table: str, max_side: int) -> str:
 
 
 def format_quarantine(rejected: Iterable[Rejected]) -> str:
-    """Returns the CSV of rows that were left out: row, id, reason."""
+    """Returns the CSV of rows that were left out: row, id, reason; no cell is a formula to a spreadsheet."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["row", "id", "reason"])
-    writer.writerows((item.row, item.id, item.reason) for item in rejected)
+    writer.writerows((item.row, escape_cell(item.id), escape_cell(item.reason)) for item in rejected)
     return text.getvalue()
 
 

@@ -165,7 +165,7 @@ def _complete_row(
 ) -> Int64[np.ndarray, "combinations heads"]:
     """Returns what the row may be once it has all labels: what contradicts no pair, or else the fewest."""
     found = row[None, :]
-    for place in np.flatnonzero(row == MISSING):
+    for place in np.flatnonzero(row == MISSING).tolist():
         count = len(found)
         found = np.repeat(found, len(classes[place]), axis=0)
         found[:, place] = np.tile(classes[place], count)

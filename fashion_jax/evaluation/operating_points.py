@@ -20,6 +20,7 @@ _Z = 2.33  # one-sided 99 %: many strengths are tried
 _SPARED = 0.002  # of accuracy, that "accuracy" gives for rare classes
 _LEAST_GAIN = 0.01  # of macro-F1, for which it does
 _LEAST_SUPPORTED_GAIN = 0.005  # of the classes with 10 rows and more: a single row of a rare class moves the others
+_LEAST_MACRO_GAIN = 0.005  # of it, for which "macro_f1" leaves the strength that "accuracy" takes
 _FARTHEST = 0.25  # from the most accurate strength: few rows would carry it far off
 STRENGTHS = tuple(round(-1 + 0.05 * step, 2) for step in range(61))  # -1 to 2
 
@@ -81,7 +82,8 @@ def best_strength(sweep: Sequence[dict[str, Any]], score: str) -> float:
     accuracy than the plain one must be better by more than chance: by 2.33 standard errors of the paired difference.
     Where .002 of the best accuracy (on the rows of the sweep) buy .01 of macro-F1, and .005 of that of the classes with
     10 rows and more, "accuracy" takes the best macro-F1 that they buy with a strength that is at most .25 higher: so
-    little accuracy is near to chance, and a class that is never said is of no use.
+    little accuracy is near to chance, and a class that is never said is of no use. "macro_f1" takes another strength
+    than "accuracy" where that is worth .005.
 
     Args:
         sweep: from `sweep_strengths`, ascending.
@@ -94,15 +96,17 @@ def best_strength(sweep: Sequence[dict[str, Any]], score: str) -> float:
         _smooth([0.0 if point[name] is None else point[name] for point in sweep])
         for name in ("accuracy", "macro_f1", "macro_f1_supported")
     )
-    if score == "macro_f1":
-        return strengths[_highest(macro_f1, strengths)]
     gains = np.array([point["won"] - point["lost"] for point in sweep], float)
     errors = np.sqrt([point["won"] + point["lost"] for point in sweep])
     best = _highest(np.where((gains > _Z * errors) | (np.array(strengths) == 0), accuracy, -1.0), strengths)
     near = [0 <= round(strength - strengths[best], 9) <= _FARTHEST for strength in strengths]
     fair = _highest(np.where(near & (accuracy >= accuracy[best] - _SPARED), macro_f1, -1.0), strengths)
     gain, supported_gain = macro_f1[fair] - macro_f1[best], supported[fair] - supported[best]
-    return strengths[fair if gain >= _LEAST_GAIN and supported_gain >= _LEAST_SUPPORTED_GAIN else best]
+    taken = fair if gain >= _LEAST_GAIN and supported_gain >= _LEAST_SUPPORTED_GAIN else best
+    highest = _highest(macro_f1, strengths)
+    if score == "macro_f1" and macro_f1[highest] - macro_f1[taken] >= _LEAST_MACRO_GAIN:
+        return strengths[highest]
+    return strengths[taken]
 
 
 def _smooth(values: Sequence[float]) -> Float[np.ndarray, " strengths"]:

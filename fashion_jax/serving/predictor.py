@@ -200,8 +200,8 @@ class Predictor:
             whole_batches: pads few photos to `batch_size` too, so that calls of any number compile once.
             flip: whether the probabilities are means over the photos and their mirror images; None: as the package
                 says. Embeddings are always those of the photos themselves.
-            operating_point: "accuracy", or "macro_f1" for labels by which rare classes are said more often; the
-                probabilities are the same.
+            operating_point: "accuracy", or "macro_f1" for labels with the best of it on validation rows, mostly by
+                rare classes that are said more often; the probabilities are the same.
 
         Raises:
             UserError: another shape, dtype or operating point.

@@ -369,6 +369,12 @@ def test_what_cannot_be_is_refused(audited, trained, tmp_path, options, fault):
         audit(trained, audited / "records", tmp_path, progress=False, **options)
 
 
+def test_retraining_judges_by_heads_that_there_are(shop, trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(audit_module.Predictor, "attributes", ("kind",))
+    with pytest.raises(UserError, match="has none for 'colour'"):
+        audit(trained, shop, tmp_path / "out", attributes=("colour",), judge="retrain", progress=False)
+
+
 def test_findings_are_not_written_into_the_source(audited, trained, tmp_path):
     shutil.copytree(audited / "records", tmp_path / "records")
     with pytest.raises(UserError, match="lies in the source"):

@@ -29,15 +29,18 @@ def test_scores_by_hand():
     probabilities = np.array(
         [[0.7, 0.1, 0.1, 0.1], [0.30, 0.29, 0.41, 0.0], [0.6, 0.4, 0.0, 0.0], [0.0, 0.0, 0.1, 0.9]]
     )
-    labels = np.array([0, 0, 1, 2])
+    labels, said = np.array([0, 0, 1, 2]), np.array([0, 2, 0, 3])
     differences = np.full((4, 4), 40.0)
     differences[0, 1] = differences[1, 0] = 4.0
     np.fill_diagonal(differences, 0.0)
-    scores = colour_scores(probabilities, labels, classes, differences)
+    scores = colour_scores(probabilities, said, labels, classes, differences)
     assert scores["accuracy"] == 0.25
     assert scores["family_accuracy"] == 0.75  # the second row is blue by the sum of two blues
     assert scores["tolerant_accuracy"] == 0.5
     assert scores["mean_difference"] == pytest.approx((0 + 40 + 4 + 40) / 4)
+    # A shift by the frequencies may say less likely ones; families stay sums of probabilities.
+    shifted = colour_scores(probabilities, labels, labels, classes, differences)
+    assert shifted == {**scores, "accuracy": 1.0, "tolerant_accuracy": 1.0, "mean_difference": 0.0}
     differences[0, 2] = np.inf
-    assert colour_scores(probabilities, labels, classes, differences)["mean_difference"] == pytest.approx(44 / 3)
-    assert np.isnan(colour_scores(probabilities[:0], labels[:0], classes, differences)["accuracy"])
+    assert colour_scores(probabilities, said, labels, classes, differences)["mean_difference"] == pytest.approx(44 / 3)
+    assert np.isnan(colour_scores(probabilities[:0], said[:0], labels[:0], classes, differences)["accuracy"])

@@ -188,6 +188,10 @@ def test_little_accuracy_is_given_for_much_macro_f1():
     assert best_strength(sweep(0.04, 0.1), "accuracy") == 0
     assert best_strength(sweep(0.1, 0.01), "accuracy") == 0  # by classes of a few rows alone
     assert best_strength(sweep(-0.1, -0.1), "accuracy") == 0  # never against rare classes
+    # The other operating point is another one only where that is worth something.
+    assert best_strength(sweep(0.1, 0.1, lost=0.05), "macro_f1") == 0.6
+    assert best_strength(sweep(0.005, 0.005, lost=0.05), "macro_f1") == 0
+    assert best_strength(sweep(0.005, 0.1, lost=0.05), "macro_f1") == best_strength(sweep(0.005, 0.1), "accuracy")
     assert best_strength(sweep(0.1, 0.1), "macro_f1") == 0.6
 
 
@@ -277,6 +281,7 @@ def test_not_products_are_drawn_anew_and_alike():
     assert all(not np.array_equal(a, b) for a, b in zip(images[::2], images[1::2], strict=True))
     assert (images.std(axis=(1, 2, 3)) > 5).all()  # nothing is left blank
     assert draw_not_products(0, 32, 24)[0].shape == (0, 32, 24, 3)
+    assert draw_not_products(20, 8, 8)[0].shape == (20 * len(KINDS), 8, 8, 3)  # the smallest photos of a model
 
 
 def test_labels_at_both_points_come_from_the_same_probabilities(fitted):

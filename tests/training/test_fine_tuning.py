@@ -29,6 +29,7 @@ from fashion_jax.errors import UserError
 from fashion_jax.experiment import evaluate, train
 from fashion_jax.resolve import resolve
 from fashion_jax.serving.predictor import load_model
+from fashion_jax.serving.zoo import find_model
 from fashion_jax.session import Session
 from fashion_jax.starting_weights import adopt_pretrained, prepare_pretrained
 from fashion_jax.training.fine_tuning import FineTuning, parameter_paths, plan_fine_tuning
@@ -453,6 +454,18 @@ def test_pretrained_weights_are_the_same_on_any_mesh_and_in_the_average(tiny_con
             assert np.array_equal(params["backbone"]["stem"][0]["conv"]["kernel"], kernel)
         assert moved(jax.device_get(drawn.params), jax.device_get(state.params)) == {name.removeprefix("params/")}
         assert all(len(leaf.sharding.device_set) == devices for leaf in jax.tree.leaves(state))
+
+
+def test_a_model_of_the_library_is_pretrained_by_its_name(tiny_config, tmp_path, capsys):
+    config = tiny_config(model__pretrained="small")
+    config.model.width, config.model.depth = 32, 18
+    prepare_pretrained(config, tmp_path)
+    assert "ResNet-18" in capsys.readouterr().err
+    born = adopt_pretrained(config, tmp_path)
+    weights = find_model("small") / "weights.safetensors"
+    assert born.model.pretrained_digest == hashlib.sha256(weights.read_bytes()).hexdigest()
+    (tmp_path / "checkpoints/step_1").mkdir(parents=True)
+    prepare_pretrained(config, tmp_path, progress=False)
 
 
 def test_the_hub_is_asked_at_birth_alone(tiny_config, tmp_path, monkeypatch, capsys):

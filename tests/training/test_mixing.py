@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -177,6 +179,13 @@ def test_photos_are_whole_from_the_set_step_on(tiny_config, prepared, tmp_path):
     _, plain = session_on(tiny_config(), prepared, tmp_path, 1).train_step()(copy, batch)
     assert float(later["loss"]) == pytest.approx(float(plain["loss"]), rel=1e-5)
     assert float(later["gradient_norm"]) == pytest.approx(float(plain["gradient_norm"]), rel=1e-4)
+
+
+@pytest.mark.parametrize("attributes", [("kind",), ("kind", "colour")])
+def test_where_no_attribute_counts_as_a_colour_it_is_said(tiny_config, prepared, tmp_path, capsys, attributes):
+    config = tiny_config(train__mix=MixConfig(mixup_alpha=0.4), data__attributes=attributes)
+    check_training(dataclasses.replace(session_on(config, prepared, tmp_path, 1), progress=True))
+    assert ("no attribute counts as a colour" in capsys.readouterr().err) == ("colour" not in attributes)
 
 
 def test_colours_may_wait_until_mixing_ends(tiny_config, prepared, tmp_path):
