@@ -14,7 +14,7 @@ from fashion_jax.config_augmentation import AugmentConfig, MixConfig
 from fashion_jax.config_values import choice, parse_duration, require
 
 METRIC_LOSSES = ("normalised_softmax", "supervised_contrastive", "proxy_anchor")
-IMBALANCE_METHODS = ("none", "balanced", "effective", "logit_adjustment", "focal")
+IMBALANCE_METHODS = ("none", "balanced", "effective", "logit_adjustment", "prior", "focal")
 
 
 @dataclass(slots=True)
@@ -175,7 +175,7 @@ class LossConfig:
     pilot_duration: str = "5 percent"  # of each of these runs; a share is of the run's own
     head_imbalance: dict[str, str] = field(default_factory=dict)  # overrides, by attribute
     effective_beta: float = 0.999  # of "effective"
-    logit_adjustment: float = 1.0  # strength of "logit_adjustment"
+    logit_adjustment: float = 1.0  # strength of "logit_adjustment" and "prior"
     focal_gamma: float = 2.0  # of "focal"
     colour_softness: float = 0.0  # share of a colour's probability that it shares with colours like it
     colour_scale: float = 5.0  # CIEDE2000 difference at which another's part of it is 1/e of its own

@@ -19,6 +19,9 @@ from fashion_jax.errors import NotFiniteError, UserError
 from fashion_jax.runtime import first_process_does
 from fashion_jax.workdir import has_checkpoints, load_run_config, read_json, training_fields
 
+# A head that is trained with "logit_adjustment" is one of "prior" whose logits are shifted, which the package chooses
+# for itself.
+TRIED = tuple(method for method in IMBALANCE_METHODS if method != "logit_adjustment")
 Scores = dict[str, dict[str, float]]  # method -> attribute -> macro-F1
 
 
@@ -63,7 +66,7 @@ def choose_imbalance(
     pilots = workdir / "pilots"
     if has_checkpoints(workdir):
         return _with_methods(config, _begun_with(workdir, names))
-    runs = {method: _pilot(config, prepared, names, method) for method in IMBALANCE_METHODS}
+    runs = {method: _pilot(config, prepared, names, method) for method in TRIED}
     described = [[training_fields(pilot) for pilot in runs.values()], prepared.fingerprint, names]
     # Runs of other settings are left where they are, and their scores are not taken for these.
     digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:12]
@@ -90,7 +93,7 @@ def choose_imbalance(
 def first_pilot(config: Config) -> Config:
     """Returns a copy with a method in place of every "auto", and nothing else changed."""
     open_heads = [name for name, method in config.loss.head_imbalance.items() if method == "auto"]
-    return _with_methods(config, dict.fromkeys(open_heads, IMBALANCE_METHODS[0]))
+    return _with_methods(config, dict.fromkeys(open_heads, TRIED[0]))
 
 
 def _begun_with(workdir: Path, names: list[str]) -> dict[str, str]:

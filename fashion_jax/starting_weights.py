@@ -1,4 +1,4 @@
-"""Pretrained weights of a run: they enter its state at birth, and never again.
+"""What a run begins with: its pretrained weights enter its state at birth, and never again.
 
 WORKDIR/pretrained/
   facts.json                what they are: source, digest, architecture, normalisation
@@ -94,14 +94,20 @@ def adopt_pretrained(config: Config, workdir: Path) -> Config:
 
 
 def first_state(session: Session) -> TrainState:
-    """Returns a new run's state, on all devices: pretrained weights where the run has them, the rest drawn."""
+    """Returns a new run's state, on all devices: pretrained weights where the run has them, biases that the classes'
+    frequencies give where the losses ask for them, the rest drawn.
+    """
+    given = dict(_read_backbone(session.workdir)) if session.config.model.pretrained else {}
+    for name, loss in session.head_losses.items():
+        if loss.first_bias is not None:
+            given[f"params/heads/{name}/output/bias"] = loss.first_bias
     return create_state(
         session.arguments,
         session.optimizer,
         session.config.train.seed,
         session.mesh,
         averaged=session.averaged,
-        pretrained=_read_backbone(session.workdir) if session.config.model.pretrained else None,
+        pretrained=given,
     )
 
 

@@ -13,7 +13,7 @@ from fashion_jax.resolve import resolve
 from fashion_jax.session import Session
 from fashion_jax.training.interrupt import StopRequest
 from fashion_jax.training.sharding import put_batch
-from fashion_jax.training.state import create_state
+from fashion_jax.training.state import TrainState, create_state
 
 
 def mesh_of(count: int):
@@ -24,10 +24,11 @@ def session_on(config: Config, prepared, tmp_path, devices: int) -> Session:
     return Session(resolve(config, prepared), prepared, tmp_path, mesh=mesh_of(devices), progress=False)
 
 
-def run(session: Session, steps: int = 5, order: np.ndarray | None = None):
-    state = create_state(
-        session.arguments, session.optimizer, session.config.train.seed, session.mesh, averaged=session.averaged
-    )
+def run(session: Session, steps: int = 5, order: np.ndarray | None = None, state: TrainState | None = None):
+    if state is None:
+        state = create_state(
+            session.arguments, session.optimizer, session.config.train.seed, session.mesh, averaged=session.averaged
+        )
     losses = []
     size = session.config.train.batch_size
     photos = StreamedPhotos(session.prepared, session.config.data.height, session.config.data.width)

@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from fashion_jax.config import IMBALANCE_METHODS, Config
+from fashion_jax.config import Config
 from fashion_jax.errors import NotFiniteError, UserError
 from fashion_jax.experiment import train
-from fashion_jax.imbalance_pilots import choose_imbalance
+from fashion_jax.imbalance_pilots import TRIED, choose_imbalance
 from fashion_jax.resolve import resolve
 
 BEST = {"kind": "focal", "colour": "balanced"}
@@ -39,13 +39,13 @@ def test_each_head_takes_its_best_method(tiny_config, prepared, tmp_path, capsys
     chosen = choose_imbalance(config, prepared, tmp_path, runs)
     assert chosen.loss.head_imbalance == BEST and chosen.loss.imbalance == "none"
     assert config.loss.imbalance == "auto"
-    assert [set(run.loss.head_imbalance.values()) for run in runs.seen] == [{method} for method in IMBALANCE_METHODS]
+    assert [set(run.loss.head_imbalance.values()) for run in runs.seen] == [{method} for method in TRIED]
     for run in runs.seen:
         assert run.train.duration == run.train.evaluate_every == "2 epochs"
         assert run.train.early_stopping_patience == 0 and run.data.source == str(prepared.folder)
     assert "0.8000" in capsys.readouterr().err
     assert choose_imbalance(config, prepared, tmp_path, runs, progress=False).loss.head_imbalance == BEST
-    assert len(runs.seen) == len(IMBALANCE_METHODS)  # what is known is not tried again
+    assert len(runs.seen) == len(TRIED)  # what is known is not tried again
 
 
 def test_a_head_with_a_method_of_its_own_keeps_it(tiny_config, prepared, tmp_path):
@@ -64,10 +64,10 @@ def test_other_settings_are_tried_anew(tiny_config, prepared, tmp_path, change):
     runs = FakeRuns()
     choose_imbalance(open_config(tiny_config, prepared), prepared, tmp_path, runs, progress=False)
     choose_imbalance(open_config(tiny_config, prepared, **change), prepared, tmp_path, runs, progress=False)
-    assert len(runs.seen) == 2 * len(IMBALANCE_METHODS)
+    assert len(runs.seen) == 2 * len(TRIED)
     logged_otherwise = open_config(tiny_config, prepared, **change, train__log_every="3 steps")
     choose_imbalance(logged_otherwise, prepared, tmp_path, runs, progress=False)
-    assert len(runs.seen) == 2 * len(IMBALANCE_METHODS)
+    assert len(runs.seen) == 2 * len(TRIED)
 
 
 def test_durations_in_epochs_keep_their_part_of_the_run(tiny_config, prepared, tmp_path):
@@ -92,7 +92,7 @@ def test_a_method_that_cannot_be_trained_is_not_taken(tiny_config, prepared, tmp
         return runs(pilot, folder)
 
     chosen = choose_imbalance(config, prepared, tmp_path, run)
-    assert chosen.loss.head_imbalance == {"kind": IMBALANCE_METHODS[0], "colour": "balanced"}
+    assert chosen.loss.head_imbalance == {"kind": TRIED[0], "colour": "balanced"}
     assert "'focal' is not taken: the loss is not finite" in capsys.readouterr().err
 
     def none_can(pilot, folder):
@@ -128,8 +128,8 @@ def test_a_run_that_chooses_goes_on_with_what_it_chose(tiny_config, prepared, tm
     train(config, tmp_path, finish=False)
     resolved = json.loads((tmp_path / "config.json").read_text())["loss"]
     assert set(resolved["head_imbalance"]) == {"kind", "colour"} and resolved["imbalance"] == "none"
-    assert set(resolved["head_imbalance"].values()) <= set(IMBALANCE_METHODS)
-    assert capsys.readouterr().err.count("a short run with") == len(IMBALANCE_METHODS)
+    assert set(resolved["head_imbalance"].values()) <= set(TRIED)
+    assert capsys.readouterr().err.count("a short run with") == len(TRIED)
     train(config, tmp_path)  # the same command goes on
     assert "a short run" not in capsys.readouterr().err
     assert (tmp_path / "package" / "config.json").is_file()

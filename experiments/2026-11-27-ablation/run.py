@@ -42,6 +42,7 @@ VARIANTS: dict[str, dict[str, str]] = {
     "balanced": {"loss.imbalance": "balanced"},
     "effective": {"loss.imbalance": "effective"},
     "logit adjustment": {"loss.imbalance": "logit_adjustment"},
+    "prior": {"loss.imbalance": "prior"},
     "focal": {"loss.imbalance": "focal"},
     "normalised softmax": {"model.metric_heads": PLACED, "embedding.kind": "learned"},
     "supervised contrastive": {

@@ -5,6 +5,8 @@
 "effective"         weights by the effective number of samples (Cui et al., CVPR 2019)
 "logit_adjustment"  logits shifted by the classes' log-frequency in training (Menon et al., ICLR 2021); rare
                     classes get no more of smoothed labels and soft colours than their frequency then
+"prior"             the same training, but the shift is where the head's bias starts (Lin et al., ICCV 2017, section
+                    3.3, of rare foreground), and stays in it: what the head says is of rows as they come
 "focal"             (1 - p) ** gamma times cross-entropy (Lin et al., ICCV 2017)
 
 "auto" is one of these by the time that a loss is made; see imbalance_pilots.py.
@@ -37,24 +39,26 @@ def make_head_loss(
     """
     method = config.head_imbalance.get(name, config.imbalance)
     assert method != "auto"
-    weights = offsets = spread = None
+    weights = offsets = bias = spread = None
     if method == "balanced":
         weights = balanced_weights(class_counts)
     elif method == "effective":
         weights = effective_weights(class_counts, config.effective_beta)
-    elif method == "logit_adjustment":
-        offsets = config.logit_adjustment * log_frequencies(class_counts)
+    elif method in ("logit_adjustment", "prior"):
+        shift = config.logit_adjustment * log_frequencies(class_counts)
+        offsets, bias = (shift, None) if method == "logit_adjustment" else (None, shift)
         # Probability given evenly to rare classes would be far more than their frequency, so their logits, once the
         # shift is gone, would rise above the right class's: smoothing of .1 left a head right in .002 of the rows.
-        spread = scipy.special.softmax(offsets)
+        spread = scipy.special.softmax(shift)
         if similar is not None:
-            similar = _held_back(similar, offsets)
+            similar = _held_back(similar, shift)
     return HeadLoss(
         smoothing=_smoothing(config.head_label_smoothing.get(name, config.label_smoothing), class_counts, config),
         spread=spread,
         weight=config.head_weights.get(name, 1.0),
         class_weights=weights,
         logit_offsets=offsets,
+        first_bias=bias,
         similar=similar,
         softness=config.colour_softness if similar is not None else 0.0,
         focal_gamma=config.focal_gamma if method == "focal" else 0.0,

@@ -24,6 +24,7 @@ class HeadLoss:
         weight: of the head's loss in the sum.
         class_weights: per class, the factor of its rows; None for 1.
         logit_offsets: per class, added to the logits in training alone; None for 0.
+        first_bias: per class, where the bias of the head's output starts; None for 0.
         similar: per class, how `softness` is shared among classes; rows sum to 1; None for no softness.
         softness: share of the probability that goes to classes like the right one, in [0, 1).
         focal_gamma: rows that are right already count less by (1 - p) ** gamma (Lin et al., ICCV 2017).
@@ -34,6 +35,7 @@ class HeadLoss:
     weight: float = 1.0
     class_weights: Float32[np.ndarray, " classes"] | None = None
     logit_offsets: Float32[np.ndarray, " classes"] | None = None
+    first_bias: Float32[np.ndarray, " classes"] | None = None
     similar: Float32[np.ndarray, "classes classes"] | None = None
     softness: float = 0.0
     focal_gamma: float = 0.0

@@ -3,7 +3,8 @@
 Rows are mixed in pairs, the first with the second of its part of the batch, the third with the fourth: as neighbours
 they are on the same device, so that no photo is sent, and the pairs are the same on any number of devices of a process.
 (Processes deal the rows out among themselves, so another number of these makes other pairs.) The row itself has the
-larger share (but for a pixel's edge in CutMix), so that accuracies of training batches still mean something. A colour head never learns from a mixed photo: the mean of red and blue is purple.
+larger share (but for a pixel's edge in CutMix), so that accuracies of training batches still mean something. A colour
+head never learns from a mixed photo: the mean of red and blue is purple.
 """
 
 from __future__ import annotations

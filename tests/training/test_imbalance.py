@@ -6,11 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 
 from fashion_jax.config import LossConfig
 from fashion_jax.errors import UserError
 from fashion_jax.resolve import resolve
 from fashion_jax.session import Session
+from fashion_jax.starting_weights import first_state
 from fashion_jax.training.imbalance import (
     balanced_weights,
     effective_weights,
@@ -19,6 +21,7 @@ from fashion_jax.training.imbalance import (
     make_head_loss,
 )
 from fashion_jax.training.losses import head_cross_entropy
+from stepping import run, session_on
 
 COUNTS = np.array([900, 90, 10, 0])
 
@@ -51,6 +54,8 @@ def test_every_method_makes_its_loss():
     assert of("balanced").class_weights is not None
     assert of("effective").class_weights is not None
     assert np.allclose(of("logit_adjustment", logit_adjustment=0.5).logit_offsets, 0.5 * log_frequencies(COUNTS))
+    assert np.allclose(of("prior", logit_adjustment=0.5).first_bias, 0.5 * log_frequencies(COUNTS))
+    assert of("prior").logit_offsets is None and of("logit_adjustment").first_bias is None
     assert of("focal", focal_gamma=3.0).focal_gamma == 3
     assert of("balanced", head_imbalance={"a": "none"}).class_weights is None
     assert of("none").smoothing == 0.1
@@ -106,6 +111,23 @@ def test_a_run_counts_the_classes_of_its_training_rows(tiny_config, prepared, tm
         resolve(config, prepared)
     with pytest.raises(UserError, match=r"loss.imbalance"):
         tiny_config(loss__imbalance="balance")
+
+
+def test_a_bias_that_starts_at_the_frequencies_is_trained_as_with_shifted_logits(tiny_config, prepared, tmp_path):
+    states, losses, sessions = [], [], []
+    for method in ("logit_adjustment", "prior"):
+        config = tiny_config(loss__imbalance=method, loss__label_smoothing=0.1, loss__colour_softness=0.1)
+        session = session_on(config, prepared, tmp_path, 1)
+        sessions.append(session)
+        state, said, _ = run(session, 4, state=first_state(session))
+        flat = flatten_dict(jax.device_get(state.params))
+        states.append({"/".join(map(str, path)): array for path, array in flat.items()})
+        losses.append([values["loss"] for values in said])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    shifts = {f"heads/{n}/output/bias": loss.first_bias for n, loss in sessions[1].head_losses.items()}
+    assert len(shifts) == 2
+    for name, shifted in states[0].items():
+        assert np.allclose(shifted + shifts.get(name, 0), states[1][name], atol=2e-4), name
 
 
 @pytest.mark.parametrize("softness", [0.0, 0.3])
