@@ -7,10 +7,11 @@ OUT/table.md. Commands:
     python experiments/2026-11-25-label-audit/run.py --source fashion-product-images-small.tar.xz --config small_cpu \\
         --noise uniform --out OUT
 
-The second trains for an hour on 2 cores. With --records and --embeddings nothing is trained: errors are planted in the
-labels of prepared records, and a network that never saw them describes the photos (an npz of `fashion-jax embed`):
+The second trains for an hour on 2 cores. With --records nothing is trained: errors are planted in the labels of
+prepared records, and a network that never saw them describes the photos, as the audit has it do (--model), or by an npz
+of `fashion-jax embed` (--embeddings):
 
-    python experiments/2026-11-25-label-audit/run.py --records W/records --embeddings E.npz --noise uniform --out OUT
+    python experiments/2026-11-25-label-audit/run.py --records W/records --model small --noise uniform --out OUT
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ def main() -> None:
     parser.add_argument("--source", default="synthetic:3000")
     parser.add_argument("--config", default="demo")
     parser.add_argument("--records", type=Path, help="prepared records, instead of a source")
+    parser.add_argument("--model", help="package or workdir that describes the records' photos")
     parser.add_argument("--embeddings", type=Path, help="of the records' photos: ids, embeddings")
     parser.add_argument("--noise", choices=NOISES, default="uniform")
     parser.add_argument("--rate", type=float, default=0.05)
@@ -108,9 +110,12 @@ def from_embeddings(flags: argparse.Namespace) -> dict[str, Any]:
     attributes = list(clean.attributes)
     planted = plant(clean, attributes, flags.noise, flags.rate, flags.seed)
     noisy = dataclasses.replace(clean, labels=np.where(planted >= 0, planted, clean.labels).astype(np.int32))
-    with np.load(flags.embeddings, allow_pickle=False) as arrays:
-        places = {str(name): place for place, name in enumerate(arrays["ids"])}
-        embeddings = arrays["embeddings"][[places[name] for name in clean.ids.tolist()]]
+    if flags.model:
+        embeddings = embed_prepared(load_model(flags.model), clean, flags.out / "embeddings")
+    else:
+        with np.load(flags.embeddings, allow_pickle=False) as arrays:
+            places = {str(name): place for place, name in enumerate(arrays["ids"])}
+            embeddings = arrays["embeddings"][[places[name] for name in clean.ids.tolist()]]
     folds = group_folds(clean.groups, flags.folds)
     scores = {}
     for judge in [judge for judge in flags.judges if judge in ("linear", "neighbours")]:
