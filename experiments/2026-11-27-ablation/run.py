@@ -68,7 +68,6 @@ VARIANTS: dict[str, dict[str, str]] = {
         "data.height": "80", "data.width": "60", "train.progressive_scale": "0.75",
         "train.progressive_until": "60 percent",
     },
-    "auto": {"loss.imbalance": "auto", "loss.pilot_duration": "1 epochs"},
 }  # fmt: skip
 
 
