@@ -91,7 +91,9 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--schema", type=Path, help="a schema.json; without it the schema is known or inferred")
         if name == "predict":
             points = ("accuracy", "macro_f1")
-            command.add_argument("--operating-point", default=points[0], choices=points, help="what labels are best in")
+            command.add_argument(
+                "--operating-point", default=points[0], choices=points, help="the score that labels are best in"
+            )
         if name == "embed":
             command.add_argument("--dtype", default="float32", choices=("float32", "float16"))
 

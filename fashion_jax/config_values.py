@@ -24,7 +24,18 @@ def parse_duration(text: str, key: str = "duration") -> tuple[float, str]:
 
 
 def share_of(duration: str, whole: str) -> float | None:
-    """Returns which part of the whole a duration is, before it is rounded to steps; None where the rows must tell."""
+    """Returns which part of the whole a duration is, 1 for all of it, before it is rounded to steps.
+
+    Args:
+        duration: such as "2 epochs" or "5 percent".
+        whole: of the run.
+
+    Returns:
+        None where the two have other units, so that the rows must tell.
+
+    Raises:
+        UserError: one of them is no duration.
+    """
     (amount, unit), (total, whole_unit) = parse_duration(duration), parse_duration(whole)
     if unit == "percent":
         return amount / 100

@@ -11,7 +11,7 @@ from fashion_jax.training.sharding import check_batch_size
 
 
 def check_training(session: Session, *, compared: bool = False) -> None:
-    """Finds before the first step what would stop the run later.
+    """Finds before the first step what would stop the run later, and says on standard error what may be a mistake.
 
     Args:
         session: of training.

@@ -22,11 +22,11 @@ from fashion_jax.cli import main
 from fashion_jax.data import builder
 from fashion_jax.data.archives import FolderFiles
 from fashion_jax.data.builder import FashionProducts
-from fashion_jax.data.catalog import open_catalog
+from fashion_jax.data.catalog import Rejected, open_catalog
 from fashion_jax.data.catalog_report import format_report
 from fashion_jax.data.manifest import open_prepared
 from fashion_jax.data.photos import decode_photo
-from fashion_jax.data.prepare import prepare
+from fashion_jax.data.prepare import format_quarantine, prepare
 from fashion_jax.data.schema import load_schema, save_schema
 from fashion_jax.data.staging import stage_photos
 from fashion_jax.errors import UserError
@@ -344,3 +344,8 @@ def test_the_real_catalogue(real_data, tmp_path):
     assert [report["splits"][s] / len(records) for s in ("train", "validation", "test")] == pytest.approx(
         [0.7, 0.1, 0.2], abs=0.002
     )
+
+
+def test_what_was_left_out_is_no_formula_to_a_spreadsheet():
+    text = format_quarantine([Rejected(3, "=1+1", "@bad"), Rejected(4, "a-7", "no photo")])
+    assert text.splitlines() == ["row,id,reason", "3,'=1+1,'@bad", "4,a-7,no photo"]
