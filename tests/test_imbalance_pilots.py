@@ -130,6 +130,12 @@ def test_a_run_that_chooses_goes_on_with_what_it_chose(tiny_config, prepared, tm
     assert set(resolved["head_imbalance"]) == {"kind", "colour"} and resolved["imbalance"] == "none"
     assert set(resolved["head_imbalance"].values()) <= set(TRIED)
     assert capsys.readouterr().err.count("a short run with") == len(TRIED)
+    (chosen,) = (tmp_path / "pilots").glob("*/imbalance.json")
+    for method, scores in json.loads(chosen.read_text())["decided_macro_f1"].items():
+        metrics = json.loads((chosen.parent / method / "evaluation/validation/metrics.json").read_text())
+        points = {name: head["operating_points"] for name, head in metrics["trust"]["heads"].items()}
+        assert scores == {name: points[name]["macro_f1"]["macro_f1"] for name in ("kind", "colour")}
+        assert metrics["colours"]["colour"]["accuracy"] == points["colour"]["accuracy"]["accuracy"]
     train(config, tmp_path)  # the same command goes on
     assert "a short run" not in capsys.readouterr().err
     assert (tmp_path / "package" / "config.json").is_file()
