@@ -176,7 +176,7 @@ def format_scores(evaluation: Evaluation) -> str:
             )
     if evaluation.trust is not None:
         lines += [
-            "as the package decides, at its two operating points, accuracy and macro_f1:",
+            "as the package decides, accuracy / macro-F1 at its two operating points:",
             format_accepted(evaluation.trust),
         ]
     return "\n".join(lines)

@@ -1,7 +1,7 @@
 """Photos of things that no catalogue sells, drawn by code: noise, patterns, and other domains.
 
 They judge the out-of-catalogue score without a download. No number is fitted on them, and thresholds come from the
-validation photos alone; but which scores are summed was chosen among five by how well they tell these drawings.
+validation photos alone; but which scores are summed was chosen among six by how well they tell these drawings.
 """
 
 from __future__ import annotations

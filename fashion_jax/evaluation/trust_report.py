@@ -32,22 +32,23 @@ def write_trust(folder: Path, judgement: Judgement, *, fitted_here: bool) -> Non
 
 
 def format_accepted(report: Mapping[str, Any]) -> str:
-    """Returns a table of calibration and automatic acceptance, one attribute a line, for a console."""
+    """Returns a table for a console, one attribute a line: accuracy / macro-F1 at either operating point, expected
+    calibration error, and what is accepted automatically at the first."""
     lines = [
-        f"{'attribute':<16}{'accuracy':>10}{'macro-F1':>10}{'ECE before':>12}{'after':>8}"
+        f"{'attribute':<16}{'for accuracy':>17}{'for macro-F1':>17}{'ECE before':>12}{'after':>8}"
         f"   accepted automatically at {report['precision']:.0%} precision"
     ]
     for name, head in report["heads"].items():
-        best = head["operating_points"]["accuracy"]
-        rare = head["operating_points"]["macro_f1"]
-        taken = best["accepted"]
+        points = [head["operating_points"][point] for point in OPERATING_POINTS]
+        pairs = [f"{_number(p['accuracy'], 4)} / {_number(p['macro_f1'], 4)}" for p in points]
+        taken = points[0]["accepted"]
         share = (
             "no threshold reaches it"
             if taken["threshold"] is None
             else f"{_percent(taken['coverage'])} of products, {_percent(taken['precision'])} of them right"
         )
         lines.append(
-            f"{name:<16}{_number(best['accuracy'], 4):>10}{_number(rare['macro_f1'], 4):>10}"
+            f"{name:<16}{pairs[0]:>17}{pairs[1]:>17}"
             f"{head['ece']['before']:>12.4f}{head['ece']['after']:>8.4f}   {share}"
         )
     found = report.get("contradictions")

@@ -69,7 +69,13 @@ def test_a_run_reports_what_may_be_trusted(run):
     assert {"all", "noise", "patterns", "other domains"} <= report["out_of_catalogue"]["others"].keys()
     text = (folder / "trust.md").read_text()
     assert all(f"## {title}" in text for title in ("Calibration", "Operating points", "Hierarchy", "Out of catalogue"))
-    assert "accepted automatically at 98% precision" in format_scores(result.test)
+    shown = format_scores(result.test)
+    assert "accepted automatically at 98% precision" in shown
+    for name, head in report["heads"].items():
+        points = [head["operating_points"][point] for point in ("accuracy", "macro_f1")]
+        pairs = [f"{point['accuracy']:.4f} / {point['macro_f1']:.4f}" for point in points]
+        assert any(line.split("   ")[0] and line.startswith(name) and all(p in line for p in pairs)
+                   for line in shown.splitlines())  # fmt: skip
 
 
 def test_evaluating_again_finds_the_same_and_validation_says_that_it_flatters(run):
