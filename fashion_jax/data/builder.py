@@ -41,6 +41,13 @@ class RecordSource(Protocol):
         ...
 
 
+class _LocalInfo(tfds.core.DatasetInfo):
+    """Facts of a data set that nobody else publishes."""
+
+    def initialize_from_bucket(self) -> None:
+        """Does not ask TFDS's bucket whether it knows the data set, which would leave a folder in the system's temp."""
+
+
 class FashionProducts(tfds.core.ShardBasedBuilder):
     """Products with a photo and one label per attribute; a missing label is -1.
 
@@ -64,7 +71,7 @@ class FashionProducts(tfds.core.ShardBasedBuilder):
     def _info(self) -> tfds.core.DatasetInfo:
         labels = {LABEL_PREFIX + n: tfds.features.ClassLabel(names=list(v)) for n, v in self._vocabularies.items()}
         image = tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg")
-        return tfds.core.DatasetInfo(
+        return _LocalInfo(
             builder=self,
             description="Products with a photo and one label per attribute; -1 for a missing label.",
             features=tfds.features.FeaturesDict(

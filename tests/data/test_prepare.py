@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -80,6 +81,15 @@ def test_tensorflow_is_not_needed(prepared):
         "assert 'tensorflow' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code, str(prepared.folder)], check=True)
+
+
+def test_nothing_is_left_in_the_systems_temporary_folder(products_csv, tmp_path, monkeypatch):
+    # TFDS would ask its bucket for a data set of this name, by way of a folder there.
+    (tmp_path / "temp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temp"))
+    made = prepare(products_csv, tmp_path / "out", progress=False)
+    assert len(made.read_photo(0)) > 100
+    assert list((tmp_path / "temp").iterdir()) == []
 
 
 def test_what_is_there_is_used_and_other_options_are_not(products_csv, tmp_path):
