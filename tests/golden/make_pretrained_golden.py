@@ -1,10 +1,11 @@
 """Makes the golden files of tests/models/test_pretrained.py: what timm's and transformers' ResNets compute.
 
-    python tests/golden/make_pretrained_golden.py
+    python tests/golden/make_pretrained_golden.py [CASE ...]
 
-Needs torch, timm and transformers; run it in the repository root. Weights are drawn by numpy from a seed and the
-array's name, on both sides alike. A file holds the names and shapes of the whole state dict, config.json (and
-preprocessor_config.json) as the library itself writes them, and the pooled features of the drawn photos.
+Needs torch, timm and transformers; run it in the repository root. Without cases it makes all. Weights are drawn by
+numpy from a seed and the array's name, on both sides alike. A file holds the names and shapes of the whole state dict,
+config.json (and preprocessor_config.json) as the library itself writes them, and the pooled features of the drawn
+photos.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ def transformers_model(kind, **arguments):
 MODELS = {
     # The published network, at its size.
     "timm_resnet18": lambda: timm_model("resnet18"),
+    # Of timm/resnet50.a1_in1k and timm/resnet50.tv_in1k, at their size.
+    "timm_resnet50": lambda: timm_model("resnet50"),
     # Deep stem and pooled shortcuts, narrow.
     "timm_resnet50d": lambda: timm_model("resnet50d", channels=(8, 16, 32, 64), stem_width=4),
     # Deep stem with plain shortcuts.
@@ -67,7 +70,8 @@ def saved_configurations(model) -> dict[str, str]:
 
 
 def main() -> None:
-    for case, make in MODELS.items():
+    for case in sys.argv[1:] or MODELS:
+        make = MODELS[case]
         torch.manual_seed(0)
         model, features_of = make()
         shapes = {name: list(array.shape) for name, array in model.state_dict().items()}

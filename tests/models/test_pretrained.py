@@ -25,6 +25,7 @@ GOLDEN = Path(__file__).parent.parent / "golden"
 # Case -> the architecture that must be read off its files.
 CASES = {
     "timm_resnet18": {"depth": 18, "width": 64, "stem": "imagenet", "deep_shortcut": False},
+    "timm_resnet50": {"depth": 50, "width": 64, "stem": "imagenet", "deep_shortcut": False},
     "timm_resnet50d": {"depth": 50, "width": 8, "stem": "deep", "deep_shortcut": True},
     "timm_resnet50c": {"depth": 50, "width": 8, "stem": "deep", "deep_shortcut": False},
     "transformers_resnet50": {"depth": 50, "width": 8, "stem": "imagenet", "deep_shortcut": False},
