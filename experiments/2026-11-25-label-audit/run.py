@@ -1,7 +1,7 @@
 """How many planted wrong labels does the audit find?
 
-Plants 5 % wrong labels in every attribute of a catalogue, trains on them, audits, and writes OUT/scores.json and
-OUT/table.md. Commands:
+Plants 5 % wrong labels in every attribute of a catalogue, trains on them, audits, and writes OUT/scores.json,
+OUT/table.md and, by what describes the photos, OUT/descriptions.json. Commands:
 
     python experiments/2026-11-25-label-audit/run.py --source synthetic:3000 --noise uniform --out OUT
     python experiments/2026-11-25-label-audit/run.py --source fashion-product-images-small.tar.xz --config small_cpu \\
@@ -36,10 +36,12 @@ from fashion_jax.evaluation.out_of_fold import group_folds
 from fashion_jax.experiment import train
 from fashion_jax.main import split_overrides
 from fashion_jax.runtime import start_devices
-from fashion_jax.serving.predictor import load_model
+from fashion_jax.serving.predictor import Predictor, load_model
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from planting import NOISES, plant, write_planted
+
+_ROWS_AT_ONCE = 2048
 
 
 def main() -> None:
@@ -98,9 +100,11 @@ def from_source(flags: argparse.Namespace, config: Any) -> dict[str, Any]:
                 findings = [dataclasses.replace(f, row=to[f.row]) for f in findings]
         scores[judge] = score(findings, noisy, attributes, planted, wrong)
         if judge == "linear":
-            embeddings = embed_prepared(load_model(workdir), noisy, flags.out / "audit_linear" / "embeddings")
-            shares = judge_photos(embeddings, noisy, group_folds(noisy.groups, flags.folds))
-            write_ablation(flags.out, shares, noisy, attributes, planted)
+            model, folds = load_model(workdir), group_folds(noisy.groups, flags.folds)
+            features = embed_prepared(model, noisy, flags.out / "audit_linear" / "embeddings")
+            write_ablation(flags.out, judge_photos(features, noisy, folds), noisy, attributes, planted)
+            described = score_descriptions(model, features, noisy, attributes, folds, planted, wrong)
+            files.write_json(flags.out / "descriptions.json", described)
     return scores
 
 
@@ -111,7 +115,8 @@ def from_embeddings(flags: argparse.Namespace) -> dict[str, Any]:
     planted = plant(clean, attributes, flags.noise, flags.rate, flags.seed)
     noisy = dataclasses.replace(clean, labels=np.where(planted >= 0, planted, clean.labels).astype(np.int32))
     if flags.model:
-        embeddings = embed_prepared(load_model(flags.model), clean, flags.out / "embeddings")
+        model = load_model(flags.model)
+        embeddings = embed_prepared(model, clean, flags.out / "embeddings")
     else:
         with np.load(flags.embeddings, allow_pickle=False) as arrays:
             places = {str(name): place for place, name in enumerate(arrays["ids"])}
@@ -124,6 +129,39 @@ def from_embeddings(flags: argparse.Namespace) -> dict[str, Any]:
         scores[judge] = score(findings, noisy, attributes, planted >= 0, planted >= 0)
         if judge == "linear":
             write_ablation(flags.out, shares, noisy, attributes, planted >= 0)
+    if flags.model:
+        errors = planted >= 0
+        described = score_descriptions(model, embeddings, noisy, attributes, folds, errors, errors)
+        files.write_json(flags.out / "descriptions.json", described)
+    return scores
+
+
+def score_descriptions(
+    model: Predictor,
+    features: np.ndarray,
+    noisy: Prepared,
+    attributes: list[str],
+    folds: np.ndarray,
+    planted: np.ndarray,
+    wrong: np.ndarray,
+) -> dict[str, Any]:
+    """Returns the linear judge's scores by what describes the photos: the audit's features, embeddings, or both."""
+    embeddings = np.concatenate(
+        [
+            model.embed([noisy.read_photo(row) for row in range(start, min(start + _ROWS_AT_ONCE, len(noisy)))])
+            for start in range(0, len(noisy), _ROWS_AT_ONCE)
+        ]
+    )
+    described = {
+        "features": features,
+        "embeddings": embeddings,
+        "side by side": np.concatenate([features, embeddings], 1),
+    }
+    scores = {}
+    for name, vectors in described.items():
+        shares = judge_photos(vectors, noisy, folds)
+        findings = find_wrong_labels(shares, noisy.labels, noisy.groups, noisy.vocabularies, attributes)
+        scores[name] = score(findings, noisy, attributes, planted, wrong)
     return scores
 
 
