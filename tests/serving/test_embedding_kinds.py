@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import jax
 import numpy as np
 import pytest
@@ -47,12 +49,24 @@ def test_learned_embeddings_are_the_metric_heads_and_appearance(tiny_config, tmp
     assert np.std(vectors[:, :12], axis=0).min() > 0
 
 
-def test_features_are_embedded_as_they_are(tiny_config, tmp_path):
-    model, images, features, _ = run(tiny_config, tmp_path / "w", "features")
+def test_features_are_embedded_as_they_are(tiny_config, prepared, tmp_path):
+    model, images, features, _ = run(
+        tiny_config, tmp_path / "w", "features", trust__precision=0.9, trust__label_set_coverage=0.8,
+        trust__flagged_share=0.2,
+    )  # fmt: skip
     assert model.subspaces == {}
     vectors = model.embed(list(images))
     assert vectors.shape == (len(images), model.num_features)
     np.testing.assert_allclose(vectors, features, rtol=1e-4, atol=1e-4)
+    # What was asked of trust is what the package promises, and what its report is about.
+    report = json.loads((tmp_path / "w" / "evaluation" / "test" / "metrics.json").read_text())["trust"]
+    decision = model.package.decision
+    assert (decision.precision, decision.coverage) == (0.9, 0.8)
+    assert report["precision"] == 0.9
+    assert {head["label_sets"]["asked"] for head in report["heads"].values()} == {0.8}
+    photos = [prepared.read_photo(int(row)) for row in prepared.indices("validation")]
+    flagged = np.mean([said.is_out_of_catalogue for said in model.predict(photos)])
+    assert 0.2 - 2 / len(photos) <= flagged <= 0.2
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 from flax.traverse_util import flatten_dict
 
 from fashion_jax.config import LossConfig
@@ -52,7 +53,7 @@ def test_every_method_makes_its_loss():
 
     assert of("none").class_weights is None
     assert of("balanced").class_weights is not None
-    assert of("effective").class_weights is not None
+    assert np.allclose(of("effective", effective_beta=0.9).class_weights, effective_weights(COUNTS, 0.9))
     assert np.allclose(of("logit_adjustment", logit_adjustment=0.5).logit_offsets, 0.5 * log_frequencies(COUNTS))
     assert np.allclose(of("prior", logit_adjustment=0.5).first_bias, 0.5 * log_frequencies(COUNTS))
     assert of("prior").logit_offsets is None and of("logit_adjustment").first_bias is None
@@ -111,6 +112,15 @@ def test_a_run_counts_the_classes_of_its_training_rows(tiny_config, prepared, tm
         resolve(config, prepared)
     with pytest.raises(UserError, match=r"loss.imbalance"):
         tiny_config(loss__imbalance="balance")
+
+
+def test_a_wider_scale_gives_more_of_a_colour_to_its_likes(tiny_config, prepared, tmp_path):
+    def spread(scale):
+        config = tiny_config(loss__colour_softness=0.2, loss__colour_scale=scale)
+        similar = session_on(config, prepared, tmp_path, 1).head_losses["colour"].similar
+        return scipy.stats.entropy(np.asarray(similar), axis=1).mean()
+
+    assert spread(2.0) < spread(20.0) < spread(200.0)
 
 
 def test_a_bias_that_starts_at_the_frequencies_is_trained_as_with_shifted_logits(tiny_config, prepared, tmp_path):
