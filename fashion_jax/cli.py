@@ -92,7 +92,10 @@ def _parser() -> argparse.ArgumentParser:
         if name == "predict":
             points = ("accuracy", "macro_f1")
             command.add_argument(
-                "--operating-point", default=points[0], choices=points, help="the score that labels are best in"
+                "--operating-point",
+                default=points[0],
+                choices=points,
+                help="the validation score that labels are to be best in",
             )
         if name == "embed":
             command.add_argument("--dtype", default="float32", choices=("float32", "float16"))

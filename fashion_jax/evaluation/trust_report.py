@@ -32,8 +32,11 @@ def write_trust(folder: Path, judgement: Judgement, *, fitted_here: bool) -> Non
 
 
 def format_accepted(report: Mapping[str, Any]) -> str:
-    """Returns a table for a console, one attribute a line: accuracy / macro-F1 at either operating point, expected
-    calibration error, and what is accepted automatically at the first."""
+    """Returns a table of what the package decides for a console, one attribute a line.
+
+    Accuracy / macro-F1 at either operating point, expected calibration error of the network and of the package, and
+    what is accepted automatically at the point for accuracy.
+    """
     lines = [
         f"{'attribute':<16}{'for accuracy':>17}{'for macro-F1':>17}{'ECE before':>12}{'after':>8}"
         f"   accepted automatically at {report['precision']:.0%} precision"

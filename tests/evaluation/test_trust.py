@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import numpy as np
@@ -128,6 +129,16 @@ def test_a_head_without_validation_labels_is_left_alone():
     assert report["heads"]["kind"]["plain"]["accuracy"] is None
     assert "kind" in format_report(report, fitted_here=True)
     assert "no threshold reaches it" in format_accepted(report)
+
+
+def test_a_console_has_both_scores_of_each_operating_point(fitted):
+    decision, pairs, validation, _ = fitted
+    report = copy.deepcopy(judge(decision, pairs, validation).report)
+    points = report["heads"]["kind"]["operating_points"]
+    points["accuracy"].update(accuracy=0.9, macro_f1=0.5)
+    points["macro_f1"].update(accuracy=0.8, macro_f1=0.6)
+    (line,) = [line for line in format_accepted(report).splitlines() if line.startswith("kind ")]
+    assert line.split()[1:7] == ["0.9000", "/", "0.5000", "0.8000", "/", "0.6000"]
 
 
 def test_strength_zero_is_plain_and_one_is_for_even_classes():

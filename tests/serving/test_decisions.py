@@ -74,8 +74,8 @@ def test_a_run_reports_what_may_be_trusted(run):
     for name, head in report["heads"].items():
         points = [head["operating_points"][point] for point in ("accuracy", "macro_f1")]
         pairs = [f"{point['accuracy']:.4f} / {point['macro_f1']:.4f}" for point in points]
-        assert any(line.split("   ")[0] and line.startswith(name) and all(p in line for p in pairs)
-                   for line in shown.splitlines())  # fmt: skip
+        (line,) = [line for line in shown.splitlines() if line.startswith(f"{name} ") and " / " in line]
+        assert line.split()[1:7] == " ".join(pairs).split()
 
 
 def test_evaluating_again_finds_the_same_and_validation_says_that_it_flatters(run):
