@@ -103,8 +103,8 @@ def from_source(flags: argparse.Namespace, config: Any) -> dict[str, Any]:
             model, folds = load_model(workdir), group_folds(noisy.groups, flags.folds)
             features = embed_prepared(model, noisy, flags.out / "audit_linear" / "embeddings")
             write_ablation(flags.out, judge_photos(features, noisy, folds), noisy, attributes, planted)
-            described = score_descriptions(model, features, noisy, attributes, folds, planted, wrong)
-            files.write_json(flags.out / "descriptions.json", described)
+            others = score_descriptions(model, features, noisy, attributes, folds, planted, wrong)
+            files.write_json(flags.out / "descriptions.json", {"features": scores[judge], **others})
     return scores
 
 
@@ -129,10 +129,10 @@ def from_embeddings(flags: argparse.Namespace) -> dict[str, Any]:
         scores[judge] = score(findings, noisy, attributes, planted >= 0, planted >= 0)
         if judge == "linear":
             write_ablation(flags.out, shares, noisy, attributes, planted >= 0)
-    if flags.model:
-        errors = planted >= 0
-        described = score_descriptions(model, embeddings, noisy, attributes, folds, errors, errors)
-        files.write_json(flags.out / "descriptions.json", described)
+            if flags.model:
+                errors = planted >= 0
+                others = score_descriptions(model, embeddings, noisy, attributes, folds, errors, errors)
+                files.write_json(flags.out / "descriptions.json", {"features": scores[judge], **others})
     return scores
 
 
@@ -145,18 +145,14 @@ def score_descriptions(
     planted: np.ndarray,
     wrong: np.ndarray,
 ) -> dict[str, Any]:
-    """Returns the linear judge's scores by what describes the photos: the audit's features, embeddings, or both."""
+    """Returns the linear judge's scores where embeddings describe the photos, alone or beside the audit's features."""
     embeddings = np.concatenate(
         [
             model.embed([noisy.read_photo(row) for row in range(start, min(start + _ROWS_AT_ONCE, len(noisy)))])
             for start in range(0, len(noisy), _ROWS_AT_ONCE)
         ]
     )
-    described = {
-        "features": features,
-        "embeddings": embeddings,
-        "side by side": np.concatenate([features, embeddings], 1),
-    }
+    described = {"embeddings": embeddings, "side by side": np.concatenate([features, embeddings], 1)}
     scores = {}
     for name, vectors in described.items():
         shares = judge_photos(vectors, noisy, folds)
