@@ -36,7 +36,7 @@ check: $(STAMP)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@for folder in experiments/*/; do \
+	@for folder in $(sort $(dir $(wildcard experiments/*/*.py))); do \
 		MYPYPATH=$$folder $(BIN)/mypy --no-error-summary $$folder*.py || exit; done
 
 format: $(STAMP)

@@ -161,7 +161,7 @@ def _sweep(parser: argparse.ArgumentParser, given: list[str]) -> int:
         print(stop, file=sys.stderr)
         return stop.exit_code
     print(format_trials(trials))
-    print(f"all of them: {flags.out / 'trials.csv'}")
+    print(f"all of them: {flags.out / 'trials.csv'}, and as a picture: {flags.out / 'trials.png'}")
     return 0
 
 

@@ -6,6 +6,7 @@ FOLDER/
   records/          of the catalogue, shared by the trials
   trials/<digest>/  the workdir of the trial with these values; trials that draw the same values share it
   trials.csv        every trial with its values, its score, its workdir, and why it failed if it did
+  trials.png        their scores over each field's values
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from fashion_jax.config_values import share_of
 from fashion_jax.data.manifest import is_prepared
 from fashion_jax.errors import UserError
 from fashion_jax.experiment import lower_is_better, train
+from fashion_jax.sweep_picture import write_sweep_picture
 from fashion_jax.sweep_space import Range, Space, check_space, read_space
 from fashion_jax.training.writers import read_scalars
 
@@ -88,8 +90,7 @@ def sweep(
         described = base.to_dict()
         del described["runtime"]  # where it runs
         _claim(folder, {"config": described, "space": files.read_json_object(Path(space))})
-        lower = lower_is_better(base)
-        study = study_of(folder / "study.jsonl", lower)
+        study = study_of(folder / "study.jsonl", lower_is_better(base))
         if not is_prepared(Path(base.data.source)) and not base.data.prepared:
             given["data.prepared"] = str(folder / "records")
         _take_up_stopped(study)
@@ -113,8 +114,8 @@ def sweep(
                 _say(progress, f"this trial failed: {reason}")
                 if failures == _MOST_FAILURES:
                     raise UserError(f"{failures} trials in a row failed; the last one: {reason}") from error
-            _write_trials(study, wanted, folder / "trials.csv", lower)
-        return _write_trials(study, wanted, folder / "trials.csv", lower)
+            _write_trials(study, wanted, folder, base)
+        return _write_trials(study, wanted, folder, base)
 
 
 def format_trials(trials: list[dict[str, Any]], most: int = 10) -> str:
@@ -250,10 +251,10 @@ def _best(metrics: Iterable[float], lower: bool) -> float:
     return min(metrics) if lower else max(metrics)
 
 
-def _write_trials(study: optuna.Study, space: Space, path: Path, lower: bool) -> list[dict[str, Any]]:
+def _write_trials(study: optuna.Study, space: Space, folder: Path, config: Config) -> list[dict[str, Any]]:
     """Writes the trials that ended: the best first, then pruned ones by the best that they had reached, then failed."""
     names = {_states().COMPLETE: "complete", _states().PRUNED: "pruned", _states().FAIL: "failed"}
-    rows = []
+    rows, lower = [], lower_is_better(config)
     for trial in _ended(study):
         measured = trial.intermediate_values.values()
         rows.append(
@@ -273,5 +274,6 @@ def _write_trials(study: optuna.Study, space: Space, path: Path, lower: bool) ->
     writer = csv.DictWriter(text, ["trial", "state", "score", *space, "workdir", _REASON], lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    files.write_text(path, text.getvalue())
+    files.write_text(folder / "trials.csv", text.getvalue())
+    write_sweep_picture(folder / "trials.png", rows, space, config.train.best_metric)
     return rows

@@ -7,14 +7,17 @@ import json
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
+from PIL import Image
 
 import fashion_jax.sweep as sweep_module
-from fashion_jax import files
+from fashion_jax import files, sweep_picture
 from fashion_jax.cli import main
 from fashion_jax.config_values import resolve_steps, share_of
 from fashion_jax.errors import UserError
 from fashion_jax.experiment import Result
+from fashion_jax.pictures import render_png
 from fashion_jax.sweep import format_trials, sweep
 from fashion_jax.sweep_space import Range, read_space
 from fashion_jax.training.interrupt import Interrupted
@@ -82,6 +85,7 @@ def test_trials_are_drawn_trained_and_ranked(config, write, tmp_path, training):
         rows = list(csv.DictReader(file))
     assert [row["workdir"] for row in rows] == [trial["workdir"] for trial in trials]
     assert f"{scores[0]:.4f}" in format_trials(trials)
+    assert (tmp_path / "out" / "trials.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_trials_worse_than_the_median_are_pruned(config, write, tmp_path, training):
@@ -244,6 +248,33 @@ def test_two_real_trials(config, write, tmp_path, capsys):
         metrics = [json.loads(line) for line in (Path(row["workdir"]) / "metrics.jsonl").read_text().splitlines()]
         measured = [line["validation/mean/accuracy"] for line in metrics if "validation/mean/accuracy" in line]
         assert float(row["score"]) == pytest.approx(max(measured))
+
+
+def test_the_picture_has_a_panel_per_field_and_a_dot_per_score(tmp_path, monkeypatch):
+    figures = []
+
+    def keep(figure):
+        figures.append(figure)
+        return render_png(figure)
+
+    monkeypatch.setattr(sweep_picture, "render_png", keep)
+    space = {"optimizer.learning_rate": Range(1e-4, 1e-2, True), "loss.imbalance": ("none", "$x_"), "a": ("1", "2")}
+    drawn = [("complete", 0.9, 0.001, "$x_"), ("pruned", 0.5, 0.01, "none"), ("failed", None, 0.002, "none")]
+    trials = [
+        {"state": state, "score": score, "optimizer.learning_rate": rate, "loss.imbalance": method, "a": "2"}
+        for state, score, rate, method in drawn
+    ]
+    sweep_picture.write_sweep_picture(tmp_path / "trials.png", trials, space, "mean/accuracy")
+    with Image.open(tmp_path / "trials.png") as picture:
+        assert np.asarray(picture.convert("L")).std() > 5
+    (figure,) = figures
+    rate, method, other = [axes for axes in figure.axes if axes.get_visible()]
+    assert rate.get_xscale() == "log" and rate.get_ylabel() == "mean/accuracy" and other.get_ylabel() == ""
+    assert [dots.get_offsets().tolist() for dots in rate.collections] == [[[0.001, 0.9]], [[0.001, 0.9]], [[0.01, 0.5]]]
+    assert [dots.get_offsets().tolist() for dots in method.collections] == [[[1, 0.9]], [[1, 0.9]], [[0, 0.5]]]
+    assert "1 complete (filled), 1 pruned (hollow), 1 failed" in figure.get_suptitle()
+    sweep_picture.write_sweep_picture(tmp_path / "none.png", trials[2:], space, "loss")
+    assert (tmp_path / "none.png").stat().st_size > 1000
 
 
 def test_without_validation_rows_nothing_is_trained(config, write, tmp_path, prepared, monkeypatch):
