@@ -13,10 +13,7 @@ OUT/
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
-import json
-import zipfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,10 +23,10 @@ import numpy as np
 from jaxtyping import Float32
 
 from fashion_jax import files
+from fashion_jax.audit_photos import DESCRIPTIONS, decode_row, describe_photos, unit
 from fashion_jax.audit_retrain import retrained_probabilities, run_schema
 from fashion_jax.data.corrections import escape_cell, holds_decisions
 from fashion_jax.data.manifest import Prepared, is_prepared, open_prepared
-from fashion_jax.data.photos import BadPhoto, decode_photo
 from fashion_jax.data.prepare import prepare
 from fashion_jax.data.schema import Schema
 from fashion_jax.errors import UserError, nearest
@@ -48,7 +45,6 @@ from fashion_jax.serving.predictor import Predictor, load_model
 
 COLUMNS = ("id", "attribute", "given", "suggested", "score", "reason", "decision", "corrected")
 JUDGES = ("linear", "neighbours", "retrain")
-_SHARD_ROWS = 8_192
 _ON_PAGE, _ON_SHEET = 300, 48
 _THUMBNAIL = (120, 90)  # height, width in pixels
 
@@ -76,6 +72,7 @@ def audit(
     attributes: Sequence[str] = (),
     num_folds: int = 5,
     judge: str = "linear",
+    describe_by: str = "features",
     corrections: str | Path | None = None,
     schema: Schema | None = None,
     progress: bool = True,
@@ -89,6 +86,9 @@ def audit(
         attributes: to be audited; empty: those of the model's heads that the source labels.
         num_folds: of near-duplicate groups; each is judged by what was fitted on the others.
         judge: "linear", "neighbours", or "retrain": whole networks, one per fold, by the workdir's configuration.
+        describe_by: what tells the other judges of a photo: "features", pooled ones and what colour heads see, or
+            "embeddings", which say what the network thinks of it: better where it was not trained on these labels,
+            worse where it was, for it remembers wrong ones.
         corrections: applied to the source first, to look for what is left.
         schema: how to read the source's table; None: known or inferred.
         progress: whether to show what is going on.
@@ -101,6 +101,8 @@ def audit(
     out = Path(out)
     if judge not in JUDGES:
         raise UserError(f"the judge {judge!r} is none of {', '.join(JUDGES)}")
+    if describe_by not in DESCRIPTIONS:
+        raise UserError(f"photos are described by {' or '.join(DESCRIPTIONS)}, not by {describe_by!r}")
     if Path(source).is_dir() and out.resolve().is_relative_to(Path(source).resolve()):
         raise UserError(f"{out} lies in the source, which would have a second table then; give an --out outside of it")
     _keep_decisions(out / "findings.csv")
@@ -118,8 +120,8 @@ def audit(
             model, source, out / "folds", prepared, folds, corrections=corrections, schema=schema, progress=progress
         )
     else:
-        embeddings = embed_prepared(predictor, prepared, out / "embeddings", progress=progress)
-        probabilities = judge_photos(embeddings, prepared, folds, judge=judge, progress=progress)
+        vectors = describe_photos(predictor, prepared, out / "embeddings", by=describe_by, progress=progress)
+        probabilities = judge_photos(vectors, prepared, folds, judge=judge, progress=progress)
     findings = find_wrong_labels(probabilities, prepared.labels, prepared.groups, prepared.vocabularies, names)
     result = Audit(findings, prepared, out)
     _write(result)
@@ -144,58 +146,15 @@ def judge_photos(
         progress: whether to show a bar.
     """
     sound = np.isfinite(embeddings).all(1)
-    unit = np.where(sound[:, None], _unit(embeddings), 0)
+    vectors = np.where(sound[:, None], unit(embeddings), 0)
     if not sound.all():
-        unit[~sound] = unit[sound].mean(0) if sound.any() else 0
+        vectors[~sound] = vectors[sound].mean(0) if sound.any() else 0
     sizes = [len(classes) for classes in prepared.vocabularies.values()]
     if judge == "neighbours":
-        with progress_bar(-(-len(unit) // 4096), "comparing photos", show=progress) as bar:
-            return neighbour_probabilities(unit, prepared.labels, sizes, prepared.groups, done=bar.update)
+        with progress_bar(-(-len(vectors) // 4096), "comparing photos", show=progress) as bar:
+            return neighbour_probabilities(vectors, prepared.labels, sizes, prepared.groups, done=bar.update)
     with progress_bar(num_fits(len(np.unique(folds))), "fitting judges", show=progress, unit="fit") as bar:
-        return linear_probabilities(unit, prepared.labels, sizes, folds, done=bar.update)
-
-
-def embed_prepared(
-    model: Predictor, prepared: Prepared, folder: Path, *, progress: bool = True
-) -> Float32[np.ndarray, "n features"]:
-    """Returns what describes the photos of records, row by row; shards in `folder` spare a second run the work.
-
-    Pooled features and, of a network with colour heads, what these see besides, each of length 1: such a network's
-    pooled features know little of colour. A photo that cannot be decoded has NaN.
-    """
-    key = hashlib.sha256(json.dumps([model.fingerprint, prepared.fingerprint]).encode()).hexdigest()
-    width = model.num_features + model.num_colour_features
-    embeddings = np.full((len(prepared), width), np.nan, np.float32)
-    starts, left = range(0, len(prepared), _SHARD_ROWS), []
-    for start in starts:
-        shard = _read_shard(folder / f"{start:09}.npz", key)
-        part = embeddings[start : start + _SHARD_ROWS]
-        if shard is not None and shard.shape == part.shape:
-            part[:] = shard
-        else:
-            left.append(start)
-    done = len(prepared) - sum(min(_SHARD_ROWS, len(prepared) - start) for start in left)
-    with progress_bar(len(prepared), "embedding photos", show=progress, unit="photo", initial=done) as bar:
-        for start in left:
-            stop = min(start + _SHARD_ROWS, len(prepared))
-            for first in range(start, stop, model.batch_size):
-                rows = np.arange(first, min(first + model.batch_size, stop))
-                photos = [_decode(prepared, row, *model.size) for row in rows.tolist()]
-                good = [photo is not None for photo in photos]
-                if any(good):
-                    images = np.stack([photo for photo in photos if photo is not None])
-                    said = model.run_network(images, whole_batches=len(prepared) > model.batch_size, flip=False)
-                    parts = [said.features, said.colour] if model.num_colour_features else [said.features]
-                    embeddings[rows[good]] = np.concatenate([_unit(part) for part in parts], 1)
-                bar.update(len(rows))
-            with files.replace_file(folder / f"{start:09}.npz") as file:
-                np.savez(file, key=np.array(key), embeddings=embeddings[start:stop])
-    return embeddings
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    found: np.ndarray = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-    return found
+        return linear_probabilities(vectors, prepared.labels, sizes, folds, done=bar.update)
 
 
 def format_audit(result: Audit) -> str:
@@ -262,21 +221,6 @@ def _keep_decisions(path: Path) -> None:
         raise UserError(f"{path} holds decisions of a person; move it, or give another --out")
 
 
-def _read_shard(path: Path, key: str) -> np.ndarray | None:
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return np.asarray(arrays["embeddings"], np.float32) if str(arrays["key"]) == key else None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return None
-
-
-def _decode(prepared: Prepared, row: int, height: int, width: int) -> np.ndarray | None:
-    try:
-        return decode_photo(prepared.read_photo(row), height, width)
-    except BadPhoto:
-        return None
-
-
 def _write(result: Audit) -> None:
     prepared, out = result.prepared, result.folder
     classes = prepared.vocabularies
@@ -318,5 +262,5 @@ def _card(result: Audit, finding: Finding) -> Card:
         suggested=classes[finding.suggested],
         score=finding.score,
         reason=finding.reason,
-        photo=_decode(prepared, finding.row, *_THUMBNAIL),
+        photo=decode_row(prepared, finding.row, *_THUMBNAIL),
     )

@@ -76,6 +76,10 @@ def _parser() -> argparse.ArgumentParser:
     audit.add_argument("--attributes", type=_names, default=(), help="to audit, such as category,colour (the heads)")
     audit.add_argument("--folds", type=int, default=5, help="each judged by what was fitted on the others (5)")
     audit.add_argument("--judge", default="linear", choices=("linear", "neighbours"), help="of the photos (linear)")
+    audit.add_argument(
+        "--describe-by", default="features", choices=("features", "embeddings"), help="what the judges see of photos; "
+        "embeddings find more where the network was not trained on the catalogue, less where it was (features)",
+    )  # fmt: skip
     audit.add_argument("--retrain", action="store_true", help="judge by whole networks, one trained per fold")
     audit.add_argument("--corrections", type=Path, help="corrected labels; the audit looks for what is left")
     audit.add_argument("--schema", type=Path, help="a schema.json; without it the schema is known or inferred")
@@ -183,6 +187,7 @@ def _audit(flags: argparse.Namespace) -> int:
             attributes=flags.attributes,
             num_folds=flags.folds,
             judge="retrain" if flags.retrain else flags.judge,
+            describe_by=flags.describe_by,
             corrections=flags.corrections,
             schema=_schema(flags),
         )

@@ -26,7 +26,8 @@ import numpy as np
 from cleanlab.rank import get_label_quality_scores
 
 from fashion_jax import files
-from fashion_jax.audit import JUDGES, audit, embed_prepared, judge_photos
+from fashion_jax.audit import JUDGES, audit, judge_photos
+from fashion_jax.audit_photos import describe_photos
 from fashion_jax.config_files import load_config
 from fashion_jax.data.manifest import Prepared, open_prepared
 from fashion_jax.data.prepare import prepare
@@ -40,8 +41,6 @@ from fashion_jax.serving.predictor import Predictor, load_model
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from planting import NOISES, plant, write_planted
-
-_ROWS_AT_ONCE = 2048
 
 
 def main() -> None:
@@ -101,9 +100,9 @@ def from_source(flags: argparse.Namespace, config: Any) -> dict[str, Any]:
         scores[judge] = score(findings, noisy, attributes, planted, wrong)
         if judge == "linear":
             model, folds = load_model(workdir), group_folds(noisy.groups, flags.folds)
-            features = embed_prepared(model, noisy, flags.out / "audit_linear" / "embeddings")
+            features = describe_photos(model, noisy, flags.out / "audit_linear" / "embeddings")
             write_ablation(flags.out, judge_photos(features, noisy, folds), noisy, attributes, planted)
-            others = score_descriptions(model, features, noisy, attributes, folds, planted, wrong)
+            others = score_descriptions(flags.out, model, features, noisy, attributes, folds, planted, wrong)
             files.write_json(flags.out / "descriptions.json", {"features": scores[judge], **others})
     return scores
 
@@ -116,7 +115,7 @@ def from_embeddings(flags: argparse.Namespace) -> dict[str, Any]:
     noisy = dataclasses.replace(clean, labels=np.where(planted >= 0, planted, clean.labels).astype(np.int32))
     if flags.model:
         model = load_model(flags.model)
-        embeddings = embed_prepared(model, clean, flags.out / "embeddings")
+        embeddings = describe_photos(model, clean, flags.out / "embeddings")
     else:
         with np.load(flags.embeddings, allow_pickle=False) as arrays:
             places = {str(name): place for place, name in enumerate(arrays["ids"])}
@@ -131,12 +130,13 @@ def from_embeddings(flags: argparse.Namespace) -> dict[str, Any]:
             write_ablation(flags.out, shares, noisy, attributes, planted >= 0)
             if flags.model:
                 errors = planted >= 0
-                others = score_descriptions(model, embeddings, noisy, attributes, folds, errors, errors)
+                others = score_descriptions(flags.out, model, embeddings, noisy, attributes, folds, errors, errors)
                 files.write_json(flags.out / "descriptions.json", {"features": scores[judge], **others})
     return scores
 
 
 def score_descriptions(
+    out: Path,
     model: Predictor,
     features: np.ndarray,
     noisy: Prepared,
@@ -146,12 +146,7 @@ def score_descriptions(
     wrong: np.ndarray,
 ) -> dict[str, Any]:
     """Returns the linear judge's scores where embeddings describe the photos, alone or beside the audit's features."""
-    embeddings = np.concatenate(
-        [
-            model.embed([noisy.read_photo(row) for row in range(start, min(start + _ROWS_AT_ONCE, len(noisy)))])
-            for start in range(0, len(noisy), _ROWS_AT_ONCE)
-        ]
-    )
+    embeddings = describe_photos(model, noisy, out / "embeddings_said", by="embeddings")
     described = {"embeddings": embeddings, "side by side": np.concatenate([features, embeddings], 1)}
     scores = {}
     for name, vectors in described.items():

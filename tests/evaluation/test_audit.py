@@ -353,6 +353,20 @@ def test_embeddings_are_not_computed_twice(audited, shop, trained, tmp_path, mon
         audit(trained, shop, tmp_path / "out", num_folds=4, progress=False)
 
 
+def test_embeddings_may_describe_the_photos(audited, trained, tmp_path, capsys):
+    records = audited / "records"
+    shutil.copytree(audited / "embeddings", tmp_path / "out" / "embeddings")  # of features, and not to be used
+    arguments = ["--model", str(trained), "--source", str(records), "--folds", "4", "--describe-by", "embeddings"]
+    assert main(["audit", *arguments, "--out", str(tmp_path / "out")]) == 0
+    prepared, model = open_prepared(records), audit_module.load_model(trained)
+    (shard,) = (tmp_path / "out" / "embeddings").iterdir()
+    with np.load(shard, allow_pickle=False) as arrays:
+        kept = arrays["embeddings"]
+    expected = model.embed([prepared.read_photo(row) for row in range(len(prepared))])
+    np.testing.assert_allclose(kept, expected, atol=1e-5)
+    assert read_findings(tmp_path / "out") != read_findings(audited)
+
+
 @pytest.mark.parametrize(
     ("options", "fault"),
     [
@@ -360,6 +374,7 @@ def test_embeddings_are_not_computed_twice(audited, shop, trained, tmp_path, mon
         ({"num_folds": 1}, "--folds=1 is not between 2"),
         ({"num_folds": 500}, "--folds=500 is not between 2"),
         ({"judge": "oracle"}, "none of linear, neighbours, retrain"),
+        ({"describe_by": "titles"}, "features or embeddings, not by 'titles'"),
         ({"corrections": "absent.csv"}, "corrections can be applied"),
         ({"judge": "retrain"}, "give the catalogue itself"),
     ],
