@@ -12,6 +12,9 @@ prepared records, and a network that never saw them describes the photos, as the
 of `fashion-jax embed` (--embeddings):
 
     python experiments/2026-11-25-label-audit/run.py --records W/records --model small --noise uniform --out OUT
+
+With --held-out, too, the records' validation and test rows are a catalogue of their own, one that is new to a network
+that was trained on the rest.
 """
 
 from __future__ import annotations
@@ -37,7 +40,7 @@ from fashion_jax.evaluation.out_of_fold import group_folds
 from fashion_jax.experiment import train
 from fashion_jax.main import split_overrides
 from fashion_jax.runtime import start_devices
-from fashion_jax.serving.predictor import Predictor, load_model
+from fashion_jax.serving.predictor import load_model
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from planting import NOISES, plant, write_planted
@@ -50,6 +53,7 @@ def main() -> None:
     parser.add_argument("--records", type=Path, help="prepared records, instead of a source")
     parser.add_argument("--model", help="package or workdir that describes the records' photos")
     parser.add_argument("--embeddings", type=Path, help="of the records' photos: ids, embeddings")
+    parser.add_argument("--held-out", action="store_true", help="of the records, those that no network was trained on")
     parser.add_argument("--noise", choices=NOISES, default="uniform")
     parser.add_argument("--rate", type=float, default=0.05)
     parser.add_argument("--seed", type=int, default=0)
@@ -102,7 +106,8 @@ def from_source(flags: argparse.Namespace, config: Any) -> dict[str, Any]:
             model, folds = load_model(workdir), group_folds(noisy.groups, flags.folds)
             features = describe_photos(model, noisy, flags.out / "audit_linear" / "embeddings")
             write_ablation(flags.out, judge_photos(features, noisy, folds), noisy, attributes, planted)
-            others = score_descriptions(flags.out, model, features, noisy, attributes, folds, planted, wrong)
+            said = describe_photos(model, noisy, flags.out / "embeddings_said", by="embeddings")
+            others = score_descriptions(features, said, noisy, attributes, folds, planted, wrong)
             files.write_json(flags.out / "descriptions.json", {"features": scores[judge], **others})
     return scores
 
@@ -116,29 +121,33 @@ def from_embeddings(flags: argparse.Namespace) -> dict[str, Any]:
     if flags.model:
         model = load_model(flags.model)
         embeddings = describe_photos(model, clean, flags.out / "embeddings")
+        said = describe_photos(model, clean, flags.out / "embeddings_said", by="embeddings")
     else:
         with np.load(flags.embeddings, allow_pickle=False) as arrays:
             places = {str(name): place for place, name in enumerate(arrays["ids"])}
-            embeddings = arrays["embeddings"][[places[name] for name in clean.ids.tolist()]]
-    folds = group_folds(clean.groups, flags.folds)
+            embeddings = said = arrays["embeddings"][[places[name] for name in clean.ids.tolist()]]
+    if flags.held_out:  # as a catalogue of its own
+        keep = np.flatnonzero(clean.splits > 0)
+        kept = {name: getattr(noisy, name)[keep] for name in ("ids", "labels", "splits", "groups")}
+        noisy = dataclasses.replace(noisy, titles=[noisy.titles[row] for row in keep], **kept)
+        planted, embeddings, said = planted[keep], embeddings[keep], said[keep]
+    folds, errors = group_folds(noisy.groups, flags.folds), planted >= 0
     scores = {}
     for judge in [judge for judge in flags.judges if judge in ("linear", "neighbours")]:
         shares = judge_photos(embeddings, noisy, folds, judge=judge)
         findings = find_wrong_labels(shares, noisy.labels, noisy.groups, noisy.vocabularies)
-        scores[judge] = score(findings, noisy, attributes, planted >= 0, planted >= 0)
+        scores[judge] = score(findings, noisy, attributes, errors, errors)
         if judge == "linear":
-            write_ablation(flags.out, shares, noisy, attributes, planted >= 0)
+            write_ablation(flags.out, shares, noisy, attributes, errors)
             if flags.model:
-                errors = planted >= 0
-                others = score_descriptions(flags.out, model, embeddings, noisy, attributes, folds, errors, errors)
+                others = score_descriptions(embeddings, said, noisy, attributes, folds, errors, errors)
                 files.write_json(flags.out / "descriptions.json", {"features": scores[judge], **others})
     return scores
 
 
 def score_descriptions(
-    out: Path,
-    model: Predictor,
     features: np.ndarray,
+    embeddings: np.ndarray,
     noisy: Prepared,
     attributes: list[str],
     folds: np.ndarray,
@@ -146,7 +155,6 @@ def score_descriptions(
     wrong: np.ndarray,
 ) -> dict[str, Any]:
     """Returns the linear judge's scores where embeddings describe the photos, alone or beside the audit's features."""
-    embeddings = describe_photos(model, noisy, out / "embeddings_said", by="embeddings")
     described = {"embeddings": embeddings, "side by side": np.concatenate([features, embeddings], 1)}
     scores = {}
     for name, vectors in described.items():
