@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fashion_jax.config_augmentation import AugmentConfig, MixConfig
+from fashion_jax.config_fitted import EmbeddingConfig, TrustConfig
 from fashion_jax.config_values import choice, parse_duration, require
+from fashion_jax.errors import UserError
 
 METRIC_LOSSES = ("normalised_softmax", "supervised_contrastive", "proxy_anchor")
 IMBALANCE_METHODS = ("none", "balanced", "effective", "logit_adjustment", "prior", "focal")
@@ -263,45 +265,6 @@ class RuntimeConfig:
 
 
 @dataclass(slots=True)
-class TrustConfig:
-    """What is fitted on the validation split after training; see evaluation/trust.py."""
-
-    precision: float = 0.98  # of the labels that are accepted automatically
-    label_set_coverage: float = 0.95  # share of products whose label set holds the true label; 0: no label sets
-    flagged_share: float = 0.01  # of the validation photos that lie above the out-of-catalogue threshold
-    not_products_per_kind: int = 20  # drawn photos of each kind that judge the out-of-catalogue score; 0: none
-
-    def validate(self) -> None:
-        require(0 < self.precision < 1, "trust.precision", self.precision, "in (0, 1); no number of rows promises 1")
-        require(0 <= self.label_set_coverage < 1, "trust.label_set_coverage", self.label_set_coverage, "in [0, 1)")
-        require(0 < self.flagged_share < 1, "trust.flagged_share", self.flagged_share, "in (0, 1)")
-        require(
-            0 <= self.not_products_per_kind <= 10_000,
-            "trust.not_products_per_kind",
-            self.not_products_per_kind,
-            "in [0, 10000]",
-        )
-
-
-@dataclass(slots=True)
-class EmbeddingConfig:
-    """What the package's embeddings are made of, fitted after training; see models/embedding.py."""
-
-    # "labels": predicted labels and appearance, in subspaces; "learned": what model.metric_heads learnt, and
-    # appearance; "features": the pooled features as they are.
-    kind: str = "labels"
-    attributes: tuple[str, ...] = ("auto",)  # whose labels; auto: all that no finer one determines, as far as they fit
-    size: int = 256  # features at most
-    appearance: float = 0.15  # share of the pooled features in the cosine, in [0, 1)
-
-    def validate(self) -> None:
-        choice("embedding.kind", self.kind, ("labels", "learned", "features"))
-        require(bool(self.attributes), "embedding.attributes", self.attributes, "attributes, or 'auto'")
-        require(2 <= self.size <= 65536, "embedding.size", self.size, "in [2, 65536]")
-        require(0 <= self.appearance < 1, "embedding.appearance", self.appearance, "in [0, 1)")
-
-
-@dataclass(slots=True)
 class Config:
     """Everything that a run needs; `validate()` raises UserError for a value out of range."""
 
@@ -317,6 +280,11 @@ class Config:
     def validate(self) -> None:
         for part in dataclasses.fields(self):
             getattr(self, part.name).validate()
+        if self.loss.metric != LossConfig().metric and not self.model.metric_heads:
+            raise UserError(
+                f"config.loss.metric={self.loss.metric} is learnt by metric heads, and there are none; add "
+                "--config.model.metric_heads=articleType:128, say, or leave it out"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Returns nested JSON values (tuples as lists)."""

@@ -29,7 +29,7 @@ from fashion_jax.imbalance_pilots import choose_imbalance, first_pilot
 from fashion_jax.resolve import resolve
 from fashion_jax.run_package import write_run_package
 from fashion_jax.runtime import first_process_does
-from fashion_jax.scoring import decided_macro_f1, fit_trust, format_scores, score_split
+from fashion_jax.scoring import decided_macro_f1, fit_trust, format_scores, of_rows_as_they_come, score_split
 from fashion_jax.session import Session
 from fashion_jax.stacked_heads import fit_stacked_heads, restore_stacked_heads
 from fashion_jax.starting_weights import adopt_pretrained, first_state, prepare_pretrained
@@ -221,7 +221,7 @@ def _run(
 
     def evaluate(state: TrainState) -> dict[str, float]:
         assert score is not None
-        scores = score(state).scalars()
+        scores = score(of_rows_as_they_come(session, state)).scalars()
         if on_evaluation is not None:
             on_evaluation(int(state.step), schedule.total, scores)
         return scores

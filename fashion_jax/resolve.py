@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from fashion_jax.config import Config, ModelConfig
@@ -18,8 +19,8 @@ def resolve(config: Config, prepared: Prepared) -> Config:
 
     Raises:
         UserError: an attribute that the records lack, in `data.attributes`, a loss setting, or the colour, metric or
-            stacked heads, or one of these heads of an attribute that is not trained; or a setting that nothing would
-            follow from.
+            stacked heads, or one of these of an attribute that is not trained; or a setting that nothing would follow
+            from.
     """
     resolved = config_from_dict(config.to_dict())
     resolved.data.attributes = config.data.attributes or prepared.attributes
@@ -28,12 +29,20 @@ def resolve(config: Config, prepared: Prepared) -> Config:
         folder = getattr(config.data, name)
         if folder and is_prepared(Path(folder)):
             setattr(resolved.data, name, str(Path(folder).resolve()))
-    loss = config.loss
-    for field in ("colour_heads", "metric_heads", "stacked_heads"):
-        for name in getattr(config.model, field):
+    loss, model = config.loss, config.model
+    by_attribute: dict[str, Iterable[str]] = {
+        "model.colour_heads": model.colour_heads,
+        "model.metric_heads": model.metric_heads,
+        "model.stacked_heads": model.stacked_heads,
+        "loss.head_weights": loss.head_weights,
+        "loss.head_label_smoothing": loss.head_label_smoothing,
+        "loss.head_imbalance": loss.head_imbalance,
+    }
+    for field, names in by_attribute.items():
+        for name in names:
             if name != "auto" and name in prepared.attributes and name not in resolved.data.attributes:
                 raise UserError(
-                    f"config.model.{field} names {name!r}, which is not trained: config.data.attributes has "
+                    f"config.{field} names {name!r}, which is not trained: config.data.attributes has "
                     f"{', '.join(resolved.data.attributes)}"
                 )
     resolved.model.colour_heads = resolve_colour_heads(config.model.colour_heads, resolved.data.attributes)
@@ -56,6 +65,11 @@ def resolve(config: Config, prepared: Prepared) -> Config:
                 f"the catalogue has no attribute {name!r}{nearest(name, prepared.attributes)}; "
                 f"it has {', '.join(prepared.attributes)}"
             )
+    if loss.colour_softness and not (resolved.model.colour_heads or resolve_colour_heads(("auto",), named)):
+        raise UserError(
+            f"config.loss.colour_softness={loss.colour_softness:g} is of colours, and no attribute counts as one (of "
+            f"{', '.join(resolved.data.attributes)}); name it in config.model.colour_heads, or leave it out"
+        )
     arguments = model_arguments(config.model, config.data, {})
     resolved.model.stem, resolved.model.dtype = arguments["stem"], arguments["dtype"]
     resolved.data.mean, resolved.data.std = config.data.mean or _HALF, config.data.std or _HALF

@@ -33,7 +33,7 @@ from fashion_jax.models.embedding import EmbeddingPlan
 from fashion_jax.serving.outputs import Outputs, Prediction, decide, name_labels
 from fashion_jax.serving.predict import prediction_cells, prediction_columns
 from fashion_jax.session import Session
-from fashion_jax.training.state import TrainState
+from fashion_jax.training.state import TrainState, shift_logits
 
 _SHEET_PHOTOS = 48
 
@@ -51,6 +51,17 @@ class Trust:
     decision: Decision
     pairs: list[Pair]
     embedding: EmbeddingPlan | None
+
+
+def of_rows_as_they_come(session: Session, state: TrainState) -> TrainState:
+    """Returns a state whose heads say what is of the catalogue's rows, where a loss had it learnt for even classes.
+
+    Logits of "logit_adjustment" lack the classes' frequencies: by them checkpoints and trials of a sweep would be
+    chosen for another operating point than those of other losses.
+    """
+    losses = session.head_losses
+    shifts = {name: loss.logit_offsets for name, loss in losses.items() if loss.logit_offsets is not None}
+    return shift_logits(state, shifts) if shifts else state
 
 
 def fit_trust(session: Session, state: TrainState) -> Trust | None:
@@ -77,6 +88,7 @@ def fit_trust(session: Session, state: TrainState) -> Trust | None:
         precision=trust.precision,
         coverage=trust.label_set_coverage,
         flagged=trust.flagged_share,
+        spared=trust.spared_accuracy,
     )
     groups = session.prepared.groups[scored.rows]
     assert scored.outputs is not None

@@ -2,7 +2,7 @@
 
 WORKDIR/pretrained/
   facts.json                what they are: source, digest, architecture, normalisation
-  backbone.safetensors      the backbone under our names, which every process reads
+  backbone.safetensors      the backbone, and what colour heads see, under our names; every process reads it
 
 A run that has a checkpoint needs neither the source nor backbone.safetensors any more.
 """
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -74,7 +73,7 @@ def prepare_pretrained(
     if progress:
         print(
             f"{facts.source}: ResNet-{facts.depth} in {facts.layout}, width {facts.width}, stem {facts.stem!r}, "
-            f"mean {facts.mean}, std {facts.std}, sha256 {facts.digest}",
+            f"{'colour features, ' if facts.colour else ''}mean {facts.mean}, std {facts.std}, sha256 {facts.digest}",
             file=sys.stderr,
             flush=True,
         )
@@ -97,7 +96,7 @@ def first_state(session: Session) -> TrainState:
     """Returns a new run's state, on all devices: pretrained weights where the run has them, biases that the classes'
     frequencies give where the losses ask for them, the rest drawn.
     """
-    given = dict(_read_backbone(session.workdir)) if session.config.model.pretrained else {}
+    given = _read_backbone(session) if session.config.model.pretrained else {}
     for name, loss in session.head_losses.items():
         if loss.first_bias is not None:
             given[f"params/heads/{name}/output/bias"] = loss.first_bias
@@ -175,9 +174,14 @@ def _read_facts(workdir: Path) -> PretrainedFacts | None:
         raise UserError(f"{path} is damaged ({error}); choose another --workdir") from error
 
 
-def _read_backbone(workdir: Path) -> Mapping[str, np.ndarray]:
-    path = workdir / FOLDER / _BACKBONE
+def _read_backbone(session: Session) -> dict[str, np.ndarray]:
+    """Returns the run's pretrained weights, without what colour heads see where the run's see something else."""
+    path, facts = session.workdir / FOLDER / _BACKBONE, _read_facts(session.workdir)
     try:
-        return safetensors.numpy.load_file(path)
+        weights = safetensors.numpy.load_file(path)
     except (safetensors.SafetensorError, OSError) as error:
         raise UserError(f"{path} cannot be read ({error}); all processes must share the workdir's disk") from error
+    wanted = "histogram" if session.arguments["colour_histogram"] else "plain"
+    if session.arguments["colour_heads"] and facts is not None and facts.colour == wanted:
+        return weights
+    return {name: array for name, array in weights.items() if name.split("/")[1] != "colour"}

@@ -121,6 +121,8 @@ def test_overrides(key, text, value):
         ("data.height", "512", "at least the photos' size, 512"),
         ("data.split_fractions", "0.5,0.5,0.5", "sum to 1"),
         ("train.accumulation_steps", "3", "divisible by"),
+        ("loss.metric", "proxy_anchor", "learnt by metric heads, and there are none"),
+        ("trust.spared_accuracy", "1", "out of range"),
     ],
 )
 def test_bad_values_get_a_sentence(key, text, message):
@@ -177,3 +179,11 @@ def test_durations():
     assert resolve_steps("1 examples", **sizes) == 1
     assert resolve_steps("0 steps", **sizes) == 0
     assert resolve_steps("10 percent", **sizes, total_steps=500) == 50
+
+
+@pytest.mark.parametrize("kind", ["learned", "features"])
+def test_embeddings_that_no_labels_make_name_none(kind):
+    config = Config()
+    config.embedding.kind, config.embedding.attributes = kind, ("colour",)
+    with pytest.raises(UserError, match=r"embedding\.attributes is of embedding\.kind=labels"):
+        config.validate()

@@ -19,6 +19,7 @@ GROUND = {
     "fashion_jax.files",
     "fashion_jax.config",
     "fashion_jax.config_augmentation",
+    "fashion_jax.config_fitted",
     "fashion_jax.config_values",
     "fashion_jax.cores",
     "fashion_jax.downloads",
@@ -64,11 +65,14 @@ def test_imports_keep_their_direction(path):
         if top == "fashion_jax" and folder in ALLOWED and name not in GROUND:
             own = f"fashion_jax.{folder}"
             assert name.startswith((own, *ALLOWED[folder])), f"{path} imports {name}"
-        if path.name in ("errors.py", "files.py", "config.py", "config_augmentation.py", "config_values.py"):
+        if path.name in ("errors.py", "files.py") or (
+            path.name.startswith("config") and path.name != "config_files.py"
+        ):
             assert top in (*sys.stdlib_module_names, "fashion_jax"), f"{path} imports {name}"
             assert top != "fashion_jax" or name in (
                 "fashion_jax.errors",
                 "fashion_jax.config_augmentation",
+                "fashion_jax.config_fitted",
                 "fashion_jax.config_values",
             )
 

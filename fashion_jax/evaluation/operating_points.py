@@ -16,9 +16,9 @@ from jaxtyping import Float, Int, Int64
 from fashion_jax.evaluation.metrics import SUPPORTED_ROWS
 from fashion_jax.models.decision import adjust
 
+SPARED = 0.002  # of accuracy, unless a configuration says otherwise
 _Z = 2.33  # one-sided 99 %: many strengths are tried
-_SPARED = 0.002  # of accuracy, that "accuracy" gives for rare classes
-_LEAST_GAIN = 0.01  # of macro-F1, for which it does
+_LEAST_GAIN = 0.01  # of macro-F1, for which "accuracy" gives of its accuracy
 _LEAST_SUPPORTED_GAIN = 0.005  # of the classes with 10 rows and more: a single row of a rare class moves the others
 _LEAST_MACRO_GAIN = 0.005  # of it, for which "macro_f1" leaves the strength that "accuracy" takes
 _FARTHEST = 0.25  # from the most accurate strength: few rows would carry it far off
@@ -75,19 +75,20 @@ def sweep_strengths(
     return points
 
 
-def best_strength(sweep: Sequence[dict[str, Any]], score: str) -> float:
+def best_strength(sweep: Sequence[dict[str, Any]], score: str, *, spared: float = SPARED) -> float:
     """Returns the strength with the best score, smoothed over its neighbours, the one nearest to 0 among equals.
 
     A single strength's macro-F1 jumps with a single row of a rare class; the mean of three does so less. Another
     accuracy than the plain one must be better by more than chance: by 2.33 standard errors of the paired difference.
-    Where .002 of the best accuracy (on the rows of the sweep) buy .01 of macro-F1, and .005 of that of the classes with
-    10 rows and more, "accuracy" takes the best macro-F1 that they buy with a strength that is at most .25 higher: so
-    little accuracy is near to chance, and a class that is never said is of no use. "macro_f1" takes another strength
+    Where `spared` of the best accuracy (on the rows of the sweep) buys .01 of macro-F1, and .005 of that of the classes
+    with 10 rows and more, "accuracy" takes the best macro-F1 that it buys with a strength that is at most .25 higher:
+    so little accuracy is near to chance, and a class that is never said is of no use. "macro_f1" takes another strength
     than "accuracy" where that is worth .005.
 
     Args:
         sweep: from `sweep_strengths`, ascending.
         score: "accuracy" or "macro_f1".
+        spared: at most, in [0, 1); with 0 nothing is given.
     """
     if not sweep or sweep[0][score] is None:
         return 0.0
@@ -100,7 +101,7 @@ def best_strength(sweep: Sequence[dict[str, Any]], score: str) -> float:
     errors = np.sqrt([point["won"] + point["lost"] for point in sweep])
     best = _highest(np.where((gains > _Z * errors) | (np.array(strengths) == 0), accuracy, -1.0), strengths)
     near = [0 <= round(strength - strengths[best], 9) <= _FARTHEST for strength in strengths]
-    fair = _highest(np.where(near & (accuracy >= accuracy[best] - _SPARED), macro_f1, -1.0), strengths)
+    fair = _highest(np.where(near & (accuracy >= accuracy[best] - spared), macro_f1, -1.0), strengths)
     gain, supported_gain = macro_f1[fair] - macro_f1[best], supported[fair] - supported[best]
     taken = fair if gain >= _LEAST_GAIN and supported_gain >= _LEAST_SUPPORTED_GAIN else best
     highest = _highest(macro_f1, strengths)

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from fashion_jax.data.schema import MISSING
 from fashion_jax.evaluation.calibration import calibration_error, fit_label_sets, fit_temperature, fit_threshold
 from fashion_jax.evaluation.hierarchy import Pair, count_contradictions, joint_heads, measure_pairs
-from fashion_jax.evaluation.operating_points import best_strength, label_scores, sweep_strengths
+from fashion_jax.evaluation.operating_points import SPARED, best_strength, label_scores, sweep_strengths
 from fashion_jax.evaluation.out_of_catalogue import fit_out_of_catalogue, judge_scores
 from fashion_jax.models.decision import (
     OPERATING_POINTS,
@@ -65,6 +65,7 @@ def fit_decision(
     precision: float,
     coverage: float,
     flagged: float,
+    spared: float = SPARED,
 ) -> tuple[Decision, list[Pair]]:
     """Fits everything: temperatures, hierarchy, operating points, thresholds, label sets, out-of-catalogue score.
 
@@ -75,6 +76,7 @@ def fit_decision(
         precision: of labels that are accepted automatically, in (0, 1].
         coverage: of label sets, in (0, 1); 0 for none.
         flagged: share of validation photos above the out-of-catalogue threshold, in (0, 1).
+        spared: accuracy that the operating point "accuracy" may give for rare classes, in [0, 1).
 
     Returns:
         The decision, and the pairs of attributes by which contradictions are counted.
@@ -97,7 +99,7 @@ def fit_decision(
         known = labels != MISSING
         sweep = sweep_strengths(log_probs[known], labels[known], head.class_rows)
         sets = fit_label_sets(np.exp(log_probs[known]), labels[known], coverage) if coverage else None
-        strengths = {point: best_strength(sweep, point) for point in OPERATING_POINTS}
+        strengths = {point: best_strength(sweep, point, spared=spared) for point in OPERATING_POINTS}
         heads[name] = dataclasses.replace(head, strengths=strengths, label_set=sets)
     outside = fit_out_of_catalogue(reference, validation.embeddings, validation.energies, flagged)
     decision = Decision(

@@ -1,8 +1,8 @@
 """Backbones that somebody trained before: read, checked, and converted to our names.
 
-Three families are read: timm's and torchvision's ResNets, transformers' ResNets, and our own packages (their heads are
-left behind). A ResNet v1, with its stride on the first 1x1 convolution, has the same tensors as v1.5: it is told by
-transformers' config.json, and cannot be told in a bare file.
+Three families are read: timm's and torchvision's ResNets, transformers' ResNets, and our own packages (what their
+colour heads see comes along, the heads are left behind). A ResNet v1, with its stride on the first 1x1 convolution, has
+the same tensors as v1.5: it is told by transformers' config.json, and cannot be told in a bare file.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ class PretrainedFacts:
         mean: of RGB in [0, 1], with which photos were normalised.
         std: of RGB in [0, 1].
         pooling: "gem" where the weights have its power (ours alone), else "average".
+        colour: "plain" or "histogram", where the weights have what colour heads see (ours alone), without or with a
+            histogram; else "".
     """
 
     source: str
@@ -53,6 +55,7 @@ class PretrainedFacts:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     pooling: str = "average"
+    colour: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Returns JSON values."""
@@ -71,7 +74,7 @@ class Pretrained:
     Attributes:
         facts: where it comes from and what it is.
         weights: "params/backbone/..." and "batch_stats/backbone/..." -> float32 array, of stem and stages, and the
-            power of GeM where there is one.
+            power of GeM where there is one; "params/colour/..." and "batch_stats/colour/..." likewise.
     """
 
     facts: PretrainedFacts
@@ -114,8 +117,16 @@ def load_pretrained(source: str) -> Pretrained:
     if layout is not OWN:
         weights = {path: np.ascontiguousarray(transpose_from_torch(array)) for path, array in weights.items()}
     mean, std = _normalisation(files)
-    pooling = "gem" if _GEM in weights else "average"
-    facts = PretrainedFacts(source, files.digest(), layout.title, **architecture, mean=mean, std=std, pooling=pooling)
+    facts = PretrainedFacts(
+        source,
+        files.digest(),
+        layout.title,
+        **architecture,
+        mean=mean,
+        std=std,
+        pooling="gem" if _GEM in weights else "average",
+        colour=_colour_kind(files) if COLOUR in weights else "",
+    )
     return Pretrained(facts, weights)
 
 
@@ -125,15 +136,24 @@ def backbone_arrays(architecture: Mapping[str, Any]) -> dict[tuple[Any, ...], tu
     Args:
         architecture: depth, width, stem and deep_shortcut.
     """
-    arguments = {**architecture, "classes": {}, "head": "linear", "head_hidden": [], "dtype": "float32"}
-    _, params, batch_stats = abstract_classifier(arguments)
-    flat = traverse_util.flatten_dict({"params": params, "batch_stats": batch_stats})
-    # Only what every ResNet has.
-    return {path: leaf.shape for path, leaf in flat.items() if path[1:3] in _PARTS}
+    arrays = _network_arrays(architecture, {})
+    return {path: shape for path, shape in arrays.items() if path[1:3] in _PARTS}  # only what every ResNet has
 
 
+COLOUR = "params/colour/0/norm/scale"  # which weights have that hold what colour heads see
 _PARTS = (("backbone", "stem"), ("backbone", "stages"))
 _GEM = "params/backbone/gem/0/power"
+
+
+def _network_arrays(architecture: Mapping[str, Any], more: Mapping[str, Any]) -> dict[tuple[Any, ...], tuple[int, ...]]:
+    arguments = {**architecture, "classes": {}, "head": "linear", "head_hidden": [], "dtype": "float32", **more}
+    _, params, batch_stats = abstract_classifier(arguments)
+    flat = traverse_util.flatten_dict({"params": params, "batch_stats": batch_stats})
+    return {path: leaf.shape for path, leaf in flat.items()}
+
+
+def _colour_kind(files: WeightFiles) -> str:
+    return "histogram" if files.config["model"].get("colour_histogram") is True else "plain"
 
 
 def _match(
@@ -147,6 +167,10 @@ def _match(
     where, wanted, arrays = files.weights, {}, backbone_arrays(architecture)
     if layout is OWN and _GEM in shapes:
         arrays[tuple(_GEM.split("/"))] = (1,)
+    if layout is OWN and COLOUR in shapes:
+        seen = {"classes": {"colour": 2}, "colour_heads": ["colour"]}
+        network = _network_arrays(architecture, {**seen, "colour_histogram": _colour_kind(files) == "histogram"})
+        arrays |= {path: shape for path, shape in network.items() if path[1] == "colour"}
     for path, shape in arrays.items():
         name = layout.name(path[1:], architecture["stem"], architecture["deep_shortcut"])
         if name not in shapes:
@@ -207,6 +231,8 @@ def _check_foreign(files: WeightFiles) -> None:
 
 def _normalisation(files: WeightFiles) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and std as the files say; ImageNet's where they do not."""
+    if files.preprocessor.get("do_normalize") is False and not files.own:
+        return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     key = "preprocessing" if files.own else "pretrained_cfg"
     inner = files.config.get(key, {})
     places = (

@@ -112,6 +112,21 @@ def initial_state(
     return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, optimizer.init(params), average)
 
 
+def shift_logits(state: TrainState, shifts: Mapping[str, np.ndarray]) -> TrainState:
+    """Returns a state whose heads say what they say with so much added to their logits, by attribute and class."""
+
+    def shifted(params: dict[str, Any]) -> dict[str, Any]:
+        heads = dict(params["heads"])
+        for name, shift in shifts.items():
+            output = heads[name]["output"]
+            bias = jax.jit(jnp.add, out_shardings=output["bias"].sharding)(output["bias"], shift)
+            heads[name] = {**heads[name], "output": {**output, "bias": bias}}
+        return {**params, "heads": heads}
+
+    average = None if state.average is None else {**state.average, "params": shifted(state.average["params"])}
+    return state.replace(params=shifted(state.params), average=average)  # type: ignore[attr-defined]
+
+
 def abstract_state(
     arguments: dict[str, Any], optimizer: optax.GradientTransformation, mesh: Mesh, *, averaged: bool = False
 ) -> TrainState:

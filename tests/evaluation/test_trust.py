@@ -195,6 +195,8 @@ def test_little_accuracy_is_given_for_much_macro_f1():
     # Far enough for .002, but no farther than .25; a tenth of a strength buys a tenth of the gain.
     assert best_strength(sweep(0.1, 0.1), "accuracy") == 0.2
     assert best_strength(sweep(0.1, 0.1, lost=0.015), "accuracy") == 0.1
+    assert best_strength(sweep(0.1, 0.1), "accuracy", spared=0.0) == 0
+    assert best_strength(sweep(0.1, 0.1, lost=0.015), "accuracy", spared=0.005) == 0.2
     assert best_strength(sweep(0.1, 0.1, lost=0.05), "accuracy") == 0
     assert best_strength(sweep(0.04, 0.1), "accuracy") == 0
     assert best_strength(sweep(0.1, 0.01), "accuracy") == 0  # by classes of a few rows alone

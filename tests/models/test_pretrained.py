@@ -88,6 +88,12 @@ def test_normalisation_and_digest_are_the_files(tmp_path):
     given = {"mean": [0.1, 0.2, 0.3], "std": [0.5, 0.6, 0.7]}
     folder = write_checkpoint(tmp_path / "b", "timm_resnet50c", pretrained_cfg=given)
     assert load_pretrained(str(folder)).facts.mean == (0.1, 0.2, 0.3)
+    (folder / "config.json").write_text(json.dumps({"architecture": "resnet50c"}))
+    for about, mean in (({"image_mean": [0.2] * 3, "image_std": [0.3] * 3}, 0.2), ({"do_normalize": False}, 0.0)):
+        (folder / "preprocessor_config.json").write_text(json.dumps(about))
+        facts = load_pretrained(str(folder)).facts
+        assert facts.mean == (mean,) * 3 and facts.std == ((0.3,) * 3 if mean else (1.0,) * 3)
+    (folder / "preprocessor_config.json").unlink()
     # A bare file says nothing, and ImageNet's are what such files were trained with.
     (folder / "config.json").unlink()
     assert load_pretrained(str(folder / "model.safetensors")).facts.mean == IMAGENET_MEAN

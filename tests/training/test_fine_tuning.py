@@ -321,6 +321,16 @@ def test_a_hub_layout_folder_starts_a_run(fine_tuned, tmp_path):
     assert evaluate(workdir, progress=False).summaries == result.test.summaries
 
 
+def test_a_folder_of_transformers_layout_starts_a_run(tiny_config, tmp_path):
+    state = write_hub_folder(tmp_path / "hub", layout="transformers")
+    config = run_config(tiny_config, tmp_path / "hub", train__duration="2 steps", optimizer__freeze=("backbone",))
+    train(config, tmp_path / "w", progress=False)
+    kernel = state["resnet.encoder.stages.3.layers.0.layer.1.convolution.weight"]
+    name = "params/backbone/stages/3/0/layers/1/conv/kernel"
+    assert np.array_equal(weights(tmp_path / "w")[name], kernel.transpose(2, 3, 1, 0))
+    assert load_model(tmp_path / "w").preprocessing["std"] == [0.2, 0.3, 0.4]
+
+
 @pytest.mark.parametrize("stop", [2, 5])
 def test_resumed_without_the_source_is_uninterrupted(fine_tuned, tiny_config, tmp_path, monkeypatch, stop):
     write_hub_folder(tmp_path / "hub")
@@ -425,6 +435,24 @@ def test_the_power_of_gem_comes_along_from_our_own_package(tiny_config, tmp_path
     name = "params/backbone/gem/0/power"
     assert before[name] != 3 and np.array_equal(before[name], after[name])
     assert json.loads((tmp_path / "w/config.json").read_text())["model"]["pooling"] == "gem"
+
+
+def test_what_colour_heads_see_comes_along_where_it_is_the_same(tiny_config, tmp_path):
+    with_heads = {"model__colour_heads": ("colour",), "optimizer__freeze": ("backbone", "colour")}
+    train(tiny_config(train__duration="3 steps", model__colour_heads=("colour",)), tmp_path / "seen", progress=False)
+    before = weights(tmp_path / "seen")
+    names = [name for name in before if name.startswith("params/colour/")]
+    assert len(names) == 5
+    for histogram in (False, True):
+        config = run_config(
+            tiny_config, tmp_path / "seen", train__duration="2 steps", model__colour_histogram=histogram, **with_heads
+        )
+        train(config, tmp_path / f"w{histogram}", progress=False)
+        after = weights(tmp_path / f"w{histogram}")
+        assert [np.array_equal(before[name], after[name]) for name in names] == [not histogram] * 5
+    without = run_config(tiny_config, tmp_path / "seen", train__duration="2 steps")
+    train(without, tmp_path / "without", progress=False)
+    assert not any("/colour/0" in name for name in weights(tmp_path / "without"))
 
 
 def test_a_run_without_a_package_and_a_damaged_package(fine_tuned, tiny_config, tmp_path):

@@ -10,8 +10,10 @@ import scipy.stats
 from flax.traverse_util import flatten_dict
 
 from fashion_jax.config import LossConfig
+from fashion_jax.config_files import set_value
 from fashion_jax.errors import UserError
 from fashion_jax.resolve import resolve
+from fashion_jax.scoring import of_rows_as_they_come
 from fashion_jax.session import Session
 from fashion_jax.starting_weights import first_state
 from fashion_jax.training.imbalance import (
@@ -114,6 +116,20 @@ def test_a_run_counts_the_classes_of_its_training_rows(tiny_config, prepared, tm
         tiny_config(loss__imbalance="balance")
 
 
+def test_what_no_trained_head_would_follow_is_refused(tiny_config, prepared):
+    by_attribute = {"head_imbalance": "kind:focal", "head_weights": "kind:5", "head_label_smoothing": "kind:0.1"}
+    for field, text in by_attribute.items():
+        config = tiny_config(data__attributes=("colour",))
+        set_value(config, f"loss.{field}", text)
+        with pytest.raises(UserError, match=rf"loss\.{field} names 'kind', which is not trained"):
+            resolve(config, prepared)
+    config = tiny_config(data__attributes=("kind",), loss__colour_softness=0.2)
+    with pytest.raises(UserError, match=r"colour_softness=0\.2 is of colours, and no attribute .* \(of kind\)"):
+        resolve(config, prepared)
+    config.model.colour_heads = ("kind",)
+    assert resolve(config, prepared).loss.colour_softness == 0.2
+
+
 def test_a_wider_scale_gives_more_of_a_colour_to_its_likes(tiny_config, prepared, tmp_path):
     def spread(scale):
         config = tiny_config(loss__colour_softness=0.2, loss__colour_scale=scale)
@@ -124,12 +140,13 @@ def test_a_wider_scale_gives_more_of_a_colour_to_its_likes(tiny_config, prepared
 
 
 def test_a_bias_that_starts_at_the_frequencies_is_trained_as_with_shifted_logits(tiny_config, prepared, tmp_path):
-    states, losses, sessions = [], [], []
+    states, losses, sessions, kept = [], [], [], []
     for method in ("logit_adjustment", "prior"):
         config = tiny_config(loss__imbalance=method, loss__label_smoothing=0.1, loss__colour_softness=0.1)
         session = session_on(config, prepared, tmp_path, 1)
         sessions.append(session)
         state, said, _ = run(session, 4, state=first_state(session))
+        kept.append(state)
         flat = flatten_dict(jax.device_get(state.params))
         states.append({"/".join(map(str, path)): array for path, array in flat.items()})
         losses.append([values["loss"] for values in said])
@@ -138,6 +155,14 @@ def test_a_bias_that_starts_at_the_frequencies_is_trained_as_with_shifted_logits
     assert len(shifts) == 2
     for name, shifted in states[0].items():
         assert np.allclose(shifted + shifts.get(name, 0), states[1][name], atol=2e-4), name
+    # Checkpoints and trials are chosen by what either says of rows as they come.
+    scores = [
+        session.evaluator("validation")(of_rows_as_they_come(session, trained)).scalars()
+        for session, trained in zip(sessions, kept, strict=True)
+    ]
+    assert scores[0] == pytest.approx(scores[1], rel=1e-3)
+    raw = sessions[0].evaluator("validation")(kept[0]).scalars()
+    assert abs(raw["loss"] - scores[0]["loss"]) > 0.01 and of_rows_as_they_come(sessions[1], kept[1]) is kept[1]
 
 
 @pytest.mark.parametrize("softness", [0.0, 0.3])
