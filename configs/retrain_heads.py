@@ -1,4 +1,4 @@
-"""Heads trained anew on a finished network, whose backbone stays as it is (cRT), every class weighing the same.
+"""Heads trained anew on a finished network, whose features stay as they are (cRT), every class weighing the same.
 
 Command: python -m fashion_jax.main --config=configs/retrain_heads.py --workdir=runs/retrained \
              --config.data.source=runs/small_cpu/records --config.model.pretrained=runs/small_cpu \
@@ -25,9 +25,8 @@ def get_config() -> Config:
     config.data.augment.max_rotation = 0.0
     config.data.augment.erase_probability = 0.0
     config.data.test_time_flip = True
-    # With colour features learnt anew: a backbone that was trained beside such has forgotten colour.
     config.model.colour_heads = ("auto",)
-    config.optimizer.freeze = ("backbone",)
+    config.optimizer.freeze = ("[!h]*",)  # all but heads
     config.optimizer.freeze_batch_norm = True
     config.optimizer.learning_rate = 1e-3
     config.loss.imbalance = "balanced"

@@ -6,6 +6,8 @@ Cost: an hour and four minutes on 2 cores of a Zen 4 (AVX-512 BF16, 119 photos o
 Score (test, seed 0): masterCategory .997, subCategory .962, articleType .881, baseColour .662, gender .915,
     season .773, usage .921.
 
+That run learnt what colour heads see anew; since then it comes along with the backbone.
+
 The split must be that of the network it begins with, or test rows would be among those that it has learnt.
 """
 
