@@ -6,7 +6,8 @@ OUT/
   findings.png       the very first ones as a picture
   quarantine.csv     rows that could not be looked at, and why
   records/           the catalogue as read, unless the source is prepared already
-  embeddings/        of its photos, so that the same command does not compute them again
+  embeddings/ own/   what describes its photos, and what the network says itself of those that are new to it, so that
+                     the same command does not compute them again
   folds/             with `retrain`: a run per fold
 """
 
@@ -23,7 +24,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from fashion_jax import files
-from fashion_jax.audit_photos import DESCRIPTIONS, decode_row, describe_photos, unit
+from fashion_jax.audit_photos import DESCRIPTIONS, ask_network, decode_row, describe_photos, unit
 from fashion_jax.audit_retrain import retrained_probabilities, run_schema
 from fashion_jax.data.corrections import escape_cell, holds_decisions
 from fashion_jax.data.manifest import Prepared, is_prepared, open_prepared
@@ -42,6 +43,7 @@ from fashion_jax.evaluation.out_of_fold import (
 )
 from fashion_jax.progress import progress_bar
 from fashion_jax.serving.predictor import Predictor, load_model
+from fashion_jax.workdir import trained_on
 
 COLUMNS = ("id", "attribute", "given", "suggested", "score", "reason", "decision", "corrected")
 JUDGES = ("linear", "neighbours", "retrain")
@@ -80,7 +82,8 @@ def audit(
     """Looks for wrong labels in a catalogue and writes what it found to a folder.
 
     Args:
-        model: a workdir or a model package; only how it describes photos is used, except by "retrain".
+        model: a workdir or a model package. How it describes photos is used, and of a workdir, which knows what it was
+            trained on, what it says of other products.
         source: as `fashion-jax prepare` takes it, or a prepared folder.
         out: folder for the findings.
         attributes: to be audited; empty: those of the model's heads that the source labels.
@@ -122,6 +125,9 @@ def audit(
     else:
         vectors = describe_photos(predictor, prepared, out / "embeddings", by=describe_by, progress=progress)
         probabilities = judge_photos(vectors, prepared, folds, judge=judge, progress=progress)
+        probabilities = ask_network(
+            predictor, prepared, trained_on(Path(model)), probabilities, out / "own", progress=progress
+        )
     findings = find_wrong_labels(probabilities, prepared.labels, prepared.groups, prepared.vocabularies, names)
     result = Audit(findings, prepared, out)
     _write(result)

@@ -5,7 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
+from collections.abc import Callable, Set
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32
@@ -13,6 +16,7 @@ from jaxtyping import Float32
 from fashion_jax import files
 from fashion_jax.data.manifest import Prepared
 from fashion_jax.data.photos import BadPhoto, decode_photo
+from fashion_jax.evaluation.out_of_fold import Probabilities
 from fashion_jax.progress import progress_bar
 from fashion_jax.serving.predictor import Predictor
 
@@ -36,32 +40,118 @@ def describe_photos(
     Returns:
         float32 (rows, features); a photo that cannot be decoded has NaN.
     """
-    key = hashlib.sha256(json.dumps([model.fingerprint, prepared.fingerprint, by]).encode()).hexdigest()
     width = model.embedding_size if by == "embeddings" else model.num_features + model.num_colour_features
-    vectors = np.full((len(prepared), width), np.nan, np.float32)
-    starts, left = range(0, len(prepared), _SHARD_ROWS), []
-    for start in starts:
-        shard = _read_shard(folder / f"{start:09}.npz", key)
-        part = vectors[start : start + _SHARD_ROWS]
-        if shard is not None and shard.shape == part.shape:
-            part[:] = shard
-        else:
-            left.append(start)
-    done = len(prepared) - sum(min(_SHARD_ROWS, len(prepared) - start) for start in left)
-    with progress_bar(len(prepared), "embedding photos", show=progress, unit="photo", initial=done) as bar:
-        for start in left:
-            stop = min(start + _SHARD_ROWS, len(prepared))
-            for first in range(start, stop, model.batch_size):
-                rows = np.arange(first, min(first + model.batch_size, stop))
-                photos = [decode_row(prepared, row, *model.size) for row in rows.tolist()]
-                good = [photo is not None for photo in photos]
-                if any(good):
-                    images = np.stack([photo for photo in photos if photo is not None])
-                    vectors[rows[good]] = _describe(model, images, by, whole_batches=len(prepared) > model.batch_size)
-                bar.update(len(rows))
-            with files.replace_file(folder / f"{start:09}.npz") as file:
-                np.savez(file, key=np.array(key), embeddings=vectors[start:stop])
-    return vectors
+
+    def describe(images: np.ndarray, whole_batches: bool) -> np.ndarray:
+        if by == "embeddings":
+            return model.predict_arrays(images, flip=False, whole_batches=whole_batches).embeddings
+        said = model.run_network(images, whole_batches=whole_batches, flip=False)
+        parts = [said.features, said.colour] if model.num_colour_features else [said.features]
+        return np.concatenate([unit(part) for part in parts], 1)
+
+    look = _Look(model, prepared, np.arange(len(prepared)), by, width, describe)
+    return look.all(folder, "embedding photos", progress)
+
+
+def ask_network(
+    model: Predictor,
+    prepared: Prepared,
+    trained: Set[str],
+    probabilities: Probabilities,
+    folder: Path,
+    *,
+    progress: bool = True,
+) -> Probabilities:
+    """Returns probabilities that are means of a judge's and the network's own, for products new to the network.
+
+    It remembers nothing of those, and knows more than a judge that was fitted to its features. A near-duplicate of a
+    training product is none. An attribute that has no head, or labels in the source that its head does not know, is
+    left to the judge.
+
+    Args:
+        model: the network.
+        prepared: the records.
+        trained: ids of the products that it was trained on; without any nothing is known, and nothing changes.
+        probabilities: the judge's, per attribute of the records, (rows, classes).
+        folder: of the shards, another than that of `describe_photos`.
+        progress: whether to show a bar.
+    """
+    known = np.isin(prepared.ids.astype(str), sorted(trained))
+    rows = np.flatnonzero(~np.isin(prepared.groups, prepared.groups[known]))
+    places: dict[str, np.ndarray] = {}  # attribute -> the head's number of each class
+    for column, (name, classes) in enumerate(prepared.vocabularies.items()):
+        numbers = {label: number for number, label in enumerate(model.classes.get(name, ()))}
+        given = np.unique(prepared.labels[:, column])
+        if numbers and all(classes[label] in numbers for label in given[given >= 0]):
+            places[name] = np.array([numbers.get(label, -1) for label in classes])
+    if not trained or not len(rows) or not places:
+        return probabilities
+
+    def ask(images: np.ndarray, whole_batches: bool) -> np.ndarray:
+        said = model.predict_arrays(images, whole_batches=whole_batches).probabilities
+        return np.concatenate([np.where(at >= 0, said[name][:, at], 0) for name, at in places.items()], 1)
+
+    look = _Look(model, prepared, rows, [list(places), rows.tolist()], sum(map(len, places.values())), ask)
+    own = look.all(folder, "asking the network about products new to it", progress)
+    sound = np.isfinite(own).all(1)
+    parts = dict(zip(places, np.split(own[sound], np.cumsum([len(at) for at in places.values()])[:-1], 1), strict=True))
+    mixed = []
+    for name, judged in zip(prepared.attributes, probabilities, strict=True):
+        mean = judged.copy()
+        if name in parts:
+            mean[rows[sound]] = (judged[rows[sound]] + parts[name]) / 2
+        mixed.append(mean)
+    return mixed
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What is to be found out of each photo of some rows.
+
+    Attributes:
+        model: that looks.
+        prepared: the records.
+        rows: of them.
+        kind: of what is found out, as JSON values.
+        width: of what is found out.
+        see: photos of the model's size, and whether batches are to be whole -> float32 (photos, width).
+    """
+
+    model: Predictor
+    prepared: Prepared
+    rows: np.ndarray
+    kind: Any
+    width: int
+    see: Callable[[np.ndarray, bool], np.ndarray]
+
+    def all(self, folder: Path, label: str, progress: bool) -> Float32[np.ndarray, "rows width"]:
+        """Returns it, from the shards in a folder where they have it; NaN for a photo that cannot be decoded."""
+        model, total = self.model, len(self.rows)
+        digests = [model.fingerprint, self.prepared.fingerprint, self.kind]
+        key = hashlib.sha256(json.dumps(digests).encode()).hexdigest()
+        found = np.full((total, self.width), np.nan, np.float32)
+        left = []
+        for start in range(0, total, _SHARD_ROWS):
+            shard, part = _read_shard(folder / f"{start:09}.npz", key), found[start : start + _SHARD_ROWS]
+            if shard is not None and shard.shape == part.shape:
+                part[:] = shard
+            else:
+                left.append(start)
+        done = total - sum(min(_SHARD_ROWS, total - start) for start in left)
+        with progress_bar(total, label, show=progress, unit="photo", initial=done) as bar:
+            for start in left:
+                stop = min(start + _SHARD_ROWS, total)
+                for first in range(start, stop, model.batch_size):
+                    places = np.arange(first, min(first + model.batch_size, stop))
+                    photos = [decode_row(self.prepared, row, *model.size) for row in self.rows[places].tolist()]
+                    good = [photo is not None for photo in photos]
+                    if any(good):
+                        images = np.stack([photo for photo in photos if photo is not None])
+                        found[places[good]] = self.see(images, total > model.batch_size)
+                    bar.update(len(places))
+                with files.replace_file(folder / f"{start:09}.npz") as file:
+                    np.savez(file, key=np.array(key), embeddings=found[start:stop])
+        return found
 
 
 def decode_row(prepared: Prepared, row: int, height: int, width: int) -> np.ndarray | None:
@@ -76,14 +166,6 @@ def unit(vectors: np.ndarray) -> np.ndarray:
     """Returns the rows at length 1; rows of zeros stay."""
     found: np.ndarray = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
     return found
-
-
-def _describe(model: Predictor, images: np.ndarray, by: str, *, whole_batches: bool) -> np.ndarray:
-    if by == "embeddings":
-        return model.predict_arrays(images, flip=False, whole_batches=whole_batches).embeddings
-    said = model.run_network(images, whole_batches=whole_batches, flip=False)
-    parts = [said.features, said.colour] if model.num_colour_features else [said.features]
-    return np.concatenate([unit(part) for part in parts], 1)
 
 
 def _read_shard(path: Path, key: str) -> np.ndarray | None:

@@ -146,7 +146,7 @@ def _check_records(workdir: Path, attributes: Iterable[str], prepared: Prepared,
             f"the records have changed, and which products the checkpoints in {workdir} were trained on cannot be told "
             "(the catalogue has no column of ids, or the run is of an earlier version); choose another --workdir"
         )
-    trained = _trained_on(workdir)
+    trained = trained_on(workdir)
     own_split = workdir / "records" / "splits.csv"
     hint = f"keep the run's split (--config.data.split=file:{own_split}; new products need a line there), or "
     for split in ("validation", "test"):
@@ -203,7 +203,7 @@ def name_of_score(config: Config, workdir: Path, prepared: Prepared) -> str:
 def _note_trained_on(workdir: Path, prepared: Prepared) -> None:
     trained = set(map(str, prepared.ids[prepared.indices("train")]))
     if has_checkpoints(workdir):
-        trained |= _trained_on(workdir)
+        trained |= trained_on(workdir)
     files.write_text(workdir / _TRAINED_ON, json.dumps({"ids": sorted(trained)}))
 
 
@@ -223,8 +223,8 @@ def _data_facts(workdir: Path) -> dict[str, Any]:
     return read_json(path) if path.exists() else {}
 
 
-def _trained_on(workdir: Path) -> set[str]:
-    """Returns the ids that `claim_workdir` noted; none where an earlier version did not."""
+def trained_on(workdir: Path) -> set[str]:
+    """Returns the ids of a run's training products; none where there is no run, or one of an earlier version."""
     path = workdir / _TRAINED_ON
     return set(map(str, read_json(path).get("ids", ()))) if path.exists() else set()
 

@@ -107,8 +107,9 @@ def from_source(flags: argparse.Namespace, config: Any) -> dict[str, Any]:
             features = describe_photos(model, noisy, flags.out / "audit_linear" / "embeddings")
             write_ablation(flags.out, judge_photos(features, noisy, folds), noisy, attributes, planted)
             said = describe_photos(model, noisy, flags.out / "embeddings_said", by="embeddings")
-            others = score_descriptions(features, said, noisy, attributes, folds, planted, wrong)
-            files.write_json(flags.out / "descriptions.json", {"features": scores[judge], **others})
+            described = {"features": features, "embeddings": said, "side by side": np.concatenate([features, said], 1)}
+            found = score_descriptions(described, noisy, attributes, folds, planted, wrong)
+            files.write_json(flags.out / "descriptions.json", found)
     return scores
 
 
@@ -140,22 +141,21 @@ def from_embeddings(flags: argparse.Namespace) -> dict[str, Any]:
         if judge == "linear":
             write_ablation(flags.out, shares, noisy, attributes, errors)
             if flags.model:
-                others = score_descriptions(embeddings, said, noisy, attributes, folds, errors, errors)
+                described = {"embeddings": said, "side by side": np.concatenate([embeddings, said], 1)}
+                others = score_descriptions(described, noisy, attributes, folds, errors, errors)
                 files.write_json(flags.out / "descriptions.json", {"features": scores[judge], **others})
     return scores
 
 
 def score_descriptions(
-    features: np.ndarray,
-    embeddings: np.ndarray,
+    described: dict[str, np.ndarray],
     noisy: Prepared,
     attributes: list[str],
     folds: np.ndarray,
     planted: np.ndarray,
     wrong: np.ndarray,
 ) -> dict[str, Any]:
-    """Returns the linear judge's scores where embeddings describe the photos, alone or beside the audit's features."""
-    described = {"embeddings": embeddings, "side by side": np.concatenate([features, embeddings], 1)}
+    """Returns the linear judge's scores by what describes the photos, the network itself not being asked."""
     scores = {}
     for name, vectors in described.items():
         shares = judge_photos(vectors, noisy, folds)

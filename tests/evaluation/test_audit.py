@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from drawn_products import make_tiny_config, write_products
 from fashion_jax import audit as audit_module
 from fashion_jax.audit import COLUMNS, audit
+from fashion_jax.audit_photos import ask_network
 from fashion_jax.cli import main
 from fashion_jax.data.manifest import open_prepared
 from fashion_jax.data.prepare import prepare
@@ -28,6 +30,8 @@ from fashion_jax.evaluation.audit import (
 from fashion_jax.evaluation.audit_page import Card, write_page
 from fashion_jax.evaluation.out_of_fold import group_folds, linear_probabilities, neighbour_probabilities, num_fits
 from fashion_jax.experiment import train
+from fashion_jax.retrieval import read_photos
+from fashion_jax.workdir import trained_on
 
 VOCABULARIES = {"kind": ("bag", "hat", "shoe"), "sort": ("big", "red", "tall", "wide"), "part": ("above", "below")}
 SIZES = [len(v) for v in VOCABULARIES.values()]
@@ -351,6 +355,40 @@ def test_embeddings_are_not_computed_twice(audited, shop, trained, tmp_path, mon
         shard.write_bytes(b"torn")
     with pytest.raises(TypeError):
         audit(trained, shop, tmp_path / "out", num_folds=4, progress=False)
+
+
+def test_the_network_is_asked_about_products_that_are_new_to_it(audited, trained, tmp_path, monkeypatch):
+    seen = []
+
+    def keep(probabilities, *rest, **options):
+        seen.append(probabilities)
+        return find_wrong_labels(probabilities, *rest, **options)
+
+    monkeypatch.setattr(audit_module, "find_wrong_labels", keep)
+    for model in (trained, trained / "package"):  # which does not know what it was trained on
+        shutil.copytree(audited / "embeddings", tmp_path / model.name / "embeddings")
+        audit(model, audited / "records", tmp_path / model.name, num_folds=4, progress=False)
+    asked, judged = seen
+    prepared, network = open_prepared(audited / "records"), audit_module.load_model(trained)
+    new = ~np.isin(prepared.groups, prepared.groups[np.isin(prepared.ids, sorted(trained_on(trained)))])
+    assert 20 < new.sum() < 0.5 * len(prepared)
+    own = network.predict_arrays(read_photos(prepared, np.arange(len(prepared)), network.size, progress=False))
+    for column, name in enumerate(prepared.attributes):
+        assert np.array_equal(asked[column][~new], judged[column][~new])
+        mean = (judged[column] + own.probabilities[name]) / 2
+        np.testing.assert_allclose(asked[column][new], mean[new], atol=1e-5)
+
+
+def test_a_head_that_lacks_a_class_is_not_asked(audited, trained, tmp_path):
+    prepared, network = open_prepared(audited / "records"), audit_module.load_model(trained)
+    (kind, sizes), (colour, _) = list(prepared.vocabularies.items())
+    classes = {kind: ("another", *sizes[1:]), colour: prepared.vocabularies[colour]}
+    even = [np.full((len(prepared), len(names)), 1 / len(names), np.float32) for names in classes.values()]
+    strange = dataclasses.replace(prepared, vocabularies=classes)
+    asked = ask_network(network, strange, {str(prepared.ids[0])}, even, tmp_path, progress=False)
+    assert np.array_equal(asked[0], even[0]) and not np.array_equal(asked[1], even[1])
+    np.testing.assert_allclose(asked[1].sum(1), 1, atol=1e-5)
+    assert ask_network(network, prepared, set(), even, tmp_path, progress=False) is even
 
 
 def test_embeddings_may_describe_the_photos(audited, trained, tmp_path, capsys):
