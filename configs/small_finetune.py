@@ -2,6 +2,10 @@
 
 Command: python -m fashion_jax.main --config=configs/small_finetune.py --workdir=runs/fine \
              --config.data.source=products.csv
+Cost: a quarter of an hour for 7,128 training photos on 2 cores of a Zen 4, second heads included.
+Score (816 test rows of Kaggle's photos of 224x224, squashed; experiments/2026-11-29-finetune-small): articleType .879
+    (from scratch in the same epochs .790, `small` as it is .741), subCategory .972 (.949, .919), baseColour .670
+    (.643, .640).
 """
 
 from pathlib import Path

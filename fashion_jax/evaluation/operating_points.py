@@ -20,7 +20,8 @@ SPARED = 0.002  # of accuracy, unless a configuration says otherwise
 _Z = 2.33  # one-sided 99 %: many strengths are tried
 _LEAST_GAIN = 0.01  # of macro-F1, for which "accuracy" gives of its accuracy
 _LEAST_SUPPORTED_GAIN = 0.005  # of the classes with 10 rows and more: a single row of a rare class moves the others
-_LEAST_MACRO_GAIN = 0.005  # of it, for which "macro_f1" goes farther from the strength that "accuracy" takes
+_LEAST_MACRO_GAIN = 0.005  # of it, for which "macro_f1" leaves the strength that "accuracy" takes
+_MOST_LOST = 0.05  # of accuracy, that "macro_f1" gives
 _FARTHEST = 0.25  # from the most accurate strength: few rows would carry it far off
 STRENGTHS = tuple(round(-1 + 0.05 * step, 2) for step in range(61))  # -1 to 2
 
@@ -82,9 +83,9 @@ def best_strength(sweep: Sequence[dict[str, Any]], score: str, *, spared: float 
     accuracy than the plain one must be better by more than chance: by 2.33 standard errors of the paired difference.
     Where `spared` of the best accuracy (on the rows of the sweep) buys .01 of macro-F1, and .005 of that of the classes
     with 10 rows and more, "accuracy" takes the best macro-F1 that it buys with a strength that is at most .25 higher:
-    so little accuracy is near to chance, and a class that is never said is of no use. "macro_f1" takes the strength
-    nearest to that of "accuracy" whose macro-F1 is less than .005 below the best: of a few hundred rows the very best
-    may lie far off, where half of the accuracy is lost.
+    so little accuracy is near to chance, and a class that is never said is of no use. "macro_f1" takes another strength
+    than "accuracy" where that is worth .005, and costs .05 of accuracy at most: of a few hundred rows the best may lie
+    where half of the accuracy is lost.
 
     Args:
         sweep: from `sweep_strengths`, ascending.
@@ -105,9 +106,9 @@ def best_strength(sweep: Sequence[dict[str, Any]], score: str, *, spared: float 
     fair = _highest(np.where(near & (accuracy >= accuracy[best] - spared), macro_f1, -1.0), strengths)
     gain, supported_gain = macro_f1[fair] - macro_f1[best], supported[fair] - supported[best]
     taken = fair if gain >= _LEAST_GAIN and supported_gain >= _LEAST_SUPPORTED_GAIN else best
-    if score == "macro_f1":
-        enough = np.flatnonzero(macro_f1 > macro_f1.max() - _LEAST_MACRO_GAIN).tolist()
-        taken = min(enough, key=lambda i: abs(strengths[i] - strengths[taken]))
+    highest = _highest(np.where(accuracy >= accuracy[taken] - _MOST_LOST, macro_f1, -1.0), strengths)
+    if score == "macro_f1" and macro_f1[highest] - macro_f1[taken] >= _LEAST_MACRO_GAIN:
+        return strengths[highest]
     return strengths[taken]
 
 
