@@ -90,8 +90,8 @@ def audit(
         num_folds: of near-duplicate groups; each is judged by what was fitted on the others.
         judge: "linear", "neighbours", or "retrain": whole networks, one per fold, by the workdir's configuration.
         describe_by: what tells the other judges of a photo: "features", pooled ones and what colour heads see, or
-            "embeddings", which say what the network thinks of it: better where it was not trained on these labels,
-            worse where it was, for it remembers wrong ones.
+            "embeddings", which say what the network thinks of it, and remember what it was trained on: better where
+            labels went wrong afterwards, worse where it has learnt wrong ones.
         corrections: applied to the source first, to look for what is left.
         schema: how to read the source's table; None: known or inferred.
         progress: whether to show what is going on.

@@ -78,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     audit.add_argument("--judge", default="linear", choices=("linear", "neighbours"), help="of the photos (linear)")
     audit.add_argument(
         "--describe-by", default="features", choices=("features", "embeddings"), help="what the judges see of photos; "
-        "embeddings find more where the network was not trained on the catalogue, less where it was (features)",
+        "embeddings find more where labels went wrong after the network had learnt the right ones (features)",
     )  # fmt: skip
     audit.add_argument("--retrain", action="store_true", help="judge by whole networks, one trained per fold")
     audit.add_argument("--corrections", type=Path, help="corrected labels; the audit looks for what is left")
