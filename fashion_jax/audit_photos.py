@@ -50,7 +50,7 @@ def describe_photos(
         return np.concatenate([unit(part) for part in parts], 1)
 
     look = _Look(model, prepared, np.arange(len(prepared)), by, width, describe)
-    return look.all(folder, "embedding photos", progress)
+    return look.collect(folder, "embedding photos", progress)
 
 
 def ask_network(
@@ -71,11 +71,14 @@ def ask_network(
     Args:
         model: the network.
         prepared: the records.
-        trained: ids of the products that it was trained on; without any nothing is known, and nothing changes.
+        trained: ids of the products that it was trained on; without any, or of records without a column of ids, nothing
+            is known, and nothing changes.
         probabilities: the judge's, per attribute of the records, (rows, classes).
         folder: of the shards, another than that of `describe_photos`.
         progress: whether to show a bar.
     """
+    if not trained or not prepared.schema.id_column:
+        return probabilities
     known = np.isin(prepared.ids.astype(str), sorted(trained))
     rows = np.flatnonzero(~np.isin(prepared.groups, prepared.groups[known]))
     places: dict[str, np.ndarray] = {}  # attribute -> the head's number of each class
@@ -84,7 +87,7 @@ def ask_network(
         given = np.unique(prepared.labels[:, column])
         if numbers and all(classes[label] in numbers for label in given[given >= 0]):
             places[name] = np.array([numbers.get(label, -1) for label in classes])
-    if not trained or not len(rows) or not places:
+    if not len(rows) or not places:
         return probabilities
 
     def ask(images: np.ndarray, whole_batches: bool) -> np.ndarray:
@@ -92,7 +95,7 @@ def ask_network(
         return np.concatenate([np.where(at >= 0, said[name][:, at], 0) for name, at in places.items()], 1)
 
     look = _Look(model, prepared, rows, [list(places), rows.tolist()], sum(map(len, places.values())), ask)
-    own = look.all(folder, "asking the network about products new to it", progress)
+    own = look.collect(folder, "asking the network about products new to it", progress)
     sound = np.isfinite(own).all(1)
     parts = dict(zip(places, np.split(own[sound], np.cumsum([len(at) for at in places.values()])[:-1], 1), strict=True))
     mixed = []
@@ -124,8 +127,8 @@ class _Look:
     width: int
     see: Callable[[np.ndarray, bool], np.ndarray]
 
-    def all(self, folder: Path, label: str, progress: bool) -> Float32[np.ndarray, "rows width"]:
-        """Returns it, from the shards in a folder where they have it; NaN for a photo that cannot be decoded."""
+    def collect(self, folder: Path, label: str, progress: bool) -> Float32[np.ndarray, "rows width"]:
+        """Finds it out, but for what the shards in a folder have; NaN for a photo that cannot be decoded."""
         model, total = self.model, len(self.rows)
         digests = [model.fingerprint, self.prepared.fingerprint, self.kind]
         key = hashlib.sha256(json.dumps(digests).encode()).hexdigest()

@@ -51,4 +51,5 @@ class EmbeddingConfig:
             raise UserError(
                 f"config.embedding.attributes is of embedding.kind=labels; with {self.kind} "
                 + ("model.metric_heads says what is learnt" if self.kind == "learned" else "no labels take part")
+                + "; set --config.embedding.attributes=auto"
             )

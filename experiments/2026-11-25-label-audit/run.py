@@ -64,6 +64,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     overrides, rest = split_overrides(sys.argv[1:])
     flags = parser.parse_args(rest)
+    if flags.held_out and not flags.records:
+        parser.error("--held-out is of --records")
     config = load_config(flags.config, overrides)
     start_devices(config.runtime.cpu_devices, config.model.dtype)
     scores = from_embeddings(flags) if flags.records else from_source(flags, config)

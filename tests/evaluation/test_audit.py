@@ -389,6 +389,9 @@ def test_a_head_that_lacks_a_class_is_not_asked(audited, trained, tmp_path):
     assert np.array_equal(asked[0], even[0]) and not np.array_equal(asked[1], even[1])
     np.testing.assert_allclose(asked[1].sum(1), 1, atol=1e-5)
     assert ask_network(network, prepared, set(), even, tmp_path, progress=False) is even
+    # Without a column of ids a product may have another's.
+    nameless = dataclasses.replace(prepared, schema=dataclasses.replace(prepared.schema, id_column=""))
+    assert ask_network(network, nameless, {str(prepared.ids[0])}, even, tmp_path, progress=False) is even
 
 
 def test_embeddings_may_describe_the_photos(audited, trained, tmp_path, capsys):
