@@ -96,7 +96,7 @@ def first_state(session: Session) -> TrainState:
     """Returns a new run's state, on all devices: pretrained weights where the run has them, biases that the classes'
     frequencies give where the losses ask for them, the rest drawn.
     """
-    given = _read_backbone(session) if session.config.model.pretrained else {}
+    given = _read_weights(session) if session.config.model.pretrained else {}
     for name, loss in session.head_losses.items():
         if loss.first_bias is not None:
             given[f"params/heads/{name}/output/bias"] = loss.first_bias
@@ -174,7 +174,7 @@ def _read_facts(workdir: Path) -> PretrainedFacts | None:
         raise UserError(f"{path} is damaged ({error}); choose another --workdir") from error
 
 
-def _read_backbone(session: Session) -> dict[str, np.ndarray]:
+def _read_weights(session: Session) -> dict[str, np.ndarray]:
     """Returns the run's pretrained weights, without what colour heads see where the run's see something else."""
     path, facts = session.workdir / FOLDER / _BACKBONE, _read_facts(session.workdir)
     try:

@@ -12,6 +12,8 @@ from flax.traverse_util import flatten_dict
 from fashion_jax.config import LossConfig
 from fashion_jax.config_files import set_value
 from fashion_jax.errors import UserError
+from fashion_jax.evaluation.trust import fit_decision
+from fashion_jax.experiment import train
 from fashion_jax.resolve import resolve
 from fashion_jax.scoring import of_rows_as_they_come
 from fashion_jax.session import Session
@@ -24,6 +26,7 @@ from fashion_jax.training.imbalance import (
     make_head_loss,
 )
 from fashion_jax.training.losses import head_cross_entropy
+from fashion_jax.training.writers import read_scalars
 from stepping import run, session_on
 
 COUNTS = np.array([900, 90, 10, 0])
@@ -163,6 +166,29 @@ def test_a_bias_that_starts_at_the_frequencies_is_trained_as_with_shifted_logits
     assert scores[0] == pytest.approx(scores[1], rel=1e-3)
     raw = sessions[0].evaluator("validation")(kept[0]).scalars()
     assert abs(raw["loss"] - scores[0]["loss"]) > 0.01 and of_rows_as_they_come(sessions[1], kept[1]) is kept[1]
+
+
+def test_runs_with_shifted_logits_are_chosen_as_those_whose_bias_has_the_shift(
+    tiny_config, prepared, tmp_path, monkeypatch
+):
+    asked = []
+
+    def keep(*rest, **how):
+        asked.append(how["spared"])
+        return fit_decision(*rest, **how)
+
+    monkeypatch.setattr("fashion_jax.scoring.fit_decision", keep)
+    noted = []
+    for method in ("logit_adjustment", "prior"):
+        config = tiny_config(
+            data__source=str(prepared.folder), loss__imbalance=method, train__duration="4 steps",
+            train__evaluate_every="2 steps", trust__spared_accuracy=0.3,
+        )  # fmt: skip
+        train(config, tmp_path / method, progress=False)
+        noted.append(read_scalars(tmp_path / method / "metrics.jsonl", "validation/loss"))
+    assert [step for step, _ in noted[0]] == [2, 4]
+    np.testing.assert_allclose(noted[0], noted[1], rtol=1e-3)
+    assert asked == [0.3, 0.3]
 
 
 @pytest.mark.parametrize("softness", [0.0, 0.3])
