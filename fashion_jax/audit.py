@@ -43,7 +43,7 @@ from fashion_jax.evaluation.out_of_fold import (
 )
 from fashion_jax.progress import progress_bar
 from fashion_jax.serving.predictor import Predictor, load_model
-from fashion_jax.workdir import trained_on
+from fashion_jax.starting_weights import ever_trained_on
 
 COLUMNS = ("id", "attribute", "given", "suggested", "score", "reason", "decision", "corrected")
 JUDGES = ("linear", "neighbours", "retrain")
@@ -106,6 +106,8 @@ def audit(
         raise UserError(f"the judge {judge!r} is none of {', '.join(JUDGES)}")
     if describe_by not in DESCRIPTIONS:
         raise UserError(f"photos are described by {' or '.join(DESCRIPTIONS)}, not by {describe_by!r}")
+    if judge == "retrain" and describe_by != DESCRIPTIONS[0]:
+        raise UserError("--retrain judges by networks that look at photos themselves; leave --describe-by out")
     if Path(source).is_dir() and out.resolve().is_relative_to(Path(source).resolve()):
         raise UserError(f"{out} lies in the source, which would have a second table then; give an --out outside of it")
     _keep_decisions(out / "findings.csv")
@@ -126,7 +128,7 @@ def audit(
         vectors = describe_photos(predictor, prepared, out / "embeddings", by=describe_by, progress=progress)
         probabilities = judge_photos(vectors, prepared, folds, judge=judge, progress=progress)
         probabilities = ask_network(
-            predictor, prepared, trained_on(Path(model)), probabilities, out / "own", progress=progress
+            predictor, prepared, ever_trained_on(Path(model)) or set(), probabilities, out / "own", progress=progress
         )
     findings = find_wrong_labels(probabilities, prepared.labels, prepared.groups, prepared.vocabularies, names)
     result = Audit(findings, prepared, out)

@@ -3,12 +3,14 @@
 WORKDIR/pretrained/
   facts.json                what they are: source, digest, architecture, normalisation
   backbone.safetensors      the backbone, and what colour heads see, under our names; every process reads it
+  trained_on.json           ids of the products that they were ever trained on; null where these cannot be known
 
 A run that has a checkpoint needs neither the source nor backbone.safetensors any more.
 """
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -20,13 +22,15 @@ import safetensors.numpy
 from fashion_jax import files
 from fashion_jax.config import Config, ModelConfig
 from fashion_jax.config_files import config_from_dict
+from fashion_jax.data.manifest import Prepared
 from fashion_jax.errors import UserError
 from fashion_jax.models.pretrained import PretrainedFacts, load_pretrained
 from fashion_jax.models.weight_files import find_local_weights
+from fashion_jax.models.weight_layouts import OWN
 from fashion_jax.serving.zoo import find_model
 from fashion_jax.session import Session
 from fashion_jax.training.state import TrainState, create_state
-from fashion_jax.workdir import has_checkpoints, read_json
+from fashion_jax.workdir import TRAINED_ON, has_checkpoints, read_ids, read_json, trained_on
 
 FOLDER = "pretrained"
 _FACTS, _BACKBONE = "facts.json", "backbone.safetensors"
@@ -64,12 +68,16 @@ def prepare_pretrained(
         print(f"reading the pretrained weights {config.model.pretrained}", file=sys.stderr, flush=True)
     if folder.exists() and not _is_ours(folder):
         raise UserError(f"{folder} is in the way, and is not of a run; choose another --workdir")
-    loaded = load_pretrained(str(find_model(config.model.pretrained)))
+    source = str(find_model(config.model.pretrained))
+    loaded = load_pretrained(source)
     facts = loaded.facts
     _adopt(config, facts)  # what does not fit is found before anything is written
+    products = _products_behind(source) if facts.layout == OWN.title else set()
     with files.replace_directory(folder) as aside:
         files.write_bytes(aside / _BACKBONE, safetensors.numpy.save(loaded.weights))
         files.write_json(aside / _FACTS, facts.to_dict())
+        known = None if products is None else sorted(products)
+        files.write_text(aside / TRAINED_ON, json.dumps({"ids": known}))
     if progress:
         print(
             f"{facts.source}: ResNet-{facts.depth} in {facts.layout}, width {facts.width}, stem {facts.stem!r}, "
@@ -90,6 +98,27 @@ def adopt_pretrained(config: Config, workdir: Path) -> Config:
     facts = _read_facts(workdir)
     assert facts is not None, workdir
     return _adopt(config, facts)
+
+
+def ever_trained_on(workdir: Path) -> set[str] | None:
+    """Returns the ids of the products that a run's network was ever trained on, by the run or before; None where these
+    cannot be known, as of a run that began with a package.
+    """
+    own, facts = trained_on(workdir), _read_facts(workdir)
+    if facts is None or not own:
+        return own or None
+    path = workdir / FOLDER / TRAINED_ON
+    if not path.exists():  # of an earlier version
+        return own if facts.layout != OWN.title else None
+    before = read_ids(path)
+    return None if before is None else own | before
+
+
+def count_known_test_products(prepared: Prepared, workdir: Path) -> int:
+    """Returns how many of a run's test products, by their ids, its network had been trained on before it began."""
+    path = workdir / FOLDER / TRAINED_ON
+    before = read_ids(path) if path.exists() and prepared.schema.id_column else None
+    return int(np.isin(prepared.ids[prepared.indices("test")].astype(str), sorted(before or ())).sum())
 
 
 def first_state(session: Session) -> TrainState:
@@ -161,7 +190,14 @@ def _adopt(config: Config, facts: PretrainedFacts) -> Config:
 
 def _is_ours(folder: Path) -> bool:
     """True for a folder that holds what we write there and nothing else."""
-    return folder.is_dir() and {path.name for path in folder.iterdir()} <= {_FACTS, _BACKBONE}
+    return folder.is_dir() and {path.name for path in folder.iterdir()} <= {_FACTS, _BACKBONE, TRAINED_ON}
+
+
+def _products_behind(source: str) -> set[str] | None:
+    """Returns the ids of the products that a package was ever trained on; None but for one that lies in its workdir."""
+    found = find_local_weights(source)
+    folder = found.weights.parent if found else Path()
+    return ever_trained_on(folder.parent) if folder.name == "package" else None
 
 
 def _read_facts(workdir: Path) -> PretrainedFacts | None:

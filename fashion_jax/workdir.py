@@ -23,7 +23,7 @@ _FREE_FIELDS = (
     "runtime.", "trust.", "embedding.", "model.stacked_heads", "data.storage", "data.num_workers", "data.prepared",
     "data.source", "data.corrections", "train.log_every",
 )  # fmt: skip
-_TRAINED_ON = "trained_on.json"  # ids of all products that the checkpoints were ever trained on
+TRAINED_ON = "trained_on.json"  # ids of all products that the checkpoints were ever trained on
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ def prepare_records(config: Config, workdir: Path, *, allow_config_change: bool 
                 "corrections changed since), and they were left as they are; choose another --workdir, or give "
                 "--allow-config-change to replace them and go on from the run's checkpoint"
             )
-        if not (workdir / _TRAINED_ON).exists() and before.fingerprint == _data_facts(workdir).get("fingerprint"):
+        if not (workdir / TRAINED_ON).exists() and before.fingerprint == _data_facts(workdir).get("fingerprint"):
             _note_trained_on(workdir, before)  # of a run of an earlier version, which did not
         _check_records(workdir, data.attributes or now.attributes, now)
 
@@ -141,7 +141,7 @@ def _check_records(workdir: Path, attributes: Iterable[str], prepared: Prepared,
             )
     if not splits:
         return
-    if not (workdir / _TRAINED_ON).exists() or not prepared.schema.id_column:
+    if not (workdir / TRAINED_ON).exists() or not prepared.schema.id_column:
         raise UserError(
             f"the records have changed, and which products the checkpoints in {workdir} were trained on cannot be told "
             "(the catalogue has no column of ids, or the run is of an earlier version); choose another --workdir"
@@ -204,7 +204,7 @@ def _note_trained_on(workdir: Path, prepared: Prepared) -> None:
     trained = set(map(str, prepared.ids[prepared.indices("train")]))
     if has_checkpoints(workdir):
         trained |= trained_on(workdir)
-    files.write_text(workdir / _TRAINED_ON, json.dumps({"ids": sorted(trained)}))
+    files.write_text(workdir / TRAINED_ON, json.dumps({"ids": sorted(trained)}))
 
 
 def training_fields(config: Config) -> dict[str, Any]:
@@ -225,8 +225,14 @@ def _data_facts(workdir: Path) -> dict[str, Any]:
 
 def trained_on(workdir: Path) -> set[str]:
     """Returns the ids of a run's training products; none where there is no run, or one of an earlier version."""
-    path = workdir / _TRAINED_ON
-    return set(map(str, read_json(path).get("ids", ()))) if path.exists() else set()
+    path = workdir / TRAINED_ON
+    return (read_ids(path) or set()) if path.exists() else set()
+
+
+def read_ids(path: Path) -> set[str] | None:
+    """Returns the products' ids that a trained_on.json names; None where it says that they are not known."""
+    ids = read_json(path).get("ids")
+    return None if ids is None else set(map(str, ids))
 
 
 def _changed_fields(workdir: Path, config: Config) -> list[str]:

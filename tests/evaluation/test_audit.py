@@ -418,6 +418,7 @@ def test_embeddings_may_describe_the_photos(audited, trained, tmp_path, capsys):
         ({"describe_by": "titles"}, "features or embeddings, not by 'titles'"),
         ({"corrections": "absent.csv"}, "corrections can be applied"),
         ({"judge": "retrain"}, "give the catalogue itself"),
+        ({"judge": "retrain", "describe_by": "embeddings"}, "leave --describe-by out"),
     ],
 )
 def test_what_cannot_be_is_refused(audited, trained, tmp_path, options, fault):

@@ -25,18 +25,20 @@ from fashion_jax import experiment
 from fashion_jax.config import OptimizerConfig
 from fashion_jax.config_files import config_from_dict, set_value
 from fashion_jax.data.loader import StreamedPhotos, training_batches
+from fashion_jax.data.manifest import open_prepared
 from fashion_jax.errors import UserError
 from fashion_jax.experiment import evaluate, train
 from fashion_jax.resolve import resolve
 from fashion_jax.serving.predictor import load_model
 from fashion_jax.serving.zoo import find_model
 from fashion_jax.session import Session
-from fashion_jax.starting_weights import adopt_pretrained, prepare_pretrained
+from fashion_jax.starting_weights import adopt_pretrained, ever_trained_on, prepare_pretrained
 from fashion_jax.training.fine_tuning import FineTuning, parameter_paths, plan_fine_tuning
 from fashion_jax.training.interrupt import Interrupted
 from fashion_jax.training.optimizer import make_optimizer
 from fashion_jax.training.sharding import put_batch
 from fashion_jax.training.state import create_state, initial_state
+from fashion_jax.workdir import trained_on
 from stepping import StopAt
 
 BLOCKS = "backbone/stages/0/0/layers/0"
@@ -425,6 +427,32 @@ def test_our_own_package_starts_a_run_on_another_catalogue(fine_tuned, tiny_conf
     recorded = config_from_dict(json.loads((tmp_path / "w/config.json").read_text()))
     assert recorded.model.width == 4
     assert recorded.data.mean == (0.4, 0.5, 0.6)
+
+
+def test_a_run_knows_what_the_network_that_it_began_with_was_trained_on(fine_tuned, tiny_config, tmp_path, capsys):
+    # Weights of others know no product.
+    assert ever_trained_on(fine_tuned[0]) == trained_on(fine_tuned[0]) != set()
+    table = write_products(tmp_path / "shop", 90, seed=5)
+
+    def run(name: str, begin: Path, split_seed: int) -> tuple[Path, str]:
+        config = run_config(tiny_config, begin, data__source=str(table), data__split_seed=split_seed)
+        config.train.duration = "2 steps"
+        train(config, tmp_path / name)
+        return tmp_path / name, capsys.readouterr().err
+
+    first, _ = run("first", Path(fine_tuned[1].model.pretrained), 0)
+    second, said = run("second", first, 0)
+    assert ever_trained_on(second) == ever_trained_on(first) and "scores are too good" not in said
+    third, said = run("third", first, 1)
+    records = open_prepared(third / "records")
+    known = trained_on(first).intersection(map(str, records.ids[records.indices("test")]))
+    assert known and f"{len(known)} products of the test split have ids of training products of {first}" in said
+    assert ever_trained_on(third) == ever_trained_on(first) | trained_on(third)
+    shutil.copytree(first / "package", tmp_path / "elsewhere")  # which does not say
+    last, said = run("last", tmp_path / "elsewhere", 1)
+    assert ever_trained_on(last) is None and "scores are too good" not in said
+    (third / "pretrained/trained_on.json").unlink()  # as of an earlier version
+    assert ever_trained_on(third) is None
 
 
 def test_the_power_of_gem_comes_along_from_our_own_package(tiny_config, tmp_path):
