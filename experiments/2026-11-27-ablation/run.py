@@ -44,6 +44,7 @@ VARIANTS: dict[str, dict[str, str]] = {
     "logit adjustment": {"loss.imbalance": "logit_adjustment"},
     "prior": {"loss.imbalance": "prior"},
     "focal": {"loss.imbalance": "focal"},
+    "auto": {"loss.imbalance": "auto", "loss.pilot_duration": "1 epochs"},
     "normalised softmax": {"model.metric_heads": PLACED, "embedding.kind": "learned"},
     "supervised contrastive": {
         "model.metric_heads": PLACED, "embedding.kind": "learned", "loss.metric": "supervised_contrastive",
@@ -53,6 +54,7 @@ VARIANTS: dict[str, dict[str, str]] = {
         "loss.metric_weight": "0.05",
     },
     "no label smoothing": {"loss.label_smoothing": "0"},
+    "label-aware smoothing": {"loss.rare_label_smoothing": "0"},
     "no mixing": {"train.mix.mixup_alpha": "0", "train.mix.cutmix_alpha": "0"},
     "mixup alone": {"train.mix.cutmix_alpha": "0"},
     "CutMix alone": {"train.mix.mixup_alpha": "0"},
@@ -62,6 +64,8 @@ VARIANTS: dict[str, dict[str, str]] = {
     "moving average .998": {"train.average_decay": "0.998"},
     "GeM": {"model.pooling": "gem"},
     "ResNet-D's shortcut": {"model.deep_shortcut": "true"},
+    "ImageNet's stem": {"model.stem": "imagenet"},
+    "ResNet-D's stem": {"model.stem": "deep"},
     "stochastic depth .1": {"model.drop_path": "0.1"},
     "photos of 80x60": {"data.height": "80", "data.width": "60"},
     "60x45, then 80x60 from 60 %": {
