@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import csv
 import io
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -82,8 +83,8 @@ def audit(
     """Looks for wrong labels in a catalogue and writes what it found to a folder.
 
     Args:
-        model: a workdir or a model package. How it describes photos is used, and of a workdir, which knows what it was
-            trained on, what it says of other products.
+        model: a workdir or a model package. How it describes photos is used, and where it is known what it was trained
+            on (of a workdir, unless that run began with a package), what it says of other products.
         source: as `fashion-jax prepare` takes it, or a prepared folder.
         out: folder for the findings.
         attributes: to be audited; empty: those of the model's heads that the source labels.
@@ -127,9 +128,15 @@ def audit(
     else:
         vectors = describe_photos(predictor, prepared, out / "embeddings", by=describe_by, progress=progress)
         probabilities = judge_photos(vectors, prepared, folds, judge=judge, progress=progress)
-        probabilities = ask_network(
-            predictor, prepared, ever_trained_on(Path(model)) or set(), probabilities, out / "own", progress=progress
-        )
+        known = ever_trained_on(Path(model))
+        if known is None and progress:
+            print(
+                f"which products {model} was trained on is not known, so that the network itself is not asked about "
+                "others; judges fitted to what it sees are",
+                file=sys.stderr,
+                flush=True,
+            )
+        probabilities = ask_network(predictor, prepared, known or set(), probabilities, out / "own", progress=progress)
     findings = find_wrong_labels(probabilities, prepared.labels, prepared.groups, prepared.vocabularies, names)
     result = Audit(findings, prepared, out)
     _write(result)

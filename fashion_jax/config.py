@@ -13,7 +13,6 @@ from typing import Any
 from fashion_jax.config_augmentation import AugmentConfig, MixConfig
 from fashion_jax.config_fitted import EmbeddingConfig, TrustConfig
 from fashion_jax.config_values import choice, parse_duration, require
-from fashion_jax.errors import UserError
 
 METRIC_LOSSES = ("normalised_softmax", "supervised_contrastive", "proxy_anchor")
 IMBALANCE_METHODS = ("none", "balanced", "effective", "logit_adjustment", "prior", "focal")
@@ -280,11 +279,6 @@ class Config:
     def validate(self) -> None:
         for part in dataclasses.fields(self):
             getattr(self, part.name).validate()
-        if self.loss.metric != LossConfig().metric and not self.model.metric_heads:
-            raise UserError(
-                f"config.loss.metric={self.loss.metric} is learnt by metric heads, and there are none; add "
-                "--config.model.metric_heads=articleType:128, say, or leave it out"
-            )
 
     def to_dict(self) -> dict[str, Any]:
         """Returns nested JSON values (tuples as lists)."""

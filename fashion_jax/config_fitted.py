@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fashion_jax.config_values import choice, require
-from fashion_jax.errors import UserError
 
 
 @dataclass(slots=True)
@@ -47,9 +46,3 @@ class EmbeddingConfig:
         require(bool(self.attributes), "embedding.attributes", self.attributes, "attributes, or 'auto'")
         require(2 <= self.size <= 65536, "embedding.size", self.size, "in [2, 65536]")
         require(0 <= self.appearance < 1, "embedding.appearance", self.appearance, "in [0, 1)")
-        if self.kind != "labels" and self.attributes != ("auto",):
-            raise UserError(
-                f"config.embedding.attributes is of embedding.kind=labels; with {self.kind} "
-                + ("model.metric_heads says what is learnt" if self.kind == "learned" else "no labels take part")
-                + "; set --config.embedding.attributes=auto"
-            )

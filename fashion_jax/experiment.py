@@ -26,13 +26,13 @@ from fashion_jax.config_files import checked_copy
 from fashion_jax.errors import UserError
 from fashion_jax.evaluation.evaluate import Evaluation
 from fashion_jax.imbalance_pilots import choose_imbalance, first_pilot
-from fashion_jax.resolve import resolve
+from fashion_jax.resolve import refuse_without_effect, resolve
 from fashion_jax.run_package import write_run_package
 from fashion_jax.runtime import first_process_does
 from fashion_jax.scoring import decided_macro_f1, fit_trust, format_scores, of_rows_as_they_come, score_split
 from fashion_jax.session import Session
 from fashion_jax.stacked_heads import fit_stacked_heads, restore_stacked_heads
-from fashion_jax.starting_weights import adopt_pretrained, count_known_test_products, first_state, prepare_pretrained
+from fashion_jax.starting_weights import adopt_pretrained, first_state, prepare_pretrained, warn_of_known_products
 from fashion_jax.training.checkpoint import Checkpoints
 from fashion_jax.training.interrupt import Interrupted, StopRequest, stop_on_signals
 from fashion_jax.training.loop import Facts, Schedule, run_loop
@@ -119,6 +119,8 @@ def train(
         first_process_does("preparing the records", open_workdir)
         prepared = find_records(config, workdir)
         config = resolve(keep_dtype(adopt_pretrained(config, workdir), workdir), prepared)
+        if not has_checkpoints(workdir):
+            refuse_without_effect(config)
         if (pilot := first_pilot(config)) != config:  # what would stop the run is found before short runs for it
             check_training(Session(pilot, prepared, workdir, progress=progress))
         config = choose_imbalance(
@@ -131,13 +133,8 @@ def train(
         session = Session(config, prepared, workdir, progress=progress)
         check_training(session, compared=on_evaluation is not None)
         changes = check_workdir(workdir, config, prepared, allow_config_change=allow_config_change)
-        if progress and (known := count_known_test_products(prepared, workdir)):
-            print(
-                f"{known:,} products of the test split have ids of training products of {config.model.pretrained}: "
-                "if they are the same products, their scores are too good; keep that run's split "
-                "(--config.data.source=ITS_WORKDIR/records)",
-                file=sys.stderr,
-            )
+        if progress:
+            warn_of_known_products(prepared, workdir)
         with _open_checkpoints(session) as checkpoints:
             _train(session, checkpoints, changes, owns_process=owns_process, on_evaluation=on_evaluation)
             best = checkpoints.best_step

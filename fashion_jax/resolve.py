@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from fashion_jax.config import Config, ModelConfig
+from fashion_jax.config import Config, LossConfig, ModelConfig
 from fashion_jax.config_files import config_from_dict
 from fashion_jax.data.manifest import Prepared, is_prepared
 from fashion_jax.errors import UserError, nearest
@@ -19,8 +19,7 @@ def resolve(config: Config, prepared: Prepared) -> Config:
 
     Raises:
         UserError: an attribute that the records lack, in `data.attributes`, a loss setting, or the colour, metric or
-            stacked heads, or one of these of an attribute that is not trained; or a setting that nothing would follow
-            from.
+            stacked heads, or one of these heads of an attribute that is not trained.
     """
     resolved = config_from_dict(config.to_dict())
     resolved.data.attributes = config.data.attributes or prepared.attributes
@@ -34,17 +33,11 @@ def resolve(config: Config, prepared: Prepared) -> Config:
         "model.colour_heads": model.colour_heads,
         "model.metric_heads": model.metric_heads,
         "model.stacked_heads": model.stacked_heads,
-        "loss.head_weights": loss.head_weights,
-        "loss.head_label_smoothing": loss.head_label_smoothing,
-        "loss.head_imbalance": loss.head_imbalance,
     }
-    for field, names in by_attribute.items():
-        for name in names:
-            if name != "auto" and name in prepared.attributes and name not in resolved.data.attributes:
-                raise UserError(
-                    f"config.{field} names {name!r}, which is not trained: config.data.attributes has "
-                    f"{', '.join(resolved.data.attributes)}"
-                )
+    _refuse_untrained(
+        {field: [name for name in names if name in prepared.attributes] for field, names in by_attribute.items()},
+        resolved.data.attributes,
+    )
     resolved.model.colour_heads = resolve_colour_heads(config.model.colour_heads, resolved.data.attributes)
     if not resolved.model.colour_heads:
         _leave_out_colour(config, resolved)
@@ -65,15 +58,55 @@ def resolve(config: Config, prepared: Prepared) -> Config:
                 f"the catalogue has no attribute {name!r}{nearest(name, prepared.attributes)}; "
                 f"it has {', '.join(prepared.attributes)}"
             )
-    if loss.colour_softness and not (resolved.model.colour_heads or resolve_colour_heads(("auto",), named)):
-        raise UserError(
-            f"config.loss.colour_softness={loss.colour_softness:g} is of colours, and no attribute counts as one (of "
-            f"{', '.join(resolved.data.attributes)}); name it in config.model.colour_heads, or leave it out"
-        )
     arguments = model_arguments(config.model, config.data, {})
     resolved.model.stem, resolved.model.dtype = arguments["stem"], arguments["dtype"]
     resolved.data.mean, resolved.data.std = config.data.mean or _HALF, config.data.std or _HALF
     return resolved
+
+
+def refuse_without_effect(config: Config) -> None:
+    """Refuses settings that nothing would follow from; for runs that begin, as one that has begun goes on as it was.
+
+    Args:
+        config: as `resolve` returns it.
+
+    Raises:
+        UserError: losses by attribute of one that is not trained, soft colours without a colour, a metric loss without
+            metric heads, or attributes of embeddings that are not made of labels.
+    """
+    loss, embedding, attributes = config.loss, config.embedding, config.data.attributes
+    by_attribute: dict[str, Iterable[str]] = {
+        "loss.head_weights": loss.head_weights,
+        "loss.head_label_smoothing": loss.head_label_smoothing,
+        "loss.head_imbalance": loss.head_imbalance,
+    }
+    _refuse_untrained(by_attribute, attributes)
+    if loss.colour_softness and not (config.model.colour_heads or resolve_colour_heads(("auto",), attributes)):
+        raise UserError(
+            f"config.loss.colour_softness={loss.colour_softness:g} is of colours, and no attribute counts as one (of "
+            f"{', '.join(attributes)}); name it in config.model.colour_heads, or leave it out"
+        )
+    if loss.metric != LossConfig().metric and not config.model.metric_heads:
+        raise UserError(
+            f"config.loss.metric={loss.metric} is learnt by metric heads, and there are none; add "
+            f"--config.model.metric_heads={attributes[0]}:128, say, or leave it out"
+        )
+    if embedding.kind != "labels" and embedding.attributes != ("auto",):
+        raise UserError(
+            f"config.embedding.attributes is of embedding.kind=labels; with {embedding.kind} "
+            + ("model.metric_heads says what is learnt" if embedding.kind == "learned" else "no labels take part")
+            + "; set --config.embedding.attributes=auto"
+        )
+
+
+def _refuse_untrained(by_attribute: Mapping[str, Iterable[str]], trained: tuple[str, ...]) -> None:
+    for field, names in by_attribute.items():
+        for name in names:
+            if name != "auto" and name not in trained:
+                raise UserError(
+                    f"config.{field} names {name!r}, which is not trained: config.data.attributes has "
+                    f"{', '.join(trained)}"
+                )
 
 
 def _leave_out_colour(config: Config, resolved: Config) -> None:

@@ -105,8 +105,8 @@ def ever_trained_on(workdir: Path) -> set[str] | None:
     cannot be known, as of a run that began with a package.
     """
     own, facts = trained_on(workdir), _read_facts(workdir)
-    if facts is None or not own:
-        return own or None
+    if facts is None or own is None:
+        return own
     path = workdir / FOLDER / TRAINED_ON
     if not path.exists():  # of an earlier version
         return own if facts.layout != OWN.title else None
@@ -114,11 +114,22 @@ def ever_trained_on(workdir: Path) -> set[str] | None:
     return None if before is None else own | before
 
 
-def count_known_test_products(prepared: Prepared, workdir: Path) -> int:
-    """Returns how many of a run's test products, by their ids, its network had been trained on before it began."""
-    path = workdir / FOLDER / TRAINED_ON
+def warn_of_known_products(prepared: Prepared, workdir: Path) -> None:
+    """Says on standard error which splits hold products that a run's network was trained on before the run, by ids."""
+    path, facts = workdir / FOLDER / TRAINED_ON, _read_facts(workdir)
     before = read_ids(path) if path.exists() and prepared.schema.id_column else None
-    return int(np.isin(prepared.ids[prepared.indices("test")].astype(str), sorted(before or ())).sum())
+    if facts is None or not before:
+        return
+    for split in ("validation", "test"):
+        known = np.isin(prepared.ids[prepared.indices(split)].astype(str), sorted(before)).sum()
+        if known:
+            print(
+                f"{known:,} products of the {split} split have ids of training products of {facts.source}: if they are "
+                "the same products, their scores are too good; keep that run's split "
+                "(--config.data.source=ITS_WORKDIR/records)",
+                file=sys.stderr,
+                flush=True,
+            )
 
 
 def first_state(session: Session) -> TrainState:
@@ -126,6 +137,14 @@ def first_state(session: Session) -> TrainState:
     frequencies give where the losses ask for them, the rest drawn.
     """
     given = _read_weights(session) if session.config.model.pretrained else {}
+    drawn = sorted(path for path in session.fine_tuning.frozen if f"params/{path}" not in given)
+    if drawn and session.progress:
+        print(
+            f"note: {len(drawn)} frozen parameters did not come with pretrained weights and stay as they are drawn, "
+            f"such as {drawn[0]}; narrow config.optimizer.freeze if they are to be learnt",
+            file=sys.stderr,
+            flush=True,
+        )
     for name, loss in session.head_losses.items():
         if loss.first_bias is not None:
             given[f"params/heads/{name}/output/bias"] = loss.first_bias

@@ -24,7 +24,7 @@ import jax
 
 from fashion_jax import files
 from fashion_jax.config import Config
-from fashion_jax.config_files import load_config
+from fashion_jax.config_files import config_from_dict, load_config
 from fashion_jax.config_values import share_of
 from fashion_jax.data.manifest import is_prepared
 from fashion_jax.errors import UserError
@@ -173,7 +173,9 @@ def _claim(folder: Path, described: Mapping[str, Any]) -> None:
         files.write_json(folder / "space.json", described)
         return
     before = files.read_json_object(folder / "space.json")
-    before.get("config", {}).pop("runtime", None)  # which earlier versions noted
+    # What an earlier version did not know of it did as the default does.
+    before["config"] = config_from_dict(before.get("config", {})).to_dict()
+    del before["config"]["runtime"]
     if before != json.loads(json.dumps(described)):
         raise UserError(f"{folder} belongs to a search of another configuration or space; choose another folder")
 

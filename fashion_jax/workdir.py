@@ -141,12 +141,12 @@ def _check_records(workdir: Path, attributes: Iterable[str], prepared: Prepared,
             )
     if not splits:
         return
-    if not (workdir / TRAINED_ON).exists() or not prepared.schema.id_column:
+    trained = trained_on(workdir)
+    if trained is None or not prepared.schema.id_column:
         raise UserError(
             f"the records have changed, and which products the checkpoints in {workdir} were trained on cannot be told "
             "(the catalogue has no column of ids, or the run is of an earlier version); choose another --workdir"
         )
-    trained = trained_on(workdir)
     own_split = workdir / "records" / "splits.csv"
     hint = f"keep the run's split (--config.data.split=file:{own_split}; new products need a line there), or "
     for split in ("validation", "test"):
@@ -201,10 +201,12 @@ def name_of_score(config: Config, workdir: Path, prepared: Prepared) -> str:
 
 
 def _note_trained_on(workdir: Path, prepared: Prepared) -> None:
-    trained = set(map(str, prepared.ids[prepared.indices("train")]))
-    if has_checkpoints(workdir):
-        trained |= trained_on(workdir)
-    files.write_text(workdir / TRAINED_ON, json.dumps({"ids": sorted(trained)}))
+    # Without a column of ids those of the records are the rows' numbers, which others have, too.
+    trained = set(map(str, prepared.ids[prepared.indices("train")])) if prepared.schema.id_column else None
+    if has_checkpoints(workdir) and (workdir / TRAINED_ON).exists():
+        before = trained_on(workdir)
+        trained = None if trained is None or before is None else trained | before
+    files.write_text(workdir / TRAINED_ON, json.dumps({"ids": None if trained is None else sorted(trained)}))
 
 
 def training_fields(config: Config) -> dict[str, Any]:
@@ -223,10 +225,12 @@ def _data_facts(workdir: Path) -> dict[str, Any]:
     return read_json(path) if path.exists() else {}
 
 
-def trained_on(workdir: Path) -> set[str]:
-    """Returns the ids of a run's training products; none where there is no run, or one of an earlier version."""
+def trained_on(workdir: Path) -> set[str] | None:
+    """Returns the ids of a run's training products; None where these are not known: there is no run, it is one of an
+    earlier version, or its catalogue has no column of ids.
+    """
     path = workdir / TRAINED_ON
-    return (read_ids(path) or set()) if path.exists() else set()
+    return read_ids(path) if path.exists() else None
 
 
 def read_ids(path: Path) -> set[str] | None:

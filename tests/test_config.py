@@ -13,6 +13,7 @@ from fashion_jax.config import Config
 from fashion_jax.config_files import config_from_dict, find_config, load_config, set_value
 from fashion_jax.config_values import parse_duration, resolve_steps
 from fashion_jax.errors import UserError
+from fashion_jax.resolve import refuse_without_effect
 from parsing import parse
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -121,7 +122,6 @@ def test_overrides(key, text, value):
         ("data.height", "512", "at least the photos' size, 512"),
         ("data.split_fractions", "0.5,0.5,0.5", "sum to 1"),
         ("train.accumulation_steps", "3", "divisible by"),
-        ("loss.metric", "proxy_anchor", "learnt by metric heads, and there are none"),
         ("trust.spared_accuracy", "1", "out of range"),
     ],
 )
@@ -186,4 +186,4 @@ def test_embeddings_that_no_labels_make_name_none(kind):
     config = Config()
     config.embedding.kind, config.embedding.attributes = kind, ("colour",)
     with pytest.raises(UserError, match=r"embedding\.attributes is of embedding\.kind=labels"):
-        config.validate()
+        refuse_without_effect(config)

@@ -319,6 +319,14 @@ def test_bad_spaces_get_a_sentence(config, write, tmp_path, training, space, mes
     assert not training.runs
 
 
+def test_a_search_of_an_earlier_version_goes_on(config, write, tmp_path, training):
+    sweep(config, write(SPACE), tmp_path / "out", num_trials=1, progress=False)
+    described = json.loads((tmp_path / "out" / "space.json").read_text())
+    del described["config"]["trust"]["spared_accuracy"]  # which it did not know
+    (tmp_path / "out" / "space.json").write_text(json.dumps(described))
+    assert len(sweep(config, write(SPACE), tmp_path / "out", num_trials=2, progress=False)) == 2
+
+
 def test_a_folder_belongs_to_one_search(config, write, tmp_path, training):
     sweep(config, write(SPACE), tmp_path / "out", num_trials=1, progress=False)
     for changes in ({"overrides": {"train.seed": "3"}}, {"space": write({"train.seed": [1, 2]}, "other.json")}):

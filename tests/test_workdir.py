@@ -12,6 +12,7 @@ from fashion_jax import experiment
 from fashion_jax.data.manifest import open_prepared
 from fashion_jax.errors import UserError
 from fashion_jax.experiment import evaluate, train
+from fashion_jax.workdir import trained_on
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +119,20 @@ def test_a_run_of_an_earlier_version_is_held_to_it_too(run, tmp_path):
     with pytest.raises(UserError, match="cannot be told"):
         config = make_tiny_config(tmp_path / "other" / "records", **settings)
         train(config, workdir, allow_config_change=True, progress=False)
+
+
+def test_without_a_column_of_ids_it_is_not_known_what_a_run_was_trained_on(started, tmp_path):
+    _, table, settings = started
+    lines = [line.partition(",")[2] for line in table.read_text().splitlines()]
+    nameless = table.with_name("nameless.csv")
+    nameless.write_text("\n".join(lines) + "\n")
+    train(make_tiny_config(nameless, **settings), tmp_path / "w", progress=False)
+    assert open_prepared(tmp_path / "w/records").schema.id_column == ""
+    assert trained_on(tmp_path / "w") is None
+    # Row numbers would be found among other row numbers, and mean nothing.
+    config = make_tiny_config(table, **settings, data__split_seed=1)
+    with pytest.raises(UserError, match="cannot be told"):
+        train(config, tmp_path / "w", allow_config_change=True, progress=False)
 
 
 def test_an_attribute_that_went_leaves_the_records_as_they_were(run):

@@ -99,14 +99,18 @@ def best_strength(sweep: Sequence[dict[str, Any]], score: str, *, spared: float 
         _smooth([0.0 if point[name] is None else point[name] for point in sweep])
         for name in ("accuracy", "macro_f1", "macro_f1_supported")
     )
+    raw = np.array([point["accuracy"] for point in sweep])
     gains = np.array([point["won"] - point["lost"] for point in sweep], float)
     errors = np.sqrt([point["won"] + point["lost"] for point in sweep])
     best = _highest(np.where((gains > _Z * errors) | (np.array(strengths) == 0), accuracy, -1.0), strengths)
     near = [0 <= round(strength - strengths[best], 9) <= _FARTHEST for strength in strengths]
-    fair = _highest(np.where(near & (accuracy >= accuracy[best] - spared), macro_f1, -1.0), strengths)
+    # What is given is given on the rows themselves, not on the mean of three strengths alone.
+    spares = (np.minimum(accuracy - accuracy[best], raw - raw[best]) >= -spared - 1e-9) & near
+    fair = _highest(np.where(spares, macro_f1, -1.0), strengths)
     gain, supported_gain = macro_f1[fair] - macro_f1[best], supported[fair] - supported[best]
     taken = fair if gain >= _LEAST_GAIN and supported_gain >= _LEAST_SUPPORTED_GAIN else best
-    highest = _highest(np.where(accuracy >= accuracy[taken] - _MOST_LOST, macro_f1, -1.0), strengths)
+    bearable = np.minimum(accuracy - accuracy[taken], raw - raw[taken]) >= -_MOST_LOST - 1e-9
+    highest = _highest(np.where(bearable, macro_f1, -1.0), strengths)
     if score == "macro_f1" and macro_f1[highest] - macro_f1[taken] >= _LEAST_MACRO_GAIN:
         return strengths[highest]
     return strengths[taken]

@@ -209,6 +209,26 @@ def test_little_accuracy_is_given_for_much_macro_f1():
     assert best_strength(sweep(0.1, 0.1, lost=0.11), "macro_f1") == 0.4  # for .05 of accuracy at most
 
 
+def test_what_is_given_is_given_on_the_rows_themselves():
+    """Not on the mean with the neighbouring strengths alone, in which a single bad one is lost."""
+
+    def taken(at_peak, score, peak=3):
+        strengths = [round(-0.2 + 0.1 * step, 1) for step in range(9)]
+        sweep = [
+            {"strength": s, "accuracy": 0.7, "macro_f1": 0.3, "macro_f1_supported": 0.3, "won": 0, "lost": 5}
+            for s in strengths
+        ]
+        for place, value in ((peak, 0.5), (peak + 1, 0.4)):
+            sweep[place].update(macro_f1=value, macro_f1_supported=value)
+        sweep[peak]["accuracy"] = at_peak
+        return best_strength(sweep, score, spared=0.004)
+
+    assert taken(0.7, "accuracy") == taken(0.7, "macro_f1") == 0.1
+    assert taken(0.69, "accuracy") == 0.2
+    assert taken(0.66, "macro_f1", peak=6) == 0.4
+    assert taken(0.6, "macro_f1", peak=6) == 0.5
+
+
 def test_what_is_said_is_in_its_label_set():
     head = HeadDecision(1.0, np.array([90, 9, 1]), {}, {}, label_set=0.3)
     log_probs = {"kind": np.log(np.array([[0.8, 0.15, 0.05], [0.45, 0.35, 0.2]]))}

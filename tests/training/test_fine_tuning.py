@@ -465,7 +465,7 @@ def test_the_power_of_gem_comes_along_from_our_own_package(tiny_config, tmp_path
     assert json.loads((tmp_path / "w/config.json").read_text())["model"]["pooling"] == "gem"
 
 
-def test_what_colour_heads_see_comes_along_where_it_is_the_same(tiny_config, tmp_path):
+def test_what_colour_heads_see_comes_along_where_it_is_the_same(tiny_config, tmp_path, capsys):
     with_heads = {"model__colour_heads": ("colour",), "optimizer__freeze": ("backbone", "colour")}
     train(tiny_config(train__duration="3 steps", model__colour_heads=("colour",)), tmp_path / "seen", progress=False)
     before = weights(tmp_path / "seen")
@@ -475,7 +475,10 @@ def test_what_colour_heads_see_comes_along_where_it_is_the_same(tiny_config, tmp
         config = run_config(
             tiny_config, tmp_path / "seen", train__duration="2 steps", model__colour_histogram=histogram, **with_heads
         )
-        train(config, tmp_path / f"w{histogram}", progress=False)
+        capsys.readouterr()
+        train(config, tmp_path / f"w{histogram}")
+        # Frozen though nothing has taught it: said, as it may be wanted.
+        assert ("5 frozen parameters did not come with" in capsys.readouterr().err) == histogram
         after = weights(tmp_path / f"w{histogram}")
         assert [np.array_equal(before[name], after[name]) for name in names] == [not histogram] * 5
     without = run_config(tiny_config, tmp_path / "seen", train__duration="2 steps")

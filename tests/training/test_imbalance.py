@@ -13,8 +13,8 @@ from fashion_jax.config import LossConfig
 from fashion_jax.config_files import set_value
 from fashion_jax.errors import UserError
 from fashion_jax.evaluation.trust import fit_decision
-from fashion_jax.experiment import train
-from fashion_jax.resolve import resolve
+from fashion_jax.experiment import evaluate, train
+from fashion_jax.resolve import refuse_without_effect, resolve
 from fashion_jax.scoring import of_rows_as_they_come
 from fashion_jax.session import Session
 from fashion_jax.starting_weights import first_state
@@ -119,18 +119,38 @@ def test_a_run_counts_the_classes_of_its_training_rows(tiny_config, prepared, tm
         tiny_config(loss__imbalance="balance")
 
 
-def test_what_no_trained_head_would_follow_is_refused(tiny_config, prepared):
+def test_what_nothing_would_follow_is_refused(tiny_config, prepared, tmp_path):
     by_attribute = {"head_imbalance": "kind:focal", "head_weights": "kind:5", "head_label_smoothing": "kind:0.1"}
     for field, text in by_attribute.items():
         config = tiny_config(data__attributes=("colour",))
         set_value(config, f"loss.{field}", text)
         with pytest.raises(UserError, match=rf"loss\.{field} names 'kind', which is not trained"):
-            resolve(config, prepared)
+            train(config, tmp_path / "w", progress=False)
     config = tiny_config(data__attributes=("kind",), loss__colour_softness=0.2)
     with pytest.raises(UserError, match=r"colour_softness=0\.2 is of colours, and no attribute .* \(of kind\)"):
-        resolve(config, prepared)
+        train(config, tmp_path / "w", progress=False)
     config.model.colour_heads = ("kind",)
-    assert resolve(config, prepared).loss.colour_softness == 0.2
+    refuse_without_effect(resolve(config, prepared))
+    with pytest.raises(UserError, match=r"learnt by metric heads, and there are none; .*metric_heads=kind:128"):
+        train(tiny_config(loss__metric="proxy_anchor"), tmp_path / "w", progress=False)
+    refuse_without_effect(resolve(tiny_config(loss__metric="proxy_anchor", model__metric_heads={"kind": 8}), prepared))
+    with pytest.raises(UserError, match=r"is of embedding\.kind=labels; with features no labels take part"):
+        train(tiny_config(embedding__kind="features", embedding__attributes=("kind",)), tmp_path / "w", progress=False)
+
+
+def test_a_run_that_has_begun_with_what_nothing_follows_goes_on(tiny_config, tmp_path, monkeypatch):
+    """Earlier versions did not refuse it."""
+    settings = {
+        "data__attributes": ("colour",), "embedding__kind": "features", "embedding__attributes": ("colour",),
+        "loss__metric": "proxy_anchor",
+    }  # fmt: skip
+    config = tiny_config(**settings)
+    set_value(config, "loss.head_weights", "kind:5")
+    with monkeypatch.context() as patch:
+        patch.setattr("fashion_jax.experiment.refuse_without_effect", lambda config: None)
+        train(config, tmp_path / "w", progress=False, finish=False)
+    assert train(config, tmp_path / "w", progress=False).test is not None
+    assert evaluate(tmp_path / "w", progress=False).summaries.keys() == {"colour"}
 
 
 def test_a_wider_scale_gives_more_of_a_colour_to_its_likes(tiny_config, prepared, tmp_path):
