@@ -2,10 +2,10 @@
 
 Command: python -m fashion_jax.main --config=configs/small_cpu.py --workdir=runs/small_cpu \
              --config.data.source=fashion-product-images-small.tar.xz
-Cost: 50 to 70 minutes, by the day, on 2 cores with AMX (bfloat16 therefore), all included but for second heads other
-    than baseColour's, which were fitted later and take some minutes more. Longer elsewhere.
-Score (test, seed 0): masterCategory .995, subCategory .957, articleType .860, baseColour .676, gender .907,
-    season .757, usage .912.
+Cost: 67 minutes on 2 cores of a Zen 4, all included; 50 to 70, by the day, on 2 cores with AMX. Longer where bfloat16
+    is not in the processor.
+Score (test, seed 0, experiments/2026-11-29-small-cpu): masterCategory .994, subCategory .956, articleType .855,
+    baseColour .677, gender .910, season .760, usage .911.
 """
 
 from pathlib import Path
