@@ -4,7 +4,7 @@ Command: python -m fashion_jax.main --config=configs/base.py --workdir=runs/base
 Cost and score: not measured; the others start from it.
 """
 
-from fashion_jax.config import Config
+from fashion_jax.config.fields import Config
 
 
 def get_config() -> Config:

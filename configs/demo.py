@@ -7,8 +7,8 @@ Score (clean test rows, seed 0): masterCategory .978, subCategory .985, baseColo
 
 from pathlib import Path
 
-from fashion_jax.config import Config
-from fashion_jax.config_files import load_config
+from fashion_jax.config.fields import Config
+from fashion_jax.config.files import load_config
 
 
 def get_config() -> Config:

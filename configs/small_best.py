@@ -14,8 +14,8 @@ more to learn from: a tenth for the test, a twentieth for what is chosen after t
 
 from pathlib import Path
 
-from fashion_jax.config import Config
-from fashion_jax.config_files import load_config
+from fashion_jax.config.fields import Config
+from fashion_jax.config.files import load_config
 
 
 def get_config() -> Config:

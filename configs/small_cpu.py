@@ -10,8 +10,8 @@ Score (test, seed 0, experiments/2026-11-29-small-cpu): masterCategory .994, sub
 
 from pathlib import Path
 
-from fashion_jax.config import Config
-from fashion_jax.config_files import load_config
+from fashion_jax.config.fields import Config
+from fashion_jax.config.files import load_config
 
 
 def get_config() -> Config:

@@ -10,8 +10,8 @@ Score (816 test rows of Kaggle's photos of 224x224, squashed; experiments/2026-1
 
 from pathlib import Path
 
-from fashion_jax.config import Config
-from fashion_jax.config_files import load_config
+from fashion_jax.config.fields import Config
+from fashion_jax.config.files import load_config
 
 
 def get_config() -> Config:

@@ -13,8 +13,8 @@ The split must be that of the network it begins with, or test rows would be amon
 
 from pathlib import Path
 
-from fashion_jax.config import Config
-from fashion_jax.config_files import load_config
+from fashion_jax.config.fields import Config
+from fashion_jax.config.files import load_config
 
 
 def get_config() -> Config:

@@ -10,25 +10,25 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fashion_jax.data.catalog import Catalog, open_catalog
-    from fashion_jax.data.manifest import open_prepared
     from fashion_jax.data.prepare import prepare
-    from fashion_jax.experiment import evaluate, train
-    from fashion_jax.search.embed import embed_source as embed
+    from fashion_jax.data.records import open_prepared
+    from fashion_jax.run.train import evaluate, train
     from fashion_jax.search.index import Index
+    from fashion_jax.serving.embed import embed_source as embed
     from fashion_jax.serving.predict import predict_source as predict
     from fashion_jax.serving.predictor import load_model
 
 _PUBLIC = {
     "Catalog": "fashion_jax.data.catalog:Catalog",
     "Index": "fashion_jax.search.index:Index",
-    "embed": "fashion_jax.search.embed:embed_source",
-    "evaluate": "fashion_jax.experiment:evaluate",
+    "embed": "fashion_jax.serving.embed:embed_source",
+    "evaluate": "fashion_jax.run.train:evaluate",
     "load_model": "fashion_jax.serving.predictor:load_model",
     "open_catalog": "fashion_jax.data.catalog:open_catalog",
-    "open_prepared": "fashion_jax.data.manifest:open_prepared",
+    "open_prepared": "fashion_jax.data.records:open_prepared",
     "predict": "fashion_jax.serving.predict:predict_source",
     "prepare": "fashion_jax.data.prepare:prepare",
-    "train": "fashion_jax.experiment:train",
+    "train": "fashion_jax.run.train:train",
 }
 
 __all__ = [

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fashion_jax import main as main_module
-from fashion_jax.errors import exit_on_user_error
-from fashion_jax.huge_pages import restart_with_huge_pages
-from fashion_jax.search.commands import add_index_commands
+from fashion_jax.commands.index import add_index_commands
+from fashion_jax.system.errors import exit_on_user_error
+from fashion_jax.system.huge_pages import restart_with_huge_pages
 
 if TYPE_CHECKING:
     from fashion_jax.data.schema import Schema
@@ -134,12 +134,12 @@ def _prepare(flags: argparse.Namespace) -> int:
 def _evaluate(flags: argparse.Namespace) -> int:
     _start_devices_of(flags.workdir)
     if flags.retrieval:
-        from fashion_jax.retrieval import format_retrieval, score_retrieval
+        from fashion_jax.run.neighbours import format_retrieval, score_retrieval
 
         print(format_retrieval(score_retrieval(flags.workdir, flags.split)))
         print(f"details: {flags.workdir / 'evaluation' / flags.split / 'retrieval.json'}")
         return 0
-    from fashion_jax.experiment import evaluate, format_scores
+    from fashion_jax.run.train import evaluate, format_scores
 
     print(format_scores(evaluate(flags.workdir, flags.split)))
     print(f"details: {flags.workdir / 'evaluation' / flags.split}")
@@ -149,13 +149,13 @@ def _evaluate(flags: argparse.Namespace) -> int:
 def _sweep(parser: argparse.ArgumentParser, given: list[str]) -> int:
     overrides, rest = main_module.split_overrides(given)
     flags = parser.parse_args(rest)
-    from fashion_jax.config_files import load_config
-    from fashion_jax.runtime import start_devices
+    from fashion_jax.config.files import load_config
+    from fashion_jax.system.devices import start_devices
 
     config = load_config(flags.config, overrides)
     start_devices(config.runtime.cpu_devices, config.model.dtype)
-    from fashion_jax.sweep import format_trials, sweep
-    from fashion_jax.training.interrupt import Interrupted
+    from fashion_jax.run.sweep import format_trials, sweep
+    from fashion_jax.system.interrupt import Interrupted
 
     try:
         trials = sweep(
@@ -170,14 +170,14 @@ def _sweep(parser: argparse.ArgumentParser, given: list[str]) -> int:
 
 
 def _audit(flags: argparse.Namespace) -> int:
-    from fashion_jax.workdir import has_checkpoints
+    from fashion_jax.run.workdir import has_checkpoints
 
     if flags.retrain and has_checkpoints(flags.model):
         _start_devices_of(flags.model)
     else:
         _start_devices(training=False)
-    from fashion_jax.audit import audit, format_audit
-    from fashion_jax.training.interrupt import Interrupted
+    from fashion_jax.audit.audit import audit, format_audit
+    from fashion_jax.system.interrupt import Interrupted
 
     try:
         result = audit(
@@ -211,7 +211,7 @@ def _predict(flags: argparse.Namespace) -> int:
 
 def _embed(flags: argparse.Namespace) -> int:
     _start_devices(training=False)
-    from fashion_jax.search.embed import embed_source
+    from fashion_jax.serving.embed import embed_source
     from fashion_jax.serving.predictor import load_model
 
     embed_source(load_model(flags.model), flags.source, flags.out, dtype=flags.dtype, schema=_schema(flags))
@@ -220,7 +220,7 @@ def _embed(flags: argparse.Namespace) -> int:
 
 def _demo(flags: argparse.Namespace) -> int:
     _start_devices(training=True)
-    from fashion_jax.demo.embedded import run_demo
+    from fashion_jax.run.demo import run_demo
 
     return run_demo(flags.workdir)
 
@@ -232,15 +232,15 @@ def _schema(flags: argparse.Namespace) -> Schema | None:
 
 
 def _start_devices(*, training: bool) -> None:
-    from fashion_jax.runtime import start_devices
+    from fashion_jax.system.devices import start_devices
 
     start_devices(training=training)
 
 
 def _start_devices_of(workdir: Path) -> None:
     """Starts what the workdir's run was trained on."""
-    from fashion_jax.runtime import start_devices
-    from fashion_jax.workdir import load_run_config
+    from fashion_jax.run.workdir import load_run_config
+    from fashion_jax.system.devices import start_devices
 
     config = load_run_config(workdir)
     start_devices(config.runtime.cpu_devices, config.model.dtype)

@@ -11,9 +11,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from fashion_jax.config_files import load_config
-from fashion_jax.errors import UserError, exit_on_user_error
-from fashion_jax.huge_pages import restart_with_huge_pages
+from fashion_jax.config.files import load_config
+from fashion_jax.system.errors import UserError, exit_on_user_error
+from fashion_jax.system.huge_pages import restart_with_huge_pages
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,13 +40,13 @@ def _run(arguments: list[str]) -> int:
     config = load_config(flags.config, overrides)
 
     # JAX starts only after the flags are known to be sound, and devices are set before anything touches them.
-    from fashion_jax.runtime import start_devices, start_processes
+    from fashion_jax.system.devices import start_devices, start_processes
 
     start_devices(config.runtime.cpu_devices, config.model.dtype)
     start_processes(flags.coordinator_address, flags.num_processes, flags.process_id, flags.local_device_ids)
 
-    from fashion_jax.experiment import format_scores, train
-    from fashion_jax.training.interrupt import Interrupted
+    from fashion_jax.run.train import format_scores, train
+    from fashion_jax.system.interrupt import Interrupted
 
     try:
         result = train(config, flags.workdir, allow_config_change=flags.allow_config_change, owns_process=True)

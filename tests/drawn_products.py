@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fashion_jax.config import Config
+from fashion_jax.config.fields import Config
 from fashion_jax.data.photos import encode_photo
 
 SIZES = {"kind": ("round", "square", "tall"), "colour": ("blue", "green", "red", "yellow")}

@@ -7,12 +7,12 @@ from itertools import islice
 import jax
 import numpy as np
 
-from fashion_jax.config import Config
+from fashion_jax.config.fields import Config
 from fashion_jax.data.loader import StreamedPhotos, training_batches
-from fashion_jax.resolve import resolve
-from fashion_jax.session import Session
-from fashion_jax.training.interrupt import StopRequest
-from fashion_jax.training.sharding import put_batch
+from fashion_jax.run.resolve import resolve
+from fashion_jax.run.session import Session
+from fashion_jax.system.interrupt import StopRequest
+from fashion_jax.training.placement import put_batch
 from fashion_jax.training.state import TrainState, create_state
 
 

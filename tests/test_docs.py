@@ -13,11 +13,11 @@ import pytest
 
 from drawn_products import draw_product, make_tiny_config
 from fashion_jax import cli
-from fashion_jax.config import Config
-from fashion_jax.config_files import set_value
+from fashion_jax.config.fields import Config
+from fashion_jax.config.files import set_value
 from fashion_jax.data.photos import encode_photo
-from fashion_jax.experiment import train
 from fashion_jax.main import split_overrides
+from fashion_jax.run.train import train
 from fashion_jax.search.gallery import build_index
 from fashion_jax.search.index import Index
 from fashion_jax.serving.predictor import load_model

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from fashion_jax.data.schema import PHOTO_SUFFIXES
 from fashion_jax.data.tables import TABLE_SUFFIXES
-from fashion_jax.errors import UserError
+from fashion_jax.system.errors import UserError
 
 MAX_MEMBER_BYTES = 2_000_000_000  # of a table; photos have a limit of their own
 MAX_RATIO = 200  # unpacked over packed size; photos hardly shrink

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, Real, UInt8
 
-from fashion_jax.config import AugmentConfig
+from fashion_jax.config.fields import AugmentConfig
 from fashion_jax.data.rand_augment import draw_affine
 
 WHITE = 255.0

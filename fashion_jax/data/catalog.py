@@ -29,7 +29,7 @@ from fashion_jax.data.schema import (
 )
 from fashion_jax.data.sources import Source, find_source
 from fashion_jax.data.tables import Table, join_tables, read_table
-from fashion_jax.errors import UserError, nearest
+from fashion_jax.system.errors import UserError, nearest
 
 
 @dataclass(frozen=True, slots=True)

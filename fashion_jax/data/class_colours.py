@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float, Float32, Int
 
-from fashion_jax.cielab import ciede2000, product_pixels
-from fashion_jax.data.manifest import Prepared
 from fashion_jax.data.photos import decode_photo
-from fashion_jax.progress import progress_bar
+from fashion_jax.data.records import Prepared
+from fashion_jax.system.cielab import ciede2000, product_pixels
+from fashion_jax.system.progress import progress_bar
 
 PHOTOS_PER_CLASS = 200  # more do not move a mean by what anyone sees
 _HEIGHT, _WIDTH = 80, 60  # pixels at which photos are looked at

@@ -23,7 +23,7 @@ from pathlib import Path
 import pandas as pd
 
 from fashion_jax.data.schema import Attribute, Schema
-from fashion_jax.errors import UserError, nearest
+from fashion_jax.system.errors import UserError, nearest
 
 DECISIONS = ("", "keep", "accept")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet takes a cell that begins so for a formula

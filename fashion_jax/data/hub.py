@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fashion_jax.downloads import download_error, hub_client, is_repository
-from fashion_jax.errors import UserError
+from fashion_jax.system.downloads import download_error, hub_client, is_repository
+from fashion_jax.system.errors import UserError
 
 _WANTED = ["*.parquet", "*.csv", "*.tsv", "*.zip", "*.tar*", "*.jpg", "*.jpeg", "*.png", "*.webp"]
 

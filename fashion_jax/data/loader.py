@@ -18,9 +18,9 @@ import numpy as np
 from absl import flags
 from jaxtyping import Bool, Int32, Int64, UInt8
 
-from fashion_jax.data.manifest import Prepared
 from fashion_jax.data.photos import decode_photo
-from fashion_jax.progress import progress_bar
+from fashion_jax.data.records import Prepared
+from fashion_jax.system.progress import progress_bar
 
 # Batch: name -> array of this process's rows.
 #   image  uint8 (rows, height, width, 3), absent when the photos are on the device

@@ -7,9 +7,9 @@ from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-from fashion_jax.cores import num_cores
 from fashion_jax.data.catalog import Product
 from fashion_jax.data.photos import BadPhoto
+from fashion_jax.system.process import num_cores
 
 T = TypeVar("T")
 RawPhoto = tuple[Product, bytes | BadPhoto]

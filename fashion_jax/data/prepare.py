@@ -16,16 +16,16 @@ from typing import Any
 
 import numpy as np
 
-from fashion_jax import files
 from fashion_jax.data.catalog import Catalog, Product, Rejected, open_catalog
 from fashion_jax.data.catalog_report import make_report
 from fashion_jax.data.corrections import escape_cell
 from fashion_jax.data.duplicates import find_groups
-from fashion_jax.data.manifest import FORMAT, Prepared, is_prepared, open_prepared
+from fashion_jax.data.records import FORMAT, Prepared, is_prepared, open_prepared
 from fashion_jax.data.schema import MISSING, Schema, save_schema
 from fashion_jax.data.splits import SPLITS, named_split, random_split, read_splits, split_groups, write_splits
 from fashion_jax.data.staging import Staged, stage_photos
-from fashion_jax.errors import UserError
+from fashion_jax.system import files
+from fashion_jax.system.errors import UserError
 
 _MIN_PRODUCTS = 3  # one for each split
 _CONTENT = {"fashion_products", "manifest.json", "products.csv", "quarantine.csv", "schema.json", "splits.csv"}

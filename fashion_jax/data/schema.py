@@ -11,8 +11,8 @@ from typing import Any
 
 import pandas as pd
 
-from fashion_jax import files
-from fashion_jax.errors import UserError, nearest
+from fashion_jax.system import files
+from fashion_jax.system.errors import UserError, nearest
 
 MISSING = -1  # the number of a label that a row lacks
 

@@ -12,7 +12,7 @@ from fashion_jax.data.archives import Files, FolderFiles, open_files
 from fashion_jax.data.hub import download, is_hub_source
 from fashion_jax.data.schema import PHOTO_SUFFIXES
 from fashion_jax.data.tables import TABLE_SUFFIXES
-from fashion_jax.errors import UserError
+from fashion_jax.system.errors import UserError
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz")
 
@@ -99,7 +99,7 @@ def _is_litter(name: str) -> bool:
 
 
 def _write_synthetic(source: str) -> tempfile.TemporaryDirectory[str]:
-    from fashion_jax.data.synthetic import DEFAULT_COUNT, write_catalog
+    from fashion_jax.data.drawn.catalogue import DEFAULT_COUNT, write_catalog
 
     _, _, rest = source.partition(":")
     count, _, seed = rest.partition(":")

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int8, Int32, Int64
 
-from fashion_jax import files
-from fashion_jax.errors import UserError
+from fashion_jax.system import files
+from fashion_jax.system.errors import UserError
 
 SPLITS = ("train", "validation", "test")
 _NAMES = {

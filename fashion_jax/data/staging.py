@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from fashion_jax import files
 from fashion_jax.data.catalog import Catalog
 from fashion_jax.data.duplicates import THUMBNAIL, perceptual_hash, thumbnail
 from fashion_jax.data.parallel import RawPhoto, map_photos
 from fashion_jax.data.photos import BadPhoto, decode_photo, letterbox, normalise_photo
-from fashion_jax.progress import progress_bar
+from fashion_jax.system import files
+from fashion_jax.system.progress import progress_bar
 
 _CHUNK = 1024  # photos per file
 _VIEW = (80, 60)  # size at which photos are compared, whatever they are stored at

@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fashion_jax.errors import UserError
+from fashion_jax.system.errors import UserError
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
 _LONGEST_RECORD = 1000  # lines that a quoted cell may run over

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from fashion_jax.cielab import product_pixels
+from fashion_jax.system.cielab import product_pixels
 
 _BINS = (6, 8, 8)  # of L, a and b
 _RANGES = ((0.0, 100.0), (-80.0, 80.0), (-80.0, 80.0))

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from fashion_jax import files
-from fashion_jax.pictures import RIGHT, UNKNOWN, WRONG, draw_captioned, render_png
+from fashion_jax.system import files
+from fashion_jax.system.pictures import RIGHT, UNKNOWN, WRONG, draw_captioned, render_png
 
 _COLUMNS = 8
 _LONGEST_LINE = 32  # characters under a photo

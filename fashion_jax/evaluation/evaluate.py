@@ -17,7 +17,7 @@ from fashion_jax.data.augment import normalize
 from fashion_jax.data.schema import MISSING
 from fashion_jax.evaluation.metrics import HeadMetrics, summarize
 from fashion_jax.models.classifier import Classifier, mean_energy, mean_of_mirrored, merge_network
-from fashion_jax.training.sharding import batch_sharding, put_batch, replicated
+from fashion_jax.training.placement import batch_sharding, put_batch, replicated
 
 _SMALL = ("row", "valid", "predictions", "confidences")
 EvaluationStep = Callable[[Any, Any, Mapping[str, HeadMetrics], Mapping[str, jax.Array]], tuple[Any, Any]]

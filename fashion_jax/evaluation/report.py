@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from fashion_jax import files
-from fashion_jax.pictures import render_png, shorten
+from fashion_jax.system import files
+from fashion_jax.system.pictures import render_png, shorten
 
 _COUNTS_UP_TO = 12  # classes up to which the cells of a picture hold numbers
 _LONGEST_NAME = 40  # characters of a class's name on a picture

@@ -14,8 +14,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from fashion_jax.cielab import from_srgb
 from fashion_jax.models.resnet import BatchNorm, FeatureMap
+from fashion_jax.system.cielab import from_srgb
 
 PIXEL_FEATURES = (32, 64)  # of the 1x1 convolutions over CIELAB
 LIGHTNESS_BINS = 8  # of the histogram

@@ -9,12 +9,12 @@ import jax.numpy as jnp
 from flax import nnx, struct
 from jaxtyping import Array, Float, Key
 
-from fashion_jax.models.embedding import unit
 from fashion_jax.models.resnet import BatchNorm
 
 STACKED_HIDDEN = (512,)
 STACKED_DROPOUT = 0.2
 _FARTHEST = 10.0  # standard deviations from the mean that an input of a stacked head counts as at most
+_TINY = 1e-12
 
 
 @struct.dataclass
@@ -163,3 +163,9 @@ class MetricHead(nnx.Module):
 def _drop(x: Float[Array, "batch features"], keys: Key[Array, " batch"], rate: float) -> Float[Array, "batch features"]:
     kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, x.shape[1:]))(keys)
     return jnp.where(kept, x / (1 - rate), 0.0)
+
+
+def unit(vectors: Float[Array, "batch size"]) -> Float[Array, "batch size"]:
+    """Returns vectors of length 1, float32; zeros stay zeros."""
+    wide = vectors.astype(jnp.float32)
+    return wide / jnp.maximum(jnp.linalg.norm(wide, axis=-1, keepdims=True), _TINY)

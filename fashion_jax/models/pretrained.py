@@ -15,11 +15,11 @@ import numpy as np
 import safetensors
 from flax import traverse_util
 
-from fashion_jax.errors import UserError
 from fashion_jax.models.classifier import abstract_classifier
 from fashion_jax.models.torch_layout import transpose_from_torch
 from fashion_jax.models.weight_files import WeightFiles, find_weights
 from fashion_jax.models.weight_layouts import OWN, Layout, check_config, find_layout, read_architecture, refuse
+from fashion_jax.system.errors import UserError
 
 # Of torchvision and timm, where a file does not say how photos were normalised.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from flax import traverse_util
 
-from fashion_jax.errors import UserError
 from fashion_jax.models.classifier import abstract_classifier
+from fashion_jax.system.errors import UserError
 
 _LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fashion_jax import files
-from fashion_jax.downloads import REPOSITORY, download_error, hub_client
-from fashion_jax.errors import UserError
+from fashion_jax.system import files
+from fashion_jax.system.downloads import REPOSITORY, download_error, hub_client
+from fashion_jax.system.errors import UserError
 
 WEIGHTS, CONFIG, PREPROCESSOR = "model.safetensors", "config.json", "preprocessor_config.json"
 OWN_WEIGHTS = "weights.safetensors"

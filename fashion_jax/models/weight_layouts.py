@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fashion_jax.errors import UserError
 from fashion_jax.models.resnet import BOTTLENECK_DEPTHS, DEPTHS
 from fashion_jax.models.torch_layout import torch_name, transformers_name
+from fashion_jax.system.errors import UserError
 
 Shapes = Mapping[str, tuple[int, ...]]
 # Arguments of timm's ResNet that tensors' names and shapes show, or that do not change what a backbone computes.

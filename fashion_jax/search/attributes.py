@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64, Int32, Int64
 
-from fashion_jax.errors import UserError, nearest
+from fashion_jax.system.errors import UserError, nearest
 
 MISSING = -1  # the code of a missing text
 

@@ -6,14 +6,14 @@ import jax
 import numpy as np
 from jaxtyping import Float32
 
-from fashion_jax.errors import UserError, nearest
-from fashion_jax.progress import progress_bar
 from fashion_jax.search import scann
 from fashion_jax.search.exact import ExactSearcher
 from fashion_jax.search.inputs import check_k, check_share
 from fashion_jax.search.planner import measure_costs
 from fashion_jax.search.snapshot import Base
 from fashion_jax.search.tuning import OperatingPoint, draw_sample, tune
+from fashion_jax.system.errors import UserError, nearest
+from fashion_jax.system.progress import progress_bar
 
 BACKENDS = ("auto", "exact", "scann")
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fashion_jax import files
-from fashion_jax.pictures import RIGHT, UNKNOWN, WRONG, draw_captioned, render_png
+from fashion_jax.system import files
+from fashion_jax.system.pictures import RIGHT, UNKNOWN, WRONG, draw_captioned, render_png
 
 _LONGEST_LINE = 24  # characters under a photo
 _LINES = 5

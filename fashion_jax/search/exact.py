@@ -11,7 +11,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float32, Int32, Int64
 
-from fashion_jax.errors import UserError
+from fashion_jax.system.errors import UserError
 
 _TILE_ROWS = 16_384
 _TILE_QUERIES = 1_024

@@ -14,13 +14,13 @@ from fashion_jax.data.catalog import Catalog, Product, open_catalog
 from fashion_jax.data.photos import BadPhoto
 from fashion_jax.data.schema import Schema
 from fashion_jax.data.tables import read_table
-from fashion_jax.errors import UserError
 from fashion_jax.search.build import check_options
-from fashion_jax.search.embed import Embedded, remove_shards, run_embedding
 from fashion_jax.search.index import Index
 from fashion_jax.search.storage import check_place
+from fashion_jax.serving.embed import Embedded, remove_shards, run_embedding
 from fashion_jax.serving.predictor import Predictor
 from fashion_jax.serving.source import SourceRun
+from fashion_jax.system.errors import UserError
 
 CONFIDENCE = " confidence"  # ends the name of the column with a head's probability of the label beside it
 TITLE = "title"

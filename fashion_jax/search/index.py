@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from fashion_jax.errors import UserError
 from fashion_jax.search import storage
 from fashion_jax.search.attributes import make_table
 from fashion_jax.search.build import build_base, check_options
@@ -25,6 +24,7 @@ from fashion_jax.search.snapshot import Snapshot
 from fashion_jax.search.subspaces import check_subspaces
 from fashion_jax.search.updates import Writing, has_many_dead_additions, rebase, without_dead_additions
 from fashion_jax.search.view import IndexView
+from fashion_jax.system.errors import UserError
 
 
 class Index(IndexView, contextlib.AbstractContextManager["Index"]):

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
-from fashion_jax.errors import UserError
 from fashion_jax.search.attributes import is_storable
+from fashion_jax.system.errors import UserError
 
 MAX_ID_LENGTH = 128  # all ids take the space of the longest
 _ROUNDING = 1e-6  # of a squared length in single precision

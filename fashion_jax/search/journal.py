@@ -20,10 +20,10 @@ from typing import Any, BinaryIO
 import numpy as np
 from jaxtyping import Float32
 
-from fashion_jax.errors import UserError
 from fashion_jax.search.attributes import make_table
 from fashion_jax.search.inputs import check_ids, check_unit
 from fashion_jax.search.snapshot import Snapshot
+from fashion_jax.system.errors import UserError
 
 _MAGIC = b"FJR1"
 _FRAME = struct.Struct("<4sIQI")

@@ -13,12 +13,12 @@ import jax
 import numpy as np
 from jaxtyping import Float32
 
-from fashion_jax.cores import num_cores
 from fashion_jax.search.exact import ExactSearcher, Positions, Scores, merge_top, search_rows
 from fashion_jax.search.ranking import lacks_rows
 from fashion_jax.search.scann import ScannSearcher
 from fashion_jax.search.snapshot import Allowed, Base, Costs, Snapshot
 from fashion_jax.search.tuning import OperatingPoint
+from fashion_jax.system.process import num_cores
 
 _SPREADS = 3.0  # standard deviations by which more candidates are fetched than are expected to be needed
 _MILD = 1.25  # candidates per neighbour up to which the neighbours' own operating point serves

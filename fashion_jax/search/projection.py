@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float32
 
-from fashion_jax.errors import UserError
+from fashion_jax.system.errors import UserError
 
 _FIT_ROWS = 100_000
 

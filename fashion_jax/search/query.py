@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
-from fashion_jax.errors import UserError
 from fashion_jax.search.exact import Positions, Scores
 from fashion_jax.search.inputs import check_ids, check_neighbours
 from fashion_jax.search.planner import nearest, nearest_exactly
 from fashion_jax.search.ranking import Hits, best_of_groups, diversify, first_of_groups, lacks_rows
 from fashion_jax.search.snapshot import Allowed, Snapshot
+from fashion_jax.system.errors import UserError
 
 _POOL_PER_PICK = 5  # candidates per pick where variety is asked for
 _LEAST_POOL = 50

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
-from fashion_jax.errors import UserError, nearest
 from fashion_jax.search.attributes import MISSING, Scalar, TextColumn
 from fashion_jax.search.gallery import CONFIDENCE
 from fashion_jax.search.index import Index
@@ -17,6 +16,7 @@ from fashion_jax.search.inputs import check_k, check_vectors
 from fashion_jax.search.ranking import Hits
 from fashion_jax.search.snapshot import Snapshot
 from fashion_jax.search.where import parse_where
+from fashion_jax.system.errors import UserError, nearest
 
 _CONFIDENCE_WEIGHT = 0.5  # of the heads' probabilities beside the similarity to the prototype
 _SHIFT = 1.0  # how far a query moves from the prototype that it has to the one that is asked for

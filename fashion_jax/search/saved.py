@@ -7,11 +7,11 @@ import os
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from fashion_jax import files
-from fashion_jax.errors import UserError
 from fashion_jax.search import storage
 from fashion_jax.search.journal import Update, append_update, fits, read_updates
 from fashion_jax.search.snapshot import Snapshot
+from fashion_jax.system import files
+from fashion_jax.system.errors import UserError
 
 _LEAST_JOURNAL = 64 << 20  # bytes
 

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from fashion_jax.cores import num_cores
-from fashion_jax.errors import UserError
+from fashion_jax.system.errors import UserError
+from fashion_jax.system.process import num_cores
 
 _ANISOTROPIC_THRESHOLD = 0.2  # of the quantisation loss, the published value for cosine similarity
 _TREE_SAMPLE = 100_000  # rows that the tree is trained on at most

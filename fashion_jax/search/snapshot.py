@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float32, Int64
 
-from fashion_jax.errors import UserError
 from fashion_jax.search.attributes import AttributeTable
 from fashion_jax.search.exact import ExactSearcher
 from fashion_jax.search.inputs import check_vectors
@@ -22,6 +21,7 @@ from fashion_jax.search.projection import Projection
 from fashion_jax.search.scann import ScannSearcher, Structure
 from fashion_jax.search.tuning import OperatingPoint, Sample
 from fashion_jax.search.where import parse_where
+from fashion_jax.system.errors import UserError
 
 _CACHED_FILTERS = 32
 _MASKED_FROM = 0.5  # share of the rows from which all are compared and some struck out, rather than the others copied

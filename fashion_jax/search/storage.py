@@ -20,8 +20,6 @@ from typing import Any
 
 import numpy as np
 
-from fashion_jax import files
-from fashion_jax.errors import UserError
 from fashion_jax.search.attributes import AttributeTable
 from fashion_jax.search.exact import ExactSearcher
 from fashion_jax.search.planner import machine_name, measure_costs
@@ -37,6 +35,8 @@ from fashion_jax.search.stored_arrays import (
     save_array,
 )
 from fashion_jax.search.tuning import OperatingPoint, Sample, retime
+from fashion_jax.system import files
+from fashion_jax.system.errors import UserError
 
 FORMAT = 2
 _MANIFEST = "manifest.json"

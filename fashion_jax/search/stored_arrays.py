@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from fashion_jax.errors import UserError
 from fashion_jax.search.build import BACKENDS
 from fashion_jax.search.inputs import check_ids, check_unit
 from fashion_jax.search.scann import ScannSearcher, Structure
 from fashion_jax.search.snapshot import Snapshot
 from fashion_jax.search.subspaces import check_subspaces
+from fashion_jax.system.errors import UserError
 
 
 def save_array(path: Path, array: np.ndarray) -> None:

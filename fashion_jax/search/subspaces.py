@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
-from fashion_jax.errors import UserError, nearest
 from fashion_jax.search.inputs import check_vectors
+from fashion_jax.system.errors import UserError, nearest
 
 _LARGEST = 1e6  # factor
 

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from fashion_jax.cores import num_cores
-from fashion_jax.errors import UserError
 from fashion_jax.search.exact import search_rows
 from fashion_jax.search.scann import ScannSearcher
+from fashion_jax.system.errors import UserError
+from fashion_jax.system.process import num_cores
 
 # Numbers of neighbours for which there is an operating point, and the queries on which each is measured: many
 # neighbours per query say as much with fewer queries, and cost more.

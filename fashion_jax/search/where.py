@@ -23,8 +23,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool
 
-from fashion_jax.errors import UserError, nearest
 from fashion_jax.search.attributes import MISSING, AttributeTable, TextColumn
+from fashion_jax.system.errors import UserError, nearest
 
 _MAX_LENGTH = 20_000
 _MAX_DEPTH = 100

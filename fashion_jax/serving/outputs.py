@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float32, Int64
 
-from fashion_jax.models import decision as deciding
-from fashion_jax.models.decision import Decision
+from fashion_jax.decision import decisions as deciding
+from fashion_jax.decision.decisions import Decision
 
 
 class NetworkOutputs(NamedTuple):

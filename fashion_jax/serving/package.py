@@ -21,15 +21,15 @@ import numpy as np
 import safetensors.numpy
 from flax import traverse_util
 
-from fashion_jax import files
 from fashion_jax.data.schema import Attribute, Schema
-from fashion_jax.errors import UserError
+from fashion_jax.decision.decision_file import decision_from_json, decision_to_json
+from fashion_jax.decision.decisions import Decision
+from fashion_jax.decision.embedding import EmbeddingPlan
+from fashion_jax.decision.embedding_file import components_to_bytes, plan_from_json, plan_to_json
 from fashion_jax.models.classifier import abstract_classifier
-from fashion_jax.models.decision import Decision
-from fashion_jax.models.embedding import EmbeddingPlan
 from fashion_jax.models.resnet import DEPTHS, POOLINGS, STEMS, embedding_size
-from fashion_jax.serving.decision_file import decision_from_json, decision_to_json
-from fashion_jax.serving.embedding_file import components_to_bytes, plan_from_json, plan_to_json
+from fashion_jax.system import files
+from fashion_jax.system.errors import UserError
 
 FORMAT = 1
 _FILES = ("weights.safetensors", "config.json", "labels.json")

@@ -7,11 +7,11 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from fashion_jax import files
 from fashion_jax.data.schema import Schema
-from fashion_jax.models.decision import Decision
+from fashion_jax.decision.decisions import Decision
 from fashion_jax.serving.predictor import Prediction, Predictor
 from fashion_jax.serving.source import SourceRun
+from fashion_jax.system import files
 
 
 def predict_source(

@@ -13,10 +13,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Float32, UInt8
 from PIL import Image
 
-from fashion_jax.cores import num_cores
 from fashion_jax.data.augment import normalize
 from fashion_jax.data.photos import BadPhoto, decode_photo, letterbox, normalise_image, normalise_photo
-from fashion_jax.errors import UserError, nearest
+from fashion_jax.decision.decisions import OPERATING_POINTS
 from fashion_jax.models.classifier import (
     abstract_classifier,
     mean_energy,
@@ -24,12 +23,13 @@ from fashion_jax.models.classifier import (
     merge_network,
     num_colour_features,
 )
-from fashion_jax.models.decision import OPERATING_POINTS
 from fashion_jax.models.resnet import embedding_size
-from fashion_jax.runtime import computes_bfloat16_faster, on_accelerator, one_blas_thread
 from fashion_jax.serving.outputs import NetworkOutputs, Outputs, Prediction, decide, join_outputs, name_labels
 from fashion_jax.serving.package import Package, load_package
 from fashion_jax.serving.zoo import find_model
+from fashion_jax.system.devices import computes_bfloat16_faster, on_accelerator, one_blas_thread
+from fashion_jax.system.errors import UserError, nearest
+from fashion_jax.system.process import num_cores
 
 __all__ = ["Outputs", "Photo", "Prediction", "Predictor", "load_model"]
 

@@ -12,16 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from fashion_jax import files
 from fashion_jax.data.catalog import Catalog, Product, Rejected, open_catalog
 from fashion_jax.data.parallel import RawPhoto, map_photos
 from fashion_jax.data.photos import BadPhoto
 from fashion_jax.data.prepare import format_quarantine
 from fashion_jax.data.schema import Schema
 from fashion_jax.data.tables import TABLE_SUFFIXES
-from fashion_jax.errors import UserError
-from fashion_jax.progress import progress_bar
 from fashion_jax.serving.predictor import Outputs, Predictor
+from fashion_jax.system import files
+from fashion_jax.system.errors import UserError
+from fashion_jax.system.progress import progress_bar
 
 
 class SourceRun:

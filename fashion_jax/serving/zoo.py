@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import safetensors.numpy
 
-from fashion_jax.errors import UserError
 from fashion_jax.serving.package import load_package, write_package
+from fashion_jax.system.errors import UserError
 
-ZOO = Path(__file__).resolve().parent.parent / "zoo"
+ZOO = Path(__file__).resolve().parent / "packages"
 _LARGEST_HALF = float(np.finfo(np.float16).max)
 
 

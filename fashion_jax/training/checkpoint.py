@@ -17,7 +17,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from fashion_jax.errors import UserError
+from fashion_jax.system.errors import UserError
 from fashion_jax.training.state import TrainState
 
 NUM_NEWEST = 2

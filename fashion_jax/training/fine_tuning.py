@@ -15,8 +15,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fashion_jax.config import OptimizerConfig
-from fashion_jax.errors import UserError, nearest
+from fashion_jax.config.fields import OptimizerConfig
+from fashion_jax.system.errors import UserError, nearest
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,8 +18,7 @@ import numpy as np
 import scipy.special
 from jaxtyping import Float32, Int64
 
-from fashion_jax.config import LossConfig
-from fashion_jax.models.decision import log_frequencies
+from fashion_jax.config.fields import LossConfig
 from fashion_jax.training.losses import HeadLoss
 
 
@@ -113,3 +112,9 @@ def effective_weights(class_counts: Int64[np.ndarray, " classes"], beta: float) 
 def _normalise(weights: np.ndarray, class_counts: np.ndarray) -> Float32[np.ndarray, " classes"]:
     mean = (weights * class_counts).sum() / max(1, class_counts.sum())
     return (weights / mean if mean > 0 else np.ones(len(weights))).astype(np.float32)
+
+
+def log_frequencies(class_rows: Int64[np.ndarray, " classes"]) -> Float32[np.ndarray, " classes"]:
+    """Returns the logarithm of each class's share of the rows; a class without rows counts as half a row."""
+    counts = np.maximum(class_rows, 0.5)
+    return np.log(counts / counts.sum()).astype(np.float32)

@@ -11,11 +11,11 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from fashion_jax.errors import NotFiniteError
+from fashion_jax.system.errors import NotFiniteError
+from fashion_jax.system.interrupt import Interrupted, StopRequest
 from fashion_jax.training.checkpoint import Checkpoints
-from fashion_jax.training.interrupt import Interrupted, StopRequest
+from fashion_jax.training.placement import put_batch
 from fashion_jax.training.progress import ProgressLine
-from fashion_jax.training.sharding import put_batch
 from fashion_jax.training.state import TrainState
 from fashion_jax.training.step import TrainStep
 from fashion_jax.training.writers import MetricWriter

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from fashion_jax.data.schema import MISSING
-from fashion_jax.models.embedding import unit
+from fashion_jax.models.heads import unit
 
 _SHARPNESS, _MARGIN = 32.0, 0.1  # of the proxy anchor loss, as its authors chose them
 _FAR = -1e9

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from fashion_jax.config import MixConfig
+from fashion_jax.config.fields import MixConfig
 from fashion_jax.data.schema import MISSING
 from fashion_jax.training.losses import MixedTarget
 

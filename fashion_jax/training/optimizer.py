@@ -10,8 +10,8 @@ from typing import Any
 import jax
 import optax
 
-from fashion_jax.config import OptimizerConfig
-from fashion_jax.config_values import resolve_steps
+from fashion_jax.config.fields import OptimizerConfig
+from fashion_jax.config.values import resolve_steps
 from fashion_jax.training.fine_tuning import FineTuning, map_paths
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from fashion_jax.progress import progress_bar
+from fashion_jax.system.progress import progress_bar
 
 
 class ProgressLine:

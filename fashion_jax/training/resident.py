@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Int32, UInt8
 
-from fashion_jax.training.sharding import batch_sharding, put_everywhere, replicated
+from fashion_jax.training.placement import batch_sharding, put_everywhere, replicated
 
 
 class DevicePhotos:

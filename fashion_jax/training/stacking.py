@@ -14,7 +14,7 @@ from jaxtyping import Float32, Int
 from fashion_jax.data.schema import MISSING
 from fashion_jax.models.classifier import merge_network, split_network
 from fashion_jax.models.heads import StackedHead
-from fashion_jax.progress import progress_bar
+from fashion_jax.system.progress import progress_bar
 from fashion_jax.training.losses import HeadLoss, head_cross_entropy
 
 # Found on Kaggle's small photos: experiments/2026-11-28-colour-features.

@@ -13,11 +13,11 @@ from flax import struct, traverse_util
 from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
-from fashion_jax.config import DataConfig, ModelConfig
+from fashion_jax.config.fields import DataConfig, ModelConfig
 from fashion_jax.models.classifier import make_classifier, split_network
 from fashion_jax.models.resnet import resolve_stem
-from fashion_jax.runtime import computes_bfloat16_faster
-from fashion_jax.training.sharding import replicated
+from fashion_jax.system.devices import computes_bfloat16_faster
+from fashion_jax.training.placement import replicated
 
 
 @struct.dataclass

@@ -12,14 +12,14 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Key
 
-from fashion_jax.config import AugmentConfig, MixConfig
+from fashion_jax.config.fields import AugmentConfig, MixConfig
 from fashion_jax.data.augment import augment, example_keys, normalize
 from fashion_jax.data.schema import MISSING
 from fashion_jax.models.classifier import Classifier, merge_network
 from fashion_jax.training.losses import HeadLoss, multi_head_loss
 from fashion_jax.training.metric_losses import MetricLoss
 from fashion_jax.training.mixing import label_shares, mix_photos, mixing_shares
-from fashion_jax.training.sharding import batch_sharding, replicated
+from fashion_jax.training.placement import batch_sharding, replicated
 from fashion_jax.training.state import TrainState
 
 Batch = Mapping[str, Any]  # arrays, and pytrees of them, whose first axis is the batch; and the step

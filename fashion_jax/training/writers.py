@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from fashion_jax import files
-from fashion_jax.errors import UserError
+from fashion_jax.system import files
+from fashion_jax.system.errors import UserError
 
 Scalar = float | int
 

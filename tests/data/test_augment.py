@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fashion_jax.config import AugmentConfig
+from fashion_jax.config.fields import AugmentConfig
 from fashion_jax.data.augment import augment, example_keys, normalize, sample_bilinear
 from fashion_jax.data.rand_augment import NUM_OPERATIONS, affine_operation, draw_affine
 

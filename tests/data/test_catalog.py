@@ -20,7 +20,7 @@ from fashion_jax.data.catalog import open_catalog
 from fashion_jax.data.photos import BadPhoto, encode_photo
 from fashion_jax.data.schema import DOCUMENTED, FASHION, Attribute, Schema
 from fashion_jax.data.tables import read_table
-from fashion_jax.errors import UserError
+from fashion_jax.system.errors import UserError
 
 HEADER = "id,gender,masterCategory,subCategory,articleType,baseColour,season,year,usage,productDisplayName"
 PHOTO = encode_photo(np.full((80, 60, 3), 200, np.uint8))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fashion_jax.cielab import product_pixels
 from fashion_jax.data.class_colours import class_colours, colour_differences, similar_colours
 from fashion_jax.data.photos import decode_photo
+from fashion_jax.system.cielab import product_pixels
 
 
 def test_means_are_those_of_the_training_photos(prepared):

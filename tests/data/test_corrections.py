@@ -16,8 +16,8 @@ from fashion_jax.data.catalog import open_catalog
 from fashion_jax.data.corrections import escape_cell, holds_decisions, read_corrections, unescape_cell
 from fashion_jax.data.prepare import prepare
 from fashion_jax.data.schema import Attribute, Schema
-from fashion_jax.errors import UserError
-from fashion_jax.workdir import prepare_records
+from fashion_jax.run.workdir import prepare_records
+from fashion_jax.system.errors import UserError
 
 SCHEMA = Schema("shop", (Attribute("kind"), Attribute("colour")), id_column="sku")
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
+from fashion_jax.data.drawn.catalogue import draw, plan
 from fashion_jax.data.duplicates import find_groups, perceptual_hash, similar_pairs, thumbnail, title_pairs
 from fashion_jax.data.photos import decode_photo, encode_photo
-from fashion_jax.data.synthetic import draw, plan
 
 
 def photos(count: int = 150) -> list[np.ndarray]:

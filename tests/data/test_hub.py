@@ -11,7 +11,7 @@ import pytest
 from drawn_products import write_products
 from fashion_jax.data.catalog import open_catalog
 from fashion_jax.data.hub import download, is_hub_source
-from fashion_jax.errors import UserError
+from fashion_jax.system.errors import UserError
 
 
 def client(monkeypatch, module: str, **functions) -> None:

@@ -25,12 +25,12 @@ from fashion_jax.data.archives import FolderFiles
 from fashion_jax.data.builder import FashionProducts
 from fashion_jax.data.catalog import Rejected, open_catalog
 from fashion_jax.data.catalog_report import format_report
-from fashion_jax.data.manifest import open_prepared
 from fashion_jax.data.photos import decode_photo
 from fashion_jax.data.prepare import format_quarantine, prepare
+from fashion_jax.data.records import open_prepared
 from fashion_jax.data.schema import load_schema, save_schema
 from fashion_jax.data.staging import stage_photos
-from fashion_jax.errors import UserError
+from fashion_jax.system.errors import UserError
 
 
 def same_files(a: Path, b: Path) -> bool:
@@ -76,7 +76,7 @@ def test_it_is_a_tfds_data_set(prepared):
 def test_tensorflow_is_not_needed(prepared):
     code = (
         "import sys\n"
-        "from fashion_jax.data.manifest import open_prepared\n"
+        "from fashion_jax.data.records import open_prepared\n"
         "prepared = open_prepared(sys.argv[1]); assert prepared.read_photo(0)[:2] == b'\\xff\\xd8'\n"
         "assert 'tensorflow' not in sys.modules"
     )
@@ -293,7 +293,7 @@ def test_damaged_records_are_named_and_made_again(products_csv, tmp_path):
 
 def test_a_killed_preparation_goes_on_and_ends_the_same(tmp_path):
     source = tmp_path / "catalogue"
-    from fashion_jax.data.synthetic import write_catalog
+    from fashion_jax.data.drawn.catalogue import write_catalog
 
     write_catalog(source, 1500, 5)
     whole = prepare(source, tmp_path / "whole", progress=False)

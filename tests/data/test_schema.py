@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from fashion_jax.data.schema import DOCUMENTED, FASHION, Attribute, Schema, infer_schema, load_schema, save_schema
-from fashion_jax.errors import UserError
+from fashion_jax.system.errors import UserError
 
 
 def test_the_documented_classes():

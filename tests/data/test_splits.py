@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fashion_jax.data.splits import named_split, random_split, read_splits, split_groups, write_splits
-from fashion_jax.errors import UserError
+from fashion_jax.system.errors import UserError
 
 FRACTIONS = (0.7, 0.1, 0.2)
 

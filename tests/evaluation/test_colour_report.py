@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fashion_jax.data.synthetic_colours import COLOURS
+from fashion_jax.data.drawn.colours import COLOURS
 from fashion_jax.evaluation.colour_report import FAMILIES, colour_families, colour_scores
 
 

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from fashion_jax.cielab import to_cielab as reference
 from fashion_jax.models.classifier import merge_network, split_network
 from fashion_jax.models.colour import (
     CHROMA_BINS,
@@ -21,6 +20,7 @@ from fashion_jax.models.colour import (
     pool_foreground,
     to_cielab,
 )
+from fashion_jax.system.cielab import to_cielab as reference
 from small_models import BASE, images, model_of
 
 RNG = np.random.default_rng(0)

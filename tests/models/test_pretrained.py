@@ -16,9 +16,9 @@ import safetensors.numpy
 from flax import traverse_util
 from golden import golden_weights
 
-from fashion_jax.errors import UserError
 from fashion_jax.models.classifier import abstract_classifier, merge_network
 from fashion_jax.models.pretrained import IMAGENET_MEAN, PretrainedFacts, backbone_arrays, load_pretrained
+from fashion_jax.system.errors import UserError
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 

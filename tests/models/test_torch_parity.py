@@ -11,9 +11,9 @@ import optax
 import pytest
 from golden import golden_weights
 
-from fashion_jax.errors import UserError
 from fashion_jax.models.classifier import abstract_classifier, merge_network, split_network
 from fashion_jax.models.torch_layout import from_torch_layout, to_torch_layout
+from fashion_jax.system.errors import UserError
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 

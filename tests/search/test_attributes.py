@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fashion_jax.errors import UserError
 from fashion_jax.search.attributes import AttributeTable, make_table
+from fashion_jax.system.errors import UserError
 
 COLUMNS = {"colour": ["Red", None, "Blue", "Red"], "price": [10, 2.5, float("nan"), True]}
 

@@ -12,15 +12,15 @@ from PIL import Image
 
 from drawn_products import draw_product, write_products
 from fashion_jax.cli import main
-from fashion_jax.errors import UserError
-from fashion_jax.experiment import train
-from fashion_jax.search import embed as embed_module
+from fashion_jax.run.train import train
 from fashion_jax.search import gallery
-from fashion_jax.search.embed import embed_source
 from fashion_jax.search.gallery import read_columns
 from fashion_jax.search.index import Index
 from fashion_jax.search.recommend import by_attributes, explain, keep_and_change, one_query, similar
+from fashion_jax.serving import embed as embed_module
+from fashion_jax.serving.embed import embed_source
 from fashion_jax.serving.predictor import load_model
+from fashion_jax.system.errors import UserError
 
 COUNT = 150
 

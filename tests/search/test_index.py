@@ -9,10 +9,10 @@ import pytest
 from search.clustered import attributes_of, clustered, recall, truth
 
 import fashion_jax
-from fashion_jax.errors import UserError
 from fashion_jax.search import planner, query, ranking, snapshot
 from fashion_jax.search.exact import ExactSearcher, search_rows
 from fashion_jax.search.index import Index
+from fashion_jax.system.errors import UserError
 
 VECTORS, QUERIES = np.split(clustered(6_200), [6_000])
 ATTRIBUTES = attributes_of(VECTORS)

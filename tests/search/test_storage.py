@@ -15,13 +15,13 @@ import pytest
 from search.clustered import attributes_of, clustered
 
 from fashion_jax.cli import main
-from fashion_jax.errors import UserError
 from fashion_jax.search import saved as saved_module
 from fashion_jax.search import storage
 from fashion_jax.search.attributes import AttributeTable
 from fashion_jax.search.index import Index
 from fashion_jax.search.journal import Update, append_update, read_updates
 from fashion_jax.search.updates import Writing
+from fashion_jax.system.errors import UserError
 
 VECTORS, QUERIES = np.split(clustered(1_040, 16), [1_000])
 ATTRIBUTES = attributes_of(VECTORS)

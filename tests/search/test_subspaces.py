@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fashion_jax.errors import UserError
 from fashion_jax.search.index import Index
+from fashion_jax.system.errors import UserError
 
 PARTS = {"shape": 6, "colour": 4}
 

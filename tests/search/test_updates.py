@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from search.clustered import clustered
 
-from fashion_jax.errors import UserError
 from fashion_jax.search import updates as updates_module
 from fashion_jax.search.index import Index
 from fashion_jax.search.journal import Update
+from fashion_jax.system.errors import UserError
 
 DIM = 8
 POOL = clustered(4_000, DIM, clusters=30)

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fashion_jax.errors import UserError
 from fashion_jax.search.attributes import make_table
 from fashion_jax.search.where import parse_where
+from fashion_jax.system.errors import UserError
 
 FRAME = pd.DataFrame(
     {

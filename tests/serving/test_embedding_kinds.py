@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from fashion_jax.data.augment import normalize
-from fashion_jax.data.manifest import open_prepared
 from fashion_jax.data.photos import decode_photo
-from fashion_jax.errors import UserError
-from fashion_jax.experiment import train
+from fashion_jax.data.records import open_prepared
 from fashion_jax.models.classifier import abstract_classifier, merge_network
+from fashion_jax.run.train import train
 from fashion_jax.serving.predictor import load_model
+from fashion_jax.system.errors import UserError
 
 
 def run(tiny_config, workdir, kind, **changes):

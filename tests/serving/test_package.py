@@ -22,13 +22,13 @@ from drawn_products import draw_product, write_products
 from fashion_jax.cli import main
 from fashion_jax.data.photos import decode_photo, encode_photo, normalise_photo
 from fashion_jax.data.schema import Schema, save_schema
-from fashion_jax.errors import UserError
+from fashion_jax.decision.embedding import EmbeddingPlan, Subspace
 from fashion_jax.models.classifier import make_classifier, merge_network, split_network
-from fashion_jax.models.embedding import EmbeddingPlan, Subspace
-from fashion_jax.search.embed import embed_source
+from fashion_jax.serving.embed import embed_source
 from fashion_jax.serving.package import load_package, write_package
 from fashion_jax.serving.predict import predict_source
 from fashion_jax.serving.predictor import load_model
+from fashion_jax.system.errors import UserError
 
 VOCABULARIES = {"kind": ("round", "square", "tall"), "colour, or hue": ('"blue"', "green", "red, dark", "yellow")}
 MODEL = {

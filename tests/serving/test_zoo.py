@@ -11,12 +11,12 @@ import pytest
 import safetensors.numpy
 from flax import traverse_util
 
-from fashion_jax.errors import UserError
 from fashion_jax.models.classifier import split_network
 from fashion_jax.serving import zoo
 from fashion_jax.serving.package import load_package, write_package
 from fashion_jax.serving.predictor import load_model
 from fashion_jax.serving.zoo import ZOO, find_model, halve_package, zoo_models
+from fashion_jax.system.errors import UserError
 from small_models import BASE, model_of
 
 

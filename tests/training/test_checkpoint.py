@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fashion_jax.errors import UserError
+from fashion_jax.system.errors import UserError
 from fashion_jax.training.checkpoint import Checkpoints
 from fashion_jax.training.state import TrainState, abstract_state, create_state
 from stepping import mesh_of

@@ -21,24 +21,24 @@ import safetensors.numpy
 
 from drawn_products import write_products
 from drawn_weights import write_hub_folder
-from fashion_jax import experiment
-from fashion_jax.config import OptimizerConfig
-from fashion_jax.config_files import config_from_dict, set_value
+from fashion_jax.config.fields import OptimizerConfig
+from fashion_jax.config.files import config_from_dict, set_value
 from fashion_jax.data.loader import StreamedPhotos, training_batches
-from fashion_jax.data.manifest import open_prepared
-from fashion_jax.errors import UserError
-from fashion_jax.experiment import evaluate, train
-from fashion_jax.resolve import resolve
+from fashion_jax.data.records import open_prepared
+from fashion_jax.run import train as experiment
+from fashion_jax.run.resolve import resolve
+from fashion_jax.run.session import Session
+from fashion_jax.run.start import adopt_pretrained, ever_trained_on, prepare_pretrained
+from fashion_jax.run.train import evaluate, train
+from fashion_jax.run.workdir import trained_on
 from fashion_jax.serving.predictor import load_model
 from fashion_jax.serving.zoo import find_model
-from fashion_jax.session import Session
-from fashion_jax.starting_weights import adopt_pretrained, ever_trained_on, prepare_pretrained
+from fashion_jax.system.errors import UserError
+from fashion_jax.system.interrupt import Interrupted
 from fashion_jax.training.fine_tuning import FineTuning, parameter_paths, plan_fine_tuning
-from fashion_jax.training.interrupt import Interrupted
 from fashion_jax.training.optimizer import make_optimizer
-from fashion_jax.training.sharding import put_batch
+from fashion_jax.training.placement import put_batch
 from fashion_jax.training.state import create_state, initial_state
-from fashion_jax.workdir import trained_on
 from stepping import StopAt
 
 BLOCKS = "backbone/stages/0/0/layers/0"

@@ -9,15 +9,15 @@ import pytest
 import scipy.stats
 from flax.traverse_util import flatten_dict
 
-from fashion_jax.config import LossConfig
-from fashion_jax.config_files import set_value
-from fashion_jax.errors import UserError
-from fashion_jax.evaluation.trust import fit_decision
-from fashion_jax.experiment import evaluate, train
-from fashion_jax.resolve import refuse_without_effect, resolve
-from fashion_jax.scoring import of_rows_as_they_come
-from fashion_jax.session import Session
-from fashion_jax.starting_weights import first_state
+from fashion_jax.config.fields import LossConfig
+from fashion_jax.config.files import set_value
+from fashion_jax.decision.trust import fit_decision
+from fashion_jax.run.finish import of_rows_as_they_come
+from fashion_jax.run.resolve import refuse_without_effect, resolve
+from fashion_jax.run.session import Session
+from fashion_jax.run.start import first_state
+from fashion_jax.run.train import evaluate, train
+from fashion_jax.system.errors import UserError
 from fashion_jax.training.imbalance import (
     balanced_weights,
     effective_weights,
@@ -106,7 +106,7 @@ def test_a_run_counts_the_classes_of_its_training_rows(tiny_config, prepared, tm
     config = tiny_config()
     config.loss.head_imbalance = {"kind": "balanced"}
     seen = {}
-    monkeypatch.setattr("fashion_jax.session.make_train_step", lambda *_, losses, **__: seen.update(losses))
+    monkeypatch.setattr("fashion_jax.run.session.make_train_step", lambda *_, losses, **__: seen.update(losses))
     Session(resolve(config, prepared), prepared, tmp_path, progress=False).train_step()
     rows = prepared.indices("train")
     labels = prepared.labels[rows, prepared.attributes.index("kind")]
@@ -147,7 +147,7 @@ def test_a_run_that_has_begun_with_what_nothing_follows_goes_on(tiny_config, tmp
     config = tiny_config(**settings)
     set_value(config, "loss.head_weights", "kind:5")
     with monkeypatch.context() as patch:
-        patch.setattr("fashion_jax.experiment.refuse_without_effect", lambda config: None)
+        patch.setattr("fashion_jax.run.train.refuse_without_effect", lambda config: None)
         train(config, tmp_path / "w", progress=False, finish=False)
     assert train(config, tmp_path / "w", progress=False).test is not None
     assert evaluate(tmp_path / "w", progress=False).summaries.keys() == {"colour"}
@@ -197,7 +197,7 @@ def test_runs_with_shifted_logits_are_chosen_as_those_whose_bias_has_the_shift(
         asked.append(how["spared"])
         return fit_decision(*rest, **how)
 
-    monkeypatch.setattr("fashion_jax.scoring.fit_decision", keep)
+    monkeypatch.setattr("fashion_jax.run.finish.fit_decision", keep)
     noted = []
     for method in ("logit_adjustment", "prior"):
         config = tiny_config(

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from fashion_jax.config import METRIC_LOSSES
+from fashion_jax.config.fields import METRIC_LOSSES
 from fashion_jax.data.schema import MISSING
-from fashion_jax.errors import UserError
+from fashion_jax.system.errors import UserError
 from fashion_jax.training.metric_losses import metric_loss
 from stepping import mesh_of, run, session_on
 

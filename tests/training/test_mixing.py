@@ -9,16 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fashion_jax.config import MixConfig
+from fashion_jax.config.fields import MixConfig
 from fashion_jax.data.augment import example_keys
 from fashion_jax.data.loader import StreamedPhotos, training_batches
 from fashion_jax.data.schema import MISSING
-from fashion_jax.errors import UserError
+from fashion_jax.run.checks import check_training
+from fashion_jax.system.errors import UserError
 from fashion_jax.training.losses import HeadLoss, MixedTarget, head_cross_entropy, multi_head_loss
 from fashion_jax.training.mixing import label_shares, mix_photos, mixing_shares, swap_pairs
-from fashion_jax.training.sharding import batch_sharding, put_batch
+from fashion_jax.training.placement import batch_sharding, put_batch
 from fashion_jax.training.state import create_state
-from fashion_jax.training_checks import check_training
 from stepping import mesh_of, run, session_on
 
 KEYS = jax.random.split(jax.random.key(3), 400)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fashion_jax.config import OptimizerConfig
+from fashion_jax.config.fields import OptimizerConfig
 from fashion_jax.training.optimizer import make_optimizer, make_schedule
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import safetensors.numpy
 
-from fashion_jax.config_files import load_config
-from fashion_jax.experiment import train
-from fashion_jax.retrieval import read_photos
+from fashion_jax.config.files import load_config
+from fashion_jax.run.neighbours import read_photos
+from fashion_jax.run.train import train
 from fashion_jax.serving.predictor import load_model
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "retrain_heads.py"

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from fashion_jax.data.loader import StreamedPhotos, training_batches
-from fashion_jax.errors import UserError
-from fashion_jax.training.sharding import check_batch_size, put_batch
+from fashion_jax.system.errors import UserError
+from fashion_jax.training.placement import check_batch_size, put_batch
 from fashion_jax.training.state import create_state
 from stepping import mesh_of, run, session_on
 

@@ -1,0 +1,319 @@
+"""Finds labels that may be wrong: by the photo, by near-duplicates, and by the row's other labels.
+
+The three kinds of evidence become one probability per class and row. A photo's share comes from judges that did not see
+the row's label (`out_of_fold`). Near-duplicates and the row's other labels are joined to it as in a naive Bayes
+classifier, each weighted by what it is worth in this very table: how often near-duplicates agree, and how much of an
+attribute another one settles. Confident learning (Northcutt, Jiang and Chuang 2021), by cleanlab, says how many labels
+of an attribute are wrong; the least probable ones are findings, and so is every label that is not the likeliest one,
+or that near-duplicates or a rule of the table contradict. The list is ranked, and may be left where it stops to be
+worth a person's time: towards its end most labels are right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float32, Float64, Int32, Int64
+
+from fashion_jax.audit.judges import Probabilities
+from fashion_jax.system.errors import UserError
+
+_FLOOR = 1e-6  # of a photo's probability, so that no photo outweighs everything else
+_MOST_EVIDENCE = 6.0  # nats by which near-duplicates can speak for a class
+_PRIOR_ROWS = 5.0  # rows of the overall shares that are added to those of a class
+_CLEARED = 0.95  # probability from which on a label stands, whatever its near-duplicates have
+_SETTLED, _RARE = 0.9, 0.005  # shares by which a class has one partner, and by which another is impossible
+_LEAST_ROWS = 20  # of a class that makes a rule
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A label that may be wrong.
+
+    Attributes:
+        row: of the table.
+        attribute: whose label it is.
+        given: the class number that stands there.
+        suggested: the likeliest other class.
+        score: 1 minus the probability of the given class by all evidence, in [0, 1]; it ranks, and is not calibrated.
+        reason: sentences for people.
+    """
+
+    row: int
+    attribute: str
+    given: int
+    suggested: int
+    score: float
+    reason: str
+
+
+def require_cleanlab() -> Any:
+    """Returns cleanlab's filter; UserError that names the extra where it is not installed."""
+    try:
+        from cleanlab import filter as cleanlab_filter
+    except ImportError as error:
+        raise UserError(
+            f"the audit needs cleanlab ({error}); install it with: pip install 'fashion-jax[audit]'"
+        ) from error
+    return cleanlab_filter
+
+
+def find_wrong_labels(
+    probabilities: Probabilities,
+    labels: Int32[np.ndarray, "n attributes"],
+    groups: Int64[np.ndarray, " n"],
+    vocabularies: Mapping[str, Sequence[str]],
+    audited: Sequence[str] | None = None,
+) -> list[Finding]:
+    """Returns what may be wrong, the surest first.
+
+    Args:
+        probabilities: per attribute, of the photos alone, by judges that did not see the row's label.
+        labels: class numbers, negative where missing; missing ones are no findings.
+        groups: of near-duplicates.
+        vocabularies: attribute -> class names, in the order of the columns of `labels`.
+        audited: attributes to look at; the others only bear witness. None: all.
+
+    Raises:
+        UserError: cleanlab is not installed.
+    """
+    names = list(vocabularies)
+    judged = weigh_evidence(probabilities, labels, groups)
+    impossible = impossible_combinations(labels, judged)
+    findings: list[Finding] = []
+    for place, name in enumerate(names):
+        if audited is not None and name not in audited:
+            continue
+        given = labels[:, place].astype(np.int64)
+        known = np.flatnonzero(given >= 0)
+        if len(np.unique(given[known])) < 2:
+            continue
+        share = np.where(given >= 0, judged[place][np.arange(len(given)), np.maximum(given, 0)], 1.0)
+        contradicted, others = disagreeing(given, groups, judged[place])
+        rules = impossible.get(place, {})
+        likeliest = judged[place].argmax(1)
+        found = np.zeros(len(given), bool)
+        found[known] = confident_learning(judged[place][known], given[known])
+        found |= (given >= 0) & (likeliest != given)
+        found |= contradicted & (share < _CLEARED)
+        found[list(rules)] = True
+        rest = judged[place].copy()
+        rest[np.arange(len(given)), np.maximum(given, 0)] = -1
+        suggested = rest.argmax(1)
+        classes = vocabularies[name]
+        for row in np.flatnonzero(found).tolist():
+            reason = _reason(row, place, suggested[row], classes, labels, probabilities, others)
+            if row in rules:
+                reason.append(_name_rule(rules[row], names, vocabularies))
+            score = float(np.clip(1 - share[row], 0, 1))
+            findings.append(Finding(row, name, int(given[row]), int(suggested[row]), score, "; ".join(reason)))
+    order = {name: place for place, name in enumerate(names)}
+    return sorted(findings, key=lambda f: (-f.score, f.row, order[f.attribute]))
+
+
+def weigh_evidence(
+    probabilities: Probabilities, labels: Int32[np.ndarray, "n attributes"], groups: Int64[np.ndarray, " n"]
+) -> list[Float64[np.ndarray, "n classes"]]:
+    """Returns per attribute the probabilities by photo, near-duplicates and the row's other labels; rows sum to 1.
+
+    The row's own label of the attribute is not looked at. Near-duplicates speak once, however many they are, by the
+    shares of their labels. Another attribute's word is raised to the power of its uncertainty coefficient (Theil 1970):
+    the share of the attribute's entropy that it settles, near 0 for unrelated ones.
+    """
+    judged = []
+    for place, photo in enumerate(probabilities):
+        logs = np.log(photo.astype(np.float64) + _FLOOR)
+        given, count = labels[:, place].astype(np.int64), photo.shape[1]
+        logs += _duplicates_evidence(given, groups, count)
+        for other in range(labels.shape[1]):
+            if other != place:
+                logs += _label_evidence(given, labels[:, other].astype(np.int64), count, probabilities[other].shape[1])
+        powers = np.exp(logs - logs.max(1, keepdims=True))
+        judged.append(powers / powers.sum(1, keepdims=True))
+    return judged
+
+
+def confident_learning(
+    probabilities: Float64[np.ndarray, "n classes"], labels: Int64[np.ndarray, " n"]
+) -> Bool[np.ndarray, " n"]:
+    """Returns which labels are wrong: as many as confident learning counts, those of the lowest probability.
+
+    Ranking by the given class's probability finds more planted errors than ranking by margin or by class-adjusted
+    probabilities (`experiments/2026-11-25-label-audit`).
+    """
+    find = require_cleanlab().find_label_issues
+    present, numbers = np.unique(labels, return_inverse=True)
+    shares = probabilities[:, present] + 1e-12
+    shares /= shares.sum(1, keepdims=True)
+    found: np.ndarray = find(numbers, shares, filter_by="low_self_confidence", n_jobs=1)
+    return found
+
+
+def disagreeing(
+    given: Int64[np.ndarray, " n"], groups: Int64[np.ndarray, " n"], judged: Float64[np.ndarray, "n classes"]
+) -> tuple[Bool[np.ndarray, " n"], dict[int, dict[int, int]]]:
+    """Finds the suspects in groups whose labels differ.
+
+    The group's label is the one, among those that it has, that is the likeliest over all its rows; rows with another
+    are suspects.
+
+    Args:
+        given: class numbers, negative where missing.
+        groups: of near-duplicates.
+        judged: probabilities per row.
+
+    Returns:
+        Whether each row is a suspect; and for every row of such a group, class -> rows of the rest of the group.
+    """
+    suspect, others = np.zeros(len(given), bool), dict[int, dict[int, int]]()
+    order = np.argsort(groups, kind="stable")
+    starts = np.flatnonzero(np.diff(groups[order], prepend=-1 if not len(order) else groups[order[0]] - 1))
+    for members in np.split(order, starts[1:]):
+        known = members[given[members] >= 0]
+        classes, counts = np.unique(given[known], return_counts=True)
+        if len(classes) < 2:
+            continue
+        likely = np.log(judged[known][:, classes] + _FLOOR).sum(0)
+        best = classes[likely.argmax()]
+        suspect[known[given[known] != best]] = True
+        for row in known.tolist():
+            rest = dict(zip(classes.tolist(), counts.tolist(), strict=True))
+            rest[int(given[row])] -= 1
+            others[row] = rest
+    return suspect, others
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """Where attribute `of` is `cause`, attribute `on` is nearly always `usual` and nearly never `seen`."""
+
+    of: int
+    cause: int
+    on: int
+    usual: int
+    usual_share: float
+    seen: int
+    seen_share: float
+
+
+def impossible_combinations(
+    labels: Int32[np.ndarray, "n attributes"], judged: Sequence[Float64[np.ndarray, "n classes"]]
+) -> dict[int, dict[int, Rule]]:
+    """Finds pairs of labels that the table itself all but rules out.
+
+    A class of 20 rows or more that has one partner in 90 % of them makes a rule; a pair that holds less than 0.5 % of
+    its rows breaks it. The suspect of the two labels is the one of the lower probability.
+
+    Returns:
+        Attribute's place -> suspect row -> the rule that it breaks.
+    """
+    found: dict[int, dict[int, Rule]] = {}
+    for of in range(labels.shape[1]):
+        for on in range(labels.shape[1]):
+            if of == on:
+                continue
+            counts = _count(labels[:, of], labels[:, on], judged[of].shape[1], judged[on].shape[1])
+            totals = counts.sum(1)
+            shares = counts / np.maximum(totals, 1)[:, None]
+            strict = (totals >= _LEAST_ROWS) & (shares.max(1) >= _SETTLED)
+            broken = strict[:, None] & (counts > 0) & (shares < _RARE)
+            both = np.flatnonzero((labels[:, of] >= 0) & (labels[:, on] >= 0))
+            for row in both[broken[labels[both, of], labels[both, on]]].tolist():
+                cause, seen = int(labels[row, of]), int(labels[row, on])
+                usual = int(shares[cause].argmax())
+                rule = Rule(of, cause, on, usual, float(shares[cause, usual]), seen, float(shares[cause, seen]))
+                suspect = of if judged[of][row, cause] < judged[on][row, seen] else on
+                found.setdefault(suspect, {}).setdefault(row, rule)
+    return found
+
+
+def _duplicates_evidence(
+    given: Int64[np.ndarray, " n"], groups: Int64[np.ndarray, " n"], count: int
+) -> Float64[np.ndarray, "n classes"]:
+    """Returns the nats that a row's near-duplicates add to each class; rows without any add nothing."""
+    known = np.flatnonzero(given >= 0)
+    _, number = np.unique(groups, return_inverse=True)
+    members = np.zeros((int(number.max(initial=-1)) + 1, count))
+    np.add.at(members, (number[known], given[known]), 1)
+    others = members[number]
+    others[known, given[known]] -= 1
+    several = others.sum(1)
+    shares = others / np.maximum(several, 1)[:, None]
+    asked = known[several[known] > 0]
+    if not len(asked):
+        return np.zeros((len(given), count))
+    agreement = float(np.clip(shares[asked, given[asked]].mean(), 0.0, 1 - 1e-3))
+    prior = np.bincount(given[known], minlength=count) / len(known)
+    chance = (1 - agreement) * prior + 1e-9
+    nats = np.clip(np.log((agreement + chance) / chance), 0, _MOST_EVIDENCE)
+    return np.asarray(shares * nats)
+
+
+def _label_evidence(
+    given: Int64[np.ndarray, " n"], other: Int64[np.ndarray, " n"], count: int, other_count: int
+) -> Float64[np.ndarray, "n classes"]:
+    """Returns the nats that the label `other` of a row adds to each class, as other rows have the two."""
+    counts = _count(given, other, count, other_count)
+    if counts.sum() == 0:
+        return np.zeros((len(given), count))
+    entropy = _entropy(counts.sum(1))
+    shared = entropy + _entropy(counts.sum(0)) - _entropy(counts.ravel())
+    weight = float(np.clip(shared / entropy, 0, 1)) if entropy > 0 else 0.0
+    # Each row is left out of the counts that judge it: where few have `other`, its own word would be heard as theirs.
+    rows = np.arange(len(given))
+    itself = np.zeros((len(given), count))
+    both = (given >= 0) & (other >= 0)
+    itself[rows[both], given[both]] = 1
+    column = np.maximum(other, 0)
+    prior = ((counts.sum(0)[column] - both) / max(counts.sum() - 1, 1))[:, None]
+    shares = (counts.T[column] - itself + _PRIOR_ROWS * prior) / (counts.sum(1) - itself + _PRIOR_ROWS)
+    nats = weight * np.log((shares + 1e-9) / (prior + 1e-9))
+    return np.where(other[:, None] >= 0, nats, 0.0)
+
+
+def _count(
+    first: np.ndarray, second: np.ndarray, first_count: int, second_count: int
+) -> Float64[np.ndarray, "first second"]:
+    both = (first >= 0) & (second >= 0)
+    table = np.zeros((first_count, second_count))
+    np.add.at(table, (first[both], second[both]), 1)
+    return table
+
+
+def _entropy(counts: np.ndarray) -> float:
+    shares = counts[counts > 0] / counts.sum()
+    return float(-(shares * np.log(shares)).sum())
+
+
+def _reason(
+    row: int,
+    place: int,
+    suggested: int,
+    classes: Sequence[str],
+    labels: np.ndarray,
+    probabilities: Sequence[Float32[np.ndarray, "n classes"]],
+    others: Mapping[int, Mapping[int, int]],
+) -> list[str]:
+    photo, given = probabilities[place][row], int(labels[row, place])
+    looks = int(photo.argmax())
+    parts = []
+    if looks != given:
+        parts.append(
+            f"the photo looks like {classes[looks]} ({photo[looks]:.1%}), not {classes[given]} ({photo[given]:.1%})"
+        )
+    rest = {number: count for number, count in others.get(row, {}).items() if count and number != given}
+    if rest:
+        named = ", ".join(f"{classes[n]} ({c})" for n, c in sorted(rest.items(), key=lambda i: (-i[1], i[0]))[:3])
+        parts.append(f"near-duplicates have {named}")
+    return parts or [f"the row's other labels speak for {classes[suggested]}"]
+
+
+def _name_rule(rule: Rule, names: Sequence[str], vocabularies: Mapping[str, Sequence[str]]) -> str:
+    of, on = names[rule.of], names[rule.on]
+    return (
+        f"{of} {vocabularies[of][rule.cause]} has {on} {vocabularies[on][rule.seen]} in {rule.seen_share:.2%} of its "
+        f"rows, {vocabularies[on][rule.usual]} in {rule.usual_share:.2%}"
+    )

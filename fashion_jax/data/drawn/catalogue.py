@@ -1,0 +1,288 @@
+"""The embedded catalogue: drawn products in Kaggle's layout, with the faults of a real one, and none of its rights.
+
+It exists so that the whole way from a catalogue to a scored model can be walked, and tested, without a download:
+shading, patterns, position and scale vary, variants and copies of a product come up, 2 % of the labels are wrong, some
+are missing, some files are damaged, and classes have long tails. Everything follows from the seed.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from fashion_jax.data.drawn.colours import COLOURS, paint
+from fashion_jax.data.drawn.shapes import SHAPES, Pen, Point
+from fashion_jax.data.photos import encode_photo
+
+DEFAULT_COUNT = 3000
+HEIGHT, WIDTH = 80, 60
+COLUMNS = (
+    "id", "gender", "masterCategory", "subCategory", "articleType", "baseColour", "season", "year", "usage",
+    "productDisplayName",
+)  # fmt: skip
+GENDERS = ("Men", "Women", "Unisex", "Boys", "Girls")
+LABELLED = ("masterCategory", "subCategory", "baseColour", "gender")  # in these, labels are falsified
+
+_SCALE = 2  # drawn larger, then averaged
+_WRONG, _MISSING, _RESHOT, _COPIED, _DAMAGED = 0.02, 0.01, 0.04, 0.015, 0.003
+_DAMAGES = ("empty", "text", "garbage", "half", "tail", "rotated", "png", "grey", "absent")
+_SEASONS = ("Summer", "Winter", "Fall", "Spring")
+_USAGES = ("Casual", "Sports", "Formal", "Ethnic", "Party")
+_BRANDS = (
+    "Alder", "Birch", "Cedar", "Dune", "Ember", "Fjord", "Grove", "Heath", "Isle", "Juniper", "Kelp", "Linden",
+    "Maple", "Nettle", "Oak", "Pine", "Quartz", "Reed", "Sage", "Thorn",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """A product before it is drawn.
+
+    Attributes:
+        id: of the product.
+        truth: column -> what the photo shows.
+        written: column -> what styles.csv says.
+        shape: place in SHAPES.
+        kind: variant of the outline, 0 or 1.
+        pattern: of the cloth.
+        look: seed of everything else that can be seen; variants of a product share it.
+        shift: pixels by which a variant's photo is moved.
+        copy_of: id of the product whose file this one repeats, or empty.
+        damage: what is wrong with the file, or empty.
+    """
+
+    id: str
+    truth: dict[str, str]
+    written: dict[str, str]
+    shape: int
+    kind: int
+    pattern: str
+    look: int
+    shift: Point = (0.0, 0.0)
+    copy_of: str = ""
+    damage: str = ""
+
+
+def write_catalog(folder: Path, count: int = DEFAULT_COUNT, seed: int = 0) -> None:
+    """Writes styles.csv and images/<id>.jpg (60x80), as Kaggle's archive unpacks.
+
+    Args:
+        folder: made if absent.
+        count: rows.
+        seed: equal seeds write equal bytes.
+    """
+    specs = plan(count, seed)
+    images = folder / "images"
+    images.mkdir(parents=True, exist_ok=True)
+    encoded: dict[str, bytes] = {}
+    for spec in specs:
+        data = encoded[spec.copy_of] if spec.copy_of else encode_photo(draw(spec))
+        encoded[spec.id] = data
+        damaged = _damage(data, spec.damage)
+        if damaged is not None:
+            (images / f"{spec.id}.jpg").write_bytes(damaged)
+    (folder / "styles.csv").write_text(_format_table(specs), encoding="utf-8")
+
+
+def wrong_labels(count: int = DEFAULT_COUNT, seed: int = 0) -> set[tuple[str, str]]:
+    """Returns (id, column) wherever styles.csv says something else than the photo shows; draws nothing."""
+    return {
+        (spec.id, column)
+        for spec in plan(count, seed)
+        for column in LABELLED
+        if spec.written[column] not in ("NA", spec.truth[column])
+    }
+
+
+def plan(count: int, seed: int) -> list[Spec]:
+    """Decides on all products of a catalogue."""
+    rng = np.random.default_rng([seed, count])
+    shapes = _long_tailed(len(SHAPES), count, rng)
+    colours = _long_tailed(len(COLOURS), count, rng)
+    specs: list[Spec] = []
+    number = 1000
+    for i in range(count):
+        number += int(rng.integers(1, 9))
+        chance = rng.random()
+        if specs and chance < _RESHOT:
+            # A second photo of the product before: the next id, the same title, a slightly moved camera.
+            number = int(specs[-1].id) + 1
+            shift = (float(rng.uniform(-2, 2)), float(rng.uniform(-2, 2)))
+            spec = replace(specs[-1], id=str(number), shift=shift, copy_of="", damage="")
+        elif specs and chance < _RESHOT + _COPIED:
+            other = specs[int(rng.integers(len(specs)))]
+            spec = replace(other, id=str(number), copy_of=other.copy_of or other.id, damage="")
+        else:
+            spec = _new_product(str(number), int(shapes[i]), COLOURS[colours[i]], rng)
+        specs.append(replace(spec, written=_write_labels(spec.truth, rng)))
+    for place, row in enumerate(rng.choice(count, max(len(_DAMAGES), round(_DAMAGED * count)), replace=False)):
+        specs[row] = replace(specs[row], damage=_DAMAGES[place % len(_DAMAGES)])
+    return specs
+
+
+def draw(spec: Spec) -> UInt8[np.ndarray, "80 60 3"]:
+    """Draws a product's photo."""
+    rng = np.random.default_rng(spec.look)
+    height, width = HEIGHT * _SCALE, WIDTH * _SCALE
+    place = _placement(spec, SHAPES[spec.shape][4], rng)
+    pen = Pen(width, height, place, flip=bool(rng.random() < 0.5))
+    SHAPES[spec.shape][3](pen, spec.kind)
+    _emblem(pen, spec.truth["gender"])
+    body, shade, trim, line, rim, face = (
+        np.asarray(layer, np.float32)[..., None] / 255 for layer in pen.layers.values()
+    )
+
+    cloth = paint(spec.truth["baseColour"], spec.pattern, height, width, rng).astype(np.float32)
+    y, x = np.mgrid[:height, :width].astype(np.float32)
+    slope = rng.uniform(-0.06, 0.06, 2)
+    light = 1 + slope[0] * (x / width - 0.5) + slope[1] * (y / height - 0.5)
+    cloth = np.clip(cloth * light[..., None], 0, 255)
+
+    photo = np.full((height, width, 3), 255, np.float32)
+    outline = np.clip(sum(np.roll(body, s, a) for s in (-1, 1) for a in (0, 1)), 0, 1)
+    shadow = np.roll(np.maximum(body, shade), (int(rng.integers(2, 5)), int(rng.integers(-3, 4))), (0, 1))
+    photo -= 22 * shadow
+    photo = photo * (1 - outline) + 0.62 * cloth * outline
+    photo = photo * (1 - body) + cloth * body
+    photo = photo * (1 - shade) + 0.72 * cloth * shade
+    photo = photo * (1 - trim) + float(rng.choice([205, 225])) * trim
+    photo = photo * (1 - line) + (0.35 * cloth + 10) * line
+    photo = photo * (1 - rim) + 20 * rim
+    photo = photo * (1 - face) + 250 * face
+    small = photo.reshape(HEIGHT, _SCALE, WIDTH, _SCALE, 3).mean((1, 3))
+    noise = np.random.default_rng([spec.look, int(spec.id)]).normal(0, 1.5, small.shape)
+    return np.clip(np.rint(small + noise), 0, 255).astype(np.uint8)
+
+
+def _new_product(product_id: str, shape: int, colour: str, rng: np.random.Generator) -> Spec:
+    master, sub, articles, _, _ = SHAPES[shape]
+    kind = int(rng.random() < 0.4)
+    gender = GENDERS[int(rng.choice(len(GENDERS), p=(0.38, 0.32, 0.14, 0.09, 0.07)))]
+    truth = {
+        "gender": gender,
+        "masterCategory": master,
+        "subCategory": sub,
+        "articleType": articles[kind],
+        "baseColour": colour,
+        "season": _SEASONS[int(rng.choice(4, p=(0.5, 0.2, 0.2, 0.1)))],
+        "year": str(int(rng.integers(2010, 2019))),
+        "usage": _USAGES[int(rng.choice(5, p=(0.7, 0.12, 0.08, 0.06, 0.04)))],
+        "productDisplayName": f"{_BRANDS[int(rng.integers(len(_BRANDS)))]} {gender} {colour} {articles[kind]}",
+    }
+    pattern = str(rng.choice(["plain", "stripes", "dots", "check"], p=(0.64, 0.12, 0.12, 0.12)))
+    return Spec(product_id, truth, truth, shape, kind, pattern, int(rng.integers(2**31)))
+
+
+def _write_labels(truth: dict[str, str], rng: np.random.Generator) -> dict[str, str]:
+    """Returns the labels as a careless clerk writes them."""
+    written = dict(truth)
+    others = {
+        "masterCategory": sorted({s[0] for s in SHAPES}),
+        "subCategory": sorted({s[1] for s in SHAPES}),
+        "baseColour": list(COLOURS),
+        "gender": list(GENDERS),
+    }
+    for column in LABELLED:
+        chance = rng.random()
+        if chance < _WRONG:
+            written[column] = str(rng.choice([v for v in others[column] if v != truth[column]]))
+        elif chance < _WRONG + _MISSING:
+            written[column] = "NA"
+    return written
+
+
+def _long_tailed(num_classes: int, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Draws class numbers whose frequencies fall off, each class often enough to be learnt."""
+    weights = 1 / (np.arange(num_classes) + 8.0)
+    floor = 0.6 / num_classes
+    shares = floor + (1 - floor * num_classes) * weights / weights.sum()
+    order = rng.permutation(num_classes) if num_classes == len(COLOURS) else np.arange(num_classes)
+    return order[rng.choice(num_classes, count, p=shares)]
+
+
+def _placement(spec: Spec, aspect: float, rng: np.random.Generator) -> "_Place":
+    """Returns the map from a product's box to pixels."""
+    child = spec.truth["gender"] in ("Boys", "Girls")
+    size = rng.uniform(0.68, 0.8) if child else rng.uniform(0.84, 0.96)
+    box_height = min(size * HEIGHT, size * WIDTH / aspect)
+    box_width = box_height * aspect
+    room_x, room_y = (WIDTH - box_width) / 2, (HEIGHT - box_height) / 2
+    centre_x = WIDTH / 2 + rng.uniform(-0.7, 0.7) * room_x * 0.6 + spec.shift[0]
+    centre_y = HEIGHT / 2 + rng.uniform(-0.7, 0.7) * room_y * 0.6 + spec.shift[1]
+    return _Place(box_width, box_height, centre_x, centre_y, math.radians(rng.uniform(-5, 5)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    width: float
+    height: float
+    x: float
+    y: float
+    angle: float
+
+    def __call__(self, point: Point) -> Point:
+        dx, dy = (point[0] - 0.5) * self.width, (point[1] - 0.5) * self.height
+        cosine, sine = math.cos(self.angle), math.sin(self.angle)
+        x, y = self.x + cosine * dx - sine * dy, self.y + sine * dx + cosine * dy
+        return (x * _SCALE, y * _SCALE)
+
+
+def _emblem(pen: Pen, gender: str) -> None:
+    """Draws the cue by which gender can be seen, about 9 pixels wide; children's things are smaller besides."""
+
+    def disc(x: float, y: float, radius: float) -> list[Point]:
+        return [(x + radius * math.cos(t), y + radius * math.sin(t)) for t in np.linspace(0, 2 * math.pi, 12)]
+
+    badges: dict[str, list[list[Point]]] = {
+        "Men": [[(-8, -8), (8, -8), (8, 8), (-8, 8)]],
+        "Women": [disc(-6, 0, 5), disc(6, 0, 5)],
+        "Boys": [[(-10, 8), (10, 8), (0, -9)]],
+        "Girls": [disc(-6, -4, 4), disc(6, -4, 4), disc(0, 6, 4)],
+        "Unisex": [],
+    }
+    pen.badge((0.5, 0.57), *badges[gender])
+
+
+def _damage(data: bytes, damage: str) -> bytes | None:
+    """Returns a file with a fault, None for a file that is absent."""
+    if damage in ("rotated", "png", "grey"):
+        image = Image.open(io.BytesIO(data))
+        buffer = io.BytesIO()
+        if damage == "rotated":
+            exif = Image.Exif()
+            exif[0x0112] = 6  # the camera lay on its side
+            image.rotate(90, expand=True).save(buffer, "JPEG", quality=95, exif=exif)
+        elif damage == "png":
+            image.convert("P", palette=Image.Palette.ADAPTIVE).save(buffer, "PNG")
+        else:
+            image.convert("L").save(buffer, "JPEG", quality=95)
+        return buffer.getvalue()
+    faults = {
+        "empty": b"",
+        "text": b"<html>404 Not Found</html>",
+        "garbage": data[:64] + bytes(256),
+        "half": data[: len(data) // 3],
+        "tail": data[: int(len(data) * 0.93)],
+    }
+    return None if damage == "absent" else faults.get(damage, data)
+
+
+def _format_table(specs: list[Spec]) -> str:
+    """Returns styles.csv; every 400th row has commas in its title that nobody quoted."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for number, spec in enumerate(specs):
+        row = [spec.id, *(spec.written[column] for column in COLUMNS[1:])]
+        if number % 400 == 399:
+            text.write(",".join(row) + ", Pack of 2, Boxed\n")
+        else:
+            writer.writerow(row)
+    return text.getvalue()

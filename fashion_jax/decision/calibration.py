@@ -1,0 +1,145 @@
+"""Probabilities that can be trusted: temperature scaling, calibration error, thresholds, and sets of labels.
+
+Everything is fitted on validation rows and judged on others. Rows whose label is missing are left out by the caller.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.optimize
+import scipy.special
+import scipy.stats
+from jaxtyping import Bool, Float, Int
+
+from fashion_jax.decision.decisions import label_sets
+
+__all__ = [
+    "Threshold", "calibration_error", "fit_label_sets", "fit_temperature", "fit_threshold", "label_sets",
+    "reliability_bins",
+]  # fmt: skip
+
+_BINS = 15
+_TEMPERATURES = (0.05, 20.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Threshold:
+    """From which confidence on labels are accepted unseen.
+
+    Attributes:
+        confidence: the smallest that is accepted, in [0, 1]; above 1 where no threshold reaches the precision.
+        precision: share of the accepted rows that are right, on the rows that it was fitted on.
+        coverage: share of the rows that are accepted.
+    """
+
+    confidence: float
+    precision: float
+    coverage: float
+
+
+def fit_temperature(logits: Float[np.ndarray, "n classes"], labels: Int[np.ndarray, " n"]) -> float:
+    """Returns the temperature that minimises the negative log-likelihood of softmax(logits / temperature).
+
+    Guo et al., "On calibration of modern neural networks", ICML 2017. One number per head: the order of the classes,
+    and so every accuracy, stays as it is.
+
+    Args:
+        logits: of validation rows.
+        labels: in [0, classes).
+
+    Returns:
+        In [0.05, 20]; 1 where there is no row.
+    """
+    if not len(labels):
+        return 1.0
+    wide, rows = logits.astype(np.float64), np.arange(len(labels))
+
+    def loss(log_temperature: float) -> float:
+        scaled = wide / math.exp(log_temperature)
+        return float(np.mean(scipy.special.logsumexp(scaled, axis=1) - scaled[rows, labels]))
+
+    low, high = (math.log(bound) for bound in _TEMPERATURES)
+    found = scipy.optimize.minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 1e-5})
+    return float(math.exp(found.x))
+
+
+def calibration_error(
+    confidences: Float[np.ndarray, " n"], correct: Bool[np.ndarray, " n"], *, bins: int = _BINS
+) -> float:
+    """Returns the expected calibration error: |accuracy - mean confidence| over bins of equal width, by their rows.
+
+    Args:
+        confidences: of the predicted class, in [0, 1].
+        correct: whether it was right.
+        bins: of [0, 1].
+
+    Returns:
+        In [0, 1]; 0 where there is no row.
+    """
+    if not len(confidences):
+        return 0.0
+    _, hits, sums = reliability_bins(confidences, correct, bins=bins)
+    return float(np.abs(hits - sums).sum() / len(confidences))
+
+
+def reliability_bins(
+    confidences: Float[np.ndarray, " n"], correct: Bool[np.ndarray, " n"], *, bins: int = _BINS
+) -> tuple[Int[np.ndarray, " bins"], Float[np.ndarray, " bins"], Float[np.ndarray, " bins"]]:
+    """Returns rows, right rows and summed confidences of each bin of equal width, its upper end included."""
+    place = np.clip(np.ceil(confidences * bins).astype(int) - 1, 0, bins - 1)
+    rows = np.bincount(place, minlength=bins)
+    return rows, np.bincount(place, correct, bins), np.bincount(place, confidences, bins)
+
+
+def fit_threshold(
+    confidences: Float[np.ndarray, " n"], correct: Bool[np.ndarray, " n"], precision: float, *, level: float = 0.0
+) -> Threshold:
+    """Returns the threshold that accepts the most rows with at least a precision.
+
+    Args:
+        confidences: of the predicted class, in [0, 1].
+        correct: whether it was right.
+        precision: asked for, in (0, 1].
+        level: 0 takes the share of right rows as it is; otherwise its lower bound at this level of confidence must
+            reach the precision (Clopper and Pearson, Biometrika 1934): few rows cannot promise it by luck.
+    """
+    if not len(confidences):
+        return Threshold(math.inf, 0.0, 0.0)
+    order = np.argsort(-confidences, kind="stable")
+    ranked, hits = confidences[order], np.cumsum(correct[order])
+    accepted = np.arange(1, len(ranked) + 1)
+    # Rows of equal confidence are accepted together or not at all.
+    last = np.append(ranked[1:] < ranked[:-1], True)
+    shares = scipy.stats.beta.ppf(1 - level, hits, accepted - hits + 1) if level else hits / accepted
+    good = np.flatnonzero(last & (shares >= precision - 1e-12))
+    if not len(good):
+        return Threshold(math.inf, 0.0, 0.0)
+    place = good[-1]
+    return Threshold(float(ranked[place]), float(hits[place] / accepted[place]), float(accepted[place] / len(ranked)))
+
+
+def fit_label_sets(
+    probabilities: Float[np.ndarray, "n classes"], labels: Int[np.ndarray, " n"], coverage: float
+) -> float:
+    """Returns the smallest probability that puts a class into a row's set of labels (split conformal prediction).
+
+    For rows like the ones that it is fitted on, the true label is in the set with at least the asked probability,
+    whatever the model (Sadinle, Lei and Wasserman, JASA 2019; the finite-sample quantile of Vovk et al. 2005).
+
+    Args:
+        probabilities: of validation rows, each row sums to 1.
+        labels: in [0, classes).
+        coverage: asked for, in (0, 1).
+
+    Returns:
+        In [0, 1]; 0, so that every class is in the set, where there are too few rows for the coverage.
+    """
+    count = len(labels)
+    rank = math.ceil((count + 1) * coverage)
+    if rank > count:
+        return 0.0
+    scores = np.sort(1 - probabilities[np.arange(count), labels].astype(np.float64))
+    return float(max(0.0, 1 - scores[rank - 1]))

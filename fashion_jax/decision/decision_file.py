@@ -1,0 +1,224 @@
+"""What was fitted for a model's decisions, as JSON in its package: written plainly, believed only when it fits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fashion_jax.decision.decisions import (
+    MAX_TABLE,
+    OPERATING_POINTS,
+    POOLINGS,
+    Decision,
+    HeadDecision,
+    JointHeads,
+    Link,
+    OutOfCatalogue,
+)
+from fashion_jax.system.errors import UserError
+
+FORMAT = 1
+_MAX_ROWS = 2**53
+_BIG = 1e30
+
+
+def decision_to_json(decision: Decision) -> dict[str, Any]:
+    """Returns JSON values; `decision_from_json` makes the same decision of them."""
+    score = decision.out_of_catalogue
+    return {
+        "format": FORMAT,
+        "precision": decision.precision,
+        "coverage": decision.coverage,
+        "heads": {name: _head_to_json(head) for name, head in decision.heads.items()},
+        "joint": [
+            {"heads": list(group.names), "combinations": group.combinations.tolist()} for group in decision.joint
+        ],
+        "out_of_catalogue": None
+        if score is None
+        else {
+            "mean": score.mean.tolist(),
+            "directions": score.directions.tolist(),
+            "variances": score.variances.tolist(),
+            "rest": score.rest,
+            "centres": list(score.centres),
+            "spreads": list(score.spreads),
+            "threshold": score.threshold,
+        },
+    }
+
+
+def _head_to_json(head: HeadDecision) -> dict[str, Any]:
+    link = head.link
+    return {
+        "temperature": head.temperature,
+        "class_rows": head.class_rows.tolist(),
+        "strengths": dict(head.strengths),
+        # JSON has no infinity: null accepts nothing.
+        "thresholds": {point: value if math.isfinite(value) else None for point, value in head.thresholds.items()},
+        "label_set": head.label_set,
+        "link": None
+        if link is None
+        else {
+            "finer": link.finer,
+            # Most combinations never come up: [finer, class, rows] of those that do.
+            "counts": [[i, j, int(link.counts[i, j])] for i, j in np.argwhere(link.counts).tolist()],
+            "pooling": link.pooling,
+            "weight": link.weight,
+            "temperature": link.temperature,
+        },
+    }
+
+
+def decision_from_json(where: Path, value: Mapping[str, Any], classes: Mapping[str, int], features: int) -> Decision:
+    """Checks everything and returns the decision.
+
+    Args:
+        where: the file, for errors.
+        value: a JSON object from anywhere.
+        classes: attribute -> classes of the model's heads.
+        features: of its embedding.
+
+    Raises:
+        UserError: a key, a type, a size or a range is not what the model needs.
+    """
+    check = _Check(where)
+    try:
+        if value["format"] != FORMAT:
+            raise UserError(f"{where} has the format {value['format']!r}; this version reads {FORMAT}")
+        _keys(check, value, ("format", "precision", "coverage", "heads", "joint", "out_of_catalogue"), "it")
+        heads = value["heads"]
+        check(isinstance(heads, dict) and heads.keys() == classes.keys(), "its heads are not the model's")
+        decision = Decision(
+            {name: _head(check, name, heads[name], classes) for name in classes},
+            tuple(_joint(check, group, classes) for group in _list(check, value["joint"], "joint")),
+            _outside(check, value["out_of_catalogue"], features),
+            check.number(value["precision"], 0, 1, "precision"),
+            check.number(value["coverage"], 0, 1, "coverage"),
+        )
+    except (KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise UserError(f"{where} is not what was fitted for a model: {error!r}") from error
+    except ValueError as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{where}: {error}") from error
+    named = [name for group in decision.joint for name in group.names]
+    check(len(set(named)) == len(named), "a head is decided in two groups")
+    return decision
+
+
+class _Check:
+    """Raises UserError that names the file."""
+
+    def __init__(self, where: Path) -> None:
+        self._where = where
+
+    def __call__(self, holds: bool, what: str) -> None:
+        if not holds:
+            raise UserError(f"{self._where}: {what}")
+
+    def number(self, value: Any, low: float, high: float, what: str) -> float:
+        # Comparisons hold for integers of any size and fail for NaN.
+        sound = type(value) in (int, float) and low <= value <= high
+        self(sound, f"{what} is not a number from {low:g} to {high:g}")
+        return float(value)
+
+    def numbers(self, value: Any, count: int, low: float, high: float, what: str) -> np.ndarray:
+        self(isinstance(value, list) and len(value) == count, f"{what} are not {count} numbers")
+        return np.array([self.number(v, low, high, what) for v in value], np.float64)
+
+    def integer(self, value: Any, high: int, what: str) -> int:
+        self(type(value) is int and 0 <= value <= high, f"{what} is not a whole number from 0 to {high}")
+        return int(value)
+
+
+def _keys(check: _Check, value: Any, names: tuple[str, ...], what: str) -> None:
+    check(isinstance(value, dict) and value.keys() == set(names), f"{what} does not hold {', '.join(names)} alone")
+
+
+def _list(check: _Check, value: Any, what: str) -> list[Any]:
+    check(isinstance(value, list), f"{what} is no list")
+    return list(value)
+
+
+def _points(check: _Check, value: Any, low: float, high: float, what: str) -> dict[str, float]:
+    _keys(check, value, OPERATING_POINTS, what)
+    return {point: check.number(value[point], low, high, what) for point in OPERATING_POINTS}
+
+
+def _head(check: _Check, name: str, value: Any, classes: Mapping[str, int]) -> HeadDecision:
+    what = f"{name!r}"
+    _keys(check, value, ("temperature", "class_rows", "strengths", "thresholds", "label_set", "link"), what)
+    thresholds = {k: 2.0 if v is None else v for k, v in value["thresholds"].items()}
+    thresholds = _points(check, thresholds, 0, 2, f"thresholds of {what}")
+    rows = _list(check, value["class_rows"], f"class_rows of {what}")
+    check(len(rows) == classes[name], f"class_rows of {what} are not {classes[name]} numbers")
+    sets = value["label_set"]
+    return HeadDecision(
+        check.number(value["temperature"], 1e-3, 1e3, f"the temperature of {what}"),
+        np.array([check.integer(n, _MAX_ROWS, f"class_rows of {what}") for n in rows], np.int64),
+        _points(check, value["strengths"], -100, 100, f"strengths of {what}"),
+        {point: math.inf if t > 1 else t for point, t in thresholds.items()},
+        None if sets is None else check.number(sets, 0, 1, f"label_set of {what}"),
+        _link(check, name, value["link"], classes),
+    )
+
+
+def _link(check: _Check, name: str, value: Any, classes: Mapping[str, int]) -> Link | None:
+    if value is None:
+        return None
+    what = f"the hierarchy of {name!r}"
+    _keys(check, value, ("finer", "counts", "pooling", "weight", "temperature"), what)
+    finer = value["finer"]
+    check(isinstance(finer, str) and finer in classes and finer != name, f"{what} names no other head")
+    shape = classes[finer], classes[name]
+    check(shape[0] * shape[1] <= MAX_TABLE, f"{what} has too many classes")
+    check(value["pooling"] in POOLINGS, f"{what} has no known pooling")
+    counts = np.zeros(shape, np.int64)
+    for cell in _list(check, value["counts"], f"counts of {what}"):
+        check(isinstance(cell, list) and len(cell) == 3, f"counts of {what} are not [finer, class, rows]")
+        i, j = (check.integer(c, n - 1, f"a class of {what}") for c, n in zip(cell[:2], shape, strict=True))
+        counts[i, j] = check.integer(cell[2], 2**40, f"rows of {what}")
+    return Link(
+        finer,
+        counts,
+        value["pooling"],
+        check.number(value["weight"], 0, 1, f"the weight of {what}"),
+        check.number(value["temperature"], 1e-3, 1e3, f"the temperature of {what}"),
+    )
+
+
+def _joint(check: _Check, value: Any, classes: Mapping[str, int]) -> JointHeads:
+    _keys(check, value, ("heads", "combinations"), "a group of heads")
+    names = _list(check, value["heads"], "a group of heads")
+    known = all(isinstance(n, str) and n in classes for n in names)
+    check(known and 2 <= len(names) == len(set(names)), "a group of heads does not name two or more heads of the model")
+    rows = _list(check, value["combinations"], "combinations")
+    check(0 < len(rows) <= MAX_TABLE, "a group of heads has no combinations, or too many")
+    sound = all(isinstance(r, list) and len(r) == len(names) for r in rows)
+    check(sound, "a combination does not have a class per head")
+    found = [[check.integer(c, classes[n] - 1, "a class") for c, n in zip(r, names, strict=True)] for r in rows]
+    return JointHeads(tuple(names), np.array(found, np.int64))
+
+
+def _outside(check: _Check, value: Any, features: int) -> OutOfCatalogue | None:
+    if value is None:
+        return None
+    what = "out_of_catalogue"
+    _keys(check, value, ("mean", "directions", "variances", "rest", "centres", "spreads", "threshold"), what)
+    directions = _list(check, value["directions"], f"directions of {what}")
+    check(0 < len(directions) <= features, f"{what} has no directions, or too many")
+    centres = check.numbers(value["centres"], 2, -_BIG, _BIG, f"centres of {what}")
+    spreads = check.numbers(value["spreads"], 2, 1e-9, _BIG, f"spreads of {what}")
+    return OutOfCatalogue(
+        check.numbers(value["mean"], features, -_BIG, _BIG, f"mean of {what}"),
+        np.stack([check.numbers(row, features, -1.001, 1.001, f"directions of {what}") for row in directions]),
+        check.numbers(value["variances"], len(directions), 1e-15, _BIG, f"variances of {what}"),
+        check.number(value["rest"], 1e-15, _BIG, f"rest of {what}"),
+        (float(centres[0]), float(centres[1])),
+        (float(spreads[0]), float(spreads[1])),
+        check.number(value["threshold"], -_BIG, _BIG, f"threshold of {what}"),
+    )

@@ -1,0 +1,301 @@
+"""From a network's logits to what is said of a photo: calibrated probabilities, labels, acceptance, out of catalogue.
+
+Numbers that were fitted on validation rows (`decision/trust.py`), and pure functions that apply them, so that a run's
+scores and a package's predictions come from the same code. For each head:
+
+1. temperature: softmax(logits / T), Guo et al., ICML 2017;
+2. where a finer attribute determines it: a mixture with the finer head's probabilities, summed along the hierarchy;
+3. a temperature of the mixture.
+
+Probabilities are those of rows as they come. A label is the class with the highest log p - strength * log prior
+(logit adjustment after the fact, Menon et al., ICLR 2021), by a strength per operating point; heads that a hierarchy
+joins are decided together, over the combinations of classes that do not contradict it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import scipy.special
+from jaxtyping import Bool, Float, Int64
+
+from fashion_jax.training.imbalance import log_frequencies
+
+OPERATING_POINTS = ("accuracy", "macro_f1")
+POOLINGS = ("linear", "log")
+MAX_TABLE = 2**24  # cells of a hierarchy's table
+_TINY = 1e-12
+_PRIOR_ROWS = 0.1  # rows as all others have them that are added to a finer class's own
+_CELLS_AT_ONCE = 2**22
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """How a head takes part of its probabilities from a finer one.
+
+    Attributes:
+        finer: the other attribute.
+        counts: int64 (classes of the finer, classes), training rows.
+        pooling: "linear" mixes probabilities, "log" their logarithms.
+        weight: of the finer head, in [0, 1].
+        temperature: by which the mixture is divided.
+    """
+
+    finer: str
+    counts: Int64[np.ndarray, "finer classes"]
+    pooling: str
+    weight: float
+    temperature: float
+
+
+@dataclass(frozen=True, slots=True)
+class HeadDecision:
+    """What was fitted for one head.
+
+    Attributes:
+        temperature: of its logits.
+        class_rows: int64 (classes,), training rows.
+        strengths: operating point -> strength of the logit adjustment.
+        thresholds: operating point -> smallest confidence that is accepted automatically; infinite for none.
+        label_set: smallest probability of a class in a row's label set; None where none were asked for.
+        link: None for a head that no other determines.
+    """
+
+    temperature: float
+    class_rows: Int64[np.ndarray, " classes"]
+    strengths: Mapping[str, float]
+    thresholds: Mapping[str, float]
+    label_set: float | None = None
+    link: Link | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class JointHeads:
+    """Heads that are decided together.
+
+    Attributes:
+        names: of the attributes.
+        combinations: int64 (combinations, heads), the classes that may be said at once.
+    """
+
+    names: tuple[str, ...]
+    combinations: Int64[np.ndarray, "combinations heads"]
+
+
+@dataclass(frozen=True, slots=True)
+class OutOfCatalogue:
+    """How far a photo is from the catalogue's, and from where on it is held for none of them.
+
+    The sum of two scores, each less its median and divided by its interquartile range on validation photos: the
+    logarithm of the Mahalanobis distance of the embedding from the training photos' (Lee et al., NeurIPS 2018, with one
+    Gaussian, its covariance of low rank plus a multiple of the identity: Tipping and Bishop, JRSS B 1999), and the
+    energy, the mean over heads of -logsumexp(logits) (Liu et al., NeurIPS 2020).
+
+    Attributes:
+        mean: float64 (features,), of the training photos' embeddings.
+        directions: float64 (k, features), of largest variance, orthonormal.
+        variances: float64 (k,), along them, above 0.
+        rest: variance along every other direction, above 0.
+        centres: medians of log distance and energy.
+        spreads: their interquartile ranges, above 0.
+        threshold: scores above it are out of the catalogue.
+    """
+
+    mean: Float[np.ndarray, " features"]
+    directions: Float[np.ndarray, "k features"]
+    variances: Float[np.ndarray, " k"]
+    rest: float
+    centres: tuple[float, float]
+    spreads: tuple[float, float]
+    threshold: float
+
+    def log_distances(self, embeddings: Float[np.ndarray, "n features"]) -> Float[np.ndarray, " n"]:
+        """Returns the logarithm of the squared Mahalanobis distance per feature."""
+        away = np.asarray(embeddings, np.float64) - self.mean[None, :]
+        along = away @ self.directions.T
+        beside = np.maximum((away**2).sum(1) - (along**2).sum(1), 0.0)
+        squared = (along**2 / self.variances[None, :]).sum(1) + beside / self.rest
+        return np.asarray(np.log(np.maximum(squared / len(self.mean), _TINY)))
+
+    def scores(
+        self, embeddings: Float[np.ndarray, "n features"], energies: Float[np.ndarray, " n"]
+    ) -> Float[np.ndarray, " n"]:
+        """Returns the score of each photo; about 0 for a common product, higher for stranger photos."""
+        distance = (self.log_distances(embeddings) - self.centres[0]) / self.spreads[0]
+        return distance + (np.asarray(energies, np.float64) - self.centres[1]) / self.spreads[1]
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """All that was fitted for a model.
+
+    Attributes:
+        heads: attribute -> its numbers.
+        joint: groups of heads that a hierarchy joins.
+        out_of_catalogue: None where it was not fitted.
+        precision: that accepted labels were to have.
+        coverage: that label sets were to have; 0 for no sets.
+    """
+
+    heads: Mapping[str, HeadDecision]
+    joint: tuple[JointHeads, ...] = ()
+    out_of_catalogue: OutOfCatalogue | None = None
+    precision: float = 0.0
+    coverage: float = 0.0
+    order: tuple[str, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        done: list[str] = []
+        while len(done) < len(self.heads):
+            ready = [n for n, h in self.heads.items() if n not in done and (h.link is None or h.link.finer in done)]
+            if not ready:
+                raise ValueError("the hierarchy runs in a circle, or names an attribute that is not there")
+            done += ready
+        object.__setattr__(self, "order", tuple(done))
+
+
+def conditional_chances(counts: Int64[np.ndarray, "finer classes"]) -> Float[np.ndarray, "finer classes"]:
+    """Returns P(class | finer class): shares of the rows, drawn a little towards the shares of all rows; rows sum to 1.
+
+    Args:
+        counts: training rows by [finer, coarser] label.
+    """
+    total = counts.sum()
+    prior = counts.sum(0) / total if total else np.full(counts.shape[1], 1 / counts.shape[1])
+    return np.asarray((counts + _PRIOR_ROWS * prior) / (counts.sum(1, keepdims=True) + _PRIOR_ROWS))
+
+
+def scale(logits: Float[np.ndarray, "n classes"], temperature: float) -> Float[np.ndarray, "n classes"]:
+    """Returns log softmax(logits / temperature), float64."""
+    return np.asarray(scipy.special.log_softmax(np.asarray(logits, np.float64) / temperature, axis=1))
+
+
+def pool(
+    own: Float[np.ndarray, "n classes"],
+    summed: Float[np.ndarray, "n classes"],
+    *,
+    pooling: str,
+    weight: float,
+) -> Float[np.ndarray, "n classes"]:
+    """Returns the logarithm of a mixture of two distributions, not normalised where it is "log".
+
+    Args:
+        own: log probabilities of the head.
+        summed: log probabilities that the finer head gives.
+        pooling: "linear" or "log" (Genest and Zidek, Statistical Science 1986).
+        weight: of `summed`, in [0, 1].
+    """
+    if pooling == "log":
+        return (1 - weight) * own + weight * summed
+    with np.errstate(divide="ignore"):
+        return np.asarray(np.logaddexp(own + np.log(1 - weight), summed + np.log(weight)))
+
+
+def sum_along(
+    finer: Float[np.ndarray, "n finer"], counts: Int64[np.ndarray, "finer classes"]
+) -> Float[np.ndarray, "n classes"]:
+    """Returns log P(class) = log sum over finer classes of P(finer) P(class | finer).
+
+    Args:
+        finer: log probabilities of the finer head.
+        counts: training rows by [finer, coarser] label.
+    """
+    return np.asarray(np.log(np.maximum(np.exp(finer) @ conditional_chances(counts), _TINY)))
+
+
+def log_probabilities(
+    decision: Decision, logits: Mapping[str, Float[np.ndarray, "n classes"]]
+) -> dict[str, Float[np.ndarray, "n classes"]]:
+    """Returns calibrated log probabilities per head, float64; each row's probabilities sum to 1.
+
+    Args:
+        decision: as fitted.
+        logits: attribute -> the network's, float32 or float64.
+    """
+    found: dict[str, np.ndarray] = {}
+    for name in decision.order:
+        head = decision.heads[name]
+        found[name] = scale(logits[name], head.temperature)
+        if head.link is not None:
+            link = head.link
+            summed = sum_along(found[link.finer], link.counts)
+            found[name] = scale(pool(found[name], summed, pooling=link.pooling, weight=link.weight), link.temperature)
+    return {name: found[name] for name in decision.heads}
+
+
+def choose_labels(
+    decision: Decision,
+    log_probs: Mapping[str, Float[np.ndarray, "n classes"]],
+    operating_point: str = "accuracy",
+    *,
+    joint: bool = True,
+) -> dict[str, Int64[np.ndarray, " n"]]:
+    """Returns the label of each row and head.
+
+    Args:
+        decision: as fitted.
+        log_probs: from `log_probabilities`.
+        operating_point: "accuracy" or "macro_f1".
+        joint: whether heads that a hierarchy joins are decided together.
+    """
+    scores = {
+        name: adjust(log_probs[name], head.class_rows, head.strengths[operating_point])
+        for name, head in decision.heads.items()
+    }
+    labels = {name: score.argmax(1) for name, score in scores.items()}
+    for group in decision.joint if joint else ():
+        combinations, count = group.combinations, len(next(iter(labels.values())))
+        step = max(1, _CELLS_AT_ONCE // len(combinations))
+        for start in range(0, count, step):
+            rows = slice(start, start + step)
+            total = sum(scores[name][rows][:, combinations[:, i]] for i, name in enumerate(group.names))
+            best = combinations[np.asarray(total).argmax(1)]
+            for i, name in enumerate(group.names):
+                labels[name][rows] = best[:, i]
+    return labels
+
+
+def adjust(
+    log_probs: Float[np.ndarray, "n classes"], class_rows: Int64[np.ndarray, " classes"], strength: float
+) -> Float[np.ndarray, "n classes"]:
+    """Returns log p - strength * log prior; strength 0 leaves the scores as they are."""
+    return log_probs - strength * log_frequencies(class_rows).astype(np.float64)[None, :] if strength else log_probs
+
+
+def confidences(
+    log_probs: Mapping[str, Float[np.ndarray, "n classes"]], labels: Mapping[str, Int64[np.ndarray, " n"]]
+) -> dict[str, Float[np.ndarray, " n"]]:
+    """Returns the calibrated probability of each label."""
+    return {name: np.exp(np.take_along_axis(log_probs[name], labels[name][:, None], 1)[:, 0]) for name in labels}
+
+
+def accepted(
+    decision: Decision,
+    confidence: Mapping[str, Float[np.ndarray, " n"]],
+    operating_point: str,
+) -> dict[str, Bool[np.ndarray, " n"]]:
+    """Returns which labels may be taken over unseen, by the confidence that reaches the precision on validation."""
+    return {name: c >= decision.heads[name].thresholds[operating_point] for name, c in confidence.items()}
+
+
+def choose_sets(
+    decision: Decision,
+    log_probs: Mapping[str, Float[np.ndarray, "n classes"]],
+    said: Mapping[str, Int64[np.ndarray, " n"]],
+) -> dict[str, Bool[np.ndarray, "n classes"]]:
+    """Returns the classes of each row's conformal label set, for heads that have one; what is said is always in it."""
+    sets = {}
+    for name, head in decision.heads.items():
+        if head.label_set is not None:
+            sets[name] = label_sets(np.exp(log_probs[name]), head.label_set)
+            sets[name][np.arange(len(sets[name])), said[name]] = True
+    return sets
+
+
+def label_sets(probabilities: Float[np.ndarray, "n classes"], threshold: float) -> Bool[np.ndarray, "n classes"]:
+    """Returns which classes are in each row's set: those of at least the threshold, and always the likeliest."""
+    chosen = probabilities >= threshold - _TINY
+    chosen[np.arange(len(chosen)), probabilities.argmax(1)] = True
+    return chosen

@@ -1,0 +1,253 @@
+"""What is added to a trained network before it is judged and packaged: second heads beside its own."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+from jax.experimental import multihost_utils
+from jaxtyping import Float, Float32, Int, Int64
+
+from fashion_jax.data.augment import normalize
+from fashion_jax.data.loader import spread_rows
+from fashion_jax.data.schema import MISSING
+from fashion_jax.decision.calibration import fit_temperature
+from fashion_jax.decision.decisions import scale
+from fashion_jax.decision.trust import mean_loss
+from fashion_jax.evaluation.evaluate import Evaluation
+from fashion_jax.models.classifier import abstract_classifier, merge_network
+from fashion_jax.run.session import DeviceBatch, Session
+from fashion_jax.serving.package import load_package
+from fashion_jax.system.devices import first_process_does
+from fashion_jax.system.errors import UserError
+from fashion_jax.system.progress import progress_bar
+from fashion_jax.training.placement import batch_sharding, put_batch, put_everywhere, replicated, to_host
+from fashion_jax.training.stacking import empty_stacked_head, fit_stacked_head
+from fashion_jax.training.state import TrainState
+
+TRIED = "stacked_heads_tried"  # among what a package notes of its training: also those that did not help
+_MOST_BYTES = 2**30  # of what is seen of training photos, on the host and on a device; more are thinned out
+_LEAST_GAIN = 0.01  # share of the loss; every second head takes time in prediction
+_WEIGHTS = tuple(round(0.1 * step, 1) for step in range(11))  # of a second head beside the first
+_VIEWS = 2  # a photo and its mirror image
+
+
+def fit_stacked_heads(session: Session, state: TrainState) -> tuple[Session, TrainState]:
+    """Fits second heads to what the network says of training photos, and to the colours of these.
+
+    Each is pooled with the first by the weight that has the lowest loss on validation rows, at the best temperature,
+    and left out where it lowers the loss by less than 1 %; without such rows all weigh a half.
+
+    Every process takes part, the first one fits, and all have the same. The network's own weights stay as they are, and
+    with them its pooled features and its other heads.
+
+    Args:
+        session: of training.
+        state: whose judged weights are completed.
+
+    Returns:
+        A session to score with, and a state to score; what was given where the configuration asks for no second heads,
+        there is no colour head, whose features they see, or no training row with such a label.
+    """
+    names = session.config.model.stacked_heads
+    if not names:
+        return session, state
+    rows = _labelled_rows(session, names)
+    labels = {name: session.prepared.labels[rows, _column(session, name)] for name in names}
+    labels = {name: given for name, given in labels.items() if (given != MISSING).any()}
+    if not labels:
+        return session, state
+    complete = session.with_stacked_heads(tuple(labels))
+    fitted = _fit(complete, state, rows, labels)
+    chosen = _choose_weights(session, state, complete, fitted)
+    complete = session.with_stacked_heads(tuple(name for name in fitted if chosen[name]))
+    return complete, _with_heads(complete, state, fitted, chosen)
+
+
+def restore_stacked_heads(session: Session, state: TrainState) -> tuple[Session, TrainState] | None:
+    """Takes the second heads of the workdir's package, where it is of this very network: fitting takes a while.
+
+    Returns:
+        As `fit_stacked_heads`; None where there is no such package, or other second heads were tried for it.
+    """
+    folder = session.workdir / "package"
+    if not session.config.model.stacked_heads or not folder.is_dir():
+        return None
+    try:
+        package = load_package(folder)
+    except (UserError, OSError) as error:
+        if session.progress:
+            print(f"the package cannot be used, and second heads are fitted anew: {error}", file=sys.stderr, flush=True)
+        return None
+    if package.extra.get(TRIED) != list(session.config.model.stacked_heads):
+        return None
+    if package.extra.get("fingerprint") != session.prepared.fingerprint:  # fitted to other labels
+        return None
+    names = tuple(package.model["stacked_heads"])
+    complete = session.with_stacked_heads(names)
+    own, packaged = (
+        traverse_util.flatten_dict({"params": params, "batch_stats": batch_stats})
+        for params, batch_stats in (to_host(state.judged), (package.params, package.batch_stats))
+    )
+    same = package.model == complete.arguments and all(np.array_equal(packaged[path], own[path]) for path in own)
+    if not same:
+        return None
+    fitted = {name: (package.params["stacked"][name], package.batch_stats["stacked"][name]) for name in names}
+    return complete, _with_heads(complete, state, fitted)
+
+
+def _fit(
+    complete: Session, state: TrainState, rows: Int64[np.ndarray, " n"], labels: Mapping[str, Int[np.ndarray, " n"]]
+) -> dict[str, tuple[Any, Any]]:
+    """Returns attribute -> parameters and batch statistics of its stacked head, the same on every process."""
+    seen = _observe(complete, state, rows)
+    fitted = {name: empty_stacked_head(seen.shape[-1], len(complete.vocabularies[name])) for name in labels}
+
+    def fit() -> None:
+        for name, given in labels.items():
+            fitted[name] = fit_stacked_head(
+                seen,
+                given,
+                len(complete.vocabularies[name]),
+                complete.head_losses[name],
+                seed=complete.config.train.seed,
+                label=f"fitting the second head of {name}",
+                progress=complete.progress,
+            )
+
+    first_process_does("fitting second heads", fit)
+    return dict(multihost_utils.broadcast_one_to_all(fitted))
+
+
+def _column(session: Session, name: str) -> int:
+    return session.columns[session.attributes.index(name)]
+
+
+def _labelled_rows(session: Session, names: tuple[str, ...]) -> Int64[np.ndarray, " n"]:
+    """Returns the training rows with one of these labels, some of them where they are too many."""
+    rows = session.prepared.indices("train")
+    columns = np.array([_column(session, name) for name in names], np.int64)
+    labelled = rows[(session.prepared.labels[np.ix_(rows, columns)] != MISSING).any(1)]
+    size = _size(session.with_stacked_heads(names))
+    return spread_rows(labelled, max(1, _MOST_BYTES // (_VIEWS * size * 4)))
+
+
+def _size(complete: Session) -> int:
+    """Returns how many values stacked heads see."""
+    _, _, batch_stats = abstract_classifier(complete.arguments)
+    return int(jax.tree.leaves(batch_stats["stacked"])[0].shape[0])
+
+
+def _with_heads(
+    complete: Session,
+    state: TrainState,
+    fitted: Mapping[str, tuple[Any, Any]],
+    chosen: Mapping[str, float] | None = None,
+) -> TrainState:
+    """Returns the judged weights with those of the session's stacked heads, pooled as chosen; None: as they are."""
+    trees = [dict(tree) for tree in state.judged]
+    for place, tree in enumerate(trees):
+        heads = {name: fitted[name][place] for name in complete.stacked_heads}
+        if place == 0 and chosen is not None:
+            heads = {name: {**head, "weight": np.full(1, chosen[name], np.float32)} for name, head in heads.items()}
+        if heads:
+            tree["stacked"] = jax.tree.map(lambda array: put_everywhere(np.asarray(array), complete.mesh), heads)
+    return TrainState(state.step, trees[0], trees[1], None)
+
+
+def _choose_weights(
+    session: Session, state: TrainState, complete: Session, fitted: Mapping[str, tuple[Any, Any]]
+) -> dict[str, float]:
+    """Returns attribute -> the weight of its second head with the lowest loss on validation rows."""
+    if not len(session.prepared.indices("validation")):
+        return dict.fromkeys(fitted, 0.5)
+    said = [session.evaluator("validation", keep_outputs=True)(state)]
+    alone = _with_heads(complete, state, fitted, dict.fromkeys(fitted, 1.0))
+    said.append(complete.evaluator("validation", keep_outputs=True)(alone))
+    chosen = {}
+    for name in fitted:
+        labels = session.prepared.labels[said[0].rows, _column(session, name)]
+        known = labels != MISSING
+        first, second = (_log_probs(found, name)[known] for found in said)
+        if not known.any():
+            chosen[name] = 0.0
+            continue
+        chosen[name], losses = choose_weight(first, second, labels[known])
+        if session.progress:
+            best = min(losses, key=lambda weight: losses[weight])
+            print(
+                f"second head of {name}: loss on validation rows {losses[0.0]:.4f} without it, {losses[best]:.4f} with "
+                f"a weight of {best:g}: {'kept' if chosen[name] else 'left out'}",
+                file=sys.stderr,
+                flush=True,
+            )
+    return chosen
+
+
+def choose_weight(
+    first: Float[np.ndarray, "n classes"], second: Float[np.ndarray, "n classes"], labels: Int[np.ndarray, " n"]
+) -> tuple[float, dict[float, float]]:
+    """Returns the weight of a second head, and the mean cross-entropy (nats) of each weight at its best temperature.
+
+    Args:
+        first: log probabilities.
+        second: log probabilities.
+        labels: in [0, classes).
+    """
+    losses = {w: _calibrated_loss((1 - w) * first + w * second, labels) for w in _WEIGHTS}
+    best = min(_WEIGHTS, key=lambda w: (losses[w], w))
+    return (best if losses[best] <= (1 - _LEAST_GAIN) * losses[0.0] else 0.0), losses
+
+
+def _log_probs(found: Evaluation, name: str) -> Float[np.ndarray, "n classes"]:
+    assert found.outputs is not None
+    return scale(found.outputs.own_logits[name], 1.0)
+
+
+def _calibrated_loss(log_probs: Float[np.ndarray, "n classes"], labels: Int[np.ndarray, " n"]) -> float:
+    return mean_loss(scale(log_probs, fit_temperature(log_probs, labels)), labels)
+
+
+def _observe(
+    complete: Session, state: TrainState, rows: Int64[np.ndarray, " n"]
+) -> Float32[np.ndarray, "n views size"]:
+    """Returns what stacked heads see of photos and of their mirror images; on process 0, zeros on the others."""
+    graph, *shapes = abstract_classifier(complete.arguments)
+    data, mesh, dtype = complete.config.data, complete.mesh, jnp.dtype(complete.arguments["dtype"])
+
+    def observe(params: Any, batch_stats: Any, batch: DeviceBatch) -> dict[str, jax.Array]:
+        # Nothing of what is seen depends on the stacked heads, which are not there yet.
+        absent = [jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), tree["stacked"]) for tree in shapes]
+        parts = ({**tree, "stacked": none} for tree, none in zip((params, batch_stats), absent, strict=True))
+        model = merge_network(graph, *parts)
+        images = normalize(batch["image"], data.mean, data.std, dtype)
+        seen = []
+        for view in (images, images[:, :, ::-1]):
+            inputs = model(view, train=False).stacked_inputs
+            assert inputs is not None
+            seen.append(inputs)
+        return {"valid": batch["valid"], "seen": jnp.stack(seen, 1)}
+
+    everywhere = replicated(mesh)
+    run = jax.jit(
+        observe, in_shardings=(everywhere, everywhere, batch_sharding(mesh)), out_shardings=everywhere
+    )  # fmt: skip
+    every = len(rows) == len(complete.prepared.indices("train"))
+    batches, prepare_batch = complete.split_batches("train", None if every else rows)()
+    seen, done = np.zeros((len(rows), _VIEWS, _size(complete)), np.float32), 0
+    with progress_bar(len(rows), "asking the network of training photos", show=complete.progress, unit="photo") as bar:
+        for batch in batches:
+            said = run(*state.judged, prepare_batch(put_batch(dict(batch), mesh)))
+            if jax.process_index() == 0:
+                said = jax.device_get(said)
+                part = said["seen"][said["valid"]]  # in the order of the rows
+                seen[done : done + len(part)] = part
+                done += len(part)
+                bar.update(len(part))
+    assert jax.process_index() or done == len(rows)
+    return seen

@@ -1,0 +1,41 @@
+"""The hubs' clients (extra "hub"), imported when something is to be downloaded."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from types import ModuleType
+
+from fashion_jax.system.errors import UserError
+
+# OWNER/NAME, as Kaggle and Hugging Face have them.
+REPOSITORY = r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*"
+
+
+def is_repository(name: str) -> bool:
+    """True for OWNER/NAME."""
+    return re.fullmatch(REPOSITORY, name) is not None
+
+
+def hub_client(module: str) -> ModuleType:
+    """Imports a client.
+
+    Args:
+        module: "huggingface_hub" or "kagglehub".
+
+    Raises:
+        UserError: it is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise UserError(f"downloads need {module}; run: pip install 'fashion-jax[hub]'") from error
+
+
+def download_error(source: str, error: Exception) -> UserError:
+    """Returns the sentence for a download that failed; clients raise many kinds, from requests' to their own."""
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return UserError(
+        f"{source} could not be downloaded ({type(error).__name__}: {first}); check the name, the connection and "
+        "your access, or download it elsewhere and give the path of the file"
+    )

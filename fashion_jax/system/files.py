@@ -1,0 +1,186 @@
+"""Files that are whole or absent: written aside, flushed to the disk, renamed into place."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import math
+import os
+import re
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from fashion_jax.system.errors import UserError
+
+
+@contextlib.contextmanager
+def replace_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """Yields a file that takes the place of `path` when the block ends well, and goes when it does not.
+
+    Parent folders are made. Raises OSError as the system does.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    aside = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        aside.chmod(0o666 & ~_umask())  # mkstemp makes private files; ours are as readable as any other
+        aside.replace(path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            aside.unlink()
+        raise
+    sync_directory(path.parent)
+
+
+def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
+    """Replaces `path` by `data` in one step; parent folders are made. Raises OSError as the system does."""
+    with replace_file(path) as file:
+        file.write(data)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Replaces `path` by `text` (UTF-8) in one step."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """Replaces `path` by `value` as indented JSON in one step; NaN and infinity are refused with ValueError."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """Returns a JSON object, UTF-8; UserError where the file holds anything else, OSError as the system does."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path} does not hold a JSON object")
+    return value
+
+
+def without_nan(value: Any) -> Any:
+    """Returns JSON values with null for what is no number, which JSON cannot say."""
+    if isinstance(value, Mapping):
+        return {str(k): without_nan(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_nan(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+@contextlib.contextmanager
+def replace_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yields an empty folder beside `path` that takes its place when the block ends well, and goes when it does not."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+    old = aside.with_suffix(".old")
+    try:
+        yield aside
+        for folder, _, names in os.walk(aside):
+            for name in names:
+                sync_file(Path(folder) / name)
+            sync_directory(Path(folder))
+        aside.chmod(0o777 & ~_umask())
+        if path.exists():
+            path.rename(old)  # a folder that is not empty cannot be renamed over
+        aside.rename(path)
+    except BaseException:
+        if old.exists() and not path.exists():
+            old.rename(path)
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+    sync_directory(path.parent)
+
+
+def open_own(path: Path, flags: int) -> BinaryIO:
+    """Opens a file of ours to write it; OSError where a link stands there, which would lead to somebody else's.
+
+    Args:
+        path: of the file.
+        flags: of `os.open`.
+    """
+    descriptor = os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0), 0o666)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "it is no ordinary file", str(path))
+        return os.fdopen(descriptor, "rb+", buffering=0)
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+@contextlib.contextmanager
+def hold_lock(path: Path, *, what: str, busy: str) -> Iterator[None]:
+    """Holds a lock file for as long as the block runs; the operating system lets go of it however the process ends.
+
+    Args:
+        path: of the lock; its folder is made.
+        what: the thing that cannot be written where the lock cannot, for the error.
+        busy: the error where another process, or another lock of this one, holds it.
+
+    Raises:
+        UserError: the lock cannot be written, or is held.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = open_own(path, os.O_RDWR | os.O_CREAT)
+    except OSError as error:
+        raise UserError(f"{what} cannot be written ({error.strerror}); choose another folder") from error
+    with lock:
+        if os.name == "posix":
+            import fcntl
+
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise UserError(busy) from None
+        yield
+
+
+def remove_stale(path: str | os.PathLike[str]) -> None:
+    """Removes what killed writers of `path` left beside it; call it only where nobody else writes `path`."""
+    path = Path(path)
+    ours = re.compile(rf"\.{re.escape(path.name)}\.[a-z0-9_]{{8}}\.(part|old)")  # not those of `path.v2`
+    for stale in [entry for entry in path.parent.glob(".*") if ours.fullmatch(entry.name)]:
+        if stale.is_dir():
+            shutil.rmtree(stale, ignore_errors=True)
+        else:
+            stale.unlink(missing_ok=True)
+
+
+def sync_file(path: Path) -> None:
+    """Flushes a file's bytes to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_directory(path: Path) -> None:
+    """Flushes a folder's entries to the disk, so that a rename survives a power cut (POSIX only)."""
+    if os.name == "posix":
+        sync_file(path)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def is_line(text: str) -> bool:
+    """True for text that can be a line of a UTF-8 file: no line ends, and no halves of characters, as JSON may hold."""
+    return bool(text) and not set("\r\n\0") & set(text) and not any("\ud800" <= c <= "\udfff" for c in text)

@@ -1,0 +1,63 @@
+"""Placement of arrays on the mesh: batches are split along `data`, everything else is a copy on every device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from fashion_jax.system.devices import DATA_AXIS
+from fashion_jax.system.errors import UserError
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Returns the sharding of parameters, optimiser state and metrics."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Returns the sharding of a batch: its first dimension over all devices."""
+    return NamedSharding(mesh, PartitionSpec(DATA_AXIS))
+
+
+def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """Makes global arrays of the rows that this process holds.
+
+    Args:
+        batch: name -> array (rows of this process, ...); every process holds equally many.
+        mesh: the devices.
+
+    Returns:
+        name -> array (rows of all processes, ...), sharded along the first dimension.
+    """
+    sharding, processes = batch_sharding(mesh), jax.process_count()
+
+    def put(array: np.ndarray) -> jax.Array:
+        shape = (array.shape[0] * processes, *array.shape[1:])
+        return jax.make_array_from_process_local_data(sharding, array, global_shape=shape)
+
+    return {name: put(array) for name, array in batch.items()}
+
+
+def put_everywhere(array: np.ndarray, mesh: Mesh) -> jax.Array:
+    """Copies an array, the same on every process, to every device."""
+    return jax.make_array_from_process_local_data(replicated(mesh), array, global_shape=array.shape)
+
+
+def check_batch_size(batch_size: int, accumulation_steps: int, mesh: Mesh) -> None:
+    """Raises UserError unless each part of an accumulated batch divides evenly over the devices."""
+    devices, part = mesh.size, batch_size // accumulation_steps
+    if part % devices:
+        lower, upper = part // devices * devices, (part // devices + 1) * devices
+        choices = " or ".join(str(n * accumulation_steps) for n in (lower, upper) if n)
+        by = f" in {accumulation_steps} parts" if accumulation_steps > 1 else ""
+        raise UserError(
+            f"config.train.batch_size={batch_size}{by} does not divide over {devices} devices; use {choices}"
+        )
+
+
+def to_host(tree: Any) -> Any:
+    """Copies replicated arrays to numpy, on every process."""
+    return jax.tree.map(lambda array: np.asarray(array.addressable_data(0)), tree)

@@ -1,0 +1,120 @@
+"""The embedded catalogue: what it promises to hold, it holds."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from fashion_jax.data.catalog import open_catalog
+from fashion_jax.data.drawn.catalogue import LABELLED, draw, plan, write_catalog, wrong_labels
+from fashion_jax.data.drawn.colours import COLOURS, PLAIN, SHEEN, paint
+from fashion_jax.data.drawn.shapes import SHAPES
+from fashion_jax.data.schema import DOCUMENTED
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("synthetic")
+    write_catalog(path, 400, 7)
+    return path
+
+
+def lab(rgb) -> np.ndarray:
+    """CIE Lab of sRGB, white point D65."""
+    c = np.asarray(rgb, float) / 255
+    c = np.where(c > 0.04045, ((c + 0.055) / 1.055) ** 2.4, c / 12.92)
+    xyz = c @ np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]).T
+    f = np.cbrt(xyz / np.array([0.9505, 1, 1.089]))
+    return np.stack([116 * f[..., 1] - 16, 500 * (f[..., 0] - f[..., 1]), 200 * (f[..., 1] - f[..., 2])], -1)
+
+
+def test_same_seed_same_bytes_other_seed_others(folder, tmp_path):
+    write_catalog(tmp_path / "again", 400, 7)
+    names = sorted(p.relative_to(folder) for p in folder.rglob("*") if p.is_file())
+    assert names == sorted(p.relative_to(tmp_path / "again") for p in (tmp_path / "again").rglob("*") if p.is_file())
+    assert all((folder / n).read_bytes() == (tmp_path / "again" / n).read_bytes() for n in names)
+    assert [s.id for s in plan(400, 7)] != [s.id for s in plan(400, 8)]
+
+
+def test_it_has_the_documented_classes():
+    specs = plan(3000, 0)
+    for column, least in (("masterCategory", 4), ("subCategory", 24), ("baseColour", 44), ("gender", 5)):
+        counts = Counter(s.truth[column] for s in specs)
+        assert set(counts) <= set(DOCUMENTED[column])
+        assert len(counts) >= least
+        assert min(counts.values()) >= 25
+    assert DOCUMENTED["baseColour"] == COLOURS
+    counts = Counter(s.truth["baseColour"] for s in specs).most_common()
+    assert counts[0][1] > 2 * counts[-1][1]  # a long tail
+
+
+def test_colours_are_told_apart():
+    for paints in (PLAIN, SHEEN):
+        points = lab(list(paints.values()))
+        apart = np.linalg.norm(points[:, None] - points[None], axis=-1) + 1e3 * np.eye(len(points))
+        assert apart.min() >= 12, apart.min()
+
+
+@pytest.mark.parametrize("pattern", ["plain", "stripes", "dots", "check"])
+def test_patterns_stay_nearer_to_their_colour_than_to_any_other(pattern):
+    names = list(PLAIN)
+    points = lab([PLAIN[n] for n in names])
+    for number, name in enumerate(names):
+        cloth = paint(name, pattern, 60, 60, np.random.default_rng(0))
+        distance = np.linalg.norm(points - lab(cloth.reshape(-1, 3).mean(0)), axis=1)
+        assert int(distance.argmin()) == number
+
+
+def test_wrong_labels_are_those_that_differ_from_the_truth():
+    wrong = wrong_labels(3000, 0)
+    assert 0.015 < len(wrong) / (3000 * len(LABELLED)) < 0.025
+    for spec in plan(3000, 0):
+        for column in LABELLED:
+            differs = spec.written[column] not in ("NA", spec.truth[column])
+            assert ((spec.id, column) in wrong) == differs
+    missing = sum(spec.written[c] == "NA" for spec in plan(3000, 0) for c in LABELLED)
+    assert 0.005 < missing / (3000 * len(LABELLED)) < 0.015
+
+
+def test_the_reader_finds_its_faults(folder):
+    catalog = open_catalog(folder)
+    assert catalog.num_rows == 400
+    assert catalog.repairs["surplus commas in the last column"] == 1
+    assert len([r for r in catalog.rejected if "no photo" in r.reason]) >= 1
+    from fashion_jax.data.photos import BadPhoto, normalise_photo
+
+    repairs, bad = Counter(), 0
+    for _, data in catalog.iter_photos(catalog.products):
+        try:
+            repairs.update(normalise_photo(data)[1])
+        except BadPhoto:
+            bad += 1
+    assert bad >= 3
+    assert {"rotated", "palette", "grey-scale", "truncated"} <= set(repairs)
+
+
+def test_variants_and_copies_exist():
+    specs = plan(3000, 0)
+    by_id = {s.id: s for s in specs}
+    shots = [s for s in specs if s.shift != (0.0, 0.0)]
+    copies = [s for s in specs if s.copy_of]
+    assert len(shots) > 60
+    assert len(copies) > 25
+    for spec in copies:
+        assert by_id[spec.copy_of].look == spec.look
+    assert len({s.id for s in specs}) == 3000
+
+
+def test_every_outline_is_drawn_on_white_and_differs_from_the_others():
+    drawn = {}
+    for spec in plan(2000, 1):
+        if spec.shape not in drawn:
+            drawn[spec.shape] = draw(spec)
+    assert set(drawn) == set(range(len(SHAPES)))
+    for image in drawn.values():
+        assert image.shape == (80, 60, 3)
+        assert (image[0] > 235).mean() > 0.9
+        share = (image.min(-1) < 235).mean()
+        assert 0.03 < share < 0.8
