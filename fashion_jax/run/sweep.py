@@ -1,12 +1,14 @@
-"""A search over fields of a configuration, by Optuna: bad trials are pruned, and a stopped search goes on.
+"""Searches fields of a configuration for the best validation score, with Optuna.
+
+Poor trials are pruned: they end before their last step. A search that was stopped goes on with the same command.
 
 FOLDER/
-  space.json        what is searched, as given when the search began
+  space.json        the configuration and the space that the search began with
   study.jsonl       Optuna's journal
-  records/          of the catalogue, shared by the trials
+  records/          the catalogue's records, shared by all trials
   trials/<digest>/  the workdir of the trial with these values; trials that draw the same values share it
-  trials.csv        every trial with its values, its score, its workdir, and why it failed if it did
-  trials.png        their scores over each field's values
+  trials.csv        every trial: its values, its score, its workdir, and why it failed if it did
+  trials.png        the scores over each field's values
 """
 
 from __future__ import annotations
@@ -16,32 +18,104 @@ import hashlib
 import io
 import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
 
 from fashion_jax.config.fields import Config
-from fashion_jax.config.files import config_from_dict, load_config
+from fashion_jax.config.files import load_config
 from fashion_jax.config.values import share_of
 from fashion_jax.data.records import is_prepared
-from fashion_jax.run.sweep_picture import write_sweep_picture
-from fashion_jax.run.sweep_space import Range, Space, check_space, read_space
 from fashion_jax.run.train import lower_is_better, train
 from fashion_jax.system import files
 from fashion_jax.system.errors import UserError
+from fashion_jax.system.pictures import RIGHT, UNKNOWN, render_png, shorten
 from fashion_jax.training.writers import read_scalars
 
 if TYPE_CHECKING:
     import optuna
 
-SAMPLER_SEED = 0
-_STARTUP_TRIALS = 5  # before any is pruned
-_STUDY = "fashion-jax"
-_MOST_FAILURES = 3  # in a row, after which what all trials share must be at fault
-_PARTS = 1000  # of a run, in which its evaluations are numbered
-_REASON = "reason"  # of a trial's failure
+_SEED = 0  # of Optuna's sampler
+_TRIALS_BEFORE_PRUNING = 5
+_MOST_FAILURES = 3  # in a row; after that the cause is probably something that all trials share
+_PARTS = 1000  # in which a schedule is divided, so that evaluations of different batch sizes can be compared
+_PANELS_PER_ROW = 4
+_LONGEST_VALUE, _LONGEST_NAME = 14, 34  # characters in the picture
+
+_NOT_SEARCHED = {
+    "runtime.": "it is set before the first trial begins, for all trials",
+    "trust.": "it acts after training, and trials are compared during training",
+    "embedding.": "it acts after training, and trials are compared during training",
+    "model.stacked_heads": "it acts after training, and trials are compared during training",
+    "train.best_metric": "it changes what the score of a trial measures",
+    "data.attributes": "it changes what the score of a trial measures",
+    **dict.fromkeys(
+        (
+            "data.source", "data.prepared", "data.schema", "data.corrections", "data.max_side",
+            "data.max_bad_fraction", "data.split",
+        ),
+        "it changes the records, and all trials are compared on the same records",
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Numbers from `low` to `high`, both included; only integers where `low`, `high` and `step` are integers.
+
+    Attributes:
+        low: the smallest number.
+        high: the largest number.
+        log: whether logarithms are drawn evenly.
+        step: between neighbouring numbers; None for any number, or 1 for integers.
+    """
+
+    low: float
+    high: float
+    log: bool = False
+    step: float | None = None
+
+    @property
+    def of_integers(self) -> bool:
+        """Whether only integers are drawn."""
+        return all(isinstance(number, int) for number in (self.low, self.high, self.step or 1))
+
+
+Space = dict[str, Range | tuple[str, ...]]
+
+
+def read_space(path: str | Path) -> Space:
+    """Reads which fields are searched.
+
+    Args:
+        path: a JSON object: field of the configuration -> a list of values, or {"low": ..., "high": ..., "log": true,
+            "step": ...}, such as {"optimizer.learning_rate": {"low": 1e-3, "high": 1e-2, "log": true}}.
+
+    Raises:
+        UserError: the file cannot be read, or an entry is neither a list nor a range.
+    """
+    given, space = files.read_json_object(Path(path)), Space()
+    if not given:
+        raise UserError(f"{path} names no field to search")
+    for name, entry in given.items():
+        if isinstance(entry, list) and entry and all(isinstance(value, (str, int, float)) for value in entry):
+            space[name] = tuple(_text(value) for value in entry)
+            continue
+        if not isinstance(entry, dict) or not {"low", "high"} <= entry.keys() <= {"low", "high", "log", "step"}:
+            raise UserError(f'{path}: {name!r} needs a list of values, or {{"low": ..., "high": ...}}, not {entry!r}')
+        numbers = [entry[key] for key in ("low", "high", "step") if key in entry]
+        if any(type(value) not in (int, float) for value in numbers) or not isinstance(entry.get("log", False), bool):
+            raise UserError(f"{path}: {name!r} needs numbers as low, high and step, and log as true or false")
+        found = Range(**entry)
+        if not found.low < found.high or (found.step is not None and (found.step <= 0 or found.log)):
+            raise UserError(f"{path}: {name!r} needs low < high, and a step above 0 without log: {entry!r}")
+        if found.log and found.low <= 0:
+            raise UserError(f"{path}: {name!r} needs a low above 0 for log, not {found.low!r}")
+        space[name] = found
+    return space
 
 
 def sweep(
@@ -54,46 +128,41 @@ def sweep(
     progress: bool = True,
     owns_process: bool = False,
 ) -> list[dict[str, Any]]:
-    """Searches until `num_trials` trials are finished, pruned or failed, those of earlier calls among them.
+    """Searches until `num_trials` trials are finished, pruned or failed; trials of earlier calls count.
 
-    A trial is trained to the end of its schedule or until its validation metric (`train.best_metric`) is worse than the
-    median of the earlier ones' at the same part of their schedule (Golovin et al., KDD 2017, as Optuna has it). Values
-    are drawn by a tree-structured Parzen estimator (Bergstra et al., NeurIPS 2011). A trial that cannot be trained, as
-    with a rate at which the loss ends in NaN or a size that the memory does not hold, is noted with the reason. Nothing
-    is scored on the test split.
+    A trial trains until the end of its schedule, or until its validation metric (`train.best_metric`) is worse than
+    the median of the earlier trials at the same part of their schedule (Golovin et al., KDD 2017, as in Optuna). A
+    tree-structured Parzen estimator draws the values (Bergstra et al., NeurIPS 2011). A trial that cannot be trained is
+    noted with the reason, for example a learning rate at which the loss becomes NaN. The test split is never scored.
 
     Args:
         config: a configuration file, as `load_config` takes it.
         space: a JSON file, as `read_space` takes it.
-        folder: of the search; the same folder goes on where it was.
-        num_trials: in all.
+        folder: of the search; the same folder continues the search.
+        num_trials: in total.
         overrides: dotted key -> text, for every trial.
-        progress: whether to show what is going on.
-        owns_process: see `experiment.train`.
+        progress: whether to show progress on standard error.
+        owns_process: as in `run.train.train`.
 
     Returns:
-        The trials, the best first, as they stand in trials.csv.
+        The trials, the best first, as in trials.csv.
 
     Raises:
-        UserError: Optuna is not installed, a field or a value is not one of the configuration, the folder belongs to
-            another search or one is going on there, or three trials in a row failed.
-        Interrupted: a signal; the trial is saved and goes on with the next call.
+        UserError: Optuna is not installed, the configuration has no such field or refuses a value, the folder belongs
+            to another search or another process uses it, or three trials in a row failed.
+        Interrupted: a signal came; the trial is saved, and the next call continues it.
     """
-    study_of = _import_optuna()
     folder, wanted, given = Path(folder), read_space(space), dict(overrides or {})
     if num_trials < 1:
         raise UserError(f"the number of trials must be at least 1, not {num_trials}")
     base = load_config(config, given)
-    check_space(config, given, wanted)
+    _check_space(config, given, wanted)
     busy = f"another search is using {folder}; wait for it or choose another folder"
     with files.hold_lock(folder / ".lock", what=f"the folder {folder}", busy=busy):
-        described = base.to_dict()
-        del described["runtime"]  # where it runs
-        _claim(folder, {"config": described, "space": files.read_json_object(Path(space))})
-        study = study_of(folder / "study.jsonl", lower_is_better(base))
+        _claim(folder, base, files.read_json_object(Path(space)))
+        study = _open_study(folder, lower_is_better(base))
         if not is_prepared(Path(base.data.source)) and not base.data.prepared:
             given["data.prepared"] = str(folder / "records")
-        _take_up_stopped(study)
         failures = 0
         while len(_ended(study)) < num_trials:
             trial = study.ask()
@@ -106,23 +175,22 @@ def sweep(
                 _run(study, trial, load_config(config, {**given, **values}), workdir, progress, owns_process)
                 failures = 0
             except (UserError, jax.errors.JaxRuntimeError) as error:
-                # What the runtime refuses is mostly memory, of which another trial takes less; its message is long.
-                trial.set_user_attr(_REASON, (str(error).strip() or type(error).__name__).splitlines()[0])
+                # JAX's own errors are mostly a lack of memory, which another trial may not need; they have many lines.
+                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+                trial.set_user_attr("reason", reason)
                 study.tell(trial, state=_states().FAIL)
                 failures += 1
-                reason = trial.user_attrs[_REASON]
                 _say(progress, f"this trial failed: {reason}")
-                if failures == _MOST_FAILURES:
-                    raise UserError(f"{failures} trials in a row failed; the last one: {reason}") from error
             _write_trials(study, wanted, folder, base)
+            if failures == _MOST_FAILURES:
+                raise UserError(f"{failures} trials in a row failed; the last one: {reason}")
         return _write_trials(study, wanted, folder, base)
 
 
-def format_trials(trials: list[dict[str, Any]], most: int = 10) -> str:
-    """Returns a table of the best trials, for people."""
-    names = (
-        [name for name in trials[0] if name not in ("trial", "state", "score", "workdir", _REASON)] if trials else []
-    )
+def format_trials(trials: Sequence[Mapping[str, Any]], most: int = 10) -> str:
+    """Returns a table of the best trials."""
+    known = ("trial", "state", "score", "workdir", "reason")
+    names = [name for name in trials[0] if name not in known] if trials else []
     lines = [f"{'score':>8}  {'state':<9}" + "  ".join(names)]
     for trial in trials[:most]:
         score = "-" if trial["score"] is None else f"{trial['score']:.4f}"
@@ -130,7 +198,28 @@ def format_trials(trials: list[dict[str, Any]], most: int = 10) -> str:
     return "\n".join(lines)
 
 
-def _import_optuna() -> Any:
+def _check_space(config: str | Path, overrides: Mapping[str, str], space: Space) -> None:
+    """Tries every listed value and the ends of every range, so that mistakes are found before the first trial."""
+    for name, entry in space.items():
+        for prefix, reason in _NOT_SEARCHED.items():
+            if name.startswith(prefix):
+                raise UserError(f"{name!r} cannot be searched: {reason}")
+        for value in entry if isinstance(entry, tuple) else (_text(entry.low), _text(entry.high)):
+            load_config(config, {**overrides, name: value})
+
+
+def _claim(folder: Path, config: Config, space: Mapping[str, Any]) -> None:
+    """Writes what is searched, or checks that the folder's search began with the same."""
+    settings = {name: part for name, part in config.to_dict().items() if name != "runtime"}
+    described = {"config": settings, "space": space}
+    path = folder / "space.json"
+    if not path.exists():
+        files.write_json(path, described)
+    elif files.read_json_object(path) != json.loads(json.dumps(described)):
+        raise UserError(f"{folder} belongs to a search of another configuration or space; choose another folder")
+
+
+def _open_study(folder: Path, minimize: bool) -> optuna.Study:
     try:
         import optuna
         from optuna.storages import JournalStorage
@@ -138,20 +227,31 @@ def _import_optuna() -> Any:
     except ImportError as error:
         raise UserError("a sweep needs Optuna: pip install 'fashion-jax[sweep]'") from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(
+        storage=JournalStorage(JournalFileBackend(str(folder / "study.jsonl"))),
+        study_name="fashion-jax",
+        load_if_exists=True,
+        direction="minimize" if minimize else "maximize",
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=_TRIALS_BEFORE_PRUNING),
+    )
+    # With the seed that it began with, a search that goes on would draw its first values again.
+    study.sampler = optuna.samplers.TPESampler(seed=_SEED + len(study.get_trials(deepcopy=False)))
+    for trial in study.get_trials(deepcopy=False, states=(_states().RUNNING,)):  # a stopped search left them
+        study.tell(trial.number, state=_states().FAIL)
+        study.enqueue_trial(trial.params)
+    return study
 
-    def study_of(path: Path, lower_is_better: bool) -> optuna.Study:
-        study = optuna.create_study(
-            storage=JournalStorage(JournalFileBackend(str(path))),
-            study_name=_STUDY,
-            load_if_exists=True,
-            direction="minimize" if lower_is_better else "maximize",
-            pruner=optuna.pruners.MedianPruner(n_startup_trials=_STARTUP_TRIALS),
-        )
-        # A search that goes on would draw its first values again with the seed that it began with.
-        study.sampler = optuna.samplers.TPESampler(seed=SAMPLER_SEED + len(study.get_trials(deepcopy=False)))
-        return study
 
-    return study_of
+def _states() -> Any:
+    from optuna.trial import TrialState
+
+    return TrialState
+
+
+def _ended(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+    """Returns the trials that are not to be run again: complete, pruned, or failed for a reason of their own."""
+    ended = study.get_trials(deepcopy=False, states=(_states().COMPLETE, _states().PRUNED, _states().FAIL))
+    return [trial for trial in ended if trial.state != _states().FAIL or "reason" in trial.user_attrs]
 
 
 def _draw(trial: optuna.Trial, name: str, entry: Range | tuple[str, ...]) -> str:
@@ -163,54 +263,13 @@ def _draw(trial: optuna.Trial, name: str, entry: Range | tuple[str, ...]) -> str
     return repr(trial.suggest_float(name, entry.low, entry.high, log=entry.log, step=entry.step))
 
 
-def _digest(values: Mapping[str, str]) -> str:
-    return hashlib.sha256(json.dumps(dict(values), sort_keys=True).encode()).hexdigest()[:12]
-
-
-def _claim(folder: Path, described: Mapping[str, Any]) -> None:
-    """Writes what is searched, or checks that it is what the folder's search began with."""
-    if not (folder / "space.json").exists():
-        files.write_json(folder / "space.json", described)
-        return
-    before = files.read_json_object(folder / "space.json")
-    # What an earlier version did not know of it did as the default does.
-    before["config"] = config_from_dict(before.get("config", {})).to_dict()
-    del before["config"]["runtime"]
-    if before != json.loads(json.dumps(described)):
-        raise UserError(f"{folder} belongs to a search of another configuration or space; choose another folder")
-
-
-def _say(progress: bool, text: str) -> None:
-    if progress:
-        print(text, file=sys.stderr, flush=True)
-
-
-def _states() -> Any:
-    from optuna.trial import TrialState
-
-    return TrialState
-
-
-def _take_up_stopped(study: optuna.Study) -> None:
-    """Trials that a stopped search left are asked for again; their workdirs know how far they came."""
-    for trial in study.get_trials(deepcopy=False, states=(_states().RUNNING,)):
-        study.tell(trial.number, state=_states().FAIL)
-        study.enqueue_trial(trial.params)
-
-
-def _ended(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
-    """Returns trials that are not to be run again: trained, pruned, or failed for a reason of their own."""
-    ended = study.get_trials(deepcopy=False, states=(_states().COMPLETE, _states().PRUNED, _states().FAIL))
-    return [trial for trial in ended if trial.state != _states().FAIL or _REASON in trial.user_attrs]
-
-
 def _run(
     study: optuna.Study, trial: optuna.Trial, config: Config, workdir: Path, progress: bool, owns_process: bool
 ) -> None:
     from optuna import TrialPruned
 
     name = config.train.best_metric
-    earlier = read_scalars(workdir / "metrics.jsonl", f"validation/{name}")
+    earlier = read_scalars(workdir / "metrics.jsonl", f"validation/{name}")  # of the part before it was stopped
     every = share_of(config.train.evaluate_every, config.train.duration)
     metrics, reported = list[float](), set[int]()
 
@@ -226,7 +285,7 @@ def _run(
             before, metric = earlier.pop(0)
             report(before, total, metric)
         report(step, total, scores[name])
-        # A run at its end has cost what it costs, and is ranked by its score.
+        # At the last step nothing can be saved by pruning; the trial is complete.
         if _part(step, total, every) < _PARTS and trial.should_prune():
             raise TrialPruned
 
@@ -235,15 +294,19 @@ def _run(
     except TrialPruned:
         study.tell(trial, state=_states().PRUNED)
         return
-    for step, metric in earlier:  # a run that had come to its end before
+    for step, metric in earlier:  # the run had come to its end before
         report(step, earlier[-1][0], metric)
     if not metrics:
-        raise UserError(f"{workdir} holds a run at its end without its validation scores; move it away")
+        raise UserError(f"{workdir} holds a finished run without validation scores; move it away")
     study.tell(trial, _best(metrics, lower_is_better(config)))
 
 
 def _part(step: int, total: int, every: float | None) -> int:
-    """Returns the number of an evaluation, the same for batches of every size, though these take other steps."""
+    """Returns where in the schedule an evaluation stands, in parts of 1000.
+
+    Trials with different batch sizes take different numbers of steps. An evaluation after a third of the run has the
+    same part in all of them.
+    """
     if step == total or not every:
         return round(_PARTS * step / total)
     return min(_PARTS, round(_PARTS * every * max(1, round(step / total / every))))
@@ -254,9 +317,9 @@ def _best(metrics: Iterable[float], lower: bool) -> float:
 
 
 def _write_trials(study: optuna.Study, space: Space, folder: Path, config: Config) -> list[dict[str, Any]]:
-    """Writes the trials that ended: the best first, then pruned ones by the best that they had reached, then failed."""
+    """Writes the table and the picture: complete trials, then pruned ones, then failed ones, each by score."""
     names = {_states().COMPLETE: "complete", _states().PRUNED: "pruned", _states().FAIL: "failed"}
-    rows, lower = [], lower_is_better(config)
+    rows, lower, order = [], lower_is_better(config), list(names.values())
     for trial in _ended(study):
         measured = trial.intermediate_values.values()
         rows.append(
@@ -266,16 +329,76 @@ def _write_trials(study: optuna.Study, space: Space, folder: Path, config: Confi
                 "score": _best(measured, lower) if measured and trial.state != _states().FAIL else None,
                 **{name: trial.params.get(name) for name in space},
                 "workdir": trial.user_attrs["workdir"],
-                _REASON: trial.user_attrs.get(_REASON, ""),
+                "reason": trial.user_attrs.get("reason", ""),
             }
         )
-    sign = 1 if lower else -1
-    order = list(names.values())
-    rows.sort(key=lambda row: (order.index(row["state"]), sign * (row["score"] or 0.0)))
+    rows.sort(key=lambda row: (order.index(row["state"]), (1 if lower else -1) * (row["score"] or 0.0)))
     text = io.StringIO()
-    writer = csv.DictWriter(text, ["trial", "state", "score", *space, "workdir", _REASON], lineterminator="\n")
+    writer = csv.DictWriter(text, ["trial", "state", "score", *space, "workdir", "reason"], lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     files.write_text(folder / "trials.csv", text.getvalue())
-    write_sweep_picture(folder / "trials.png", rows, space, config.train.best_metric)
+    write_picture(folder / "trials.png", rows, space, config.train.best_metric)
     return rows
+
+
+def write_picture(path: Path, trials: Sequence[Mapping[str, Any]], space: Space, metric: str) -> None:
+    """Draws the trials' scores over the values of each field, one panel per field, as a PNG.
+
+    Complete trials are filled circles, pruned trials are hollow (at the best score that they had reached), and the best
+    trial has a ring. Failed trials have no score; the title counts them.
+
+    Args:
+        path: to write.
+        trials: as `sweep` returns them, the best first.
+        space: what was searched.
+        metric: name of the score.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    scored = [trial for trial in trials if trial["score"] is not None]
+    columns = min(_PANELS_PER_ROW, len(space))
+    rows = -(-len(space) // columns)
+    figure = Figure(figsize=(max(6.0, 3.4 * columns), 0.8 + 2.9 * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
+    for axes, (name, entry) in zip(panels, space.items(), strict=False):
+        for trial in scored:
+            value = float(trial[name]) if isinstance(entry, Range) else entry.index(str(trial[name]))
+            whole = trial["state"] == "complete"
+            axes.scatter([value], [trial["score"]], s=26, color=RIGHT, facecolors=None if whole else "none", zorder=3)
+            if trial is scored[0]:
+                axes.scatter([value], [trial["score"]], s=110, color=UNKNOWN, facecolors="none", linewidths=1.2)
+        if not isinstance(entry, Range):
+            axes.set_xticks(range(len(entry)), [shorten(value, _LONGEST_VALUE) for value in entry], parse_math=False)
+            axes.set_xlim(-0.5, len(entry) - 0.5)
+        elif entry.log:
+            axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set_xlabel(shorten(name, _LONGEST_NAME), parse_math=False)
+        axes.grid(axis="y", linewidth=0.4)
+    for axes in panels[::columns]:
+        axes.set_ylabel(metric, parse_math=False)
+    for axes in panels[len(space) :]:
+        axes.set_visible(False)
+    states = {"complete": "complete (filled)", "pruned": "pruned (hollow)", "failed": "failed"}
+    counts = [f"{sum(t['state'] == state for t in trials)} {shown}" for state, shown in states.items()]
+    figure.suptitle(f"{len(trials)} trials: {', '.join(counts)}", fontsize=10)
+    files.write_bytes(path, render_png(figure))
+
+
+def _text(value: str | float) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _digest(values: Mapping[str, str]) -> str:
+    return hashlib.sha256(json.dumps(dict(values), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _say(progress: bool, text: str) -> None:
+    if progress:
+        print(text, file=sys.stderr, flush=True)
