@@ -4,16 +4,19 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
+XDIST := -n logical --maxprocesses 4 --dist worksteal
+
 .DEFAULT_GOAL := help
-.PHONY: help env demo test check format clean
+.PHONY: help env demo test test-all check format clean
 
 help:
-	@echo "make demo    environment, then training on the embedded catalogue (about 5 minutes on 2 cores)"
-	@echo "make test    environment, then the tests"
-	@echo "make check   environment, then lint, formatting and types"
-	@echo "make env     the environment alone, in $(VENV)"
-	@echo "make format  formats the code"
-	@echo "make clean   removes the environment and caches (runs/ stays)"
+	@echo "make demo      environment, then training on the embedded catalogue (about 5 minutes on 2 cores)"
+	@echo "make test      environment, then the tests but for slow ones"
+	@echo "make test-all  environment, then all tests: kills, wheels and many processes too"
+	@echo "make check     environment, then lint, formatting and types"
+	@echo "make env       the environment alone, in $(VENV)"
+	@echo "make format    formats the code"
+	@echo "make clean     removes the environment and caches (runs/ stays)"
 
 env: $(STAMP)
 
@@ -30,7 +33,10 @@ demo: $(STAMP)
 	@$(BIN)/fashion-jax demo
 
 test: $(STAMP)
-	@$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	@$(BIN)/python -m pytest $(XDIST) -m 'not slow'
+
+test-all: $(STAMP)
+	@$(BIN)/python -m pytest $(XDIST)
 
 check: $(STAMP)
 	@$(BIN)/ruff check .

@@ -7,14 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", os.environ.get("FASHION_TEST_PLATFORM", "cpu"))
-if os.environ["JAX_PLATFORMS"] == "cpu":
-    # Small networks compile for seconds and then run for milliseconds. Without LLVM's optimisation, and with the older
-    # of the two ways to emit fused loops, a training step compiles in a third of the time; its losses stay equal on any
-    # number of devices.
-    quick = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-    quick += " --xla_cpu_use_fusion_emitters=false"
-    # Without AMX, so that "auto" means float32 on every machine.
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {quick} --xla_cpu_max_isa=AVX512".strip()
 
 import jax
 import pytest
@@ -24,6 +16,16 @@ from parsing import parse_without_collections
 
 ROOT = Path(__file__).resolve().parent.parent
 
+if os.environ["JAX_PLATFORMS"] == "cpu":
+    # Small networks compile for seconds and then run for milliseconds. Without LLVM's optimisation, and with the older
+    # of the two ways to emit fused loops, a training step compiles in a third of the time; its losses stay equal on any
+    # number of devices.
+    quick = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    if jax.__version_info__ < (0, 11):  # XLA ends the process at a flag that it does not know
+        quick += " --xla_cpu_use_fusion_emitters=false"
+    # Without AMX, so that "auto" means float32 on every machine.
+    os.environ["XLA_FLAGS"] = f"{quick} --xla_cpu_max_isa=AVX512 {os.environ.get('XLA_FLAGS', '')}".strip()
+
 parse_without_collections()
 
 jax.config.update("jax_num_cpu_devices", 8)
@@ -31,24 +33,6 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # Compiled steps are kept between runs of the suite; what is tested is not changed by it.
 jax.config.update("jax_compilation_cache_dir", str(ROOT / ".cache" / "jax"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-
-
-# Files that take minutes, the longest first: begun last, one of them would keep one worker busy and the others idle.
-LONG_FILES = (
-    "test_experiment.py",
-    "test_main.py",
-    "test_fine_tuning.py",
-    "test_step.py",
-    "test_gallery.py",
-    "test_prepare.py",
-    "test_demo.py",
-)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Sorts long files to the front."""
-    places = {name: place for place, name in enumerate(LONG_FILES)}
-    items.sort(key=lambda item: places.get(item.path.name, len(places)))
 
 
 @pytest.fixture(scope="session")
