@@ -56,7 +56,6 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--config", required=True)
     train.add_argument("--workdir", required=True)
     train.add_argument("--corrections", help="a table of corrected labels, such as an audit's findings")
-    train.add_argument("--allow-config-change", action="store_true")
 
     sweep = add("sweep", None, "searches fields of a configuration for the best validation score, by Optuna")
     sweep.add_argument("--config", required=True)

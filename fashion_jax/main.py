@@ -28,7 +28,6 @@ def _run(arguments: list[str]) -> int:
     parser.add_argument("--config", required=True, help="a configuration file, or the name of one that ships")
     parser.add_argument("--workdir", required=True, help="folder of the run: checkpoints, metrics, scores, the model")
     parser.add_argument("--corrections", help="a table of corrected labels; the same as --config.data.corrections")
-    parser.add_argument("--allow-config-change", action="store_true", help="resume although the configuration differs")
     parser.add_argument("--coordinator-address", help="HOST:PORT of process 0, for several processes")
     parser.add_argument("--num-processes", type=int)
     parser.add_argument("--process-id", type=int)
@@ -49,7 +48,7 @@ def _run(arguments: list[str]) -> int:
     from fashion_jax.system.interrupt import Interrupted
 
     try:
-        result = train(config, flags.workdir, allow_config_change=flags.allow_config_change, owns_process=True)
+        result = train(config, flags.workdir, owns_process=True)
     except Interrupted as stop:
         print(stop, file=sys.stderr)
         return stop.exit_code

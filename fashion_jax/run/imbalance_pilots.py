@@ -14,7 +14,7 @@ from fashion_jax.config.fields import IMBALANCE_METHODS, Config
 from fashion_jax.config.files import config_from_dict
 from fashion_jax.config.values import parse_duration, resolve_steps, share_of
 from fashion_jax.data.records import Prepared
-from fashion_jax.run.workdir import has_checkpoints, load_run_config, read_json, training_fields
+from fashion_jax.run.workdir import has_checkpoints, load_run_config, training_fields
 from fashion_jax.system import files
 from fashion_jax.system.devices import first_process_does
 from fashion_jax.system.errors import NotFiniteError, UserError
@@ -71,7 +71,7 @@ def choose_imbalance(
     # Runs of other settings are left where they are, and their scores are not taken for these.
     digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:12]
     place = pilots / digest / "imbalance.json"
-    scores: Scores = read_json(place).get("decided_macro_f1", {}) if place.exists() else {}
+    scores: Scores = files.read_json_object(place).get("decided_macro_f1", {}) if place.exists() else {}
     if not scores:
         for method, pilot in runs.items():
             scores[method] = _score(method, pilot, pilots / digest / method, names, run, progress=progress)

@@ -26,7 +26,7 @@ from fashion_jax.models.pretrained import PretrainedFacts, load_pretrained
 from fashion_jax.models.weight_files import find_local_weights
 from fashion_jax.models.weight_layouts import OWN
 from fashion_jax.run.session import Session
-from fashion_jax.run.workdir import TRAINED_ON, has_checkpoints, read_ids, read_json, trained_on
+from fashion_jax.run.workdir import TRAINED_ON, has_checkpoints, read_ids, trained_on
 from fashion_jax.serving.zoo import find_model
 from fashion_jax.system import files
 from fashion_jax.system.errors import UserError
@@ -37,19 +37,16 @@ _FACTS, _BACKBONE = "facts.json", "backbone.safetensors"
 _ARCHITECTURE = ("depth", "width", "stem", "deep_shortcut")
 
 
-def prepare_pretrained(
-    config: Config, workdir: Path, *, allow_config_change: bool = False, progress: bool = True
-) -> None:
-    """Puts a new run's pretrained weights into its workdir, or checks that a started run's are still the same.
+def prepare_pretrained(config: Config, workdir: Path, *, progress: bool = True) -> None:
+    """Puts a new run's pretrained weights into its workdir, or checks that a started run had the same.
 
-    With several processes the first does it; the workdir is on a disk that all share.
+    With several processes only the first one calls this; the folder must be on a disk that all of them share.
 
     Args:
         config: as given; `model.pretrained` is empty, a source of `models.pretrained.load_pretrained`, or the name of
             a model that comes with the library.
         workdir: of the run.
-        allow_config_change: goes on although the source's weights have changed since.
-        progress: whether to say on standard error what is read.
+        progress: whether to print what is read on standard error.
 
     Raises:
         UserError: the source cannot be read, its digest is not the expected one, or a started run had other weights.
@@ -58,7 +55,7 @@ def prepare_pretrained(
     files.remove_stale(folder)
     if has_checkpoints(workdir):
         if config.model.pretrained:
-            _check_resumed(config, workdir, allow_config_change=allow_config_change)
+            _check_resumed(config, workdir)
         return
     if not config.model.pretrained:
         if _is_ours(folder):  # of a run that ended before its first checkpoint
@@ -107,10 +104,7 @@ def ever_trained_on(workdir: Path) -> set[str] | None:
     own, facts = trained_on(workdir), _read_facts(workdir)
     if facts is None or own is None:
         return own
-    path = workdir / FOLDER / TRAINED_ON
-    if not path.exists():  # of an earlier version
-        return own if facts.layout != OWN.title else None
-    before = read_ids(path)
+    before = read_ids(workdir / FOLDER / TRAINED_ON)
     return None if before is None else own | before
 
 
@@ -158,29 +152,25 @@ def first_state(session: Session) -> TrainState:
     )
 
 
-def _check_resumed(config: Config, workdir: Path, *, allow_config_change: bool) -> None:
+def _check_resumed(config: Config, workdir: Path) -> None:
     source, facts = config.model.pretrained, _read_facts(workdir)
     if facts is None:
         raise UserError(
-            f"the run in {workdir} began without pretrained weights, which enter at a run's beginning; leave "
-            "config.model.pretrained empty or choose another --workdir"
+            f"the run in {workdir} began without pretrained weights, and config.model.pretrained={source!r} cannot be "
+            "added now; use a new --workdir"
         )
     try:
         local = find_local_weights(str(find_model(source)))
     except UserError:
-        local = None  # it has gone, and is not needed
-    digest = local.digest() if local else None
-    if digest == facts.digest or (source == facts.source and (digest is None or allow_config_change)):
+        local = None  # the source is gone; a run that has begun does not need it
+    if local is None and source == facts.source:
         return
-    if source == facts.source:
+    digest = local.digest() if local else "unknown"
+    if digest != facts.digest:
         raise UserError(
-            f"the weights at {source} have changed since the run in {workdir} began (sha256 {digest}, then "
-            f"{facts.digest}); choose another --workdir, or give --allow-config-change to go on from its checkpoint"
+            f"the run in {workdir} began with the pretrained weights {facts.source} (sha256 {facts.digest}), and "
+            f"config.model.pretrained={source!r} has others (sha256 {digest}); use a new --workdir"
         )
-    raise UserError(
-        f"the run in {workdir} began with the pretrained weights {facts.source}, and {source} are others, which cannot "
-        "enter a run that has begun; choose another --workdir"
-    )
 
 
 def _adopt(config: Config, facts: PretrainedFacts) -> Config:
@@ -224,7 +214,7 @@ def _read_facts(workdir: Path) -> PretrainedFacts | None:
     if not path.is_file():
         return None
     try:
-        return PretrainedFacts.from_dict(read_json(path))
+        return PretrainedFacts.from_dict(files.read_json_object(path))
     except (KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged ({error}); choose another --workdir") from error
 

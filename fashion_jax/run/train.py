@@ -1,7 +1,8 @@
 """A whole run: records, training, the test split's scores, and a model package, in one folder.
 
 WORKDIR/
-  config.json data.json     as resolved; trained_on.json: ids of the training products
+  config.json               as resolved
+  trained_on.json           the records' fingerprint, and the ids of the training products
   records/ pilots/          unless the source is prepared already; short runs of loss.imbalance=auto
   checkpoints/              newest and best
   metrics.jsonl             (tensorboard/)
@@ -32,7 +33,6 @@ from fashion_jax.run.second_heads import fit_stacked_heads, restore_stacked_head
 from fashion_jax.run.session import Session
 from fashion_jax.run.start import adopt_pretrained, first_state, prepare_pretrained, warn_of_known_products
 from fashion_jax.run.workdir import (
-    Changes,
     check_workdir,
     claim_workdir,
     find_records,
@@ -40,7 +40,6 @@ from fashion_jax.run.workdir import (
     keep_dtype,
     load_run_config,
     lock_workdir,
-    name_of_score,
     prepare_records,
 )
 from fashion_jax.system import files
@@ -79,7 +78,6 @@ def train(
     config: Config,
     workdir: str | Path,
     *,
-    allow_config_change: bool = False,
     progress: bool = True,
     owns_process: bool = False,
     on_evaluation: OnEvaluation | None = None,
@@ -90,7 +88,6 @@ def train(
     Args:
         config: checked here.
         workdir: made if absent.
-        allow_config_change: goes on from checkpoints of another configuration, or of other records that fit them.
         progress: whether to show what is going on, on standard error.
         owns_process: for command lines: a second Ctrl-C ends the process instead of raising KeyboardInterrupt.
         on_evaluation: called with the step, the step at which the run ends and the validation split's scores; what it
@@ -113,8 +110,8 @@ def train(
         def open_workdir() -> None:
             stack.enter_context(lock_workdir(workdir))
             files.remove_stale(workdir / "package")
-            prepare_records(config, workdir, allow_config_change=allow_config_change, progress=progress)
-            prepare_pretrained(config, workdir, allow_config_change=allow_config_change, progress=progress)
+            prepare_records(config, workdir, progress=progress)
+            prepare_pretrained(config, workdir, progress=progress)
 
         first_process_does("preparing the records", open_workdir)
         prepared = find_records(config, workdir)
@@ -132,11 +129,11 @@ def train(
         )
         session = Session(config, prepared, workdir, progress=progress)
         check_training(session, compared=on_evaluation is not None)
-        changes = check_workdir(workdir, config, prepared, allow_config_change=allow_config_change)
+        check_workdir(workdir, config, prepared)
         if progress:
             warn_of_known_products(prepared, workdir)
         with _open_checkpoints(session) as checkpoints:
-            _train(session, checkpoints, changes, owns_process=owns_process, on_evaluation=on_evaluation)
+            _train(session, checkpoints, owns_process=owns_process, on_evaluation=on_evaluation)
             best = checkpoints.best_step
             assert best is not None
             if not finish:
@@ -163,7 +160,7 @@ def evaluate(workdir: str | Path, split: str = "test", *, progress: bool = True)
     workdir = Path(workdir)
     config = load_run_config(workdir)
     prepared = find_records(config, workdir)
-    check_workdir(workdir, config, prepared, allow_config_change=False)
+    check_workdir(workdir, config, prepared)
     session = Session(config, prepared, workdir, progress=progress)
     if not has_checkpoints(workdir):
         raise UserError(f"{workdir} holds no checkpoint yet")
@@ -181,7 +178,6 @@ def evaluate(workdir: str | Path, split: str = "test", *, progress: bool = True)
 def _train(
     session: Session,
     checkpoints: Checkpoints,
-    changes: Changes,
     *,
     owns_process: bool,
     on_evaluation: OnEvaluation | None,
@@ -195,9 +191,6 @@ def _train(
         state, values = checkpoints.restore(latest, session.target)
         facts = Facts(**values)
         _say(session, f"resuming at step {latest}")
-    if changes.records != facts.record_changes:
-        _say(session, "the records have changed: scores of earlier checkpoints count no more")
-    facts.take_in(config.train.best_metric, changes.configuration, changes.records)
     if first:
         claim_workdir(session.workdir, config, session.prepared)
     start, schedule = int(state.step), session.schedule()
@@ -272,7 +265,7 @@ def _run(
 def _open_checkpoints(session: Session, *, read_only: bool = False) -> Checkpoints:
     return Checkpoints(
         session.workdir / "checkpoints",
-        metric=name_of_score(session.config, session.workdir, session.prepared),
+        metric=session.config.train.best_metric,
         lower_is_better=lower_is_better(session.config),
         read_only=read_only,
     )

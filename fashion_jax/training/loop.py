@@ -51,28 +51,16 @@ class Facts:
         best_metric: the best so far; None before the first evaluation.
         evaluations_without_gain: since then.
         stopped_early: the run has ended because of them.
-        configuration_changes: `workdir.Changes` of the run when the checkpoint was made.
-        record_changes: likewise.
     """
 
     metric: str
     best_metric: float | None = None
     evaluations_without_gain: int = 0
     stopped_early: bool = False
-    configuration_changes: int = 0
-    record_changes: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Returns JSON values."""
         return {name: getattr(self, name) for name in self.__slots__}
-
-    def take_in(self, metric: str, configuration_changes: int, record_changes: int) -> None:
-        """Forgets what changes have overtaken: patience, and the best of another metric or of other validation rows."""
-        if (configuration_changes, record_changes) != (self.configuration_changes, self.record_changes):
-            self.evaluations_without_gain, self.stopped_early = 0, False
-        if metric != self.metric or record_changes != self.record_changes:
-            self.metric, self.best_metric = metric, None
-        self.configuration_changes, self.record_changes = configuration_changes, record_changes
 
     def record(self, metric: float, *, lower_is_better: bool, patience: int) -> None:
         """Takes in an evaluation's metric; sets `stopped_early` when patience has run out."""
@@ -136,8 +124,8 @@ def run_loop(
                     f"the loss, its gradient or the parameters are not finite at step {step} "
                     f"(loss {metrics['loss']}); "
                     f"{name_batch(step)}. "
-                    "The last checkpoint is from before; lower optimizer.learning_rate or set optimizer.clip_norm=1, "
-                    "with --allow-config-change to go on from it"
+                    "Lower optimizer.learning_rate or set optimizer.clip_norm=1, and use a new --workdir; the last "
+                    "checkpoint here is from before this step"
                 )
             since_log.append(metrics)
             progress.update(step, metrics["loss"])
