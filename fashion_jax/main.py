@@ -1,8 +1,8 @@
 """Trains: `python -m fashion_jax.main --config=configs/X.py --workdir=W [--config.a.b=value ...]`.
 
-Resumes by itself when the workdir holds checkpoints. With several processes, start the same command on each with
-`--coordinator-address=HOST:PORT --num-processes=N --process-id=I`; on SLURM, Open MPI and Cloud TPU set
-FASHION_JAX_DISTRIBUTED=auto instead.
+It resumes by itself when the workdir holds checkpoints. A run of several processes starts the same command on each,
+with `--coordinator-address=HOST:PORT --num-processes=N --process-id=I`; on SLURM, Open MPI and Cloud TPU,
+FASHION_JAX_DISTRIBUTED=auto stands for these flags.
 """
 
 from __future__ import annotations
@@ -11,9 +11,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from fashion_jax.config.files import load_config
-from fashion_jax.system.errors import UserError, exit_on_user_error
-from fashion_jax.system.huge_pages import restart_with_huge_pages
+from fashion_jax.commands.training import add_train_flags, run_train, split_settings
+from fashion_jax.system.errors import exit_on_user_error
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,67 +22,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m fashion_jax.main", description="Trains a model; any --config.KEY=VALUE overrides the file."
+        prog="python -m fashion_jax.main",
+        description="Trains a model, or resumes the run of a workdir; --config.KEY=VALUE changes a setting.",
     )
-    parser.add_argument("--config", required=True, help="a configuration file, or the name of one that ships")
-    parser.add_argument("--workdir", required=True, help="folder of the run: checkpoints, metrics, scores, the model")
-    parser.add_argument("--corrections", help="a table of corrected labels; the same as --config.data.corrections")
-    parser.add_argument("--coordinator-address", help="HOST:PORT of process 0, for several processes")
-    parser.add_argument("--num-processes", type=int)
-    parser.add_argument("--process-id", type=int)
-    parser.add_argument("--local-device-ids", type=_integers, help="accelerators of this process, such as 0,1,2,3")
-    overrides, rest = split_overrides(arguments)
+    add_train_flags(parser)
+    settings, rest = split_settings(arguments)
     flags = parser.parse_args(rest)
-    if flags.corrections:
-        overrides["data.corrections"] = flags.corrections
-    config = load_config(flags.config, overrides)
-
-    # JAX starts only after the flags are known to be sound, and devices are set before anything touches them.
-    from fashion_jax.system.devices import start_devices, start_processes
-
-    start_devices(config.runtime.cpu_devices, config.model.dtype)
-    start_processes(flags.coordinator_address, flags.num_processes, flags.process_id, flags.local_device_ids)
-
-    from fashion_jax.run.train import format_scores, train
-    from fashion_jax.system.interrupt import Interrupted
-
-    try:
-        result = train(config, flags.workdir, owns_process=True)
-    except Interrupted as stop:
-        print(stop, file=sys.stderr)
-        return stop.exit_code
-    if result.test is not None:
-        print(f"test scores of step {result.best_step}:\n{format_scores(result.test)}")
-    print(f"scores: {result.workdir / 'evaluation'}\nmodel: {result.package}")
-    return 0
-
-
-def _integers(text: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers such as 0,1") from None
-
-
-def split_overrides(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """Separates `--config.a.b=value` and `--config.a.b value` from the other arguments."""
-    overrides: dict[str, str] = {}
-    rest: list[str] = []
-    items = iter(arguments)
-    for item in items:
-        if not item.startswith("--config."):
-            rest.append(item)
-            continue
-        key, equals, value = item.removeprefix("--config.").partition("=")
-        if not equals:
-            following = next(items, "--")
-            if following.startswith("--"):
-                raise UserError(f"{item} needs a value: {item}=VALUE")
-            value = following
-        overrides[key] = value
-    return overrides, rest
+    flags.settings = settings
+    return run_train(flags)
 
 
 if __name__ == "__main__":
-    restart_with_huge_pages()
     sys.exit(main())

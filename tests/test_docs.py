@@ -13,10 +13,10 @@ import pytest
 
 from drawn_products import draw_product, make_tiny_config
 from fashion_jax import cli
+from fashion_jax.commands.training import split_settings
 from fashion_jax.config.fields import Config
 from fashion_jax.config.files import set_value
 from fashion_jax.data.photos import encode_photo
-from fashion_jax.main import split_overrides
 from fashion_jax.run.train import train
 from fashion_jax.search.gallery import build_index
 from fashion_jax.search.index import Index
@@ -48,7 +48,7 @@ def test_what_is_named_exists(path):
 def test_commands_take_the_flags_that_are_shown(path, capsys):
     text = path.read_text().replace("\\\n", " ")
     for line in re.findall(r"^ {4}.*(?:fashion-jax|fashion_jax\.main) .*$", text, re.M):
-        overrides, words = split_overrides([w.strip('"') for w in line.split()])
+        overrides, words = split_settings([w.strip('"') for w in line.split()])
         for key, value in overrides.items():
             set_value(Config(), key, value)
         flags = [w.partition("=")[0] for w in words if w.startswith("--")]

@@ -19,7 +19,8 @@ import safetensors.numpy
 
 from drawn_products import write_products
 from drawn_weights import write_hub_folder
-from fashion_jax.main import main, split_overrides
+from fashion_jax.commands.training import split_settings
+from fashion_jax.main import main
 from fashion_jax.training.writers import read_json_lines
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -311,4 +312,4 @@ def test_a_workdir_that_cannot_be_written(prepared, tmp_path, capsys):
 
 def test_overrides_are_taken_out_of_the_arguments():
     given = ["--config=c", "--config.a.b=1=2", "--workdir", "w", "--config.x", "y z"]
-    assert split_overrides(given) == ({"a.b": "1=2", "x": "y z"}, ["--config=c", "--workdir", "w"])
+    assert split_settings(given) == ({"a.b": "1=2", "x": "y z"}, ["--config=c", "--workdir", "w"])

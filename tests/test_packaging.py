@@ -111,10 +111,3 @@ def test_it_runs_outside_of_the_repository(installed):
     assert run(installed, "evaluate", "--workdir", "w", "--split", "validation").returncode == 0
     predicted = run(installed, "predict", "--model", "w", "--source", "synthetic:150", "--out", "p.csv")
     assert predicted.returncode == 0, predicted.stderr
-
-
-@pytest.mark.parametrize("command", ["", "prepare", "train", "evaluate", "predict", "embed", "index", "search", "demo"])
-def test_every_command_explains_itself(installed, command):
-    done = run(installed, *([command] if command else []), "--help")
-    assert done.returncode == 0, done.stderr
-    assert "usage: fashion-jax" in done.stdout

@@ -1,99 +1,86 @@
-"""`fashion-jax index ...` and `fashion-jax search`."""
+"""`fashion-jax index build`, `add`, `delete`, `info`, `rebuild` and `verify`."""
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from fashion_jax.commands.command import (
+    MODEL,
+    SOURCES,
+    Command,
+    add_schema_flag,
+    read_schema,
+    start_for_prediction,
+)
 from fashion_jax.system.errors import UserError
 
 if TYPE_CHECKING:
     from fashion_jax.search.index import Index
 
 
-def add_index_commands(add: Callable[..., argparse.ArgumentParser], sources: str) -> None:
-    """Adds `index` and `search` to the console script.
+def _add_flags(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(required=True, metavar="ACTION")
+    for action in _ACTIONS:
+        action.add_to(actions)
 
-    Args:
-        add: makes a subcommand from its name, what it runs, and what it is about.
-        sources: what a source may be, for the help.
-    """
-    index = add("index", None, "builds, shows and changes an index of a catalogue's embeddings")
-    actions = index.add_subparsers(required=True, metavar="ACTION")
 
-    def action(name: str, run: object, about: str, *, place: str = "--index") -> argparse.ArgumentParser:
-        parser = actions.add_parser(name, help=about, description=about)
-        parser.set_defaults(run=run)
-        parser.add_argument(place, required=True, type=Path, dest="index", help="folder of the index")
-        return parser
+def _add_index_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--index", required=True, type=Path, help="folder of the index")
 
-    build = action("build", _build, "embeds a catalogue and indexes it", place="--out")
-    more = action("add", _add, "adds products, or replaces those whose ids are there")
-    for parser in (build, more):
-        parser.add_argument("--source", required=True, help=sources)
-        parser.add_argument("--table", type=Path, help="a table with an id column and more columns to filter by")
-        parser.add_argument("--schema", type=Path, help="a schema.json; without it the schema is known or inferred")
-    build.add_argument("--model", required=True, type=Path, help="a workdir or a model package")
-    more.add_argument("--model", type=Path, help="that made the index; without it where the index says it was")
-    build.add_argument("--target-recall", type=float, default=0.95, help="share of the true nearest to find (0.95)")
-    build.add_argument("--backend", default="auto", help="auto, exact or scann")
-    build.add_argument("--batch", type=int, default=1, help="queries per search that are typical (1)")
-    build.add_argument("--pca", type=int, help="principal components to keep; without it the features as they are")
-    build.add_argument("--whiten", action="store_true", help="scale the components to the same variance")
-    action("info", _info, "shows what an index holds, how well it finds, and whether a rebuild is due")
-    remove = action("delete", _delete, "removes products")
-    remove.add_argument("--id", required=True, nargs="+", help="of the products")
-    action("rebuild", _rebuild, "indexes the live products anew; searches go on meanwhile")
-    action("verify", _verify, "reads every byte of an index and compares its answers with exact search")
 
-    search = add("search", _search, "finds products that look like a photo or a product, or that are as described")
-    search.add_argument("--index", required=True, type=Path, help="folder of the index")
-    search.add_argument("--image", type=Path, nargs="+", help="photos of one product")
-    search.add_argument("--id", nargs="+", help="products of the index; each is a query")
-    search.add_argument("--attribute", nargs="+", metavar="COLUMN=VALUE", help="a description, such as baseColour=Red")
-    search.add_argument("--keep", nargs="+", default=[], metavar="COLUMN", help="hits have the query's value there")
-    search.add_argument("--change", nargs="+", default=[], metavar="COLUMN=VALUE", help="hits have this value instead")
-    search.add_argument("-k", type=int, default=10, help="products to find (10)")
-    search.add_argument("--where", help="a filter, such as \"gender == 'Women' and baseColour in ['Red', 'Maroon']\"")
-    search.add_argument("--group-by", metavar="COLUMN", help="one product per value, such as title")
-    search.add_argument("--diversity", type=float, default=0.0, help="in [0, 1]: variety among the hits (0)")
-    search.add_argument(
-        "--weigh", nargs="+", default=[], metavar="PART=FACTOR", help="parts of the similarity, such as baseColour=3"
-    )
-    search.add_argument("--min-score", type=float, help="similarity below which nothing is shown")
-    search.add_argument("--model", type=Path, help="for --image; without it the one that made the index")
-    search.add_argument("--source", help="of the photos on the sheet; without it the catalogue of the index")
-    search.add_argument("--contact-sheet", type=Path, metavar="PNG", help="a picture of the queries and their hits")
-    search.add_argument("--json", action="store_true", help="print JSON")
+def _add_products_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--source", required=True, help=SOURCES)
+    parser.add_argument("--table", type=Path, help="a table with an id column and more columns to filter by")
+    add_schema_flag(parser)
+
+
+def _add_build_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", required=True, type=Path, dest="index", help="folder for the index")
+    parser.add_argument("--model", required=True, type=Path, help=MODEL)
+    _add_products_flags(parser)
+    parser.add_argument("--target-recall", type=float, default=0.95, help="share of the true nearest to find (0.95)")
+    parser.add_argument("--backend", default="auto", help="auto, exact or scann (auto)")
+    parser.add_argument("--batch", type=int, default=1, help="typical number of queries in one search (1)")
+    parser.add_argument("--pca", type=int, help="principal components to keep; by default embeddings stay as they are")
+    parser.add_argument("--whiten", action="store_true", help="scale the principal components to the same variance")
+
+
+def _add_add_flags(parser: argparse.ArgumentParser) -> None:
+    _add_index_flag(parser)
+    parser.add_argument("--model", type=Path, help="the model that made the index; needed when it has moved")
+    _add_products_flags(parser)
+
+
+def _add_delete_flags(parser: argparse.ArgumentParser) -> None:
+    _add_index_flag(parser)
+    parser.add_argument("--id", required=True, nargs="+", help="ids of the products")
 
 
 def _build(flags: argparse.Namespace) -> int:
     from fashion_jax.search.gallery import build_index
     from fashion_jax.serving.predictor import load_model
-    from fashion_jax.system.devices import start_devices
 
-    start_devices(training=False)
+    start_for_prediction()
     begin = time.monotonic()
     options = {name: getattr(flags, name) for name in ("target_recall", "backend", "batch", "pca", "whiten")}
     model = load_model(flags.model)
-    index = build_index(model, flags.source, flags.index, table=flags.table, schema=_schema(flags), **options)
+    index = build_index(model, flags.source, flags.index, table=flags.table, schema=read_schema(flags), **options)
     print(f"{_summary(index)}; took {time.monotonic() - begin:.0f} s")
     return 0
 
 
 def _add(flags: argparse.Namespace) -> int:
-    from fashion_jax.commands.search import load_index_model
+    from fashion_jax.commands.queries import load_index_model
     from fashion_jax.search.gallery import add_products
     from fashion_jax.search.index import Index
-    from fashion_jax.system.devices import start_devices
 
-    start_devices(training=False)
+    start_for_prediction()
     with Index.load(flags.index) as index:
         model = load_index_model(index, flags.model)
-        add_products(index, model, flags.source, table=flags.table, schema=_schema(flags))
+        add_products(index, model, flags.source, table=flags.table, schema=read_schema(flags))
     return 0
 
 
@@ -163,12 +150,6 @@ def _verify(flags: argparse.Namespace) -> int:
     return 0
 
 
-def _search(flags: argparse.Namespace) -> int:
-    from fashion_jax.commands.search import run_search
-
-    return run_search(flags)
-
-
 def _summary(index: Index) -> str:
     base = index.snapshot.base
     if base.backend == "exact":
@@ -180,7 +161,29 @@ def _summary(index: Index) -> str:
     )
 
 
-def _schema(flags: argparse.Namespace) -> Any:
-    from fashion_jax.data.schema import load_schema
-
-    return load_schema(flags.schema) if flags.schema else None
+_ACTIONS = (
+    Command(
+        "build",
+        "embeds the products of a catalogue and writes an index",
+        _add_build_flags,
+        _build,
+        ("fashion-jax index build --model small --source products.csv --out index",),
+    ),
+    Command("add", "adds products, or replaces products that have the same ids", _add_add_flags, _add),
+    Command(
+        "delete", "removes products", _add_delete_flags, _delete, ("fashion-jax index delete --index index --id 7",)
+    ),
+    Command("info", "shows what an index holds, its recall, and whether a rebuild is due", _add_index_flag, _info),
+    Command("rebuild", "rebuilds the index from its products; searches go on meanwhile", _add_index_flag, _rebuild),
+    Command("verify", "reads every byte and compares the answers with exact search", _add_index_flag, _verify),
+)
+INDEX = Command(
+    "index",
+    "builds an index of products, shows it and changes it",
+    _add_flags,
+    None,
+    (
+        "fashion-jax index build --model small --source products.csv --out index",
+        "fashion-jax index info --index index",
+    ),
+)

@@ -394,20 +394,6 @@ def test_a_head_that_lacks_a_class_is_not_asked(audited, trained, tmp_path):
     assert ask_network(network, nameless, {str(prepared.ids[0])}, even, tmp_path, progress=False) is even
 
 
-def test_embeddings_may_describe_the_photos(audited, trained, tmp_path, capsys):
-    records = audited / "records"
-    shutil.copytree(audited / "embeddings", tmp_path / "out" / "embeddings")  # of features, and not to be used
-    arguments = ["--model", str(trained), "--source", str(records), "--folds", "4", "--describe-by", "embeddings"]
-    assert main(["audit", *arguments, "--out", str(tmp_path / "out")]) == 0
-    prepared, model = open_prepared(records), audit_module.load_model(trained)
-    (shard,) = (tmp_path / "out" / "embeddings").iterdir()
-    with np.load(shard, allow_pickle=False) as arrays:
-        kept = arrays["embeddings"]
-    expected = model.embed([prepared.read_photo(row) for row in range(len(prepared))])
-    np.testing.assert_allclose(kept, expected, atol=1e-5)
-    assert read_findings(tmp_path / "out") != read_findings(audited)
-
-
 @pytest.mark.parametrize(
     ("options", "fault"),
     [

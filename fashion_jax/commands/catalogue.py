@@ -1,0 +1,62 @@
+"""`fashion-jax prepare`: a catalogue becomes records."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from fashion_jax.commands.command import SOURCES, Command, add_schema_flag, read_schema
+
+
+def _add_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--source", required=True, help=SOURCES)
+    parser.add_argument("--out", required=True, type=Path, help="folder for the records")
+    add_schema_flag(parser)
+    parser.add_argument("--max-side", type=int, default=256, help="larger photos are scaled to so many pixels (256)")
+    parser.add_argument("--max-bad-fraction", type=float, default=0.05, help="stop above this share of bad rows (0.05)")
+    parser.add_argument("--split", default="group", help="group (the default), random, column or file:PATH")
+    parser.add_argument(
+        "--split-fractions",
+        type=_three_shares,
+        default=(0.7, 0.1, 0.2),
+        help="shares for training, validation and test (0.7,0.1,0.2)",
+    )
+    parser.add_argument("--split-seed", type=int, default=0, help="another number gives another split (0)")
+    parser.add_argument("--corrections", type=Path, help="a table of corrected labels, such as an audit's findings.csv")
+
+
+def _three_shares(text: str) -> tuple[float, float, float]:
+    try:
+        train, validation, test = (float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not three numbers such as 0.7,0.1,0.2") from None
+    return train, validation, test
+
+
+def _run(flags: argparse.Namespace) -> int:
+    from fashion_jax.data.catalog_report import format_report
+    from fashion_jax.data.prepare import prepare
+
+    prepared = prepare(
+        flags.source,
+        flags.out,
+        schema=read_schema(flags),
+        max_side=flags.max_side,
+        max_bad_fraction=flags.max_bad_fraction,
+        split=flags.split,
+        split_fractions=flags.split_fractions,
+        split_seed=flags.split_seed,
+        corrections=flags.corrections,
+    )
+    print(format_report(prepared.report))
+    print(f"records: {prepared.folder}")
+    return 0
+
+
+PREPARE = Command(
+    "prepare",
+    "reads a catalogue, checks every row and photo, splits it and writes records",
+    _add_flags,
+    _run,
+    ("fashion-jax prepare --source synthetic:500 --out runs/records",),
+)

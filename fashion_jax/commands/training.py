@@ -1,0 +1,167 @@
+"""`fashion-jax train`, `evaluate` and `sweep`: a run, its scores, and a search over its settings."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from fashion_jax.commands.command import Command
+from fashion_jax.system.errors import UserError
+
+_CONFIG = "a configuration file, or the name of one that ships with the library, such as small_finetune"
+
+
+def split_settings(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """Separates `--config.a.b=value` and `--config.a.b value` from the other arguments."""
+    settings: dict[str, str] = {}
+    rest: list[str] = []
+    items = iter(arguments)
+    for item in items:
+        if not item.startswith("--config."):
+            rest.append(item)
+            continue
+        key, equals, value = item.removeprefix("--config.").partition("=")
+        if not equals:
+            following = next(items, "--")
+            if following.startswith("--"):
+                raise UserError(f"{item} needs a value: {item}=VALUE")
+            value = following
+        settings[key] = value
+    return settings, rest
+
+
+def add_train_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of a training; `--config.KEY=VALUE` is split off by `split_settings`."""
+    parser.add_argument("--config", required=True, help=_CONFIG)
+    parser.add_argument("--workdir", required=True, help="folder of the run: checkpoints, metrics, scores, the model")
+    parser.add_argument("--corrections", help="a table of corrected labels, such as an audit's findings.csv")
+    parser.add_argument("--coordinator-address", help="HOST:PORT of process 0, for a run of several processes")
+    parser.add_argument("--num-processes", type=int, help="number of processes of the run")
+    parser.add_argument("--process-id", type=int, help="number of this process, from 0")
+    parser.add_argument("--local-device-ids", type=_integers, help="accelerators of this process, such as 0,1,2,3")
+
+
+def _integers(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers such as 0,1") from None
+
+
+def run_train(flags: argparse.Namespace) -> int:
+    """Trains, or resumes the run of the workdir; returns the exit code.
+
+    Args:
+        flags: the flags of `add_train_flags`, and `settings`: dotted field -> text.
+    """
+    from fashion_jax.config.files import load_config
+
+    settings = {**flags.settings, **({"data.corrections": flags.corrections} if flags.corrections else {})}
+    config = load_config(flags.config, settings)
+
+    # JAX starts only after the flags are known to be sound, and devices are set before anything touches them.
+    from fashion_jax.system.devices import start_devices, start_processes
+
+    start_devices(config.runtime.cpu_devices, config.model.dtype)
+    start_processes(flags.coordinator_address, flags.num_processes, flags.process_id, flags.local_device_ids)
+
+    from fashion_jax.run.train import format_scores, train
+    from fashion_jax.system.interrupt import Interrupted
+
+    try:
+        result = train(config, flags.workdir, owns_process=True)
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
+        return stop.exit_code
+    if result.test is not None:
+        print(f"test scores of step {result.best_step}:\n{format_scores(result.test)}")
+    print(f"scores: {result.workdir / 'evaluation'}\nmodel: {result.package}")
+    return 0
+
+
+def _add_evaluate_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--workdir", required=True, type=Path, help="folder of the run")
+    parser.add_argument("--split", default="test", choices=("train", "validation", "test"), help="(test)")
+    parser.add_argument("--retrieval", action="store_true", help="score the nearest neighbours of embeddings instead")
+
+
+def _evaluate(flags: argparse.Namespace) -> int:
+    from fashion_jax.run.workdir import load_run_config
+    from fashion_jax.system.devices import start_devices
+
+    config = load_run_config(flags.workdir)
+    start_devices(config.runtime.cpu_devices, config.model.dtype)
+    folder = flags.workdir / "evaluation" / flags.split
+    if flags.retrieval:
+        from fashion_jax.run.neighbours import format_retrieval, score_retrieval
+
+        print(format_retrieval(score_retrieval(flags.workdir, flags.split)))
+        print(f"details: {folder / 'retrieval.json'}")
+        return 0
+    from fashion_jax.run.train import evaluate, format_scores
+
+    print(format_scores(evaluate(flags.workdir, flags.split)))
+    print(f"details: {folder}")
+    return 0
+
+
+def _add_sweep_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", required=True, help=_CONFIG)
+    parser.add_argument("--space", required=True, type=Path, help="JSON: field -> list of values, or low and high")
+    parser.add_argument("--out", required=True, type=Path, help="folder of the search; the same folder resumes it")
+    parser.add_argument("--trials", type=int, default=20, help="number of trainings, with those already done (20)")
+
+
+def _sweep(flags: argparse.Namespace) -> int:
+    from fashion_jax.config.files import load_config
+    from fashion_jax.system.devices import start_devices
+
+    config = load_config(flags.config, flags.settings)
+    start_devices(config.runtime.cpu_devices, config.model.dtype)
+
+    from fashion_jax.run.sweep import format_trials, sweep
+    from fashion_jax.system.interrupt import Interrupted
+
+    try:
+        trials = sweep(
+            flags.config, flags.space, flags.out, num_trials=flags.trials, overrides=flags.settings, owns_process=True
+        )
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
+        return stop.exit_code
+    print(format_trials(trials))
+    print(f"all trials: {flags.out / 'trials.csv'}; as a picture: {flags.out / 'trials.png'}")
+    return 0
+
+
+TRAIN = Command(
+    "train",
+    "trains a model, or resumes the run of a workdir; --config.KEY=VALUE changes a setting",
+    add_train_flags,
+    run_train,
+    (
+        "fashion-jax train --config small_finetune --workdir runs/mine --config.data.source=products.csv",
+        "fashion-jax train --config demo --workdir runs/short --config.train.duration='1 epochs'",
+    ),
+    takes_settings=True,
+)
+EVALUATE = Command(
+    "evaluate",
+    "scores the best checkpoint of a run on a split",
+    _add_evaluate_flags,
+    _evaluate,
+    (
+        "fashion-jax evaluate --workdir runs/demo --split validation",
+        "fashion-jax evaluate --workdir runs/demo --retrieval",
+    ),
+)
+SWEEP = Command(
+    "sweep",
+    "searches settings of a configuration for the best validation score, with Optuna",
+    _add_sweep_flags,
+    _sweep,
+    ("fashion-jax sweep --config demo --space space.json --out runs/sweep --trials 10",),
+    takes_settings=True,
+)
