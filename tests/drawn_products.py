@@ -57,7 +57,7 @@ def make_tiny_config(source: Path, **changes) -> Config:
     config.train.log_every = "4 steps"
     config.train.evaluate_every = "6 steps"
     config.train.checkpoint_every = "4 steps"
-    config.runtime.evaluation_batch_size = 32
+    config.runtime.evaluation_batch_size = 8  # one compilation for every split
     for key, value in changes.items():
         part, _, name = key.partition("__")
         setattr(getattr(config, part), name, value)

@@ -1,4 +1,4 @@
-"""The demonstration on the embedded catalogue: train, score on clean rows, search, and say where things are."""
+"""The demonstration: draws a catalogue, trains on it, scores the model on clean rows, and searches for products."""
 
 from __future__ import annotations
 
@@ -8,81 +8,115 @@ from pathlib import Path
 
 import numpy as np
 
-from fashion_jax.config.fields import Config
 from fashion_jax.config.files import load_config
-from fashion_jax.data.drawn.catalogue import DEFAULT_COUNT, wrong_labels
+from fashion_jax.data.drawn.catalogue import draw, plan, write_catalog, wrong_labels
+from fashion_jax.data.photos import encode_photo
 from fashion_jax.data.records import open_prepared
 from fashion_jax.run.train import Result, format_scores, train
 from fashion_jax.search.answers import Answer, draw_answers, parse_ids, product_labels
 from fashion_jax.search.gallery import build_index
+from fashion_jax.search.index import Index
 from fashion_jax.search.recommend import similar
 from fashion_jax.serving.predictor import load_model
 from fashion_jax.system.interrupt import Interrupted
 
-_QUERIES = 12
-_NEIGHBOURS = 8
+_QUERIES = 8
+_NEIGHBOURS = 6
+_NEW_PHOTOS = 6
 
 
 def run_demo(workdir: Path) -> int:
-    """Trains `configs/demo.py` in `workdir` and prints the scores and the paths of what it made.
+    """Trains `configs/demo.py` in `workdir`; prints the scores, what was made, and commands to try next.
 
     Returns:
         The exit code: 0, or 128 plus the number of the signal that stopped it.
     """
     begin = time.monotonic()
     config = load_config("demo")
-    print("Training on the embedded catalogue (3,000 drawn products); four to five minutes on two cores.")
+    count, seed = (int(part) for part in config.data.source.split(":")[1:])
+    catalogue, photos = workdir / "catalogue", workdir / "photos"
+    print(f"[1/4] Drawing {count:,} products, as a catalogue with photos and labels")
+    if not (catalogue / "styles.csv").is_file():  # it is written last
+        write_catalog(catalogue, count, seed)
+        write_new_photos(photos, seed + 1)
+    config.data.source = str(catalogue)
+    print("[2/4] Training: about a minute on two fast cores", flush=True)
     try:
         result = train(config, workdir, owns_process=True)
     except Interrupted as stop:
         print(stop, file=sys.stderr)
         return stop.exit_code
     assert result.test is not None
-    print(f"\nScores on the test split, wrong labels included:\n{format_scores(result.test)}")
-    print("\nAccuracy on its clean rows (2 % of the catalogue's labels are wrong on purpose; those are left out):")
-    for name, accuracy in clean_accuracy(result, config).items():
-        print(f"  {name:<16}{accuracy:.4f}")
-    sheet = search_demo(result)
-    folder = result.workdir / "evaluation" / "test"
-    print(f"\nPhotos with predictions   {folder / 'contact_sheet.png'}")
-    print(f"Scores and confusions     {folder}")
-    print(f"Products and their like   {sheet}")
-    print(f"The model                 {result.package}")
-    print(f"The index                 {result.workdir / 'index'}")
+    print(f"[3/4] Scoring the test split, wrong labels included\n{format_scores(result.test)}")
+    print("Accuracy on the test rows whose labels are right (2 % of the catalogue's labels are wrong on purpose):")
+    for name, accuracy in clean_accuracy(result, wrong_labels(count, seed)).items():
+        print(f"{name:<16}{accuracy:.4f}")
+    print("[4/4] Building an index of the catalogue and searching it", flush=True)
+    index, agreement = search_demo(result, catalogue)
+    print(f"{len(index):,} products indexed; {agreement:.0%} of the labels of similar products agree")
+    print(f"\nMade in {time.monotonic() - begin:.0f} s:")
+    folder = workdir / "evaluation" / "test"
+    for path, about in (
+        (catalogue, "the drawn catalogue"),
+        (photos, f"{_NEW_PHOTOS} photos of products that are not in the catalogue"),
+        (result.package, "the model"),
+        (folder, "scores and confusion matrices"),
+        (folder / "contact_sheet.png", "photos with predictions"),
+        (workdir / "index", "the index"),
+        (workdir / "neighbours.png", "products and the products that look like them"),
+    ):
+        print(f"  {path!s:<{len(str(folder)) + 21}}{about}")
     script = sys.argv[0] if Path(sys.argv[0]).name == "fashion-jax" else "fashion-jax"
-    print(f"Took {time.monotonic() - begin:.0f} s. Next: {script} search --index {workdir / 'index'} --image PHOTO.jpg")
+    photo = sorted(photos.iterdir())[0]
+    print("\nTry next:")
+    for command in (
+        f"predict --model {workdir} --source {photos}",
+        f"search --index {workdir / 'index'} --image {photo} -k 5",
+        f"search --index {workdir / 'index'} --id {index.ids[0]} --change baseColour=Red -k 5",
+        f"audit --model {workdir} --source {catalogue} --out {workdir / 'audit'}",
+    ):
+        print(f"  {script} {command}")
     return 0
 
 
-def search_demo(result: Result) -> Path:
-    """Indexes the whole catalogue, searches it for products of the test split, and draws what was found.
+def write_new_photos(folder: Path, seed: int) -> None:
+    """Draws photos of products of another catalogue, each of another kind, named by their colour and article type."""
+    folder.mkdir(parents=True, exist_ok=True)
+    kinds: set[str] = set()
+    for spec in plan(100, seed):
+        if len(kinds) < _NEW_PHOTOS and spec.truth["subCategory"] not in kinds:
+            kinds.add(spec.truth["subCategory"])
+            name = f"{spec.truth['baseColour']} {spec.truth['articleType']}".lower().replace(" ", "-")
+            (folder / f"{name}.jpg").write_bytes(encode_photo(draw(spec)))
+
+
+def search_demo(result: Result, catalogue: Path) -> tuple[Index, float]:
+    """Indexes the catalogue, searches it for products of the test split, and draws them in `neighbours.png`.
 
     Returns:
-        The picture: queries at the left, their neighbours beside them, green where a label agrees.
+        The index, and the share of the neighbours' labels that agree with the query's.
     """
-    print("\nIndexing the catalogue and searching it")
     prepared, model = open_prepared(result.workdir / "records"), load_model(result.package)
-    source = load_config("demo").data.source
-    index = build_index(model, source, result.workdir / "index")
-    ids = parse_ids(index, prepared.ids[prepared.indices("test")[:: max(1, len(prepared.indices("test")) // _QUERIES)]])
+    index = build_index(model, catalogue, result.workdir / "index", progress=False)
+    rows = prepared.indices("test")
+    ids = parse_ids(index, prepared.ids[rows[:: max(1, len(rows) // _QUERIES)]][:_QUERIES])
     answers = []
-    for name in ids[:_QUERIES]:
+    for name in ids:
         labels = product_labels(index, name)
         hits = similar(index, index.vectors([name]), labels, min(_NEIGHBOURS, len(index) - 1), exclude=[name])
         answers.append(Answer(str(name), labels, hits, id=name))
-    sheet = result.workdir / "neighbours.png"
-    draw_answers(index, model, answers, sheet)
-    agreeing = [name in hit.agrees for answer in answers for hit in answer.hits for name in answer.labels]
-    print(f"{len(index):,} products indexed; {np.mean(agreeing):.0%} of the labels of the neighbours drawn agree")
-    return sheet
+    draw_answers(index, model, answers, result.workdir / "neighbours.png")
+    return index, float(np.mean([n in hit.agrees for a in answers for hit in a.hits for n in a.labels]))
 
 
-def clean_accuracy(result: Result, config: Config) -> dict[str, float]:
-    """Returns each attribute's accuracy on test rows whose label was not falsified and is not missing."""
+def clean_accuracy(result: Result, wrong: set[tuple[str, str]]) -> dict[str, float]:
+    """Returns each attribute's accuracy on test rows whose label is right and not missing.
+
+    Args:
+        result: of the training.
+        wrong: (id, attribute) of the labels that are wrong.
+    """
     assert result.test is not None
-    _, _, rest = config.data.source.partition(":")
-    count, _, seed = rest.partition(":")
-    wrong = wrong_labels(int(count or DEFAULT_COUNT), int(seed or 0))
     prepared = open_prepared(result.workdir / "records")
     scores = {}
     for name, predicted in result.test.predictions.items():

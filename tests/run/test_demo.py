@@ -1,40 +1,49 @@
-"""The demonstration: the whole of it, shortened, and its count of clean rows."""
+"""The demonstration: the whole of it, shortened, its count of clean rows, and the commands that it tells."""
 
 from __future__ import annotations
 
+import re
+import shlex
+
 import numpy as np
 
+from fashion_jax import cli
 from fashion_jax.config.files import load_config
 from fashion_jax.data.drawn.catalogue import wrong_labels
 from fashion_jax.data.records import open_prepared
-from fashion_jax.run import demo as embedded
+from fashion_jax.run import demo
 
 
-def test_it_ends_with_scores_and_paths_that_are_there(tmp_path, monkeypatch, capsys):
+def test_it_ends_with_scores_paths_and_commands_that_work(tmp_path, monkeypatch, capsys):
     config = load_config("demo")
     config.data.source = "synthetic:200:3"
-    config.model.depth, config.model.width, config.train.duration = 10, 4, "3 steps"
-    config.train.evaluate_every = config.train.checkpoint_every = "3 steps"
-    monkeypatch.setattr(embedded, "load_config", lambda name: config)
-    shown = {}
-    real = embedded.clean_accuracy
-    monkeypatch.setattr(embedded, "clean_accuracy", lambda *given: shown.setdefault("scores", real(*given)))
-    assert embedded.run_demo(tmp_path / "w") == 0
+    config.model.pretrained, config.model.depth, config.model.width = "", 10, 4
+    config.train.duration = config.train.evaluate_every = config.train.checkpoint_every = "3 steps"
+    config.runtime.evaluation_batch_size = 8
+    monkeypatch.setattr(demo, "load_config", lambda name: config)
+    monkeypatch.chdir(tmp_path)
+    workdir = tmp_path / "w"
+    assert demo.run_demo(workdir) == 0
     text = capsys.readouterr().out
-    for name in ("evaluation/test/contact_sheet.png", "evaluation/test", "package", "index", "neighbours.png"):
-        assert (tmp_path / "w" / name).exists()
-        assert str(tmp_path / "w" / name) in text
+    for name in ("catalogue", "photos", "evaluation/test/contact_sheet.png", "package", "index", "neighbours.png"):
+        assert (workdir / name).exists()
+        assert str(workdir / name) in text
     # Counted again, row by row, from the files.
-    prepared, wrong = open_prepared(tmp_path / "w/records"), wrong_labels(200, 3)
+    prepared, wrong = open_prepared(workdir / "records"), wrong_labels(200, 3)
     assert wrong
-    lines = (tmp_path / "w/evaluation/test/predictions.csv").read_text().splitlines()
+    lines = (workdir / "evaluation/test/predictions.csv").read_text().splitlines()
     header, rows = lines[0].split(","), [line.split(",") for line in lines[1:]]
     places = {product: row for row, product in enumerate(prepared.ids)}
-    for name, accuracy in shown["scores"].items():
+    for name in config.data.attributes:
         column, hits = prepared.attributes.index(name), []
         for cells in rows:
             label = prepared.labels[places[cells[0]], column]
             if label >= 0 and (cells[0], name) not in wrong:
                 hits.append(prepared.vocabularies[name][label] == cells[header.index(name)])
-        assert accuracy == np.mean(hits)
-        assert f"{name:<16}{accuracy:.4f}" in text
+        assert f"{name:<16}{np.mean(hits):.4f}" in text
+    commands = re.findall(r"^  fashion-jax (.*)$", text, re.M)
+    assert [command.split()[0] for command in commands] == ["predict", "search", "search", "audit"]
+    for command in commands[:3]:
+        assert cli.main(shlex.split(command)) == 0, command
+    assert cli.make_parser().parse_args(shlex.split(commands[3])).source == str(workdir / "catalogue")
+    assert len((tmp_path / "predictions.csv").read_text().splitlines()) == 1 + len(list((workdir / "photos").iterdir()))
