@@ -228,12 +228,12 @@ def build_ours(rows: np.ndarray) -> Iterator[tuple[str, Search]]:
     yield "target .95", lambda queries: index.search(queries, K).ids
     snapshot = index.snapshot
     base = snapshot.base
-    if not isinstance(base.searcher, ScannSearcher):
+    if not isinstance(base.index, ScannSearcher):
         return
     assert base.sample is not None
     for target in (0.8, 0.9, 0.97, 0.98, 0.99, 0.995):
-        points = tune(base.searcher, base.vectors, base.sample, target)
-        index._snapshot = dataclasses.replace(snapshot, base=dataclasses.replace(base, points=points))
+        tuned = base.index.with_points(tune(base.index, base.vectors, base.sample, target))
+        index._snapshot = dataclasses.replace(snapshot, base=dataclasses.replace(base, index=tuned))
         yield f"target {target:g}", lambda queries: index.search(queries, K).ids
     index._snapshot = snapshot
 
@@ -358,7 +358,7 @@ def ours(rows: np.ndarray, queries: np.ndarray) -> dict:
     """
     from fashion_jax import Index
     from fashion_jax.search.exact import search_rows
-    from fashion_jax.search.planner import plan, point_for
+    from fashion_jax.search.planner import plan
     from fashion_jax.search.scann import ScannSearcher
 
     share = np.random.default_rng(2).random(len(rows))
@@ -367,9 +367,8 @@ def ours(rows: np.ndarray, queries: np.ndarray) -> dict:
     flat = Index.build(rows, np.arange(len(rows)), columns, backend="exact")
     base = index.snapshot.base
     result: dict = {}
-    if isinstance(base.searcher, ScannSearcher):
-        raw, point = base.searcher._searcher, point_for(base, K)
-        assert point is not None
+    if isinstance(base.index, ScannSearcher):
+        raw, point = base.index._searcher, next(point for point in base.points if point.neighbours >= K)
         apart: list[float] = []
         batches: list[float] = []
         # Turn and turn about, so that a change of the machine's speed falls on both.
@@ -414,8 +413,8 @@ def ours(rows: np.ndarray, queries: np.ndarray) -> dict:
                 "recall": recall(rows, queries, found, truth),
                 "complete": bool(((found >= 0).sum(1) == min(K, mask.sum())).all()),
                 "plan": {
-                    "single": plan(base, 1, K, index.snapshot.allowed(where))[0],
-                    "batch": plan(base, len(queries), K, index.snapshot.allowed(where))[0],
+                    name: type(plan(base, count, K, index.snapshot.select(where).base)).__name__
+                    for name, count in (("single", 1), ("batch", len(queries)))
                 },
                 **singles_in_turn(
                     queries, {"single_us": search, "exact_single_us": search_flat, "bare_single_us": brute}

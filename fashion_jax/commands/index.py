@@ -60,14 +60,23 @@ def _add_delete_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _build(flags: argparse.Namespace) -> int:
+    from fashion_jax.search.build import BuildOptions
     from fashion_jax.search.gallery import build_index
     from fashion_jax.serving.predictor import load_model
 
     start_for_prediction()
     begin = time.monotonic()
-    options = {name: getattr(flags, name) for name in ("target_recall", "backend", "batch", "pca", "whiten")}
-    model = load_model(flags.model)
-    index = build_index(model, flags.source, flags.index, table=flags.table, schema=read_schema(flags), **options)
+    options = BuildOptions(batch=flags.batch, pca=flags.pca, whiten=flags.whiten)
+    index = build_index(
+        load_model(flags.model),
+        flags.source,
+        flags.index,
+        table=flags.table,
+        schema=read_schema(flags),
+        target_recall=flags.target_recall,
+        backend=flags.backend,
+        options=options,
+    )
     print(f"{_summary(index)}; took {time.monotonic() - begin:.0f} s")
     return 0
 
@@ -102,13 +111,13 @@ def _info(flags: argparse.Namespace) -> int:
     print(f"backend    {_summary(index)}")
     for point in base.points:
         print(
-            f"  up to {point.neighbours:>5,} neighbours: {point.leaves} of {max(1, base.structure.leaves)} leaves, "
+            f"  up to {point.neighbours:>5,} neighbours: {point.leaves} of {max(1, base.leaves)} leaves, "
             f"{point.reorder:,} candidates; recall {point.recall:.4f}, one query {point.single_seconds * 1e6:.0f} us, "
             f"batches {1 / point.batch_seconds:,.0f} queries/s"
         )
     state = "; ".join(health.reasons)
-    if index.unread:
-        print(f"journal    {index.unread}")
+    if index.journal_warning:
+        print(f"journal    {index.journal_warning}")
     print(f"health     recall@10 now {health.recall:.4f}; {f'rebuild it: {state}' if state else 'no rebuild is due'}")
     return 0
 
@@ -141,8 +150,8 @@ def _verify(flags: argparse.Namespace) -> int:
     from fashion_jax.search.index import Index
 
     index = Index.load(flags.index)
-    if index.unread:
-        raise UserError(index.unread)
+    if index.journal_warning:
+        raise UserError(index.journal_warning)
     health = index.health()
     print(f"{flags.index}: every byte is as it was saved; {len(index):,} products; recall@10 {health.recall:.4f}")
     if health.rebuild_due:

@@ -2,83 +2,152 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import jax
 import numpy as np
 from jaxtyping import Float32
 
 from fashion_jax.search import scann
-from fashion_jax.search.exact import ExactSearcher
-from fashion_jax.search.inputs import check_k, check_share
-from fashion_jax.search.planner import measure_costs
-from fashion_jax.search.snapshot import Base
-from fashion_jax.search.tuning import OperatingPoint, draw_sample, tune
+from fashion_jax.search.exact import DeviceSearcher, HostSearcher
+from fashion_jax.search.inputs import check_k
+from fashion_jax.search.snapshot import Base, Projection
+from fashion_jax.search.tuning import draw_sample, tune
 from fashion_jax.system.errors import UserError, nearest
 from fashion_jax.system.progress import progress_bar
 
 BACKENDS = ("auto", "exact", "scann")
 
-_SCANN_FROM = 5_000  # rows; below it comparing with all takes less than a millisecond on any host
+_SCANN_FROM = 5_000  # rows; exact search over fewer takes less than a millisecond on any host
 _DEVICE_SHARE = 0.4  # of an accelerator's memory that rows may take
-_DEVICE_BYTES = 8 << 30  # of an accelerator that does not say how much it has
+_DEVICE_BYTES = 8 << 30  # assumed for an accelerator that does not tell how much memory it has
 _SINGLE_QUERIES_FROM = 500_000  # rows from which ScaNN on the host answers one query sooner than an accelerator
+_FIT_ROWS = 100_000  # rows that principal components are fitted on
 
 
-def check_options(
-    *,
-    target_recall: float = 0.95,
-    backend: str = "auto",
-    batch: int = 1,
-    pca: int | None = None,
-    whiten: bool = False,
-    seed: int = 0,
-    width: int | None = None,
-) -> None:
-    """Checks what can be checked before there is a single vector, which may take hours to compute.
+@dataclass(frozen=True, slots=True)
+class BuildOptions:
+    """Rarely needed options of `Index.build`.
 
-    Args:
-        target_recall: as `Index.build` takes it, and so are `backend`, `batch`, `pca` and `whiten`.
-        backend: see there.
-        batch: see there.
-        pca: see there.
-        whiten: see there.
-        seed: see there.
-        width: of the embeddings, where it is known.
+    Attributes:
+        batch: typical number of queries in one search; it decides between ScaNN and an accelerator.
+        pca: number of principal components that are indexed; None indexes the embeddings as they are.
+        whiten: whether the components are scaled to the same variance.
+        seed: of random samples, at least 0.
 
     Raises:
-        UserError: one is out of range, or ScaNN is asked for and not installed.
+        UserError: a value is out of range.
     """
-    check_share(target_recall, "target_recall")
-    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
-        raise UserError(f"seed must be an integer of at least 0, not {seed!r}")
-    choose_backend(backend, 1, 1, check_k(batch, "batch"))
-    if pca is None:
-        if whiten:
-            raise UserError("whitening scales principal components: say with pca how many to keep")
-    elif check_k(pca, "pca") > (width or pca):
-        raise UserError(f"pca must be in [1, {width}] for embeddings of {width} features, not {pca}")
+
+    batch: int = 1
+    pca: int | None = None
+    whiten: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_k(self.batch, "batch")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, (int, np.integer)) or self.seed < 0:
+            raise UserError(f"seed must be an integer of at least 0, not {self.seed!r}")
+        if self.pca is not None:
+            check_k(self.pca, "pca")
+        elif self.whiten:
+            raise UserError("whiten scales principal components; say with pca how many to keep")
 
 
-def choose_backend(backend: str, count: int, dim: int, batch: int) -> str:
-    """Returns "exact" or "scann".
-
-    "auto" takes exact search where there are few rows, or an accelerator that holds them, unless single queries are
-    asked over very many; else ScaNN where it is installed.
-
-    Args:
-        backend: one of `BACKENDS`.
-        count: rows.
-        dim: their width.
-        batch: queries per search that are typical.
-
-    Raises:
-        UserError: there is no such backend, or it is not installed.
-    """
+def check_target(target_recall: object, backend: object) -> None:
+    """Raises UserError for a recall outside of (0, 1], and for a backend that does not exist or is not installed."""
+    try:
+        number = float(target_recall)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        number = float("nan")
+    if not 0 < number <= 1:
+        raise UserError(f"target_recall must be in (0, 1], not {target_recall!r}")
     if not isinstance(backend, str) or backend not in BACKENDS:
-        raise UserError(
-            f"there is no backend {backend!r}{nearest(str(backend), BACKENDS)}; there are {', '.join(BACKENDS)}"
-        )
+        hint = nearest(str(backend), BACKENDS)
+        raise UserError(f"there is no backend {backend!r}{hint}; there are {', '.join(BACKENDS)}")
     if backend == "scann":
         scann.require()
+
+
+def build_base(
+    vectors: Float32[np.ndarray, "n dim"],
+    target_recall: float,
+    backend: str,
+    *,
+    batch: int,
+    seed: int,
+    progress: bool,
+) -> Base:
+    """Indexes rows.
+
+    Args:
+        vectors: finite, of length 1.
+        target_recall: in (0, 1]; ScaNN is tuned to it.
+        backend: one of `BACKENDS`.
+        batch: typical number of queries in one search.
+        seed: of the sample on which recall is measured.
+        progress: whether to show a bar.
+    """
+    chosen = _choose_backend(backend, len(vectors), vectors.shape[1], batch)
+    vectors = np.ascontiguousarray(vectors)
+    vectors.flags.writeable = False
+    # A single row is its own neighbour, and ScaNN has nothing to learn from it.
+    if chosen == "exact" or len(vectors) < 2:
+        return Base(vectors, HostSearcher(vectors), DeviceSearcher.make_if_useful(vectors), None, target_recall)
+    with progress_bar(8, "building the index", show=progress, unit="step") as bar:
+
+        def done(following: str) -> None:
+            bar.update()
+            bar.set_description(following)
+
+        built = scann.ScannSearcher.build(vectors, scann.leaves_for(len(vectors)))
+        done("finding the true neighbours of a sample")
+        sample = draw_sample(vectors, seed)
+        done("tuning to the asked recall")
+        points = tune(built, vectors, sample, target_recall, lambda point: done("tuning to the asked recall"))
+        host = HostSearcher(vectors)
+        bar.update(8 - bar.n)
+    return Base(vectors, host, built.with_points(points), sample, target_recall)
+
+
+def fit_projection(vectors: Float32[np.ndarray, "n features"], dim: int, *, whiten: bool, seed: int) -> Projection:
+    """Fits principal components: the eigenvectors of the covariance.
+
+    Args:
+        vectors: of length 1.
+        dim: number of components, in [1, min(n - 1, features)].
+        whiten: whether each component is scaled to a variance of 1.
+        seed: of the random rows that are used where there are more than 100,000.
+
+    Raises:
+        UserError: `dim` is out of range.
+    """
+    most = min(len(vectors) - 1, vectors.shape[1])
+    if not 1 <= dim <= most:
+        raise UserError(f"pca must be in [1, {most}] for {len(vectors):,} vectors of {vectors.shape[1]}, not {dim}")
+    rows = vectors
+    if len(rows) > _FIT_ROWS:
+        rows = rows[np.random.default_rng(seed).choice(len(rows), _FIT_ROWS, replace=False)]
+    mean = rows.mean(0, dtype=np.float64)
+    centred = rows - mean
+    values, axes = np.linalg.eigh(centred.T @ centred / max(1, len(rows) - 1))
+    values, axes = np.maximum(values[::-1], 0), axes[:, ::-1]
+    kept = axes[:, :dim]
+    # The sign of an axis is arbitrary: the largest entry is made positive, so that every machine agrees.
+    kept = kept * np.sign(kept[np.abs(kept).argmax(0), np.arange(dim)])
+    if whiten:
+        kept = kept / np.sqrt(np.maximum(values[:dim], values[0] * 1e-9))
+    total = float(values.sum())
+    explained = float(values[:dim].sum() / total) if total > 0 else 1.0
+    return Projection(mean.astype(np.float32), kept.astype(np.float32), explained)
+
+
+def _choose_backend(backend: str, count: int, dim: int, batch: int) -> str:
+    """Returns "exact" or "scann".
+
+    "auto" takes exact search for few rows, and on an accelerator that holds all rows, unless single queries are asked
+    over very many rows. Otherwise it takes ScaNN, where it is installed.
+    """
     if backend != "auto":
         return backend
     if count < _SCANN_FROM or not scann.is_available():
@@ -89,42 +158,3 @@ def choose_backend(backend: str, count: int, dim: int, batch: int) -> str:
     limit = (device.memory_stats() or {}).get("bytes_limit", 0) * _DEVICE_SHARE or _DEVICE_BYTES
     fits = count * dim * 4 <= limit
     return "exact" if fits and (batch > 1 or count < _SINGLE_QUERIES_FROM) else "scann"
-
-
-def build_base(
-    vectors: Float32[np.ndarray, "n dim"], backend: str, target_recall: float, *, batch: int, seed: int, progress: bool
-) -> Base:
-    """Indexes rows.
-
-    Args:
-        vectors: finite, of length 1.
-        backend: one of `BACKENDS`.
-        target_recall: in (0, 1]; "scann" is tuned to it.
-        batch: queries per search that are typical.
-        seed: of the sample on which recall is measured.
-        progress: whether to show a bar.
-    """
-    chosen = choose_backend(backend, len(vectors), vectors.shape[1], batch)
-    vectors = np.ascontiguousarray(vectors)
-    vectors.flags.writeable = False
-    # A single row is its own neighbour, and ScaNN has nothing to learn from it.
-    if chosen == "exact" or len(vectors) < 2:
-        searcher = ExactSearcher(vectors)
-        costs = measure_costs(vectors, searcher)
-        return Base(vectors, "exact", scann.Structure(0), searcher, (), None, costs, target_recall)
-    structure = scann.Structure.for_count(len(vectors))
-    with progress_bar(8, "building the index", show=progress, unit="step") as bar:
-        built = scann.ScannSearcher.build(vectors, structure)
-        bar.update()
-        bar.set_description("comparing a sample with all")
-        sample = draw_sample(vectors, seed)
-        bar.update()
-        bar.set_description("tuning to the recall")
-
-        def on_point(point: OperatingPoint) -> None:
-            bar.update()
-
-        points = tune(built, vectors, sample, target_recall, on_point)
-        costs = measure_costs(vectors, built)
-        bar.update(8 - bar.n)
-    return Base(vectors, "scann", structure, built, points, sample, costs, target_recall)

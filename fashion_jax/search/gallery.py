@@ -14,7 +14,7 @@ from fashion_jax.data.catalog import Catalog, Product, open_catalog
 from fashion_jax.data.photos import BadPhoto
 from fashion_jax.data.schema import Schema
 from fashion_jax.data.tables import read_table
-from fashion_jax.search.build import check_options
+from fashion_jax.search.build import BuildOptions, check_target
 from fashion_jax.search.index import Index
 from fashion_jax.search.storage import check_place
 from fashion_jax.serving.embed import Embedded, remove_shards, run_embedding
@@ -35,7 +35,9 @@ def build_index(
     table: str | Path | None = None,
     schema: Schema | None = None,
     progress: bool = True,
-    **options: Any,
+    target_recall: float = 0.95,
+    backend: str = "auto",
+    options: BuildOptions | None = None,
 ) -> Index:
     """Embeds a catalogue and writes an index of it.
 
@@ -50,20 +52,34 @@ def build_index(
         table: a CSV, TSV or Parquet with an `id` column and more columns to filter by, such as prices or stock.
         schema: how to read the source's table; None: known or inferred.
         progress: whether to show a bar.
-        options: of `Index.build`.
+        target_recall: as in `Index.build`.
+        backend: as in `Index.build`.
+        options: as in `Index.build`.
 
     Raises:
         UserError: bad input; nothing is written then.
     """
     folder = Path(out)
     check_place(folder)
-    check_options(**options, width=model.embedding_size)
+    check_target(target_recall, backend)
+    if options is not None and options.pca is not None and options.pca > model.embedding_size:
+        size = model.embedding_size
+        raise UserError(f"pca must be in [1, {size}] for embeddings of {size} values, not {options.pca}")
     run = SourceRun(model, source, folder / "products", schema=schema, progress=progress, flip=False)
     extra = _read_table(table, run.catalog, progress)
     embedded = run_embedding(model, run)
     columns = describe(model, embedded, extra)
-    about: dict[str, Any] = {"model": model.fingerprint, "subspaces": model.subspaces}
-    index = Index.build(embedded.embeddings, embedded.ids, columns, progress=progress, **about, **options)
+    index = Index.build(
+        embedded.embeddings,
+        embedded.ids,
+        columns,
+        target_recall=target_recall,
+        backend=backend,
+        options=options,
+        model=model.fingerprint,
+        subspaces=model.subspaces,
+        progress=progress,
+    )
     index.about.update(model=str(model.package.folder.resolve()), source=_resolve(source))
     index.save(folder)
     remove_shards(run)

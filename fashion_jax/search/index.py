@@ -10,36 +10,39 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float32
 
 from fashion_jax.search import storage
-from fashion_jax.search.attributes import make_table
-from fashion_jax.search.build import build_base, check_options
-from fashion_jax.search.inputs import check_ids, check_vectors
-from fashion_jax.search.journal import Update
-from fashion_jax.search.projection import fit_projection
-from fashion_jax.search.query import Refinement, find
-from fashion_jax.search.ranking import Hits
-from fashion_jax.search.saved import SavedIndex
-from fashion_jax.search.snapshot import Snapshot
-from fashion_jax.search.subspaces import check_subspaces
-from fashion_jax.search.updates import Writing, has_many_dead_additions, rebase, without_dead_additions
-from fashion_jax.search.view import IndexView
+from fashion_jax.search.attributes import Scalar, make_table
+from fashion_jax.search.build import BuildOptions, build_base, check_target, fit_projection
+from fashion_jax.search.inputs import as_list, check_ids, check_vectors
+from fashion_jax.search.planner import Health, measure_health
+from fashion_jax.search.query import Hits, Refinement, check_subspaces, find, weigh
+from fashion_jax.search.snapshot import (
+    Projection,
+    Snapshot,
+    Update,
+    Updater,
+    drop_dead_additions,
+    has_many_dead_additions,
+    replace_base,
+)
 from fashion_jax.system.errors import UserError
 
 
-class Index(IndexView, contextlib.AbstractContextManager["Index"]):
+class Index(contextlib.AbstractContextManager["Index"]):
     """Products' vectors with their ids and attributes.
 
-    One thread or process changes it at a time and any number search; each search sees one whole version. An index
-    that was saved or loaded keeps every acknowledged change in a journal beside it, also through a crash.
+    One thread or process at a time changes the index; any number search it. Each search sees one whole version. An
+    index that was saved or loaded keeps every change in a journal on the disk, so that a crash loses none.
     """
 
     def __init__(self, snapshot: Snapshot, settings: dict[str, Any]) -> None:
-        super().__init__(snapshot, settings)
+        self._snapshot, self._settings = snapshot, settings
         self._lock = threading.RLock()  # of the writers
-        self._writing: Writing | None = None  # made for the first change: searching needs none of it
-        self._saved: SavedIndex | None = None
-        self._rebuilds = 0  # under way: they count on rows staying where they are
+        self._updater: Updater | None = None  # made for the first change: searching does not need it
+        self._saved: storage.SavedIndex | None = None
+        self._rebuilds = 0  # rebuilds that are running; they need rows to stay where they are
 
     @classmethod
     def build(
@@ -50,59 +53,54 @@ class Index(IndexView, contextlib.AbstractContextManager["Index"]):
         *,
         target_recall: float = 0.95,
         backend: str = "auto",
-        batch: int = 1,
-        pca: int | None = None,
-        whiten: bool = False,
+        options: BuildOptions | None = None,
         model: str = "",
         subspaces: Mapping[str, int] | None = None,
-        seed: int = 0,
         progress: bool = False,
     ) -> Index:
         """Builds an index.
 
         Args:
             embeddings: real numbers (n, features), of any length; at least one row.
-            ids: n integers from 0 on, or n texts, each once.
+            ids: n integers of at least 0, or n texts; each once.
             attributes: columns to filter and group by: a DataFrame, or a mapping from names to n values each.
-            target_recall: mean share of the true nearest products that a search finds, in (0, 1]; met on a sample of
-                the rows with a margin for the sample's error.
+            target_recall: mean share of the true nearest products that a search finds, in (0, 1]. It is met on a
+                sample of the rows, with a margin for the sample's error.
             backend: "exact", "scann", or "auto", which chooses by size, batch and device.
-            batch: queries per search that are typical.
-            pca: principal components that are kept, or None for the features as they are.
-            whiten: whether the components are scaled to the same variance.
-            model: fingerprint of the model that made the embeddings, so that queries of another one are refused.
-            subspaces: name -> features of the embeddings' parts, in order, that searches may weigh.
-            seed: of what is sampled.
+            options: rarely needed ones, such as principal components.
+            model: fingerprint of the model that made the embeddings; queries of another model are refused.
+            subspaces: name -> number of values of each part of the embeddings, in order; searches may weigh them.
             progress: whether to show a bar.
 
         Raises:
             UserError: a ValueError that says what is wrong with which argument.
         """
+        options = options or BuildOptions()
         vectors = check_vectors(embeddings, None, "embeddings")
         if not len(vectors):
             raise UserError("an index needs at least one product")
         names = check_ids(ids, len(vectors))
         table = make_table(attributes, len(vectors))
-        check_options(target_recall=target_recall, backend=backend, batch=batch, pca=pca, whiten=whiten, seed=seed)
-        target = float(target_recall)
-        parts = check_subspaces(subspaces, vectors.shape[1], projected=pca is not None)
+        check_target(target_recall, backend)
+        parts = check_subspaces(subspaces, vectors.shape[1], projected=options.pca is not None)
+        batch, seed = int(options.batch), int(options.seed)
         projection = None
-        if pca is not None:
-            projection = fit_projection(vectors, int(pca), whiten=whiten, seed=seed)
+        if options.pca is not None:
+            projection = fit_projection(vectors, int(options.pca), whiten=options.whiten, seed=seed)
             vectors = check_vectors(projection.apply(vectors), None, "projected embeddings")
-        base = build_base(vectors, backend, target, batch=int(batch), seed=seed, progress=progress)
+        base = build_base(vectors, float(target_recall), backend, batch=batch, seed=seed, progress=progress)
         every = np.ones(len(names), bool)
         snapshot = Snapshot(1, names, every, len(names), base, base.vectors[:0], table, projection)
-        chosen = {"model": str(model), "backend": backend, "batch": int(batch), "seed": int(seed)}
-        return cls(snapshot, chosen | {"subspaces": parts, "about": {}})
+        settings = {"model": str(model), "backend": backend, "batch": batch, "seed": seed}
+        return cls(snapshot, settings | {"subspaces": parts, "about": {}})
 
     @classmethod
     def load(cls, path: str | Path) -> Index:
-        """Loads an index with every acknowledged change; UserError where there is none, or it is damaged."""
-        saved = SavedIndex(Path(path))
+        """Loads an index with every change; UserError where there is none, or it is damaged."""
+        saved = storage.SavedIndex(Path(path))
         index = cls(*saved.read())
         index._saved = saved
-        index._catch_up()
+        index._read_changes()
         return index
 
     def search(
@@ -122,58 +120,72 @@ class Index(IndexView, contextlib.AbstractContextManager["Index"]):
         Args:
             queries: (num_queries, features), or one (features,); of any length.
             k: products per query, in [1, len(index)].
-            where: a filter such as "gender == 'Women' and baseColour in ['Red', 'Maroon']"; see `search.where`.
-            group_by: a column; of products with equal values the nearest alone is returned.
-            diversity: in [0, 1]; above 0, products too similar to better ones give way (maximal marginal relevance).
-            min_score: similarity below which nothing is returned; with weights, to the weighted query.
+            where: a filter such as "gender == 'Women' and baseColour in ['Red', 'Maroon']"; `search.where` describes
+                the language. A filter never reduces the number of results: if ten products match, you get ten.
+            group_by: a column; of products with equal values only the nearest is returned.
+            diversity: in [0, 1]; above 0, a product that is too similar to a better one is passed over (maximal
+                marginal relevance).
+            min_score: cosine similarity below which nothing is returned; with weights, to the weighted query.
             exclude: ids that are not returned, such as the query's own.
-            weights: of the embedding's `subspaces`, such as {"baseColour": 3}; 1 where not named. Unless all are equal,
-                every product is compared, as the index is not tuned on such queries.
+            weights: factors of the embedding's `subspaces`, such as {"baseColour": 3}; 1 for the others. Unless all
+                factors are equal, the query is compared with every product, because the index is not tuned for it.
 
         Returns:
-            Hits. As many as there are, up to k: the filter never costs any.
+            Hits: k for each query, or all that there are.
 
         Raises:
             UserError: a ValueError that says what is wrong with which argument.
         """
-        snapshot = self._snapshot  # one version, whatever is written meanwhile
+        snapshot = self._snapshot  # one version, whatever is changed meanwhile
         vectors, exact = self._weigh(snapshot.project(queries, "queries"), weights)
         return find(snapshot, vectors, k, Refinement(where, group_by, diversity, min_score, exclude, exact))
 
     def search_projected(
         self, queries: Any, k: int = 10, *, weights: Mapping[str, float] | None = None, **options: Any
     ) -> Hits:
-        """Does what `search` does, with the same options, for queries that `project` or `vectors` returned."""
+        """Searches as `search` does, with the same options, for queries from `project` or `vectors`."""
         snapshot = self._snapshot
         vectors = check_vectors(queries, snapshot.base.vectors.shape[1], "queries")
         vectors, exact = self._weigh(vectors, weights)
         return find(snapshot, vectors, k, Refinement(**options, exact=exact))
 
+    def project(self, embeddings: Any, what: str = "queries") -> Float32[np.ndarray, "n dim"]:
+        """Returns embeddings as the index compares them: of length 1, its projection applied.
+
+        Args:
+            embeddings: (n, features), or one (features,).
+            what: their name in errors.
+
+        Raises:
+            UserError: another width, or not finite numbers.
+        """
+        return self._snapshot.project(embeddings, what)
+
     def upsert(self, ids: Any, embeddings: Any, attributes: Any = None) -> None:
-        """Adds products, or replaces those that are there; all of them in one step, or none.
+        """Adds products, or replaces products with the same ids: all of them in one step, or none.
 
         Args:
             ids: as in `build`; each once.
             embeddings: (n, features).
-            attributes: as in `build`, columns of the index alone. A column that is not given keeps its value where
-                the product was there, and is missing where it is new.
+            attributes: as in `build`; only columns that the index has. For a column that is not given, a replaced
+                product keeps its value, and a new product has none.
 
         Raises:
-            UserError: bad input, another process is writing, or the disk; the index is as it was.
+            UserError: bad input, another process is writing, or the disk cannot be written; the index is unchanged.
         """
         with self._lock:
-            writing, snapshot = self._start_writing()
+            updater, snapshot = self._begin_change()
             vectors = snapshot.project(embeddings, "embeddings")
             names = check_ids(ids, len(vectors), snapshot.ids.dtype.kind)
             given = make_table(attributes, len(names))
-            table = writing.complete(snapshot, names, given)
+            table = updater.complete(snapshot, names, given)
             if len(names):
                 self._commit(Update(False, names, vectors, table.to_lists()))
 
     def delete(self, ids: Any) -> None:
-        """Removes products, all of them in one step; KeyError where one is not there, and nothing is removed then."""
+        """Removes products, all of them in one step. KeyError where one is not there; then none is removed."""
         with self._lock:
-            _, snapshot = self._start_writing()
+            _, snapshot = self._begin_change()
             names = check_ids(ids, None, snapshot.ids.dtype.kind)
             snapshot.find(names.tolist())
             if len(names):
@@ -188,143 +200,224 @@ class Index(IndexView, contextlib.AbstractContextManager["Index"]):
             rows = np.flatnonzero(before.live)
             if not len(rows):
                 raise UserError("an index without products cannot be rebuilt; add some first")
-            backend, target = self._settings["backend"], before.base.target_recall
-            chosen = {name: self._settings[name] for name in ("batch", "seed")}
-            base = build_base(before.vectors(rows), backend, target, **chosen, progress=progress)
+            settings = self._settings
+            base = build_base(
+                before.vectors(rows),
+                before.base.target_recall,
+                settings["backend"],
+                batch=settings["batch"],
+                seed=settings["seed"],
+                progress=progress,
+            )
             with self._lock:
-                _, now = self._start_writing()
+                _, now = self._begin_change()
                 if now.base is not before.base:
-                    raise UserError("the index was rebuilt by someone else meanwhile")
-                self._writing, self._snapshot = None, rebase(before, now, base)
+                    raise UserError("another process rebuilt the index meanwhile")
+                self._updater, self._snapshot = None, replace_base(before, now, base)
                 if self._saved is not None:
                     self.save(self._saved.folder)
         finally:
             with self._lock:
                 self._rebuilds -= 1
 
-    def save(self, path: str | Path) -> None:
-        """Writes the index into a folder, in one step, and keeps later changes there.
+    def health(self) -> Health:
+        """Measures recall on the stored sample as the index is now, and says whether a rebuild is due, and why."""
+        return measure_health(self._snapshot)
 
-        UserError where the folder holds something else, another process is changing it, or it cannot be written.
+    def save(self, path: str | Path) -> None:
+        """Writes the index into a folder, in one step. Later changes are kept there too.
+
+        Raises:
+            UserError: the folder holds something else, another process is changing it, or it cannot be written.
         """
         with self._lock:
             saved = self._saved
             if saved is not None and saved.is_at(Path(path)):
-                self._start_writing()  # what another process has changed since is saved with the rest
+                self._begin_change()  # what another process has changed since is saved with the rest
             else:
                 storage.check_place(Path(path))
-                saved = SavedIndex(Path(path))
+                saved = storage.SavedIndex(Path(path))
                 saved.lock()
             self._drop_dead_additions()
             try:
                 saved.replace(self._snapshot, self._settings)
             except BaseException:
-                # Whichever generation is the current one now is found out by the next change.
-                saved.let_go()
+                # The next change finds out which generation is the current one now.
+                saved.release()
                 raise
             if saved is not self._saved:
                 self.close()
             self._saved = saved
 
     def refresh(self) -> bool:
-        """Takes over what another process has changed since; returns whether there was anything."""
+        """Reads what another process has changed since; returns whether there was anything."""
         with self._lock:
             before = self._snapshot
             if self._saved is not None and not self._saved.is_writer:
-                self._catch_up()
+                self._read_changes()
             return self._snapshot is not before
 
     def close(self) -> None:
         """Lets another process change the index; searching goes on."""
         with self._lock:
             if self._saved is not None:
-                self._saved.let_go()
-
-    @property
-    def folder(self) -> Path | None:
-        """Where it was saved or loaded last, or None."""
-        return self._saved.folder if self._saved is not None else None
-
-    @property
-    def unread(self) -> str:
-        """A sentence about bytes behind the last update on the disk that are no whole one; empty where there are none.
-
-        A crash leaves such, of an update that was never acknowledged; a damaged disk may, of one that was.
-        """
-        return self._saved.rest if self._saved is not None else ""
+                self._saved.release()
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _writer(self) -> Writing:
-        if self._writing is None:
-            self._writing = Writing(self._snapshot)
-        return self._writing
+    def vectors(self, ids: Any) -> Float32[np.ndarray, "n dim"]:
+        """Returns the stored vectors of products, of length 1; KeyError where one is not there."""
+        snapshot = self._snapshot
+        return snapshot.vectors(snapshot.find(as_list(ids)))
 
-    def _drop_dead_additions(self) -> None:
-        if not self._rebuilds:
-            following = without_dead_additions(self._snapshot)
-            if following is not self._snapshot:
-                self._writing, self._snapshot = None, following
+    def attributes(self, ids: Any) -> list[dict[str, Scalar]]:
+        """Returns the attributes of products, None where one is missing; KeyError where a product is not there."""
+        snapshot = self._snapshot
+        return [snapshot.attributes.row(row) for row in snapshot.find(as_list(ids)).tolist()]
 
-    def _start_writing(self) -> tuple[Writing, Snapshot]:
+    def __contains__(self, name: object) -> bool:
+        try:
+            return bool(len(self._snapshot.find([name])))
+        except KeyError:
+            return False
+
+    def __len__(self) -> int:
+        return self._snapshot.num_live
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The current version."""
+        return self._snapshot
+
+    @property
+    def ids(self) -> np.ndarray:
+        """The products' ids, in the order in which they were added."""
+        snapshot = self._snapshot
+        return snapshot.ids[snapshot.live]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of the attributes."""
+        return self._snapshot.attributes.names
+
+    @property
+    def num_features(self) -> int:
+        """Width of the embeddings that are searched for and added."""
+        return self._snapshot.num_features
+
+    @property
+    def projection(self) -> Projection | None:
+        """What is applied to embeddings before they are compared."""
+        return self._snapshot.projection
+
+    @property
+    def model(self) -> str:
+        """Fingerprint of the model that made the embeddings; empty where it is not known."""
+        return str(self._settings["model"])
+
+    @property
+    def subspaces(self) -> dict[str, int]:
+        """Parts of the embeddings that a search may weigh: name -> number of values, in order; empty for none."""
+        return dict(self._settings["subspaces"])
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """JSON values that are saved with the index, for its users."""
+        about: dict[str, Any] = self._settings["about"]
+        return about
+
+    @property
+    def folder(self) -> Path | None:
+        """Where the index was saved or loaded last, or None."""
+        return self._saved.folder if self._saved is not None else None
+
+    @property
+    def journal_warning(self) -> str:
+        """A sentence about bytes on the disk, behind the last update, that are no whole update; empty for none.
+
+        A crash leaves such bytes of an update that was never acknowledged; a damaged disk, of one that was.
+        """
+        return self._saved.warning if self._saved is not None else ""
+
+    def _weigh(
+        self, queries: Float32[np.ndarray, "n dim"], weights: Mapping[str, float] | None
+    ) -> tuple[Float32[np.ndarray, "n dim"], bool]:
+        """Returns weighted queries, and whether they differ from those that the index was tuned on."""
+        if weights is None:
+            return queries, False
+        weighted = weigh(queries, self.subspaces, weights)
+        return weighted, len({weights.get(name, 1.0) for name in self.subspaces}) > 1
+
+    def _begin_change(self) -> tuple[Updater, Snapshot]:
         saved = self._saved
         if saved is not None and not saved.is_writer:
             saved.lock()
             try:
-                self._catch_up()
+                self._read_changes()
                 saved.open_journal()
             except BaseException:
-                saved.let_go()
+                saved.release()
                 raise
-        return self._writer(), self._snapshot
+        return self._get_updater(), self._snapshot
+
+    def _get_updater(self) -> Updater:
+        if self._updater is None:
+            self._updater = Updater(self._snapshot)
+        return self._updater
 
     def _commit(self, update: Update) -> None:
         saved = self._saved
         try:
             if saved is not None:
                 saved.append(update)  # on the disk first: what a search has shown is never lost
-            self._snapshot = self._writer().apply(self._snapshot, update)
+            self._snapshot = self._get_updater().apply(self._snapshot, update)
             if saved is not None:
-                saved.advance()
+                saved.mark_applied()
         except BaseException:
             # Half of it may have been done; the next change starts from the snapshot, and reads the disk again.
-            self._writing = None
+            self._updater = None
             if saved is not None:
-                saved.let_go()
+                saved.release()
             raise
-        self._tidy()
+        self._clean_up()
 
-    def _tidy(self) -> None:
-        """Drops and saves away what has piled up. The change is done and on the disk: nothing of this may undo it."""
+    def _clean_up(self) -> None:
+        """Drops dead rows and saves a long journal. The change is done and on the disk: an error here is a warning."""
         saved = self._saved
         try:
             if has_many_dead_additions(self._snapshot):
                 self._drop_dead_additions()
             if saved is not None and saved.journal_is_long:
-                saved.put_off()  # should it fail, not every change tries again
+                saved.delay_save()  # so that a failure is not repeated with every change
                 self.save(saved.folder)
         except Exception as error:
-            logging.getLogger(__name__).warning("the index could not be tidied up: %s", error)
+            logging.getLogger(__name__).warning("the index could not be cleaned up: %s", error)
 
-    def _catch_up(self) -> None:
+    def _drop_dead_additions(self) -> None:
+        if not self._rebuilds:
+            following = drop_dead_additions(self._snapshot)
+            if following is not self._snapshot:
+                self._updater, self._snapshot = None, following
+
+    def _read_changes(self) -> None:
         """Reads what is on the disk and not yet here."""
         saved = self._saved
         assert saved is not None
         try:
             while True:
                 if saved.is_replaced():
-                    self._writing = None
+                    self._updater = None
                     self._snapshot, self._settings = saved.read()
-                updates = saved.updates(self._snapshot)
+                updates = saved.read_new_updates(self._snapshot)
                 if updates:
-                    self._snapshot = self._writer().apply_all(self._snapshot, updates)
-                    saved.advance()
+                    self._snapshot = self._get_updater().apply_all(self._snapshot, updates)
+                    saved.mark_applied()
                     if has_many_dead_additions(self._snapshot):
                         self._drop_dead_additions()
-                # A journal that went because a new generation came meanwhile looks like one without updates.
+                # If a new generation came meanwhile, its journal is gone and looks empty.
                 if not saved.is_replaced():
                     return
         except BaseException:
-            self._writing = None  # it may be ahead of the snapshot
+            self._updater = None  # it may be ahead of the snapshot
             raise

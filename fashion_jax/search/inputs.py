@@ -1,4 +1,4 @@
-"""Checks of what users hand to an index. All of it happens before anything is touched."""
+"""Checks of what users give to an index, before anything is changed."""
 
 from __future__ import annotations
 
@@ -147,17 +147,6 @@ def check_neighbours(k: Any, available: int) -> int:
     if k > available:
         raise UserError(f"k is {k:,} and the index has {available:,} products; ask for that many at most")
     return k
-
-
-def check_share(value: Any, name: str) -> float:
-    """Returns a number in (0, 1]; UserError for any other."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError, OverflowError):
-        number = float("nan")
-    if not 0 < number <= 1:
-        raise UserError(f"{name} must be in (0, 1], not {value!r}")
-    return number
 
 
 def _no_list(ids: Any) -> list[Any]:

@@ -1,9 +1,9 @@
-"""The updates since an index was saved, one record each, on the disk before they are seen.
+"""The updates since an index was saved, one record each. An update is on the disk before a search can see it.
 
-A record is: the magic, the header's and the payload's length, a checksum of both and one of all this, the header
-(JSON), the payload (float32 vectors). A record that a crash cut short is no record: it was never acknowledged. It is
-told from a damaged one by what follows: nothing. (A last record of full length whose bytes are not what they were may
-be either: a machine that lost its power, or a disk that lost an update. `index verify` tells of it.)
+A record holds: magic bytes, the lengths of header and payload, a checksum of both, a checksum of all this, the header
+(JSON), and the payload (float32 vectors). A record that a crash cut short was never acknowledged, so it is dropped. No
+record follows it; where one does, the journal is damaged, and that is an error. A last record of full length with
+changed bytes may come from either: a loss of power, or a damaged disk. `index verify` reports it.
 """
 
 from __future__ import annotations
@@ -13,54 +13,18 @@ import os
 import stat
 import struct
 import zlib
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
-from jaxtyping import Float32
 
-from fashion_jax.search.attributes import make_table
 from fashion_jax.search.inputs import check_ids, check_unit
-from fashion_jax.search.snapshot import Snapshot
+from fashion_jax.search.snapshot import Update
 from fashion_jax.system.errors import UserError
 
 _MAGIC = b"FJR1"
 _FRAME = struct.Struct("<4sIQI")
-_FRAME_SIZE = _FRAME.size + 4  # and its checksum
-
-
-@dataclass(frozen=True, slots=True)
-class Update:
-    """One update.
-
-    Attributes:
-        deletes: whether it removes products; else it adds or replaces them.
-        ids: of the products.
-        vectors: of length 1; none for a removal.
-        columns: name -> a value per product, None where missing; None for a removal.
-    """
-
-    deletes: bool
-    ids: np.ndarray
-    vectors: Float32[np.ndarray, "n dim"] | None = None
-    columns: dict[str, list[Any]] | None = None
-
-
-def fits(update: Update, snapshot: Snapshot) -> bool:
-    """Whether a stored update is one of an index such as this one."""
-    if len(snapshot.ids) and update.ids.dtype.kind != snapshot.ids.dtype.kind:
-        return False
-    if update.deletes:
-        return True
-    assert update.vectors is not None
-    if update.vectors.shape[1] != snapshot.base.vectors.shape[1]:
-        return False
-    try:
-        snapshot.attributes.conform(make_table(update.columns, len(update.ids)))
-    except UserError:
-        return False
-    return set(update.columns or {}) == set(snapshot.attributes.names)
+_FRAME_SIZE = _FRAME.size + 4  # with its checksum
 
 
 def append_update(file: BinaryIO, update: Update) -> None:
@@ -89,15 +53,15 @@ def append_update(file: BinaryIO, update: Update) -> None:
 
 
 def read_updates(path: Path, start: int = 0) -> tuple[list[Update], int, str]:
-    """Reads the whole records from a place on.
+    """Reads the whole records.
 
     Args:
-        path: of the journal; none is an empty one.
-        start: where a record begins.
+        path: of the journal; a missing file is an empty journal.
+        start: the byte where the first record begins.
 
     Returns:
-        The updates, not yet checked against an index; where they end; and a sentence about what is behind that, empty
-        where nothing is.
+        The updates, not yet checked against an index; the byte where they end; and a sentence about the bytes behind
+        them, empty where there are none.
 
     Raises:
         UserError: a record is damaged and others follow, which would be lost.
@@ -106,7 +70,7 @@ def read_updates(path: Path, start: int = 0) -> tuple[list[Update], int, str]:
     try:
         kind = path.lstat().st_mode
         if not stat.S_ISREG(kind):  # a pipe would never end
-            raise UserError(f"{path} is no ordinary file; it was not written by us")
+            raise UserError(f"{path} is no ordinary file; this package did not write it")
         with path.open("rb") as file:
             file.seek(start)
             data = file.read()
@@ -116,7 +80,7 @@ def read_updates(path: Path, start: int = 0) -> tuple[list[Update], int, str]:
     while place < len(data):
         end = _end_of_record(data, place)
         if end is None:
-            return updates, start + place, _judge_rest(data, place, start, path)
+            return updates, start + place, _describe_rest(data, place, start, path)
         _, header_length, _, _ = _FRAME.unpack_from(data, place)
         body = place + _FRAME_SIZE + header_length
         updates.append(_parse(data[place + _FRAME_SIZE : body], data[body:end], path))
@@ -124,7 +88,7 @@ def read_updates(path: Path, start: int = 0) -> tuple[list[Update], int, str]:
     return updates, start + place, ""
 
 
-def _judge_rest(data: bytes, place: int, start: int, path: Path) -> str:
+def _describe_rest(data: bytes, place: int, start: int, path: Path) -> str:
     following = data.find(_MAGIC, place + 1)
     while following >= 0:
         if _end_of_record(data, following) is not None:
@@ -135,13 +99,13 @@ def _judge_rest(data: bytes, place: int, start: int, path: Path) -> str:
         following = data.find(_MAGIC, following + 1)
     left = len(data) - place
     return (
-        f"{path} ends in {left:,} bytes that are no whole update: one that was never acknowledged, because a crash cut "
-        "it short, or the last one, damaged since; the next change removes them"
+        f"{path} ends in {left:,} bytes that are no whole update: either a crash cut an update short, which was never "
+        "acknowledged, or the last update was damaged since; the next change removes these bytes"
     )
 
 
 def _end_of_record(data: bytes, start: int) -> int | None:
-    """Returns where the record ends that begins here; None where no whole one does."""
+    """Returns where the record that begins at `start` ends; None where no whole record begins."""
     body = start + _FRAME_SIZE
     if body > len(data) or data[start : start + 4] != _MAGIC:
         return None
@@ -159,7 +123,7 @@ def _parse(header: bytes, payload: bytes, path: Path) -> Update:
         values = json.loads(header)
         given = values["ids"]
         if not isinstance(given, list) or not given or not isinstance(values["deletes"], bool):
-            raise ValueError("its header")
+            raise ValueError("header")
         ids = check_ids(given)
         if values["deletes"]:
             return Update(True, ids)
@@ -167,9 +131,9 @@ def _parse(header: bytes, payload: bytes, path: Path) -> Update:
         if not isinstance(columns, dict) or not all(
             isinstance(c, list) and len(c) == len(ids) for c in columns.values()
         ):
-            raise ValueError("its columns")
+            raise ValueError("columns")
         vectors = np.frombuffer(payload, "<f4").astype(np.float32).reshape(len(ids), values["width"])
         check_unit(vectors)
         return Update(False, ids, vectors, columns)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(f"{path} holds a record that is none ({error})") from error
+        raise UserError(f"{path} holds a damaged record ({error})") from error

@@ -1,53 +1,98 @@
-"""Searches that ask for more than the nearest rows: filters, groups, variety, exclusions."""
+"""Searches: filters, groups, variety, excluded products and weighted parts of the embedding; and their hits."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Int64
 
-from fashion_jax.search.exact import Positions, Scores
-from fashion_jax.search.inputs import check_ids, check_neighbours
-from fashion_jax.search.planner import nearest, nearest_exactly
-from fashion_jax.search.ranking import Hits, best_of_groups, diversify, first_of_groups, lacks_rows
-from fashion_jax.search.snapshot import Allowed, Snapshot
+from fashion_jax.search.attributes import AttributeTable, Scalar
+from fashion_jax.search.exact import Positions, Queries, Scores, lacks_rows, queries_per_tile
+from fashion_jax.search.inputs import check_ids, check_neighbours, check_vectors
+from fashion_jax.search.planner import nearest
+from fashion_jax.search.snapshot import Selection, Snapshot
 from fashion_jax.system.errors import UserError
+from fashion_jax.system.errors import nearest as nearest_name
 
-_POOL_PER_PICK = 5  # candidates per pick where variety is asked for
+_POOL_PER_PICK = 5  # candidates per pick for diversity
 _LEAST_POOL = 50
-_VALUES_AT_ONCE = 1 << 24  # of candidates' vectors that are held at once, 64 MiB
-_FEW_EXCLUDED = 200  # ids up to which they are struck from more candidates, rather than searched around
+_VALUES_AT_ONCE = 1 << 24  # values of candidates' vectors that are held at once, 64 MiB
+_FEW_EXCLUDED = 200  # up to so many excluded ids, more candidates are fetched; more ids become a filter
 _MOST_FETCHED = 4_096  # candidates per query in which groups are looked for, before all rows are compared
+_TILE_ROWS = 16_384
+_TILE_QUERIES = 512
+_LARGEST_WEIGHT = 1e6
+_LARGEST_SCORE = 1e30
+
+
+class Hits:
+    """The neighbours of some queries, best first.
+
+    Attributes:
+        ids: (queries, k), -1 (an empty text where ids are texts) where there are fewer.
+        scores: float32 (queries, k), cosine similarity in [-1, 1], -inf where there are fewer.
+    """
+
+    __slots__ = ("_positions", "_table", "ids", "scores")
+
+    def __init__(
+        self,
+        ids: np.ndarray,
+        scores: Float32[np.ndarray, "queries k"],
+        table: AttributeTable,
+        positions: Int64[np.ndarray, "queries k"],
+    ) -> None:
+        self.ids, self.scores, self._table, self._positions = ids, scores, table, positions
+
+    def attributes(self, query: int = 0) -> list[dict[str, Scalar]]:
+        """Returns the attributes of one query's hits, best first, in the version that was searched."""
+        return [self._table.row(row) for row in self._positions[query].tolist() if row >= 0]
+
+    @property
+    def rank(self) -> Int64[np.ndarray, "queries k"]:
+        """The ranks, from 1 on; 0 where there is no hit."""
+        ranks = np.broadcast_to(np.arange(1, self.scores.shape[1] + 1), self.scores.shape)
+        return np.where(np.isneginf(self.scores), 0, ranks)
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def __repr__(self) -> str:
+        return f"Hits({len(self.scores)} queries, k={self.scores.shape[1]})"
 
 
 @dataclass(frozen=True, slots=True)
 class Refinement:
-    """What is asked for beside the nearest rows; as the arguments of `Index.search`."""
+    """What a search asks for besides the nearest rows: arguments of `Index.search`.
+
+    `exact` compares every row, for queries that the index was not tuned on.
+    """
 
     where: str | None = None
     group_by: str | None = None
     diversity: float = 0.0
     min_score: float | None = None
     exclude: Any = None
-    exact: bool = False  # every row is compared, because the index was not tuned on such queries
+    exact: bool = False
 
     @property
-    def is_nothing(self) -> bool:
+    def is_empty(self) -> bool:
         """Whether nothing is asked for."""
         absent = self.where is None and self.group_by is None and self.min_score is None and self.exclude is None
         return absent and not self.diversity and not self.exact
 
 
-def find(snapshot: Snapshot, queries: Float32[np.ndarray, "q dim"], k: int, wanted: Refinement) -> Hits:
+def find(snapshot: Snapshot, queries: Queries, k: int, refinement: Refinement) -> Hits:
     """Returns the hits of each query, best first.
 
     Args:
         snapshot: to search in.
         queries: finite, of length 1, as `snapshot.project` returns them.
         k: hits per query.
-        wanted: what is asked for beside them.
+        refinement: what is asked for besides them.
 
     Raises:
         UserError: no query, a k that is out of range, a filter or an argument that cannot be understood.
@@ -56,117 +101,274 @@ def find(snapshot: Snapshot, queries: Float32[np.ndarray, "q dim"], k: int, want
         raise UserError("there is no query: queries must have at least one row")
     if k.__class__ is not int or not 1 <= k <= snapshot.num_live:
         k = check_neighbours(k, snapshot.num_live)
-    if wanted.is_nothing:
-        scores, positions = nearest(snapshot, queries, k, None if snapshot.is_plain else snapshot.allowed(None))
+    if refinement.is_empty:
+        scores, positions = nearest(snapshot, queries, k, None if snapshot.is_plain else snapshot.select(None))
     else:
-        scores, positions = refine(snapshot, queries, k, wanted)
+        scores, positions = _refine(snapshot, queries, k, refinement)
     ids = snapshot.ids.take(positions)
     if lacks_rows(positions):
         ids[positions < 0] = snapshot.no_id
     return Hits(ids, scores, snapshot.attributes, positions)
 
 
-def refine(
-    snapshot: Snapshot, queries: Float32[np.ndarray, "q dim"], k: int, wanted: Refinement
-) -> tuple[Scores, Positions]:
-    """Returns the k nearest rows of each query that satisfy everything asked for.
-
-    Args:
-        snapshot: to search in.
-        queries: finite, of length 1.
-        k: at least 1.
-        wanted: what is asked for.
-
-    Raises:
-        UserError: a filter or an argument that cannot be understood.
-    """
-    diversity, lowest = _check_diversity(wanted.diversity), _check_score(wanted.min_score)
-    groups = None if wanted.group_by is None else snapshot.attributes.groups(wanted.group_by)
-    plain = wanted.where is None and snapshot.is_plain and not wanted.exact
-    allowed = None if plain else snapshot.allowed(wanted.where)
+def _refine(snapshot: Snapshot, queries: Queries, k: int, asked: Refinement) -> tuple[Scores, Positions]:
+    diversity, lowest = _check_diversity(asked.diversity), _check_score(asked.min_score)
+    groups = None if asked.group_by is None else snapshot.attributes.groups(asked.group_by)
+    plain = asked.where is None and snapshot.is_plain and not asked.exact
+    selection = None if plain else snapshot.select(asked.where)
     excluded = snapshot.ids[:0]
-    if wanted.exclude is not None:
-        excluded = check_ids(wanted.exclude, None, snapshot.ids.dtype.kind)
+    if asked.exclude is not None:
+        excluded = check_ids(asked.exclude, None, snapshot.ids.dtype.kind)
     if len(excluded) > _FEW_EXCLUDED:
-        mask = (snapshot.live if allowed is None else allowed.mask) & ~np.isin(snapshot.ids, excluded)
-        allowed, excluded = Allowed(mask, snapshot), excluded[:0]
+        mask = (snapshot.live if selection is None else selection.mask) & ~np.isin(snapshot.ids, excluded)
+        selection, excluded = Selection(mask, snapshot.base.count), excluded[:0]
+    available = snapshot.num_live if selection is None else selection.count
     pool = max(_LEAST_POOL, _POOL_PER_PICK * k) if diversity else k
-    pool = max(k, min(pool, snapshot.num_live if allowed is None else allowed.count))
-    if groups is None:
-        scores, positions = _nearest_others(snapshot, queries, pool, allowed, excluded, wanted.exact)
-    else:
-        scores, positions = _nearest_groups(snapshot, queries, pool, allowed, excluded, groups, wanted.exact)
+    pool = max(k, min(pool, available))
+    rows = _Rows(snapshot, selection, excluded, available, asked.exact)
+    scores, positions = rows.nearest(queries, pool) if groups is None else rows.nearest_groups(queries, pool, groups)
     if lowest is not None:
         below = scores < lowest
         scores, positions = np.where(below, np.float32(-np.inf), scores), np.where(below, -1, positions)
     if not diversity:
         return scores, positions
     step = max(1, _VALUES_AT_ONCE // (positions.shape[1] * queries.shape[1]))
-    parts = [
-        _pick(snapshot, scores[start : start + step], positions[start : start + step], k, diversity)
-        for start in range(0, len(queries), step)
-    ]
+    parts = []
+    for start in range(0, len(queries), step):
+        found = positions[start : start + step]
+        vectors = snapshot.vectors(np.maximum(found, 0).reshape(-1)).reshape(*found.shape, queries.shape[1])
+        parts.append(diversify(scores[start : start + step], found, vectors, k, diversity))
     return np.concatenate([s for s, _ in parts]), np.concatenate([p for _, p in parts])
 
 
-def _nearest_others(
-    snapshot: Snapshot, queries: np.ndarray, k: int, allowed: Allowed | None, excluded: np.ndarray, exact: bool
-) -> tuple[Scores, Positions]:
-    """Returns the k nearest rows that are not of a few excluded ids."""
-    fetch = min(k + len(excluded), snapshot.num_live) if len(excluded) else k
-    if exact:
-        assert allowed is not None
-        scores, positions = nearest_exactly(snapshot, queries, fetch, allowed)
-    else:
-        scores, positions = nearest(snapshot, queries, fetch, allowed)
-    if not len(excluded):
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """The rows that a search may return: selected, and not of a few excluded ids."""
+
+    snapshot: Snapshot
+    selection: Selection | None
+    excluded: np.ndarray
+    available: int
+    exact: bool
+
+    def nearest(self, queries: Queries, k: int) -> tuple[Scores, Positions]:
+        """Returns the k nearest rows of each query."""
+        snapshot, excluded = self.snapshot, self.excluded
+        fetch = min(k + len(excluded), snapshot.num_live) if len(excluded) else k
+        scores, positions = nearest(snapshot, queries, fetch, self.selection, exact=self.exact)
+        if not len(excluded):
+            return scores, positions
+        struck = np.isin(snapshot.ids[positions], excluded) & (positions >= 0)
+        scores = np.where(struck, np.float32(-np.inf), scores)
+        order = np.argsort(struck, axis=1, kind="stable")[:, :k]
+        scores = np.take_along_axis(scores, order, axis=1)
+        positions = np.where(np.isneginf(scores), -1, np.take_along_axis(positions, order, axis=1))
+        lacking = ((0, 0), (0, k - scores.shape[1]))
+        return np.pad(scores, lacking, constant_values=-np.inf), np.pad(positions, lacking, constant_values=-1)
+
+    def nearest_groups(self, queries: Queries, k: int, groups: Int64[np.ndarray, " n"]) -> tuple[Scores, Positions]:
+        """Returns the best row of each of the k best groups.
+
+        Fetches more and more rows until every query has k groups; where that takes too many, compares all rows.
+        """
+        scores = np.full((len(queries), k), -np.inf, np.float32)
+        positions = np.full((len(queries), k), -1, np.int64)
+        open_queries, fetch = np.arange(len(queries)), 2 * k
+        while len(open_queries) and fetch <= _MOST_FETCHED:
+            fetch = max(1, min(fetch, self.available))
+            best, rows, counts = first_of_groups(*self.nearest(queries[open_queries], fetch), groups, k)
+            scores[open_queries], positions[open_queries] = best, rows
+            if fetch >= self.available:
+                return scores, positions
+            open_queries, fetch = open_queries[counts < k], fetch * 4
+        if len(open_queries):
+            snapshot, excluded = self.snapshot, self.excluded
+            mask = snapshot.live if self.selection is None else self.selection.mask
+            rows = np.flatnonzero(mask if not len(excluded) else mask & ~np.isin(snapshot.ids, excluded))
+            scores[open_queries], positions[open_queries] = best_of_groups(
+                snapshot.vectors, rows, groups[rows], queries[open_queries], k
+            )
         return scores, positions
-    struck = np.isin(snapshot.ids[positions], excluded) & (positions >= 0)
-    scores = np.where(struck, np.float32(-np.inf), scores)
-    order = np.argsort(struck, axis=1, kind="stable")[:, :k]
-    scores = np.take_along_axis(scores, order, axis=1)
-    positions = np.where(np.isneginf(scores), -1, np.take_along_axis(positions, order, axis=1))
-    lacking = ((0, 0), (0, k - scores.shape[1]))
-    return np.pad(scores, lacking, constant_values=-np.inf), np.pad(positions, lacking, constant_values=-1)
 
 
-def _nearest_groups(
-    snapshot: Snapshot,
-    queries: np.ndarray,
+def first_of_groups(
+    scores: Float32[np.ndarray, "q m"], positions: Int64[np.ndarray, "q m"], groups: Int64[np.ndarray, " n"], k: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Keeps the best row of each group.
+
+    Args:
+        scores: best first, -inf where there is none.
+        positions: of the rows, -1 where there is none.
+        groups: a number per row, the same within a group.
+        k: groups kept per query at most.
+
+    Returns:
+        Scores and positions (q, k), and the number of groups found per query.
+    """
+    kept_scores = np.full((len(scores), k), -np.inf, np.float32)
+    kept_positions = np.full((len(scores), k), -1, np.int64)
+    counts = np.zeros(len(scores), np.int64)
+    for query in range(len(scores)):
+        there = positions[query] >= 0
+        rows = positions[query][there]
+        _, first = np.unique(groups[rows], return_index=True)
+        chosen = np.sort(first)[:k]
+        counts[query] = len(chosen)
+        kept_scores[query, : len(chosen)] = scores[query][there][chosen]
+        kept_positions[query, : len(chosen)] = rows[chosen]
+    return kept_scores, kept_positions, counts
+
+
+def best_of_groups(
+    vectors_of: Callable[[Int64[np.ndarray, " m"]], Float32[np.ndarray, "m dim"]],
+    rows: Int64[np.ndarray, " n"],
+    groups: Int64[np.ndarray, " n"],
+    queries: Float32[np.ndarray, "q dim"],
     k: int,
-    allowed: Allowed | None,
-    excluded: np.ndarray,
-    groups: np.ndarray,
-    exact: bool,
-) -> tuple[Scores, Positions]:
-    """Looks further and further until every query has k groups; where that gets too far, compares all rows."""
-    available = snapshot.num_live if allowed is None else allowed.count
+) -> tuple[np.ndarray, np.ndarray]:
+    """Compares queries with all of some rows, and returns the best row of each of the k best groups.
+
+    Memory is that of a tile of rows, and of a number per group for a tile of queries.
+
+    Args:
+        vectors_of: returns rows' vectors, of length 1.
+        rows: positions in the index.
+        groups: a number per row, the same within a group.
+        queries: of length 1.
+        k: groups per query at most.
+
+    Returns:
+        Scores and positions (q, k), -inf and -1 where there are fewer groups.
+    """
     scores = np.full((len(queries), k), -np.inf, np.float32)
     positions = np.full((len(queries), k), -1, np.int64)
-    open_queries, fetch = np.arange(len(queries)), 2 * k
-    while len(open_queries) and fetch <= _MOST_FETCHED:
-        fetch = max(1, min(fetch, available))
-        found = _nearest_others(snapshot, queries[open_queries], fetch, allowed, excluded, exact)
-        best, rows, counts = first_of_groups(*found, groups, k)
-        scores[open_queries], positions[open_queries] = best, rows
-        if fetch >= available:
-            return scores, positions
-        open_queries, fetch = open_queries[counts < k], fetch * 4
-    if len(open_queries):
-        mask = snapshot.live if allowed is None else allowed.mask
-        rows = np.flatnonzero(mask if not len(excluded) else mask & ~np.isin(snapshot.ids, excluded))
-        scores[open_queries], positions[open_queries] = best_of_groups(
-            snapshot.vectors, rows, groups[rows], queries[open_queries], k
-        )
+    # Rows of one group stand together, so that a maximum per group is one pass.
+    names, numbers = np.unique(groups, return_inverse=True)
+    order = np.argsort(numbers, kind="stable")
+    rows, numbers, width = rows[order], numbers[order], min(k, len(names))
+    step = min(_TILE_QUERIES, queries_per_tile(len(names)))
+    for start in range(0, len(queries), step):
+        part = queries[start : start + step]
+        best = np.full((len(part), len(names)), -np.inf, np.float32)
+        at = np.full(best.shape, -1, np.int64)
+        for first in range(0, len(rows), _TILE_ROWS):
+            tile, inside = rows[first : first + _TILE_ROWS], numbers[first : first + _TILE_ROWS]
+            there, begins, local = np.unique(inside, return_index=True, return_inverse=True)
+            found = part @ vectors_of(tile).T
+            top = np.maximum.reduceat(found, begins, axis=1)
+            places = np.where(found == top[:, local], np.arange(len(tile)), len(tile))
+            winner = tile[np.minimum.reduceat(places, begins, axis=1)]
+            better = top > best[:, there]
+            best[:, there] = np.where(better, top, best[:, there])
+            at[:, there] = np.where(better, winner, at[:, there])
+        chosen = np.argsort(-best, axis=1, kind="stable")[:, :width]
+        scores[start : start + step, :width] = np.take_along_axis(best, chosen, axis=1)
+        positions[start : start + step, :width] = np.take_along_axis(at, chosen, axis=1)
     return scores, positions
 
 
-def _pick(
-    snapshot: Snapshot, scores: np.ndarray, positions: np.ndarray, k: int, diversity: float
-) -> tuple[Scores, Positions]:
-    shape = (*positions.shape, snapshot.base.vectors.shape[1])
-    vectors = snapshot.vectors(np.maximum(positions, 0).reshape(-1)).reshape(shape)
-    return diversify(scores, positions, vectors, k, diversity)
+def diversify(
+    scores: Float32[np.ndarray, "q m"],
+    positions: Int64[np.ndarray, "q m"],
+    vectors: Float32[np.ndarray, "q m dim"],
+    k: int,
+    diversity: float,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Picks k of m candidates by maximal marginal relevance (Carbonell and Goldstein, SIGIR 1998).
+
+    Each pick maximises (1 - diversity) * similarity to the query - diversity * the largest similarity to a pick.
+
+    Args:
+        scores: best first, -inf where there is none.
+        positions: of the rows, -1 where there is none.
+        vectors: of the candidates, of length 1.
+        k: at least 1.
+        diversity: in [0, 1]; 0 keeps the order.
+
+    Returns:
+        Scores and positions (q, k) in the order of the picks.
+    """
+    queries, width = np.arange(len(scores)), min(k, scores.shape[1])
+    left = np.where(np.isneginf(scores), -np.inf, (1 - diversity) * scores)
+    nearest_pick = np.full(scores.shape, -np.inf, np.float32)
+    picks = np.zeros((len(scores), width), np.int64)
+    for turn in range(width):
+        value = left if turn == 0 else np.where(np.isneginf(left), -np.inf, left - diversity * nearest_pick)
+        picks[:, turn] = value.argmax(1)
+        left[queries, picks[:, turn]] = -np.inf
+        similarity = np.einsum("qmd,qd->qm", vectors, vectors[queries, picks[:, turn]])
+        np.maximum(nearest_pick, similarity, out=nearest_pick)
+    # Once only empty places are left, they are picked again and again; they stay empty.
+    taken = np.take_along_axis(scores, picks, 1)
+    rows = np.take_along_axis(positions, picks, 1)
+    for turn in range(1, width):
+        again = (picks[:, :turn] == picks[:, turn : turn + 1]).any(1)
+        taken[again, turn], rows[again, turn] = -np.inf, -1
+    order = np.argsort(np.isneginf(taken), axis=1, kind="stable")
+    return np.take_along_axis(taken, order, 1), np.take_along_axis(rows, order, 1)
+
+
+def check_subspaces(subspaces: Any, width: int, *, projected: bool) -> dict[str, int]:
+    """Returns the parts of an embedding: name -> number of values, in order; empty for none.
+
+    Args:
+        subspaces: a mapping from names to numbers of values, or None.
+        width: of the embeddings.
+        projected: whether principal components are indexed; they mix the parts, so that there are none.
+
+    Raises:
+        UserError: another type, or the numbers do not add up to the width.
+    """
+    if not subspaces:
+        return {}
+    sound = isinstance(subspaces, Mapping) and all(
+        isinstance(name, str) and name and type(size) is int and size > 0 for name, size in subspaces.items()
+    )
+    if not sound:
+        raise UserError(f"subspaces must map names to numbers of values above 0, not {subspaces!r}")
+    if sum(subspaces.values()) != width:
+        raise UserError(f"the subspaces have {sum(subspaces.values())} values together, and the embeddings {width}")
+    return {} if projected else dict(subspaces)
+
+
+def weigh(queries: Queries, subspaces: Mapping[str, int], weights: Mapping[str, float]) -> Queries:
+    """Returns queries, of length 1, for which some parts of the embedding count more than others.
+
+    Their scores are cosine similarities to the weighted query. Rows are ranked as by the weighted sum of the parts'
+    own similarities.
+
+    Args:
+        queries: of length 1.
+        subspaces: name -> number of values, in order.
+        weights: name -> factor of this part in the similarity, at least 0; 1 for parts that are not named.
+
+    Raises:
+        UserError: an unknown name, a factor out of range, no part left, or embeddings without parts.
+    """
+    if not isinstance(weights, Mapping):
+        raise UserError(f"weights must map subspaces to factors, not {weights!r}")
+    if weights and not subspaces:
+        raise UserError(
+            "the index has no subspaces to weigh: its embeddings have one part only, or pca mixed the parts; build it "
+            "without pca, with a model whose package has an embedding.json"
+        )
+    factors = []
+    for name, size in subspaces.items():
+        factor = weights.get(name, 1.0)
+        number = isinstance(factor, (int, float, np.integer, np.floating)) and not isinstance(factor, bool)
+        if not number or not 0 <= factor <= _LARGEST_WEIGHT:
+            raise UserError(f"the weight of {name!r} must be a number in [0, {_LARGEST_WEIGHT:g}], not {factor!r}")
+        factors.append(np.full(size, factor, np.float32))
+    unknown = [name for name in weights if name not in subspaces]
+    if unknown:
+        hint = nearest_name(str(unknown[0]), subspaces)
+        raise UserError(f"there is no subspace {unknown[0]!r}{hint}; there are {', '.join(subspaces)}")
+    if not factors:
+        return queries
+    weighted = queries * np.concatenate(factors)
+    if not weighted.any(1).all():
+        raise UserError("the weights leave nothing of a query; give some subspace a weight above 0")
+    return check_vectors(weighted, None, "weighted queries")
 
 
 def _check_diversity(diversity: Any) -> float:
@@ -180,6 +382,6 @@ def _check_score(score: Any) -> float | None:
     if score is None:
         return None
     number = isinstance(score, (int, float, np.integer, np.floating)) and not isinstance(score, bool)
-    if not number or not score < 1e30:
+    if not number or not score < _LARGEST_SCORE:
         raise UserError(f"min_score must be a number, a cosine similarity, not {score!r}")
-    return float(max(score, -1e30))
+    return float(max(score, -_LARGEST_SCORE))

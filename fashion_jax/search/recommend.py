@@ -13,7 +13,7 @@ from fashion_jax.search.attributes import MISSING, Scalar, TextColumn
 from fashion_jax.search.gallery import CONFIDENCE
 from fashion_jax.search.index import Index
 from fashion_jax.search.inputs import check_k, check_vectors
-from fashion_jax.search.ranking import Hits
+from fashion_jax.search.query import Hits
 from fashion_jax.search.snapshot import Snapshot
 from fashion_jax.search.where import parse_where
 from fashion_jax.system.errors import UserError, nearest
@@ -125,7 +125,7 @@ def by_attributes(
         raise UserError("nothing is asked for; give attributes such as baseColour=Red")
     for name, value in wanted.items():
         _check_value(snapshot, name, value)
-    rows = np.flatnonzero(snapshot.allowed(_filter(wanted, where)).mask)
+    rows = np.flatnonzero(snapshot.select(_filter(wanted, where)).mask)
     prototype = _prototype(snapshot, wanted)
     if not len(rows) or prototype is None:
         return []
@@ -175,7 +175,7 @@ def one_query(queries: Any) -> Float32[np.ndarray, "1 dim"]:
 
 def _prototype(snapshot: Snapshot, wanted: Mapping[str, Scalar]) -> Float32[np.ndarray, " dim"] | None:
     """Returns the mean vector of the live products that have all of these values; None where there are none."""
-    rows = np.flatnonzero(snapshot.allowed(_filter(wanted, None)).mask)
+    rows = np.flatnonzero(snapshot.select(_filter(wanted, None)).mask)
     return snapshot.vectors(rows).mean(0) if len(rows) else None
 
 

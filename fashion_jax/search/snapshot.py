@@ -1,167 +1,141 @@
-"""What a search sees: one whole version of an index, which never changes."""
+"""The versions of an index. A snapshot is one whole version and never changes; an update makes the next one."""
 
 from __future__ import annotations
 
-import math
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int64
 
-from fashion_jax.search.attributes import AttributeTable
-from fashion_jax.search.exact import ExactSearcher
-from fashion_jax.search.inputs import check_vectors
-from fashion_jax.search.lookup import IdLookup, as_names
-from fashion_jax.search.projection import Projection
-from fashion_jax.search.scann import ScannSearcher, Structure
-from fashion_jax.search.tuning import OperatingPoint, Sample
+from fashion_jax.search.attributes import AttributeTable, make_table
+from fashion_jax.search.exact import DeviceSearcher, HostSearcher, PassingRows
+from fashion_jax.search.inputs import MAX_ID_LENGTH, check_vectors
+from fashion_jax.search.scann import OperatingPoint, ScannSearcher
+from fashion_jax.search.tuning import Sample
 from fashion_jax.search.where import parse_where
 from fashion_jax.system.errors import UserError
 
-_CACHED_FILTERS = 32
-_MASKED_FROM = 0.5  # share of the rows from which all are compared and some struck out, rather than the others copied
-_CACHED_BYTES = 64 << 20  # of vectors gathered for one filter
-_MASKED_ONCE_FROM = 0.1  # the same share, where the copy would be too large to keep and serve this search alone,
-_MASKED_ONCE_QUERIES = 2  # for so many queries at most
+_KEPT_FILTERS = 32
+_DEAD_ADDITIONS = 1_024  # added rows that do not count any more, from which on they are dropped if they are the most
+_ABSENT = -1
 
 
 @dataclass(frozen=True, slots=True)
-class Costs:
-    """Seconds, measured on this machine when the index was built or first loaded there, by which the planner decides.
+class Projection:
+    """Principal components of the embeddings: x -> (x / |x| - mean) @ components.
 
     Attributes:
-        host_rows: numbers of rows, growing, with which one query was compared on the host.
-        host_seconds: that each took: a row costs less where all are in the processor's cache.
-        host_batch: per row and query, many queries.
-        gather: per row, copying a row's vector aside.
-        device_single: of one query against all rows on the device; 0 where there is no device searcher.
-        device_batch: per query in a batch, likewise.
+        mean: (features,).
+        components: (features, dim), orthonormal columns, or scaled by 1 / standard deviation when whitened.
+        explained: share of the variance that is kept, in [0, 1].
     """
 
-    host_rows: tuple[int, ...]
-    host_seconds: tuple[float, ...]
-    host_batch: float
-    gather: float
-    device_single: float = 0.0
-    device_batch: float = 0.0
+    mean: Float32[np.ndarray, " features"]
+    components: Float32[np.ndarray, "features dim"]
+    explained: float
 
-    def host_single(self, count: int) -> float:
-        """Returns the seconds of one query against a number of rows on the host."""
-        last = len(self.host_rows) - 1
-        place = next((i for i, rows in enumerate(self.host_rows) if rows >= count), last)
-        low = max(0, place - 1)
-        high = max(1, place) if last else 0
-        rows, seconds = self.host_rows[high] - self.host_rows[low], self.host_seconds[high] - self.host_seconds[low]
-        slope = max(0.0, seconds / rows) if rows else self.host_seconds[0] / self.host_rows[0]
-        return max(self.host_seconds[0], self.host_seconds[low] + slope * (count - self.host_rows[low]))
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Costs:
-        """Returns the costs of which `asdict` made JSON values; UserError where they are none."""
-        rows, seconds = tuple(map(int, values["host_rows"])), tuple(map(float, values["host_seconds"]))
-        others = {name: float(values[name]) for name in ("host_batch", "gather", "device_single", "device_batch")}
-        times = [*seconds, *others.values()]
-        growing = len(rows) == len(seconds) > 0 < rows[0] and all(a < b for a, b in pairwise(rows))
-        if not growing or not all(0 <= value < math.inf for value in times):
-            raise UserError("its costs are no times")
-        return cls(rows, seconds, **others)
+    def apply(self, vectors: Float32[np.ndarray, "n features"]) -> Float32[np.ndarray, "n dim"]:
+        """Projects vectors of length 1; the result is not of length 1."""
+        return (vectors - self.mean) @ self.components
 
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """The rows that were indexed together; what is added later is compared one by one until the next rebuild.
+    """The rows that were indexed together. Rows that are added later are compared one by one until a rebuild.
 
     Attributes:
         vectors: float32 of length 1.
-        backend: "exact" or "scann".
-        structure: of ScaNN.
-        searcher: over `vectors`.
-        points: ScaNN's operating points, by neighbours; empty for "exact".
-        sample: rows by which recall is watched; None where there are fewer than 2.
-        costs: for the planner.
+        host: exact search over them.
+        index: what may be faster: ScaNN, or JAX on a device; None where nothing is.
+        sample: rows by which ScaNN's recall is measured; None without ScaNN.
         target_recall: asked for when it was built.
     """
 
     vectors: Float32[np.ndarray, "n dim"]
-    backend: str
-    structure: Structure
-    searcher: ScannSearcher | ExactSearcher
-    points: tuple[OperatingPoint, ...]
+    host: HostSearcher
+    index: ScannSearcher | DeviceSearcher | None
     sample: Sample | None
-    costs: Costs
     target_recall: float
 
     @property
     def count(self) -> int:
-        """Rows."""
+        """Number of rows."""
         return len(self.vectors)
 
+    @property
+    def backend(self) -> str:
+        """ "scann" or "exact"."""
+        return "scann" if isinstance(self.index, ScannSearcher) else "exact"
 
-class Allowed:
-    """The rows that a search may return, and what was found out about them."""
+    @property
+    def points(self) -> tuple[OperatingPoint, ...]:
+        """ScaNN's operating points, by neighbours; empty for exact search."""
+        return self.index.points if isinstance(self.index, ScannSearcher) else ()
 
-    def __init__(self, mask: Bool[np.ndarray, " n"], snapshot: Snapshot) -> None:
+    @property
+    def leaves(self) -> int:
+        """ScaNN's partitions; 0 where there are none."""
+        return self.index.leaves if isinstance(self.index, ScannSearcher) else 0
+
+
+class Selection:
+    """The rows of a snapshot that a search may return.
+
+    Attributes:
+        mask: over all rows.
+        base: over the indexed rows.
+        added: over the rows added since.
+        count: how many rows are selected.
+    """
+
+    def __init__(self, mask: Bool[np.ndarray, " n"], base_count: int) -> None:
         self.mask = mask
-        self.base_mask = mask[: snapshot.base.count]
-        self.delta_mask = mask[snapshot.base.count :]
-        self.base_count = int(np.count_nonzero(self.base_mask))
-        self.delta_count = int(np.count_nonzero(self.delta_mask))
-        self.count = self.base_count + self.delta_count
-        self.asked = 0  # how often
-        self.searches = 0  # approximate ones, and how many of their queries had to be asked again exactly
-        self.shortfalls = 0
-        self._base_rows: Int64[np.ndarray, " m"] | None = None
-        self._gathered: Float32[np.ndarray, "m dim"] | None = None
+        self.base, self.added = PassingRows(mask[:base_count]), PassingRows(mask[base_count:])
+        self.count = self.base.count + self.added.count
 
-    @property
-    def base_rows(self) -> Int64[np.ndarray, " m"]:
-        """Those of the base."""
-        if self._base_rows is None:
-            self._base_rows = np.flatnonzero(self.base_mask)
-        return self._base_rows
 
-    @property
-    def is_gathered(self) -> bool:
-        """Whether `gather` has its answer at hand."""
-        return self._gathered is not None
+class IdLookup:
+    """Finds ids among rows that never change. The first search sorts them."""
 
-    def is_masked(self, base: Base, num_queries: int) -> bool:
-        """Whether so many rows pass that comparing all costs less than copying these."""
-        once = num_queries <= _MASKED_ONCE_QUERIES and not self.is_kept(base)
-        return self.base_count > (_MASKED_ONCE_FROM if once else _MASKED_FROM) * len(self.base_mask)
+    def __init__(self, ids: np.ndarray) -> None:
+        self._ids = ids
+        self._sorted: tuple[np.ndarray, Int64[np.ndarray, " n"]] | None = None
+        self._lock = threading.Lock()
 
-    def is_kept(self, base: Base) -> bool:
-        """Whether `gather` keeps its answer."""
-        return self.base_count * base.vectors.shape[1] * base.vectors.itemsize <= _CACHED_BYTES
-
-    def gather(self, base: Base) -> Float32[np.ndarray, "m dim"]:
-        """Returns the vectors of `base_rows`, kept for the next search where they are few."""
-        if self._gathered is not None:
-            return self._gathered
-        vectors = base.vectors[self.base_rows]
-        if self.is_kept(base):
-            self._gathered = vectors
-        return vectors
+    def find(self, names: np.ndarray) -> Int64[np.ndarray, " m"]:
+        """Returns the row of each id, -1 where there is none. Names are int64 or texts, as the ids are."""
+        if not len(self._ids) or not len(names):
+            return np.full(len(names), _ABSENT, np.int64)
+        with self._lock:
+            if self._sorted is None:
+                order = np.argsort(self._ids, kind="stable")
+                self._sorted = self._ids[order], order
+        ids, order = self._sorted
+        if names.dtype.itemsize > ids.dtype.itemsize:
+            # Some are longer than any id; numpy would widen all ids to compare them.
+            short = np.char.str_len(names) * np.dtype("U1").itemsize <= ids.dtype.itemsize
+            rows = np.full(len(names), _ABSENT, np.int64)
+            rows[short] = self.find(names[short].astype(ids.dtype))
+            return rows
+        places = np.minimum(np.searchsorted(ids, names), len(ids) - 1)
+        return np.where(ids[places] == names, order[places], _ABSENT)
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A version of the index.
-
-    Rows are numbered through: first those of the base, then those added since.
+    """One version of the index. Rows are numbered: first the indexed rows, then the rows added since.
 
     Attributes:
         version: grows by one with each update.
-        ids: of all rows; a product that was replaced stands twice, once not live.
-        live: which rows still count.
-        num_live: how many.
+        ids: of all rows. A product that was replaced stands there twice; its old row is not live.
+        live: which rows count.
+        num_live: how many rows count.
         base: the indexed rows.
-        delta: vectors of the rows added since.
+        added: vectors of the rows added since.
         attributes: of all rows.
         projection: applied to embeddings before they are compared; None where they are compared as they are.
     """
@@ -171,23 +145,36 @@ class Snapshot:
     live: Bool[np.ndarray, " n"]
     num_live: int
     base: Base
-    delta: Float32[np.ndarray, "d dim"]
+    added: Float32[np.ndarray, "d dim"]
     attributes: AttributeTable
     projection: Projection | None = None
-    _filters: OrderedDict[str | None, Allowed] = field(default_factory=OrderedDict)
+    _selections: OrderedDict[str | None, Selection] = field(default_factory=OrderedDict)
     _lookup: list[IdLookup] = field(default_factory=list)  # of the base, shared by the versions that have it
-    _added: list[dict[int | str, int]] = field(default_factory=list)  # rows of the products of the delta
+    _added_rows: list[dict[int | str, int]] = field(default_factory=list)  # id -> row of the added products
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def is_plain(self) -> bool:
-        """Whether every row is live and of the base, so that a search without a filter needs no care."""
+        """Whether every row is live and indexed, so that a search without a filter may return any row."""
         return self.num_live == self.base.count == len(self.ids)
 
     @property
     def num_features(self) -> int:
         """Width of the embeddings that are searched for and added."""
         return len(self.projection.mean) if self.projection is not None else self.base.vectors.shape[1]
+
+    @property
+    def no_id(self) -> int | str:
+        """The id that stands for no product: -1, or an empty text where ids are texts."""
+        return -1 if self.ids.dtype.kind == "i" else ""
+
+    @property
+    def base_lookup(self) -> IdLookup:
+        """Finds indexed products, also those that are not live any more."""
+        with self._lock:
+            if not self._lookup:
+                self._lookup.append(IdLookup(self.ids[: self.base.count]))
+            return self._lookup[0]
 
     def project(self, embeddings: Any, what: str) -> Float32[np.ndarray, "n dim"]:
         """Returns embeddings (n, num_features) as they are compared, of length 1; UserError calls them `what`."""
@@ -196,76 +183,253 @@ class Snapshot:
         vectors = check_vectors(embeddings, self.num_features, what)
         return check_vectors(self.projection.apply(vectors), None, f"projected {what}")
 
-    @property
-    def no_id(self) -> int | str:
-        """What stands for an absent product: -1, or an empty text where ids are texts."""
-        return -1 if self.ids.dtype.kind == "i" else ""
-
-    @property
-    def base_lookup(self) -> IdLookup:
-        """Finds products of the base, also those that are not live any more."""
-        with self._lock:
-            if not self._lookup:
-                self._lookup.append(IdLookup(self.ids[: self.base.count]))
-            return self._lookup[0]
-
     def find(self, names: Sequence[Any]) -> Int64[np.ndarray, " m"]:
-        """Returns the rows of products; KeyError names the first one that is not there."""
-        wanted = as_names(names, self.ids.dtype.kind)
+        """Returns the rows of products; KeyError names the first product that is not there."""
+        kind = self.ids.dtype.kind
+        wanted = _as_ids(names, kind)
         if wanted is None:
-            # Some of them can be no ids; they are found one by one.
-            rows = np.array([-1 if as_names([n], self.ids.dtype.kind) is None else 0 for n in names], np.int64)
+            # Some of them cannot be ids; one of these is the first that is not there, or comes before.
+            rows = np.array([_ABSENT if _as_ids([name], kind) is None else 0 for name in names], np.int64)
         else:
             rows = self.base_lookup.find(wanted)
-            rows = np.where(self.live[rows], rows, -1)
-            if len(self.delta) and (rows < 0).any():
-                added = self._rows_added()
+            rows = np.where(self.live[rows], rows, _ABSENT)
+            if len(self.added) and (rows < 0).any():
+                added = self._find_added()
                 for place in np.flatnonzero(rows < 0):
-                    rows[place] = added.get(wanted[place].item(), -1)
+                    rows[place] = added.get(wanted[place].item(), _ABSENT)
         if (rows < 0).any():
             raise KeyError(f"the index has no product {names[int(np.argmax(rows < 0))]!r}")
         return rows
 
-    def _rows_added(self) -> dict[int | str, int]:
-        if not self._added:
-            rows = np.flatnonzero(self.live[self.base.count :]) + self.base.count
-            self._added.append(dict(zip(self.ids[rows].tolist(), rows.tolist(), strict=True)))
-        return self._added[0]
+    def _find_added(self) -> dict[int | str, int]:
+        if not self._added_rows:
+            self._added_rows.append(live_additions(self))
+        return self._added_rows[0]
 
     def vectors(self, rows: Int64[np.ndarray, " m"]) -> Float32[np.ndarray, "m dim"]:
-        """Returns the vectors of rows of base and delta."""
-        if not len(self.delta):
+        """Returns the vectors of rows, indexed or added."""
+        if not len(self.added):
             return self.base.vectors[rows]
         found = np.empty((len(rows), self.base.vectors.shape[1]), np.float32)
-        old = rows < self.base.count
-        found[old] = self.base.vectors[rows[old]]
-        found[~old] = self.delta[rows[~old] - self.base.count]
+        indexed = rows < self.base.count
+        found[indexed] = self.base.vectors[rows[indexed]]
+        found[~indexed] = self.added[rows[~indexed] - self.base.count]
         return found
 
-    def allowed(self, where: str | None) -> Allowed:
-        """Returns the live rows that pass a filter, all where it is None; the last few filters are remembered.
+    def select(self, where: str | None) -> Selection:
+        """Returns the live rows that pass a filter, or all live rows; the last few filters are remembered.
 
         Raises:
             UserError: the filter cannot be understood.
         """
-        if where is not None and not isinstance(where, str):
-            parse_where(where)  # says that it is none
+        if where is None or isinstance(where, str):  # parse_where says what is wrong with anything else
+            with self._lock:
+                found = self._selections.get(where)
+                if found is not None:
+                    self._selections.move_to_end(where)
+                    return found
+        mask = self.live if where is None else self.live & parse_where(where).evaluate(self.attributes)
+        found = Selection(mask, self.base.count)
         with self._lock:
-            found = self._filters.get(where)
-            if found is not None:
-                self._filters.move_to_end(where)
-                return found
-        mask = self.live & parse_where(where).evaluate(self.attributes) if where is not None else self.live
-        found = Allowed(mask, self)
-        with self._lock:
-            self._filters[where] = found
-            while len(self._filters) > _CACHED_FILTERS:
-                self._filters.popitem(last=False)
+            self._selections[where] = found
+            while len(self._selections) > _KEPT_FILTERS:
+                self._selections.popitem(last=False)
         return found
 
     def next(self, **changes: object) -> Snapshot:
-        """Returns the following version with some parts changed."""
-        fresh = {"_filters": OrderedDict(), "_added": [], "_lock": threading.Lock()}
+        """Returns the next version, with some parts changed."""
+        fresh = {"_selections": OrderedDict(), "_added_rows": [], "_lock": threading.Lock()}
         if "base" in changes:
             fresh["_lookup"] = []
         return replace(self, version=self.version + 1, **fresh, **changes)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """One change of an index.
+
+    Attributes:
+        deletes: whether it removes products; else it adds or replaces them.
+        ids: of the products.
+        vectors: of length 1; None for a removal.
+        columns: name -> a value per product, None where missing; None for a removal.
+    """
+
+    deletes: bool
+    ids: np.ndarray
+    vectors: Float32[np.ndarray, "n dim"] | None = None
+    columns: dict[str, list[Any]] | None = None
+
+    def fits(self, snapshot: Snapshot) -> bool:
+        """Whether this is an update of such an index; what was read from a disk may be another's."""
+        if len(snapshot.ids) and self.ids.dtype.kind != snapshot.ids.dtype.kind:
+            return False
+        if self.deletes:
+            return True
+        assert self.vectors is not None
+        if self.vectors.shape[1] != snapshot.base.vectors.shape[1]:
+            return False
+        try:
+            snapshot.attributes.conform(make_table(self.columns, len(self.ids)))
+        except UserError:
+            return False
+        return set(self.columns or {}) == set(snapshot.attributes.names)
+
+
+class GrowingArray:
+    """An array that gets longer. Views of it that were handed out never change."""
+
+    def __init__(self, rows: np.ndarray) -> None:
+        self._rows = rows
+
+    def extend(self, count: int, rows: np.ndarray) -> np.ndarray:
+        """Returns the first `count` rows with more rows below them; later rows belong to no version."""
+        total, dtype = count + len(rows), np.promote_types(self._rows.dtype, rows.dtype)
+        if total > len(self._rows) or dtype != self._rows.dtype:
+            larger = np.empty((max(64, total, 2 * count), *self._rows.shape[1:]), dtype)
+            larger[:count] = self._rows[:count]
+            self._rows = larger
+        self._rows[count:total] = rows
+        return self._rows[:total]
+
+
+class Updater:
+    """Applies updates to snapshots. It keeps the row of each added product, and room for more rows."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._added = live_additions(snapshot)
+        self._ids, self._vectors = GrowingArray(snapshot.ids), GrowingArray(snapshot.added)
+        self._columns: dict[str, GrowingArray] = {}
+
+    def complete(self, snapshot: Snapshot, ids: np.ndarray, given: AttributeTable) -> AttributeTable:
+        """Returns the attributes of an upsert: the given ones, and the known ones of products that are there already.
+
+        Raises:
+            UserError: a column that the index lacks, or of another kind.
+        """
+        fitting = snapshot.attributes.conform(given)
+        known = snapshot.attributes.take(self._rows(snapshot, ids))
+        return known.replace(fitting.select(given.names))
+
+    def apply(self, snapshot: Snapshot, update: Update) -> Snapshot:
+        """Returns the version after an update that has been checked."""
+        names = update.ids.tolist()
+        old = self._rows(snapshot, update.ids)
+        old = old[old >= 0]
+        num_live = snapshot.num_live - len(old)
+        first = len(snapshot.ids)
+        live = np.ones(first + (0 if update.deletes else len(names)), bool)
+        live[:first] = snapshot.live
+        live[old] = False
+        if update.deletes:
+            following = snapshot.next(live=live, num_live=num_live)
+            for name in names:
+                self._added.pop(name, None)
+            return following
+        assert update.vectors is not None
+        more = snapshot.attributes.conform(make_table(update.columns, len(names)))
+        following = snapshot.next(
+            ids=self._ids.extend(first, update.ids),
+            live=live,
+            num_live=num_live + len(names),
+            added=self._vectors.extend(len(snapshot.added), update.vectors),
+            attributes=snapshot.attributes.append(more, self._join),
+        )
+        self._added.update(zip(names, range(first, first + len(names)), strict=True))
+        return following
+
+    def apply_all(self, snapshot: Snapshot, updates: Sequence[Update]) -> Snapshot:
+        """Returns the version after many updates, at the price of one: only the last update of a product counts."""
+        last: dict[int | str, tuple[int, int] | None] = {}
+        for number, update in enumerate(updates):
+            for place, name in enumerate(update.ids.tolist()):
+                last.pop(name, None)  # so that the order is that of the last time
+                last[name] = None if update.deletes else (number, place)
+        dtype = np.int64 if snapshot.ids.dtype.kind == "i" else str
+        deleted = [name for name, where in last.items() if where is None]
+        if deleted:
+            snapshot = self.apply(snapshot, Update(True, np.array(deleted, dtype)))
+        stays = {name: where for name, where in last.items() if where is not None}
+        if stays:
+            vectors, columns = [], {name: [] for name in snapshot.attributes.names}  # type: ignore[var-annotated]
+            for number, place in stays.values():
+                update = updates[number]
+                assert update.vectors is not None
+                vectors.append(update.vectors[place])
+                for name, values in columns.items():
+                    values.append((update.columns or {})[name][place])
+            snapshot = self.apply(snapshot, Update(False, np.array(list(stays), dtype), np.stack(vectors), columns))
+        return snapshot
+
+    def _rows(self, snapshot: Snapshot, ids: np.ndarray) -> Int64[np.ndarray, " n"]:
+        """Returns the live row of each product, -1 where there is none."""
+        rows = snapshot.base_lookup.find(ids)
+        rows = np.where(snapshot.live[rows], rows, _ABSENT)
+        if self._added:
+            for place, name in enumerate(ids.tolist()):
+                if rows[place] < 0:
+                    rows[place] = self._added.get(name, _ABSENT)
+        return rows
+
+    def _join(self, column: str, ours: np.ndarray, more: np.ndarray) -> np.ndarray:
+        return self._columns.setdefault(column, GrowingArray(ours)).extend(len(ours), more)
+
+
+def live_additions(snapshot: Snapshot) -> dict[int | str, int]:
+    """Returns id -> row of the live products that were added since the index was built."""
+    rows = np.flatnonzero(snapshot.live[snapshot.base.count :]) + snapshot.base.count
+    return dict(zip(snapshot.ids[rows].tolist(), rows.tolist(), strict=True))
+
+
+def has_many_dead_additions(snapshot: Snapshot) -> bool:
+    """Returns whether most of the added rows do not count any more, and are worth dropping."""
+    dead = len(snapshot.added) - int(np.count_nonzero(snapshot.live[snapshot.base.count :]))
+    return dead > max(_DEAD_ADDITIONS, len(snapshot.added) / 2)
+
+
+def drop_dead_additions(snapshot: Snapshot) -> Snapshot:
+    """Returns the version without added rows that do not count any more; the products are the same."""
+    alive = np.flatnonzero(snapshot.live[snapshot.base.count :])
+    if len(alive) == len(snapshot.added):
+        return snapshot
+    rows = np.concatenate([np.arange(snapshot.base.count), alive + snapshot.base.count])
+    return snapshot.next(
+        ids=snapshot.ids[rows],
+        live=snapshot.live[rows],
+        added=snapshot.added[alive],
+        attributes=snapshot.attributes.take(rows).without_unused_words(),
+    )
+
+
+def replace_base(before: Snapshot, now: Snapshot, base: Base) -> Snapshot:
+    """Returns the version with a new base and with all that changed while that was built.
+
+    Args:
+        before: its live rows, in their order, are the rows of `base`.
+        now: a later version in which no rows were dropped.
+        base: built from `before`.
+    """
+    kept = np.flatnonzero(before.live)
+    since = np.flatnonzero(now.live[len(before.ids) :]) + len(before.ids)
+    rows = np.concatenate([kept, since])
+    live = now.live[rows]
+    return now.next(
+        ids=now.ids[rows],
+        live=live,
+        num_live=int(live.sum()),
+        base=base,
+        added=now.vectors(since),
+        attributes=now.attributes.take(rows).without_unused_words(),
+    )
+
+
+def _as_ids(names: Sequence[Any], kind: str) -> np.ndarray | None:
+    """Returns anything as an array of ids of a kind, "i" or "U"; None where one of them cannot be such an id."""
+    if kind == "U":
+        if not all(isinstance(name, str) and len(name) <= MAX_ID_LENGTH for name in names):
+            return None
+        return np.array(names, dtype=str) if names else np.zeros(0, "<U1")
+    whole = (isinstance(name, (int, np.integer)) and not isinstance(name, bool) for name in names)
+    if not all(whole) or not all(0 <= name < 2**63 for name in names):
+        return None
+    return np.array(names, np.int64)

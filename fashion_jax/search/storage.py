@@ -1,6 +1,6 @@
-"""Saved indexes: a folder whose manifest names one generation of files and is replaced in one step. No pickle.
+"""Saved indexes: a folder whose manifest names one generation of files, and is replaced in one step. No pickle.
 
-manifest.json           format, counts, settings, operating points, and every file of the generation with its digest
+manifest.json           format, counts, settings, measured times, and every file of the generation with its digest
 generation-<name>/      vectors.npy ids.npy live.npy columns.npz sample.npz projection.npz scann/
 generation-<name>.journal    the updates since
 .lock                   held by the one process that writes
@@ -11,67 +11,180 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
+import os
+import platform
 import re
 import shutil
 import uuid
+import zipfile
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+import jax
 import numpy as np
 
 from fashion_jax.search.attributes import AttributeTable
-from fashion_jax.search.exact import ExactSearcher
-from fashion_jax.search.planner import machine_name, measure_costs
-from fashion_jax.search.projection import Projection
-from fashion_jax.search.scann import ScannSearcher, Structure
-from fashion_jax.search.snapshot import Base, Costs, Snapshot
-from fashion_jax.search.stored_arrays import (
-    check_scann,
-    check_settings,
-    check_snapshot,
-    load_array,
-    load_arrays,
-    save_array,
-)
-from fashion_jax.search.tuning import OperatingPoint, Sample, retime
+from fashion_jax.search.build import BACKENDS
+from fashion_jax.search.exact import DeviceSearcher, HostCosts, HostSearcher
+from fashion_jax.search.inputs import check_ids, check_unit
+from fashion_jax.search.journal import append_update, read_updates
+from fashion_jax.search.query import check_subspaces
+from fashion_jax.search.scann import OperatingPoint, ScannSearcher
+from fashion_jax.search.snapshot import Base, Projection, Snapshot, Update
+from fashion_jax.search.tuning import Sample, retime
 from fashion_jax.system import files
 from fashion_jax.system.errors import UserError
+from fashion_jax.system.process import num_cores
 
-FORMAT = 2
+FORMAT = 1
 _MANIFEST = "manifest.json"
 _PREFIX = "generation-"
-# A generation, its journal, or what a kill left of one that was being written.
+# A generation, its journal, or what a killed process left of a generation that it was writing.
 _OURS = re.compile(r"\.?generation-[0-9a-f]{12}(\.journal|\.[a-z0-9_]{8}\.(part|old))?")
+_LEAST_JOURNAL = 64 << 20  # bytes below which a journal is never long
+_ATTEMPTS = 5  # to read an index that a writer replaces meanwhile
+
+
+class SavedIndex:
+    """A saved index as one process knows it: whether it may write there, and how far it has read the journal."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self._generation = folder, ""
+        self._journal: BinaryIO | None = None
+        self._applied = 0  # bytes of the journal that the snapshot has
+        self._read = 0  # bytes of the journal that were read or written
+        self._long_from = 0  # bytes from which the journal is long
+        self.warning = ""  # about bytes behind the last update
+        self._lock = contextlib.ExitStack()
+
+    @property
+    def is_writer(self) -> bool:
+        """Whether this process holds the lock and may append."""
+        return self._journal is not None
+
+    def lock(self) -> None:
+        """Keeps other processes from writing; UserError where another one is writing, or the folder is read-only."""
+        busy = f"another process is changing {self.folder}; wait until it ends, or make the change there"
+        self._lock.enter_context(files.hold_lock(self.folder / ".lock", what=f"the index {self.folder}", busy=busy))
+
+    def release(self) -> None:
+        """Lets other processes write."""
+        self._close_journal()
+        self._lock.close()
+
+    def is_replaced(self) -> bool:
+        """Whether another generation than the one that was read is the current one."""
+        return bool(read_manifest(self.folder)["generation"] != self._generation)
+
+    def is_at(self, folder: Path) -> bool:
+        """Whether a path leads here, and the index is still there."""
+        return self.folder.resolve() == folder.resolve() and (self.is_writer or is_index(folder))
+
+    def read(self) -> tuple[Snapshot, dict[str, Any]]:
+        """Returns the snapshot and the settings that were saved; `read_new_updates` returns what came after."""
+        snapshot, settings, self._generation = read_index(self.folder)
+        self._start(snapshot)
+        return snapshot, settings
+
+    def read_new_updates(self, snapshot: Snapshot) -> list[Update]:
+        """Returns the updates that the snapshot does not have. Call `mark_applied` when it has them.
+
+        Raises:
+            UserError: the journal is damaged, or does not belong to the snapshot.
+        """
+        path = self._journal_path
+        try:
+            updates, self._read, self.warning = read_updates(path, self._applied)
+            if all(update.fits(snapshot) for update in updates):
+                return updates
+        except UserError:
+            raise
+        except Exception as error:  # the file may hold anything
+            raise UserError(f"{path} cannot be read ({type(error).__name__}: {error})") from error
+        raise UserError(f"{path} holds an update of another index; restore it from a copy")
+
+    def open_journal(self) -> None:
+        """Opens the journal to append. The lock is held, and all updates are read."""
+        path = self._journal_path
+        try:
+            self._journal = files.open_own(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
+        except OSError as error:
+            raise UserError(f"{path} cannot be written ({error.strerror})") from error
+        if self._journal.seek(0, os.SEEK_END) < self._applied:
+            raise UserError(f"{path} has lost updates that are in memory here; save the index into another folder")
+        self._journal.truncate(self._applied)  # removes what a crash cut short
+        self.warning = ""
+
+    def append(self, update: Update) -> None:
+        """Returns once an update is on the disk. Call `mark_applied` when the snapshot has it."""
+        assert self._journal is not None
+        append_update(self._journal, update)
+        self._read = self._journal.seek(0, os.SEEK_END)
+
+    def mark_applied(self) -> None:
+        """Notes that the snapshot has every update that was read or appended."""
+        self._applied = self._read
+
+    @property
+    def journal_is_long(self) -> bool:
+        """Whether the journal is larger than the saved vectors, so that the index should be saved anew."""
+        return self._applied > max(_LEAST_JOURNAL, self._long_from)
+
+    def delay_save(self) -> None:
+        """Lets the journal grow to twice its size before it is long again."""
+        self._long_from = 2 * self._applied
+
+    def replace(self, snapshot: Snapshot, settings: dict[str, Any]) -> None:
+        """Writes a new generation with an empty journal and appends there. Call `release` after an error."""
+        generation = write_index(self.folder, snapshot, settings)
+        self._close_journal()
+        self._generation = generation
+        self._start(snapshot)
+        self.open_journal()
+        remove_others(self.folder, generation)
+
+    @property
+    def _journal_path(self) -> Path:
+        return self.folder / f"{self._generation}.journal"
+
+    def _start(self, snapshot: Snapshot) -> None:
+        self._applied = self._read = 0
+        self._long_from = snapshot.base.vectors.nbytes + snapshot.added.nbytes
+
+    def _close_journal(self) -> None:
+        if self._journal is not None:
+            self._journal.close()
+            self._journal = None
 
 
 def write_index(folder: Path, snapshot: Snapshot, settings: dict[str, Any]) -> str:
-    """Writes a generation and makes it the current one; the caller holds the lock, and removes the others.
+    """Writes a generation and makes it the current one. The caller holds the lock, and removes the others.
 
     Args:
         folder: of the index; made where there is none.
-        snapshot: what is written, later updates included, so that its journal starts empty.
-        settings: JSON values kept with it.
+        snapshot: all of it is written, later updates too, so that its journal starts empty.
+        settings: JSON values that are kept with it.
 
     Returns:
         The generation's name.
     """
     base, projection = snapshot.base, snapshot.projection
-    attributes = snapshot.attributes.without_unused_words()
     name = _PREFIX + uuid.uuid4().hex[:12]
-    columns, about = attributes.to_arrays()
+    columns, about = snapshot.attributes.without_unused_words().to_arrays()
     with files.replace_directory(folder / name) as aside:
-        save_array(aside / "vectors.npy", np.concatenate([base.vectors, snapshot.delta]))
-        save_array(aside / "ids.npy", snapshot.ids)
-        save_array(aside / "live.npy", snapshot.live)
+        _save_array(aside / "vectors.npy", np.concatenate([base.vectors, snapshot.added]))
+        _save_array(aside / "ids.npy", snapshot.ids)
+        _save_array(aside / "live.npy", snapshot.live)
         np.savez(aside / "columns.npz", **columns)  # type: ignore[arg-type]
         if base.sample is not None:
             np.savez(aside / "sample.npz", rows=base.sample.rows, scores=base.sample.scores)
         if projection is not None:
             np.savez(aside / "projection.npz", mean=projection.mean, components=projection.components)
-        if isinstance(base.searcher, ScannSearcher):
+        if isinstance(base.index, ScannSearcher):
             (aside / "scann").mkdir()
-            base.searcher.save(aside / "scann")
+            base.index.save(aside / "scann")
         digests = {
             path.relative_to(aside).as_posix(): {"bytes": path.stat().st_size, "sha256": _digest(path)}
             for path in sorted(aside.rglob("*"))
@@ -87,23 +200,24 @@ def write_index(folder: Path, snapshot: Snapshot, settings: dict[str, Any]) -> s
         "base": {
             "rows": base.count,
             "backend": base.backend,
-            "leaves": base.structure.leaves,
+            "leaves": base.leaves,
             "target_recall": base.target_recall,
-            "points": [point.to_json() for point in base.points],
-            "costs": asdict(base.costs),
-            "machine": machine_name(base.backend),  # where the costs and the points' times are measured
+            "points": [asdict(point) for point in base.points],
+            "host_costs": asdict(base.host.costs),
+            "device_costs": base.index.costs if isinstance(base.index, DeviceSearcher) else None,
+            "machine": machine_name(),  # where the costs and the points' times were measured
         },
         "columns": about,
         "projection": None if projection is None else {"explained": projection.explained},
         "settings": settings,
         "files": digests,
     }
-    files.write_json(folder / _MANIFEST, {**manifest, "sha256": _manifest_digest(manifest)})
+    files.write_json(folder / _MANIFEST, {**manifest, "sha256": manifest_digest(manifest)})
     return name
 
 
 def remove_others(folder: Path, generation: str) -> None:
-    """Removes all generations but one, also those that a kill left half-written; what cannot go stays until later."""
+    """Removes all generations but one, half-written ones too; what cannot be removed stays for a later time."""
     for other in folder.iterdir():
         if _OURS.fullmatch(other.name) and generation not in other.name:
             if other.is_dir():
@@ -114,16 +228,16 @@ def remove_others(folder: Path, generation: str) -> None:
 
 
 def read_index(folder: Path) -> tuple[Snapshot, dict[str, Any], str]:
-    """Reads the current generation, every byte checked.
+    """Reads the current generation and checks every byte of it.
 
     Returns:
-        The snapshot as saved (updates since then are in the journal), the settings, and the generation's name.
+        The snapshot as it was saved (later updates are in the journal), the settings, and the generation's name.
 
     Raises:
-        UserError: there is no index, it is damaged, or of another format.
+        UserError: there is no index, or it is damaged.
     """
     manifest = read_manifest(folder)
-    for _ in range(5):
+    for _ in range(_ATTEMPTS):
         try:
             return _read(folder, manifest)
         except (FileNotFoundError, UserError) as error:
@@ -134,11 +248,11 @@ def read_index(folder: Path) -> tuple[Snapshot, dict[str, Any], str]:
                     raise
                 raise UserError(f"{folder} is damaged: {error.filename} is missing") from error
             manifest = again
-    raise UserError(f"{folder} is being replaced over and over; try again")
+    raise UserError(f"{folder} was replaced {_ATTEMPTS} times while it was read; try again")
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """Returns the manifest, checked as far as it can be by itself; UserError as `read_index` raises it."""
+    """Returns the manifest, after the checks that need no other file; raises UserError as `read_index` does."""
     path = folder / _MANIFEST
     if not path.is_file():
         raise UserError(f"there is no index in {folder}; make one with: fashion-jax index build --out {folder} ...")
@@ -146,8 +260,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         manifest = json.loads(path.read_bytes())
         known = manifest["format"]
         if known != FORMAT:
-            raise UserError(f"{folder} is of the format {known!r} and this version reads {FORMAT}; build it again")
-        if manifest.pop("sha256") != _manifest_digest(manifest):
+            raise UserError(f"{folder} has the format {known!r} and this version reads {FORMAT}; build it again")
+        if manifest.pop("sha256") != manifest_digest(manifest):
             raise TypeError("its digest is another")
         for key, kind in (
             ("generation", str), ("rows", int), ("dim", int), ("base", dict), ("columns", list), ("files", dict),
@@ -159,7 +273,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
     except UserError:
         raise
-    except Exception as error:  # it may hold anything
+    except Exception as error:  # the file may hold anything
         raise UserError(f"{path} is damaged ({error!r}); restore it or build the index again") from error
     if not _OURS.fullmatch(manifest["generation"]) or manifest["rows"] < 1 or manifest["dim"] < 1:
         raise UserError(
@@ -168,13 +282,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def journal_path(folder: Path, generation: str) -> Path:
-    """Returns where the updates since a generation are."""
-    return folder / f"{generation}.journal"
-
-
 def check_place(folder: Path) -> None:
-    """Raises UserError where an index cannot be saved, so that nothing of another program is touched."""
+    """Raises UserError where an index cannot be saved, so that no files of another program are touched."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file; an index is a folder")
     if not folder.is_dir() or is_index(folder):
@@ -189,73 +298,141 @@ def check_place(folder: Path) -> None:
 
 
 def is_index(folder: Path) -> bool:
-    """Whether the manifest is an index's, of whatever format; other programs have a manifest.json too."""
+    """Returns whether a folder's manifest is an index's; other programs have a manifest.json too."""
     try:
         return bool(_OURS.fullmatch(json.loads((folder / _MANIFEST).read_bytes())["generation"]))
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
 
 
-def lock_index(folder: Path) -> contextlib.AbstractContextManager[None]:
-    """Holds an index for writing; UserError where it cannot be written, or another process holds it."""
-    busy = f"another process is changing {folder}; wait for it, or load the index there"
-    return files.hold_lock(folder / ".lock", what=f"the index {folder}", busy=busy)
+def machine_name() -> str:
+    """Returns what measured times depend on: the processor, its cores and JAX's device."""
+    model = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model)
+    return f"{model}, {num_cores()} cores, {jax.local_devices()[0].device_kind}"
+
+
+def manifest_digest(manifest: dict[str, Any]) -> str:
+    """Returns the digest of a manifest without its "sha256"."""
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def _read(folder: Path, manifest: dict[str, Any]) -> tuple[Snapshot, dict[str, Any], str]:
     try:
         place = folder / manifest["generation"]
         _check_files(place, manifest["files"])
-        rows, dim, about = manifest["rows"], manifest["dim"], manifest["base"]
-        vectors = load_array(place / "vectors.npy", np.float32, (rows, dim))
-        ids = load_array(place / "ids.npy", None, (rows,))
-        live = load_array(place / "live.npy", np.bool_, (rows,))
-        table = AttributeTable.from_arrays(load_arrays(place / "columns.npz"), manifest["columns"], rows)
-        sample = projection = None
-        if "sample.npz" in manifest["files"]:
-            arrays = load_arrays(place / "sample.npz")
-            sample = Sample(arrays["rows"], arrays["scores"])
+        rows, dim, version = manifest["rows"], manifest["dim"], int(manifest["version"])
+        settings = dict(manifest["settings"])
+        _check_settings(settings, dim)
+        vectors = _load_array(place / "vectors.npy", np.float32, (rows, dim))
+        ids = _load_array(place / "ids.npy", None, (rows,))
+        live = _load_array(place / "live.npy", np.bool_, (rows,))
+        table = AttributeTable.from_arrays(_load_arrays(place / "columns.npz"), manifest["columns"], rows)
+        projection = None
         if "projection.npz" in manifest["files"]:
-            arrays = load_arrays(place / "projection.npz")
+            arrays = _load_arrays(place / "projection.npz")
             explained = float(manifest["projection"]["explained"])
             projection = Projection(arrays["mean"], arrays["components"], explained)
-        count, backend = int(about["rows"]), str(about["backend"])
-        structure = Structure(int(about["leaves"]))
-        points = tuple(OperatingPoint.from_json(point) for point in about["points"])
-        costs = Costs.from_json(about["costs"])
-        target = float(about["target_recall"])
-        settings, version, machine = dict(manifest["settings"]), int(manifest["version"]), str(about["machine"])
-        check_settings(settings, dim)
-        if backend not in ("exact", "scann"):
-            raise ValueError(f"there is no backend {backend!r}")
+        count = int(manifest["base"]["rows"])
         if not 0 < count <= rows:
             raise ValueError(f"{count} of its {rows} rows are indexed")
-        base_vectors = vectors[:count]
-        searcher: ScannSearcher | ExactSearcher
-        if backend == "scann":
-            check_scann(place / "scann", base_vectors, structure)
-            searcher = ScannSearcher.load(place / "scann", count, structure)
-        else:
-            searcher = ExactSearcher(base_vectors)
-        base = Base(base_vectors, backend, structure, searcher, points, sample, costs, target)
+        base = _read_base(place, manifest, vectors[:count])
         snapshot = Snapshot(version, ids, live, int(live.sum()), base, vectors[count:], table, projection)
-        check_snapshot(snapshot)
-        if machine != machine_name(backend):
-            costs, points = measure_costs(base_vectors, searcher), retime(points, searcher, base_vectors)
-            snapshot = replace(snapshot, base=replace(base, costs=costs, points=points))
+        _check_snapshot(snapshot)
+        if manifest["base"]["machine"] != machine_name():
+            snapshot = replace(snapshot, base=_measure_again(base))
         return snapshot, settings, manifest["generation"]
     except (FileNotFoundError, UserError) as error:
         if isinstance(error, FileNotFoundError) or str(folder) in str(error):
             raise
         raise UserError(f"{folder} is damaged: {error}") from error
-    except Exception as error:  # it may hold anything
+    except Exception as error:  # the files may hold anything
         raise UserError(f"{folder} is damaged: {error or type(error).__name__}") from error
+
+
+def _read_base(place: Path, manifest: dict[str, Any], vectors: np.ndarray) -> Base:
+    about = manifest["base"]
+    sample = None
+    if "sample.npz" in manifest["files"]:
+        arrays = _load_arrays(place / "sample.npz")
+        sample = Sample(arrays["rows"], arrays["scores"])
+    host = HostSearcher(vectors, HostCosts.from_json(about["host_costs"]))
+    points = tuple(OperatingPoint.from_json(point) for point in about["points"])
+    costs = about["device_costs"]
+    if costs is not None:
+        costs = float(costs[0]), float(costs[1])
+        if not all(0 <= value < math.inf for value in costs):
+            raise UserError("its costs are not times")
+    index: ScannSearcher | DeviceSearcher | None
+    if about["backend"] == "scann":
+        leaves = int(about["leaves"])
+        _check_scann(place / "scann", vectors, leaves)
+        index = ScannSearcher.load(place / "scann", len(vectors), leaves, points)
+    elif about["backend"] == "exact":
+        index = DeviceSearcher.make_if_useful(vectors, costs)
+    else:
+        raise ValueError(f"there is no backend {about['backend']!r}")
+    return Base(vectors, host, index, sample, float(about["target_recall"]))
+
+
+def _measure_again(base: Base) -> Base:
+    index = base.index
+    if isinstance(index, ScannSearcher):
+        index = retime(index, base.vectors)
+    elif index is not None:
+        index = DeviceSearcher(base.vectors)
+    return replace(base, host=HostSearcher(base.vectors), index=index)
+
+
+def _save_array(path: Path, array: np.ndarray) -> None:
+    with path.open("wb") as file:
+        np.save(file, array, allow_pickle=False)
+
+
+def _load_array(path: Path, dtype: type | None, shape: tuple[int, ...]) -> np.ndarray:
+    """Reads what `_save_array` wrote.
+
+    Args:
+        path: of the file.
+        dtype: that it must have; None for integers or texts.
+        shape: that it must have.
+
+    Raises:
+        ValueError: it is another, or the file is shorter than its header says.
+    """
+    with path.open("rb") as file:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        found, _, kind = read(file)
+        start = file.tell()
+    wanted = kind.kind in "iU" if dtype is None else kind == dtype
+    # Checked before memory is asked for.
+    if found != shape or not wanted or start + math.prod(shape) * kind.itemsize != path.stat().st_size:
+        raise ValueError(f"{path.name} holds {kind} {found}")
+    array: np.ndarray = np.load(path, allow_pickle=False)
+    return array
+
+
+def _load_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Reads the arrays of an npz that is not compressed, as ours are; ValueError or BadZipFile for any other."""
+    with zipfile.ZipFile(path) as archive:
+        if any(item.compress_type != zipfile.ZIP_STORED for item in archive.infolist()):
+            raise ValueError(f"{path.name} is compressed")
+        if sum(item.file_size for item in archive.infolist()) > path.stat().st_size:
+            raise ValueError(f"{path.name} claims to hold more than it does")
+    with np.load(path, allow_pickle=False) as arrays:
+        found = dict(arrays)
+    if strange := [name for name, array in found.items() if not isinstance(array, np.ndarray)]:
+        raise ValueError(f"{path.name} holds {strange[0]}, which is no array")
+    return found
 
 
 def _check_files(place: Path, digests: dict[str, Any]) -> None:
     present = {path.relative_to(place).as_posix() for path in place.rglob("*") if path.is_file()}
     if strange := sorted(present - digests.keys()):
-        raise UserError(f"{place} holds {strange[0]}, which the manifest does not name; it was not written by us")
+        raise UserError(f"{place} holds {strange[0]}, which the manifest does not name; this package did not write it")
     for name, known in digests.items():
         path = place / name
         if name not in present:
@@ -265,8 +442,63 @@ def _check_files(place: Path, digests: dict[str, Any]) -> None:
             raise UserError(f"{path} is damaged: its bytes are not those that were saved; build the index again")
 
 
-def _manifest_digest(manifest: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+def _check_settings(settings: dict[str, Any], width: int) -> None:
+    kinds = {"model": str, "backend": str, "batch": int, "seed": int, "about": dict, "subspaces": dict}
+    for name, kind in kinds.items():
+        if not isinstance(settings.get(name), kind):
+            raise UserError(f"its setting {name!r} is {settings.get(name)!r}")
+    if settings["batch"] < 1 or settings["seed"] < 0 or settings["backend"] not in BACKENDS:
+        raise UserError("its settings are out of range")
+    check_subspaces(settings["subspaces"], width, projected=False)
+
+
+def _check_scann(folder: Path, vectors: np.ndarray, leaves: int) -> None:
+    """Raises UserError where ScaNN's files are of other rows: ScaNN would read beyond them.
+
+    ScaNN's binary files are not checked further. Do not load an index of somebody whom you do not trust, as you would
+    not run their program.
+    """
+    if not 0 <= leaves <= len(vectors):
+        raise UserError("it has more leaves than rows")
+    stored = _load_array(folder / "dataset.npy", np.float32, vectors.shape)
+    if not np.array_equal(stored, vectors):
+        raise UserError("ScaNN's rows are not the index's")
+    if leaves:
+        leaf = _load_array(folder / "datapoint_to_token.npy", np.int32, (len(vectors),))
+        if not 0 <= leaf.min() <= leaf.max() < leaves:
+            raise UserError("ScaNN's partitions are not the index's")
+
+
+def _check_snapshot(snapshot: Snapshot) -> None:
+    """Raises UserError where parts of a snapshot do not fit each other, or hold what no index holds."""
+    base = snapshot.base
+    check_unit(base.vectors)
+    check_unit(snapshot.added)
+    check_ids(snapshot.ids[snapshot.live])
+    check_ids(snapshot.ids[: base.count])
+    if not 0 < base.target_recall <= 1:
+        raise UserError("its recall is not in (0, 1]")
+    for point in base.points:
+        fits = 1 <= point.neighbours <= base.count and 1 <= point.reorder <= base.count
+        leaves = 1 <= point.leaves <= max(1, base.leaves)
+        times = 0 < point.single_seconds < math.inf and 0 < point.batch_seconds < math.inf
+        if not (fits and leaves and times):
+            raise UserError("an operating point is out of range")
+    if base.backend == "scann" and not base.points:
+        raise UserError("it has no operating points")
+    sample = base.sample
+    if sample is not None:
+        shapes = sample.rows.ndim == 1 and sample.scores.ndim == 2 and len(sample.rows) == len(sample.scores) > 0
+        inside = shapes and sample.rows.dtype.kind == "i" and 0 <= sample.rows.min() <= sample.rows.max() < base.count
+        if not inside or sample.scores.dtype != np.float32 or not np.isfinite(sample.scores).all():
+            raise UserError("its sample is of other rows")
+    projection, width = snapshot.projection, base.vectors.shape[1]
+    if projection is not None:
+        mean, components = projection.mean, projection.components
+        if mean.ndim != 1 or components.shape != (len(mean), width):
+            raise UserError("its projection is of other vectors")
+        if not (np.isfinite(mean).all() and np.isfinite(components).all()):
+            raise UserError("its projection is not finite")
 
 
 def _digest(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Finds how hard ScaNN must look so that the asked recall is met, on a sample of the real vectors."""
+"""Tunes ScaNN: finds the fastest operating points with the asked recall, measured on a sample of the real vectors."""
 
 from __future__ import annotations
 
@@ -6,74 +6,37 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from fashion_jax.search.exact import search_rows
-from fashion_jax.search.scann import ScannSearcher
-from fashion_jax.system.errors import UserError
+from fashion_jax.search.exact import Queries, search_rows
+from fashion_jax.search.scann import OperatingPoint, ScannSearcher
 from fashion_jax.system.process import num_cores
 
-# Numbers of neighbours for which there is an operating point, and the queries on which each is measured: many
-# neighbours per query say as much with fewer queries, and cost more.
+# Number of neighbours of each operating point -> queries on which it is measured. With many neighbours per query, few
+# queries say as much, and cost more.
 _LADDER = {10: 600, 30: 400, 100: 200, 300: 100, 1_000: 64}
 _SAMPLE = max(_LADDER.values())
 _SINGLES = 64  # queries that are timed one by one
 _REORDER = (1.0, 1.5, 2.0, 3.0, 5.0, 8.0, 14.0, 25.0, 40.0)  # candidates per neighbour
-_FIRST_REORDER = 3  # place in it of the first that is tried
-_STEPS = 3  # on the grid of leaves that fewer candidates may cost
-_ROWS_PER_TASK = 50  # whose similarities to all rows are held at once
+_FIRST_REORDER = 3  # the place in _REORDER that is tried first
+_STEPS = 3  # on the grid of leaves, for a smaller number of candidates
+_ROWS_PER_TASK = 50  # sampled rows whose similarities to all rows are held at once
 _VALUES_AT_ONCE = 1 << 26  # of such similarities, over all tasks, 256 MiB
-_TIE = 1e-5  # cosine similarity that single precision cannot tell apart
-_CLEARANCE = 2.0  # standard errors by which the sample must clear the target, so that other queries do too
-
-
-@dataclass(frozen=True, slots=True)
-class OperatingPoint:
-    """How ScaNN is asked for up to `neighbours` neighbours, and what was measured there.
-
-    Attributes:
-        neighbours: asked for at most.
-        leaves: partitions looked into.
-        reorder: candidates whose similarity is computed exactly.
-        recall: mean share of the true nearest `neighbours` that are found, on the sample.
-        single_seconds: of one query alone, the median.
-        batch_seconds: of one query in a batch of the sample's size.
-    """
-
-    neighbours: int
-    leaves: int
-    reorder: int
-    recall: float
-    single_seconds: float
-    batch_seconds: float
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns JSON values."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> OperatingPoint:
-        """Returns the point that `to_json` wrote; UserError when it is none."""
-        try:
-            neighbours, leaves, reorder = (int(values[name]) for name in ("neighbours", "leaves", "reorder"))
-            recall, single, batch = (float(values[n]) for n in ("recall", "single_seconds", "batch_seconds"))
-            return cls(neighbours, leaves, reorder, recall, single, batch)
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"the operating point {values!r} is damaged") from error
+_TIE = 1e-5  # difference of cosine similarities that single precision cannot tell
+_CLEARANCE = 2.0  # standard errors by which the sample must exceed the target, so that other queries reach it too
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Rows that serve as queries, and how near their true neighbours are, themselves left out.
+    """Rows that serve as queries, and how near their true neighbours are. A row is not its own neighbour.
 
     Attributes:
-        rows: their positions.
-        scores: cosine similarities of the nearest rows, best first. Similarities rather than positions, because of
-            several rows that are equally near (the same photo twice) any is right.
+        rows: positions of the sampled rows.
+        scores: cosine similarities of the nearest rows, best first. Similarities, not positions: where several rows
+            are equally near (the same photo twice), any of them is right.
     """
 
     rows: Int64[np.ndarray, " sample"]
@@ -90,16 +53,16 @@ class _Measured:
 
 
 def draw_sample(vectors: Float32[np.ndarray, "n dim"], seed: int) -> Sample:
-    """Draws rows and finds their true neighbours by comparing all, up to the most that are ever tuned for.
+    """Draws rows and finds their true neighbours by exact search, as many as the largest operating point has.
 
     Args:
         vectors: of length 1; at least 2.
-        seed: of the draw.
+        seed: of the random draw.
     """
     count = len(vectors)
     rows = np.random.default_rng(seed).choice(count, min(_SAMPLE, count), replace=False)
     width = min(max(_LADDER), count - 1)
-    # The comparisons use all cores by themselves, picking the best of them one.
+    # The comparison uses all cores by itself; picking the best rows uses one.
     cuts = np.array_split(rows, max(1, len(rows) // _ROWS_PER_TASK))
     workers = min(num_cores(), max(1, _VALUES_AT_ONCE // (_ROWS_PER_TASK * count)))
     with ThreadPoolExecutor(workers) as pool:
@@ -111,10 +74,12 @@ def draw_sample(vectors: Float32[np.ndarray, "n dim"], seed: int) -> Sample:
 def measure_recall(
     wanted: Float32[np.ndarray, "sample k"], found: Float32[np.ndarray, "sample k"]
 ) -> Float32[np.ndarray, " sample"]:
-    """Returns the share of the k true neighbours that were found: of rows at least as near as the k-th of them.
+    """Returns the share of the k true neighbours that were found, in [0, 1].
+
+    A found row counts where it is at least as near as the k-th true neighbour.
 
     Args:
-        wanted: similarities of the k nearest, best first.
+        wanted: similarities of the k nearest rows, best first.
         found: similarities of k different rows that were found, -inf where there is none.
     """
     return (found >= wanted[:, -1:] - _TIE).mean(1, dtype=np.float32)
@@ -127,16 +92,16 @@ def tune(
     target: float,
     on_point: Callable[[OperatingPoint], None] = lambda point: None,
 ) -> tuple[OperatingPoint, ...]:
-    """Returns an operating point per number of neighbours: the fastest that meets the target.
+    """Returns, for each number of neighbours, the fastest operating point that meets the target.
 
-    Where none meets it (a target of 1, say), the most thorough one is returned with the recall that it has.
+    Where none meets the target (a target of 1, for instance), the most thorough point is returned.
 
     Args:
         searcher: over `vectors`.
         vectors: of length 1.
-        sample: of `draw_sample`.
+        sample: from `draw_sample`.
         target: recall in (0, 1].
-        on_point: called with each point as it is found.
+        on_point: called with each point when it is found.
     """
     points: list[OperatingPoint] = []
     for most, queries in _LADDER.items():
@@ -155,14 +120,14 @@ def _tune_one(
     searcher: ScannSearcher, vectors: np.ndarray, sample: Sample, neighbours: int, target: float, fewest: int
 ) -> OperatingPoint:
     queries = vectors[sample.rows]
-    every = max(1, searcher.structure.leaves)
+    every = max(1, searcher.leaves)
     grid = [leaves for leaves in _leaf_grid(every) if leaves >= min(fewest, every)]
     reorders = list(_reorders(neighbours, searcher.count))
     best: _Measured | None = None
 
     def measure(place: int, reorder: int) -> _Measured:
         begin = time.perf_counter()
-        found = searcher.search(queries, neighbours + 1, grid[place], reorder)
+        found = searcher.search_at(queries, neighbours + 1, grid[place], reorder)
         seconds = (time.perf_counter() - begin) / len(queries)
         recall = measure_recall(sample.scores[:, :neighbours], scores_of_others(*found, sample.rows))
         clearance = _CLEARANCE * float(recall.std()) / math.sqrt(len(recall))
@@ -171,7 +136,7 @@ def _tune_one(
         return _Measured(met, seconds, place, reorder, mean)
 
     def first_to_meet(places: Iterable[int], reorder: int) -> int | None:
-        """Measures places on the grid one by one until one meets the target, and returns it."""
+        """Measures places on the grid one by one; returns the first that meets the target."""
         nonlocal best
         for place in places:
             found = measure(place, reorder)
@@ -180,8 +145,8 @@ def _tune_one(
                 return place
         return None
 
-    # The first number of candidates, from a generous one on, with which enough leaves meet the target: recall grows
-    # with the leaves, so the fewest are found by halving.
+    # Candidates are added until some number of leaves meets the target. Recall grows with the leaves, so the fewest
+    # leaves are found by halving.
     low, number = 0, min(_FIRST_REORDER, len(reorders) - 1)
     while best is None and number < len(reorders):
         low, high = 0, len(grid)
@@ -193,7 +158,7 @@ def _tune_one(
     if best is None:
         best = measure(len(grid) - 1, reorders[-1])
     else:
-        # Fewer candidates need more leaves, and more need fewer; a few steps on the grid say whether either is a gain.
+        # Fewer candidates need more leaves, and more candidates fewer; a few steps on the grid show what is faster.
         start = low
         for reorder in reversed(reorders[:number]):
             place = first_to_meet(range(start, min(start + _STEPS, len(grid))), reorder)
@@ -209,36 +174,27 @@ def _tune_one(
     return OperatingPoint(neighbours, leaves, best.reorder, best.recall, single, best.seconds)
 
 
-def retime(
-    points: tuple[OperatingPoint, ...], searcher: Any, vectors: Float32[np.ndarray, "n dim"]
-) -> tuple[OperatingPoint, ...]:
-    """Returns the points with the times that they take on this machine; their recall is the same on all."""
+def retime(searcher: ScannSearcher, vectors: Float32[np.ndarray, "n dim"]) -> ScannSearcher:
+    """Returns the searcher with its points' times measured on this machine; recall is the same on every machine."""
     queries = vectors[: min(len(vectors), 4 * _SINGLES)]
-    return tuple(
-        replace(
-            point,
-            single_seconds=_single_seconds(
-                searcher, queries[: _SINGLES // 4], point.neighbours, point.leaves, point.reorder
-            ),
-            batch_seconds=_batch_seconds(searcher, queries, point.neighbours, point.leaves, point.reorder),
-        )
-        for point in points
-    )
+
+    def measure(point: OperatingPoint) -> OperatingPoint:
+        single = _single_seconds(searcher, queries[: _SINGLES // 4], point.neighbours, point.leaves, point.reorder)
+        begin = time.perf_counter()
+        searcher.search_at(queries, point.neighbours, point.leaves, point.reorder)
+        batch = (time.perf_counter() - begin) / len(queries)
+        return replace(point, single_seconds=single, batch_seconds=batch)
+
+    return searcher.with_points(tuple(measure(point) for point in searcher.points))
 
 
-def _single_seconds(searcher: ScannSearcher, queries: np.ndarray, neighbours: int, leaves: int, reorder: int) -> float:
+def _single_seconds(searcher: ScannSearcher, queries: Queries, neighbours: int, leaves: int, reorder: int) -> float:
     times = []
     for query in queries:
         begin = time.perf_counter()
-        searcher.search(query[None], neighbours, leaves, reorder)
+        searcher.search_at(query[None], neighbours, leaves, reorder)
         times.append(time.perf_counter() - begin)
     return float(np.median(times))
-
-
-def _batch_seconds(searcher: ScannSearcher, queries: np.ndarray, neighbours: int, leaves: int, reorder: int) -> float:
-    begin = time.perf_counter()
-    searcher.search(queries, neighbours, leaves, reorder)
-    return (time.perf_counter() - begin) / len(queries)
 
 
 def _reorders(neighbours: int, count: int) -> Iterator[int]:
@@ -264,7 +220,7 @@ def _leaf_grid(leaves: int) -> Iterator[int]:
 def scores_of_others(
     scores: Float32[np.ndarray, "sample m"], found: Int64[np.ndarray, "sample m"], rows: Int64[np.ndarray, " sample"]
 ) -> Float32[np.ndarray, "sample k"]:
-    """Removes what each row says of itself, or where it did not find itself the last one: k is m - 1."""
+    """Removes each sampled row's similarity to itself; where it did not find itself, the last one. k is m - 1."""
     own = found == rows[:, None]
     own[~own.any(1), -1] = True
     return scores[~own].reshape(len(found), found.shape[1] - 1)

@@ -21,6 +21,11 @@ def attributes_of(vectors: np.ndarray, seed: int = 0) -> dict[str, list]:
     return {"side": side.tolist(), "share": share.tolist(), "title": titles}
 
 
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """Returns vectors of length 1."""
+    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+
+
 def truth(vectors: np.ndarray, queries: np.ndarray, k: int, mask: np.ndarray | None = None) -> np.ndarray:
     """Returns the positions of the k nearest by cosine, -1 where there are fewer, in double precision."""
     unit = vectors.astype(np.float64) / np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)

@@ -176,7 +176,9 @@ def test_hits_are_explained_by_the_version_that_was_searched(shop):
     index = Index.load(shop / "index")
     hits = index.search(index.vectors(["S00000"]), 4)
     before = index.attributes(hits.ids[0])
-    memory = Index(index.snapshot, {"model": "", "backend": "exact", "batch": 1, "seed": 0, "about": {}})
+    memory = Index(
+        index.snapshot, {"model": "", "subspaces": {}, "backend": "exact", "batch": 1, "seed": 0, "about": {}}
+    )
     memory.delete(hits.ids[0].tolist())  # beside the one who searched
     assert [hit.attributes for hit in explain(hits, {"colour": "red"})] == before
 

@@ -6,11 +6,12 @@ import dataclasses
 
 import numpy as np
 import pytest
-from search.clustered import attributes_of, clustered, recall, truth
+from search.clustered import attributes_of, clustered, recall, truth, unit
 
 import fashion_jax
-from fashion_jax.search import planner, query, ranking, snapshot
-from fashion_jax.search.exact import ExactSearcher, search_rows
+from fashion_jax.search import exact, planner, query, scann
+from fashion_jax.search.build import BuildOptions
+from fashion_jax.search.exact import DeviceSearcher, HostSearcher, PassingRows
 from fashion_jax.search.index import Index
 from fashion_jax.system.errors import UserError
 
@@ -35,10 +36,9 @@ def positions(hits) -> np.ndarray:
 
 def same_neighbours(found: np.ndarray, wanted: np.ndarray) -> bool:
     """Whether two lists are the same, but for neighbours whose similarities single precision cannot tell apart."""
-    unit = VECTORS / np.linalg.norm(VECTORS, axis=1, keepdims=True)
-    queries = QUERIES / np.linalg.norm(QUERIES, axis=1, keepdims=True)
+    rows, queries = unit(VECTORS), unit(QUERIES)
     differ = np.argwhere(found != wanted)
-    apart = [queries[q] @ (unit[found[q, place]] - unit[wanted[q, place]]) for q, place in differ]
+    apart = [queries[q] @ (rows[found[q, place]] - rows[wanted[q, place]]) for q, place in differ]
     return len(differ) < found.size / 100 and np.array_equal(found < 0, wanted < 0) and np.allclose(apart, 0, atol=1e-6)
 
 
@@ -58,7 +58,6 @@ def test_exact_search_is_exact():
 
 def test_scores_are_cosine_similarities(index):
     hits = index.search(QUERIES * 1e6, 5)
-    unit = lambda x: x / np.linalg.norm(x, axis=-1, keepdims=True)  # noqa: E731
     wanted = np.einsum("qd,qkd->qk", unit(QUERIES), unit(VECTORS)[positions(hits)])
     assert np.allclose(hits.scores, wanted, atol=1e-5)
     single = index.search(QUERIES[3], 5)
@@ -90,38 +89,43 @@ def test_a_filter_costs_neither_hits_nor_recall(index, share, num_queries):
 
 
 @pytest.mark.parametrize("share", [0.7, 0.3, 0.05])
-def test_rows_too_large_to_keep_are_struck_out_rather_than_copied_for_each_query(share, monkeypatch):
-    exact = Index.build(VECTORS, IDS, ATTRIBUTES, backend="exact")
-    monkeypatch.setattr(snapshot, "_CACHED_BYTES", 0)
-    wanted = truth(VECTORS, QUERIES, 10, np.array(ATTRIBUTES["share"]) < share)
-    allowed, base = exact.snapshot.allowed(f"share < {share}"), exact.snapshot.base
-    assert allowed.is_masked(base, 1) == (share > 0.1)
-    assert allowed.is_masked(base, 100) == (share > 0.5)
-    queries = exact.snapshot.project(QUERIES, "queries")
-    singly = [planner.nearest_exactly(exact.snapshot, query[None], 10, allowed)[1] for query in queries[:50]]
+@pytest.mark.parametrize("copy", [0.0, 1.0])
+def test_exact_search_may_mask_or_copy_rows_that_it_cannot_keep(share, copy, monkeypatch):
+    monkeypatch.setattr(exact, "_KEPT_BYTES", 0)
+    passing = exact.PassingRows(np.array(ATTRIBUTES["share"]) < share)
+    searcher = exact.HostSearcher(unit(VECTORS), exact.HostCosts((1, 6_000), (1e-6, 1e-3), 1e-9, copy))
+    wanted = truth(VECTORS, QUERIES, 10, passing.mask)
+    assert same_neighbours(searcher.search(unit(QUERIES), 10, passing)[1], wanted)
+    singly = [searcher.search(query[None], 10, passing)[1] for query in unit(QUERIES[:50])]
     assert same_neighbours(np.concatenate(singly), wanted[:50])
-    assert same_neighbours(planner.nearest_exactly(exact.snapshot, queries, 10, allowed)[1], wanted)
-    assert not allowed.is_gathered
+    assert passing._copy is None
+    assert (searcher.seconds(1, 10, passing) < 1e-3) == (copy == 0 and share < 0.5)
 
 
-def test_a_filter_that_follows_the_vectors_costs_nothing_either(approximate, monkeypatch):
-    # As if ScaNN were always the cheaper one, also where the nearest products are all on the other side.
-    monkeypatch.setattr(planner, "plan", lambda base, n, k, allowed: ("scann", min(4 * k, base.count)))
+def test_queries_that_a_filter_leaves_short_are_searched_exactly(approximate, monkeypatch):
+    # As if ScaNN were always the faster one, also where the nearest products are all on the other side.
+    monkeypatch.setattr(planner, "plan", lambda base, n, k, passing: base.index)
+    monkeypatch.setattr(scann, "candidates", lambda k, share: 4 * k)
     mask = np.array(ATTRIBUTES["side"]) == "left"
     wanted = truth(VECTORS, QUERIES, 10, mask)
     found = positions(approximate.search(QUERIES, 10, where="side == 'left'"))
     assert (found >= 0).all()
     assert mask[found].all()
     assert recall(found, wanted) >= 0.95
-    assert approximate.snapshot.allowed("side == 'left'").shortfalls > 0
+    assert approximate.snapshot.select("side == 'left'").base.short > 0
 
 
-def test_filters_that_leave_queries_short_are_searched_exactly_from_then_on(approximate):
-    base, allowed = approximate.snapshot.base, approximate.snapshot.allowed("share < 0.5")
-    dear = dataclasses.replace(base, costs=dataclasses.replace(base.costs, host_batch=1.0))  # so that ScaNN is cheaper
-    assert planner.plan(dear, 1000, 10, allowed)[0] == "scann"
-    allowed.searches, allowed.shortfalls = 100, 50
-    assert planner.plan(dear, 1000, 10, allowed)[0] == "host"
+def test_the_plan_follows_the_measured_costs(approximate):
+    base, passing = approximate.snapshot.base, approximate.snapshot.select("share < 0.5").base
+    cheap, dear = (dataclasses.replace(base.host.costs, batch=batch) for batch in (0.0, 1.0))
+    index_wins = dataclasses.replace(base, host=exact.HostSearcher(base.vectors, dear))
+    assert planner.plan(index_wins, 1000, 10, passing) is base.index
+    assert planner.plan(index_wins, 1000, 10, None) is base.index
+    host_wins = dataclasses.replace(base, host=exact.HostSearcher(base.vectors, cheap))
+    assert planner.plan(host_wins, 1000, 10, passing) is host_wins.host
+    passing.searched, passing.short = 100, 90  # most queries would be searched twice
+    assert planner.plan(index_wins, 1000, 10, passing) is index_wins.host
+    assert planner.plan(index_wins, 1000, 5_000, None) is index_wins.host  # nothing was tuned for that many
 
 
 def test_fewer_rows_than_asked_for_leave_places_empty(index):
@@ -159,8 +163,8 @@ def test_groups_give_their_nearest_alone(index):
 
 def test_few_groups_among_many_rows_are_found_in_bounded_memory(index, monkeypatch):
     monkeypatch.setattr(query, "_MOST_FETCHED", 16)
-    monkeypatch.setattr(ranking, "_TILE_ROWS", 700)
-    monkeypatch.setattr(ranking, "_TILE_QUERIES", 7)
+    monkeypatch.setattr(query, "_TILE_ROWS", 700)
+    monkeypatch.setattr(query, "_TILE_QUERIES", 7)
     sides = np.array(ATTRIBUTES["side"])
     hits = index.search(QUERIES[:20], 9, group_by="side", where="share < 0.5", exclude=IDS[:20])
     mask = (np.array(ATTRIBUTES["share"]) < 0.5) & (np.arange(6_000) >= 20)
@@ -184,13 +188,12 @@ def test_many_exclusions_are_as_few(index, monkeypatch):
 
 def test_diversity_is_maximal_marginal_relevance():
     index = Index.build(VECTORS[:200], IDS[:200], backend="exact")
-    unit = VECTORS[:200] / np.linalg.norm(VECTORS[:200], axis=1, keepdims=True)
-    query = QUERIES[0] / np.linalg.norm(QUERIES[0])
-    relevance, picks = unit @ query, []
+    rows = unit(VECTORS[:200])
+    relevance, picks = rows @ unit(QUERIES[0]), []
     pool = np.argsort(-relevance)[:50].tolist()
     while len(picks) < 6:
         value = [
-            0.6 * relevance[i] - (0.4 * max(unit[i] @ unit[j] for j in picks) if picks else 0.0) for i in pool
+            0.6 * relevance[i] - (0.4 * max(rows[i] @ rows[j] for j in picks) if picks else 0.0) for i in pool
         ]  # fmt: skip
         picks.append(pool.pop(int(np.argmax(value))))
     assert positions(index.search(QUERIES[0], 6, diversity=0.4))[0].tolist() == picks
@@ -212,22 +215,20 @@ def test_a_smallest_score_and_exclusions(index):
 
 def test_projected_vectors_are_searched_in_their_own_space():
     wide = np.concatenate([VECTORS, 0.01 * clustered(6_000, seed=5)], axis=1)
-    index = Index.build(wide, IDS, backend="exact", pca=32)
+    index = Index.build(wide, IDS, backend="exact", options=BuildOptions(pca=32))
     assert index.projection is not None
     assert index.projection.explained > 0.98
     assert index.num_features == 64
     assert recall(positions(index.search(wide[:50], 10)), truth(wide, wide[:50], 10)) > 0.9
-    white = Index.build(wide, IDS, backend="exact", pca=20, whiten=True)
+    white = Index.build(wide, IDS, backend="exact", options=BuildOptions(pca=20, whiten=True))
     assert white.projection is not None
-    units = wide / np.linalg.norm(wide, axis=1, keepdims=True)
-    assert np.allclose(np.cov(white.projection.apply(units).T), np.eye(20), atol=0.02)
+    assert np.allclose(np.cov(white.projection.apply(unit(wide)).T), np.eye(20), atol=0.02)
     with pytest.raises(UserError, match=r"pca must be in \[1, 64\]"):
-        Index.build(wide, IDS, pca=65)
+        Index.build(wide, IDS, options=BuildOptions(pca=65))
 
 
 def test_stored_things_are_found_by_id(index):
-    unit = VECTORS[2] / np.linalg.norm(VECTORS[2])
-    assert np.allclose(index.vectors([IDS[2]]), unit, atol=1e-6)
+    assert np.allclose(index.vectors([IDS[2]]), unit(VECTORS[2]), atol=1e-6)
     assert index.attributes([IDS[2]])[0]["title"] == "title 0"
     assert IDS[2] in index
     assert 4 not in index
@@ -241,14 +242,11 @@ def test_memory_of_exact_search_is_bounded_by_tiles(monkeypatch):
     monkeypatch.setattr("fashion_jax.search.exact._TILE_ROWS", 512)
     monkeypatch.setattr("fashion_jax.search.exact._TILE_QUERIES", 64)
     monkeypatch.setattr("fashion_jax.search.exact._HOST_TILE_SCORES", 10_000)
-    unit = VECTORS / np.linalg.norm(VECTORS, axis=1, keepdims=True)
-    queries = QUERIES / np.linalg.norm(QUERIES, axis=1, keepdims=True)
-    wanted = truth(VECTORS, QUERIES, 600)
-    assert same_neighbours(ExactSearcher(unit).search(queries, 600)[1], wanted)
-    assert same_neighbours(search_rows(unit, queries, 600)[1], wanted)
     mask = np.array(ATTRIBUTES["share"]) < 0.05
-    masked = ExactSearcher(unit).search(queries, 600, mask)[1]
-    assert same_neighbours(masked, truth(VECTORS, QUERIES, 600, mask))
+    for searcher in (DeviceSearcher(unit(VECTORS)), HostSearcher(unit(VECTORS))):
+        for passing in (None, PassingRows(mask)):
+            wanted = truth(VECTORS, QUERIES, 600, None if passing is None else mask)
+            assert same_neighbours(searcher.search(unit(QUERIES), 600, passing)[1], wanted)
 
 
 BAD = np.array([[1.0, np.nan] + [0.0] * 30], np.float32)
@@ -295,8 +293,8 @@ BAD = np.array([[1.0, np.nan] + [0.0] * 30], np.float32)
         (lambda i: Index.build(VECTORS[:2], ["\udfff", "b"]), "no text that can be stored"),
         (lambda i: Index.build(VECTORS, IDS, target_recall=10**400), "target_recall"),
         (lambda i: Index.build(VECTORS, IDS, backend=None), "no backend"),
-        (lambda i: Index.build(VECTORS, IDS, seed="x"), "seed"),
-        (lambda i: Index.build(VECTORS, IDS, batch=0), "batch"),
+        (lambda i: BuildOptions(seed="x"), "seed"),
+        (lambda i: BuildOptions(batch=0), "batch"),
         (lambda i: i.upsert([True], QUERIES[:1]), "true and false"),
         (lambda i: i.upsert([10**400], QUERIES[:1]), "63"),
         (lambda i: i.delete(None), "list of integers or of texts"),

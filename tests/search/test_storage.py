@@ -15,12 +15,12 @@ import pytest
 from search.clustered import attributes_of, clustered
 
 from fashion_jax.cli import main
-from fashion_jax.search import saved as saved_module
 from fashion_jax.search import storage
 from fashion_jax.search.attributes import AttributeTable
+from fashion_jax.search.build import BuildOptions
 from fashion_jax.search.index import Index
-from fashion_jax.search.journal import Update, append_update, read_updates
-from fashion_jax.search.updates import Writing
+from fashion_jax.search.journal import append_update, read_updates
+from fashion_jax.search.snapshot import Update, Updater
 from fashion_jax.system.errors import UserError
 
 VECTORS, QUERIES = np.split(clustered(1_040, 16), [1_000])
@@ -29,7 +29,9 @@ ATTRIBUTES = attributes_of(VECTORS)
 
 @pytest.fixture(params=["exact", "scann"])
 def saved(request, tmp_path):
-    index = Index.build(VECTORS, np.arange(1_000), ATTRIBUTES, backend=request.param, pca=12, model="abc")
+    index = Index.build(
+        VECTORS, np.arange(1_000), ATTRIBUTES, backend=request.param, options=BuildOptions(pca=12), model="abc"
+    )
     index.save(tmp_path / "index")
     index.upsert([3, 2_000], QUERIES[:2], {"side": ["new", "new"]})
     index.delete([4])
@@ -133,9 +135,9 @@ def test_the_journal_ends_at_what_a_crash_cut_short(saved):
     assert len(ends) == 3
     journal.write_bytes(whole + whole[:30])
     with Index.load(folder) as loaded:
-        assert "30 bytes" in loaded.unread
+        assert "30 bytes" in loaded.journal_warning
         loaded.delete([10])
-        assert not loaded.unread
+        assert not loaded.journal_warning
     assert 10 not in Index.load(folder)  # the half record was removed before the next one was written
 
 
@@ -145,7 +147,7 @@ def test_a_damaged_last_update_is_told_of(saved, capsys):
     journal.write_bytes(journal.read_bytes()[:-1] + b"!")
     loaded = Index.load(folder)
     assert 4 in loaded  # its removal was the last update
-    assert "damaged since" in loaded.unread
+    assert "was damaged since" in loaded.journal_warning
     assert main(["index", "verify", "--index", str(folder)]) == 2
     assert "no whole update" in capsys.readouterr().err
 
@@ -196,7 +198,7 @@ def forge(folder, change):
         data = (place / name).read_bytes()
         manifest["files"][name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     manifest.pop("sha256", None)
-    path.write_text(json.dumps({**manifest, "sha256": storage._manifest_digest(manifest)}))
+    path.write_text(json.dumps({**manifest, "sha256": storage.manifest_digest(manifest)}))
 
 
 def change_array(name, change):
@@ -284,9 +286,8 @@ def fill(rows, value):
         lambda place, manifest: (place / "vectors.npy").write_bytes(
             b"\x93NUMPY\x01\x00\x14\x00{'descr': ('<f4',    \n"
         ),
-        set_in("base", "costs", []),
-        set_in("base", "costs", "host_rows", [5, 3]),
-        set_in("base", "leaves", 10**12),
+        set_in("base", "host_costs", []),
+        set_in("base", "host_costs", "rows", [5, 3]),
         set_in("settings", "about", 5),
         set_in("settings", "backend", 5),
         set_in("settings", "batch", -1),
@@ -306,8 +307,9 @@ def fill(rows, value):
         set_in("base", "rows", 0),
         set_in("base", "backend", "faiss"),
         set_in("base", "target_recall", "much"),
-        set_in("base", "costs", {"host_single": 1.0}),
-        set_in("base", "costs", "host_batch", float("nan")),
+        set_in("base", "host_costs", {"single": 1.0}),
+        set_in("base", "host_costs", "batch", float("nan")),
+        set_in("base", "device_costs", [-1, 1]),
         set_in("base", "points", [{"neighbours": 10}]),
         set_in("base", "points", [{}]),
         set_in("settings", {}),
@@ -333,6 +335,7 @@ def test_numbers_of_scann_out_of_range_are_refused(saved):
     whole = folder.with_name("whole")
     shutil.copytree(folder, whole)
     for change in (
+        set_in("base", "leaves", 10**12),
         set_in("base", "points", 0, "leaves", 10**9),
         set_in("base", "points", 0, "reorder", -1),
         set_in("base", "points", 0, "neighbours", 0),
@@ -381,7 +384,7 @@ def test_updates_that_no_index_wrote_are_refused(saved, update):
     _, folder = saved
     with next(folder.glob("*.journal")).open("ab", buffering=0) as file:
         append_update(file, update)
-    with pytest.raises(UserError, match=r"record that is none|another index"):
+    with pytest.raises(UserError, match=r"damaged record|another index"):
         Index.load(folder)
 
 
@@ -443,7 +446,7 @@ def test_an_interrupted_catching_up_starts_again(saved, monkeypatch):
     writer, reader = Index.load(folder), Index.load(folder)
     writer.delete([2_000])
     writer.upsert([5_000], QUERIES[:1])
-    real, calls = Writing.apply, []
+    real, calls = Updater.apply, []
 
     def interrupted(self, snapshot, update):
         calls.append(update)
@@ -451,7 +454,7 @@ def test_an_interrupted_catching_up_starts_again(saved, monkeypatch):
             raise KeyboardInterrupt
         return real(self, snapshot, update)
 
-    monkeypatch.setattr(Writing, "apply", interrupted)
+    monkeypatch.setattr(Updater, "apply", interrupted)
     with pytest.raises(KeyboardInterrupt):
         reader.refresh()
     monkeypatch.undo()
@@ -473,7 +476,7 @@ def test_words_that_no_row_has_are_not_kept(tmp_path):
 
 
 def test_a_long_journal_is_saved_away(tmp_path, monkeypatch):
-    monkeypatch.setattr(saved_module, "_LEAST_JOURNAL", 1_000)
+    monkeypatch.setattr(storage, "_LEAST_JOURNAL", 1_000)
     with Index.build(VECTORS, np.arange(1_000), ATTRIBUTES, backend="exact") as index:
         index.save(tmp_path / "index")
         sizes = []
@@ -489,7 +492,7 @@ def test_a_long_journal_is_saved_away(tmp_path, monkeypatch):
 
 
 def test_what_cannot_be_saved_away_is_kept_all_the_same(tmp_path, monkeypatch):
-    monkeypatch.setattr(saved_module, "_LEAST_JOURNAL", 0)
+    monkeypatch.setattr(storage, "_LEAST_JOURNAL", 0)
     with Index.build(VECTORS[:2], np.arange(2), backend="exact") as index:
         index.save(tmp_path / "index")
 
@@ -508,9 +511,9 @@ def test_what_cannot_be_saved_away_is_kept_all_the_same(tmp_path, monkeypatch):
 
 def test_times_are_measured_again_on_another_machine(saved, monkeypatch):
     index, folder = saved
-    monkeypatch.setattr(storage, "machine_name", lambda backend: "another machine")
+    monkeypatch.setattr(storage, "machine_name", lambda: "another machine")
     before, after = index.snapshot.base, Index.load(folder).snapshot.base
-    assert before.costs != after.costs
+    assert before.host.costs != after.host.costs
     assert [(p.neighbours, p.leaves, p.reorder, p.recall) for p in before.points] == [
         (p.neighbours, p.leaves, p.reorder, p.recall) for p in after.points
     ]
@@ -641,7 +644,7 @@ def test_health_says_when_a_rebuild_is_due():
     index.delete(np.arange(350))
     assert "35% of the indexed rows" in index.health().reasons[0]
     index.upsert(np.arange(5_000, 5_200), clustered(200, 16, seed=9))
-    assert any("17% of the rows came since" in reason for reason in index.health().reasons)
+    assert any("17% of the rows were added since" in reason for reason in index.health().reasons)
     index.rebuild()
     assert index.health().reasons == ()
     assert len(index) == 850

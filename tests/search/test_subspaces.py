@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from fashion_jax.search.build import BuildOptions
 from fashion_jax.search.index import Index
 from fashion_jax.system.errors import UserError
 
@@ -80,7 +81,7 @@ def test_parts_are_kept_on_the_disk_and_by_changes(tmp_path):
 
 
 def test_components_have_no_parts():
-    index = make(pca=5)
+    index = make(options=BuildOptions(pca=5))
     assert index.subspaces == {}
     with pytest.raises(UserError, match="no subspaces to weigh"):
         index.search(QUERIES, 3, weights={"colour": 2})

@@ -18,11 +18,11 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from search.clustered import clustered
+from search.clustered import clustered, unit
 
-from fashion_jax.search import updates as updates_module
+from fashion_jax.search import snapshot as versions
 from fashion_jax.search.index import Index
-from fashion_jax.search.journal import Update
+from fashion_jax.search.snapshot import Update, Updater
 from fashion_jax.system.errors import UserError
 
 DIM = 8
@@ -101,10 +101,10 @@ class Model(RuleBasedStateMachine):
     @precondition(lambda self: (self.folder / "index").exists() and self.index._saved is not None)
     @rule()
     def crash_and_load(self) -> None:
-        # What is in memory is lost, as if the process had ended: nothing but the lock is let go.
+        # What is in memory is lost, as if the process had ended: only the lock is released.
         saved = self.index._saved
         assert saved is not None
-        saved._held.close()
+        saved._lock.close()
         self.index = Index.load(self.folder / "index")
 
     @precondition(lambda self: self.products)
@@ -124,9 +124,7 @@ class Model(RuleBasedStateMachine):
         assert ((hits.ids >= 0).sum(1) == min(k, len(names))).all()
         if not names:
             return
-        unit = np.stack([self.products[i][0] for i in names])
-        unit = unit / np.linalg.norm(unit, axis=1, keepdims=True)
-        scores = queries / np.linalg.norm(queries, axis=1, keepdims=True) @ unit.T
+        scores = unit(queries) @ unit(np.stack([self.products[i][0] for i in names])).T
         best = -np.sort(-scores, axis=1)[:, :k]
         assert np.allclose(hits.scores[:, : best.shape[1]], best, atol=1e-5)
         for query, (found, values) in enumerate(zip(hits.ids, hits.scores, strict=True)):
@@ -168,10 +166,10 @@ def test_readers_see_whole_versions_beside_a_writer():
     index = Index.build(vectors, ids, {"stamp": [0] * 200})
     stop, torn, answers = threading.Event(), [], [0] * 8
 
-    unit = POOL / np.linalg.norm(POOL, axis=1, keepdims=True)
+    pool = unit(POOL)
 
     def read(number: int) -> None:
-        queries = unit[number : number + 4]
+        queries = pool[number : number + 4]
         while not stop.is_set():
             hits = index.search(queries, 20)
             for query in range(4):
@@ -182,7 +180,7 @@ def test_readers_see_whole_versions_beside_a_writer():
                     return
                 # The vectors of a version follow from its stamp: ids, attributes and scores must be of one version.
                 start = stamps.pop() % 1000
-                if not np.allclose(unit[start + ids] @ queries[query], hits.scores[query], atol=1e-5):
+                if not np.allclose(pool[start + ids] @ queries[query], hits.scores[query], atol=1e-5):
                     torn.append((start, ids))
                     return
             answers[number] += 1
@@ -220,18 +218,14 @@ def test_reading_waits_for_no_writer():
 
 
 def test_rows_that_were_added_and_count_no_more_are_dropped(monkeypatch):
-    monkeypatch.setattr(updates_module, "_DEAD_ADDITIONS", 10)
+    monkeypatch.setattr(versions, "_DEAD_ADDITIONS", 10)
     index = Index.build(POOL[:20], np.arange(20), {"n": list(range(20))})
     for step in range(50):
         index.upsert([3, 100 + step % 2], POOL[step : step + 2], {"n": [step, -step]})
-        assert len(index.snapshot.delta) <= 20
+        assert len(index.snapshot.added) <= 20
     assert [row["n"] for row in index.attributes([3, 100, 101, 4])] == [49, -48, -49, 4]
     assert len(index) == 22
     assert np.allclose(index.vectors([3, 101]) @ index.vectors([3, 101]).T, unit(POOL[49:51]) @ unit(POOL[49:51]).T)
-
-
-def unit(vectors: np.ndarray) -> np.ndarray:
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
 @pytest.mark.parametrize("texts", [False, True])
@@ -255,7 +249,7 @@ def test_many_updates_at_once_are_one_after_the_other(texts):
         updates.append(Update(False, np.array([name(i) for i in ids]), vectors, columns))
         one.upsert([name(i) for i in ids], vectors, columns)
     before = build().snapshot
-    after = updates_module.Writing(before).apply_all(before, updates)
+    after = Updater(before).apply_all(before, updates)
     live = after.ids[after.live]
     assert live.tolist() == one.ids.tolist()
     rows = after.find(live.tolist())
@@ -290,7 +284,7 @@ def test_changes_made_during_a_rebuild_are_kept(monkeypatch):
 WRITER = """
 import sys, numpy as np
 from fashion_jax.search.index import Index
-from search.clustered import clustered
+from search.clustered import clustered, unit
 pool = clustered(4000, 8, clusters=30)
 index, start = Index.load(sys.argv[1]), int(sys.argv[2])
 for step in range(start, 10**6):
