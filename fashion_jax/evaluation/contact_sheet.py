@@ -1,4 +1,4 @@
-"""Photos with what the model says of them, on one picture."""
+"""The contact sheet: photos with their predicted labels, on one picture."""
 
 from __future__ import annotations
 
@@ -8,11 +8,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from fashion_jax.system import files
-from fashion_jax.system.pictures import RIGHT, UNKNOWN, WRONG, draw_captioned, render_png
+from fashion_jax.system.pictures import RIGHT, UNKNOWN, WRONG, CaptionedPhoto, write_photo_grid
 
 _COLUMNS = 8
-_LONGEST_LINE = 32  # characters under a photo
 
 
 def write_contact_sheet(
@@ -31,20 +29,8 @@ def write_contact_sheet(
         predictions: per photo, attribute -> label.
         confidences: per photo, attribute -> probability in [0, 1].
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    heads = max((len(p) for p in predictions), default=0)
-    columns = min(_COLUMNS, max(len(photos), 1))
-    rows = max(-(-len(photos) // columns), 1)
-    figure = Figure(figsize=(1.9 * columns, (2.1 + 0.2 * heads) * rows), dpi=100)
-    FigureCanvasAgg(figure)
-    # Space between the rows for one line of text per head.
-    figure.subplots_adjust(0.01, 0.2 * heads / ((2.1 + 0.2 * heads) * rows), 0.99, 0.99, 0.05, 0.06 + 0.12 * heads)
-    for place, (photo, truth, prediction, confidence) in enumerate(
-        zip(photos, truths, predictions, confidences, strict=True)
-    ):
-        axes = figure.add_subplot(rows, columns, place + 1)
+    cells = []
+    for photo, truth, prediction, confidence in zip(photos, truths, predictions, confidences, strict=True):
         lines = []
         for name, label in prediction.items():
             wanted = truth.get(name)
@@ -52,5 +38,5 @@ def write_contact_sheet(
             if wanted is not None and wanted != label:
                 text += f" ({wanted})"
             lines.append((text, UNKNOWN if wanted is None else RIGHT if wanted == label else WRONG))
-        draw_captioned(axes, photo, lines, longest=_LONGEST_LINE, font_size=6.5)
-    files.write_bytes(path, render_png(figure))
+        cells.append(CaptionedPhoto(photo, lines))
+    write_photo_grid(path, [cells[start : start + _COLUMNS] for start in range(0, len(cells), _COLUMNS)])

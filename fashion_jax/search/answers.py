@@ -1,4 +1,4 @@
-"""Answers of a search for people: what a query was, what was found, and the picture of both."""
+"""Answers of a search for people: the query, what was found, and a picture of both."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from pathlib import Path
 import numpy as np
 
 from fashion_jax.search.attributes import Scalar
-from fashion_jax.search.contact_sheet import Cell, write_neighbours
 from fashion_jax.search.gallery import CONFIDENCE, TITLE, open_gallery, read_photos
 from fashion_jax.search.index import Index
 from fashion_jax.search.recommend import Recommendation
 from fashion_jax.serving.predictor import Predictor
 from fashion_jax.system.errors import UserError, nearest
+from fashion_jax.system.pictures import RIGHT, UNKNOWN, WRONG, CaptionedPhoto, write_photo_grid
 
 _MOST_DIGITS = 20  # of an id
+_MOST_LABELS = 3  # under a photo
 
 
 @dataclass
@@ -23,11 +24,11 @@ class Answer:
     """A query with what was found.
 
     Attributes:
-        name: of the query, for people.
-        labels: known of it.
+        name: the query's name, for people.
+        labels: the query's known labels.
         hits: best first.
-        photo: of the query, or None.
-        id: of the product that is the query, or None.
+        photo: the query's photo, or None.
+        id: the id of the query, if it is a product of the index.
     """
 
     name: str
@@ -57,18 +58,22 @@ def parse_ids(index: Index, texts: list[str]) -> list[int | str]:
 
 
 def draw_answers(index: Index, model: Predictor, answers: list[Answer], path: Path, source: str | None = None) -> None:
-    """Writes a contact sheet; UserError where the catalogue of the index cannot be read."""
+    """Writes a PNG with a row per query: the query, then its hits, best first.
+
+    Raises:
+        UserError: the catalogue of the index cannot be read.
+    """
     ids = [hit.id for answer in answers for hit in answer.hits] + [a.id for a in answers if a.id is not None]
     photos = read_photos(open_gallery(index, source), ids, model)
     rows = []
     for answer in answers:
-        known = [name for name in model.attributes if answer.labels.get(name) is not None][:3]
+        known = [name for name in model.attributes if answer.labels.get(name) is not None][:_MOST_LABELS]
         photo = answer.photo if answer.id is None else photos[answer.id]
-        query = Cell(photo, ((answer.name, None), *((str(answer.labels[name]), None) for name in known)))
-        cells = []
+        lines = [(text, UNKNOWN) for text in (answer.name, *(str(answer.labels[name]) for name in known))]
+        row = [CaptionedPhoto(photo, lines, is_query=True)]
         for hit in answer.hits:
-            lines: list[tuple[str, bool | None]] = [(f"{hit.id}  {hit.score:.2f}", None)]
-            lines += [(str(hit.attributes.get(name)), name in hit.agrees) for name in known]
-            cells.append(Cell(photos[hit.id], tuple(lines)))
-        rows.append((query, cells))
-    write_neighbours(path, rows)
+            lines = [(f"{hit.id}  {hit.score:.2f}", UNKNOWN)]
+            lines += [(str(hit.attributes.get(name)), RIGHT if name in hit.agrees else WRONG) for name in known]
+            row.append(CaptionedPhoto(photos[hit.id], lines))
+        rows.append(row)
+    write_photo_grid(path, rows)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,9 +21,7 @@ _POOL_PER_PICK = 5  # candidates per pick for diversity
 _LEAST_POOL = 50
 _VALUES_AT_ONCE = 1 << 24  # values of candidates' vectors that are held at once, 64 MiB
 _FEW_EXCLUDED = 200  # up to so many excluded ids, more candidates are fetched; more ids become a filter
-_MOST_FETCHED = 4_096  # candidates per query in which groups are looked for, before all rows are compared
-_TILE_ROWS = 16_384
-_TILE_QUERIES = 512
+_MOST_FETCHED = 4_096  # candidates per query in which groups are looked for, before all rows are fetched
 _LARGEST_WEIGHT = 1e6
 _LARGEST_SCORE = 1e30
 
@@ -169,7 +167,7 @@ class _Rows:
     def nearest_groups(self, queries: Queries, k: int, groups: Int64[np.ndarray, " n"]) -> tuple[Scores, Positions]:
         """Returns the best row of each of the k best groups.
 
-        Fetches more and more rows until every query has k groups; where that takes too many, compares all rows.
+        Fetches more and more rows until every query has k groups; where that takes too many, fetches all.
         """
         scores = np.full((len(queries), k), -np.inf, np.float32)
         positions = np.full((len(queries), k), -1, np.int64)
@@ -181,13 +179,10 @@ class _Rows:
             if fetch >= self.available:
                 return scores, positions
             open_queries, fetch = open_queries[counts < k], fetch * 4
-        if len(open_queries):
-            snapshot, excluded = self.snapshot, self.excluded
-            mask = snapshot.live if self.selection is None else self.selection.mask
-            rows = np.flatnonzero(mask if not len(excluded) else mask & ~np.isin(snapshot.ids, excluded))
-            scores[open_queries], positions[open_queries] = best_of_groups(
-                snapshot.vectors, rows, groups[rows], queries[open_queries], k
-            )
+        step = queries_per_tile(self.available)
+        for start in range(0, len(open_queries), step):
+            part = open_queries[start : start + step]
+            scores[part], positions[part], _ = first_of_groups(*self.nearest(queries[part], self.available), groups, k)
         return scores, positions
 
 
@@ -217,54 +212,6 @@ def first_of_groups(
         kept_scores[query, : len(chosen)] = scores[query][there][chosen]
         kept_positions[query, : len(chosen)] = rows[chosen]
     return kept_scores, kept_positions, counts
-
-
-def best_of_groups(
-    vectors_of: Callable[[Int64[np.ndarray, " m"]], Float32[np.ndarray, "m dim"]],
-    rows: Int64[np.ndarray, " n"],
-    groups: Int64[np.ndarray, " n"],
-    queries: Float32[np.ndarray, "q dim"],
-    k: int,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Compares queries with all of some rows, and returns the best row of each of the k best groups.
-
-    Memory is that of a tile of rows, and of a number per group for a tile of queries.
-
-    Args:
-        vectors_of: returns rows' vectors, of length 1.
-        rows: positions in the index.
-        groups: a number per row, the same within a group.
-        queries: of length 1.
-        k: groups per query at most.
-
-    Returns:
-        Scores and positions (q, k), -inf and -1 where there are fewer groups.
-    """
-    scores = np.full((len(queries), k), -np.inf, np.float32)
-    positions = np.full((len(queries), k), -1, np.int64)
-    # Rows of one group stand together, so that a maximum per group is one pass.
-    names, numbers = np.unique(groups, return_inverse=True)
-    order = np.argsort(numbers, kind="stable")
-    rows, numbers, width = rows[order], numbers[order], min(k, len(names))
-    step = min(_TILE_QUERIES, queries_per_tile(len(names)))
-    for start in range(0, len(queries), step):
-        part = queries[start : start + step]
-        best = np.full((len(part), len(names)), -np.inf, np.float32)
-        at = np.full(best.shape, -1, np.int64)
-        for first in range(0, len(rows), _TILE_ROWS):
-            tile, inside = rows[first : first + _TILE_ROWS], numbers[first : first + _TILE_ROWS]
-            there, begins, local = np.unique(inside, return_index=True, return_inverse=True)
-            found = part @ vectors_of(tile).T
-            top = np.maximum.reduceat(found, begins, axis=1)
-            places = np.where(found == top[:, local], np.arange(len(tile)), len(tile))
-            winner = tile[np.minimum.reduceat(places, begins, axis=1)]
-            better = top > best[:, there]
-            best[:, there] = np.where(better, top, best[:, there])
-            at[:, there] = np.where(better, winner, at[:, there])
-        chosen = np.argsort(-best, axis=1, kind="stable")[:, :width]
-        scores[start : start + step, :width] = np.take_along_axis(best, chosen, axis=1)
-        positions[start : start + step, :width] = np.take_along_axis(at, chosen, axis=1)
-    return scores, positions
 
 
 def diversify(

@@ -1,61 +1,80 @@
-"""What all pictures share."""
+"""Pictures: grids of photos with captions, and figures as PNG."""
 
 from __future__ import annotations
 
 import io
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from fashion_jax.system import files
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 RIGHT, WRONG, UNKNOWN = "#1a7f37", "#cf222e", "#57606a"
-_FRAME = "#d0d7de"
+_FRAME, _QUERY_FRAME = "#d0d7de", "#0969da"
+_PHOTO_WIDTH, _PHOTO_HEIGHT, _LINE_HEIGHT = 1.7, 1.9, 0.17  # inches
+_FONT_SIZE = 6.5  # points
+_LONGEST_LINE = 28  # characters under a photo
 
 
-def draw_captioned(
-    axes: Axes,
-    photo: np.ndarray | None,
-    lines: Sequence[tuple[str, str]],
-    *,
-    longest: int,
-    font_size: float,
-    frame: str = _FRAME,
-    frame_width: float = 0.8,
-) -> None:
-    """Draws a photo with lines of text under it.
+@dataclass(frozen=True, slots=True)
+class CaptionedPhoto:
+    """A photo and the lines of text under it.
 
-    Args:
-        axes: to draw on.
-        photo: uint8 RGB (height, width, 3); None where it cannot be shown.
-        lines: text and colour of each.
-        longest: characters of a line.
-        font_size: in points.
-        frame: colour of the frame.
-        frame_width: in points.
+    Attributes:
+        photo: uint8 RGB (height, width, 3), of any size; None where it cannot be shown.
+        lines: text and colour of each line.
+        is_query: whether it gets a thick blue frame.
     """
+
+    photo: np.ndarray | None
+    lines: Sequence[tuple[str, str]]
+    is_query: bool = False
+
+
+def write_photo_grid(path: Path, rows: Sequence[Sequence[CaptionedPhoto]]) -> None:
+    """Writes a PNG with rows of photos and the text under each; an empty picture for no rows."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    count, columns = max(len(rows), 1), max((len(row) for row in rows), default=1)
+    text = _LINE_HEIGHT * max((len(item.lines) for row in rows for item in row), default=0)
+    height = _PHOTO_HEIGHT + text
+    figure = Figure(figsize=(_PHOTO_WIDTH * columns, height * count), dpi=100)
+    FigureCanvasAgg(figure)
+    figure.subplots_adjust(0.01, text / (height * count), 0.99, 0.99, 0.05, 0.05 + text / _PHOTO_HEIGHT)
+    for row, items in enumerate(rows):
+        for column, item in enumerate(items):
+            _draw(figure.add_subplot(count, columns, row * columns + column + 1), item)
+    files.write_bytes(path, render_png(figure))
+
+
+def _draw(axes: Axes, item: CaptionedPhoto) -> None:
     axes.set_xticks([])
     axes.set_yticks([])
-    if photo is not None:
-        axes.imshow(photo, interpolation="lanczos")
+    if item.photo is not None:
+        axes.imshow(item.photo, interpolation="lanczos")
     else:
-        axes.text(0.5, 0.5, "no photo", ha="center", va="center", fontsize=font_size, color=UNKNOWN)
+        axes.text(0.5, 0.5, "no photo", ha="center", va="center", fontsize=_FONT_SIZE, color=UNKNOWN)
     for spine in axes.spines.values():
-        spine.set_color(frame)
-        spine.set_linewidth(frame_width)
-    for number, (text, colour) in enumerate(lines, 1):
+        spine.set_color(_QUERY_FRAME if item.is_query else _FRAME)
+        spine.set_linewidth(2.5 if item.is_query else 0.8)
+    for number, (text, colour) in enumerate(item.lines, 1):
         axes.annotate(
-            shorten(text, longest),
+            shorten(text, _LONGEST_LINE),
             (0.5, 0),
             xycoords="axes fraction",
-            xytext=(0, -1.7 * font_size * number),
+            xytext=(0, -1.7 * _FONT_SIZE * number),
             textcoords="offset points",
             ha="center",
-            fontsize=font_size,
+            fontsize=_FONT_SIZE,
             color=colour,
             parse_math=False,
         )

@@ -163,8 +163,7 @@ def test_groups_give_their_nearest_alone(index):
 
 def test_few_groups_among_many_rows_are_found_in_bounded_memory(index, monkeypatch):
     monkeypatch.setattr(query, "_MOST_FETCHED", 16)
-    monkeypatch.setattr(query, "_TILE_ROWS", 700)
-    monkeypatch.setattr(query, "_TILE_QUERIES", 7)
+    monkeypatch.setattr(exact, "_HOST_TILE_SCORES", 30_000)
     sides = np.array(ATTRIBUTES["side"])
     hits = index.search(QUERIES[:20], 9, group_by="side", where="share < 0.5", exclude=IDS[:20])
     mask = (np.array(ATTRIBUTES["share"]) < 0.5) & (np.arange(6_000) >= 20)
