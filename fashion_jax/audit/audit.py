@@ -33,7 +33,7 @@ from fashion_jax.audit.judges import (
     num_fits,
 )
 from fashion_jax.audit.page import Card, write_page
-from fashion_jax.audit.photos import DESCRIPTIONS, ask_network, decode_row, describe_photos, unit
+from fashion_jax.audit.photos import DESCRIPTIONS, ask_network, decode_row, describe_photos
 from fashion_jax.audit.retrain import retrained_probabilities, run_schema
 from fashion_jax.data.corrections import escape_cell, holds_decisions
 from fashion_jax.data.prepare import prepare
@@ -45,6 +45,7 @@ from fashion_jax.serving.predictor import Predictor, load_model
 from fashion_jax.system import files
 from fashion_jax.system.errors import UserError, nearest
 from fashion_jax.system.progress import progress_bar
+from fashion_jax.system.vectors import unit
 
 COLUMNS = ("id", "attribute", "given", "suggested", "score", "reason", "decision", "corrected")
 JUDGES = ("linear", "neighbours", "retrain")

@@ -19,6 +19,7 @@ from fashion_jax.data.records import Prepared
 from fashion_jax.serving.predictor import Predictor
 from fashion_jax.system import files
 from fashion_jax.system.progress import progress_bar
+from fashion_jax.system.vectors import unit
 
 DESCRIPTIONS = ("features", "embeddings")
 _SHARD_ROWS = 8_192
@@ -163,12 +164,6 @@ def decode_row(prepared: Prepared, row: int, height: int, width: int) -> np.ndar
         return decode_photo(prepared.read_photo(row), height, width)
     except BadPhoto:
         return None
-
-
-def unit(vectors: np.ndarray) -> np.ndarray:
-    """Returns the rows at length 1; rows of zeros stay."""
-    found: np.ndarray = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-    return found
 
 
 def _read_shard(path: Path, key: str) -> np.ndarray | None:

@@ -13,6 +13,7 @@ from jaxtyping import Float32, Int64
 
 from fashion_jax.data.schema import MISSING
 from fashion_jax.system.progress import progress_bar
+from fashion_jax.system.vectors import unit
 
 K = 10
 _QUERIES_AT_ONCE = 256
@@ -40,15 +41,14 @@ def retrieval_scores(
         p@10 averaged over each class's queries first, so that every class weighs the same; `queries`: their number;
         `p@10_labelled`: p@10 over all labelled queries, 0 for one without a relevant row.
     """
-    lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
-    unit = (embeddings / np.maximum(lengths, 1e-12)).astype(np.float32)
-    count = len(unit)
+    vectors = unit(embeddings).astype(np.float32)
+    count = len(vectors)
     sums = {name: np.zeros((count, 4)) for name in labels}
     scored = {name: np.zeros(count, bool) for name in labels}
     with progress_bar(count, "comparing neighbours", show=progress, unit="query") as bar:
         for start in range(0, count, _QUERIES_AT_ONCE):
             rows = np.arange(start, min(start + _QUERIES_AT_ONCE, count))
-            similarity = unit[rows] @ unit.T
+            similarity = vectors[rows] @ vectors.T
             similarity[groups[rows][:, None] == groups[None, :]] = -np.inf  # the query itself among them
             order = np.argsort(-similarity, axis=1)
             hidden = np.isneginf(np.take_along_axis(similarity, order, 1))

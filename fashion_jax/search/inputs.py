@@ -10,6 +10,7 @@ from jaxtyping import Float32
 
 from fashion_jax.search.attributes import is_storable
 from fashion_jax.system.errors import UserError
+from fashion_jax.system.vectors import unit
 
 MAX_ID_LENGTH = 128  # all ids take the space of the longest
 _ROUNDING = 1e-6  # of a squared length in single precision
@@ -55,10 +56,10 @@ def check_vectors(vectors: Any, dim: int | None, what: str, *, copy: bool = True
     if len(bad):
         raise UserError(f"{what}: row {bad[0]} is not finite (NaN or infinite), as {len(bad):,} of {len(array):,} are")
     wide = array.astype(np.float64)
-    lengths = np.sqrt(np.einsum("nd,nd->n", wide, wide))
-    if not lengths.all():
-        raise UserError(f"{what}: row {np.flatnonzero(lengths == 0)[0]} is all zeros and has no direction")
-    return (wide / lengths[:, None]).astype(np.float32)
+    zeros = np.flatnonzero(~wide.any(1))
+    if len(zeros):
+        raise UserError(f"{what}: row {zeros[0]} is all zeros and has no direction")
+    return unit(wide).astype(np.float32)
 
 
 def check_unit(vectors: Float32[np.ndarray, "n dim"]) -> None:

@@ -17,6 +17,7 @@ from fashion_jax.search.query import Hits
 from fashion_jax.search.snapshot import Snapshot
 from fashion_jax.search.where import parse_where
 from fashion_jax.system.errors import UserError, nearest
+from fashion_jax.system.vectors import unit
 
 _CONFIDENCE_WEIGHT = 0.5  # of the heads' probabilities beside the similarity to the prototype
 _SHIFT = 1.0  # how far a query moves from the prototype that it has to the one that is asked for
@@ -135,7 +136,7 @@ def by_attributes(
             column = snapshot.attributes.take(rows).column(name + CONFIDENCE)
             assert not isinstance(column, TextColumn)
             logs += np.log(np.maximum(np.nan_to_num(column.values, nan=1.0), 1e-6))
-    likeness = snapshot.vectors(rows) @ (prototype / max(float(np.linalg.norm(prototype)), 1e-12))
+    likeness = snapshot.vectors(rows) @ unit(prototype[None])[0]
     scores = _CONFIDENCE_WEIGHT * np.exp(logs / len(wanted)) + (1 - _CONFIDENCE_WEIGHT) * likeness
     order = np.argsort(-scores, kind="stable")
     if group_by is not None:
