@@ -27,5 +27,4 @@ def get_config() -> Config:
     config.train.batch_size = 32
     config.train.evaluate_every = "5 epochs"
     config.train.checkpoint_every = "5 epochs"
-    config.runtime.evaluation_batch_size = 100  # all splits hold more rows: one compilation for all of them
     return config

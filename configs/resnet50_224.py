@@ -22,7 +22,7 @@ def get_config() -> Config:
     config.loss.label_smoothing = 0.1
     config.model.depth = 50
     config.model.colour_heads = ("auto",)
-    config.model.stacked_heads = ("auto",)
+    config.model.second_heads = ("auto",)
     config.optimizer.learning_rate = 2e-3
     config.train.average_decay = 0.999
     config.train.batch_size = 128

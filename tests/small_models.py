@@ -9,10 +9,9 @@ import numpy as np
 from fashion_jax.models.classifier import abstract_classifier, make_classifier, merge_network, split_network
 
 BASE = {
-    "classes": {"kind": 3, "colour": 5}, "depth": 10, "width": 4, "stem": "small", "deep_shortcut": False,
-    "head": "linear", "head_hidden": [], "dropout": 0.0, "dtype": "float32",
+    "classes": {"kind": 3, "colour": 5}, "depth": 10, "width": 4, "stem": "small",
+    "dtype": "float32",
 }  # fmt: skip
-MLP = {**BASE, "head": "mlp", "head_hidden": [16], "dropout": 0.5}
 
 
 def images(count: int = 4, height: int = 20, width: int = 16) -> jnp.ndarray:

@@ -78,7 +78,7 @@ def retrained_probabilities(
             file=sys.stderr,
         )
     data = config.data
-    data.source, data.prepared, data.corrections = str(source), "", str(corrections or "")
+    data.source, data.corrections = str(source), str(corrections or "")
     data.max_bad_fraction = 1.0
     if schema is not None:
         save_schema(schema, folder / "schema.json")

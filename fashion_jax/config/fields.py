@@ -1,6 +1,7 @@
-"""Typed configuration: dataclasses that check themselves. `config_files` reads them from files and command lines.
+"""All settings of a run, as dataclasses that check themselves. `config.files` reads them from files and command lines.
 
-This module imports nothing else of the package but its parts and what it checks with, and no third-party code.
+A setting exists only if a file in configs/ or the documentation sets it to something else than its default.
+`tests/config/test_settings.py` holds the list.
 """
 
 from __future__ import annotations
@@ -10,12 +11,52 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from fashion_jax.config.augmentation import AugmentConfig, MixConfig
-from fashion_jax.config.fitted import EmbeddingConfig, TrustConfig
 from fashion_jax.config.values import choice, parse_duration, require
 
-METRIC_LOSSES = ("normalised_softmax", "supervised_contrastive", "proxy_anchor")
-IMBALANCE_METHODS = ("none", "balanced", "effective", "logit_adjustment", "prior", "focal")
+IMBALANCE_METHODS = ("none", "balanced", "prior", "focal")
+
+
+@dataclass(slots=True)
+class AugmentConfig:
+    """Random changes of a training photo. Only its geometry changes, because colour is a label."""
+
+    min_crop_area: float = 0.7  # smallest share of the photo that a random crop keeps, in (0, 1]; 1: no crops
+    max_shift: float = 0.0  # largest move by whole pixels, as a share of the side, in [0, 0.5)
+    flip_probability: float = 0.5  # of the mirror image
+    max_rotation: float = 6.0  # degrees, to the left or right
+    erase_probability: float = 0.2  # of a white rectangle (random erasing)
+    rand_operations: int = 0  # RandAugment's number of operations, geometric ones only; 0: off; usual is 2
+    rand_magnitude: float = 0.3  # RandAugment's strength, in [0, 1]
+
+    def validate(self) -> None:
+        require(0 < self.min_crop_area <= 1, "data.augment.min_crop_area", self.min_crop_area, "in (0, 1]")
+        require(0 <= self.max_shift < 0.5, "data.augment.max_shift", self.max_shift, "in [0, 0.5) of the side")
+        require(0 <= self.flip_probability <= 1, "data.augment.flip_probability", self.flip_probability, "in [0, 1]")
+        require(0 <= self.max_rotation <= 180, "data.augment.max_rotation", self.max_rotation, "in [0, 180] degrees")
+        require(0 <= self.erase_probability <= 1, "data.augment.erase_probability", self.erase_probability, "in [0, 1]")
+        require(0 <= self.rand_operations <= 16, "data.augment.rand_operations", self.rand_operations, "in [0, 16]")
+        require(0 <= self.rand_magnitude <= 1, "data.augment.rand_magnitude", self.rand_magnitude, "in [0, 1]")
+
+
+@dataclass(slots=True)
+class MixConfig:
+    """Mixup and CutMix: one photo made of two products. Mixed photos train every attribute except colours."""
+
+    probability: float = 0.5  # share of the rows that are mixed, with mixup or CutMix on; the rest trains colours too
+    mixup_alpha: float = 0.0  # of mixup's Beta distribution; 0: no mixup; usual is 0.2
+    cutmix_alpha: float = 0.0  # of CutMix's Beta distribution; 0: no CutMix; usual is 1; with both, each row draws one
+    until: str = "100 percent"  # of the run; later photos are not mixed
+
+    def validate(self) -> None:
+        require(0 <= self.probability <= 1, "train.mix.probability", self.probability, "in [0, 1]")
+        require(self.mixup_alpha >= 0, "train.mix.mixup_alpha", self.mixup_alpha, "at least 0")
+        require(self.cutmix_alpha >= 0, "train.mix.cutmix_alpha", self.cutmix_alpha, "at least 0")
+        parse_duration(self.until, "train.mix.until")
+
+    @property
+    def active(self) -> bool:
+        """Whether anything is mixed."""
+        return self.probability > 0 and (self.mixup_alpha > 0 or self.cutmix_alpha > 0)
 
 
 @dataclass(slots=True)
@@ -23,22 +64,22 @@ class DataConfig:
     """Where the products come from and how they become batches."""
 
     source: str = "synthetic"  # anything that `fashion-jax prepare --source` reads, or a prepared folder
-    prepared: str = ""  # folder for the records; empty: WORKDIR/records
-    schema: str = ""  # a schema.json; empty: known data sets by name, else inferred
+    schema: str = ""  # a schema.json that says what the columns mean; empty: known data sets by name, else inferred
     corrections: str = ""  # a table of corrected labels, such as an audit's findings; empty: none
-    attributes: tuple[str, ...] = ()  # heads to train, in order; empty: every attribute of the schema
-    height: int = 80
-    width: int = 60
-    mean: tuple[float, ...] = ()  # of RGB in [0, 1], subtracted; empty: the pretrained weights', else 0.5
-    std: tuple[float, ...] = ()  # of RGB in [0, 1], divided by; empty: the pretrained weights', else 0.5
-    max_side: int = 256  # pixels; larger photos are scaled down once, at preparation
+    attributes: tuple[
+        str, ...
+    ] = ()  # attributes to train, in the order of the heads; empty: every attribute of the schema
+    height: int = 80  # pixels to which photos are fitted
+    width: int = 60  # pixels to which photos are fitted
+    mean: tuple[float, ...] = ()  # subtracted from RGB in [0, 1]; empty: that of the pretrained weights, else 0.5
+    std: tuple[float, ...] = ()  # RGB in [0, 1] is divided by it; empty: that of the pretrained weights, else 0.5
+    max_side: int = 256  # pixels; larger photos are scaled down to it once, at preparation
     max_bad_fraction: float = 0.05  # share of unusable rows above which preparation stops
-    split: str = "group"  # "group", "random", "column" (the schema's split column) or "file:PATH" (a splits.csv)
-    split_fractions: tuple[float, ...] = (0.7, 0.1, 0.2)  # train, validation, test
-    split_seed: int = 0
-    storage: str = "auto"  # decoded photos "device", "host", or decoded as they are needed: "stream"
-    test_time_flip: bool = False  # score and predict by the mean probabilities of a photo and its mirror image
-    num_workers: int = 0  # processes that decode in "stream"; 0: threads of this process
+    split: str = "group"  # "group" (near-duplicates stay together), "random", "column" or "file:PATH" (a splits.csv)
+    split_fractions: tuple[float, ...] = (0.7, 0.1, 0.2)  # shares of training, validation and test rows
+    split_seed: int = 0  # seed of the split
+    storage: str = "auto"  # decoded photos are kept on the "device" or the "host"; "stream" decodes them in each epoch
+    test_time_flip: bool = False  # score and predict with the mean probabilities of a photo and its mirror image
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
     def validate(self) -> None:
@@ -72,7 +113,6 @@ class DataConfig:
         )
         require(0 <= self.split_seed < 2**32, "data.split_seed", self.split_seed, "in [0, 2**32)")
         choice("data.storage", self.storage, ("auto", "device", "host", "stream"))
-        require(self.num_workers >= 0, "data.num_workers", self.num_workers, "at least 0")
         self.augment.validate()
 
 
@@ -80,44 +120,28 @@ class DataConfig:
 class ModelConfig:
     """The backbone and the heads.
 
-    Pretrained weights bring their own depth, width, stem and deep_shortcut where these are left as they are here, and
-    our own packages with GeM their pooling.
+    Pretrained weights bring their own depth, width and stem where these settings have their defaults.
+    A package with GeM brings its pooling too.
     """
 
-    pretrained: str = ""  # OWNER/NAME[@REVISION] on the Hub, a .safetensors file, a folder, a package; see README
-    pretrained_digest: str = ""  # sha256 that the pretrained weights' file must have; empty: any, and it is noted here
-    depth: int = 18
-    width: int = 64  # channels of the first stage; 64 is the published size
-    stem: str = "auto"  # "imagenet", "small" (3x3, no pooling), "deep" (ResNet-D); auto: small up to 96 pixels
-    deep_shortcut: bool = False  # ResNet-D's average pooling before the shortcut's 1x1 convolution
-    head: str = "linear"  # or "mlp"
-    head_hidden: tuple[int, ...] = (512,)  # of "mlp"
-    dropout: float = 0.0  # of "mlp"
+    pretrained: str = ""  # "small", a Hub name (OWNER/NAME[@REVISION]), a package, folder or .safetensors file
+    depth: int = 18  # of the ResNet: 10, 18, 34, 50, 101 or 152
+    width: int = 64  # channels of the first stage; published networks have 64
+    stem: str = "auto"  # "imagenet", "small" (3x3, no pooling), "deep" or "resnet_d"; auto: small up to 96 pixels
     drop_path: float = 0.0  # stochastic depth: probability of skipping the last block in training
-    pooling: str = "average"  # or "gem", the generalised mean with a learned power
-    colour_heads: tuple[str, ...] = ()  # attributes whose head sees early features too; ("auto",): by their names
-    colour_histogram: bool = False  # colour heads also see a histogram of CIELAB and the colours of the photo's parts
-    colour_dropout: float = 0.0  # of what colour heads see, and of their hidden values where `dropout` is less
-    stacked_heads: tuple[str, ...] = ()  # beside which, after training, a second head is fitted; ("auto",): all
-    metric_heads: dict[str, int] = field(default_factory=dict)  # attribute -> size of vectors that `loss.metric` learns
-    dtype: str = "auto"  # of the convolutions: "float32", "bfloat16"; auto: bfloat16 where that is faster (BUILD.md)
+    pooling: str = "average"  # "average", or "gem": the generalised mean with a learned power
+    colour_heads: tuple[str, ...] = ()  # attributes whose head also sees colour features; ("auto",): those named so
+    second_heads: tuple[str, ...] = ()  # attributes whose head gets a second one after training; ("auto",): all
+    dtype: str = "auto"  # of convolutions: "float32", "bfloat16"; auto: bfloat16 where it is faster
 
     def validate(self) -> None:
         choice("model.depth", self.depth, (10, 18, 34, 50, 101, 152))
-        digest = self.pretrained_digest
-        sound = not digest or (len(digest) == 64 and set(digest) <= set("0123456789abcdef"))
-        require(sound, "model.pretrained_digest", digest, "64 hexadecimal digits")
         require(1 <= self.width <= 1024, "model.width", self.width, "in [1, 1024] channels")
-        choice("model.stem", self.stem, ("auto", "imagenet", "small", "deep"))
-        require(self.stem != "deep" or self.width >= 2, "model.width", self.width, "at least 2 with the deep stem")
-        choice("model.head", self.head, ("linear", "mlp"))
-        require(all(h >= 1 for h in self.head_hidden), "model.head_hidden", self.head_hidden, "sizes of at least 1")
-        require(0 <= self.dropout < 1, "model.dropout", self.dropout, "in [0, 1)")
+        choice("model.stem", self.stem, ("auto", "imagenet", "small", "deep", "resnet_d"))
+        deep = self.stem in ("deep", "resnet_d")
+        require(not deep or self.width >= 2, "model.width", self.width, "at least 2 with a deep stem")
         require(0 <= self.drop_path < 1, "model.drop_path", self.drop_path, "in [0, 1)")
-        require(0 <= self.colour_dropout < 1, "model.colour_dropout", self.colour_dropout, "in [0, 1)")
         choice("model.pooling", self.pooling, ("average", "gem"))
-        for name, size in self.metric_heads.items():
-            require(2 <= size <= 4096, f"model.metric_heads[{name}]", size, "in [2, 4096] features")
         choice("model.dtype", self.dtype, ("auto", "float32", "bfloat16"))
 
 
@@ -129,33 +153,26 @@ class OptimizerConfig:
     and a module's path stands for all in it. See training/fine_tuning.py.
     """
 
-    name: str = "adamw"  # or "sgd" (Nesterov momentum), "lamb"
-    learning_rate: float = 4e-3  # the peak
-    schedule: str = "cosine"  # or "linear", "constant", after the warm-up
-    warmup: str = "10 percent"  # duration of the linear rise from 0
-    final_fraction: float = 0.0  # of the peak, at the end
-    weight_decay: float = 0.05  # on kernels and metric heads' proxies, never on biases or batch norm
-    momentum: float = 0.9  # sgd
-    beta1: float = 0.9  # adamw, lamb
-    beta2: float = 0.999  # adamw, lamb
-    epsilon: float = 1e-8  # adamw, lamb
-    clip_norm: float = 0.0  # largest global norm of the gradient; 0: not clipped
-    multipliers: dict[str, float] = field(default_factory=dict)  # pattern -> factor of the rate; the first match counts
-    layer_decay: float = 1.0  # each block's rate as a share of the next one's; the heads have the whole
-    freeze: tuple[str, ...] = ()  # patterns of what is not trained
-    unfreeze: dict[str, str] = field(default_factory=dict)  # pattern -> duration after which it is trained
-    freeze_batch_norm: bool = False  # the backbone's: running statistics are used and kept, scale and bias are frozen
+    name: str = "adamw"  # "adamw", "sgd" (Nesterov momentum 0.9) or "lamb"
+    learning_rate: float = 4e-3  # the highest learning rate, after the warm-up
+    schedule: str = "cosine"  # of the learning rate after the warm-up: "cosine" or "linear" to 0, or "constant"
+    warmup: str = "10 percent"  # duration of the linear rise of the learning rate from 0
+    weight_decay: float = 0.05  # on kernels, never on biases or batch norm
+    clip_norm: float = 0.0  # largest global norm of the gradient; 0: no clipping
+    # pattern -> factor of the learning rate; the first match counts
+    multipliers: dict[str, float] = field(default_factory=dict)
+    layer_decay: float = 1.0  # learning rate of a block as a share of the next block's; heads have the whole rate
+    freeze: tuple[str, ...] = ()  # patterns of parameters that are never trained
+    # pattern -> duration after which these parameters are trained
+    unfreeze: dict[str, str] = field(default_factory=dict)
+    freeze_batch_norm: bool = False  # keep the backbone's batch norms as they are: statistics, scale and bias
 
     def validate(self) -> None:
         choice("optimizer.name", self.name, ("adamw", "sgd", "lamb"))
         require(self.learning_rate > 0, "optimizer.learning_rate", self.learning_rate, "above 0")
         choice("optimizer.schedule", self.schedule, ("cosine", "linear", "constant"))
         parse_duration(self.warmup, "optimizer.warmup")
-        require(0 <= self.final_fraction <= 1, "optimizer.final_fraction", self.final_fraction, "in [0, 1]")
         require(self.weight_decay >= 0, "optimizer.weight_decay", self.weight_decay, "at least 0")
-        for name, value in (("momentum", self.momentum), ("beta1", self.beta1), ("beta2", self.beta2)):
-            require(0 <= value < 1, f"optimizer.{name}", value, "in [0, 1)")
-        require(self.epsilon > 0, "optimizer.epsilon", self.epsilon, "above 0")
         require(self.clip_norm >= 0, "optimizer.clip_norm", self.clip_norm, "at least 0")
         for pattern, factor in self.multipliers.items():
             require(0 < factor <= 1e6, f"optimizer.multipliers[{pattern}]", factor, "in (0, 1e6]")
@@ -168,35 +185,17 @@ class OptimizerConfig:
 class LossConfig:
     """Cross-entropy per head, over the rows that hold its label."""
 
-    label_smoothing: float = 0.0
-    rare_label_smoothing: float = -1.0  # of the rarest class, others in between (label-aware); below 0: as the others
-    head_label_smoothing: dict[str, float] = field(default_factory=dict)  # overrides, by attribute
-    head_weights: dict[str, float] = field(default_factory=dict)  # by attribute; 1 where absent
-    imbalance: str = "none"  # against rare classes; see training/imbalance.py; "auto": what short runs find best
-    pilot_duration: str = "5 percent"  # of each of these runs; a share is of the run's own
-    head_imbalance: dict[str, str] = field(default_factory=dict)  # overrides, by attribute
-    effective_beta: float = 0.999  # of "effective"
-    logit_adjustment: float = 1.0  # strength of "logit_adjustment" and "prior"
-    focal_gamma: float = 2.0  # of "focal"
-    colour_softness: float = 0.0  # share of a colour's probability that it shares with colours like it
-    colour_scale: float = 5.0  # CIEDE2000 difference at which another's part of it is 1/e of its own
-    metric: str = "normalised_softmax"  # of model.metric_heads; see training/metric_losses.py
-    metric_weight: float = 0.5  # of each metric head's loss
-    metric_temperature: float = 0.1  # by which cosines are divided
+    label_smoothing: float = 0.0  # share of the probability that is spread over all classes, in [0, 1)
+    rare_label_smoothing: float = (
+        -1.0
+    )  # label smoothing of the rarest class (label-aware smoothing); below 0: as for others
+    head_label_smoothing: dict[str, float] = field(default_factory=dict)  # attribute -> label smoothing of its head
+    # attribute -> weight of its head's loss; 1 where absent
+    head_weights: dict[str, float] = field(default_factory=dict)
+    imbalance: str = "none"  # against rare classes: "prior", "focal", "balanced"; see training/losses.py
 
     def validate(self) -> None:
-        for name, method in {"": self.imbalance, **self.head_imbalance}.items():
-            choice(f"loss.head_imbalance[{name}]" if name else "loss.imbalance", method, (*IMBALANCE_METHODS, "auto"))
-        amount, _ = parse_duration(self.pilot_duration, "loss.pilot_duration")
-        require(amount > 0, "loss.pilot_duration", self.pilot_duration, "above 0")
-        require(0 <= self.effective_beta < 1, "loss.effective_beta", self.effective_beta, "in [0, 1)")
-        require(self.logit_adjustment >= 0, "loss.logit_adjustment", self.logit_adjustment, "at least 0")
-        require(self.focal_gamma >= 0, "loss.focal_gamma", self.focal_gamma, "at least 0")
-        choice("loss.metric", self.metric, METRIC_LOSSES)
-        require(self.metric_weight >= 0, "loss.metric_weight", self.metric_weight, "at least 0")
-        require(self.metric_temperature > 0, "loss.metric_temperature", self.metric_temperature, "above 0")
-        require(0 <= self.colour_softness < 1, "loss.colour_softness", self.colour_softness, "in [0, 1)")
-        require(self.colour_scale > 0, "loss.colour_scale", self.colour_scale, "above 0")
+        choice("loss.imbalance", self.imbalance, IMBALANCE_METHODS)
         require(
             self.rare_label_smoothing < 1, "loss.rare_label_smoothing", self.rare_label_smoothing, "in [0, 1), or -1"
         )
@@ -212,22 +211,23 @@ class TrainConfig:
     """How long, how much at once, and what is kept. Durations are "10 epochs", "500 steps", "20000 examples",
     or "5 percent" of the whole."""
 
-    duration: str = "10 epochs"
-    batch_size: int = 128  # over all devices and processes
-    accumulation_steps: int = 1  # parts of a batch that are computed one after another
-    seed: int = 0
-    log_every: str = "50 steps"
-    evaluate_every: str = "1 epochs"  # on the validation split
-    checkpoint_every: str = "1 epochs"
-    average_decay: float = 0.0  # of the moving average of the weights, which is what is scored and kept; 0: none
-    progressive_scale: float = 1.0  # of the photos' sides until `progressive_until`: small ones train faster
-    progressive_until: str = "50 percent"
+    duration: str = "10 epochs"  # length of the run
+    batch_size: int = 128  # photos of a step, over all devices and processes
+    accumulation_steps: int = 1  # parts of a batch that are computed one after another, to save memory
+    seed: int = 0  # of everything random in training
+    evaluate_every: str = "1 epochs"  # time between two scores of the validation split
+    checkpoint_every: str = "1 epochs"  # time between two checkpoints
+    average_decay: float = (
+        0.0  # of the moving average of the weights (EMA), which is scored and packaged; 0: no average
+    )
+    progressive_scale: float = 1.0  # scale of the photos' sides until `progressive_until`; small photos train faster
+    progressive_until: str = "50 percent"  # of the run; later photos have their full size
     mix: MixConfig = field(default_factory=MixConfig)
-    best_metric: str = "mean/accuracy"  # of the validation split; the best checkpoint has the highest ("loss": lowest)
-    early_stopping_patience: int = 0  # evaluations without a better best_metric before the run ends; 0: never
+    best_metric: str = "mean/accuracy"  # validation score that chooses the best checkpoint
+    early_stopping_patience: int = 0  # evaluations without a better `best_metric` after which the run ends; 0: never
 
     def validate(self) -> None:
-        for name in ("duration", "log_every", "evaluate_every", "checkpoint_every"):
+        for name in ("duration", "evaluate_every", "checkpoint_every"):
             amount, unit = parse_duration(getattr(self, name), f"train.{name}")
             require(amount > 0, f"train.{name}", getattr(self, name), "above 0")
             require(name != "duration" or unit != "percent", "train.duration", self.duration, "not in percent")
@@ -251,16 +251,42 @@ class TrainConfig:
 
 
 @dataclass(slots=True)
+class TrustConfig:
+    """Which promises are fitted on the validation split after training."""
+
+    precision: float = 0.98  # share of accepted labels that should be right
+    label_set_coverage: float = 0.95  # share of products whose label set should hold the true label; 0: no label sets
+
+    def validate(self) -> None:
+        require(0 < self.precision < 1, "trust.precision", self.precision, "in (0, 1); no number of rows promises 1")
+        require(0 <= self.label_set_coverage < 1, "trust.label_set_coverage", self.label_set_coverage, "in [0, 1)")
+
+
+@dataclass(slots=True)
+class EmbeddingConfig:
+    """What the package's embeddings are made of. They are fitted after training."""
+
+    kind: str = "labels"  # predicted labels and appearance, each in its own subspace; "features": the pooled features
+    attributes: tuple[str, ...] = ("auto",)  # compared by "labels"; auto: those that no finer attribute determines
+    size: int = 256  # largest number of values in an embedding
+    appearance: float = 0.15  # share of the pooled features in the similarity, in [0, 1)
+
+    def validate(self) -> None:
+        choice("embedding.kind", self.kind, ("labels", "features"))
+        require(bool(self.attributes), "embedding.attributes", self.attributes, "attributes, or 'auto'")
+        require(2 <= self.size <= 65536, "embedding.size", self.size, "in [2, 65536]")
+        require(0 <= self.appearance < 1, "embedding.appearance", self.appearance, "in [0, 1)")
+
+
+@dataclass(slots=True)
 class RuntimeConfig:
     """What does not change the result: it may differ when a run is resumed."""
 
-    cpu_devices: int = 0  # that JAX sees without accelerator; 0: 4 a core, 8 at most; bfloat16: 1 a core
-    evaluation_batch_size: int = 512
-    tensorboard: bool = False  # event files in WORKDIR/tensorboard; needs the extra "tensorboard"
+    cpu_devices: int = 0  # number of JAX devices on a CPU; 0: chosen by the number of cores
+    tensorboard: bool = False  # also write event files to WORKDIR/tensorboard; needs the extra "tensorboard"
 
     def validate(self) -> None:
         require(0 <= self.cpu_devices <= 256, "runtime.cpu_devices", self.cpu_devices, "in [0, 256]")
-        require(self.evaluation_batch_size >= 1, "runtime.evaluation_batch_size", self.evaluation_batch_size, ">= 1")
 
 
 @dataclass(slots=True)

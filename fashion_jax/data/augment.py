@@ -18,6 +18,7 @@ from fashion_jax.config.fields import AugmentConfig
 from fashion_jax.data.rand_augment import draw_affine
 
 WHITE = 255.0
+MAX_ERASE_AREA = 0.15  # largest share of the photo that erasing covers
 
 
 def example_keys(key: Key[Array, ""], step: Int[Array, ""], records: Int[Array, " batch"]) -> Key[Array, " batch"]:
@@ -141,11 +142,11 @@ def _erase(
     image: Float[Array, "height width 3"], key: Key[Array, ""], config: AugmentConfig
 ) -> Float[Array, "height width 3"]:
     """Whitens a random rectangle (random erasing, Zhong et al. 2020)."""
-    if not config.erase_probability or not config.max_erase_area:
+    if not config.erase_probability:
         return image
     height, width, _ = image.shape
     chance_key, area_key, aspect_key, place_key = jax.random.split(key, 4)
-    area = jax.random.uniform(area_key, minval=0.02, maxval=max(0.02, config.max_erase_area))
+    area = jax.random.uniform(area_key, minval=0.02, maxval=MAX_ERASE_AREA)
     aspect = jnp.exp(jax.random.uniform(aspect_key, minval=-0.7, maxval=0.7))  # from 1:2 to 2:1
     sides = jnp.sqrt(jnp.stack([area * aspect, area / aspect])) * jnp.array([height, width], jnp.float32)
     centre = jax.random.uniform(place_key, (2,)) * jnp.array([height, width], jnp.float32)

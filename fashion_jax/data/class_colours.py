@@ -51,19 +51,3 @@ def colour_differences(colours: Float[np.ndarray, "classes 3"]) -> Float[np.ndar
     differences[~np.isfinite(differences)] = np.inf
     np.fill_diagonal(differences, 0.0)
     return differences
-
-
-def similar_colours(
-    differences: Float[np.ndarray, "classes classes"], scale: float
-) -> Float32[np.ndarray, "classes classes"]:
-    """Returns for each class how it and the others share its probability: in proportion to exp(-difference / scale).
-
-    Args:
-        differences: of the classes, CIEDE2000, 0 of a class to itself.
-        scale: in the same units, above 0.
-
-    Returns:
-        Rows that sum to 1; a class that nothing looks like, or whose colour is unknown, keeps (nearly) all for itself.
-    """
-    near = np.exp(-differences / scale)
-    return (near / near.sum(1, keepdims=True)).astype(np.float32)

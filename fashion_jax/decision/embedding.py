@@ -18,9 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32
 
-from fashion_jax.models.heads import unit
-
 APPEARANCE = "appearance"
+
+_TINY = 1e-12
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +29,10 @@ class Subspace:
 
     Attributes:
         name: by which a search weighs it.
-        attribute: whose predicted labels are compared, or what its metric head learnt; None for the pooled features.
+        attribute: whose predicted labels are compared; None for the pooled features.
         size: features of the embedding that it takes.
         share: of the cosine, in (0, 1].
         temperature: by which the head's logits are divided; 1 for others.
-        learned: whether it is the metric head's vectors.
     """
 
     name: str
@@ -41,7 +40,6 @@ class Subspace:
     size: int
     share: float
     temperature: float = 1.0
-    learned: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,25 +69,27 @@ class EmbeddingPlan:
         self,
         logits: Mapping[str, Float[Array, "batch classes"]],
         features: Float[Array, "batch features"],
-        metric: Mapping[str, Float[Array, "batch size"]],
     ) -> Float[Array, "batch size"]:
         """Returns float32 embeddings of length 1.
 
         Args:
             logits: attribute -> the network's.
             features: pooled, of the same photos.
-            metric: attribute -> vectors of length 1 of the metric heads.
         """
         parts = []
         for subspace in self.subspaces:
             if subspace.attribute is None:
                 assert self.components is not None
                 part = unit(unit(features) @ jnp.asarray(self.components))
-            elif subspace.learned:
-                part = metric[subspace.attribute]
             else:
                 scaled = logits[subspace.attribute].astype(jnp.float32) / subspace.temperature
                 part = jnp.exp(jax.nn.log_softmax(scaled) / 2)
             parts.append(part * float(np.sqrt(subspace.share)))
         # A photo whose pooled features lie outside of the components has only the rest.
         return unit(jnp.concatenate(parts, -1))
+
+
+def unit(vectors: Float[Array, "batch size"]) -> Float[Array, "batch size"]:
+    """Returns vectors of length 1, float32; zeros stay zeros."""
+    wide = vectors.astype(jnp.float32)
+    return wide / jnp.maximum(jnp.linalg.norm(wide, axis=-1, keepdims=True), _TINY)

@@ -15,7 +15,7 @@ from fashion_jax.system import files
 from fashion_jax.system.errors import UserError
 
 FORMAT = 1
-_KEYS = ("name", "attribute", "size", "share", "temperature", "learned")
+_KEYS = ("name", "attribute", "size", "share", "temperature")
 _COMPONENTS = "components"
 _SHARE_ERROR = 1e-3  # of the sum of shares
 
@@ -83,19 +83,17 @@ def _require(where: Path, holds: bool, what: str) -> None:
 def _subspace(where: Path, value: Any, model: Mapping[str, Any], components: np.ndarray | None) -> Subspace:
     sound = isinstance(value, dict) and value.keys() == set(_KEYS)
     _require(where, sound, f"a subspace does not hold {', '.join(_KEYS)} alone")
-    name, attribute, size, learned = value["name"], value["attribute"], value["size"], value["learned"]
+    name, attribute, size = value["name"], value["attribute"], value["size"]
     _require(where, isinstance(name, str) and files.is_line(name), "the name of a subspace is no line of text")
     if attribute is None:
         wanted = components.shape[1] if components is not None and components.ndim == 2 else 0
-        _require(where, learned is False, f"{name!r} is of no metric head")
     else:
-        _require(where, isinstance(learned, bool), f"whether {name!r} is learned is neither true nor false")
-        heads = model["metric_heads" if learned else "classes"]
-        _require(where, isinstance(attribute, str) and attribute in heads, f"{name!r} is of no head of the model")
-        wanted = heads[attribute]
+        known = isinstance(attribute, str) and attribute in model["classes"]
+        _require(where, known, f"the subspace {name!r} names an attribute that the model does not have")
+        wanted = model["classes"][attribute]
     _require(where, type(size) is int and size == wanted > 0, f"the size of {name!r} is not {wanted}")
     for key, low, high in (("share", 0.0, 1.0), ("temperature", 1e-3, 1e3)):
         number = value[key]
         sound = type(number) in (int, float) and low < number <= high
         _require(where, sound, f"the {key} of {name!r} is not a number above {low:g}, {high:g} at most")
-    return Subspace(name, attribute, size, float(value["share"]), float(value["temperature"]), learned)
+    return Subspace(name, attribute, size, float(value["share"]), float(value["temperature"]))

@@ -85,21 +85,6 @@ def fit_embedding(
     return _with_appearance(parts, reference, size, appearance)
 
 
-def learned_embedding(
-    sizes: Mapping[str, int], reference: Float[np.ndarray, "some features"], *, size: int, appearance: float
-) -> EmbeddingPlan | None:
-    """Returns embeddings of what metric heads learnt, each with the same share.
-
-    Args:
-        sizes: attribute -> of its metric head's vectors; together at most `size`.
-        reference: as `fit_embedding` takes it, and so are `size` and `appearance`.
-        size: see there.
-        appearance: see there.
-    """
-    parts = [Subspace(name, name, width, 1 / len(sizes), learned=True) for name, width in sizes.items()]
-    return _with_appearance(parts, reference, size, appearance) if parts else None
-
-
 def _with_appearance(parts: list[Subspace], reference: np.ndarray, size: int, appearance: float) -> EmbeddingPlan:
     """Adds a subspace of pooled features where there is room for one."""
     left = size - sum(part.size for part in parts)

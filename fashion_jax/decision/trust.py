@@ -32,10 +32,11 @@ from fashion_jax.decision.decisions import (
     sum_along,
 )
 from fashion_jax.decision.hierarchy import Pair, count_contradictions, joint_heads, measure_pairs
-from fashion_jax.decision.operating_points import SPARED, best_strength, label_scores, sweep_strengths
+from fashion_jax.decision.operating_points import best_strength, label_scores, sweep_strengths
 from fashion_jax.decision.out_of_catalogue import fit_out_of_catalogue, judge_scores
 
 _WEIGHTS = tuple(step / 20 for step in range(1, 21))
+FLAGGED_SHARE = 0.01  # of the validation photos that lie above the out-of-catalogue threshold
 _LEVEL = 0.9  # of confidence that accepted labels have the asked precision
 _LOWEST = -80.0  # log probability that a judged row costs at most, as float32 logits could tell
 
@@ -64,8 +65,6 @@ def fit_decision(
     *,
     precision: float,
     coverage: float,
-    flagged: float,
-    spared: float = SPARED,
 ) -> tuple[Decision, list[Pair]]:
     """Fits everything: temperatures, hierarchy, operating points, thresholds, label sets, out-of-catalogue score.
 
@@ -75,8 +74,6 @@ def fit_decision(
         reference: embeddings of some training rows.
         precision: of labels that are accepted automatically, in (0, 1].
         coverage: of label sets, in (0, 1); 0 for none.
-        flagged: share of validation photos above the out-of-catalogue threshold, in (0, 1).
-        spared: accuracy that the operating point "accuracy" may give for rare classes, in [0, 1).
 
     Returns:
         The decision, and the pairs of attributes by which contradictions are counted.
@@ -99,9 +96,9 @@ def fit_decision(
         known = labels != MISSING
         sweep = sweep_strengths(log_probs[known], labels[known], head.class_rows)
         sets = fit_label_sets(np.exp(log_probs[known]), labels[known], coverage) if coverage else None
-        strengths = {point: best_strength(sweep, point, spared=spared) for point in OPERATING_POINTS}
+        strengths = {point: best_strength(sweep, point) for point in OPERATING_POINTS}
         heads[name] = dataclasses.replace(head, strengths=strengths, label_set=sets)
-    outside = fit_out_of_catalogue(reference, validation.embeddings, validation.energies, flagged)
+    outside = fit_out_of_catalogue(reference, validation.embeddings, validation.energies, FLAGGED_SHARE)
     decision = Decision(
         {name: heads[name] for name in num_classes}, joint_heads(pairs, train_labels), outside, precision, coverage
     )

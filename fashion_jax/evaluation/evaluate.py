@@ -29,13 +29,13 @@ class RowOutputs:
 
     Attributes:
         logits: per attribute, float32 (n, classes); with mirror images, logarithms of the mean probabilities.
-        embeddings: float32 (n, features), of the photos themselves.
+        features: float32 (n, features), what the backbone pools of the photos themselves.
         energies: float32 (n,), mean over the heads of -logsumexp(logits) of the photos themselves.
         own_logits: per attribute, float32 (n, classes), of the photos themselves.
     """
 
     logits: dict[str, Float32[np.ndarray, "n classes"]]
-    embeddings: Float32[np.ndarray, "n features"]
+    features: Float32[np.ndarray, "n features"]
     energies: Float32[np.ndarray, " n"]
     own_logits: dict[str, Float32[np.ndarray, "n classes"]]
 
@@ -93,7 +93,7 @@ def make_evaluation_step(
     """Returns (params, batch_stats, metrics so far, batch) -> (metrics, rows).
 
     `rows` holds `row` and `valid` of the whole batch, `predictions`, `confidences` and `logits` per attribute,
-    `embeddings`, `energies` and, with mirror images, `own_logits`; all of it ends up on every device, so that every
+    `features`, `energies` and, with mirror images, `own_logits`; all of it ends up on every device, so that every
     process can read it.
 
     Args:
@@ -122,7 +122,7 @@ def make_evaluation_step(
             predictions[name] = jnp.argmax(logits, -1)
             confidences[name] = jnp.max(jax.nn.softmax(logits), -1)
         rows = {"row": batch["row"], "valid": batch["valid"], "predictions": predictions, "confidences": confidences}
-        said = {"logits": every, "embeddings": outputs.embedding, "energies": mean_energy(outputs.logits)}
+        said = {"logits": every, "features": outputs.features, "energies": mean_energy(outputs.logits)}
         if test_time_flip:
             said["own_logits"] = outputs.logits
         return merged, {**rows, **said}
@@ -186,7 +186,7 @@ def evaluate_split(
         logits = join_heads("logits")
         outputs = RowOutputs(
             logits,
-            join([batch["embeddings"] for batch in read], np.float32),
+            join([batch["features"] for batch in read], np.float32),
             join([batch["energies"] for batch in read], np.float32),
             join_heads("own_logits") if "own_logits" in read[0] else logits,
         )

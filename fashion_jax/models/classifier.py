@@ -1,10 +1,11 @@
-"""The network: a ResNet, its embedding, and a head per attribute."""
+"""The network: a ResNet, whose pooled features a head per attribute classifies."""
 
 from __future__ import annotations
 
 import functools
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import jax
@@ -13,103 +14,80 @@ from flax import nnx
 from jaxtyping import Array, Float, Key
 
 from fashion_jax.models.colour import HISTOGRAM_SIZE, ColourFeatures, colour_size
-from fashion_jax.models.heads import Head, HeadOutputs, MetricHead, StackedHead, pool_logits
-from fashion_jax.models.resnet import BOTTLENECK_DEPTHS, EXPANSION, BatchNorm, ResNet, embedding_size
+from fashion_jax.models.heads import Head, HeadOutputs, SecondHead, pool_logits
+from fashion_jax.models.resnet import BOTTLENECK_DEPTHS, EXPANSION, BatchNorm, ResNet, num_features
 
 Network = TypeVar("Network", bound=nnx.Module)  # a Classifier, or a part of one
 
-_DROP_PATH = 2**31  # the backbone's share of a row's random key; the heads have their numbers
-COLOUR_HIDDEN = (256,)  # of a colour head where `head` is linear: a histogram's meaning is not linear
-HISTOGRAM_HIDDEN = (512,)  # likewise, with `colour_histogram`
+_DROP_PATH = 2**31  # folded into a row's random key for the backbone; heads fold in their number
+COLOUR_HIDDEN = (256,)  # hidden sizes of a colour head, which is an MLP: colours are no linear function of its inputs
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """What a network is made of; `config.json` of a package holds these values.
+
+    Attributes:
+        classes: attribute -> number of classes, at least 1; in the order of the heads.
+        depth: of the ResNet: 10, 18, 34, 50, 101 or 152.
+        width: channels of its first stage.
+        stem: "imagenet", "small", "deep" or "resnet_d"; see `ResNet`.
+        drop_path: stochastic depth of the ResNet, in [0, 1).
+        pooling: of the ResNet, "average" or "gem".
+        colour_heads: attributes whose head also sees `ColourFeatures`, through an MLP.
+        second_heads: attributes whose head is pooled, in inference, with a `SecondHead`. Second heads see the log
+            probabilities of the heads that are no colour heads, the colour features and the colour histogram, so there
+            must be a colour head.
+        mean: of RGB in [0, 1], that was subtracted from photos; colour heads undo it.
+        std: of RGB in [0, 1], that photos were divided by.
+        dtype: of convolutions and activations, "float32" or "bfloat16".
+    """
+
+    classes: Mapping[str, int]
+    depth: int = 18
+    width: int = 64
+    stem: str = "imagenet"
+    drop_path: float = 0.0
+    pooling: str = "average"
+    colour_heads: tuple[str, ...] = ()
+    second_heads: tuple[str, ...] = ()
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    std: tuple[float, ...] = (0.5, 0.5, 0.5)
+    dtype: str = "float32"
 
 
 class Classifier(nnx.Module):
     """Holds `nnx.Param` and `nnx.BatchStat` variables only; random keys come as arguments."""
 
-    def __init__(
-        self,
-        classes: Mapping[str, int],
-        *,
-        depth: int = 18,
-        width: int = 64,
-        stem: str = "imagenet",
-        deep_shortcut: bool = False,
-        head: str = "linear",
-        head_hidden: tuple[int, ...] = (512,),
-        dropout: float = 0.0,
-        drop_path: float = 0.0,
-        pooling: str = "average",
-        colour_heads: tuple[str, ...] = (),
-        colour_histogram: bool = False,
-        colour_dropout: float = 0.0,
-        metric_heads: Mapping[str, int] | None = None,
-        stacked_heads: tuple[str, ...] = (),
-        mean: tuple[float, ...] = (0.5, 0.5, 0.5),
-        std: tuple[float, ...] = (0.5, 0.5, 0.5),
-        dtype: jnp.dtype = jnp.float32,
-        rngs: nnx.Rngs,
-    ) -> None:
-        """Builds the network.
-
-        Args:
-            classes: attribute -> number of classes, at least 1.
-            depth: of the ResNet: 10, 18, 34, 50, 101 or 152.
-            width: channels of its first stage.
-            stem: "imagenet", "small" or "deep".
-            deep_shortcut: ResNet-D's shortcuts.
-            head: "linear" or "mlp".
-            head_hidden: hidden sizes of "mlp".
-            dropout: of "mlp", in [0, 1).
-            drop_path: stochastic depth of the ResNet, in [0, 1).
-            pooling: of the ResNet, "average" or "gem".
-            colour_heads: attributes whose head also sees `ColourFeatures`, through an MLP.
-            colour_histogram: whether they see a histogram of CIELAB and the colours of the photo's parts too.
-            colour_dropout: in [0, 1), of what colour heads see, and of their hidden values where `dropout` is less.
-            metric_heads: attribute -> size of the vectors that a metric loss learns for it.
-            stacked_heads: attributes whose heads are pooled, in inference, with a `StackedHead` that sees the log
-                probabilities of the heads that are no colour heads, the colour features and the colours' histogram;
-                there must be a colour head.
-            mean: of RGB in [0, 1], that was subtracted from photos; colour heads undo it.
-            std: of RGB in [0, 1], that they were divided by.
-            dtype: of convolutions and activations.
-            rngs: the key "params" is used.
-        """
+    def __init__(self, architecture: Architecture, *, rngs: nnx.Rngs) -> None:
+        """Builds the network; of `rngs` the key "params" is used."""
+        a = architecture
         self.backbone = ResNet(
-            depth=depth,
-            width=width,
-            stem=stem,
-            deep_shortcut=deep_shortcut,
-            drop_path=drop_path,
-            pooling=pooling,
-            dtype=dtype,
+            depth=a.depth,
+            width=a.width,
+            stem=a.stem,
+            drop_path=a.drop_path,
+            pooling=a.pooling,
+            dtype=jnp.dtype(a.dtype),
             rngs=rngs,
         )
-        self.attributes = tuple(classes)  # not read off the dictionary, whose methods an attribute may be named after
-        features, hidden = embedding_size(depth, width), head_hidden if head == "mlp" else ()
-        self.colour = nnx.List(
-            [ColourFeatures(_early_channels(depth, width), histogram=colour_histogram, mean=mean, std=std, rngs=rngs)]
-            if colour_heads
-            else []
-        )
-        self.colour_heads = tuple(colour_heads)
-        heads, metric = {}, {}
-        for name, count in classes.items():
-            inputs, layers, dropped, dropped_inputs = features, hidden, dropout, 0.0
-            if name in colour_heads:
-                inputs = features + self.colour[0].size
-                layers = hidden or (HISTOGRAM_HIDDEN if colour_histogram else COLOUR_HIDDEN)
-                dropped, dropped_inputs = max(dropout, colour_dropout), colour_dropout
-            heads[name] = Head(inputs, count, hidden=layers, dropout=dropped, input_dropout=dropped_inputs, rngs=rngs)
-            if metric_heads and name in metric_heads:
-                metric[name] = MetricHead(inputs, metric_heads[name], count, rngs=rngs)
+        # Not read from the dictionary of heads: an attribute may have the name of one of its methods.
+        self.attributes = tuple(a.classes)
+        self.colour_heads, self.second_heads = tuple(a.colour_heads), tuple(a.second_heads)
+        features, channels = num_features(a.depth, a.width), _early_channels(a.depth, a.width)
+        colour = [ColourFeatures(channels, mean=a.mean, std=a.std, rngs=rngs)] if a.colour_heads else []
+        self.colour = nnx.List(colour)
+        heads = {}
+        for name, count in a.classes.items():
+            if name in a.colour_heads:
+                heads[name] = Head(features + colour[0].size, count, hidden=COLOUR_HIDDEN, rngs=rngs)
+            else:
+                heads[name] = Head(features, count, rngs=rngs)
         self.heads = nnx.Dict(heads)
-        self.metric = nnx.Dict(metric)
-        self.metric_heads = tuple(metric)
-        # Last, so that the rest is drawn as it is without them.
-        self.stacked_heads = tuple(stacked_heads)
-        answers = sum(count for name, count in classes.items() if name not in colour_heads)
-        seen = answers + self.colour[0].size + (0 if colour_histogram else HISTOGRAM_SIZE) if stacked_heads else 0
-        self.stacked = nnx.Dict({name: StackedHead(seen, classes[name], rngs=rngs) for name in stacked_heads})
+        # Second heads are drawn last, so that the rest is drawn as it is without them.
+        answers = sum(count for name, count in a.classes.items() if name not in a.colour_heads)
+        seen = answers + colour[0].size + HISTOGRAM_SIZE if a.second_heads else 0
+        self.second = nnx.Dict({name: SecondHead(seen, a.classes[name], rngs=rngs) for name in a.second_heads})
 
     def __call__(
         self,
@@ -118,7 +96,7 @@ class Classifier(nnx.Module):
         train: bool,
         dropout_keys: Key[Array, " batch"] | None = None,
     ) -> HeadOutputs:
-        """Returns logits and embedding of normalised photos.
+        """Returns logits and features of normalised photos.
 
         Args:
             images: NHWC.
@@ -127,41 +105,33 @@ class Classifier(nnx.Module):
             dropout_keys: one per row; needed when training with dropout or stochastic depth.
         """
         drop_keys = None if dropout_keys is None else jax.vmap(jax.random.fold_in, (0, None))(dropout_keys, _DROP_PATH)
-        embedding, maps = self.backbone(images, train=train, drop_keys=drop_keys)
+        features, maps = self.backbone(images, train=train, drop_keys=drop_keys)
         seen_colour = jnp.zeros((len(images), 0), jnp.float32)
         for colour in self.colour:
             seen_colour = colour(images, maps[:2], train=train)
-        with_colour = jnp.concatenate([embedding, seen_colour], -1)
-        logits, metric = {}, {}
+        with_colour = jnp.concatenate([features, seen_colour], -1)
+        logits = {}
         for number, name in enumerate(self.attributes):
             head = self.heads[name]
             keys = None if dropout_keys is None else jax.vmap(jax.random.fold_in, (0, None))(dropout_keys, number)
-            seen = with_colour if name in self.colour_heads else embedding
+            seen = with_colour if name in self.colour_heads else features
             logits[name] = head(seen, train=train, dropout_keys=keys)
-            if name in self.metric_heads:
-                metric[name] = self.metric[name](seen)
-        stacked_inputs = None
-        if self.stacked_heads and not train:
+        second_inputs = None
+        if self.second_heads and not train:
             answers = [jax.nn.log_softmax(logits[name]) for name in self.attributes if name not in self.colour_heads]
-            if not self.colour[0].histogram:
-                answers.append(self.colour[0].histogram_of(images, maps[:2]))
-            stacked_inputs = jnp.concatenate([*answers, seen_colour], -1)
-            for name in self.stacked_heads:
-                second = self.stacked[name]
-                logits[name] = pool_logits(logits[name], second(stacked_inputs), second.weight[0])
-        return HeadOutputs(logits, embedding, seen_colour, metric, stacked_inputs)
-
-    def proxies(self, name: str) -> Float[Array, "classes size"]:
-        """Returns the proxies of a metric head, of any length."""
-        found: Array = self.metric[name].proxies[...]
-        return found
+            answers.append(self.colour[0].histogram_of(images, maps[:2]))
+            second_inputs = jnp.concatenate([*answers, seen_colour], -1)
+            for name in self.second_heads:
+                second = self.second[name]
+                logits[name] = pool_logits(logits[name], second(second_inputs), second.weight[0])
+        return HeadOutputs(logits, features, seen_colour, second_inputs)
 
 
 def num_colour_features(arguments: Mapping[str, Any]) -> int:
     """Returns the size of `HeadOutputs.colour` of the network with these arguments."""
     if not arguments["colour_heads"]:
         return 0
-    return colour_size(_early_channels(arguments["depth"], arguments["width"]), arguments["colour_histogram"])
+    return colour_size(_early_channels(arguments["depth"], arguments["width"]))
 
 
 def _early_channels(depth: int, width: int) -> int:
@@ -195,12 +165,14 @@ def mean_energy(logits: Mapping[str, Float[Array, "batch classes"]]) -> Float[Ar
 
 
 def make_classifier(arguments: Mapping[str, Any], seed: int) -> Classifier:
-    """Builds the network from arguments as JSON has them; the same seed gives the same parameters on any devices."""
+    """Builds the network with the `Architecture` of these JSON values.
+
+    The same seed gives the same parameters on any number of devices.
+    """
     typed: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in arguments.items()
     }
-    typed["dtype"] = jnp.dtype(arguments["dtype"])
-    return Classifier(**typed, rngs=nnx.Rngs(seed))
+    return Classifier(Architecture(**typed), rngs=nnx.Rngs(seed))
 
 
 def abstract_classifier(

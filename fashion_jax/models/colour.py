@@ -1,7 +1,7 @@
-"""What a colour head sees beside the deep embedding: early feature maps and CIELAB values of the product's pixels.
+"""Colour features: early feature maps and CIELAB values of the product's pixels.
 
-A network trained on categories learns to look away from colour, and its pooled last features say little about it. The
-first stages still hold it, at a resolution at which product and background can be told apart.
+A network that is trained on categories learns to ignore colour, so its pooled features hold little of it. The first
+stages still hold it, at a resolution at which product and background differ.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import math
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -21,10 +20,8 @@ PIXEL_FEATURES = (32, 64)  # of the 1x1 convolutions over CIELAB
 LIGHTNESS_BINS = 8  # of the histogram
 CHROMA_BINS = 9  # of a and of b each
 HISTOGRAM_SIZE = LIGHTNESS_BINS * CHROMA_BINS**2
-GRID = (4, 3)  # rows and columns of cells
 _CHROMA_RANGE = 60.0  # of a and b; what lies beyond counts in the outermost bins
 _CHROMA_FINENESS = 10.0  # near grey, where most names of colours are, bins are narrow up to about this
-_EMPTY_CELL = 0.02  # share of foreground below which a cell's mean fades to 0
 _WHITE_DISTANCE = 8.0  # in CIELAB, from white: where a pixel is as likely product as background
 _WHITE_SOFTNESS = 1.0
 _LEAST_WEIGHT = 1e-4  # of a background pixel, so that a photo of nothing but white has a mean
@@ -81,39 +78,9 @@ def _memberships(places: Float[Array, "*shape"], bins: int) -> Float[Array, "*sh
     return jnp.maximum(0.0, 1.0 - jnp.abs(places[..., None] - centres))
 
 
-def grid_colours(
-    cielab: Float[Array, "batch height width 3"], weight: Float[Array, "batch height width 1"]
-) -> Float[Array, "batch cells*4"]:
-    """Returns the foreground's mean (in 50 units of CIELAB) and share in each cell of `GRID`: where which colour is.
-
-    Args:
-        cielab: as `to_cielab` returns it.
-        weight: of each pixel, as `foreground` returns it.
-
-    Returns:
-        float32; row by row, for each cell the means of L (in [0, 2]), a and b (about -2 to 2), and the share in [0, 1].
-    """
-    rows, columns = (
-        jnp.asarray(_cells(cells, size)) for cells, size in zip(GRID, cielab.shape[1:3], strict=True)
-    )  # fmt: skip
-    values = jnp.concatenate([cielab / 50 * weight, weight], -1)
-    means = jnp.einsum("bhwc,gh,kw->bgkc", values, rows, columns, precision=jax.lax.Precision.HIGHEST)
-    colours, shares = means[..., :3], means[..., 3:]
-    return jnp.concatenate([colours / (shares + _EMPTY_CELL), shares], -1).reshape(len(cielab), -1)
-
-
-def _cells(cells: int, size: int) -> np.ndarray:
-    """Returns the shares (cells, size) of pixels in the means of equal parts of a side."""
-    edges = np.linspace(0, size, cells + 1)
-    pixels = np.arange(size)
-    inside = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
-    return (np.maximum(inside, 0) * cells / size).astype(np.float32)
-
-
-def colour_size(channels: int, histogram: bool) -> int:
-    """Returns the number of `ColourFeatures` of maps with so many channels together."""
-    more = HISTOGRAM_SIZE + GRID[0] * GRID[1] * 4 if histogram else 0
-    return channels + 6 + PIXEL_FEATURES[-1] + more
+def colour_size(channels: int) -> int:
+    """Returns the number of `ColourFeatures` of feature maps that have so many channels together."""
+    return channels + 6 + PIXEL_FEATURES[-1]
 
 
 def shrink(rgb: Float[Array, "batch height width 3"], stride: int) -> Float[Array, "batch rows columns 3"]:
@@ -123,16 +90,12 @@ def shrink(rgb: Float[Array, "batch height width 3"], stride: int) -> Float[Arra
 
 
 class ColourFeatures(nnx.Module):
-    """Early feature maps, mean and deviation in CIELAB, and a learned colour histogram, of the foreground.
-
-    Optionally a fixed histogram too, and the colours of the photo's parts.
-    """
+    """Means over the foreground: early feature maps, mean and deviation in CIELAB, and learned functions of a pixel."""
 
     def __init__(
         self,
         channels: int,
         *,
-        histogram: bool = False,
         mean: tuple[float, ...],
         std: tuple[float, ...],
         rngs: nnx.Rngs,
@@ -141,12 +104,11 @@ class ColourFeatures(nnx.Module):
 
         Args:
             channels: of the feature maps, together.
-            histogram: whether `colour_histogram` and `grid_colours` are among the features.
             mean: of RGB in [0, 1], that was subtracted from the photos.
             std: of RGB in [0, 1], that they were divided by.
             rngs: the key "params" is used.
         """
-        self.mean, self.std, self.histogram = tuple(mean), tuple(std), histogram
+        self.mean, self.std = tuple(mean), tuple(std)
         inputs, layers = 3, []
         for outputs in PIXEL_FEATURES:
             # The last one's bias would be taken out again by batch norm wherever a unit is active in all photos: its
@@ -154,7 +116,7 @@ class ColourFeatures(nnx.Module):
             layers.append(nnx.Linear(inputs, outputs, use_bias=outputs != PIXEL_FEATURES[-1], rngs=rngs))
             inputs = outputs
         self.pixels = nnx.List(layers)
-        self.size = colour_size(channels, histogram)
+        self.size = colour_size(channels)
         self.norm = BatchNorm(self.size)
 
     def __call__(
@@ -176,15 +138,21 @@ class ColourFeatures(nnx.Module):
         for layer in self.pixels:
             x = nnx.relu(layer(x))
         parts = [*(pool_foreground(one, weight) for one in maps), mean, deviation, pool_foreground(x, weight)]
-        if self.histogram:
-            parts += [_coarse_histogram(rgb), grid_colours(cielab, weight)]
         return self.norm(jnp.concatenate(parts, -1)[:, None, None], train=train)[:, 0, 0]
 
     def histogram_of(
         self, images: Float[Array, "batch height width 3"], maps: list[FeatureMap]
     ) -> Float[Array, "batch bins"]:
-        """Returns `colour_histogram` of photos, as the features have it; takes what they are made of."""
-        return _coarse_histogram(self._colours(images, maps))
+        """Returns `colour_histogram` of photos at half the resolution of the first feature map, for second heads.
+
+        A finer histogram of so many pixels is hardly another one, and takes four times as long.
+
+        Args:
+            images: normalised photos.
+            maps: of the first stages, the largest first.
+        """
+        coarse = to_cielab(shrink(self._colours(images, maps), 2))
+        return colour_histogram(coarse, foreground(coarse))
 
     def _colours(
         self, images: Float[Array, "batch height width 3"], maps: list[FeatureMap]
@@ -193,9 +161,3 @@ class ColourFeatures(nnx.Module):
         rgb = images.astype(jnp.float32) * jnp.array(self.std)[None, None, None]
         rgb = rgb + jnp.array(self.mean)[None, None, None]
         return shrink(rgb, max(1, round(images.shape[1] / maps[0].shape[1])))
-
-
-def _coarse_histogram(rgb: Float[Array, "batch rows columns 3"]) -> Float[Array, "batch bins"]:
-    # Half as fine: the histogram of many pixels is no other, and takes four times as long.
-    coarse = to_cielab(shrink(rgb, 2))
-    return colour_histogram(coarse, foreground(coarse))

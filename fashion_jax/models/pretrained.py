@@ -37,12 +37,10 @@ class PretrainedFacts:
         depth: of the ResNet.
         width: of the ResNet.
         stem: of the ResNet.
-        deep_shortcut: of the ResNet.
         mean: of RGB in [0, 1], with which photos were normalised.
         std: of RGB in [0, 1].
         pooling: "gem" where the weights have its power (ours alone), else "average".
-        colour: "plain" or "histogram", where the weights have what colour heads see (ours alone), without or with a
-            histogram; else "".
+        colour: whether the weights hold colour features, as only those of our own packages do.
     """
 
     source: str
@@ -51,11 +49,10 @@ class PretrainedFacts:
     depth: int
     width: int
     stem: str
-    deep_shortcut: bool
     mean: tuple[float, ...]
     std: tuple[float, ...]
     pooling: str = "average"
-    colour: str = ""
+    colour: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Returns JSON values."""
@@ -125,7 +122,7 @@ def load_pretrained(source: str) -> Pretrained:
         mean=mean,
         std=std,
         pooling="gem" if _GEM in weights else "average",
-        colour=_colour_kind(files) if COLOUR in weights else "",
+        colour=COLOUR in weights,
     )
     return Pretrained(facts, weights)
 
@@ -134,7 +131,7 @@ def backbone_arrays(architecture: Mapping[str, Any]) -> dict[tuple[Any, ...], tu
     """Returns the shapes of a backbone's arrays, by path such as ("params", "backbone", "stem", 0, "conv", "kernel").
 
     Args:
-        architecture: depth, width, stem and deep_shortcut.
+        architecture: depth, width and stem.
     """
     arrays = _network_arrays(architecture, {})
     return {path: shape for path, shape in arrays.items() if path[1:3] in _PARTS}  # only what every ResNet has
@@ -146,14 +143,10 @@ _GEM = "params/backbone/gem/0/power"
 
 
 def _network_arrays(architecture: Mapping[str, Any], more: Mapping[str, Any]) -> dict[tuple[Any, ...], tuple[int, ...]]:
-    arguments = {**architecture, "classes": {}, "head": "linear", "head_hidden": [], "dtype": "float32", **more}
+    arguments = {**architecture, "classes": {}, "dtype": "float32", **more}
     _, params, batch_stats = abstract_classifier(arguments)
     flat = traverse_util.flatten_dict({"params": params, "batch_stats": batch_stats})
     return {path: leaf.shape for path, leaf in flat.items()}
-
-
-def _colour_kind(files: WeightFiles) -> str:
-    return "histogram" if files.config["model"].get("colour_histogram") is True else "plain"
 
 
 def _match(
@@ -169,10 +162,10 @@ def _match(
         arrays[tuple(_GEM.split("/"))] = (1,)
     if layout is OWN and COLOUR in shapes:
         seen = {"classes": {"colour": 2}, "colour_heads": ["colour"]}
-        network = _network_arrays(architecture, {**seen, "colour_histogram": _colour_kind(files) == "histogram"})
+        network = _network_arrays(architecture, seen)
         arrays |= {path: shape for path, shape in network.items() if path[1] == "colour"}
     for path, shape in arrays.items():
-        name = layout.name(path[1:], architecture["stem"], architecture["deep_shortcut"])
+        name = layout.name(path[1:], architecture["stem"])
         if name not in shapes:
             if name.endswith(("running_mean", "running_var")):
                 raise refuse(where, f"a ResNet without running statistics (it lacks {name}): another normalisation")

@@ -25,7 +25,7 @@ DEPTHS = {
 }
 BOTTLENECK_DEPTHS = (50, 101, 152)
 EXPANSION = 4  # channels that leave a bottleneck, over those inside it
-STEMS = ("imagenet", "small", "deep")
+STEMS = ("imagenet", "small", "deep", "resnet_d")
 POOLINGS = ("average", "gem")
 SMALL_PHOTO = 96  # pixels of the longer side up to which "auto" takes the small stem
 
@@ -37,7 +37,7 @@ _conv_init = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 FeatureMap = Float[Array, "batch height width channels"]
 
 
-def embedding_size(depth: int, width: int) -> int:
+def num_features(depth: int, width: int) -> int:
     """Returns the number of features after pooling."""
     return width * 8 * (EXPANSION if depth in BOTTLENECK_DEPTHS else 1)
 
@@ -192,7 +192,6 @@ class ResNet(nnx.Module):
         depth: int,
         width: int = 64,
         stem: str = "imagenet",
-        deep_shortcut: bool = False,
         drop_path: float = 0.0,
         pooling: str = "average",
         dtype: jnp.dtype = jnp.float32,
@@ -203,9 +202,9 @@ class ResNet(nnx.Module):
         Args:
             depth: 10, 18, 34, 50, 101 or 152.
             width: channels of the first stage; the published networks have 64.
-            stem: "imagenet" (7x7, stride 2, then max-pooling), "deep" (three 3x3, then max-pooling) or "small"
-                (3x3, stride 2, no pooling), for photos of up to about 96 pixels.
-            deep_shortcut: ResNet-D's average pooling in shortcuts.
+            stem: "imagenet" (7x7, stride 2, then max-pooling), "deep" (three 3x3, then max-pooling: ResNet-C),
+                "resnet_d" ("deep" with average pooling in shortcuts: ResNet-D, He et al., CVPR 2019) or "small" (3x3,
+                stride 2, no pooling), for photos of up to about 96 pixels.
             drop_path: probability with which the last block is skipped in training, in [0, 1); it rises linearly
                 from 0 at the first block (stochastic depth, Huang et al., ECCV 2016).
             pooling: "average" or "gem", the generalised mean (Radenovic et al., TPAMI 2019) with a learned power.
@@ -219,6 +218,7 @@ class ResNet(nnx.Module):
             "small": lambda: [layer(3, width, 3, 2)],
             "deep": lambda: [layer(3, width // 2, 3, 2), layer(width // 2, width // 2, 3), layer(width // 2, width, 3)],
         }
+        stems["resnet_d"] = stems["deep"]
         self.stem = nnx.List(stems[stem]())
         self.pool = stem != "small"
         self.dtype = dtype
@@ -232,7 +232,7 @@ class ResNet(nnx.Module):
                     width * 2**number,
                     2 if index == 0 and number else 1,
                     bottleneck=bottleneck,
-                    deep_shortcut=deep_shortcut,
+                    deep_shortcut=stem == "resnet_d",
                     dtype=dtype,
                     rngs=rngs,
                 )

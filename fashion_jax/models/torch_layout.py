@@ -14,13 +14,12 @@ from fashion_jax.system.errors import UserError
 _LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
 
 
-def torch_name(path: tuple[Any, ...], *, stem: str, deep_shortcut: bool) -> str:
-    """Returns the name that torchvision (and timm, for the "deep" stem and shortcuts) gives an array of ours.
+def torch_name(path: tuple[Any, ...], *, stem: str) -> str:
+    """Returns the name that torchvision (and timm, for the stems "deep" and "resnet_d") gives an array of ours.
 
     Args:
         path: such as ("backbone", "stages", 0, 1, "layers", 0, "conv", "kernel").
         stem: of the model.
-        deep_shortcut: of the model.
     """
     leaf = _LEAVES[path[-1]]
     if path[0] == "heads":
@@ -29,14 +28,14 @@ def torch_name(path: tuple[Any, ...], *, stem: str, deep_shortcut: bool) -> str:
     is_norm = path[-2] == "norm"
     if path[1] == "stem":
         place = int(path[2])
-        if stem != "deep":
+        if stem not in ("deep", "resnet_d"):
             return f"{'bn1' if is_norm else 'conv1'}.{leaf}"
         # timm: conv1 is a sequence conv, norm, relu, conv, norm, relu, conv; its last norm is bn1.
         return f"bn1.{leaf}" if is_norm and place == 2 else f"conv1.{3 * place + is_norm}.{leaf}"
     block = f"layer{int(path[2]) + 1}.{path[3]}"
     if path[4] == "shortcut":
         # ResNet-D pools first, at strides of 2; timm keeps a place for the pool in every deep shortcut.
-        return f"{block}.downsample.{int(deep_shortcut) + is_norm}.{leaf}"
+        return f"{block}.downsample.{(stem == 'resnet_d') + is_norm}.{leaf}"
     return f"{block}.{'bn' if is_norm else 'conv'}{int(path[5]) + 1}.{leaf}"
 
 
@@ -72,7 +71,7 @@ def from_torch_layout(
     _, params, batch_stats = abstract_classifier(arguments)
     flat = {}
     for path, leaf in traverse_util.flatten_dict({"params": params, "batch_stats": batch_stats}).items():
-        name = torch_name(path[1:], stem=arguments["stem"], deep_shortcut=arguments["deep_shortcut"])
+        name = torch_name(path[1:], stem=arguments["stem"])
         if name not in state:
             raise UserError(f"the weights lack {name}")
         array = transpose_from_torch(np.asarray(state[name], np.float32))
@@ -88,10 +87,7 @@ def to_torch_layout(
 ) -> dict[str, np.ndarray]:
     """The inverse of `from_torch_layout`."""
     flat = {**traverse_util.flatten_dict(dict(params)), **traverse_util.flatten_dict(dict(batch_stats))}
-    return {
-        torch_name(path, stem=arguments["stem"], deep_shortcut=arguments["deep_shortcut"]): _back(np.asarray(array))
-        for path, array in flat.items()
-    }
+    return {torch_name(path, stem=arguments["stem"]): _back(np.asarray(array)) for path, array in flat.items()}
 
 
 def transpose_from_torch(array: np.ndarray) -> np.ndarray:

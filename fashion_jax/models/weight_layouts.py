@@ -55,7 +55,7 @@ class Layout:
         stems: kernels of the stem, by its number of convolutions.
         third: a kernel that only bottlenecks have.
         first: the first kernel of the first block.
-        name: path of ours, stem, deep_shortcut -> name.
+        name: path of ours, stem -> name.
         other: names that belong to no backbone.
     """
 
@@ -64,7 +64,7 @@ class Layout:
     stems: Mapping[int, tuple[str, ...]]
     third: str
     first: str
-    name: Callable[[tuple[Any, ...], str, bool], str]
+    name: Callable[[tuple[Any, ...], str], str]
     other: re.Pattern[str]
 
 
@@ -74,7 +74,7 @@ TIMM = Layout(
     {1: ("conv1.weight",), 3: ("conv1.0.weight", "conv1.3.weight", "conv1.6.weight")},
     "layer1.0.conv3.weight",
     "layer1.0.conv1.weight",
-    lambda path, stem, deep_shortcut: torch_name(path, stem=stem, deep_shortcut=deep_shortcut),
+    lambda path, stem: torch_name(path, stem=stem),
     re.compile(r"fc\.(weight|bias)|heads\..*|.*\.num_batches_tracked"),
 )
 TRANSFORMERS = Layout(
@@ -83,7 +83,7 @@ TRANSFORMERS = Layout(
     {1: ("embedder.embedder.convolution.weight",)},
     "encoder.stages.0.layers.0.layer.2.convolution.weight",
     "encoder.stages.0.layers.0.layer.0.convolution.weight",
-    lambda path, stem, deep_shortcut: transformers_name(path),
+    lambda path, stem: transformers_name(path),
     re.compile(r"classifier\.1\.(weight|bias)|.*\.num_batches_tracked"),
 )
 OWN = Layout(
@@ -92,9 +92,7 @@ OWN = Layout(
     {n: tuple(f"params/backbone/stem/{i}/conv/kernel" for i in range(n)) for n in (1, 3)},
     "params/backbone/stages/0/0/layers/2/conv/kernel",
     "params/backbone/stages/0/0/layers/0/conv/kernel",
-    lambda path, stem, deep_shortcut: "/".join(
-        map(str, ("batch_stats" if path[-1] in ("mean", "var") else "params", *path))
-    ),
+    lambda path, stem: "/".join(map(str, ("batch_stats" if path[-1] in ("mean", "var") else "params", *path))),
     # Heads, and what later versions may add: anything but convolutions and batch norms of stem and stages.
     re.compile(r"(params|batch_stats)/(?!backbone/(stem|stages)/).*"),
 )
@@ -146,7 +144,7 @@ def check_config(where: object, config: Mapping[str, Any]) -> None:
 
 
 def read_architecture(where: object, shapes: Shapes, layout: Layout, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns depth, width, stem and deep_shortcut as the tensors have them.
+    """Returns depth, width and stem as the tensors have them.
 
     Args:
         where: the file, for the error.
@@ -193,9 +191,10 @@ def read_architecture(where: object, shapes: Shapes, layout: Layout, config: Map
     if not depths:
         form = "bottlenecks" if bottleneck else "basic blocks"
         raise refuse(where, f"a ResNet of {', '.join(map(str, counts))} {form}")
-    if own:
-        deep_shortcut = bool(config.get("model", {}).get("deep_shortcut", False))
-    else:
-        # ResNet-D keeps a place for the pool before the convolution, which is then number 1.
-        deep_shortcut = len(shapes.get("layer2.0.downsample.1.weight", ())) == 4
-    return {"depth": depths[0], "width": width, "stem": stem, "deep_shortcut": deep_shortcut}
+    # ResNet-D keeps a place for the pool before the shortcut's convolution, which is number 1 then.
+    pooled = len(shapes.get("layer2.0.downsample.1.weight", ())) == 4
+    if (own and config.get("model", {}).get("stem") == "resnet_d") or pooled:
+        if stem != "deep":
+            raise refuse(where, "a ResNet with average-pooled shortcuts and a plain stem")
+        stem = "resnet_d"
+    return {"depth": depths[0], "width": width, "stem": stem}

@@ -82,23 +82,7 @@ def check_training(session: Session, *, compared: bool = False) -> None:
 
 
 def _check_embedding(session: Session) -> None:
-    embedding, heads = session.config.embedding, session.config.model.metric_heads
-    if embedding.kind == "learned":
-        if not len(session.prepared.indices("validation")):
-            raise UserError(
-                "config.embedding.kind=learned is put together after training on validation rows, and there are none; "
-                "give the split a share of them, or take kind=features"
-            )
-        if not heads:
-            raise UserError(
-                "config.embedding.kind=learned takes what metric heads learn, and there are none; name some, such as "
-                f"--config.model.metric_heads={session.attributes[0]}:64"
-            )
-        if sum(heads.values()) > embedding.size:
-            raise UserError(
-                f"config.model.metric_heads have {sum(heads.values())} features together, more than "
-                f"config.embedding.size={embedding.size}"
-            )
+    embedding = session.config.embedding
     if embedding.kind != "labels" or embedding.attributes == ("auto",):
         return
     for name in embedding.attributes:

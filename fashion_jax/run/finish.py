@@ -20,7 +20,7 @@ from fashion_jax.data.schema import MISSING
 from fashion_jax.decision.calibration import fit_temperature
 from fashion_jax.decision.decisions import Decision
 from fashion_jax.decision.embedding import EmbeddingPlan
-from fashion_jax.decision.embedding_plan import compared_attributes, fit_embedding, learned_embedding
+from fashion_jax.decision.embedding_plan import compared_attributes, fit_embedding
 from fashion_jax.decision.hierarchy import Pair
 from fashion_jax.decision.out_of_catalogue import REFERENCE_ROWS
 from fashion_jax.decision.trust import Judgement, Rows, fit_decision, judge
@@ -33,9 +33,10 @@ from fashion_jax.run.session import Session
 from fashion_jax.serving.outputs import Outputs, Prediction, decide, name_labels
 from fashion_jax.serving.predict import prediction_cells, prediction_columns
 from fashion_jax.system import files
-from fashion_jax.training.state import TrainState, shift_logits
+from fashion_jax.training.state import TrainState
 
 _SHEET_PHOTOS = 48
+NOT_PRODUCTS_PER_KIND = 20  # drawn photos that judge the out-of-catalogue score
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,17 +52,6 @@ class Trust:
     decision: Decision
     pairs: list[Pair]
     embedding: EmbeddingPlan | None
-
-
-def of_rows_as_they_come(session: Session, state: TrainState) -> TrainState:
-    """Returns a state whose heads say what is of the catalogue's rows, where a loss had it learnt for even classes.
-
-    Logits of "logit_adjustment" lack the classes' frequencies: by them checkpoints and trials of a sweep would be
-    chosen for another operating point than those of other losses.
-    """
-    losses = session.head_losses
-    shifts = {name: loss.logit_offsets for name, loss in losses.items() if loss.logit_offsets is not None}
-    return shift_logits(state, shifts) if shifts else state
 
 
 def fit_trust(session: Session, state: TrainState) -> Trust | None:
@@ -84,17 +74,15 @@ def fit_trust(session: Session, state: TrainState) -> Trust | None:
     decision, pairs = fit_decision(
         validation,
         {n: session.prepared.labels[training, c] for n, c in zip(session.attributes, session.columns, strict=True)},
-        reference.embeddings,
+        reference.features,
         precision=trust.precision,
         coverage=trust.label_set_coverage,
-        flagged=trust.flagged_share,
-        spared=trust.spared_accuracy,
     )
     groups = session.prepared.groups[scored.rows]
     assert scored.outputs is not None
     # Embeddings are of the photos themselves, and so is what they are fitted to.
     own = dataclasses.replace(validation, logits=scored.outputs.own_logits)
-    return Trust(decision, pairs, _plan_embedding(session, own, groups, reference.embeddings, pairs))
+    return Trust(decision, pairs, _plan_embedding(session, own, groups, reference.features, pairs))
 
 
 def _plan_embedding(
@@ -106,8 +94,6 @@ def _plan_embedding(
 ) -> EmbeddingPlan | None:
     embedding, sizes = session.config.embedding, {n: len(v) for n, v in session.vocabularies.items()}
     room: dict[str, Any] = {"size": embedding.size, "appearance": embedding.appearance}
-    if embedding.kind == "learned":
-        return learned_embedding(session.arguments["metric_heads"], reference, **room)
     if embedding.kind == "features":
         return None
     return fit_embedding(
@@ -160,17 +146,10 @@ def score_split(session: Session, state: TrainState, split: str, trust: Trust | 
     return result
 
 
-def decided_macro_f1(evaluation: Evaluation) -> dict[str, float]:
-    """Returns attribute -> macro-F1 as the package decides, at that operating point; 0 where there was no label."""
-    assert evaluation.trust is not None
-    points = {name: head["operating_points"]["macro_f1"] for name, head in evaluation.trust["heads"].items()}
-    return {name: point["macro_f1"] or 0.0 for name, point in points.items()}
-
-
 def package_outputs(result: Evaluation, decision: Decision | None) -> Outputs:
     """Returns what a package with this decision says of the rows that were scored."""
     assert result.outputs is not None
-    return decide(decision, result.outputs.logits, result.outputs.embeddings, result.outputs.energies)
+    return decide(decision, result.outputs.logits, result.outputs.features, result.outputs.energies)
 
 
 def format_scores(evaluation: Evaluation) -> str:
@@ -216,20 +195,20 @@ def _rows(session: Session, result: Evaluation) -> Rows:
     return Rows(
         result.outputs.logits,
         {name: labels[:, column] for name, column in zip(session.attributes, session.columns, strict=True)},
-        result.outputs.embeddings,
+        result.outputs.features,
         result.outputs.energies,
     )
 
 
 def _judge(session: Session, state: TrainState, result: Evaluation, trust: Trust) -> Judgement:
-    data, per_kind = session.config.data, session.config.trust.not_products_per_kind
+    data = session.config.data
     outside: Rows | None = None
     kinds: list[str] = []
-    if per_kind and trust.decision.out_of_catalogue is not None:
-        images, kinds = draw_not_products(per_kind, data.height, data.width)
+    if trust.decision.out_of_catalogue is not None:
+        images, kinds = draw_not_products(NOT_PRODUCTS_PER_KIND, data.height, data.width)
         said = session.evaluate_images(state, images).outputs
         assert said is not None
-        outside = Rows(said.logits, {}, said.embeddings, said.energies)
+        outside = Rows(said.logits, {}, said.features, said.energies)
     rows = _rows(session, result)
     return judge(trust.decision, trust.pairs, rows, outside=outside, kinds=kinds, groups=KINDS)
 

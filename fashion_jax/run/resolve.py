@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from fashion_jax.config.fields import Config, LossConfig, ModelConfig
+from fashion_jax.config.fields import Config, ModelConfig
 from fashion_jax.config.files import config_from_dict
 from fashion_jax.data.records import Prepared, is_prepared
 from fashion_jax.system.errors import UserError, nearest
@@ -19,20 +19,19 @@ def resolve(config: Config, prepared: Prepared) -> Config:
 
     Raises:
         UserError: an attribute that the records lack, in `data.attributes`, a loss setting, or the colour, metric or
-            stacked heads, or one of these heads of an attribute that is not trained.
+            second heads, or one of these heads of an attribute that is not trained.
     """
     resolved = config_from_dict(config.to_dict())
     resolved.data.attributes = config.data.attributes or prepared.attributes
     # A later command may start elsewhere.
-    for name in ("source", "prepared"):
+    for name in ("source",):
         folder = getattr(config.data, name)
         if folder and is_prepared(Path(folder)):
             setattr(resolved.data, name, str(Path(folder).resolve()))
     loss, model = config.loss, config.model
     by_attribute: dict[str, Iterable[str]] = {
         "model.colour_heads": model.colour_heads,
-        "model.metric_heads": model.metric_heads,
-        "model.stacked_heads": model.stacked_heads,
+        "model.second_heads": model.second_heads,
     }
     _refuse_untrained(
         {field: [name for name in names if name in prepared.attributes] for field, names in by_attribute.items()},
@@ -41,16 +40,14 @@ def resolve(config: Config, prepared: Prepared) -> Config:
     resolved.model.colour_heads = resolve_colour_heads(config.model.colour_heads, resolved.data.attributes)
     if not resolved.model.colour_heads:
         _leave_out_colour(config, resolved)
-    if resolved.model.stacked_heads == ("auto",):
-        resolved.model.stacked_heads = resolved.data.attributes
+    if resolved.model.second_heads == ("auto",):
+        resolved.model.second_heads = resolved.data.attributes
     named = (
         *resolved.data.attributes,
         *resolved.model.colour_heads,
-        *config.model.metric_heads,
-        *resolved.model.stacked_heads,
+        *resolved.model.second_heads,
         *loss.head_weights,
         *loss.head_label_smoothing,
-        *loss.head_imbalance,
     )
     for name in named:
         if name not in prepared.attributes:
@@ -78,24 +75,12 @@ def refuse_without_effect(config: Config) -> None:
     by_attribute: dict[str, Iterable[str]] = {
         "loss.head_weights": loss.head_weights,
         "loss.head_label_smoothing": loss.head_label_smoothing,
-        "loss.head_imbalance": loss.head_imbalance,
     }
     _refuse_untrained(by_attribute, attributes)
-    if loss.colour_softness and not (config.model.colour_heads or resolve_colour_heads(("auto",), attributes)):
-        raise UserError(
-            f"config.loss.colour_softness={loss.colour_softness:g} is of colours, and no attribute counts as one (of "
-            f"{', '.join(attributes)}); name it in config.model.colour_heads, or leave it out"
-        )
-    if loss.metric != LossConfig().metric and not config.model.metric_heads:
-        raise UserError(
-            f"config.loss.metric={loss.metric} is learnt by metric heads, and there are none; add "
-            f"--config.model.metric_heads={attributes[0]}:128, say, or leave it out"
-        )
     if embedding.kind != "labels" and embedding.attributes != ("auto",):
         raise UserError(
-            f"config.embedding.attributes is of embedding.kind=labels; with {embedding.kind} "
-            + ("model.metric_heads says what is learnt" if embedding.kind == "learned" else "no labels take part")
-            + "; set --config.embedding.attributes=auto"
+            f"config.embedding.attributes is for embedding.kind=labels, and embedding.kind is {embedding.kind}; "
+            "set --config.embedding.attributes=auto"
         )
 
 
@@ -112,7 +97,7 @@ def _refuse_untrained(by_attribute: Mapping[str, Iterable[str]], trained: tuple[
 def _leave_out_colour(config: Config, resolved: Config) -> None:
     """Takes out what needs a colour head; refuses it where no catalogue could give it one."""
     default = ModelConfig()
-    for name in ("stacked_heads", "colour_histogram", "colour_dropout"):
+    for name in ("second_heads",):
         if getattr(config.model, name) == getattr(default, name):
             continue
         if not config.model.colour_heads:

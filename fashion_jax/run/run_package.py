@@ -28,7 +28,7 @@ def write_run_package(
         test: scores of the test split; None where it is empty.
         trust: what was fitted on the validation rows; None where there are none.
     """
-    params, batch_stats = state.judged
+    params, batch_stats = state.scored
     flat = traverse_util.flatten_dict({"params": to_host(params), "batch_stats": to_host(batch_stats)})
     data = session.config.data
     write_package(
@@ -48,7 +48,7 @@ def write_run_package(
             "step": step,
             "fingerprint": session.prepared.fingerprint,
             "test": test.scalars() if test else None,
-            TRIED: list(session.config.model.stacked_heads),
+            TRIED: list(session.config.model.second_heads),
         },
         decision=None if trust is None else trust.decision,
         embedding=None if trust is None else trust.embedding,

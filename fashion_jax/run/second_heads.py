@@ -27,17 +27,17 @@ from fashion_jax.system.devices import first_process_does
 from fashion_jax.system.errors import UserError
 from fashion_jax.system.progress import progress_bar
 from fashion_jax.training.placement import batch_sharding, put_batch, put_everywhere, replicated, to_host
-from fashion_jax.training.stacking import empty_stacked_head, fit_stacked_head
+from fashion_jax.training.second_heads import empty_second_head, fit_second_head
 from fashion_jax.training.state import TrainState
 
-TRIED = "stacked_heads_tried"  # among what a package notes of its training: also those that did not help
+TRIED = "second_heads_tried"  # among what a package notes of its training: also those that did not help
 _MOST_BYTES = 2**30  # of what is seen of training photos, on the host and on a device; more are thinned out
 _LEAST_GAIN = 0.01  # share of the loss; every second head takes time in prediction
 _WEIGHTS = tuple(round(0.1 * step, 1) for step in range(11))  # of a second head beside the first
 _VIEWS = 2  # a photo and its mirror image
 
 
-def fit_stacked_heads(session: Session, state: TrainState) -> tuple[Session, TrainState]:
+def fit_second_heads(session: Session, state: TrainState) -> tuple[Session, TrainState]:
     """Fits second heads to what the network says of training photos, and to the colours of these.
 
     Each is pooled with the first by the weight that has the lowest loss on validation rows, at the best temperature,
@@ -54,7 +54,7 @@ def fit_stacked_heads(session: Session, state: TrainState) -> tuple[Session, Tra
         A session to score with, and a state to score; what was given where the configuration asks for no second heads,
         there is no colour head, whose features they see, or no training row with such a label.
     """
-    names = session.config.model.stacked_heads
+    names = session.config.model.second_heads
     if not names:
         return session, state
     rows = _labelled_rows(session, names)
@@ -62,21 +62,21 @@ def fit_stacked_heads(session: Session, state: TrainState) -> tuple[Session, Tra
     labels = {name: given for name, given in labels.items() if (given != MISSING).any()}
     if not labels:
         return session, state
-    complete = session.with_stacked_heads(tuple(labels))
+    complete = session.with_second_heads(tuple(labels))
     fitted = _fit(complete, state, rows, labels)
     chosen = _choose_weights(session, state, complete, fitted)
-    complete = session.with_stacked_heads(tuple(name for name in fitted if chosen[name]))
+    complete = session.with_second_heads(tuple(name for name in fitted if chosen[name]))
     return complete, _with_heads(complete, state, fitted, chosen)
 
 
-def restore_stacked_heads(session: Session, state: TrainState) -> tuple[Session, TrainState] | None:
+def restore_second_heads(session: Session, state: TrainState) -> tuple[Session, TrainState] | None:
     """Takes the second heads of the workdir's package, where it is of this very network: fitting takes a while.
 
     Returns:
-        As `fit_stacked_heads`; None where there is no such package, or other second heads were tried for it.
+        As `fit_second_heads`; None where there is no such package, or other second heads were tried for it.
     """
     folder = session.workdir / "package"
-    if not session.config.model.stacked_heads or not folder.is_dir():
+    if not session.config.model.second_heads or not folder.is_dir():
         return None
     try:
         package = load_package(folder)
@@ -84,33 +84,33 @@ def restore_stacked_heads(session: Session, state: TrainState) -> tuple[Session,
         if session.progress:
             print(f"the package cannot be used, and second heads are fitted anew: {error}", file=sys.stderr, flush=True)
         return None
-    if package.extra.get(TRIED) != list(session.config.model.stacked_heads):
+    if package.extra.get(TRIED) != list(session.config.model.second_heads):
         return None
     if package.extra.get("fingerprint") != session.prepared.fingerprint:  # fitted to other labels
         return None
-    names = tuple(package.model["stacked_heads"])
-    complete = session.with_stacked_heads(names)
+    names = tuple(package.model["second_heads"])
+    complete = session.with_second_heads(names)
     own, packaged = (
         traverse_util.flatten_dict({"params": params, "batch_stats": batch_stats})
-        for params, batch_stats in (to_host(state.judged), (package.params, package.batch_stats))
+        for params, batch_stats in (to_host(state.scored), (package.params, package.batch_stats))
     )
     same = package.model == complete.arguments and all(np.array_equal(packaged[path], own[path]) for path in own)
     if not same:
         return None
-    fitted = {name: (package.params["stacked"][name], package.batch_stats["stacked"][name]) for name in names}
+    fitted = {name: (package.params["second"][name], package.batch_stats["second"][name]) for name in names}
     return complete, _with_heads(complete, state, fitted)
 
 
 def _fit(
     complete: Session, state: TrainState, rows: Int64[np.ndarray, " n"], labels: Mapping[str, Int[np.ndarray, " n"]]
 ) -> dict[str, tuple[Any, Any]]:
-    """Returns attribute -> parameters and batch statistics of its stacked head, the same on every process."""
+    """Returns attribute -> parameters and batch statistics of its second head, the same on every process."""
     seen = _observe(complete, state, rows)
-    fitted = {name: empty_stacked_head(seen.shape[-1], len(complete.vocabularies[name])) for name in labels}
+    fitted = {name: empty_second_head(seen.shape[-1], len(complete.vocabularies[name])) for name in labels}
 
     def fit() -> None:
         for name, given in labels.items():
-            fitted[name] = fit_stacked_head(
+            fitted[name] = fit_second_head(
                 seen,
                 given,
                 len(complete.vocabularies[name]),
@@ -133,14 +133,14 @@ def _labelled_rows(session: Session, names: tuple[str, ...]) -> Int64[np.ndarray
     rows = session.prepared.indices("train")
     columns = np.array([_column(session, name) for name in names], np.int64)
     labelled = rows[(session.prepared.labels[np.ix_(rows, columns)] != MISSING).any(1)]
-    size = _size(session.with_stacked_heads(names))
+    size = _size(session.with_second_heads(names))
     return spread_rows(labelled, max(1, _MOST_BYTES // (_VIEWS * size * 4)))
 
 
 def _size(complete: Session) -> int:
-    """Returns how many values stacked heads see."""
+    """Returns how many values second heads see."""
     _, _, batch_stats = abstract_classifier(complete.arguments)
-    return int(jax.tree.leaves(batch_stats["stacked"])[0].shape[0])
+    return int(jax.tree.leaves(batch_stats["second"])[0].shape[0])
 
 
 def _with_heads(
@@ -149,14 +149,14 @@ def _with_heads(
     fitted: Mapping[str, tuple[Any, Any]],
     chosen: Mapping[str, float] | None = None,
 ) -> TrainState:
-    """Returns the judged weights with those of the session's stacked heads, pooled as chosen; None: as they are."""
-    trees = [dict(tree) for tree in state.judged]
+    """Returns the judged weights with those of the session's second heads, pooled as chosen; None: as they are."""
+    trees = [dict(tree) for tree in state.scored]
     for place, tree in enumerate(trees):
-        heads = {name: fitted[name][place] for name in complete.stacked_heads}
+        heads = {name: fitted[name][place] for name in complete.second_heads}
         if place == 0 and chosen is not None:
             heads = {name: {**head, "weight": np.full(1, chosen[name], np.float32)} for name, head in heads.items()}
         if heads:
-            tree["stacked"] = jax.tree.map(lambda array: put_everywhere(np.asarray(array), complete.mesh), heads)
+            tree["second"] = jax.tree.map(lambda array: put_everywhere(np.asarray(array), complete.mesh), heads)
     return TrainState(state.step, trees[0], trees[1], None)
 
 
@@ -216,19 +216,19 @@ def _calibrated_loss(log_probs: Float[np.ndarray, "n classes"], labels: Int[np.n
 def _observe(
     complete: Session, state: TrainState, rows: Int64[np.ndarray, " n"]
 ) -> Float32[np.ndarray, "n views size"]:
-    """Returns what stacked heads see of photos and of their mirror images; on process 0, zeros on the others."""
+    """Returns what second heads see of photos and of their mirror images; on process 0, zeros on the others."""
     graph, *shapes = abstract_classifier(complete.arguments)
     data, mesh, dtype = complete.config.data, complete.mesh, jnp.dtype(complete.arguments["dtype"])
 
     def observe(params: Any, batch_stats: Any, batch: DeviceBatch) -> dict[str, jax.Array]:
-        # Nothing of what is seen depends on the stacked heads, which are not there yet.
-        absent = [jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), tree["stacked"]) for tree in shapes]
-        parts = ({**tree, "stacked": none} for tree, none in zip((params, batch_stats), absent, strict=True))
+        # Nothing of what is seen depends on the second heads, which are not there yet.
+        absent = [jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), tree["second"]) for tree in shapes]
+        parts = ({**tree, "second": none} for tree, none in zip((params, batch_stats), absent, strict=True))
         model = merge_network(graph, *parts)
         images = normalize(batch["image"], data.mean, data.std, dtype)
         seen = []
         for view in (images, images[:, :, ::-1]):
-            inputs = model(view, train=False).stacked_inputs
+            inputs = model(view, train=False).second_inputs
             assert inputs is not None
             seen.append(inputs)
         return {"valid": batch["valid"], "seen": jnp.stack(seen, 1)}
@@ -242,7 +242,7 @@ def _observe(
     seen, done = np.zeros((len(rows), _VIEWS, _size(complete)), np.float32), 0
     with progress_bar(len(rows), "asking the network of training photos", show=complete.progress, unit="photo") as bar:
         for batch in batches:
-            said = run(*state.judged, prepare_batch(put_batch(dict(batch), mesh)))
+            said = run(*state.scored, prepare_batch(put_batch(dict(batch), mesh)))
             if jax.process_index() == 0:
                 said = jax.device_get(said)
                 part = said["seen"][said["valid"]]  # in the order of the rows

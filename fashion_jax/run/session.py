@@ -17,7 +17,7 @@ from jaxtyping import UInt8
 
 from fashion_jax.config.fields import Config, MixConfig
 from fashion_jax.config.values import resolve_steps
-from fashion_jax.data.class_colours import class_colours, colour_differences, similar_colours
+from fashion_jax.data.class_colours import class_colours, colour_differences
 from fashion_jax.data.loader import (
     Batch,
     PhotoSource,
@@ -33,14 +33,15 @@ from fashion_jax.evaluation.evaluate import Evaluation, EvaluationStep, evaluate
 from fashion_jax.models.classifier import abstract_classifier, frozen_norm_classifier
 from fashion_jax.system.devices import make_mesh
 from fashion_jax.training.fine_tuning import parameter_paths, plan_fine_tuning
-from fashion_jax.training.imbalance import make_head_loss
 from fashion_jax.training.loop import Schedule
-from fashion_jax.training.losses import HeadLoss
-from fashion_jax.training.metric_losses import MetricLoss
+from fashion_jax.training.losses import HeadLoss, make_head_loss
 from fashion_jax.training.optimizer import make_optimizer, make_schedule
 from fashion_jax.training.resident import DevicePhotos, free_device_bytes
 from fashion_jax.training.state import TrainState, abstract_state, model_arguments, resolve_colour_heads
 from fashion_jax.training.step import TrainStep, make_train_step
+
+LOG_EVERY = 50  # steps between two lines of training metrics
+EVALUATION_BATCH_SIZE = 512
 
 DeviceBatch = dict[str, jax.Array]
 Complete = Callable[[DeviceBatch], DeviceBatch]
@@ -56,7 +57,7 @@ class Session:
         workdir: of the run.
         mesh: all devices.
         progress: whether to show what is going on.
-        stacked_heads: attributes with a second head, which is fitted after training; for scoring alone.
+        second_heads: attributes with a second head, which is fitted after training; for scoring alone.
     """
 
     config: Config
@@ -64,7 +65,7 @@ class Session:
     workdir: Path
     mesh: Mesh = field(default_factory=make_mesh)
     progress: bool = True
-    stacked_heads: tuple[str, ...] = ()
+    second_heads: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         train = self.config.train
@@ -74,7 +75,7 @@ class Session:
         self.num_examples = len(self.prepared.indices("train"))
         data = self.config.data
         classes = {name: len(v) for name, v in self.vocabularies.items()}
-        self.arguments = model_arguments(self.config.model, data, classes, stacked_heads=self.stacked_heads)
+        self.arguments = model_arguments(self.config.model, data, classes, second_heads=self.second_heads)
         self.graph, params, _ = abstract_classifier(self.arguments)
         self._training_graph, norms = self.graph, frozenset[str]()
         if self.config.optimizer.freeze_batch_norm:
@@ -135,7 +136,7 @@ class Session:
         train = self.config.train
         return Schedule(
             total=self.total_steps,
-            log=self.steps(train.log_every),
+            log=LOG_EVERY,
             evaluate=self.steps(train.evaluate_every),
             checkpoint=self.steps(train.checkpoint_every),
             patience=train.early_stopping_patience,
@@ -151,9 +152,9 @@ class Session:
             self._train_steps[kind] = self._make_train_step(scale, mix)
         return self._train_steps[kind]
 
-    def with_stacked_heads(self, names: tuple[str, ...]) -> Session:
+    def with_second_heads(self, names: tuple[str, ...]) -> Session:
         """Returns a session to score the network with, once it has second heads for these attributes."""
-        complete = dataclasses.replace(self, stacked_heads=names)
+        complete = dataclasses.replace(self, second_heads=names)
         complete.storage = self.storage
         return complete
 
@@ -165,10 +166,7 @@ class Session:
         for name, column in zip(self.attributes, self.columns, strict=True):
             known = labels[labels[:, column] != MISSING, column]
             counts = np.bincount(known, minlength=len(self.vocabularies[name]))
-            similar = None
-            if self.config.loss.colour_softness and name in self.colours:
-                similar = similar_colours(self.colour_differences[name], self.config.loss.colour_scale)
-            losses[name] = make_head_loss(name, counts, self.config.loss, similar)
+            losses[name] = make_head_loss(name, counts, self.config.loss)
         return losses
 
     def _make_train_step(self, scale: float, mix: MixConfig) -> TrainStep:
@@ -190,13 +188,8 @@ class Session:
             average_decay=train.average_decay,
             seed=train.seed,
             dtype=self.arguments["dtype"],
-            metric=self._metric_loss(),
             hold=self.fine_tuning.hold,
         )
-
-    def _metric_loss(self) -> MetricLoss | None:
-        loss, heads = self.config.loss, tuple(self.arguments["metric_heads"])
-        return MetricLoss(loss.metric, loss.metric_temperature, loss.metric_weight, heads) if heads else None
 
     def _photos(self, split: str) -> tuple[PhotoSource | None, Complete]:
         """Returns what reads a split's photos on the host, and what adds them on the devices."""
@@ -220,7 +213,6 @@ class Session:
             start_step=start_step,
             process_index=jax.process_index(),
             num_processes=jax.process_count(),
-            num_workers=self.config.data.num_workers if self.storage == "stream" else 0,
         )
         return batches, complete
 
@@ -244,6 +236,12 @@ class Session:
             dtype=self.arguments["dtype"],
             test_time_flip=data.test_time_flip,
         )
+
+    @property
+    def _evaluation_batch_size(self) -> int:
+        """The same for all splits, so that the evaluation step is compiled once."""
+        largest = max(len(self.prepared.indices(split)) for split in ("validation", "test"))
+        return -(-min(EVALUATION_BATCH_SIZE, max(largest, 1)) // self.mesh.size) * self.mesh.size
 
     def evaluator(
         self, split: str, *, rows: np.ndarray | None = None, keep_outputs: bool = False
@@ -271,9 +269,7 @@ class Session:
         """
         data, some = self.config.data, rows is not None
         chosen = self.prepared.indices(split) if rows is None else rows
-        smallest = max(self.mesh.size, 1)
-        wanted = min(self.config.runtime.evaluation_batch_size, max(len(chosen), 1))
-        batch_size = -(-wanted // smallest) * smallest
+        batch_size = self._evaluation_batch_size
         stream = StreamedPhotos(self.prepared, data.height, data.width)
         photos_once = functools.cache(lambda: (stream, _unchanged) if some else self._photos(split))
 
@@ -286,8 +282,7 @@ class Session:
 
     def evaluate_images(self, state: TrainState, images: UInt8[np.ndarray, "n height width 3"]) -> Evaluation:
         """Returns what the network says of photos that are no rows of the records; rows are counted from 0."""
-        parts = self.mesh.size
-        size = -(-min(self.config.runtime.evaluation_batch_size, len(images)) // parts) * parts
+        size = self._evaluation_batch_size
         part = size // jax.process_count()
         mine = slice(jax.process_index() * part, (jax.process_index() + 1) * part)
 
@@ -314,7 +309,7 @@ class Session:
     ) -> Evaluation:
         return evaluate_split(
             self._evaluation_step,
-            *state.judged,
+            *state.scored,
             batches,
             mesh=self.mesh,
             vocabularies=self.vocabularies,

@@ -34,7 +34,7 @@ from fashion_jax.training.state import TrainState, create_state
 
 FOLDER = "pretrained"
 _FACTS, _BACKBONE = "facts.json", "backbone.safetensors"
-_ARCHITECTURE = ("depth", "width", "stem", "deep_shortcut")
+_ARCHITECTURE = ("depth", "width", "stem")
 
 
 def prepare_pretrained(config: Config, workdir: Path, *, progress: bool = True) -> None:
@@ -175,11 +175,6 @@ def _check_resumed(config: Config, workdir: Path) -> None:
 
 def _adopt(config: Config, facts: PretrainedFacts) -> Config:
     resolved, default = config_from_dict(config.to_dict()), ModelConfig()
-    if config.model.pretrained_digest not in ("", facts.digest):
-        raise UserError(
-            f"the weights of {facts.source} have the sha256 {facts.digest}, and config.model.pretrained_digest is "
-            f"{config.model.pretrained_digest}"
-        )
     for name in _ARCHITECTURE:
         given, wanted = getattr(config.model, name), getattr(facts, name)
         # What was left at its default was left open; another value of it could not be used anyway.
@@ -191,7 +186,7 @@ def _adopt(config: Config, facts: PretrainedFacts) -> Config:
         setattr(resolved.model, name, wanted)
     if facts.pooling == "gem":  # its power was trained with the rest
         resolved.model.pooling = facts.pooling
-    resolved.model.pretrained, resolved.model.pretrained_digest = facts.source, facts.digest
+    resolved.model.pretrained = facts.source
     resolved.data.mean, resolved.data.std = config.data.mean or facts.mean, config.data.std or facts.std
     resolved.validate()
     return resolved
@@ -220,13 +215,12 @@ def _read_facts(workdir: Path) -> PretrainedFacts | None:
 
 
 def _read_weights(session: Session) -> dict[str, np.ndarray]:
-    """Returns the run's pretrained weights, without what colour heads see where the run's see something else."""
+    """Returns the run's pretrained weights, without colour features where the run has no colour head."""
     path, facts = session.workdir / FOLDER / _BACKBONE, _read_facts(session.workdir)
     try:
         weights = safetensors.numpy.load_file(path)
     except (safetensors.SafetensorError, OSError) as error:
         raise UserError(f"{path} cannot be read ({error}); all processes must share the workdir's disk") from error
-    wanted = "histogram" if session.arguments["colour_histogram"] else "plain"
-    if session.arguments["colour_heads"] and facts is not None and facts.colour == wanted:
+    if session.arguments["colour_heads"] and facts is not None and facts.colour:
         return weights
     return {name: array for name, array in weights.items() if name.split("/")[1] != "colour"}

@@ -30,6 +30,7 @@ from fashion_jax.config.files import load_config
 from fashion_jax.config.values import share_of
 from fashion_jax.data.records import is_prepared
 from fashion_jax.run.train import lower_is_better, train
+from fashion_jax.run.workdir import make_records
 from fashion_jax.system import files
 from fashion_jax.system.errors import UserError
 from fashion_jax.system.pictures import RIGHT, UNKNOWN, render_png, shorten
@@ -49,12 +50,12 @@ _NOT_SEARCHED = {
     "runtime.": "it is set before the first trial begins, for all trials",
     "trust.": "it acts after training, and trials are compared during training",
     "embedding.": "it acts after training, and trials are compared during training",
-    "model.stacked_heads": "it acts after training, and trials are compared during training",
+    "model.second_heads": "it acts after training, and trials are compared during training",
     "train.best_metric": "it changes what the score of a trial measures",
     "data.attributes": "it changes what the score of a trial measures",
     **dict.fromkeys(
         (
-            "data.source", "data.prepared", "data.schema", "data.corrections", "data.max_side",
+            "data.source", "data.schema", "data.corrections", "data.max_side",
             "data.max_bad_fraction", "data.split",
         ),
         "it changes the records, and all trials are compared on the same records",
@@ -161,8 +162,9 @@ def sweep(
     with files.hold_lock(folder / ".lock", what=f"the folder {folder}", busy=busy):
         _claim(folder, base, files.read_json_object(Path(space)))
         study = _open_study(folder, lower_is_better(base))
-        if not is_prepared(Path(base.data.source)) and not base.data.prepared:
-            given["data.prepared"] = str(folder / "records")
+        if not is_prepared(Path(base.data.source)):
+            make_records(base, folder / "records", progress=progress)
+            given |= {"data.source": str(folder / "records"), "data.corrections": ""}
         failures = 0
         while len(_ended(study)) < num_trials:
             trial = study.ask()

@@ -3,7 +3,7 @@
 WORKDIR/
   config.json               as resolved
   trained_on.json           the records' fingerprint, and the ids of the training products
-  records/ pilots/          unless the source is prepared already; short runs of loss.imbalance=auto
+  records/                  unless the source is prepared already
   checkpoints/              newest and best
   metrics.jsonl             (tensorboard/)
   evaluation/test/          metrics.json, predictions.csv, trust.md, confusion matrices, contact_sheet.png
@@ -25,11 +25,10 @@ from fashion_jax.config.fields import Config
 from fashion_jax.config.files import checked_copy
 from fashion_jax.evaluation.evaluate import Evaluation
 from fashion_jax.run.checks import check_training
-from fashion_jax.run.finish import decided_macro_f1, fit_trust, format_scores, of_rows_as_they_come, score_split
-from fashion_jax.run.imbalance_pilots import choose_imbalance, first_pilot
+from fashion_jax.run.finish import fit_trust, format_scores, score_split
 from fashion_jax.run.resolve import refuse_without_effect, resolve
 from fashion_jax.run.run_package import write_run_package
-from fashion_jax.run.second_heads import fit_stacked_heads, restore_stacked_heads
+from fashion_jax.run.second_heads import fit_second_heads, restore_second_heads
 from fashion_jax.run.session import Session
 from fashion_jax.run.start import adopt_pretrained, first_state, prepare_pretrained, warn_of_known_products
 from fashion_jax.run.workdir import (
@@ -101,10 +100,6 @@ def train(
     config, workdir = checked_copy(config), Path(workdir)
     progress = progress and jax.process_index() == 0
 
-    def run_pilot(pilot: Config, folder: Path) -> dict[str, float]:
-        train(pilot, folder, progress=progress, owns_process=owns_process, finish=False)
-        return decided_macro_f1(evaluate(folder, "validation", progress=progress))
-
     with contextlib.ExitStack() as stack:
 
         def open_workdir() -> None:
@@ -118,15 +113,6 @@ def train(
         config = resolve(keep_dtype(adopt_pretrained(config, workdir), workdir), prepared)
         if not has_checkpoints(workdir):
             refuse_without_effect(config)
-        if (pilot := first_pilot(config)) != config:  # what would stop the run is found before short runs for it
-            check_training(Session(pilot, prepared, workdir, progress=progress))
-        config = choose_imbalance(
-            config,
-            prepared,
-            workdir,
-            run_pilot,
-            progress=progress,
-        )
         session = Session(config, prepared, workdir, progress=progress)
         check_training(session, compared=on_evaluation is not None)
         check_workdir(workdir, config, prepared)
@@ -139,7 +125,7 @@ def train(
             if not finish:
                 return Result(workdir, workdir / "package", best, None)
             state, _ = checkpoints.restore(best, session.target)
-        session, state = restore_stacked_heads(session, state) or fit_stacked_heads(session, state)
+        session, state = restore_second_heads(session, state) or fit_second_heads(session, state)
         trust = fit_trust(session, state)
         test = score_split(session, state, "test", trust)
         package = workdir / "package"
@@ -151,7 +137,7 @@ def train(
 def evaluate(workdir: str | Path, split: str = "test", *, progress: bool = True) -> Evaluation:
     """Scores the best checkpoint of a workdir on a split and writes `evaluation/<split>`.
 
-    With `model.stacked_heads`, second heads are those of the workdir's package; where it has none of this very
+    With `model.second_heads`, second heads are those of the workdir's package; where it has none of this very
     checkpoint, as while a run goes on, they are fitted first, on the training photos.
 
     Raises:
@@ -168,7 +154,7 @@ def evaluate(workdir: str | Path, split: str = "test", *, progress: bool = True)
         best = checkpoints.best_step
         assert best is not None
         state, _ = checkpoints.restore(best, session.target)
-    session, state = restore_stacked_heads(session, state) or fit_stacked_heads(session, state)
+    session, state = restore_second_heads(session, state) or fit_second_heads(session, state)
     result = score_split(session, state, split, fit_trust(session, state))
     if result is None:
         raise UserError(f"the split {split!r} holds no rows")
@@ -218,7 +204,7 @@ def _run(
 
     def evaluate(state: TrainState) -> dict[str, float]:
         assert score is not None
-        scores = score(of_rows_as_they_come(session, state)).scalars()
+        scores = score(state).scalars()
         if on_evaluation is not None:
             on_evaluation(int(state.step), schedule.total, scores)
         return scores

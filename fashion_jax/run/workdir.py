@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,8 @@ from fashion_jax.system.errors import UserError
 # These fields may change while a run goes on: they do not change the trained parameters. What the source of the records
 # gives is compared by the records' fingerprint.
 _FREE_FIELDS = (
-    "runtime.", "trust.", "embedding.", "model.stacked_heads", "data.storage", "data.num_workers", "data.prepared",
-    "data.source", "data.corrections", "train.log_every", "train.checkpoint_every",
+    "runtime.", "trust.", "embedding.", "model.second_heads", "data.storage",
+    "data.source", "data.corrections", "train.checkpoint_every",
 )  # fmt: skip
 TRAINED_ON = "trained_on.json"  # the records' fingerprint, and the ids of the products that the run is trained on
 
@@ -52,9 +52,26 @@ def prepare_records(config: Config, workdir: Path, *, progress: bool = True) -> 
                 f"split or corrections have changed; {_alternatives(workdir)}"
             )
 
-    prepare(
+    make_records(
+        config,
+        workdir / "records",
+        progress=progress,
+        before_replacing=refuse_other_records if has_checkpoints(workdir) else None,
+    )
+
+
+def make_records(
+    config: Config,
+    folder: Path,
+    *,
+    progress: bool = True,
+    before_replacing: Callable[[Prepared, Prepared], None] | None = None,
+) -> Prepared:
+    """Prepares the records of `config.data`; see `prepare` for `before_replacing` and what is raised."""
+    data = config.data
+    return prepare(
         data.source,
-        Path(data.prepared) if data.prepared else workdir / "records",
+        folder,
         schema=load_schema(Path(data.schema)) if data.schema else None,
         max_side=data.max_side,
         max_bad_fraction=data.max_bad_fraction,
@@ -63,7 +80,7 @@ def prepare_records(config: Config, workdir: Path, *, progress: bool = True) -> 
         split_seed=data.split_seed,
         corrections=data.corrections or None,
         progress=progress,
-        before_replacing=refuse_other_records if has_checkpoints(workdir) else None,
+        before_replacing=before_replacing,
     )
 
 
@@ -72,7 +89,7 @@ def find_records(config: Config, workdir: Path) -> Prepared:
     data = config.data
     if is_prepared(Path(data.source)):
         return open_prepared(Path(data.source))
-    return open_prepared(Path(data.prepared) if data.prepared else workdir / "records")
+    return open_prepared(workdir / "records")
 
 
 def check_workdir(workdir: Path, config: Config, prepared: Prepared) -> None:

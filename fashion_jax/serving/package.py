@@ -3,12 +3,13 @@
 weights.safetensors   parameters and batch statistics, float32; kernels may be float16
 config.json           format, model, preprocessing, digests of the others
 labels.json           attribute -> class names in the order of the outputs
-decision.json         what was fitted for calibrated probabilities and labels; packages of before it have none
+decision.json         what was fitted for calibrated probabilities and labels; absent without validation rows
 embedding.json        what embeddings are made of, with embedding.safetensors; without it they are the pooled features
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
@@ -26,8 +27,8 @@ from fashion_jax.decision.decision_file import decision_from_json, decision_to_j
 from fashion_jax.decision.decisions import Decision
 from fashion_jax.decision.embedding import EmbeddingPlan
 from fashion_jax.decision.embedding_file import components_to_bytes, plan_from_json, plan_to_json
-from fashion_jax.models.classifier import abstract_classifier
-from fashion_jax.models.resnet import DEPTHS, POOLINGS, STEMS, embedding_size
+from fashion_jax.models.classifier import Architecture, abstract_classifier
+from fashion_jax.models.resnet import DEPTHS, POOLINGS, STEMS, num_features
 from fashion_jax.system import files
 from fashion_jax.system.errors import UserError
 
@@ -36,18 +37,6 @@ _FILES = ("weights.safetensors", "config.json", "labels.json")
 _DECISION = "decision.json"
 _EMBEDDING = ("embedding.json", "embedding.safetensors")
 _MAX_CLASSES = 100_000
-# What packages of earlier versions do not name, and what it was then.
-_LATER_ARGUMENTS: dict[str, Any] = {
-    "drop_path": 0.0,
-    "pooling": "average",
-    "colour_heads": [],
-    "colour_histogram": False,
-    "colour_dropout": 0.0,
-    "metric_heads": {},
-    "stacked_heads": [],
-    "mean": [0.5, 0.5, 0.5],
-    "std": [0.5, 0.5, 0.5],
-}
 _MIN_STD = 1e-6  # below it, normalised photos leave what float32 holds
 
 
@@ -107,7 +96,7 @@ def write_package(
     """
     data = safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in weights.items()})
     labels = json.dumps({name: list(classes) for name, classes in vocabularies.items()}, indent=2, ensure_ascii=False)
-    features = embedding_size(model["depth"], model["width"])
+    features = num_features(model["depth"], model["width"])
     contents = {"weights.safetensors": data, "labels.json": labels.encode()}
     if decision is not None:
         contents[_DECISION] = _to_json(decision_to_json(decision))
@@ -117,7 +106,7 @@ def write_package(
         "format": FORMAT,
         "library": f"fashion-jax {_version()}",
         "model": dict(model),
-        "embedding_size": features,
+        "num_features": features,
         "preprocessing": dict(preprocessing),
         "digests": {name: _digest(content) for name, content in contents.items()},
         "extra": files.without_nan(extra),
@@ -149,7 +138,7 @@ def load_package(path: str | Path) -> Package:
             if config["digests"][name] != _digest(content):
                 raise UserError(f"{folder / name} is damaged or was changed: it does not match config.json")
         vocabularies = _check_labels(folder, files.read_json_object(folder / "labels.json"), config["model"])
-        model = _check_model(folder, config["model"], config["embedding_size"])
+        model = _check_model(folder, config["model"], config["num_features"])
         preprocessing = _check_preprocessing(folder, config["preprocessing"])
         params, batch_stats = _check_weights(folder, data, model)
         decision, embedding = _read_decision(folder, config), _read_embedding(folder, config)
@@ -169,9 +158,7 @@ def _read_decision(folder: Path, config: Mapping[str, Any]) -> Decision | None:
     if _read_fitted(folder, _DECISION, config) is None:
         return None
     where = folder / _DECISION
-    return decision_from_json(
-        where, files.read_json_object(where), config["model"]["classes"], config["embedding_size"]
-    )
+    return decision_from_json(where, files.read_json_object(where), config["model"]["classes"], config["num_features"])
 
 
 def _read_embedding(folder: Path, config: Mapping[str, Any]) -> EmbeddingPlan | None:
@@ -185,8 +172,8 @@ def _read_embedding(folder: Path, config: Mapping[str, Any]) -> EmbeddingPlan | 
         where,
         files.read_json_object(where),
         found[1],
-        {**_LATER_ARGUMENTS, **config["model"]},
-        config["embedding_size"],
+        config["model"],
+        config["num_features"],
     )
 
 
@@ -222,40 +209,28 @@ def _check_labels(folder: Path, labels: dict[str, Any], model: Mapping[str, Any]
 
 def _check_model(folder: Path, model: dict[str, Any], features: int) -> dict[str, Any]:
     """Refuses absurd sizes before anything is allocated for them."""
-    model = {**_LATER_ARGUMENTS, **model}
-    sizes = [model["width"], *model["head_hidden"]]
     sound = (
-        model["depth"] in DEPTHS
+        model.keys() == {field.name for field in dataclasses.fields(Architecture)}
+        and model["depth"] in DEPTHS
         and model["stem"] in STEMS
-        and model["head"] in ("linear", "mlp")
         and model["dtype"] in ("float32", "bfloat16")
-        and isinstance(model["deep_shortcut"], bool)
-        and isinstance(model["dropout"], (int, float))
-        and 0 <= model["dropout"] < 1
         and isinstance(model["drop_path"], (int, float))
         and 0 <= model["drop_path"] < 1
         and model["pooling"] in POOLINGS
         and isinstance(model["colour_heads"], list)
         and set(model["colour_heads"]) <= model["classes"].keys()
-        and isinstance(model["colour_histogram"], bool)
-        and isinstance(model["colour_dropout"], (int, float))
-        and 0 <= model["colour_dropout"] < 1
-        and isinstance(model["metric_heads"], dict)
-        and model["metric_heads"].keys() <= model["classes"].keys()
-        and all(type(size) is int and 1 <= size <= 65536 for size in model["metric_heads"].values())
-        and isinstance(model["stacked_heads"], list)
-        and set(model["stacked_heads"]) <= (model["classes"].keys() if model["colour_heads"] else set())
+        and isinstance(model["second_heads"], list)
+        and set(model["second_heads"]) <= (model["classes"].keys() if model["colour_heads"] else set())
         and _are_shares(model["mean"], 0)
         and _are_shares(model["std"], _MIN_STD)
-        and all(isinstance(size, int) and 1 <= size <= 65536 for size in sizes)
-        and model["width"] <= 1024
-        and len(model["head_hidden"]) <= 8
+        and type(model["width"]) is int
+        and 1 <= model["width"] <= 1024
         and all(isinstance(n, int) and 1 <= n <= _MAX_CLASSES for n in model["classes"].values())
     )
     if not sound:
         raise UserError(f"{folder / 'config.json'} describes a model that this version does not build: {model}")
-    if features != embedding_size(model["depth"], model["width"]):
-        raise UserError(f"{folder / 'config.json'} is not consistent: embedding_size={features} does not fit the model")
+    if features != num_features(model["depth"], model["width"]):
+        raise UserError(f"{folder / 'config.json'} is not consistent: num_features={features} does not fit the model")
     return model
 
 

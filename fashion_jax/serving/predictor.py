@@ -23,7 +23,7 @@ from fashion_jax.models.classifier import (
     merge_network,
     num_colour_features,
 )
-from fashion_jax.models.resnet import embedding_size
+from fashion_jax.models.resnet import num_features
 from fashion_jax.serving.outputs import NetworkOutputs, Outputs, Prediction, decide, join_outputs, name_labels
 from fashion_jax.serving.package import Package, load_package
 from fashion_jax.serving.zoo import find_model
@@ -76,8 +76,8 @@ class Predictor:
             network, pixels = merge_network(graph, params, batch_stats), normalize(images, mean, std, dtype)
             outputs = network(pixels, train=False)
             every = mean_of_mirrored(network, pixels, outputs) if flip else outputs.logits
-            plan, pooled = package.embedding, outputs.embedding
-            embedding = pooled if plan is None else plan.embed(outputs.logits, pooled, outputs.metric)
+            plan, pooled = package.embedding, outputs.features
+            embedding = pooled if plan is None else plan.embed(outputs.logits, pooled)
             return every, pooled, mean_energy(outputs.logits), embedding, outputs.colour
 
         devices = jax.local_devices()
@@ -117,7 +117,7 @@ class Predictor:
     @property
     def num_features(self) -> int:
         """Pooled features of the network."""
-        return embedding_size(self._package.model["depth"], self._package.model["width"])
+        return num_features(self._package.model["depth"], self._package.model["width"])
 
     @property
     def num_colour_features(self) -> int:

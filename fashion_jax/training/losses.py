@@ -1,4 +1,4 @@
-"""Cross-entropy of several heads, over the rows that hold the label."""
+"""Losses: cross-entropy of several heads over the rows that have the label, and what is done about rare classes."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.special
 from flax import struct
-from jaxtyping import Array, Float, Float32, Int
+from jaxtyping import Array, Float, Float32, Int, Int64
 
+from fashion_jax.config.fields import LossConfig
 from fashion_jax.data.schema import MISSING
+
+_FOCAL_GAMMA = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,10 +27,7 @@ class HeadLoss:
             of the rows that have it.
         weight: of the head's loss in the sum.
         class_weights: per class, the factor of its rows; None for 1.
-        logit_offsets: per class, added to the logits in training alone; None for 0.
         first_bias: per class, where the bias of the head's output starts; None for 0.
-        similar: per class, how `softness` is shared among classes; rows sum to 1; None for no softness.
-        softness: share of the probability that goes to classes like the right one, in [0, 1).
         focal_gamma: rows that are right already count less by (1 - p) ** gamma (Lin et al., ICCV 2017).
         spread: per class, its part of `smoothing`; sums to 1; None for even parts.
     """
@@ -34,12 +35,76 @@ class HeadLoss:
     smoothing: float | Float32[np.ndarray, " classes"] = 0.0
     weight: float = 1.0
     class_weights: Float32[np.ndarray, " classes"] | None = None
-    logit_offsets: Float32[np.ndarray, " classes"] | None = None
     first_bias: Float32[np.ndarray, " classes"] | None = None
-    similar: Float32[np.ndarray, "classes classes"] | None = None
-    softness: float = 0.0
     focal_gamma: float = 0.0
     spread: Float32[np.ndarray, " classes"] | None = None
+
+
+def make_head_loss(name: str, class_counts: Int64[np.ndarray, " classes"], config: LossConfig) -> HeadLoss:
+    """Returns how a head's loss is computed. `config.imbalance` says what is done about rare classes:
+
+    "none"      plain cross-entropy
+    "prior"     the head's bias starts at the classes' log-frequencies (Lin et al., ICCV 2017, section 3.3). This is
+                the training of logit adjustment (Menon et al., ICLR 2021), but the shift stays in the bias, so that
+                probabilities are those of the catalogue's own class frequencies.
+    "focal"     (1 - p) ** 2 times cross-entropy (Lin et al., ICCV 2017): rows that are right already count less
+    "balanced"  weights by inverse frequency, for retraining heads: every class weighs the same
+
+    Args:
+        name: of the attribute.
+        class_counts: labelled training rows per class.
+        config: of the run.
+    """
+    smoothing: float | Float32[np.ndarray, " classes"]
+    smoothing = config.head_label_smoothing.get(name, config.label_smoothing)
+    if config.rare_label_smoothing >= 0:
+        smoothing = label_aware_smoothing(class_counts, smoothing, config.rare_label_smoothing)
+    weights = bias = spread = None
+    if config.imbalance == "balanced":
+        weights = balanced_weights(class_counts)
+    elif config.imbalance == "prior":
+        bias = log_frequencies(class_counts)
+        # Smoothing that gave each class the same probability would give rare classes far more than their frequency.
+        spread = scipy.special.softmax(bias)
+    return HeadLoss(
+        smoothing=smoothing,
+        weight=config.head_weights.get(name, 1.0),
+        class_weights=weights,
+        first_bias=bias,
+        focal_gamma=_FOCAL_GAMMA if config.imbalance == "focal" else 0.0,
+        spread=spread,
+    )
+
+
+def label_aware_smoothing(
+    class_counts: Int64[np.ndarray, " classes"], common: float, rare: float
+) -> Float32[np.ndarray, " classes"]:
+    """Returns a smoothing per class, from `rare` for the rarest to `common` for the commonest.
+
+    In between it follows a quarter of a sine over the rows (Zhong et al., "Improving calibration for long-tailed
+    recognition", CVPR 2021, equation 8): networks are too sure of common classes above all.
+
+    Args:
+        class_counts: training rows.
+        common: in [0, 1).
+        rare: in [0, 1).
+    """
+    span = max(1, int(class_counts.max()) - int(class_counts.min()))
+    place = (class_counts - class_counts.min()) / span
+    return (rare + (common - rare) * np.sin(place * np.pi / 2)).astype(np.float32)
+
+
+def balanced_weights(class_counts: Int64[np.ndarray, " classes"]) -> Float32[np.ndarray, " classes"]:
+    """Returns weights in proportion to 1 / rows, whose mean over the rows is 1; 0 for a class without rows."""
+    weights = np.where(class_counts > 0, 1 / np.maximum(class_counts, 1), 0.0)
+    mean = (weights * class_counts).sum() / max(1, class_counts.sum())
+    return (weights / mean if mean > 0 else np.ones(len(weights))).astype(np.float32)
+
+
+def log_frequencies(class_rows: Int64[np.ndarray, " classes"]) -> Float32[np.ndarray, " classes"]:
+    """Returns the logarithm of each class's share of the rows; a class without rows counts as half a row."""
+    counts = np.maximum(class_rows, 0.5)
+    return np.log(counts / counts.sum()).astype(np.float32)
 
 
 def head_cross_entropy(
@@ -56,18 +121,11 @@ def head_cross_entropy(
     """
     known = labels != MISSING
     safe = jnp.where(known, labels, 0)
-    logits = logits.astype(jnp.float32)
-    if how.logit_offsets is not None:
-        logits = logits + jnp.asarray(how.logit_offsets)[None, :]
-    log_probabilities = jax.nn.log_softmax(logits)
+    log_probabilities = jax.nn.log_softmax(logits.astype(jnp.float32))
     picked = jnp.take_along_axis(log_probabilities, safe[:, None], axis=-1)[:, 0]
-    right = picked
-    if how.similar is not None:
-        like = jnp.sum(jnp.asarray(how.similar)[safe] * log_probabilities, axis=-1)
-        right = (1 - how.softness) * picked + how.softness * like
     smoothing = how.smoothing if isinstance(how.smoothing, float) else jnp.asarray(how.smoothing)[safe]
     spread = None if how.spread is None else jnp.asarray(how.spread)
-    loss = -(1 - smoothing) * right - smoothing * jnp.average(log_probabilities, axis=-1, weights=spread)
+    loss = -(1 - smoothing) * picked - smoothing * jnp.average(log_probabilities, axis=-1, weights=spread)
     if how.focal_gamma:
         # Next to certainty 1 - p rounds to 0, whose power has no gradient.
         loss = loss * jnp.maximum(-jnp.expm1(picked), 1e-7) ** how.focal_gamma
@@ -83,7 +141,7 @@ class MixedTarget:
     Attributes:
         partners: the other row's labels, in [0, classes), or MISSING.
         own: how much the row's own label counts, in [0, 1]; 0 where it is missing.
-        other: how much the partner's label counts, likewise.
+        other: how much the partner's label counts, in [0, 1]; 0 where it is missing.
     """
 
     partners: Int[Array, " batch"]

@@ -16,20 +16,20 @@ from fashion_jax.training.fine_tuning import FineTuning, map_paths
 
 
 def make_schedule(config: OptimizerConfig, *, total_steps: int, num_examples: int, batch_size: int) -> optax.Schedule:
-    """Returns step -> learning rate: a linear rise from 0, then cosine, linear, or constant to the end.
+    """Returns step -> learning rate: a linear rise from 0, then cosine or linear to 0, or constant.
 
     Args:
-        config: `warmup`, `schedule`, `learning_rate` (the peak), `final_fraction`.
+        config: `warmup`, `schedule`, `learning_rate` (the peak).
         total_steps: optimiser steps of the run.
         num_examples: rows of the training split, for durations in epochs.
         batch_size: rows per step.
     """
     warmup = resolve_steps(config.warmup, num_examples=num_examples, batch_size=batch_size, total_steps=total_steps)
     warmup = min(warmup, total_steps - 1)
-    peak, end, rest = config.learning_rate, config.learning_rate * config.final_fraction, total_steps - warmup
+    peak, rest = config.learning_rate, total_steps - warmup
     decays = {
-        "cosine": lambda: optax.cosine_decay_schedule(peak, rest, alpha=config.final_fraction),
-        "linear": lambda: optax.linear_schedule(peak, end, rest),
+        "cosine": lambda: optax.cosine_decay_schedule(peak, rest),
+        "linear": lambda: optax.linear_schedule(peak, 0.0, rest),
         "constant": lambda: optax.constant_schedule(peak),
     }
     decay = decays[config.schedule]()
@@ -85,8 +85,8 @@ def _direction(config: OptimizerConfig) -> list[optax.GradientTransformation]:
     decay = optax.add_decayed_weights(config.weight_decay, mask=decay_mask)
     if config.name == "sgd":
         # Decay enters the momentum, as in torch.optim.SGD and the ResNet recipes.
-        return [decay, optax.trace(config.momentum, nesterov=True)]
-    adam = optax.scale_by_adam(b1=config.beta1, b2=config.beta2, eps=config.epsilon)
+        return [decay, optax.trace(0.9, nesterov=True)]
+    adam = optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8)
     return [adam, decay, *([optax.scale_by_trust_ratio()] if config.name == "lamb" else [])]
 
 

@@ -34,23 +34,23 @@ class TrainState:
     average: Any = None  # moving average of {"params", "batch_stats"}, or None
 
     @property
-    def judged(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Parameters and batch statistics that are scored and packaged: the averages where there are any."""
+    def scored(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Parameters and batch statistics that are scored and packaged: the moving averages where there are any."""
         if self.average is None:
             return self.params, self.batch_stats
         return self.average["params"], self.average["batch_stats"]
 
 
 def model_arguments(
-    config: ModelConfig, data: DataConfig, classes: dict[str, int], *, stacked_heads: tuple[str, ...] = ()
+    config: ModelConfig, data: DataConfig, classes: dict[str, int], *, second_heads: tuple[str, ...] = ()
 ) -> dict[str, Any]:
-    """Resolves what is "auto" and returns the arguments of `Classifier`, as JSON values.
+    """Resolves what is "auto" and returns the values of an `Architecture`, as JSON has them.
 
     Args:
         config: of the network.
         data: of the photos.
         classes: attribute -> number of classes.
-        stacked_heads: attributes with a second head, which is fitted after training.
+        second_heads: attributes with a second head, which is fitted after training.
     """
     dtype = (
         config.dtype
@@ -62,17 +62,10 @@ def model_arguments(
         "depth": config.depth,
         "width": config.width,
         "stem": resolve_stem(config.stem, data.height, data.width),
-        "deep_shortcut": config.deep_shortcut,
-        "head": config.head,
-        "head_hidden": list(config.head_hidden),
-        "dropout": config.dropout,
         "drop_path": config.drop_path,
         "pooling": config.pooling,
         "colour_heads": [name for name in classes if name in resolve_colour_heads(config.colour_heads, classes)],
-        "colour_histogram": config.colour_histogram,
-        "colour_dropout": config.colour_dropout,
-        "metric_heads": {name: config.metric_heads[name] for name in classes if name in config.metric_heads},
-        "stacked_heads": list(stacked_heads),
+        "second_heads": list(second_heads),
         "mean": list(data.mean),
         "std": list(data.std),
         "dtype": dtype,
@@ -112,21 +105,6 @@ def initial_state(
     return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, optimizer.init(params), average)
 
 
-def shift_logits(state: TrainState, shifts: Mapping[str, np.ndarray]) -> TrainState:
-    """Returns a state whose heads say what they say with so much added to their logits, by attribute and class."""
-
-    def shifted(params: dict[str, Any]) -> dict[str, Any]:
-        heads = dict(params["heads"])
-        for name, shift in shifts.items():
-            output = heads[name]["output"]
-            bias = jax.jit(jnp.add, out_shardings=output["bias"].sharding)(output["bias"], shift)
-            heads[name] = {**heads[name], "output": {**output, "bias": bias}}
-        return {**params, "heads": heads}
-
-    average = None if state.average is None else {**state.average, "params": shifted(state.average["params"])}
-    return state.replace(params=shifted(state.params), average=average)  # type: ignore[attr-defined]
-
-
 def abstract_state(
     arguments: dict[str, Any], optimizer: optax.GradientTransformation, mesh: Mesh, *, averaged: bool = False
 ) -> TrainState:
@@ -148,7 +126,7 @@ def create_state(
     """Makes the state on all devices at once; nothing but pretrained weights passes through the host.
 
     Args:
-        arguments: of `Classifier`.
+        arguments: JSON values of an `Architecture`.
         optimizer: of the parameters.
         seed: of what is drawn.
         mesh: the devices.

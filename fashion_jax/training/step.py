@@ -17,7 +17,6 @@ from fashion_jax.data.augment import augment, example_keys, normalize
 from fashion_jax.data.schema import MISSING
 from fashion_jax.models.classifier import Classifier, merge_network
 from fashion_jax.training.losses import HeadLoss, multi_head_loss
-from fashion_jax.training.metric_losses import MetricLoss
 from fashion_jax.training.mixing import label_shares, mix_photos, mixing_shares
 from fashion_jax.training.placement import batch_sharding, replicated
 from fashion_jax.training.state import TrainState
@@ -57,7 +56,6 @@ def make_train_step(
     average_decay: float,
     seed: int,
     dtype: str,
-    metric: MetricLoss | None = None,
     hold: Callable[[dict[str, Any], jax.Array], dict[str, Any]] = lambda params, step: params,
 ) -> TrainStep:
     """Returns (state, batch) -> (state, metrics).
@@ -82,10 +80,9 @@ def make_train_step(
         average_decay: of the moving average of parameters and batch statistics; 0 for none.
         seed: of augmentation and dropout.
         dtype: of the images that enter the network.
-        metric: of metric heads; None where there are none.
         hold: parameters, step -> the same values, through which no gradient flows to what is frozen at that step.
 
-    The metrics are float32 scalars: `loss`, `loss/<attribute>`, `metric_loss/<attribute>`, `accuracy/<attribute>` (over
+    The metrics are float32 scalars: `loss`, `loss/<attribute>`, `accuracy/<attribute>` (over
     labelled rows), `gradient_norm`, and `finite`, 1 unless the loss, the gradient, or the new state is not a number.
     """
 
@@ -110,12 +107,6 @@ def make_train_step(
         targets = {name: part[f"target/{name}"] for name in attributes} if mix.active else None
         total, per_head = multi_head_loss(outputs.logits, labels, counts.of_loss, losses, targets)
         metrics = {}
-        if metric is not None:
-            for name in outputs.metric:
-                whole = targets[name].own == 1 if targets is not None else None
-                placed = metric(outputs.metric[name], model.proxies(name), labels[name], counted=whole)
-                metrics[f"metric_loss/{name}"] = placed / accumulation_steps
-                total += metric.weight * placed / accumulation_steps
         metrics["loss"] = total
         for name, loss in per_head.items():
             hits = (jnp.argmax(outputs.logits[name], -1) == labels[name]) & (labels[name] != MISSING)
@@ -163,7 +154,7 @@ def make_train_step(
         else:
             parts = jax.tree.map(lambda array: _cut(array, accumulation_steps, mesh), dict(batch))
             empty = jax.tree.map(jnp.zeros_like, state.params)
-            names = _metric_names(attributes, () if metric is None else metric.attributes)
+            names = ["loss", *(f"{kind}/{name}" for kind in ("loss", "accuracy") for name in attributes)]
             zero = {name: jnp.zeros((), jnp.float32) for name in names}
             (batch_stats, gradients, metrics), _ = jax.lax.scan(one_part, (state.batch_stats, empty, zero), parts)
 
@@ -204,11 +195,6 @@ def _scale(
 ) -> Float[Array, "batch rows columns 3"]:
     """Shrinks photos, smoothed as Pillow does."""
     return jax.image.resize(images, (len(images), rows, columns, images.shape[3]), "linear", antialias=True)
-
-
-def _metric_names(attributes: tuple[str, ...], placed: tuple[str, ...]) -> list[str]:
-    losses = [*(f"loss/{a}" for a in attributes), *(f"metric_loss/{a}" for a in placed)]
-    return ["loss", *losses, *(f"accuracy/{a}" for a in attributes)]
 
 
 def _label_counts(

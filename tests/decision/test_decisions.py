@@ -39,7 +39,6 @@ def run(tiny_config, tmp_path_factory):
         train__checkpoint_every="60 steps",
         model__width=8,
     )
-    config.trust.not_products_per_kind = 2
     workdir = tmp_path_factory.mktemp("trust") / "w"
     return workdir, config, train(config, workdir, progress=False)
 

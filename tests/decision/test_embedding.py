@@ -31,7 +31,7 @@ def plan(components, shares=(0.5, 0.3, 0.2)) -> EmbeddingPlan:
 
 def embed(made: EmbeddingPlan, logits, features) -> np.ndarray:
     on_device = {n: jnp.asarray(v, jnp.float32) for n, v in logits.items()}
-    return np.asarray(made.embed(on_device, jnp.asarray(features), {}))
+    return np.asarray(made.embed(on_device, jnp.asarray(features)))
 
 
 def test_the_cosine_is_the_shared_sum_of_overlaps():
@@ -61,11 +61,3 @@ def test_sizes_are_told_in_order():
     made = plan(drawn()[2])
     assert made.size == 15
     assert list(made.sizes.items()) == [("kind", 4), ("colour", 6), ("appearance", 5)]
-
-
-def test_learned_parts_are_the_metric_heads():
-    logits, features, _ = drawn()
-    vectors = np.eye(3, dtype=np.float32)[[0, 1, 2, 0, 1, 2, 0]]
-    made = EmbeddingPlan((Subspace("hue", "colour", 3, 0.25, learned=True), Subspace("kind", "kind", 4, 0.75)))
-    found = np.asarray(made.embed({"kind": jnp.asarray(logits["kind"])}, jnp.asarray(features), {"colour": vectors}))
-    np.testing.assert_allclose(found[:, :3], 0.5 * vectors, atol=1e-6)

@@ -9,7 +9,6 @@ from fashion_jax.data.schema import MISSING
 from fashion_jax.decision.embedding_plan import (
     compared_attributes,
     fit_embedding,
-    learned_embedding,
     principal_directions,
 )
 from fashion_jax.decision.hierarchy import Pair
@@ -92,14 +91,3 @@ def test_shadows_on_all_directions_keep_every_cosine():
     np.testing.assert_allclose((unit @ directions) @ (unit @ directions).T, unit @ unit.T, atol=1e-6)
     # The first direction has the longest shadows of all.
     assert np.square(unit @ directions[:, 0]).sum() == pytest.approx(np.linalg.eigvalsh(unit.T @ unit)[-1])
-
-
-def test_what_metric_heads_learnt_is_shared_evenly():
-    features = np.random.default_rng(0).random((30, 16))
-    plan = learned_embedding({"kind": 8, "colour": 4}, features, size=15, appearance=0.1)
-    assert [(s.name, s.attribute, s.size, s.learned) for s in plan.subspaces] == [
-        ("kind", "kind", 8, True), ("colour", "colour", 4, True), ("appearance", None, 3, False),
-    ]  # fmt: skip
-    assert [s.share for s in plan.subspaces] == pytest.approx([0.45, 0.45, 0.1])
-    assert learned_embedding({"kind": 8}, features, size=8, appearance=0.1).components is None
-    assert learned_embedding({}, features, size=8, appearance=0.1) is None

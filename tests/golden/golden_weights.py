@@ -11,8 +11,8 @@ _CLASSES = {"a": 4, "b": 11}
 
 def _case(depth: int, stem: str, height: int, width: int) -> tuple[dict, int, int]:
     arguments = {
-        "classes": _CLASSES, "depth": depth, "width": 8, "stem": stem, "deep_shortcut": False, "head": "linear",
-        "head_hidden": [], "dropout": 0.0, "dtype": "float32",
+        "classes": _CLASSES, "depth": depth, "width": 8, "stem": stem,
+        "dtype": "float32",
     }  # fmt: skip
     return arguments, height, width
 

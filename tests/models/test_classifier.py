@@ -13,8 +13,8 @@ import pytest
 from flax import nnx, traverse_util
 
 from fashion_jax.models.classifier import abstract_classifier, make_classifier, merge_network, split_network
-from fashion_jax.models.resnet import DEPTHS, GeneralizedMean, embedding_size, resolve_stem
-from small_models import BASE, MLP, images, model_of
+from fashion_jax.models.resnet import DEPTHS, GeneralizedMean, num_features, resolve_stem
+from small_models import BASE, images, model_of
 
 
 def shapes(arguments, height: int, width: int):
@@ -31,16 +31,15 @@ def test_sizes_are_the_published_ones(depth, parameters):
     _, params, _ = abstract_classifier(arguments)
     assert sum(leaf.size for leaf in jax.tree.leaves(params["backbone"])) == parameters
     outputs = shapes(arguments, 224, 224)
-    assert outputs.embedding.shape == (2, embedding_size(depth, 64)) == (2, 2048 if depth >= 50 else 512)
+    assert outputs.features.shape == (2, num_features(depth, 64)) == (2, 2048 if depth >= 50 else 512)
     assert {n: v.shape for n, v in outputs.logits.items()} == {"kind": (2, 3), "colour": (2, 5)}
 
 
 @pytest.mark.parametrize("depth", DEPTHS)
 @pytest.mark.parametrize("stem", ["small", "imagenet", "deep"])
-@pytest.mark.parametrize("deep_shortcut", [False, True])
-def test_all_variants_take_odd_sizes(depth, stem, deep_shortcut):
-    arguments = {**BASE, "depth": depth, "stem": stem, "deep_shortcut": deep_shortcut}
-    assert shapes(arguments, 77, 61).embedding.shape == (2, embedding_size(depth, 4))
+def test_all_variants_take_odd_sizes(depth, stem):
+    arguments = {**BASE, "depth": depth, "stem": stem}
+    assert shapes(arguments, 77, 61).features.shape == (2, num_features(depth, 4))
 
 
 @pytest.mark.parametrize(("size", "stem"), [((80, 60), "small"), ((96, 96), "small"), ((97, 20), "imagenet")])
@@ -50,7 +49,7 @@ def test_the_stem_follows_the_photo(size, stem):
 
 
 def test_state_is_parameters_and_statistics_in_float32():
-    _, params, batch_stats = abstract_classifier({**MLP, "dtype": "bfloat16"})
+    _, params, batch_stats = abstract_classifier({**BASE, "dtype": "bfloat16"})
     assert {leaf.dtype for leaf in jax.tree.leaves((params, batch_stats))} == {np.dtype("float32")}
     names = {path[-1] for path in traverse_util.flatten_dict(params)}
     assert names == {"kernel", "scale", "bias"}
@@ -90,8 +89,8 @@ def test_evaluation_of_a_row_does_not_depend_on_the_others():
     np.testing.assert_allclose(whole.logits["kind"][:1], alone.logits["kind"], atol=1e-5)
 
 
-def test_dropout_is_a_function_of_the_rows_key():
-    model = model_of(MLP)
+def test_stochastic_depth_is_a_function_of_the_rows_key():
+    model = model_of({**BASE, "drop_path": 0.5})
     graph, params, batch_stats = split_network(model)
     keys = jax.random.split(jax.random.key(0), 4)
     order = jnp.array([2, 0, 3, 1])
@@ -102,7 +101,7 @@ def test_dropout_is_a_function_of_the_rows_key():
     first = logits(images(), keys)
     np.testing.assert_allclose(first[order], logits(images()[order], keys[order]), atol=1e-5)
     assert not np.allclose(first, logits(images(), keys[::-1]))
-    with pytest.raises(ValueError, match="dropout_keys"):
+    with pytest.raises(ValueError, match="drop_keys"):
         model(images(), train=True)
     plain = model(images(), train=False)
     assert np.array_equal(plain.logits["kind"], model(images(), train=False, dropout_keys=keys).logits["kind"])
@@ -119,9 +118,9 @@ def test_dropout_keeps_the_expectation():
 def test_bfloat16_is_close_to_float32():
     full, half = model_of(BASE), model_of({**BASE, "dtype": "bfloat16"})
     a, b = full(images(), train=False), half(images(), train=False)
-    assert b.embedding.dtype == b.logits["kind"].dtype == jnp.float32
-    scale = float(jnp.abs(a.embedding).max())
-    assert float(jnp.abs(a.embedding - b.embedding).max()) < 0.03 * scale
+    assert b.features.dtype == b.logits["kind"].dtype == jnp.float32
+    scale = float(jnp.abs(a.features).max())
+    assert float(jnp.abs(a.features - b.features).max()) < 0.03 * scale
 
 
 @pytest.mark.parametrize("graph", ["true", "false"])
@@ -130,7 +129,7 @@ def test_both_ways_of_nnx(graph):
     code = (
         "import jax, jax.numpy as jnp\n"
         "from fashion_jax.models.classifier import *\n"
-        f"graph, p, s = abstract_classifier({MLP!r})\n"
+        f"graph, p, s = abstract_classifier({BASE!r})\n"
         "keys = jax.random.split(jax.random.key(0), 2)\n"
         "x = jnp.ones((2, 16, 12, 3))\n"
         "f = lambda p, s: merge_network(graph, p, s)(x, train=True, dropout_keys=keys)\n"
@@ -167,7 +166,7 @@ def test_skipped_blocks_leave_the_mean_and_inference_alone():
     arguments = {**BASE, "depth": 18, "drop_path": 0.5}
     model, photos = model_of(arguments), images(8)
     plain = model_of({**BASE, "depth": 18})
-    np.testing.assert_array_equal(model(photos, train=False).embedding, plain(photos, train=False).embedding)
+    np.testing.assert_array_equal(model(photos, train=False).features, plain(photos, train=False).features)
     with pytest.raises(ValueError, match="needs drop_keys"):
         model(photos, train=True)
     keys = jax.random.split(jax.random.key(0), 20_000)

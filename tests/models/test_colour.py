@@ -8,15 +8,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from fashion_jax.models.classifier import merge_network, split_network
 from fashion_jax.models.colour import (
     CHROMA_BINS,
-    GRID,
     LIGHTNESS_BINS,
     ColourFeatures,
     colour_histogram,
     foreground,
-    grid_colours,
     pool_foreground,
     to_cielab,
 )
@@ -114,42 +111,9 @@ def test_a_histogram_is_of_the_product_and_changes_little_with_it():
     assert (red[0] @ histogram_of(photo_of((0.1, 0.2, 0.8), 2))[0]) < 0.05  # blue
 
 
-@pytest.mark.parametrize(("height", "width"), [(8, 6), (13, 10), (3, 2)])
-def test_the_grid_says_where_which_colour_is(height, width):
-    photo = np.ones((1, height, width, 3), np.float32)
-    photo[:, : height // 2] = (0.8, 0.1, 0.2)
-    lab = to_cielab(jnp.asarray(photo))
-    weight = foreground(lab)
-    cells = np.asarray(grid_colours(lab, weight)).reshape(*GRID, 4)
-    np.testing.assert_allclose(cells[..., 3].mean(), np.asarray(weight).mean(), rtol=1e-5)  # equal parts of the photo
-    np.testing.assert_allclose(cells[0, :, 3], 1, atol=0.01)
-    np.testing.assert_allclose(cells[-1, :, 3], 0, atol=0.01)
-    np.testing.assert_allclose(cells[0, :, :3] * 50, np.asarray(lab)[0, 0, :1].repeat(3, 0), rtol=0.03)
-
-
-def test_colour_dropout_touches_colour_heads_in_training_alone():
-    arguments = {**BASE, "colour_heads": ["colour"], "colour_histogram": True, "colour_dropout": 0.5}
-    photos, (some, others) = images(4), (jax.random.split(jax.random.key(n), 4) for n in (0, 1))
-    graph, params, batch_stats = split_network(model_of(arguments))
-
-    @jax.jit
-    def train(keys):
-        return merge_network(graph, params, batch_stats)(photos, train=True, dropout_keys=keys).logits
-
-    first, second = train(some), train(others)
-    np.testing.assert_array_equal(first["kind"], second["kind"])
-    assert np.abs(first["colour"] - second["colour"]).max() > 0
-    np.testing.assert_array_equal(first["colour"], train(some)["colour"])
-    plain = model_of({**arguments, "colour_dropout": 0.0})
-    np.testing.assert_array_equal(
-        logits_of(model_of(arguments), photos)["colour"], logits_of(plain, photos)["colour"]
-    )  # fmt: skip
-
-
-@pytest.mark.parametrize("histogram", [False, True])
 @pytest.mark.parametrize(("depth", "stem", "height", "width"), [(18, "small", 21, 16), (50, "imagenet", 45, 33)])
-def test_only_colour_heads_see_colour(depth, stem, height, width, histogram):
-    arguments = {**BASE, "depth": depth, "stem": stem, "colour_heads": ["colour"], "colour_histogram": histogram}
+def test_only_colour_heads_see_colour(depth, stem, height, width):
+    arguments = {**BASE, "depth": depth, "stem": stem, "colour_heads": ["colour"]}
     model, photos = model_of(arguments), images(2, height, width)
     before = logits_of(model, photos)
     model.colour[0].pixels[0].kernel[...] += 1.0

@@ -72,14 +72,14 @@ def test_nothing_is_sent_between_devices_that_share_a_batch():
 # In training, batch norm of the deep network's last few pixels makes gradients of tens of thousands of rounding errors.
 @pytest.mark.parametrize(("depth", "train"), [(18, True), (50, False)])
 def test_a_network_of_products_is_the_network(depth, train, monkeypatch):
-    arguments = {**BASE, "depth": depth, "stem": "deep", "deep_shortcut": True}
+    arguments = {**BASE, "depth": depth, "stem": "resnet_d"}
     graph, params, batch_stats = split_network(model_of(arguments))
     photos = images(4, 20, 16)
 
     def gradients():
         def loss(params):
             outputs = merge_network(graph, params, batch_stats)(photos, train=train)
-            return sum(jnp.sum(jnp.sin(v)) for v in outputs.logits.values()) + jnp.sum(outputs.embedding)
+            return sum(jnp.sum(jnp.sin(v)) for v in outputs.logits.values()) + jnp.sum(outputs.features)
 
         return jax.jit(jax.value_and_grad(loss))(params)
 

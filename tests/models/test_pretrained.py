@@ -24,12 +24,12 @@ GOLDEN = Path(__file__).parent.parent / "golden"
 
 # Case -> the architecture that must be read off its files.
 CASES = {
-    "timm_resnet18": {"depth": 18, "width": 64, "stem": "imagenet", "deep_shortcut": False},
-    "timm_resnet50": {"depth": 50, "width": 64, "stem": "imagenet", "deep_shortcut": False},
-    "timm_resnet50d": {"depth": 50, "width": 8, "stem": "deep", "deep_shortcut": True},
-    "timm_resnet50c": {"depth": 50, "width": 8, "stem": "deep", "deep_shortcut": False},
-    "transformers_resnet50": {"depth": 50, "width": 8, "stem": "imagenet", "deep_shortcut": False},
-    "transformers_resnet18": {"depth": 18, "width": 8, "stem": "imagenet", "deep_shortcut": False},
+    "timm_resnet18": {"depth": 18, "width": 64, "stem": "imagenet"},
+    "timm_resnet50": {"depth": 50, "width": 64, "stem": "imagenet"},
+    "timm_resnet50d": {"depth": 50, "width": 8, "stem": "resnet_d"},
+    "timm_resnet50c": {"depth": 50, "width": 8, "stem": "deep"},
+    "transformers_resnet50": {"depth": 50, "width": 8, "stem": "imagenet"},
+    "transformers_resnet18": {"depth": 18, "width": 8, "stem": "imagenet"},
 }
 SMALL = "transformers_resnet18"
 
@@ -61,12 +61,12 @@ def features_of(loaded, images) -> np.ndarray:
     facts = loaded.facts
     arguments = {
         "classes": {}, "depth": facts.depth, "width": facts.width, "stem": facts.stem,
-        "deep_shortcut": facts.deep_shortcut, "head": "linear", "head_hidden": [], "dtype": "float32",
+        "dtype": "float32",
     }  # fmt: skip
     graph, params, batch_stats = abstract_classifier(arguments)
     flat = traverse_util.flatten_dict({"params": params, "batch_stats": batch_stats})
     tree = traverse_util.unflatten_dict({path: loaded.weights["/".join(map(str, path))] for path in flat})
-    run = jax.jit(lambda p, s: merge_network(graph, p, s)(images, train=False).embedding)
+    run = jax.jit(lambda p, s: merge_network(graph, p, s)(images, train=False).features)
     return np.asarray(run(tree["params"], tree["batch_stats"]))
 
 

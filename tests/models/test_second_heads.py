@@ -31,10 +31,10 @@ def shapes_of(arguments):
 
 
 def stacked_model(**changes):
-    """A network whose stacked heads are sure of something."""
-    model = model_of({**PLAIN, "stacked_heads": COLOURS, **changes})
-    for name in model.stacked_heads:
-        output = model.stacked[name].head.output
+    """A network whose second heads are sure of something."""
+    model = model_of({**PLAIN, "second_heads": COLOURS, **changes})
+    for name in model.second_heads:
+        output = model.second[name].head.output
         output.bias[...] = np.arange(len(output.bias[...]), dtype=np.float32)
     return model
 
@@ -53,34 +53,34 @@ def test_only_their_attribute_hears_them():
     plain, stacked = model_of(PLAIN), stacked_model()
     for ours, theirs in zip(split_network(plain)[1:], split_network(stacked)[1:], strict=True):
         left = dict(theirs)
-        assert left.pop("stacked").keys() == set(COLOURS)
+        assert left.pop("second").keys() == set(COLOURS)
         jax.tree.map(np.testing.assert_array_equal, {k: v for k, v in ours.items() if v}, left)
     photos = images(4)
     before, after = outputs_of(plain, photos), outputs_of(stacked, photos)
-    assert before.stacked_inputs is None
-    np.testing.assert_array_equal(before.embedding, after.embedding)
+    assert before.second_inputs is None
+    np.testing.assert_array_equal(before.features, after.features)
     np.testing.assert_array_equal(before.colour, after.colour)
     np.testing.assert_array_equal(before.logits["kind"], after.logits["kind"])
     np.testing.assert_allclose(mean_energy(before.logits), mean_energy(after.logits), rtol=1e-5)
-    answers, seen = log_softmax(before.logits["kind"], -1), np.asarray(after.stacked_inputs)
+    answers, seen = log_softmax(before.logits["kind"], -1), np.asarray(after.second_inputs)
     np.testing.assert_allclose(seen[:, :3], answers, atol=1e-5)
     np.testing.assert_array_equal(seen[:, -before.colour.shape[1] :], before.colour)
     assert seen.shape[1] == 3 + before.colour.shape[1] + HISTOGRAM_SIZE
     np.testing.assert_allclose(np.square(seen[:, 3 : 3 + HISTOGRAM_SIZE]).sum(1), 1, atol=1e-5)
     for name in COLOURS:
-        second = stacked.stacked[name](after.stacked_inputs)
+        second = stacked.second[name](after.second_inputs)
         np.testing.assert_allclose(after.logits[name], pool_logits(before.logits[name], second, 0.5), atol=1e-5)
         assert np.abs(after.logits[name] - before.logits[name]).max() > 0.1
 
 
 def test_heads_that_see_no_colour_may_have_one_that_does():
-    plain, stacked = model_of(PLAIN), stacked_model(stacked_heads=["kind", "colour"])
+    plain, stacked = model_of(PLAIN), stacked_model(second_heads=["kind", "colour"])
     before, after = outputs_of(plain, images(4)), outputs_of(stacked, images(4))
     np.testing.assert_allclose(
-        np.asarray(after.stacked_inputs)[:, :3], log_softmax(before.logits["kind"], -1), atol=1e-5
+        np.asarray(after.second_inputs)[:, :3], log_softmax(before.logits["kind"], -1), atol=1e-5
     )
     for name in ("kind", "colour"):
-        second = stacked.stacked[name](after.stacked_inputs)
+        second = stacked.second[name](after.second_inputs)
         np.testing.assert_allclose(after.logits[name], pool_logits(before.logits[name], second, 0.5), atol=1e-5)
         assert np.abs(after.logits[name] - before.logits[name]).max() > 0.1
 
@@ -91,21 +91,20 @@ def test_training_does_not_hear_them():
     for model in (plain, stacked):
         graph, params, batch_stats = split_network(model)
         found.append(merge_network(graph, params, batch_stats)(images(4), train=True))
-    assert found[1].stacked_inputs is None
+    assert found[1].second_inputs is None
     for name in CLASSES:
         np.testing.assert_array_equal(found[0].logits[name], found[1].logits[name])
 
 
 def test_colours_alone_are_enough():
-    arguments = {**PLAIN, "classes": {"colour": 5}, "colour_heads": ["colour"], "stacked_heads": ["colour"]}
-    for histogram, added in ((False, HISTOGRAM_SIZE), (True, 0)):  # it is among the colour features then
-        outputs = shapes_of({**arguments, "colour_histogram": histogram})
-        assert outputs.stacked_inputs.shape == (2, added + outputs.colour.shape[1])
+    arguments = {**PLAIN, "classes": {"colour": 5}, "colour_heads": ["colour"], "second_heads": ["colour"]}
+    outputs = shapes_of(arguments)
+    assert outputs.second_inputs.shape == (2, HISTOGRAM_SIZE + outputs.colour.shape[1])
 
 
 def test_an_input_that_training_never_had_does_not_decide_alone():
     model = stacked_model()
-    head = model.stacked["colour"]
+    head = model.second["colour"]
     head.norm.var[...] = jnp.zeros_like(head.norm.var[...])
     usual = np.zeros((1, len(head.norm.mean[...])), np.float32)
     found = [np.asarray(head(usual + new)) for new in (0.1, 1.0, 1e6, -1e6)]

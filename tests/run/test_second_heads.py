@@ -19,10 +19,10 @@ from fashion_jax.data.prepare import prepare
 from fashion_jax.data.schema import MISSING
 from fashion_jax.models.pretrained import load_pretrained
 from fashion_jax.run import finish as scoring
-from fashion_jax.run import second_heads as stacked_heads
+from fashion_jax.run import second_heads as second_heads
 from fashion_jax.run import train as experiment
 from fashion_jax.run.resolve import resolve
-from fashion_jax.run.second_heads import choose_weight, fit_stacked_heads, restore_stacked_heads
+from fashion_jax.run.second_heads import choose_weight, fit_second_heads, restore_second_heads
 from fashion_jax.run.session import Session
 from fashion_jax.run.train import evaluate, train
 from fashion_jax.serving.predictor import load_model
@@ -30,7 +30,7 @@ from fashion_jax.serving.zoo import halve_package
 from fashion_jax.system.errors import UserError
 from fashion_jax.training.checkpoint import Checkpoints
 from fashion_jax.training.placement import to_host
-from fashion_jax.training.stacking import empty_stacked_head
+from fashion_jax.training.second_heads import empty_second_head
 from fashion_jax.training.state import create_state
 from stepping import mesh_of
 
@@ -45,7 +45,7 @@ def stacking_config(tiny_config):
     """Makes tiny configurations with stacking."""
 
     def make(**changes):
-        return tiny_config(**{"model__colour_heads": ("auto",), "model__stacked_heads": ("colour",), **changes})
+        return tiny_config(**{"model__colour_heads": ("auto",), "model__second_heads": ("colour",), **changes})
 
     return make
 
@@ -75,11 +75,11 @@ def weights(workdir) -> dict[str, np.ndarray]:
 
 def test_the_rest_is_as_without(run, prepared):
     session, state = trained(run, prepared)
-    tree = dict(zip(("params", "batch_stats"), to_host(state.judged), strict=True))
+    tree = dict(zip(("params", "batch_stats"), to_host(state.scored), strict=True))
     own = {"/".join(map(str, path)): array for path, array in traverse_util.flatten_dict(tree).items()}
     packaged = weights(run[0])
     added = packaged.keys() - own.keys()
-    assert added and all("/stacked/colour/" in name for name in added)
+    assert added and all("/second/colour/" in name for name in added)
     for name, tensor in own.items():
         np.testing.assert_array_equal(tensor, packaged[name])
     before, after = session.evaluator("test", keep_outputs=True)(state), run[2].test
@@ -93,17 +93,15 @@ def test_the_rest_is_as_without(run, prepared):
 
 
 def test_any_attribute_may_have_one(stacking_config, prepared, tmp_path):
-    config = resolve(stacking_config(model__stacked_heads=("auto",)), prepared)
-    assert config.model.stacked_heads == config.data.attributes
-    with pytest.raises(UserError, match=r"model\.stacked_heads names 'kind', which is not trained"):
-        resolve(stacking_config(model__stacked_heads=("kind",), data__attributes=("colour",)), prepared)
+    config = resolve(stacking_config(model__second_heads=("auto",)), prepared)
+    assert config.model.second_heads == config.data.attributes
+    with pytest.raises(UserError, match=r"model\.second_heads names 'kind', which is not trained"):
+        resolve(stacking_config(model__second_heads=("kind",), data__attributes=("colour",)), prepared)
     with pytest.raises(UserError, match="no attribute 'colours'"):
-        resolve(stacking_config(model__stacked_heads=("colours",)), prepared)
+        resolve(stacking_config(model__second_heads=("colours",)), prepared)
 
 
-@pytest.mark.parametrize(
-    "setting", [{"stacked_heads": ("auto",)}, {"colour_histogram": True}, {"colour_dropout": 0.1}], ids=str
-)
+@pytest.mark.parametrize("setting", [{"second_heads": ("auto",)}], ids=str)
 def test_what_needs_a_colour_head_is_refused_without_one_and_left_out_without_a_colour(tiny_config, prepared, setting):
     changes = {f"model__{name}": value for name, value in setting.items()}
     with pytest.raises(UserError, match=rf"config\.model\.{next(iter(setting))} is of colour heads .*=auto"):
@@ -120,7 +118,7 @@ def test_evaluating_again_finds_the_same(run, tmp_path, monkeypatch, fitted_agai
     if fitted_again:
         shutil.rmtree(tmp_path / "w/package")
     else:
-        monkeypatch.setattr(stacked_heads, "fit_stacked_head", None)
+        monkeypatch.setattr(second_heads, "fit_second_head", None)
     again = evaluate(tmp_path / "w", progress=False)
     assert again.summaries == run[2].test.summaries
 
@@ -135,7 +133,7 @@ def test_running_again_leaves_the_package_as_it_is(run, tmp_path):
 def test_the_package_predicts_what_was_scored(run, prepared):
     workdir, _, result = run
     model = load_model(workdir)
-    assert model.package.model["stacked_heads"] == ["colour"]
+    assert model.package.model["second_heads"] == ["colour"]
     photos = np.stack([decode_photo(prepared.read_photo(int(row)), *model.size) for row in result.test.rows])
     said = model.run_network(photos)
     for name, logits in result.test.outputs.logits.items():
@@ -146,31 +144,31 @@ def test_a_package_of_another_network_is_not_believed(run, prepared, tmp_path):
     session, state = trained(run, prepared)
     session.workdir = tmp_path
     other = create_state(session.arguments, session.optimizer, 1, session.mesh, averaged=True)
-    assert restore_stacked_heads(session, state) is None  # no package at all
+    assert restore_second_heads(session, state) is None  # no package at all
     shutil.copytree(run[0] / "package", tmp_path / "package")
-    assert restore_stacked_heads(session, other) is None
-    assert restore_stacked_heads(session, state) is not None
-    session.config.model.stacked_heads = ("kind", "colour")
-    assert restore_stacked_heads(session, state) is None  # the other was not tried for it
-    session.config.model.stacked_heads = ("colour",)
+    assert restore_second_heads(session, other) is None
+    assert restore_second_heads(session, state) is not None
+    session.config.model.second_heads = ("kind", "colour")
+    assert restore_second_heads(session, state) is None  # the other was not tried for it
+    session.config.model.second_heads = ("colour",)
     halve_package(run[0], tmp_path / "package")  # of this network, rounded
-    assert restore_stacked_heads(session, state) is None
+    assert restore_second_heads(session, state) is None
 
 
 def fit_to_nothing(config, prepared, folder, devices: int = 1):
     """Fits second heads to a network that is not trained; returns what went in, and what comes out."""
     session = Session(resolve(config, prepared), prepared, folder, mesh=mesh_of(devices), progress=False)
     state = create_state(session.arguments, session.optimizer, 0, session.mesh)
-    return session, state, *fit_stacked_heads(session, state)
+    return session, state, *fit_second_heads(session, state)
 
 
 def test_one_device_is_eight(stacking_config, prepared, tmp_path):
     found = []
     for devices in (1, 8):
         session, state, complete, completed = fit_to_nothing(stacking_config(), prepared, tmp_path, devices)
-        assert complete.stacked_heads == ("colour",) and not session.stacked_heads
+        assert complete.second_heads == ("colour",) and not session.second_heads
         assert int(completed.step) == int(state.step)
-        found.append(to_host(completed.judged))
+        found.append(to_host(completed.scored))
     for one, eight in zip(*map(jax.tree.leaves, found), strict=True):
         np.testing.assert_allclose(one, eight, atol=2e-3)
 
@@ -182,9 +180,9 @@ def given(monkeypatch):
 
     def fit(seen, labels, classes, *_, **__):
         calls.append((seen, labels))
-        return empty_stacked_head(seen.shape[-1], classes)
+        return empty_second_head(seen.shape[-1], classes)
 
-    monkeypatch.setattr(stacked_heads, "fit_stacked_head", fit)
+    monkeypatch.setattr(second_heads, "fit_second_head", fit)
     return calls
 
 
@@ -199,7 +197,7 @@ def shop_without(tmp_path, keep) -> str:
 
 @pytest.mark.parametrize("most", [2**30, 0])
 def test_rows_without_a_colour_are_left_out(stacking_config, tmp_path, given, monkeypatch, most):
-    monkeypatch.setattr(stacked_heads, "_MOST_BYTES", most)
+    monkeypatch.setattr(second_heads, "_MOST_BYTES", most)
     source = shop_without(tmp_path, lambda number: number % 3 == 2)
     records = prepare(source, tmp_path / "records", progress=False)
     fit_to_nothing(stacking_config(data__source=str(records.folder)), records, tmp_path)
@@ -221,9 +219,9 @@ def test_what_is_seen_is_of_the_photo_and_its_mirror_image(stacking_config, prep
 @pytest.mark.parametrize(
     "changes",
     [
-        {"data__attributes": ("kind",), "model__stacked_heads": ("auto",)},
-        {"model__stacked_heads": ()},
-        {"model__stacked_heads": (), "model__colour_heads": ()},
+        {"data__attributes": ("kind",), "model__second_heads": ("auto",)},
+        {"model__second_heads": ()},
+        {"model__second_heads": (), "model__colour_heads": ()},
     ],
 )
 def test_without_a_colour_head_or_a_wish_nothing_is_added(stacking_config, prepared, tmp_path, given, changes):
@@ -237,14 +235,14 @@ def test_what_does_not_help_on_validation_rows_is_left_out(stacking_config, prep
     assert counts.min() < len(labels) / 4
 
     def fit(seen, labels, classes, *_, **__):
-        params, batch_stats = empty_stacked_head(seen.shape[-1], classes)
+        params, batch_stats = empty_second_head(seen.shape[-1], classes)
         params["head"]["output"]["bias"][counts.argmin()] = 50.0  # sure of what is seldom so
         return params, batch_stats
 
-    monkeypatch.setattr(stacked_heads, "fit_stacked_head", fit)
+    monkeypatch.setattr(second_heads, "fit_second_head", fit)
     _, state, complete, completed = fit_to_nothing(stacking_config(), prepared, tmp_path)
-    assert complete.stacked_heads == () and complete.arguments["stacked_heads"] == []
-    for one, other in zip(*map(jax.tree.leaves, (state.judged, completed.judged)), strict=True):
+    assert complete.second_heads == () and complete.arguments["second_heads"] == []
+    for one, other in zip(*map(jax.tree.leaves, (state.scored, completed.scored)), strict=True):
         np.testing.assert_array_equal(one, other)
 
 
@@ -264,12 +262,12 @@ def test_a_finished_run_can_have_them_later(run, tmp_path, monkeypatch):
     shutil.copytree(run[0], tmp_path / "w")
     shutil.rmtree(tmp_path / "w/package")
     path = tmp_path / "w/config.json"
-    path.write_text(re.sub(r'"stacked_heads": \[[^]]*\]', '"stacked_heads": []', path.read_text()))
+    path.write_text(re.sub(r'"second_heads": \[[^]]*\]', '"second_heads": []', path.read_text()))
     monkeypatch.setattr(experiment, "_run", None)  # no step is trained
     train(run[1], tmp_path / "w", progress=False)
     before, after = weights(run[0]), weights(tmp_path / "w")
     assert before.keys() == after.keys() and all(np.array_equal(before[name], after[name]) for name in before)
-    assert json.loads(path.read_text())["model"]["stacked_heads"] == ["colour"]
+    assert json.loads(path.read_text())["model"]["second_heads"] == ["colour"]
 
 
 def test_a_damaged_package_is_said_and_fitted_anew(run, tmp_path, capsys):
@@ -281,10 +279,10 @@ def test_a_damaged_package_is_said_and_fitted_anew(run, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("value", [["kinds"], ["colour", 3], "colour", None, [["colour"]]])
-def test_stacked_heads_that_make_no_sense_are_refused(run, tmp_path, value):
+def test_second_heads_that_make_no_sense_are_refused(run, tmp_path, value):
     shutil.copytree(run[0] / "package", tmp_path / "p")
     config = json.loads((tmp_path / "p/config.json").read_text())
-    config["model"]["stacked_heads"] = value
+    config["model"]["second_heads"] = value
     (tmp_path / "p/config.json").write_text(json.dumps(config))
     with pytest.raises(UserError):
         load_model(tmp_path / "p")

@@ -291,7 +291,7 @@ def test_spaces_are_read(write):
         ({"data.attributes": ["kind", "colour"]}, "'data.attributes' cannot be searched"),
         ({"trust.precision": [0.9, 0.99]}, "'trust.precision' cannot be searched.*after training"),
         ({"embedding.size": [64, 128]}, "'embedding.size' cannot be searched"),
-        ({"model.stacked_heads": ["auto", ""]}, "'model.stacked_heads' cannot be searched"),
+        ({"model.second_heads": ["auto", ""]}, "'model.second_heads' cannot be searched"),
         ({"optimizer.learning_rate": {"low": -1.0, "high": 2.0}}, "optimizer.learning_rate"),
     ],
 )

@@ -139,7 +139,7 @@ def test_another_configuration_is_refused_and_free_fields_may_change(finished, t
         (name, value), *_ = change.items()
         with pytest.raises(UserError, match=rf"{name.replace('__', '.')} was .*, now {value!r}.*model\.pretrained="):
             train(tiny_config(**change), tmp_path / "w", progress=False)
-    free = {"train__log_every": "2 steps", "runtime__evaluation_batch_size": 8, "trust__precision": 0.9}
+    free = {"train__checkpoint_every": "2 steps", "trust__precision": 0.9}
     train(tiny_config(**free), tmp_path / "w", progress=False)
     assert same(weights(finished[0]), weights(tmp_path / "w"))
 
@@ -281,11 +281,10 @@ def test_it_learns(tiny_config, tmp_path, name):
         data__attributes=("colour",),
         train__evaluate_every="60 steps",
         train__checkpoint_every="60 steps",
-        train__log_every="10 steps",
     )
     result = train(config, tmp_path / "w", progress=False)
     losses = [line["train/loss"] for line in read_json_lines(tmp_path / "w/metrics.jsonl") if "train/loss" in line]
-    assert losses[-1] < 0.6 * losses[0]
+    assert losses[-1] < 0.8 * losses[0]
     assert result.test.summaries["colour"]["accuracy"] > 0.5
 
 

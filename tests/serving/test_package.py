@@ -33,7 +33,7 @@ from fashion_jax.system.errors import UserError
 VOCABULARIES = {"kind": ("round", "square", "tall"), "colour, or hue": ('"blue"', "green", "red, dark", "yellow")}
 MODEL = {
     "classes": {n: len(v) for n, v in VOCABULARIES.items()}, "depth": 10, "width": 4, "stem": "small",
-    "deep_shortcut": False, "head": "linear", "head_hidden": [], "dropout": 0.0, "dtype": "float32",
+    "dtype": "float32",
 }  # fmt: skip
 PREPROCESSING = {"height": 32, "width": 24, "max_side": 64, "mean": [0.5, 0.4, 0.3], "std": [0.5, 0.6, 0.7]}
 
@@ -115,7 +115,7 @@ def test_predictions_are_the_networks(package, network, count):
     graph = split_network(merge_network(*_parts(network)))[0]
     normal = (images / 255 - np.array(PREPROCESSING["mean"])) / np.array(PREPROCESSING["std"])
     wanted = merge_network(graph, *network)(normal.astype(np.float32), train=False)
-    np.testing.assert_allclose(outputs.embeddings, wanted.embedding, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(outputs.embeddings, wanted.features, rtol=1e-3, atol=1e-4)
     for name, logits in wanted.logits.items():
         np.testing.assert_allclose(outputs.probabilities[name], jax.nn.softmax(logits), rtol=1e-3, atol=1e-4)
 
@@ -219,8 +219,8 @@ KERNEL = "params/backbone/stem/0/conv/kernel"
         (lambda p: edit_json(p / "config.json", lambda c: c.update(format=99)), "format 99"),
         (lambda p: edit_json(p / "config.json", lambda c: c["model"].update(width=10**6)), "does not build"),
         (lambda p: edit_json(p / "config.json", lambda c: c["model"].update(depth=19)), "does not build"),
-        (lambda p: edit_json(p / "config.json", lambda c: c["model"].update(head_hidden=[10**9])), "does not build"),
-        (lambda p: edit_json(p / "config.json", lambda c: c.update(embedding_size=7)), "embedding_size=7"),
+        (lambda p: edit_json(p / "config.json", lambda c: c["model"].update(width=10**9)), "does not build"),
+        (lambda p: edit_json(p / "config.json", lambda c: c.update(num_features=7)), "num_features=7"),
         (lambda p: edit_json(p / "config.json", lambda c: c["preprocessing"].update(std=[0, 1, 1])), "preprocessing"),
         (lambda p: edit_json(p / "config.json", lambda c: c["preprocessing"].update(height=10**6)), "preprocessing"),
         (lambda p: edit_json(p / "labels.json", lambda c: c["kind"].reverse()), "damaged or was changed"),
@@ -486,9 +486,6 @@ def test_packages_without_a_plan_embed_features(package):
         (lambda plan: plan["subspaces"][1].update(temperature=0), "temperature of"),
         (lambda plan: plan["subspaces"][1].update(name="kind"), "twice"),
         (lambda plan: plan["subspaces"][1].pop("share"), "alone"),
-        (lambda plan: plan["subspaces"][0].update(learned=True), "no head"),
-        (lambda plan: plan["subspaces"][0].update(learned=1), "neither true nor false"),
-        (lambda plan: plan["subspaces"][2].update(learned=True), "no metric head"),
         (lambda plan: plan["subspaces"].pop(), "subspaces'|sum to 1"),
         (lambda plan: plan.pop("subspaces"), "does not say"),
     ],

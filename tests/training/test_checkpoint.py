@@ -20,8 +20,8 @@ def run():
     import optax
 
     arguments = {
-        "classes": {"kind": 3}, "depth": 10, "width": 4, "stem": "small", "deep_shortcut": False, "head": "linear",
-        "head_hidden": [], "dropout": 0.0, "dtype": "float32",
+        "classes": {"kind": 3}, "depth": 10, "width": 4, "stem": "small",
+        "dtype": "float32",
     }  # fmt: skip
     return arguments, optax.adam(0.1), create_state(arguments, optax.adam(0.1), 0, mesh_of(8))
 

@@ -8,8 +8,18 @@ import numpy as np
 import optax
 import pytest
 
+from fashion_jax.config.fields import LossConfig
 from fashion_jax.data.schema import MISSING
-from fashion_jax.training.losses import HeadLoss, head_cross_entropy, multi_head_loss
+from fashion_jax.training.losses import (
+    HeadLoss,
+    balanced_weights,
+    head_cross_entropy,
+    label_aware_smoothing,
+    log_frequencies,
+    make_head_loss,
+    multi_head_loss,
+)
+from stepping import session_on
 
 
 def problem(seed: int = 0, rows: int = 32, classes: int = 7):
@@ -49,16 +59,14 @@ def loss(logits, labels, counts=None, how=SMOOTHED):
     return multi_head_loss({"a": logits}, {"a": labels}, {"a": counts}, {"a": how})[0]
 
 
-WEIGHTS, OFFSETS = np.linspace(0.5, 2, 7, dtype=np.float32), np.linspace(-3, 0, 7, dtype=np.float32)
+WEIGHTS = np.linspace(0.5, 2, 7, dtype=np.float32)
 EVERY_WAY = [
     HeadLoss(0.1),
     HeadLoss(class_weights=WEIGHTS),
-    HeadLoss(0.1, logit_offsets=OFFSETS),
     HeadLoss(focal_gamma=2.0),
     HeadLoss(np.linspace(0, 0.3, 7, dtype=np.float32)),
-    HeadLoss(0.1, similar=np.roll(np.eye(7, dtype=np.float32), 1, 1), softness=0.2),
-    HeadLoss(0.1, 1.0, WEIGHTS, OFFSETS, focal_gamma=2.0),
-    HeadLoss(0.1, logit_offsets=OFFSETS, spread=WEIGHTS / WEIGHTS.sum()),
+    HeadLoss(0.1, 1.0, WEIGHTS, focal_gamma=2.0),
+    HeadLoss(0.1, spread=WEIGHTS / WEIGHTS.sum()),
 ]
 
 
@@ -78,9 +86,6 @@ def test_each_way_is_its_formula():
     plain = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     weighted = head_cross_entropy(logits, labels, HeadLoss(class_weights=WEIGHTS))
     assert np.allclose(weighted, plain * WEIGHTS[labels], rtol=1e-5)
-    adjusted = head_cross_entropy(logits, labels, HeadLoss(logit_offsets=OFFSETS))
-    wanted = optax.softmax_cross_entropy_with_integer_labels(logits + OFFSETS[None], labels)
-    assert np.allclose(adjusted, wanted, rtol=1e-5)
     focal = head_cross_entropy(logits, labels, HeadLoss(focal_gamma=1.5))
     assert np.allclose(focal, (1 - np.exp(-plain)) ** 1.5 * plain, rtol=1e-4, atol=1e-6)
 
@@ -118,16 +123,55 @@ def test_weights_and_heads_add_up():
     assert np.allclose(per_head["a"], loss(logits, labels), rtol=1e-6)
 
 
-def test_soft_colours_are_a_mixture_of_targets():
-    rng = np.random.default_rng(0)
-    logits, labels = rng.normal(size=(5, 3)).astype(np.float32), np.array([0, 1, 2, MISSING, 1])
-    similar = np.array([[0, 0.9, 0.1], [0.5, 0, 0.5], [0, 0, 1]], np.float32)
-    how = HeadLoss(smoothing=0.1, similar=similar, softness=0.3)
-    ours = np.asarray(head_cross_entropy(jnp.asarray(logits), jnp.asarray(labels), how))
-    target = 0.7 * np.eye(3)[labels] + 0.3 * similar[labels]
-    target = 0.9 * target + 0.1 / 3
-    log_probabilities = logits - np.log(np.exp(logits).sum(1, keepdims=True))
-    expected = np.where(labels == MISSING, 0, -(target * log_probabilities).sum(1))
-    np.testing.assert_allclose(ours, expected, rtol=1e-5)
-    plain = head_cross_entropy(jnp.asarray(logits), jnp.asarray(labels), HeadLoss(similar=similar, softness=0.0))
-    np.testing.assert_allclose(plain, head_cross_entropy(jnp.asarray(logits), jnp.asarray(labels), HeadLoss()))
+COUNTS = np.array([900, 90, 10, 0])
+
+
+def test_balanced_weights_keep_the_scale_of_the_loss():
+    weights = balanced_weights(COUNTS)
+    assert np.allclose(weights[:3] * COUNTS[:3], weights[0] * COUNTS[0]) and weights[3] == 0
+    assert (weights * COUNTS).sum() / COUNTS.sum() == pytest.approx(1)
+
+
+def test_frequencies_are_logarithms_of_shares():
+    shares = np.exp(log_frequencies(COUNTS))
+    assert shares.sum() == pytest.approx(1)
+    assert shares[0] / shares[1] == pytest.approx(10, rel=1e-4)
+    assert np.isfinite(log_frequencies(COUNTS)).all()
+
+
+def test_every_method_makes_its_loss():
+    def of(method):
+        return make_head_loss("a", COUNTS, LossConfig(imbalance=method, label_smoothing=0.1))
+
+    assert of("none").class_weights is None and of("none").smoothing == 0.1
+    assert np.allclose(of("balanced").class_weights, balanced_weights(COUNTS))
+    assert np.allclose(of("prior").first_bias, log_frequencies(COUNTS))
+    assert of("focal").focal_gamma == 2
+
+
+def test_common_classes_are_smoothed_more():
+    smoothing = label_aware_smoothing(np.array([1, 51, 101]), 0.3, 0.1)
+    assert smoothing == pytest.approx([0.1, 0.1 + 0.2 * np.sin(np.pi / 4), 0.3])
+    assert label_aware_smoothing(np.array([5, 5]), 0.3, 0.1) == pytest.approx([0.1, 0.1])
+    loss = make_head_loss("a", COUNTS, LossConfig(label_smoothing=0.2, rare_label_smoothing=0.0))
+    assert loss.smoothing[0] == pytest.approx(0.2) and loss.smoothing[3] == 0
+    own = LossConfig(label_smoothing=0.2, head_label_smoothing={"a": 0.4}, rare_label_smoothing=0.0)
+    assert make_head_loss("a", COUNTS, own).smoothing[0] == pytest.approx(0.4)
+
+
+def test_prior_smooths_towards_the_frequencies():
+    """A network that fits its smoothed targets gives every wrong class its frequency, so no rare class is lifted."""
+    how = make_head_loss("a", np.array([30_000, 3_000, 20, 1, 0]), LossConfig(imbalance="prior", label_smoothing=0.1))
+    labels = jnp.arange(5)
+    bias = jnp.asarray(how.first_bias)[None]
+    gradient = jax.grad(lambda logits: head_cross_entropy(logits, labels, how).sum())(jnp.repeat(bias, 5, 0))
+    targets = np.asarray(jax.nn.softmax(bias) - gradient)
+    assert targets.sum(1) == pytest.approx(1, abs=1e-5)
+    fitted = np.log(np.maximum(targets, 1e-12)) - how.first_bias
+    assert fitted.argmax(1).tolist() == [0, 1, 2, 3, 4]
+
+
+def test_a_run_counts_the_classes_of_its_training_rows(tiny_config, prepared, tmp_path):
+    losses = session_on(tiny_config(loss__imbalance="balanced"), prepared, tmp_path, 1).head_losses
+    labels = prepared.labels[prepared.indices("train"), prepared.attributes.index("kind")]
+    assert np.allclose(losses["kind"].class_weights, balanced_weights(np.bincount(labels[labels >= 0], minlength=3)))

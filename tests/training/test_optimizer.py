@@ -25,9 +25,9 @@ def test_warm_up_peak_and_end():
     assert float(rate(100)) == pytest.approx(0, abs=1e-6)
 
 
-@pytest.mark.parametrize(("kind", "end"), [("cosine", 0.05), ("linear", 0.05), ("constant", 0.5)])
+@pytest.mark.parametrize(("kind", "end"), [("cosine", 0.0), ("linear", 0.0), ("constant", 0.5)])
 def test_ends(kind, end):
-    assert float(schedule(schedule=kind, final_fraction=0.1)(100)) == pytest.approx(end)
+    assert float(schedule(schedule=kind)(100)) == pytest.approx(end, abs=1e-6)
 
 
 @pytest.mark.parametrize(("warmup", "steps"), [("0 steps", 0), ("7 steps", 7), ("0.2 epochs", 20), ("50 examples", 5)])
@@ -68,14 +68,14 @@ def test_adamw_first_step_is_the_formula():
 
 
 def test_sgd_with_nesterov_is_the_formula():
-    config = OptimizerConfig(name="sgd", momentum=0.9, weight_decay=0.0)
+    config = OptimizerConfig(name="sgd", weight_decay=0.0)
     assert np.allclose(update(config, 2.0)["bias"], -0.1 * (2.0 + 0.9 * 2.0), rtol=1e-6)
 
 
 def test_clipping_bounds_the_global_norm():
-    config = OptimizerConfig(name="sgd", momentum=0.0, weight_decay=0.0, clip_norm=1.0)
+    config = OptimizerConfig(name="sgd", weight_decay=0.0, clip_norm=1.0)
     updates = update(config, 100.0)
     norm = np.sqrt(sum(float(jnp.sum(u**2)) for u in updates.values()))
-    assert norm == pytest.approx(0.1, rel=1e-5)
+    assert norm == pytest.approx(0.1 * 1.9, rel=1e-5)  # the gradient of norm 1, with Nesterov momentum of 0.9
     small = update(config, 1e-3)
-    assert np.allclose(small["bias"], -1e-4)
+    assert np.allclose(small["bias"], -1.9e-4)

@@ -1,4 +1,4 @@
-"""Fits a stacked head: a second head that sees what a trained network says of its training photos."""
+"""Fits a second head: a second head that sees what a trained network says of its training photos."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jaxtyping import Float32, Int
 
 from fashion_jax.data.schema import MISSING
 from fashion_jax.models.classifier import merge_network, split_network
-from fashion_jax.models.heads import StackedHead
+from fashion_jax.models.heads import SecondHead
 from fashion_jax.system.progress import progress_bar
 from fashion_jax.training.losses import HeadLoss, head_cross_entropy
 
@@ -24,14 +24,14 @@ _ROWS_AT_ONCE = 4096  # whose deviations are held in double precision
 Tree = dict[str, Any]
 
 
-def fit_stacked_head(
+def fit_second_head(
     seen: Float32[np.ndarray, "rows views size"],
     labels: Int[np.ndarray, " rows"],
     classes: int,
     loss: HeadLoss,
     *,
     seed: int,
-    label: str = "fitting a stacked head",
+    label: str = "fitting a second head",
     progress: bool = True,
 ) -> tuple[Tree, Tree]:
     """Fits a head to labelled rows, of which each step sees one view, on one device.
@@ -48,7 +48,7 @@ def fit_stacked_head(
         progress: whether to show it.
 
     Returns:
-        Parameters and batch statistics of a `StackedHead`, nested dictionaries of arrays on the host.
+        Parameters and batch statistics of a `SecondHead`, nested dictionaries of arrays on the host.
     """
     _, views, size = seen.shape
     rows = np.flatnonzero(labels != MISSING)
@@ -57,7 +57,7 @@ def fit_stacked_head(
     steps = EPOCHS * per_epoch
     random = np.random.default_rng(seed)
     order = np.concatenate([random.permutation(rows)[: per_epoch * batch] for _ in range(EPOCHS)])
-    graph, _, _ = split_network(nnx.eval_shape(lambda: StackedHead(size, classes, rngs=nnx.Rngs(seed))))
+    graph, _, _ = split_network(nnx.eval_shape(lambda: SecondHead(size, classes, rngs=nnx.Rngs(seed))))
     batch_stats = {"norm": _statistics(seen)}
     optimizer = optax.adamw(
         optax.linear_schedule(LEARNING_RATE, 0.0, steps),
@@ -66,7 +66,7 @@ def fit_stacked_head(
     )
 
     def begin() -> Tree:
-        params = split_network(StackedHead(size, classes, rngs=nnx.Rngs(seed)))[1]
+        params = split_network(SecondHead(size, classes, rngs=nnx.Rngs(seed)))[1]
         return {"params": params, "optimizer": optimizer.init(params["head"]), "step": jnp.zeros((), jnp.int32)}
 
     def step(state: Tree, batch_stats: Tree, seen: jax.Array, labels: jax.Array, order: jax.Array) -> Tree:
@@ -96,9 +96,9 @@ def fit_stacked_head(
     return jax.device_get(state["params"]), batch_stats
 
 
-def empty_stacked_head(size: int, classes: int) -> tuple[Tree, Tree]:
-    """Returns what `fit_stacked_head` returns, of zeros."""
-    _, *trees = split_network(nnx.eval_shape(lambda: StackedHead(size, classes, rngs=nnx.Rngs(0))))
+def empty_second_head(size: int, classes: int) -> tuple[Tree, Tree]:
+    """Returns what `fit_second_head` returns, of zeros."""
+    _, *trees = split_network(nnx.eval_shape(lambda: SecondHead(size, classes, rngs=nnx.Rngs(0))))
     params, batch_stats = (jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), tree) for tree in trees)
     return params, batch_stats
 
