@@ -9,6 +9,7 @@ import shutil
 import struct
 import zipfile
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,16 +28,39 @@ VECTORS, QUERIES = np.split(clustered(1_040, 16), [1_000])
 ATTRIBUTES = attributes_of(VECTORS)
 
 
-@pytest.fixture(params=["exact", "scann"])
-def saved(request, tmp_path):
-    index = Index.build(
-        VECTORS, np.arange(1_000), ATTRIBUTES, backend=request.param, options=BuildOptions(pca=12), model="abc"
-    )
-    index.save(tmp_path / "index")
+@pytest.fixture(scope="module", params=["exact", "scann"])
+def template(request, tmp_path_factory):
+    """An index in memory, which tests only read, and its folder, with two updates in the journal."""
+    folder = tmp_path_factory.mktemp("template") / "index"
+    options = BuildOptions(pca=12)
+    index = Index.build(VECTORS, np.arange(1_000), ATTRIBUTES, backend=request.param, options=options, model="abc")
+    index.save(folder)
     index.upsert([3, 2_000], QUERIES[:2], {"side": ["new", "new"]})
     index.delete([4])
     index.close()
+    return index, folder
+
+
+@pytest.fixture
+def saved(template, tmp_path):
+    """The same with a copy of the folder, which a test may change."""
+    index, folder = template
+    shutil.copytree(folder, tmp_path / "index")
     return index, tmp_path / "index"
+
+
+def journal_of(folder):
+    return next(folder.glob("*.journal"))
+
+
+def fail_with(error):
+    def fail(*_, **__):
+        raise error
+
+    return fail
+
+
+EXACT = pytest.mark.parametrize("template", ["exact"], indirect=True)  # the backend does not matter
 
 
 def generation(folder):
@@ -79,6 +103,7 @@ def test_text_ids_survive(tmp_path):
     assert loaded.search(VECTORS[[30, 4]], 1).ids[:, 0].tolist() == ["a much longer name than the others", names[4]]
 
 
+@EXACT
 def test_one_writer_at_a_time_and_readers_catch_up(saved):
     _, folder = saved
     first, second = Index.load(folder), Index.load(folder)
@@ -119,9 +144,10 @@ def test_a_damaged_byte_anywhere_is_a_sentence(saved):
     assert len(Index.load(folder)) == 1_000
 
 
+@EXACT
 def test_the_journal_ends_at_what_a_crash_cut_short(saved):
     _, folder = saved
-    journal = next(folder.glob("*.journal"))
+    journal = journal_of(folder)
     whole = journal.read_bytes()
     ends = [0]
     for cut in range(len(whole) + 1):
@@ -141,9 +167,10 @@ def test_the_journal_ends_at_what_a_crash_cut_short(saved):
     assert 10 not in Index.load(folder)  # the half record was removed before the next one was written
 
 
+@EXACT
 def test_a_damaged_last_update_is_told_of(saved, capsys):
     _, folder = saved
-    journal = next(folder.glob("*.journal"))
+    journal = journal_of(folder)
     journal.write_bytes(journal.read_bytes()[:-1] + b"!")
     loaded = Index.load(folder)
     assert 4 in loaded  # its removal was the last update
@@ -152,9 +179,10 @@ def test_a_damaged_last_update_is_told_of(saved, capsys):
     assert "no whole update" in capsys.readouterr().err
 
 
+@EXACT
 def test_a_damaged_update_before_others_is_not_passed_over(saved):
     _, folder = saved
-    journal = next(folder.glob("*.journal"))
+    journal = journal_of(folder)
     whole = journal.read_bytes()
     for place in (2, 6, 40):
         journal.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
@@ -162,6 +190,7 @@ def test_a_damaged_update_before_others_is_not_passed_over(saved):
             Index.load(folder)
 
 
+@EXACT
 def test_what_is_no_index_is_said(saved, tmp_path):
     _, folder = saved
     with pytest.raises(UserError, match="no index"):
@@ -321,42 +350,37 @@ def fill(rows, value):
 )
 def test_a_folder_that_means_harm_is_refused_with_a_sentence(saved, change):
     _, folder = saved
-    (next(folder.glob("*.journal"))).unlink()
+    journal_of(folder).unlink()
     forge(folder, change)
     with pytest.raises(UserError, match="damaged"):
         Index.load(folder)
 
 
-def test_numbers_of_scann_out_of_range_are_refused(saved):
-    _, folder = saved
-    if not (generation(folder) / "scann").is_dir():
-        pytest.skip("of ScaNN alone")
-    (next(folder.glob("*.journal"))).unlink()
-    whole = folder.with_name("whole")
-    shutil.copytree(folder, whole)
-    for change in (
+@pytest.mark.parametrize(
+    "change",
+    [
         set_in("base", "leaves", 10**12),
         set_in("base", "points", 0, "leaves", 10**9),
         set_in("base", "points", 0, "reorder", -1),
         set_in("base", "points", 0, "neighbours", 0),
         set_in("base", "points", 0, "single_seconds", -1.0),
         set_in("base", "points", 0, "batch_seconds", 0.0),
+        set_in("base", "points", []),
         change_array("scann/dataset.npy", fill(3, 0.5)),
         lambda place, manifest: np.save(place / "scann/dataset.npy", np.zeros((9_000, 12), np.float32)),
         lambda place, manifest: np.save(place / "scann/dataset.npy", np.zeros((1_000, 13), np.float32)),
-        set_in("base", "points", []),
         change_npz("sample.npz", rows=np.full(600, 10**6)),
         change_npz("sample.npz", scores=np.full((600, 999), np.nan, np.float32)),
         change_npz("sample.npz", scores=np.zeros(3, np.float32)),
-    ):
-        shutil.rmtree(folder)
-        shutil.copytree(whole, folder)
-        forge(folder, change)
-        with pytest.raises(UserError, match="damaged"):
-            Index.load(folder)
+    ],
+)
+@pytest.mark.parametrize("template", ["scann"], indirect=True)
+def test_numbers_of_scann_out_of_range_are_refused(saved, change):
+    test_a_folder_that_means_harm_is_refused_with_a_sentence(saved, change)
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, "{}", "[]", "3", "\xff", '{"format": ' + "9" * 5_000 + "}", ""])
+@EXACT
 def test_a_manifest_that_is_none_is_a_sentence(saved, text):
     _, folder = saved
     (folder / "manifest.json").write_text(text, encoding="latin-1")
@@ -364,25 +388,30 @@ def test_a_manifest_that_is_none_is_a_sentence(saved, text):
         Index.load(folder)
 
 
+ROW = {"side": [None], "share": [0], "title": [""]}
+
+
+def addition(vectors, columns=ROW, name=5):
+    return Update(False, np.array([name]), np.asarray(vectors, np.float32), columns)
+
+
 @pytest.mark.parametrize(
     "update",
     [
-        Update(
-            False, np.array([5]), np.full((1, 12), np.nan, np.float32), {"side": [None], "share": [0], "title": [""]}
-        ),
-        Update(False, np.array([5]), np.ones((1, 12), np.float32), {"side": [None], "share": [0], "title": [""]}),
-        Update(False, np.array([5]), np.eye(1, 9, dtype=np.float32), {"side": [None], "share": [0], "title": [""]}),
-        Update(False, np.array([5]), np.eye(1, 12, dtype=np.float32), {"side": [None]}),
-        Update(False, np.array([5]), np.eye(1, 12, dtype=np.float32), {"side": [3], "share": [0], "title": [""]}),
-        Update(False, np.array([5]), np.eye(1, 12, dtype=np.float32), {"side": [], "share": [0], "title": [""]}),
-        Update(False, np.array([-5]), np.eye(1, 12, dtype=np.float32), {"side": [None], "share": [0], "title": [""]}),
+        addition(np.full((1, 12), np.nan)),
+        addition(np.ones((1, 12))),
+        addition(np.eye(1, 9)),
+        addition(np.eye(1, 12), {"side": [None]}),
+        addition(np.eye(1, 12), {**ROW, "side": [3]}),
+        addition(np.eye(1, 12), {**ROW, "side": []}),
+        addition(np.eye(1, 12), name=-5),
         Update(True, np.array(["a"])),
         Update(True, np.array([], np.int64)),
     ],
 )
 def test_updates_that_no_index_wrote_are_refused(saved, update):
     _, folder = saved
-    with next(folder.glob("*.journal")).open("ab", buffering=0) as file:
+    with journal_of(folder).open("ab", buffering=0) as file:
         append_update(file, update)
     with pytest.raises(UserError, match=r"damaged record|another index"):
         Index.load(folder)
@@ -397,16 +426,17 @@ def test_values_that_no_column_holds_are_refused_in_a_journal(saved, value):
     payload = np.eye(1, 12, dtype="<f4").tobytes()
     body = header.encode() + payload
     frame = struct.pack("<4sIQI", b"FJR1", len(header.encode()), len(payload), zlib.crc32(body))
-    with next(folder.glob("*.journal")).open("ab") as file:
+    with journal_of(folder).open("ab") as file:
         file.write(frame + struct.pack("<I", zlib.crc32(frame)) + body)
     with pytest.raises(UserError, match=r"another index|cannot be read"):
         Index.load(folder)
 
 
+@EXACT
 def test_links_and_pipes_in_the_folder_lead_nowhere(saved, tmp_path):
     _, folder = saved
     victim = tmp_path / "victim"
-    journal = next(folder.glob("*.journal"))
+    journal = journal_of(folder)
     whole = journal.read_bytes()
     for place in (journal, folder / ".lock"):
         victim.write_bytes(b"precious" * 1_000)
@@ -416,23 +446,20 @@ def test_links_and_pipes_in_the_folder_lead_nowhere(saved, tmp_path):
             Index.load(folder).delete([10])
         assert victim.read_bytes() == b"precious" * 1_000
         place.unlink()
-        if place is journal:
-            place.mkdir()
-            with pytest.raises(UserError, match="no ordinary file"):
-                Index.load(folder)
-            place.rmdir()
-            os.mkfifo(place)
-            with pytest.raises(UserError, match="no ordinary file"):
-                Index.load(folder)
-            place.unlink()
-            place.write_bytes(whole)
+    for make in (Path.mkdir, os.mkfifo):
+        make(journal)
+        with pytest.raises(UserError, match="no ordinary file"):
+            Index.load(folder)
+        journal.rmdir() if make is Path.mkdir else journal.unlink()
+    journal.write_bytes(whole)
     assert len(Index.load(folder)) == 1_000
 
 
+@EXACT
 def test_a_journal_that_vanishes_is_not_written_on(saved):
     index, folder = saved
     loaded = Index.load(folder)
-    next(folder.glob("*.journal")).unlink()
+    journal_of(folder).unlink()
     with pytest.raises(UserError, match="has lost updates"):
         loaded.delete([10])
     assert 10 in loaded
@@ -441,6 +468,7 @@ def test_a_journal_that_vanishes_is_not_written_on(saved):
     assert len(Index.load(folder.with_name("elsewhere"))) == len(index)
 
 
+@EXACT
 def test_an_interrupted_catching_up_starts_again(saved, monkeypatch):
     _, folder = saved
     writer, reader = Index.load(folder), Index.load(folder)
@@ -482,7 +510,7 @@ def test_a_long_journal_is_saved_away(tmp_path, monkeypatch):
         sizes = []
         for step in range(60):
             index.upsert(np.arange(step, step + 20), QUERIES[:20], {"side": [str(step)] * 20})
-            sizes.append(next((tmp_path / "index").glob("*.journal")).stat().st_size)
+            sizes.append(journal_of(tmp_path / "index").stat().st_size)
     assert 0 in sizes  # it was saved away in between
     assert max(sizes) < 1_000 * 16 * 4 + 5_000  # no longer than the vectors
     loaded = Index.load(tmp_path / "index")
@@ -521,55 +549,29 @@ def test_times_are_measured_again_on_another_machine(saved, monkeypatch):
     assert before.backend == "exact" or before.points != after.points
 
 
-def test_a_failed_save_leaves_the_former_index(saved, monkeypatch):
+@pytest.mark.parametrize(("call", "fails"), [("save", (np, "save")), ("delete", (os, "fsync"))])
+def test_a_full_disk_leaves_the_index_as_it_was(saved, monkeypatch, call, fails):
     _, folder = saved
     loaded = Index.load(folder)
     loaded.delete([11])
     before = sorted(p.name for p in folder.iterdir())
-
-    def full(*_, **__):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(np, "save", full)
+    monkeypatch.setattr(*fails, fail_with(OSError(28, "No space left on device")))
     with pytest.raises(OSError, match="No space"):
-        loaded.save(folder)
+        loaded.save(folder) if call == "save" else loaded.delete([14])
     monkeypatch.undo()
     assert sorted(p.name for p in folder.iterdir()) == before
     loaded.delete([12])
     loaded.close()
     again = Index.load(folder)
-    assert 11 not in again
-    assert 12 not in again
+    assert [name in again for name in (11, 12, 14)] == [False, False, True]
 
 
-def test_a_failed_update_is_as_if_it_had_not_been(saved, monkeypatch):
-    _, folder = saved
-    loaded = Index.load(folder)
-
-    def full(*_, **__):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
-        loaded.delete([11])
-    monkeypatch.undo()
-    assert 11 in loaded
-    loaded.delete([12])
-    loaded.close()
-    again = Index.load(folder)
-    assert 11 in again
-    assert 12 not in again
-
-
+@EXACT
 def test_an_error_after_the_swap_loses_no_later_update(saved, monkeypatch):
     """The new generation is the current one, and what follows goes there, whatever fails behind the swap."""
     _, folder = saved
     loaded = Index.load(folder)
-
-    def interrupted(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(storage, "remove_others", interrupted)
+    monkeypatch.setattr(storage, "remove_others", fail_with(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         loaded.save(folder)
     monkeypatch.undo()
@@ -578,6 +580,7 @@ def test_an_error_after_the_swap_loses_no_later_update(saved, monkeypatch):
     assert 13 not in Index.load(folder)
 
 
+@EXACT
 def test_a_stale_copy_does_not_overwrite_what_others_wrote(saved, monkeypatch):
     _, folder = saved
     stale, other = Index.load(folder), Index.load(folder)
@@ -593,15 +596,11 @@ def test_a_stale_copy_does_not_overwrite_what_others_wrote(saved, monkeypatch):
 @pytest.mark.parametrize("where", ["append", "conform"])
 def test_an_update_that_is_interrupted_leaves_every_vector_with_its_id(saved, monkeypatch, where):
     _, folder = saved
-
-    def interrupted(*_):
-        raise KeyboardInterrupt
-
     for index in (Index.build(VECTORS, np.arange(1_000), ATTRIBUTES, backend="exact"), Index.load(folder)):
         wanted = index.project(QUERIES[2:3])
         index.upsert([3_000], QUERIES[:1])
         with monkeypatch.context() as patch:
-            patch.setattr(AttributeTable, where, interrupted)
+            patch.setattr(AttributeTable, where, fail_with(KeyboardInterrupt))
             with pytest.raises(KeyboardInterrupt):
                 index.upsert([3_001], QUERIES[1:2])
         index.upsert([3_002], QUERIES[2:3])
