@@ -1,4 +1,4 @@
-"""The columns that products are filtered and grouped by, beside their vectors."""
+"""Attributes of products: the columns by which searches filter and group."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Scalar = str | float | None
 
 
 class Vocabulary(Sequence[str]):
-    """Texts with a code each. It only grows, so that all versions of a column share it."""
+    """Texts, each with a code. It only grows, so that all versions of a column share it."""
 
     def __init__(self, words: Iterable[str] = ()) -> None:
         self._codes: dict[str, int] = {}
@@ -32,7 +32,7 @@ class Vocabulary(Sequence[str]):
         with self._lock:
             code = self._codes.get(word)
             if code is None:
-                self._words.append(word)  # before its code is known: who knows a code finds its text
+                self._words.append(word)  # before its code is known, so that every known code has a text
                 code = self._codes[word] = len(self._words) - 1
             return code
 
@@ -52,7 +52,7 @@ class Vocabulary(Sequence[str]):
 
 @dataclass(frozen=True, slots=True)
 class TextColumn:
-    """Texts as codes into a vocabulary; `MISSING` where there is none."""
+    """Texts as codes of a vocabulary; `MISSING` where there is none."""
 
     codes: Int32[np.ndarray, " n"]
     vocabulary: Vocabulary
@@ -86,7 +86,7 @@ class AttributeTable:
         return tuple(self._columns)
 
     def column(self, name: str) -> Column:
-        """Returns a column; UserError names the nearest one where there is none."""
+        """Returns a column; UserError for an unknown name says which one may be meant."""
         if not isinstance(name, str):
             raise UserError(f"the name of a column is a text, not {name!r}")
         if name not in self._columns:
@@ -99,7 +99,7 @@ class AttributeTable:
         return {name: _cell(column, position) for name, column in self._columns.items()}
 
     def take(self, rows: Int64[np.ndarray, " m"]) -> AttributeTable:
-        """Returns the rows at the given positions; where a position is -1, everything is missing."""
+        """Returns the rows at some positions; at position -1 all values are missing."""
         taken: dict[str, Column] = {}
         for name, column in self._columns.items():
             if isinstance(column, TextColumn):
@@ -111,7 +111,7 @@ class AttributeTable:
         return AttributeTable(taken, len(rows))
 
     def without_unused_words(self) -> AttributeTable:
-        """Returns the same table with vocabularies of its own that hold only what a row has."""
+        """Returns the same table with its own vocabularies, which hold only words that a row has."""
         kept: dict[str, Column] = dict(self._columns)
         for name, column in self._columns.items():
             if isinstance(column, TextColumn):
@@ -124,20 +124,16 @@ class AttributeTable:
                     kept[name] = TextColumn(codes[column.codes], words)
         return AttributeTable(kept, self._count)
 
-    def replace(self, other: AttributeTable) -> AttributeTable:
-        """Returns this table with the columns that another one of as many rows has taken from there."""
-        return AttributeTable({**self._columns, **other._columns}, self._count)
-
-    def select(self, names: Iterable[str]) -> AttributeTable:
-        """Returns the table with some of its columns."""
-        return AttributeTable({name: self.column(name) for name in names}, self._count)
+    def replace(self, other: AttributeTable, names: Iterable[str]) -> AttributeTable:
+        """Returns this table with some columns taken from another table with as many rows."""
+        return AttributeTable({**self._columns, **{name: other.column(name) for name in names}}, self._count)
 
     def to_lists(self) -> dict[str, list[Scalar]]:
         """Returns the columns as lists, None where a value is missing."""
         return {name: [_cell(column, row) for row in range(self._count)] for name, column in self._columns.items()}
 
     def groups(self, name: str) -> Int64[np.ndarray, " n"]:
-        """Returns a number per row, the same for equal values of a column; a missing value is a group of its own."""
+        """Returns a group number per row, the same for equal values of a column; a missing value is its own group."""
         column = self.column(name)
         if isinstance(column, TextColumn):
             groups = column.codes.astype(np.int64)
@@ -155,8 +151,8 @@ class AttributeTable:
         """Returns this table with another's rows below it.
 
         Args:
-            other: of the same columns, of the same kinds.
-            join: joins two arrays of the column that it is told.
+            other: a table with the same columns, of the same kinds.
+            join: joins two arrays; its first argument is the column's name.
         """
         joined: dict[str, Column] = {}
         for name, column in self._columns.items():
@@ -165,7 +161,7 @@ class AttributeTable:
                 assert isinstance(more, TextColumn)
                 codes = more.codes
                 if more.vocabulary is not column.vocabulary:
-                    # One place more: the code -1 reads the last one, which says missing again.
+                    # The code -1 reads the last place, which is MISSING.
                     to_ours = [*(column.vocabulary.add(text) for text in more.vocabulary), MISSING]
                     codes = np.array(to_ours, np.int32)[codes]
                 joined[name] = TextColumn(join(name, column.codes, codes), column.vocabulary)
@@ -175,10 +171,10 @@ class AttributeTable:
         return AttributeTable(joined, self._count + len(other))
 
     def conform(self, other: AttributeTable) -> AttributeTable:
-        """Returns another table's rows with this one's columns, what it lacks missing.
+        """Returns another table's rows with this table's columns; columns that the other lacks are missing values.
 
         Raises:
-            UserError: it has a column that this one lacks, or of another kind.
+            UserError: the other table has a column that this one lacks, or a column of another kind.
         """
         columns: dict[str, Column] = {}
         for name in other.names:
@@ -186,7 +182,7 @@ class AttributeTable:
         for name, ours in self._columns.items():
             theirs = other._columns.get(name) or _missing_like(ours, len(other))
             if type(theirs) is not type(ours):
-                # A column without a single value is of no kind.
+                # A column of missing values fits both kinds.
                 if not _all_missing(theirs):
                     raise UserError(f"the column {name!r} holds {_kind(ours)}, not {_kind(theirs)}")
                 theirs = _missing_like(ours, len(other))
@@ -194,7 +190,7 @@ class AttributeTable:
         return AttributeTable(columns, len(other))
 
     def to_arrays(self) -> tuple[dict[str, np.ndarray], list[dict[str, Any]]]:
-        """Returns arrays for a file, named "column0" and so on, and JSON values that say what they are."""
+        """Returns arrays for a file, named "column0" and so on, and JSON values that describe them."""
         arrays, about = {}, []
         for place, (name, column) in enumerate(self._columns.items()):
             if isinstance(column, TextColumn):
@@ -207,7 +203,7 @@ class AttributeTable:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray], about: Sequence[Mapping[str, Any]], count: int) -> Any:
-        """Returns the table that `to_arrays` described; UserError when the two do not fit each other."""
+        """Returns the table that `to_arrays` described; UserError when arrays and description do not fit."""
         columns: dict[str, Column] = {}
         for place, item in enumerate(about):
             array = arrays.get(f"column{place}")
@@ -225,12 +221,12 @@ class AttributeTable:
 
 
 def make_table(columns: Any, count: int) -> AttributeTable:
-    """Makes a table from what users have.
+    """Makes a table from columns.
 
     Args:
         columns: a pandas DataFrame, or a mapping from names to sequences of texts, numbers or booleans; None, NaN and
-            an empty text are missing. None makes a table without columns.
-        count: the rows that it must have.
+            an empty text are missing values. None makes a table without columns.
+        count: number of rows that the table must have.
 
     Raises:
         UserError: another number of rows, or a column that mixes texts and numbers.
@@ -274,7 +270,7 @@ def _make_column(name: str, values: list[Any]) -> Column:
 
 
 def is_storable(text: str) -> bool:
-    """Whether a text can be written as UTF-8: half of a surrogate pair cannot."""
+    """Returns whether a text can be written as UTF-8; half of a surrogate pair cannot."""
     try:
         text.encode()
     except UnicodeEncodeError:

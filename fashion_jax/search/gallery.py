@@ -1,4 +1,4 @@
-"""From a catalogue and a model to an index of it, and back from an index to its photos."""
+"""Makes an index of a catalogue with a model, adds products to it, and reads the photos of its products."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from fashion_jax.serving.predictor import Predictor
 from fashion_jax.serving.source import SourceRun
 from fashion_jax.system.errors import UserError
 
-CONFIDENCE = " confidence"  # ends the name of the column with a head's probability of the label beside it
+CONFIDENCE = " confidence"  # `<head> confidence` is the column with the probability of the head's label
 TITLE = "title"
-_NAMED_COLUMNS = 20  # of a table without ids, at most, in the error
+_NAMED_COLUMNS = 20  # columns that an error names, at most
 
 
 def build_index(
@@ -41,16 +41,16 @@ def build_index(
 ) -> Index:
     """Embeds a catalogue and writes an index of it.
 
-    Its columns are the catalogue's labels (where one is missing and the model has a head for it, what the model says),
-    per head `<name> confidence`, the probability that the model gives to that label, `title`, and those of `table`.
+    Its columns are: the catalogue's labels (the model's prediction where a label is missing and the model has a head
+    for it); for each head `<name> confidence`, the probability that the model gives to that label; `title`; and the
+    columns of `table`. Mirrored photos are not used, because they would double the time.
 
     Args:
         model: from `load_model`.
         source: anything that `open_catalog` reads.
-        out: folder of the index. What the model says of products whose label is missing, and how sure it is, comes
-            from the photos alone, without their mirror images, which would double the time.
-        table: a CSV, TSV or Parquet with an `id` column and more columns to filter by, such as prices or stock.
-        schema: how to read the source's table; None: known or inferred.
+        out: folder of the index.
+        table: a CSV, TSV or Parquet file with an `id` column and more columns to filter by, such as price or stock.
+        schema: how to read the source's table; None for a known or inferred one.
         progress: whether to show a bar.
         target_recall: as in `Index.build`.
         backend: as in `Index.build`.
@@ -101,7 +101,7 @@ def add_products(
     """Adds the products of a source to a saved index, or replaces those that are there; returns how many.
 
     Raises:
-        UserError: the index was made by another model, or bad input; the index is as it was.
+        UserError: the index was made by another model, or bad input; the index is unchanged.
     """
     check_model(index, model)
     assert index.folder is not None
@@ -109,9 +109,9 @@ def add_products(
     extra = _read_table(table, run.catalog, progress)
     if extra is not None:
         for name in extra.columns:
-            index.snapshot.attributes.column(str(name))  # says which one it may be
+            index.snapshot.attributes.column(str(name))  # its error says which column may be meant
     embedded = run_embedding(model, run)
-    # Whether ids are texts is the index's to say, not this source's.
+    # The index decides whether ids are texts, not this source.
     ids = embedded.text_ids if index.snapshot.ids.dtype.kind == "U" else embedded.ids
     columns = describe(model, embedded, extra)
     known = {name: values for name, values in columns.items() if name in index.columns}
@@ -126,7 +126,7 @@ def add_products(
 
 
 def _read_table(path: str | Path | None, catalog: Catalog, progress: bool) -> pd.DataFrame | None:
-    """Reads a table of more columns; UserError where it is of other products."""
+    """Reads a table of more columns; UserError where it has none of the catalogue's products."""
     if path is None:
         return None
     extra = read_columns(path)
@@ -136,14 +136,14 @@ def _read_table(path: str | Path | None, catalog: Catalog, progress: bool) -> pd
         raise UserError(f"{path} has none of the catalogue's products: ids there are such as {theirs}, here {ours}")
     if progress and there < len(catalog.products):
         left = len(catalog.products) - there
-        print(f"{path}: {left:,} of {len(catalog.products):,} products are not in it and have nothing in its columns")
+        print(f"{path}: {left:,} of {len(catalog.products):,} products are not in this table; they get empty values")
     return extra
 
 
 def _keep_values(
     index: Index, ids: np.ndarray, products: list[Product], extra: pd.DataFrame, columns: dict[str, list[Any]]
 ) -> None:
-    """Fills in what the index knows of products that the table does not name."""
+    """Fills in the values that the index has for products that the table does not name."""
     for place, (name, product) in enumerate(zip(ids.tolist(), products, strict=True)):
         if product.id not in extra.index and name in index:
             row = index.attributes([name])[0]
@@ -153,17 +153,17 @@ def _keep_values(
 
 
 def check_model(index: Index, model: Predictor) -> None:
-    """Raises UserError where an index was made by another model, whose embeddings mean something else."""
+    """Raises UserError where an index was made by another model: its embeddings cannot be compared."""
     if index.model and index.model != model.fingerprint:
         made_by = index.about.get("model", "unknown")
         raise UserError(
-            f"the index was made by another model ({made_by}) than {model.package.folder}; search it with that one, or "
-            "build an index with this one"
+            f"the index was made by another model ({made_by}) than {model.package.folder}; use that model, or build an "
+            "index with this model"
         )
 
 
 def describe(model: Predictor, embedded: Embedded, extra: pd.DataFrame | None = None) -> dict[str, list[Any]]:
-    """Returns the columns of an index, a value per product; see `build_index`."""
+    """Returns the columns that `build_index` describes, with a value per product."""
     products, schema = embedded.products, embedded.catalog.schema
     columns: dict[str, list[Any]] = {TITLE: [product.title or None for product in products]}
     for place, attribute in enumerate(schema.attributes):
@@ -182,7 +182,7 @@ def describe(model: Predictor, embedded: Embedded, extra: pd.DataFrame | None = 
 
 
 def read_columns(path: str | Path) -> pd.DataFrame:
-    """Reads a table with an `id` column; what looks like numbers in all of a column becomes numbers.
+    """Reads a table with an `id` column. A column of which every text is a number becomes numbers.
 
     Raises:
         UserError: it cannot be read, has no `id`, or an id twice.
@@ -210,7 +210,7 @@ def read_columns(path: str | Path) -> pd.DataFrame:
 
 
 def read_photos(catalog: Catalog, ids: Sequence[int | str], model: Predictor) -> dict[int | str, np.ndarray | None]:
-    """Returns products' photos as the model sees them; None where one cannot be read any more."""
+    """Returns products' photos as the model sees them; None where a photo cannot be read."""
     by_name = {product.id: product for product in catalog.products}
     wanted = {by_name[str(name)].row: name for name in ids if str(name) in by_name}
     found: dict[int | str, np.ndarray | None] = dict.fromkeys(ids)
@@ -226,7 +226,7 @@ def read_photos(catalog: Catalog, ids: Sequence[int | str], model: Predictor) ->
 
 
 def open_gallery(index: Index, source: str | None = None) -> Catalog:
-    """Opens the catalogue that an index was made of; UserError says how to name it where it has moved."""
+    """Opens the catalogue of an index; UserError says how to name it where it has moved."""
     where = source or str(index.about.get("source", ""))
     if not where:
         raise UserError("the index does not know its catalogue; name it with --source")

@@ -12,7 +12,7 @@ from fashion_jax.search.attributes import is_storable
 from fashion_jax.system.errors import UserError
 from fashion_jax.system.vectors import unit
 
-MAX_ID_LENGTH = 128  # all ids take the space of the longest
+MAX_ID_LENGTH = 128  # every id takes the space of the longest one
 _ROUNDING = 1e-6  # of a squared length in single precision
 _LENGTH_ERROR = 1e-3  # of a squared length
 
@@ -51,10 +51,12 @@ def check_vectors(vectors: Any, dim: int | None, what: str, *, copy: bool = True
             return array
         if ((squares > 1e-30) & (squares < 1e30)).all():
             return array * (1 / np.sqrt(squares))[:, None]
-    # Only something strange comes here: very small and very large numbers, which double precision holds, or errors.
+    # Rare: very small and very large numbers, which double precision holds, or errors.
     bad = np.flatnonzero(~np.isfinite(array).all(1))
     if len(bad):
-        raise UserError(f"{what}: row {bad[0]} is not finite (NaN or infinite), as {len(bad):,} of {len(array):,} are")
+        raise UserError(
+            f"{what}: row {bad[0]} is not finite (NaN or infinite); {len(bad):,} of {len(array):,} rows are not"
+        )
     wide = array.astype(np.float64)
     zeros = np.flatnonzero(~wide.any(1))
     if len(zeros):
@@ -77,10 +79,10 @@ def check_ids(ids: Any, count: int | None = None, kind: str | None = None) -> np
     Args:
         ids: integers from 0 on, or texts that are not empty; all of one kind.
         count: how many there must be; None for any.
-        kind: the kind of those that are there already, "i" or "U"; None for either.
+        kind: of the ids that the index has, "i" or "U"; None for either.
 
     Raises:
-        UserError: another number, a mixture, an id twice, negative or empty, or of the other kind.
+        UserError: another number of ids, mixed kinds, an id twice, negative or empty, or of the other kind.
     """
     ids = np.asarray(ids) if hasattr(ids, "__array__") else as_list(ids)
     try:
@@ -124,7 +126,7 @@ def check_ids(ids: Any, count: int | None = None, kind: str | None = None) -> np
 
 
 def as_list(ids: Any) -> list[Any]:
-    """Returns one id or several as a list of Python's own values; UserError for what is no list."""
+    """Returns one id or several as a list of Python values; UserError for anything else."""
     if hasattr(ids, "__array__"):
         array = np.asarray(ids)
         return array.reshape(-1).tolist() if array.ndim <= 1 else _no_list(ids)
@@ -134,7 +136,7 @@ def as_list(ids: Any) -> list[Any]:
 
 
 def check_k(k: Any, name: str = "k") -> int:
-    """Returns a number of things; UserError calls it by its name unless it is an integer of at least 1."""
+    """Returns k as an int; UserError, which names it, unless it is an integer of at least 1."""
     if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
         raise UserError(f"{name} must be an integer of at least 1, not {k!r}")
     return int(k)

@@ -1,4 +1,4 @@
-"""Recommendation: similar products, the same with something changed, products by description, and why."""
+"""Recommendation: similar products, the same product with a change, products by description; and the reasons."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from fashion_jax.search.where import parse_where
 from fashion_jax.system.errors import UserError, nearest
 from fashion_jax.system.vectors import unit
 
-_CONFIDENCE_WEIGHT = 0.5  # of the heads' probabilities beside the similarity to the prototype
-_SHIFT = 1.0  # how far a query moves from the prototype that it has to the one that is asked for
+_CONFIDENCE_WEIGHT = 0.5  # of the heads' probabilities; the rest is the weight of the similarity to the prototype
+_SHIFT = 1.0  # how far a query moves from the prototype of its own value to that of the wanted value
 
 
 @dataclass(frozen=True, slots=True)
 class Recommendation:
-    """One product that is recommended.
+    """A recommended product.
 
     Attributes:
         id: of the product.
-        score: by which it is ranked; higher is better.
-        agrees: columns in which it has the value that was looked for.
-        differs: column -> its own value, where another one was looked for.
-        attributes: all its columns, as they were when it was found.
+        score: the rank follows it; higher is better.
+        agrees: columns in which the product has the wanted value.
+        differs: column -> the product's value, where another value was wanted.
+        attributes: all columns of the product, as they were when it was found.
     """
 
     id: int | str
@@ -45,14 +45,14 @@ class Recommendation:
 def similar(
     index: Index, queries: Any, labels: Mapping[str, Scalar], k: int = 10, **options: Any
 ) -> list[Recommendation]:
-    """Finds products that look like one product, of which one or several photos are given.
+    """Finds products that look like one product, given by one or several photos.
 
     Args:
         index: to search.
-        queries: a vector per photo of the product, of `index.project` or `index.vectors`.
-        labels: what is known of the product, by which hits are explained; may be empty.
-        k: products at most.
-        options: of `Index.search`.
+        queries: a vector per photo of the product, from `index.project` or `index.vectors`.
+        labels: the product's known labels, with which hits are compared; may be empty.
+        k: number of products, at most.
+        options: options of `Index.search`.
     """
     return explain(index.search_projected(one_query(queries), k, **options), labels)
 
@@ -66,29 +66,29 @@ def keep_and_change(
     k: int = 10,
     **options: Any,
 ) -> list[Recommendation]:
-    """Finds the same product with something changed: the same articleType, say, but Red.
+    """Finds the same product with a change: for instance the same articleType, but Red.
 
-    What is kept and changed is a filter. The query moves from the mean of products with its own value towards that of
-    products with the wanted one, so that among these the ones come first that look like it in all else.
+    Kept and changed values become a filter. For each change, the query moves from the mean vector of products with its
+    own value to that of products with the wanted value. So the best hits look like the product in everything else.
 
     Args:
         index: to search.
-        queries: a vector per photo of the product, of `index.project` or `index.vectors`.
-        labels: of the product; every column of `keep` must be there.
-        keep: columns in which a hit must be as the product is.
+        queries: a vector per photo of the product, from `index.project` or `index.vectors`.
+        labels: the product's labels; every column of `keep` must be there.
+        keep: columns in which a hit must have the product's value.
         change: column -> the value that a hit must have instead.
-        k: products at most.
-        options: of `Index.search`; a `where` is joined to the filter.
+        k: number of products, at most.
+        options: options of `Index.search`; `where` is joined to the filter.
 
     Raises:
-        UserError: a column that is not there, or whose value is not known of the product.
+        UserError: an unknown column, or the product's value in a column of `keep` is not known.
     """
     snapshot = index.snapshot
     wanted: dict[str, Scalar] = {}
     for name in keep:
         snapshot.attributes.column(name)
         if labels.get(name) is None:
-            raise UserError(f"the {name} of the product is not known, so it cannot be kept")
+            raise UserError(f"the product's {name} is not known, so it cannot be kept")
         wanted[name] = labels[name]
     moved = one_query(queries)[0].astype(np.float64)
     for name, value in change.items():
@@ -107,23 +107,23 @@ def by_attributes(
 ) -> list[Recommendation]:
     """Finds products by description alone, such as {"baseColour": "Red", "articleType": "Kurtas"}.
 
-    Those that have all of it are ranked by the mean of two things: the geometric mean of the probabilities that the
-    model gives to these labels (1 for columns that are not a head's, and for labels that the head does not know), and
-    the similarity to the mean of them all.
+    Products with all wanted values are ranked by the mean of two numbers: the geometric mean of the probabilities that
+    the model gives to these labels (1 for a column that is no head's, and for a label that the head does not know), and
+    the similarity to the mean vector of all these products.
 
     Args:
         index: to search.
         wanted: column -> value; at least one.
-        k: products at most.
-        where: a filter beside it.
-        group_by: a column; of products with equal values the best alone is returned.
+        k: number of products, at most.
+        where: one more filter.
+        group_by: a column; of products with equal values only the best is returned.
 
     Raises:
-        UserError: a column or a value that is not there.
+        UserError: an unknown column, or a value that no product has.
     """
     k, snapshot = check_k(k), index.snapshot
     if not wanted:
-        raise UserError("nothing is asked for; give attributes such as baseColour=Red")
+        raise UserError("no attribute is given; give attributes such as baseColour=Red")
     for name, value in wanted.items():
         _check_value(snapshot, name, value)
     rows = np.flatnonzero(snapshot.select(_filter(wanted, where)).mask)
@@ -149,11 +149,11 @@ def by_attributes(
 
 
 def explain(hits: Hits, wanted: Mapping[str, Scalar]) -> list[Recommendation]:
-    """Says of each hit of the first query in which columns it is what was looked for.
+    """Returns the hits of the first query, with the columns in which they agree with wanted values.
 
     Args:
-        hits: of one query.
-        wanted: column -> value; None and columns that the index lacks are passed over.
+        hits: from a search.
+        wanted: column -> value; values of None and columns that the index lacks are ignored.
     """
     there = ~np.isneginf(hits.scores[0])
     names = hits.ids[0][there].tolist()
@@ -167,7 +167,7 @@ def explain(hits: Hits, wanted: Mapping[str, Scalar]) -> list[Recommendation]:
 
 
 def one_query(queries: Any) -> Float32[np.ndarray, "1 dim"]:
-    """Returns the mean direction of a product's photos."""
+    """Returns the mean vector of a product's photos."""
     vectors = check_vectors(queries, None, "queries")
     if not len(vectors):
         raise UserError("there is no query: give at least one photo")
@@ -191,10 +191,10 @@ def _check_value(snapshot: Snapshot, name: str, value: str) -> None:
 
 
 def _filter(wanted: Mapping[str, Scalar], where: str | None) -> str | None:
-    """Returns a filter that asks for all of it, and for what the user's own filter asks for; None for neither."""
+    """Returns a filter for all wanted values and for the user's own filter; None for neither."""
     parts = [_condition(name, value) for name, value in wanted.items()]
     if where is not None:
-        parse_where(where)  # by itself, so that its parentheses close what they open
+        parse_where(where)  # parsed alone, so that its parentheses cannot close ours
         parts.append(f"({where})")
     return " and ".join(parts) or None
 

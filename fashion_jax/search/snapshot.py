@@ -309,7 +309,7 @@ class Updater:
         """
         fitting = snapshot.attributes.conform(given)
         known = snapshot.attributes.take(self._rows(snapshot, ids))
-        return known.replace(fitting.select(given.names))
+        return known.replace(fitting, given.names)
 
     def apply(self, snapshot: Snapshot, update: Update) -> Snapshot:
         """Returns the version after an update that has been checked."""

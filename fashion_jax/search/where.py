@@ -1,16 +1,19 @@
-"""The language of filters: `gender == 'Women' and baseColour in ['Red', 'Maroon'] and not year < 2012`.
+"""The language of filters, such as `gender == 'Women' and baseColour in ['Red', 'Maroon'] and not year < 2012`.
+
+A filter is an expression by this grammar:
 
     expression  = conjunction { "or" conjunction }
     conjunction = negation { "and" negation }
     negation    = "not" negation | "(" expression ")" | comparison
     comparison  = column ("==" | "!=" | "<" | "<=" | ">" | ">=") literal
-                | literal (the same) column
+                | literal (the same signs) column
                 | column [ "not" ] "in" "[" [ literal { "," literal } ] "]"
     literal     = text in quotes | number | "true" | "false" | "none"
-    column      = a name, in `back quotes` where it is more than letters, digits and _
+    column      = a name; in `back quotes` if it has other characters than letters, digits and _
 
-Text is compared as text, numbers as numbers. A missing value equals `none` alone, and is neither smaller nor larger
-than anything. It is parsed by this file, never evaluated as Python.
+A column of texts is compared with texts, and a column of numbers with numbers; true is 1 and false is 0. A missing
+value equals `none` and no other value, and it is neither smaller nor larger than any value. Filters are parsed here;
+they are never evaluated as Python.
 """
 
 from __future__ import annotations
@@ -82,11 +85,11 @@ class Where:
     _root: _Node
 
     def evaluate(self, table: AttributeTable) -> Bool[np.ndarray, " n"]:
-        """Returns which rows pass; UserError for a column that is not there or holds another kind of value."""
+        """Returns which rows pass; UserError for an unknown column, or one that holds another kind of value."""
         return _evaluate(self._root, table)
 
     def hints(self, table: AttributeTable) -> list[str]:
-        """Returns sentences about texts that no row of the table has, which may be misspelt."""
+        """Returns a sentence for each text that no row of the table has; it may be misspelt."""
         found = []
         for column, value in _texts(self._root):
             known = table.column(column)
@@ -96,11 +99,11 @@ class Where:
 
 
 def parse_where(text: str) -> Where:
-    """Parses a filter; UserError says at which character it cannot be understood, and why."""
+    """Parses a filter; UserError names the character where it cannot be understood, and the reason."""
     if not isinstance(text, str):
         raise UserError(f"a filter is a text such as \"gender == 'Women'\", not {type(text).__name__}")
     if len(text) > _MAX_LENGTH:
-        raise UserError(f"the filter has {len(text):,} characters; at most {_MAX_LENGTH:,} are taken")
+        raise UserError(f"the filter has {len(text):,} characters; at most {_MAX_LENGTH:,} are allowed")
     return Where(text, _Parser(text).parse())
 
 
@@ -262,15 +265,15 @@ def _evaluate(node: _Node, table: AttributeTable) -> Bool[np.ndarray, " n"]:
 def _compare(name: str, mark: str, value: Literal, table: AttributeTable) -> Bool[np.ndarray, " n"]:
     column = table.column(name)
     if value is None and mark not in ("==", "!="):
-        raise UserError(f"{name} {mark} none has no meaning; a missing value can be asked for with == and != alone")
+        raise UserError(f"{name} {mark} none has no meaning; compare with none by == or != only")
     if isinstance(column, TextColumn):
         if value is not None and not isinstance(value, str):
-            raise UserError(f"the column {name!r} holds texts and is compared with {value!r}; put it in quotes")
+            raise UserError(f"the column {name!r} holds texts and is compared with {value!r}; put the value in quotes")
         if value is None or mark in ("==", "!="):
             code = MISSING if value is None else column.vocabulary.code(value)
             equal = np.zeros(len(table), bool) if code is None else column.codes == code
             return ~equal if mark == "!=" else equal
-        # Texts are compared once per word of the vocabulary; the last place stands for a missing one.
+        # Each word of the vocabulary is compared once; the last place is for missing values.
         passing = np.array([*(bool(_COMPARE[mark](word, value)) for word in column.vocabulary), False])
         return passing[column.codes]
     if isinstance(value, str):

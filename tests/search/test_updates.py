@@ -298,6 +298,7 @@ for step in range(start, 10**6):
 """
 
 
+@pytest.mark.slow
 def test_killed_writers_lose_nothing_that_was_acknowledged(tmp_path):
     """SIGKILL at random moments: every update that the writer reported is there, whole, and the index is readable."""
     kills = int(os.environ.get("FASHION_KILLS", "4"))
