@@ -35,6 +35,18 @@ jax.config.update("jax_compilation_cache_dir", str(ROOT / ".cache" / "jax"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def short_ends():
+    """Shortens what a run does after training, which would take longer than training does here."""
+    from fashion_jax.run import finish, session
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(finish, "_SHEET_PHOTOS", 4)
+        patch.setattr(finish, "NOT_PRODUCTS_PER_KIND", 2)
+        patch.setattr(session, "EVALUATION_BATCH_SIZE", 8)  # one compilation for every catalogue
+        yield
+
+
 @pytest.fixture(scope="session")
 def products_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A user's catalogue of 120 drawn products, some without a kind."""

@@ -9,7 +9,6 @@ import numpy as np
 
 from fashion_jax.config.fields import Config
 from fashion_jax.data.photos import encode_photo
-from fashion_jax.run import session
 
 SIZES = {"kind": ("round", "square", "tall"), "colour": ("blue", "green", "red", "yellow")}
 _PAINT = {"red": (220, 20, 30), "green": (20, 160, 50), "blue": (30, 60, 220), "yellow": (250, 220, 20)}
@@ -57,7 +56,6 @@ def make_tiny_config(source: Path, **changes) -> Config:
     config.train.duration = "12 steps"
     config.train.evaluate_every = "6 steps"
     config.train.checkpoint_every = "4 steps"
-    session.EVALUATION_BATCH_SIZE = 8  # one compilation for every split
     for key, value in changes.items():
         part, _, name = key.partition("__")
         setattr(getattr(config, part), name, value)
