@@ -19,7 +19,6 @@ def test_it_ends_with_scores_paths_and_commands_that_work(tmp_path, monkeypatch,
     config.data.source = "synthetic:200:3"
     config.model.pretrained, config.model.depth, config.model.width = "", 10, 4
     config.train.duration = config.train.evaluate_every = config.train.checkpoint_every = "3 steps"
-    config.runtime.evaluation_batch_size = 8
     monkeypatch.setattr(demo, "load_config", lambda name: config)
     monkeypatch.chdir(tmp_path)
     workdir = tmp_path / "w"
