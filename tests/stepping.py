@@ -9,7 +9,7 @@ import numpy as np
 
 from fashion_jax.config.fields import Config
 from fashion_jax.data.loader import StreamedPhotos, training_batches
-from fashion_jax.run.resolve import resolve
+from fashion_jax.run.resolve import fill_in
 from fashion_jax.run.session import Session
 from fashion_jax.system.interrupt import StopRequest
 from fashion_jax.training.placement import put_batch
@@ -21,7 +21,8 @@ def mesh_of(count: int):
 
 
 def session_on(config: Config, prepared, tmp_path, devices: int) -> Session:
-    return Session(resolve(config, prepared), prepared, tmp_path, mesh=mesh_of(devices), progress=False)
+    # Without the checks of whole runs: a few steps may do what a run must not.
+    return Session(fill_in(config, prepared), prepared, tmp_path, mesh=mesh_of(devices), progress=False)
 
 
 def run(session: Session, steps: int = 5, order: np.ndarray | None = None, state: TrainState | None = None):

@@ -1,17 +1,18 @@
-"""Scores of a run's split: fits decisions on the validation rows, judges them on the split, writes both."""
+"""Finishes a run: fits decisions on the validation split, scores a split with them, and writes the model package."""
 
 from __future__ import annotations
 
 import csv
 import dataclasses
 import io
-import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from flax import traverse_util
 
 from fashion_jax.data.drawn.not_products import KINDS, draw_not_products
 from fashion_jax.data.loader import spread_rows
@@ -29,24 +30,48 @@ from fashion_jax.evaluation.colour_report import JUST_TOLERABLE, colour_scores
 from fashion_jax.evaluation.contact_sheet import write_contact_sheet
 from fashion_jax.evaluation.evaluate import Evaluation
 from fashion_jax.evaluation.report import write_evaluation
+from fashion_jax.run.second_heads import TRIED, fit_second_heads, restore_second_heads
 from fashion_jax.run.session import Session
 from fashion_jax.serving.outputs import Outputs, Prediction, decide, name_labels
+from fashion_jax.serving.package import write_package
 from fashion_jax.serving.predict import prediction_cells, prediction_columns
 from fashion_jax.system import files
+from fashion_jax.system.progress import say
+from fashion_jax.training.placement import to_host
 from fashion_jax.training.state import TrainState
 
 _SHEET_PHOTOS = 48
-NOT_PRODUCTS_PER_KIND = 20  # drawn photos that judge the out-of-catalogue score
+NOT_PRODUCTS_PER_KIND = 20  # drawn photos on which the out-of-catalogue score is judged
 
 
 @dataclass(frozen=True, slots=True)
-class Trust:
-    """What was fitted on the validation rows.
+class Result:
+    """What a run left.
 
     Attributes:
-        decision: for the package.
-        pairs: of attributes of which one determines the other in training rows.
-        embedding: what embeddings are made of; None for the pooled features.
+        workdir: the folder.
+        best_step: the step of the best checkpoint, which was scored and packaged.
+        test: scores of the test split; None where it is empty or the run was not to be finished.
+    """
+
+    workdir: Path
+    best_step: int
+    test: Evaluation | None = None
+
+    @property
+    def package(self) -> Path:
+        """The model package, which a finished run has."""
+        return self.workdir / "package"
+
+
+@dataclass(frozen=True, slots=True)
+class ValidationFit:
+    """What was fitted on the validation split.
+
+    Attributes:
+        decision: probabilities, thresholds and labels of the package.
+        pairs: attributes of which one determines the other in the training rows.
+        embedding: how embeddings are made; None for the features themselves.
     """
 
     decision: Decision
@@ -54,16 +79,33 @@ class Trust:
     embedding: EmbeddingPlan | None
 
 
-def fit_trust(session: Session, state: TrainState) -> Trust | None:
-    """Fits a decision for a model's weights; every process takes part, and all find the same.
+def finish_run(session: Session, state: TrainState, step: int) -> Result:
+    """Fits second heads and decisions, scores the test split, and writes the package.
+
+    Every process takes part; the first one writes.
+
+    Args:
+        session: of training.
+        state: of the best checkpoint.
+        step: of the best checkpoint.
+    """
+    session, state = restore_second_heads(session, state) or fit_second_heads(session, state)
+    fit = fit_on_validation(session, state)
+    result = Result(session.workdir, step, score_split(session, state, "test", fit))
+    if jax.process_index() == 0:
+        _write_package(session, state, result, fit)
+    return result
+
+
+def fit_on_validation(session: Session, state: TrainState) -> ValidationFit | None:
+    """Fits the decision and the embedding of a network; every process takes part and gets the same.
 
     Returns:
-        None where there is no validation row.
+        None where the validation split is empty.
     """
     if not len(session.prepared.indices("validation")):
         return None
-    if session.progress:
-        print("fitting probabilities and labels on the validation split", file=sys.stderr, flush=True)
+    say("fitting decisions on the validation split", show=session.progress)
     scored = session.evaluator("validation", keep_outputs=True)(state)
     validation = _rows(session, scored)
     training = session.prepared.indices("train")
@@ -80,9 +122,9 @@ def fit_trust(session: Session, state: TrainState) -> Trust | None:
     )
     groups = session.prepared.groups[scored.rows]
     assert scored.outputs is not None
-    # Embeddings are of the photos themselves, and so is what they are fitted to.
+    # Embeddings are of the photos themselves, without mirror images, and are fitted to the same.
     own = dataclasses.replace(validation, logits=scored.outputs.own_logits)
-    return Trust(decision, pairs, _plan_embedding(session, own, groups, reference.features, pairs))
+    return ValidationFit(decision, pairs, _plan_embedding(session, own, groups, reference.features, pairs))
 
 
 def _plan_embedding(
@@ -112,14 +154,14 @@ def _temperature(rows: Rows, name: str) -> float:
     return fit_temperature(rows.logits[name][known], rows.labels[name][known])
 
 
-def score_split(session: Session, state: TrainState, split: str, trust: Trust | None) -> Evaluation | None:
+def score_split(session: Session, state: TrainState, split: str, fit: ValidationFit | None) -> Evaluation | None:
     """Scores a split and writes `evaluation/<split>`; every process takes part.
 
     Args:
         session: of the run.
-        state: whose weights are judged.
+        state: of a checkpoint.
         split: "train", "validation" or "test".
-        trust: what was fitted; None leaves labels and probabilities as the network has them.
+        fit: what was fitted; None takes labels and probabilities as the network gives them.
 
     Returns:
         None where the split is empty.
@@ -127,10 +169,10 @@ def score_split(session: Session, state: TrainState, split: str, trust: Trust | 
     if not len(session.prepared.indices(split)):
         return None
     result = session.evaluator(split, keep_outputs=True)(state)
-    judgement = None if trust is None else _judge(session, state, result, trust)
+    judgement = None if fit is None else _judge(session, state, result, fit)
     if judgement is not None:
         result = dataclasses.replace(result, trust=files.without_nan(judgement.report))
-    decision = None if trust is None else trust.decision
+    decision = None if fit is None else fit.decision
     outputs = package_outputs(result, decision)
     result = dataclasses.replace(result, colours=files.without_nan(_score_colours(session, result, outputs)))
     if jax.process_index() == 0:
@@ -147,18 +189,24 @@ def score_split(session: Session, state: TrainState, split: str, trust: Trust | 
 
 
 def package_outputs(result: Evaluation, decision: Decision | None) -> Outputs:
-    """Returns what a package with this decision says of the rows that were scored."""
+    """Returns the outputs of a package with this decision for the rows that were scored."""
     assert result.outputs is not None
     return decide(decision, result.outputs.logits, result.outputs.features, result.outputs.energies)
 
 
-def format_scores(evaluation: Evaluation) -> str:
-    """Returns a table of the split's scores, one attribute a line, and another of what may be trusted."""
+def format_summaries(summaries: Mapping[str, Mapping[str, Any]]) -> str:
+    """Returns a table of scores, one attribute a line: rows, accuracy, macro-F1, weighted F1, top-5 accuracy."""
     lines = [f"{'attribute':<16}{'rows':>7}{'accuracy':>10}{'macro-F1':>10}{'weighted':>10}{'top-5':>8}"]
-    for name, summary in evaluation.summaries.items():
+    for name, summary in summaries.items():
         scores = [summary[key] for key in ("accuracy", "macro_f1", "weighted_f1", "top5_accuracy")]
         cells = ["-" if score is None else f"{score:.4f}" for score in scores]
         lines.append(f"{name:<16}{summary['count']:>7}{cells[0]:>10}{cells[1]:>10}{cells[2]:>10}{cells[3]:>8}")
+    return "\n".join(lines)
+
+
+def format_scores(evaluation: Evaluation) -> str:
+    """Returns tables of a split's scores: of the network's labels, and of the package's decisions."""
+    lines = [format_summaries(evaluation.summaries)]
     for name, found in (evaluation.colours or {}).items():
         if found["accuracy"] is not None:
             lines.append(
@@ -166,18 +214,15 @@ def format_scores(evaluation: Evaluation) -> str:
                 f"alike (CIEDE2000 of the classes' means up to {JUST_TOLERABLE:g})"
             )
     if evaluation.trust is not None:
-        lines += [
-            "as the package decides, accuracy / macro-F1 at its two operating points:",
-            format_accepted(evaluation.trust),
-        ]
+        lines.append("decisions of the package, accuracy / macro-F1 at its two operating points:")
+        lines.append(format_accepted(evaluation.trust))
     return "\n".join(lines)
 
 
 def _score_colours(session: Session, result: Evaluation, outputs: Outputs) -> dict[str, dict[str, float]]:
-    columns = dict(zip(session.attributes, session.columns, strict=True))
     scores = {}
     for name in session.colours:
-        labels = session.prepared.labels[result.rows, columns[name]]
+        labels = session.prepared.labels[result.rows, session.column(name)]
         known = labels != MISSING
         scores[name] = colour_scores(
             outputs.probabilities[name][known],
@@ -200,17 +245,17 @@ def _rows(session: Session, result: Evaluation) -> Rows:
     )
 
 
-def _judge(session: Session, state: TrainState, result: Evaluation, trust: Trust) -> Judgement:
+def _judge(session: Session, state: TrainState, result: Evaluation, fit: ValidationFit) -> Judgement:
     data = session.config.data
     outside: Rows | None = None
     kinds: list[str] = []
-    if trust.decision.out_of_catalogue is not None:
+    if fit.decision.out_of_catalogue is not None:
         images, kinds = draw_not_products(NOT_PRODUCTS_PER_KIND, data.height, data.width)
-        said = session.evaluate_images(state, images).outputs
-        assert said is not None
-        outside = Rows(said.logits, {}, said.features, said.energies)
+        outputs = session.evaluate_images(state, images).outputs
+        assert outputs is not None
+        outside = Rows(outputs.logits, {}, outputs.features, outputs.energies)
     rows = _rows(session, result)
-    return judge(trust.decision, trust.pairs, rows, outside=outside, kinds=kinds, groups=KINDS)
+    return judge(fit.decision, fit.pairs, rows, outside=outside, kinds=kinds, groups=KINDS)
 
 
 def _write_predictions(
@@ -219,22 +264,48 @@ def _write_predictions(
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["id", *prediction_columns(session.attributes, decision)])
-    for number, said in zip(session.prepared.ids[result.rows], labels, strict=True):
-        writer.writerow([number, *prediction_cells(said)])
+    for product, prediction in zip(session.prepared.ids[result.rows], labels, strict=True):
+        writer.writerow([product, *prediction_cells(prediction)])
     files.write_text(path, text.getvalue())
 
 
 def _write_sheet(session: Session, result: Evaluation, labels: list[Prediction], path: Path) -> None:
     chosen, data = spread_rows(np.arange(len(result.rows)), _SHEET_PHOTOS), session.config.data
-    rows = result.rows[chosen]
-    photos = [decode_photo(session.prepared.read_photo(int(row)), data.height, data.width) for row in rows]
-
-    def label(name: str, number: int) -> str | None:
-        return session.vocabularies[name][number] if number >= 0 else None
-
-    columns = dict(zip(session.attributes, session.columns, strict=True))
-    truths = [{n: label(n, session.prepared.labels[row, c]) for n, c in columns.items()} for row in rows]
-    said = [labels[i] for i in chosen]
-    predictions: list[dict[str, str | None]] = [{n: found for n, (found, _) in labels.items()} for labels in said]
-    confidences = [{n: share for n, (_, share) in labels.items()} for labels in said]
+    photos, confidences = [], []
+    truths, predictions = list[dict[str, str | None]](), list[dict[str, str | None]]()
+    for place in chosen:
+        row = int(result.rows[place])
+        photos.append(decode_photo(session.prepared.read_photo(row), data.height, data.width))
+        numbers = {name: session.prepared.labels[row, session.column(name)] for name in session.attributes}
+        truths.append({n: session.vocabularies[n][number] if number >= 0 else None for n, number in numbers.items()})
+        predictions.append({name: label for name, (label, _) in labels[place].items()})
+        confidences.append({name: share for name, (_, share) in labels[place].items()})
     write_contact_sheet(path, photos, truths, predictions, confidences)
+
+
+def _write_package(session: Session, state: TrainState, result: Result, fit: ValidationFit | None) -> None:
+    params, batch_stats = state.scored
+    flat = traverse_util.flatten_dict({"params": to_host(params), "batch_stats": to_host(batch_stats)})
+    data = session.config.data
+    write_package(
+        result.package,
+        weights={"/".join(map(str, path)): array for path, array in flat.items()},
+        model=session.arguments,
+        vocabularies=session.vocabularies,
+        preprocessing={
+            "height": data.height,
+            "width": data.width,
+            "max_side": session.prepared.max_side,
+            "mean": list(data.mean),
+            "std": list(data.std),
+            "test_time_flip": data.test_time_flip,
+        },
+        extra={
+            "step": result.best_step,
+            "fingerprint": session.prepared.fingerprint,
+            "test": result.test.scalars() if result.test else None,
+            TRIED: list(session.config.model.second_heads),
+        },
+        decision=None if fit is None else fit.decision,
+        embedding=None if fit is None else fit.embedding,
+    )

@@ -1,4 +1,4 @@
-"""Retrieval of a trained run beside baselines: what its embeddings are worth for search."""
+"""Scores the nearest neighbours of a trained run's embeddings, beside baselines."""
 
 from __future__ import annotations
 
@@ -23,41 +23,42 @@ from fashion_jax.system import files
 from fashion_jax.system.errors import UserError
 from fashion_jax.system.progress import progress_bar
 
-JOINT = ("articleType", "gender", "baseColour")  # asked for at once where a catalogue has them
+JOINT = ("articleType", "gender", "baseColour")  # a neighbour must agree in all three, where a catalogue has them
 
 
 def score_retrieval(workdir: str | Path, split: str = "test", *, progress: bool = True) -> dict[str, Any]:
     """Scores the embeddings of a finished run on a split, and writes `evaluation/<split>/retrieval.json`.
 
-    Beside the model stand random vectors, colour histograms, and the same network before it was trained; and the
-    recall of an index of the model's embeddings, tuned to .95, against exact search.
+    Each row of the split is a query, and the other rows are its candidates. The baselines are random vectors, colour
+    histograms, and the features of the same network with random weights. An index of the embeddings, tuned to a recall
+    of 0.95, is compared with exact search.
 
     Args:
         workdir: of a finished run.
-        split: whose rows search each other.
+        split: "train", "validation" or "test".
         progress: whether to show bars.
 
     Returns:
-        Method -> label -> scores, as `retrieval_scores` returns them, and "index" -> recall@10.
+        Method -> attribute -> scores, as `retrieval_scores` returns them, and "index" -> recall@10.
 
     Raises:
-        UserError: there is no finished run, or the split is too small.
+        UserError: there is no finished run, or the split has fewer than two rows.
     """
     workdir = Path(workdir)
     config = load_run_config(workdir)
     prepared = find_records(config, workdir)
     rows = prepared.indices(split)
     if len(rows) < 2:
-        raise UserError(f"the split {split!r} of {workdir} has {len(rows)} rows; retrieval needs two at least")
+        raise UserError(f"the split {split!r} of {workdir} has {len(rows)} rows; retrieval needs at least two")
     model = load_model(workdir)
     images = read_photos(prepared, rows, model.size, progress=progress)
     labels = {name: prepared.labels[rows, place].astype(np.int64) for place, name in enumerate(prepared.attributes)}
     if set(JOINT) <= labels.keys():
         labels[" and ".join(JOINT)] = join_labels(labels, JOINT)
-    said = model.predict_arrays(images, flip=False)
+    outputs = model.predict_arrays(images, flip=False)
     vectors = {
-        "model": said.embeddings,
-        **({"its pooled features": said.features} if model.subspaces else {}),
+        "model": outputs.embeddings,
+        **({"its pooled features": outputs.features} if model.subspaces else {}),
         "untrained network": untrained_like(model).predict_arrays(images, flip=False).features,
         "colour histogram": np.stack([colour_histogram(image) for image in images]),
         "random": np.random.default_rng(0).normal(size=(len(rows), 64)).astype(np.float32),
@@ -72,15 +73,15 @@ def score_retrieval(workdir: str | Path, split: str = "test", *, progress: bool 
 
 
 def untrained_like(model: Predictor) -> Predictor:
-    """Returns the same network with weights drawn anew, seed 0."""
+    """Returns the same network with random weights, seed 0."""
     _, params, batch_stats = split_network(make_classifier(model.package.model, 0))
     return Predictor(dataclasses.replace(model.package, params=params, batch_stats=batch_stats))
 
 
 def format_retrieval(results: Mapping[str, Any]) -> str:
-    """Returns a table for people: a row per label, P@10 of each method, and more of the model's.
+    """Returns a table with a row per attribute: P@10 of each method, and more scores of the model.
 
-    "all P@10" counts queries without a relevant row too, as 0.
+    "all P@10" also counts queries without a relevant candidate, as 0.
     """
     methods = [name for name in results if name != "index"]
     lines = [
@@ -100,7 +101,7 @@ def format_retrieval(results: Mapping[str, Any]) -> str:
 def read_photos(
     prepared: Prepared, rows: np.ndarray, size: tuple[int, int], *, label: str = "reading photos", progress: bool = True
 ) -> UInt8[np.ndarray, "n height width 3"]:
-    """Returns the RGB photos of some rows, in [0, 255], fitted to a size.
+    """Returns the RGB photos of some rows, in [0, 255], scaled to a size.
 
     Args:
         prepared: the records.
@@ -110,7 +111,7 @@ def read_photos(
         progress: whether to show it.
 
     Raises:
-        BadPhoto: one cannot be decoded.
+        BadPhoto: a photo cannot be decoded.
     """
     images = np.empty((len(rows), *size, 3), np.uint8)
     with progress_bar(len(rows), label, show=progress, unit="photo") as bar:
@@ -121,7 +122,7 @@ def read_photos(
 
 
 def _index_recall(embeddings: np.ndarray) -> float:
-    """Asks an index of nine tenths of the rows for the neighbours of the others."""
+    """Returns the recall@10 of an index of nine tenths of the rows; the other rows are the queries."""
     lengths = np.linalg.norm(embeddings, axis=1)
     sound = np.flatnonzero(lengths > 0)
     asking = np.arange(len(sound)) % 10 == 0
@@ -129,7 +130,7 @@ def _index_recall(embeddings: np.ndarray) -> float:
     k = min(10, len(held))
     if not k:
         return 1.0
-    backend = "scann" if scann.is_available() else "exact"  # "auto" compares few rows exactly, which proves nothing
+    backend = "scann" if scann.is_available() else "exact"  # "auto" would search few rows exactly
     approximate = Index.build(held, np.arange(len(held)), backend=backend).search(queries, k).ids
     exact = Index.build(held, np.arange(len(held)), backend="exact").search(queries, k).ids
     return float(np.mean([len(np.intersect1d(a, b)) / k for a, b in zip(approximate, exact, strict=True)]))

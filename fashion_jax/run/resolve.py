@@ -1,51 +1,78 @@
-"""Fills in what a configuration leaves open, once the records are known."""
+"""Resolves a configuration against the records: fills in what it leaves open, and refuses what cannot be trained."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
-from fashion_jax.config.fields import Config, ModelConfig
-from fashion_jax.config.files import config_from_dict
+import jax
+
+from fashion_jax.config.fields import Config
+from fashion_jax.config.files import checked_copy
+from fashion_jax.config.values import resolve_steps
 from fashion_jax.data.records import Prepared, is_prepared
+from fashion_jax.data.schema import MISSING
+from fashion_jax.run.start import adopt_pretrained
+from fashion_jax.run.workdir import has_checkpoints, load_run_config
 from fashion_jax.system.errors import UserError, nearest
 from fashion_jax.training.state import model_arguments, resolve_colour_heads
 
 _HALF = (0.5, 0.5, 0.5)
 
 
-def resolve(config: Config, prepared: Prepared) -> Config:
-    """Returns a copy in which what was left open ("auto", no attributes named) is filled in.
+def resolve(
+    config: Config, prepared: Prepared, workdir: Path | None = None, *, num_devices: int | None = None
+) -> Config:
+    """Returns a copy in which everything is decided. What would stop the run later is refused here.
+
+    Args:
+        config: as the user gave it. "auto" and empty values are filled in: attributes, heads, stem, dtype,
+            normalisation.
+        prepared: the records.
+        workdir: of the run. Its pretrained weights decide the architecture, and a run that has begun there keeps its
+            dtype. None for a run without either.
+        num_devices: over which a batch is divided; None for all devices.
 
     Raises:
-        UserError: an attribute that the records lack, in `data.attributes`, a loss setting, or the colour, metric or
-            second heads, or one of these heads of an attribute that is not trained.
+        UserError: a value has the wrong type or is out of range, does not fit the records, the pretrained weights or
+            the devices, or has no effect.
     """
-    resolved = config_from_dict(config.to_dict())
-    resolved.data.attributes = config.data.attributes or prepared.attributes
-    # A later command may start elsewhere.
-    for name in ("source",):
-        folder = getattr(config.data, name)
-        if folder and is_prepared(Path(folder)):
-            setattr(resolved.data, name, str(Path(folder).resolve()))
-    loss, model = config.loss, config.model
-    by_attribute: dict[str, Iterable[str]] = {
-        "model.colour_heads": model.colour_heads,
-        "model.second_heads": model.second_heads,
-    }
-    _refuse_untrained(
-        {field: [name for name in names if name in prepared.attributes] for field, names in by_attribute.items()},
-        resolved.data.attributes,
-    )
-    resolved.model.colour_heads = resolve_colour_heads(config.model.colour_heads, resolved.data.attributes)
-    if not resolved.model.colour_heads:
-        _leave_out_colour(config, resolved)
-    if resolved.model.second_heads == ("auto",):
-        resolved.model.second_heads = resolved.data.attributes
+    resolved = fill_in(config, prepared, workdir)
+    _check_attributes(resolved)
+    _check_settings_have_an_effect(resolved)
+    _check_batches(resolved, jax.device_count() if num_devices is None else num_devices)
+    _check_durations(resolved, prepared)
+    _check_embedding(resolved, prepared)
+    _check_records(resolved, prepared)
+    return resolved
+
+
+def colours(config: Config) -> tuple[str, ...]:
+    """Returns the attributes that are colours: those with a colour head, and those with a colour's name."""
+    named = resolve_colour_heads(("auto",), config.data.attributes)
+    return tuple(dict.fromkeys((*config.model.colour_heads, *named)))
+
+
+def run_steps(config: Config, prepared: Prepared, duration: str | None = None) -> int:
+    """Returns a duration in optimiser steps; None for the whole run."""
+    sizes = {"num_examples": len(prepared.indices("train")), "batch_size": config.train.batch_size}
+    total = resolve_steps(config.train.duration, **sizes)
+    return total if duration is None else resolve_steps(duration, **sizes, total_steps=total)
+
+
+def fill_in(config: Config, prepared: Prepared, workdir: Path | None = None) -> Config:
+    """The first half of `resolve`: returns a copy in which everything is decided, without the checks."""
+    config = checked_copy(config)
+    if workdir is not None:
+        config = adopt_pretrained(config, workdir)
+        if config.model.dtype == "auto" and has_checkpoints(workdir):
+            config.model.dtype = load_run_config(workdir).model.dtype
+    data, model, loss = config.data, config.model, config.loss
+    if is_prepared(Path(data.source)):  # a later command may start in another folder
+        data.source = str(Path(data.source).resolve())
     named = (
-        *resolved.data.attributes,
-        *resolved.model.colour_heads,
-        *resolved.model.second_heads,
+        *data.attributes,
+        *(name for heads in (model.colour_heads, model.second_heads) for name in heads if name != "auto"),
         *loss.head_weights,
         *loss.head_label_smoothing,
     )
@@ -55,54 +82,121 @@ def resolve(config: Config, prepared: Prepared) -> Config:
                 f"the catalogue has no attribute {name!r}{nearest(name, prepared.attributes)}; "
                 f"it has {', '.join(prepared.attributes)}"
             )
-    arguments = model_arguments(config.model, config.data, {})
-    resolved.model.stem, resolved.model.dtype = arguments["stem"], arguments["dtype"]
-    resolved.data.mean, resolved.data.std = config.data.mean or _HALF, config.data.std or _HALF
-    return resolved
-
-
-def refuse_without_effect(config: Config) -> None:
-    """Refuses settings that nothing would follow from; for runs that begin, as one that has begun goes on as it was.
-
-    Args:
-        config: as `resolve` returns it.
-
-    Raises:
-        UserError: losses by attribute of one that is not trained, soft colours without a colour, a metric loss without
-            metric heads, or attributes of embeddings that are not made of labels.
-    """
-    loss, embedding, attributes = config.loss, config.embedding, config.data.attributes
-    by_attribute: dict[str, Iterable[str]] = {
-        "loss.head_weights": loss.head_weights,
-        "loss.head_label_smoothing": loss.head_label_smoothing,
-    }
-    _refuse_untrained(by_attribute, attributes)
-    if embedding.kind != "labels" and embedding.attributes != ("auto",):
+    data.attributes = data.attributes or prepared.attributes
+    if model.second_heads and not model.colour_heads:
         raise UserError(
-            f"config.embedding.attributes is for embedding.kind=labels, and embedding.kind is {embedding.kind}; "
-            "set --config.embedding.attributes=auto"
+            "config.model.second_heads needs colour heads, and there are none; add --config.model.colour_heads=auto, "
+            "or leave it out"
         )
+    model.colour_heads = resolve_colour_heads(model.colour_heads, data.attributes)
+    if not model.colour_heads:
+        model.second_heads = ()  # the catalogue has no colour
+    if model.second_heads == ("auto",):
+        model.second_heads = data.attributes
+    arguments = model_arguments(model, data, {})
+    model.stem, model.dtype = arguments["stem"], arguments["dtype"]
+    data.mean, data.std = data.mean or _HALF, data.std or _HALF
+    return config
 
 
-def _refuse_untrained(by_attribute: Mapping[str, Iterable[str]], trained: tuple[str, ...]) -> None:
+def _check_attributes(config: Config) -> None:
+    by_attribute: dict[str, Iterable[str]] = {
+        "model.colour_heads": config.model.colour_heads,
+        "model.second_heads": config.model.second_heads,
+        "loss.head_weights": config.loss.head_weights,
+        "loss.head_label_smoothing": config.loss.head_label_smoothing,
+        "embedding.attributes": () if config.embedding.attributes == ("auto",) else config.embedding.attributes,
+    }
+    trained = config.data.attributes
     for field, names in by_attribute.items():
         for name in names:
-            if name != "auto" and name not in trained:
+            if name not in trained:
                 raise UserError(
-                    f"config.{field} names {name!r}, which is not trained: config.data.attributes has "
-                    f"{', '.join(trained)}"
+                    f"config.{field} names {name!r}, which is not trained{nearest(name, trained)}: "
+                    f"config.data.attributes has {', '.join(trained)}"
                 )
 
 
-def _leave_out_colour(config: Config, resolved: Config) -> None:
-    """Takes out what needs a colour head; refuses it where no catalogue could give it one."""
-    default = ModelConfig()
-    for name in ("second_heads",):
-        if getattr(config.model, name) == getattr(default, name):
-            continue
-        if not config.model.colour_heads:
+def _check_settings_have_an_effect(config: Config) -> None:
+    if config.embedding.kind != "labels" and config.embedding.attributes != ("auto",):
+        raise UserError(
+            "config.embedding.attributes needs config.embedding.kind=labels, and it is "
+            f"{config.embedding.kind}; set --config.embedding.attributes=auto"
+        )
+    if config.optimizer.freeze_batch_norm and not config.model.pretrained:
+        raise UserError(
+            "config.optimizer.freeze_batch_norm=true needs config.model.pretrained: without pretrained weights the "
+            "running statistics would stay as they are drawn; leave it out"
+        )
+
+
+def _check_batches(config: Config, devices: int) -> None:
+    train = config.train
+    parts, part = train.accumulation_steps, train.batch_size // train.accumulation_steps
+    multiple = devices * parts * (2 if train.mix.active else 1)
+    if part % devices or (train.mix.active and part % (2 * devices)):
+        lower, upper = train.batch_size // multiple * multiple, (train.batch_size // multiple + 1) * multiple
+        choices = " or ".join(str(size) for size in (lower, upper) if size)
+        by = f" in {parts} parts" if parts > 1 else ""
+        pairs = " in pairs, which config.train.mix needs" if train.mix.active else ""
+        raise UserError(
+            f"config.train.batch_size={train.batch_size}{by} does not divide over {devices} devices{pairs}; use "
+            f"{choices}"
+        )
+
+
+def _check_durations(config: Config, prepared: Prepared) -> None:
+    """Refuses durations that end with the run or after it, so that the last part would never be trained."""
+    train, total = config.train, run_steps(config, prepared)
+    ends = {f"optimizer.unfreeze[{pattern}]": duration for pattern, duration in config.optimizer.unfreeze.items()}
+    if train.progressive_scale < 1:
+        ends["train.progressive_until"] = train.progressive_until
+    if train.mix.active and train.mix.probability == 1 and colours(config):
+        # Mixed photos do not teach colours.
+        ends["train.mix.until"] = train.mix.until
+    for field, duration in ends.items():
+        if run_steps(config, prepared, duration) >= total:
+            hint = "; or set config.train.mix.probability below 1" if field == "train.mix.until" else ""
             raise UserError(
-                f"config.model.{name} is of colour heads or what sees their features, and there are none; add "
-                "--config.model.colour_heads=auto, or leave it out"
+                f"config.{field}={duration!r} is no earlier than the end of the run ({total:,} steps), so that "
+                f"{_NEVER_TRAINED[field.partition('[')[0]]}; set it lower{hint}"
             )
-        setattr(resolved.model, name, getattr(default, name))  # the catalogue has no colour
+
+
+_NEVER_TRAINED = {
+    "optimizer.unfreeze": "these parameters would never be trained (config.optimizer.freeze does that)",
+    "train.progressive_until": "no photo of full size would be trained on",
+    "train.mix.until": "colours would never be trained",
+}
+
+
+def _check_embedding(config: Config, prepared: Prepared) -> None:
+    embedding = config.embedding
+    if embedding.attributes == ("auto",):
+        return
+    taken = sum(len(prepared.vocabularies[name]) for name in embedding.attributes)
+    if taken > embedding.size or len(set(embedding.attributes)) < len(embedding.attributes):
+        raise UserError(
+            f"config.embedding.attributes={','.join(embedding.attributes)} have {taken} classes together; name each "
+            f"attribute once, and have at most config.embedding.size={embedding.size} classes"
+        )
+
+
+def _check_records(config: Config, prepared: Prepared) -> None:
+    data = config.data
+    if max(data.height, data.width) > prepared.max_side:
+        raise UserError(
+            f"config.data.height={data.height} and width={data.width} are larger than the records' photos, which "
+            f"were scaled down to {prepared.max_side} pixels; prepare them with a larger max_side"
+        )
+    labels = prepared.labels[prepared.indices("validation")]
+    if not len(labels):
+        return
+    labelled = [name for name in data.attributes if (labels[:, prepared.attributes.index(name)] != MISSING).any()]
+    measured = ["loss", "mean/accuracy", "mean/macro_f1"]
+    measured += [f"{name}/{key}" for name in labelled for key in ("accuracy", "macro_f1", "loss")]
+    if config.train.best_metric not in measured:
+        raise UserError(
+            f"config.train.best_metric={config.train.best_metric!r} is not among the validation split's: "
+            f"{', '.join(sorted(measured))}{nearest(config.train.best_metric, measured)}"
+        )

@@ -1,8 +1,11 @@
-"""What is added to a trained network before it is judged and packaged: second heads beside its own."""
+"""Second heads: small networks that are fitted after training, beside the network's own heads.
+
+They see the network's own logits and features, and the colours of the photo. A second head is kept where it lowers the
+loss on validation rows.
+"""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,68 +28,65 @@ from fashion_jax.run.session import DeviceBatch, Session
 from fashion_jax.serving.package import load_package
 from fashion_jax.system.devices import first_process_does
 from fashion_jax.system.errors import UserError
-from fashion_jax.system.progress import progress_bar
+from fashion_jax.system.progress import progress_bar, say
 from fashion_jax.training.placement import batch_sharding, put_batch, put_everywhere, replicated, to_host
 from fashion_jax.training.second_heads import empty_second_head, fit_second_head
 from fashion_jax.training.state import TrainState
 
-TRIED = "second_heads_tried"  # among what a package notes of its training: also those that did not help
-_MOST_BYTES = 2**30  # of what is seen of training photos, on the host and on a device; more are thinned out
+TRIED = "second_heads_tried"  # a package's note: all second heads that were tried, also those that did not help
+_MOST_BYTES = 2**30  # of the second heads' inputs, on the host and on a device; more training rows are thinned out
 _LEAST_GAIN = 0.01  # share of the loss; every second head takes time in prediction
-_WEIGHTS = tuple(round(0.1 * step, 1) for step in range(11))  # of a second head beside the first
+_WEIGHTS = tuple(round(0.1 * step, 1) for step in range(11))  # of a second head in the pool with the first
 _VIEWS = 2  # a photo and its mirror image
 
 
 def fit_second_heads(session: Session, state: TrainState) -> tuple[Session, TrainState]:
-    """Fits second heads to what the network says of training photos, and to the colours of these.
+    """Fits second heads to the network's outputs for training photos.
 
-    Each is pooled with the first by the weight that has the lowest loss on validation rows, at the best temperature,
-    and left out where it lowers the loss by less than 1 %; without such rows all weigh a half.
+    Each second head is pooled with the first one. The weight in the pool is the one with the lowest loss on validation
+    rows at the best temperature. A second head that lowers the loss by less than 1 % is left out. Without validation
+    rows every weight is 0.5.
 
-    Every process takes part, the first one fits, and all have the same. The network's own weights stay as they are, and
-    with them its pooled features and its other heads.
+    Every process takes part, the first one fits, and all get the same. The network's own weights, and with them its
+    features and its other heads, do not change.
 
     Args:
         session: of training.
-        state: whose judged weights are completed.
+        state: of a checkpoint.
 
     Returns:
-        A session to score with, and a state to score; what was given where the configuration asks for no second heads,
-        there is no colour head, whose features they see, or no training row with such a label.
+        A session and a state to score with. They are the given ones where the configuration asks for no second heads,
+        where no head sees colour features, or where no training row has such a label.
     """
     names = session.config.model.second_heads
-    if not names:
-        return session, state
     rows = _labelled_rows(session, names)
-    labels = {name: session.prepared.labels[rows, _column(session, name)] for name in names}
+    labels = {name: session.prepared.labels[rows, session.column(name)] for name in names}
     labels = {name: given for name, given in labels.items() if (given != MISSING).any()}
     if not labels:
         return session, state
     complete = session.with_second_heads(tuple(labels))
     fitted = _fit(complete, state, rows, labels)
-    chosen = _choose_weights(session, state, complete, fitted)
-    complete = session.with_second_heads(tuple(name for name in fitted if chosen[name]))
-    return complete, _with_heads(complete, state, fitted, chosen)
+    weights = _choose_weights(session, state, complete, fitted)
+    complete = session.with_second_heads(tuple(name for name in fitted if weights[name]))
+    return complete, _with_heads(complete, state, fitted, weights)
 
 
 def restore_second_heads(session: Session, state: TrainState) -> tuple[Session, TrainState] | None:
-    """Takes the second heads of the workdir's package, where it is of this very network: fitting takes a while.
+    """Takes the second heads from the workdir's package, because fitting them takes a while.
 
     Returns:
-        As `fit_second_heads`; None where there is no such package, or other second heads were tried for it.
+        As `fit_second_heads`. None where there is no package of exactly this network and these records, or where other
+        second heads were tried for it.
     """
-    folder = session.workdir / "package"
-    if not session.config.model.second_heads or not folder.is_dir():
+    folder, wanted = session.workdir / "package", session.config.model.second_heads
+    if not wanted or not folder.is_dir():
         return None
     try:
         package = load_package(folder)
     except (UserError, OSError) as error:
-        if session.progress:
-            print(f"the package cannot be used, and second heads are fitted anew: {error}", file=sys.stderr, flush=True)
+        say(f"the package cannot be used, so second heads are fitted again: {error}", show=session.progress)
         return None
-    if package.extra.get(TRIED) != list(session.config.model.second_heads):
-        return None
-    if package.extra.get("fingerprint") != session.prepared.fingerprint:  # fitted to other labels
+    if (package.extra.get(TRIED), package.extra.get("fingerprint")) != (list(wanted), session.prepared.fingerprint):
         return None
     names = tuple(package.model["second_heads"])
     complete = session.with_second_heads(names)
@@ -94,8 +94,7 @@ def restore_second_heads(session: Session, state: TrainState) -> tuple[Session, 
         traverse_util.flatten_dict({"params": params, "batch_stats": batch_stats})
         for params, batch_stats in (to_host(state.scored), (package.params, package.batch_stats))
     )
-    same = package.model == complete.arguments and all(np.array_equal(packaged[path], own[path]) for path in own)
-    if not same:
+    if package.model != complete.arguments or not all(np.array_equal(packaged[path], own[path]) for path in own):
         return None
     fitted = {name: (package.params["second"][name], package.batch_stats["second"][name]) for name in names}
     return complete, _with_heads(complete, state, fitted)
@@ -124,21 +123,19 @@ def _fit(
     return dict(multihost_utils.broadcast_one_to_all(fitted))
 
 
-def _column(session: Session, name: str) -> int:
-    return session.columns[session.attributes.index(name)]
-
-
 def _labelled_rows(session: Session, names: tuple[str, ...]) -> Int64[np.ndarray, " n"]:
-    """Returns the training rows with one of these labels, some of them where they are too many."""
+    """Returns the training rows with one of these labels; evenly spread ones where they are too many for the memory."""
     rows = session.prepared.indices("train")
-    columns = np.array([_column(session, name) for name in names], np.int64)
+    if not names:
+        return rows[:0]
+    columns = np.array([session.column(name) for name in names], np.int64)
     labelled = rows[(session.prepared.labels[np.ix_(rows, columns)] != MISSING).any(1)]
     size = _size(session.with_second_heads(names))
     return spread_rows(labelled, max(1, _MOST_BYTES // (_VIEWS * size * 4)))
 
 
 def _size(complete: Session) -> int:
-    """Returns how many values second heads see."""
+    """Returns how many values a second head sees."""
     _, _, batch_stats = abstract_classifier(complete.arguments)
     return int(jax.tree.leaves(batch_stats["second"])[0].shape[0])
 
@@ -147,14 +144,14 @@ def _with_heads(
     complete: Session,
     state: TrainState,
     fitted: Mapping[str, tuple[Any, Any]],
-    chosen: Mapping[str, float] | None = None,
+    weights: Mapping[str, float] | None = None,
 ) -> TrainState:
-    """Returns the judged weights with those of the session's second heads, pooled as chosen; None: as they are."""
+    """Returns the scored weights with the session's second heads; `weights` None leaves the weights in the pool."""
     trees = [dict(tree) for tree in state.scored]
     for place, tree in enumerate(trees):
         heads = {name: fitted[name][place] for name in complete.second_heads}
-        if place == 0 and chosen is not None:
-            heads = {name: {**head, "weight": np.full(1, chosen[name], np.float32)} for name, head in heads.items()}
+        if place == 0 and weights is not None:
+            heads = {name: {**head, "weight": np.full(1, weights[name], np.float32)} for name, head in heads.items()}
         if heads:
             tree["second"] = jax.tree.map(lambda array: put_everywhere(np.asarray(array), complete.mesh), heads)
     return TrainState(state.step, trees[0], trees[1], None)
@@ -166,26 +163,24 @@ def _choose_weights(
     """Returns attribute -> the weight of its second head with the lowest loss on validation rows."""
     if not len(session.prepared.indices("validation")):
         return dict.fromkeys(fitted, 0.5)
-    said = [session.evaluator("validation", keep_outputs=True)(state)]
+    without = session.evaluator("validation", keep_outputs=True)(state)
     alone = _with_heads(complete, state, fitted, dict.fromkeys(fitted, 1.0))
-    said.append(complete.evaluator("validation", keep_outputs=True)(alone))
+    only = complete.evaluator("validation", keep_outputs=True)(alone)
     chosen = {}
     for name in fitted:
-        labels = session.prepared.labels[said[0].rows, _column(session, name)]
+        labels = session.prepared.labels[without.rows, session.column(name)]
         known = labels != MISSING
-        first, second = (_log_probs(found, name)[known] for found in said)
+        first, second = (_log_probs(found, name)[known] for found in (without, only))
         if not known.any():
             chosen[name] = 0.0
             continue
         chosen[name], losses = choose_weight(first, second, labels[known])
-        if session.progress:
-            best = min(losses, key=lambda weight: losses[weight])
-            print(
-                f"second head of {name}: loss on validation rows {losses[0.0]:.4f} without it, {losses[best]:.4f} with "
-                f"a weight of {best:g}: {'kept' if chosen[name] else 'left out'}",
-                file=sys.stderr,
-                flush=True,
-            )
+        best = min(losses, key=lambda weight: losses[weight])
+        say(
+            f"second head of {name}: validation loss {losses[0.0]:.4f} without it, {losses[best]:.4f} with a weight of "
+            f"{best:g}; it is {'kept' if chosen[name] else 'left out'}",
+            show=session.progress,
+        )
     return chosen
 
 
@@ -216,12 +211,12 @@ def _calibrated_loss(log_probs: Float[np.ndarray, "n classes"], labels: Int[np.n
 def _observe(
     complete: Session, state: TrainState, rows: Int64[np.ndarray, " n"]
 ) -> Float32[np.ndarray, "n views size"]:
-    """Returns what second heads see of photos and of their mirror images; on process 0, zeros on the others."""
+    """Returns the inputs of second heads for photos and their mirror images; on processes but the first, zeros."""
     graph, *shapes = abstract_classifier(complete.arguments)
     data, mesh, dtype = complete.config.data, complete.mesh, jnp.dtype(complete.arguments["dtype"])
 
     def observe(params: Any, batch_stats: Any, batch: DeviceBatch) -> dict[str, jax.Array]:
-        # Nothing of what is seen depends on the second heads, which are not there yet.
+        # The inputs do not depend on the second heads, which are not fitted yet.
         absent = [jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), tree["second"]) for tree in shapes]
         parts = ({**tree, "second": none} for tree, none in zip((params, batch_stats), absent, strict=True))
         model = merge_network(graph, *parts)
@@ -238,14 +233,16 @@ def _observe(
         observe, in_shardings=(everywhere, everywhere, batch_sharding(mesh)), out_shardings=everywhere
     )  # fmt: skip
     every = len(rows) == len(complete.prepared.indices("train"))
-    batches, prepare_batch = complete.split_batches("train", None if every else rows)()
+    batches, add_photos = complete.batches.split("train", None if every else rows)()
     seen, done = np.zeros((len(rows), _VIEWS, _size(complete)), np.float32), 0
-    with progress_bar(len(rows), "asking the network of training photos", show=complete.progress, unit="photo") as bar:
+    with progress_bar(
+        len(rows), "reading the network's outputs for training photos", show=complete.progress, unit="photo"
+    ) as bar:
         for batch in batches:
-            said = run(*state.scored, prepare_batch(put_batch(dict(batch), mesh)))
+            outputs = run(*state.scored, add_photos(put_batch(dict(batch), mesh)))
             if jax.process_index() == 0:
-                said = jax.device_get(said)
-                part = said["seen"][said["valid"]]  # in the order of the rows
+                outputs = jax.device_get(outputs)
+                part = outputs["seen"][outputs["valid"]]  # in the order of the rows
                 seen[done : done + len(part)] = part
                 done += len(part)
                 bar.update(len(part))

@@ -21,8 +21,8 @@ from fashion_jax.system.errors import UserError
 # These fields may change while a run goes on: they do not change the trained parameters. What the source of the records
 # gives is compared by the records' fingerprint.
 _FREE_FIELDS = (
-    "runtime.", "trust.", "embedding.", "model.second_heads", "data.storage",
-    "data.source", "data.corrections", "train.checkpoint_every",
+    "runtime.", "trust.", "embedding.", "model.second_heads", "data.storage", "data.source", "data.corrections",
+    "train.checkpoint_every",
 )  # fmt: skip
 TRAINED_ON = "trained_on.json"  # the records' fingerprint, and the ids of the products that the run is trained on
 
@@ -52,12 +52,8 @@ def prepare_records(config: Config, workdir: Path, *, progress: bool = True) -> 
                 f"split or corrections have changed; {_alternatives(workdir)}"
             )
 
-    make_records(
-        config,
-        workdir / "records",
-        progress=progress,
-        before_replacing=refuse_other_records if has_checkpoints(workdir) else None,
-    )
+    before_replacing = refuse_other_records if has_checkpoints(workdir) else None
+    make_records(config, workdir / "records", progress=progress, before_replacing=before_replacing)
 
 
 def make_records(
@@ -67,7 +63,7 @@ def make_records(
     progress: bool = True,
     before_replacing: Callable[[Prepared, Prepared], None] | None = None,
 ) -> Prepared:
-    """Prepares the records of `config.data`; see `prepare` for `before_replacing` and what is raised."""
+    """Prepares the records of `config.data` in a folder; for `before_replacing` see `data.prepare.prepare`."""
     data = config.data
     return prepare(
         data.source,
@@ -124,15 +120,6 @@ def _alternatives(workdir: Path) -> str:
     if (workdir / "package").is_dir():
         return f"use a new --workdir, or begin from this network: --config.model.pretrained={workdir}"
     return "use a new --workdir"
-
-
-def keep_dtype(config: Config, workdir: Path) -> Config:
-    """Returns a copy in which `model.dtype` "auto" is what the workdir's run began with, on whatever machine."""
-    if config.model.dtype != "auto" or not has_checkpoints(workdir) or not (workdir / "config.json").is_file():
-        return config
-    kept = config_from_dict(config.to_dict())
-    kept.model.dtype = load_run_config(workdir).model.dtype
-    return kept
 
 
 def claim_workdir(workdir: Path, config: Config, prepared: Prepared) -> None:

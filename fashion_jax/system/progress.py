@@ -30,3 +30,10 @@ def progress_bar(total: int, description: str, *, show: bool = True, initial: in
         maxinterval=1.0 if watched else _LOG_INTERVAL,
         **kwargs,
     )
+
+
+def say(text: str, *, show: bool = True) -> None:
+    """Prints text on standard error, above a progress bar if there is one; nothing where `show` is False."""
+    if show:
+        tqdm.write(text, file=sys.stderr)
+        sys.stderr.flush()

@@ -9,7 +9,6 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from fashion_jax.system.devices import DATA_AXIS
-from fashion_jax.system.errors import UserError
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -44,18 +43,6 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
 def put_everywhere(array: np.ndarray, mesh: Mesh) -> jax.Array:
     """Copies an array, the same on every process, to every device."""
     return jax.make_array_from_process_local_data(replicated(mesh), array, global_shape=array.shape)
-
-
-def check_batch_size(batch_size: int, accumulation_steps: int, mesh: Mesh) -> None:
-    """Raises UserError unless each part of an accumulated batch divides evenly over the devices."""
-    devices, part = mesh.size, batch_size // accumulation_steps
-    if part % devices:
-        lower, upper = part // devices * devices, (part // devices + 1) * devices
-        choices = " or ".join(str(n * accumulation_steps) for n in (lower, upper) if n)
-        by = f" in {accumulation_steps} parts" if accumulation_steps > 1 else ""
-        raise UserError(
-            f"config.train.batch_size={batch_size}{by} does not divide over {devices} devices; use {choices}"
-        )
 
 
 def to_host(tree: Any) -> Any:

@@ -1,11 +1,10 @@
-"""Where metrics go: the console, `metrics.jsonl`, and TensorBoard. All take clu's `MetricWriter` calls."""
+"""Where metrics go: `metrics.jsonl` and TensorBoard. All take clu's `MetricWriter` calls."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -79,36 +78,6 @@ def read_scalars(path: Path, name: str) -> list[tuple[int, float]]:
     return [(row["step"], float(row[name])) for row in rows if isinstance(row.get(name), (int, float))]
 
 
-class ConsoleWriter:
-    """Prints scalars as short lines on standard error, above the progress line."""
-
-    def __init__(self, names: Sequence[str] = ()) -> None:
-        self._names = tuple(names)  # prefixes to print; all where empty
-
-    def write_scalars(self, step: int, scalars: Mapping[str, Scalar]) -> None:
-        shown = [
-            f"{name}={value:.4g}" for name, value in scalars.items() if not self._names or name.startswith(self._names)
-        ]
-        if shown:
-            self._print(f"step {step}: " + ", ".join(shown))
-
-    def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
-        for name, text in texts.items():
-            self._print(f"{name}:\n{text}")
-
-    def flush(self) -> None:
-        sys.stderr.flush()
-
-    def close(self) -> None:
-        self.flush()
-
-    @staticmethod
-    def _print(text: str) -> None:
-        from tqdm import tqdm
-
-        tqdm.write(text, file=sys.stderr)
-
-
 class MultiWriter:
     """Hands every call on to several writers."""
 
@@ -143,7 +112,6 @@ def open_writer(
     """
     writers: list[MetricWriter] = []
     if is_first_process:
-        writers.append(ConsoleWriter(("validation/",)))
         writers.append(JsonLinesWriter(workdir / "metrics.jsonl", resume_step=resume_step))
         if tensorboard:
             writers.append(_tensorboard_writer(workdir / "tensorboard"))

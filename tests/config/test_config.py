@@ -12,7 +12,6 @@ import pytest
 from fashion_jax.config.fields import Config
 from fashion_jax.config.files import config_from_dict, find_config, load_config, set_value
 from fashion_jax.config.values import parse_duration, resolve_steps
-from fashion_jax.run.resolve import refuse_without_effect
 from fashion_jax.system.errors import UserError
 from parsing import parse
 
@@ -180,10 +179,3 @@ def test_durations():
     assert resolve_steps("1 examples", **sizes) == 1
     assert resolve_steps("0 steps", **sizes) == 0
     assert resolve_steps("10 percent", **sizes, total_steps=500) == 50
-
-
-def test_embeddings_that_no_labels_make_name_none():
-    config = Config()
-    config.embedding.kind, config.embedding.attributes = "features", ("colour",)
-    with pytest.raises(UserError, match=r"embedding\.attributes is for embedding\.kind=labels"):
-        refuse_without_effect(config)

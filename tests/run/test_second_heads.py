@@ -1,4 +1,4 @@
-"""Stacked heads of whole runs: fitted after training, packaged, found again, and never in the way of the rest."""
+"""Second heads of whole runs: fitted after training, packaged, found again, and never in the way of the rest."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ from fashion_jax.data.photos import decode_photo
 from fashion_jax.data.prepare import prepare
 from fashion_jax.data.schema import MISSING
 from fashion_jax.models.pretrained import load_pretrained
-from fashion_jax.run import finish as scoring
-from fashion_jax.run import second_heads as second_heads
+from fashion_jax.run import second_heads
 from fashion_jax.run import train as experiment
 from fashion_jax.run.resolve import resolve
 from fashion_jax.run.second_heads import choose_weight, fit_second_heads, restore_second_heads
@@ -35,14 +34,9 @@ from fashion_jax.training.state import create_state
 from stepping import mesh_of
 
 
-@pytest.fixture(autouse=True)
-def few_photos_on_a_sheet(monkeypatch):
-    monkeypatch.setattr(scoring, "_SHEET_PHOTOS", 4)
-
-
 @pytest.fixture(scope="module")
-def stacking_config(tiny_config):
-    """Makes tiny configurations with stacking."""
+def second_config(tiny_config):
+    """Makes tiny configurations with second heads."""
 
     def make(**changes):
         return tiny_config(**{"model__colour_heads": ("auto",), "model__second_heads": ("colour",), **changes})
@@ -51,10 +45,10 @@ def stacking_config(tiny_config):
 
 
 @pytest.fixture(scope="module")
-def run(stacking_config, tmp_path_factory):
-    """A finished run with stacking: workdir, configuration and result."""
-    config = stacking_config(train__average_decay=0.5, data__test_time_flip=True)
-    workdir = tmp_path_factory.mktemp("stacking") / "w"
+def run(second_config, tmp_path_factory):
+    """A finished run with second heads: workdir, configuration and result."""
+    config = second_config(train__average_decay=0.5, data__test_time_flip=True)
+    workdir = tmp_path_factory.mktemp("second") / "w"
     return workdir, config, train(config, workdir, progress=False)
 
 
@@ -86,30 +80,10 @@ def test_the_rest_is_as_without(run, prepared):
     for name in ("accuracy", "macro_f1", "count"):
         assert before.summaries["kind"][name] == after.summaries["kind"][name]
     np.testing.assert_allclose(before.outputs.logits["kind"], after.outputs.logits["kind"], rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(before.outputs.embeddings, after.outputs.embeddings, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(before.outputs.features, after.outputs.features, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(before.outputs.energies, after.outputs.energies, rtol=1e-5)
     assert np.abs(before.outputs.logits["colour"] - after.outputs.logits["colour"]).max() > 0.01
     assert after.summaries["colour"]["loss"] < before.summaries["colour"]["loss"]
-
-
-def test_any_attribute_may_have_one(stacking_config, prepared, tmp_path):
-    config = resolve(stacking_config(model__second_heads=("auto",)), prepared)
-    assert config.model.second_heads == config.data.attributes
-    with pytest.raises(UserError, match=r"model\.second_heads names 'kind', which is not trained"):
-        resolve(stacking_config(model__second_heads=("kind",), data__attributes=("colour",)), prepared)
-    with pytest.raises(UserError, match="no attribute 'colours'"):
-        resolve(stacking_config(model__second_heads=("colours",)), prepared)
-
-
-@pytest.mark.parametrize("setting", [{"second_heads": ("auto",)}], ids=str)
-def test_what_needs_a_colour_head_is_refused_without_one_and_left_out_without_a_colour(tiny_config, prepared, setting):
-    changes = {f"model__{name}": value for name, value in setting.items()}
-    with pytest.raises(UserError, match=rf"config\.model\.{next(iter(setting))} is of colour heads .*=auto"):
-        resolve(tiny_config(**changes), prepared)
-    config = tiny_config(**changes, model__colour_heads=("auto",), data__attributes=("kind",))
-    resolved = resolve(config, prepared)
-    assert getattr(resolved.model, next(iter(setting))) in ((), False, 0.0)
-    assert resolve(resolved, prepared) == resolved
 
 
 @pytest.mark.parametrize("fitted_again", [False, True])
@@ -162,10 +136,10 @@ def fit_to_nothing(config, prepared, folder, devices: int = 1):
     return session, state, *fit_second_heads(session, state)
 
 
-def test_one_device_is_eight(stacking_config, prepared, tmp_path):
+def test_one_device_is_eight(second_config, prepared, tmp_path):
     found = []
     for devices in (1, 8):
-        session, state, complete, completed = fit_to_nothing(stacking_config(), prepared, tmp_path, devices)
+        session, state, complete, completed = fit_to_nothing(second_config(), prepared, tmp_path, devices)
         assert complete.second_heads == ("colour",) and not session.second_heads
         assert int(completed.step) == int(state.step)
         found.append(to_host(completed.scored))
@@ -196,19 +170,19 @@ def shop_without(tmp_path, keep) -> str:
 
 
 @pytest.mark.parametrize("most", [2**30, 0])
-def test_rows_without_a_colour_are_left_out(stacking_config, tmp_path, given, monkeypatch, most):
+def test_rows_without_a_colour_are_left_out(second_config, tmp_path, given, monkeypatch, most):
     monkeypatch.setattr(second_heads, "_MOST_BYTES", most)
     source = shop_without(tmp_path, lambda number: number % 3 == 2)
     records = prepare(source, tmp_path / "records", progress=False)
-    fit_to_nothing(stacking_config(data__source=str(records.folder)), records, tmp_path)
+    fit_to_nothing(second_config(data__source=str(records.folder)), records, tmp_path)
     labels = records.labels[records.indices("train"), records.attributes.index("colour")]
     ((seen, used),) = given
     assert len(seen) == len(used) == ((labels != MISSING).sum() if most else 1)
     assert (used != MISSING).all()
 
 
-def test_what_is_seen_is_of_the_photo_and_its_mirror_image(stacking_config, prepared, tmp_path, given):
-    session, state, *_ = fit_to_nothing(stacking_config(), prepared, tmp_path)
+def test_what_is_seen_is_of_the_photo_and_its_mirror_image(second_config, prepared, tmp_path, given):
+    session, state, *_ = fit_to_nothing(second_config(), prepared, tmp_path)
     ((seen, _),) = given
     photos = [decode_photo(prepared.read_photo(int(row)), 32, 24) for row in prepared.indices("train")[:3]]
     for view, images in enumerate((np.stack(photos), np.stack(photos)[:, :, ::-1].copy())):
@@ -224,12 +198,12 @@ def test_what_is_seen_is_of_the_photo_and_its_mirror_image(stacking_config, prep
         {"model__second_heads": (), "model__colour_heads": ()},
     ],
 )
-def test_without_a_colour_head_or_a_wish_nothing_is_added(stacking_config, prepared, tmp_path, given, changes):
-    session, state, complete, completed = fit_to_nothing(stacking_config(**changes), prepared, tmp_path)
+def test_without_a_colour_head_or_a_wish_nothing_is_added(second_config, prepared, tmp_path, given, changes):
+    session, state, complete, completed = fit_to_nothing(second_config(**changes), prepared, tmp_path)
     assert complete is session and completed is state and not given
 
 
-def test_what_does_not_help_on_validation_rows_is_left_out(stacking_config, prepared, tmp_path, monkeypatch):
+def test_what_does_not_help_on_validation_rows_is_left_out(second_config, prepared, tmp_path, monkeypatch):
     labels = prepared.labels[prepared.indices("validation"), prepared.attributes.index("colour")]
     counts = np.bincount(labels, minlength=4)
     assert counts.min() < len(labels) / 4
@@ -240,7 +214,7 @@ def test_what_does_not_help_on_validation_rows_is_left_out(stacking_config, prep
         return params, batch_stats
 
     monkeypatch.setattr(second_heads, "fit_second_head", fit)
-    _, state, complete, completed = fit_to_nothing(stacking_config(), prepared, tmp_path)
+    _, state, complete, completed = fit_to_nothing(second_config(), prepared, tmp_path)
     assert complete.second_heads == () and complete.arguments["second_heads"] == []
     for one, other in zip(*map(jax.tree.leaves, (state.scored, completed.scored)), strict=True):
         np.testing.assert_array_equal(one, other)
@@ -263,7 +237,7 @@ def test_a_finished_run_can_have_them_later(run, tmp_path, monkeypatch):
     shutil.rmtree(tmp_path / "w/package")
     path = tmp_path / "w/config.json"
     path.write_text(re.sub(r'"second_heads": \[[^]]*\]', '"second_heads": []', path.read_text()))
-    monkeypatch.setattr(experiment, "_run", None)  # no step is trained
+    monkeypatch.setattr(experiment, "run_loop", None)  # no step is trained
     train(run[1], tmp_path / "w", progress=False)
     before, after = weights(run[0]), weights(tmp_path / "w")
     assert before.keys() == after.keys() and all(np.array_equal(before[name], after[name]) for name in before)
@@ -274,7 +248,7 @@ def test_a_damaged_package_is_said_and_fitted_anew(run, tmp_path, capsys):
     shutil.copytree(run[0], tmp_path / "w")
     (tmp_path / "w/package/labels.json").write_text("{}")
     again = evaluate(tmp_path / "w", progress=True)
-    assert "second heads are fitted anew" in capsys.readouterr().err
+    assert "second heads are fitted again" in capsys.readouterr().err
     assert again.summaries == run[2].test.summaries
 
 

@@ -9,11 +9,9 @@ import sys
 
 import pytest
 
-from fashion_jax.config.fields import Config
 from fashion_jax.run.train import train
-from fashion_jax.run.workdir import keep_dtype, load_run_config
+from fashion_jax.run.workdir import load_run_config
 from fashion_jax.system import devices as runtime
-from fashion_jax.system import files
 
 AMX = "flags\t\t: fpu avx512f avx512_bf16 amx_bf16 amx_tile\n"
 AVX512_BF16 = "flags\t\t: fpu avx512f avx512_bf16 avx512_vnni\n"
@@ -96,19 +94,6 @@ def test_auto_is_bfloat16_only_where_it_is_faster(tmp_path, monkeypatch):
         assert runtime._cpu_multiplies_bfloat16(training=False) == predicts
     monkeypatch.setattr(runtime, "_CPU_INFO", tmp_path / "absent")
     assert not runtime._cpu_multiplies_bfloat16(training=True)
-
-
-def test_a_run_goes_on_as_it_began_on_another_machine(tmp_path):
-    config = Config()
-    assert keep_dtype(config, tmp_path).model.dtype == "auto"
-    began = Config()
-    began.model.dtype = "bfloat16"
-    files.write_json(tmp_path / "config.json", began.to_dict())
-    assert keep_dtype(config, tmp_path).model.dtype == "auto"  # nothing was saved yet
-    (tmp_path / "checkpoints" / "step_3").mkdir(parents=True)
-    assert keep_dtype(config, tmp_path).model.dtype == "bfloat16" and config.model.dtype == "auto"
-    config.model.dtype = "float32"  # what is asked for is asked for
-    assert keep_dtype(config, tmp_path).model.dtype == "float32"
 
 
 def test_training_asks_how_a_run_began(tiny_config, prepared, tmp_path):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,8 +11,6 @@ from fashion_jax.config.fields import MixConfig
 from fashion_jax.data.augment import example_keys
 from fashion_jax.data.loader import StreamedPhotos, training_batches
 from fashion_jax.data.schema import MISSING
-from fashion_jax.run.checks import check_training
-from fashion_jax.system.errors import UserError
 from fashion_jax.training.losses import HeadLoss, MixedTarget, head_cross_entropy, multi_head_loss
 from fashion_jax.training.mixing import label_shares, mix_photos, mixing_shares, swap_pairs
 from fashion_jax.training.placement import batch_sharding, put_batch
@@ -132,12 +128,6 @@ def test_mixed_parts_add_up_to_the_batch(tiny_config, prepared, tmp_path):
     assert float(whole["loss/kind"]) == pytest.approx(expected, rel=1e-5)
 
 
-def test_a_colour_that_would_learn_nothing_is_named(tiny_config, prepared, tmp_path):
-    config = tiny_config(train__mix=MixConfig(mixup_alpha=0.4, probability=1.0))
-    with pytest.raises(UserError, match="colour would not be trained"):
-        check_training(session_on(config, prepared, tmp_path, 1))
-
-
 def new_state(session):
     return create_state(session.arguments, session.optimizer, session.config.train.seed, session.mesh)
 
@@ -159,13 +149,6 @@ def test_pairs_are_exchanged_without_a_word_between_devices(parts):
     np.testing.assert_array_equal(swap_pairs(swap(rows), parts), rows)
 
 
-def test_pairs_that_two_devices_would_share_are_refused(tiny_config, prepared, tmp_path):
-    config = tiny_config(train__mix=MixConfig(mixup_alpha=0.4), train__batch_size=24)
-    check_training(session_on(config, prepared, tmp_path, 4))
-    with pytest.raises(UserError, match="an odd number for each of 8 devices and 1 parts; make it a multiple of 16"):
-        check_training(session_on(config, prepared, tmp_path, 8))
-
-
 def test_photos_are_whole_from_the_set_step_on(tiny_config, prepared, tmp_path):
     mixed = MixConfig(mixup_alpha=0.4, probability=1.0, until="2 steps")
     session = session_on(tiny_config(train__mix=mixed), prepared, tmp_path, 1)
@@ -179,18 +162,3 @@ def test_photos_are_whole_from_the_set_step_on(tiny_config, prepared, tmp_path):
     _, plain = session_on(tiny_config(), prepared, tmp_path, 1).train_step()(copy, batch)
     assert float(later["loss"]) == pytest.approx(float(plain["loss"]), rel=1e-5)
     assert float(later["gradient_norm"]) == pytest.approx(float(plain["gradient_norm"]), rel=1e-4)
-
-
-@pytest.mark.parametrize("attributes", [("kind",), ("kind", "colour")])
-def test_where_no_attribute_counts_as_a_colour_it_is_said(tiny_config, prepared, tmp_path, capsys, attributes):
-    config = tiny_config(train__mix=MixConfig(mixup_alpha=0.4), data__attributes=attributes)
-    check_training(dataclasses.replace(session_on(config, prepared, tmp_path, 1), progress=True))
-    assert ("no attribute counts as a colour" in capsys.readouterr().err) == ("colour" not in attributes)
-
-
-def test_colours_may_wait_until_mixing_ends(tiny_config, prepared, tmp_path):
-    config = tiny_config(train__mix=MixConfig(mixup_alpha=0.4, probability=1.0), train__duration="4 steps")
-    with pytest.raises(UserError, match="colour would not be trained"):
-        check_training(session_on(config, prepared, tmp_path, 1))
-    config.train.mix.until = "50 percent"
-    check_training(session_on(config, prepared, tmp_path, 1))

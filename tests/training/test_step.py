@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 
 from fashion_jax.data.loader import StreamedPhotos, training_batches
-from fashion_jax.system.errors import UserError
-from fashion_jax.training.placement import check_batch_size, put_batch
+from fashion_jax.training.placement import put_batch
 from fashion_jax.training.state import create_state
-from stepping import mesh_of, run, session_on
+from stepping import run, session_on
 
 
 @pytest.fixture
@@ -151,16 +150,6 @@ def test_batch_statistics_move(tiny_config, prepared, tmp_path):
     state, _, _ = run(session, 2)
     assert largest_difference(before, state.batch_stats) > 1e-3
     assert int(state.step) == 2
-
-
-@pytest.mark.parametrize(
-    ("batch", "parts", "sentence"),
-    [(100, 1, "over 8 devices; use 96 or 104"), (64, 16, "in 16 parts .*; use 128"), (4, 1, "use 8")],
-)
-def test_batches_that_do_not_divide_are_refused(batch, parts, sentence):
-    with pytest.raises(UserError, match=sentence):
-        check_batch_size(batch, parts, mesh_of(8))
-    check_batch_size(96, 2, mesh_of(8))
 
 
 def test_the_average_follows_its_formula_and_changes_nothing_else(tiny_config, prepared, tmp_path):

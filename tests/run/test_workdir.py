@@ -1,0 +1,70 @@
+"""Who may go on in a workdir: the same configuration on the same records; nothing is trained."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from drawn_products import write_products
+from fashion_jax.data.prepare import prepare
+from fashion_jax.run.resolve import resolve
+from fashion_jax.run.train import train
+from fashion_jax.run.workdir import check_workdir, claim_workdir, lock_workdir, trained_on
+from fashion_jax.system.errors import UserError
+
+
+@pytest.fixture
+def begun(tiny_config, prepared, tmp_path):
+    """The workdir of a run that has saved a checkpoint."""
+    claim_workdir(tmp_path / "w", resolve(tiny_config(), prepared), prepared)
+    (tmp_path / "w/checkpoints/step_4").mkdir(parents=True)
+    return tmp_path / "w"
+
+
+@pytest.mark.parametrize(
+    ("key", "changes"),
+    [
+        ("train.duration was '12 steps', now '14 steps'", {"train__duration": "14 steps"}),
+        ("optimizer.learning_rate was 0.004, now 0.001", {"optimizer__learning_rate": 1e-3}),
+        ("model.width was 4, now 8", {"model__width": 8}),
+        ("data.attributes was", {"data__attributes": ("colour", "kind")}),
+        ("optimizer.multipliers was", {"optimizer__multipliers": {"heads": 2.0}}),
+    ],
+)
+def test_a_changed_field_is_refused_by_its_name(begun, tiny_config, prepared, key, changes):
+    config = resolve(tiny_config(**changes), prepared)
+    with pytest.raises(UserError, match=rf"{key}.*; use a new --workdir$"):
+        check_workdir(begun, config, prepared)
+    (begun / "package").mkdir()  # of a finished run
+    with pytest.raises(UserError, match=rf"{key}.*--config\.model\.pretrained={begun}$"):
+        check_workdir(begun, config, prepared)
+    (begun / "checkpoints/step_4").rmdir()  # nothing is lost where nothing was saved
+    check_workdir(begun, config, prepared)
+
+
+def test_fields_that_do_not_change_what_is_trained_are_free(begun, tiny_config, prepared):
+    free = {"train__checkpoint_every": "2 steps", "trust__precision": 0.9, "data__storage": "stream"}
+    check_workdir(begun, resolve(tiny_config(**free), prepared), prepared)
+
+
+def test_other_records_are_refused(begun, tiny_config, tmp_path):
+    others = prepare(write_products(tmp_path / "shop", 90), tmp_path / "others", progress=False)
+    with pytest.raises(UserError, match=r"on other records.*; use a new --workdir"):
+        check_workdir(begun, resolve(tiny_config(), others), others)
+
+
+def test_a_run_notes_what_it_is_trained_on(begun, tiny_config, prepared, tmp_path):
+    ids = json.loads((begun / "trained_on.json").read_text())["ids"]
+    assert ids == sorted(map(str, prepared.ids[prepared.indices("train")])) and trained_on(begun) == set(ids)
+    # Without a column of ids the numbers of rows would be found among other numbers of rows, and mean nothing.
+    table = write_products(tmp_path / "shop", 90)
+    table.write_text("\n".join(line.partition(",")[2] for line in table.read_text().splitlines()) + "\n")
+    nameless = prepare(table, tmp_path / "nameless", progress=False)
+    claim_workdir(tmp_path / "v", resolve(tiny_config(), nameless), nameless)
+    assert nameless.schema.id_column == "" and trained_on(tmp_path / "v") is None
+
+
+def test_two_runs_in_one_workdir_are_refused(tiny_config, tmp_path):
+    with lock_workdir(tmp_path / "w"), pytest.raises(UserError, match="another run is using"):
+        train(tiny_config(), tmp_path / "w", progress=False)
