@@ -15,8 +15,7 @@ import numpy as np
 from flax import traverse_util
 
 from fashion_jax.data.drawn.not_products import KINDS, draw_not_products
-from fashion_jax.data.loader import spread_rows
-from fashion_jax.data.photos import decode_photo
+from fashion_jax.data.loader import StreamedPhotos, spread_rows
 from fashion_jax.data.schema import MISSING
 from fashion_jax.decision.calibration import fit_temperature
 from fashion_jax.decision.decisions import Decision
@@ -271,11 +270,10 @@ def _write_predictions(
 
 def _write_sheet(session: Session, result: Evaluation, labels: list[Prediction], path: Path) -> None:
     chosen, data = spread_rows(np.arange(len(result.rows)), _SHEET_PHOTOS), session.config.data
-    photos, confidences = [], []
-    truths, predictions = list[dict[str, str | None]](), list[dict[str, str | None]]()
+    photos = list(StreamedPhotos(session.prepared, data.height, data.width)(result.rows[chosen]))
+    truths, predictions, confidences = list[dict[str, str | None]](), list[dict[str, str | None]](), []
     for place in chosen:
         row = int(result.rows[place])
-        photos.append(decode_photo(session.prepared.read_photo(row), data.height, data.width))
         numbers = {name: session.prepared.labels[row, session.column(name)] for name in session.attributes}
         truths.append({n: session.vocabularies[n][number] if number >= 0 else None for n, number in numbers.items()})
         predictions.append({name: label for name, (label, _) in labels[place].items()})

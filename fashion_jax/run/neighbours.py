@@ -8,10 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
 
-from fashion_jax.data.photos import decode_photo
-from fashion_jax.data.records import Prepared
+from fashion_jax.data.loader import ResidentPhotos
 from fashion_jax.evaluation.colour_histogram import colour_histogram
 from fashion_jax.evaluation.neighbours import join_labels, retrieval_scores
 from fashion_jax.models.classifier import make_classifier, split_network
@@ -21,7 +19,6 @@ from fashion_jax.search.index import Index
 from fashion_jax.serving.predictor import Predictor, load_model
 from fashion_jax.system import files
 from fashion_jax.system.errors import UserError
-from fashion_jax.system.progress import progress_bar
 
 JOINT = ("articleType", "gender", "baseColour")  # a neighbour must agree in all three, where a catalogue has them
 
@@ -51,7 +48,7 @@ def score_retrieval(workdir: str | Path, split: str = "test", *, progress: bool 
     if len(rows) < 2:
         raise UserError(f"the split {split!r} of {workdir} has {len(rows)} rows; retrieval needs at least two")
     model = load_model(workdir)
-    images = read_photos(prepared, rows, model.size, progress=progress)
+    images = ResidentPhotos(prepared, rows, *model.size, label=split, progress=progress).images
     labels = {name: prepared.labels[rows, place].astype(np.int64) for place, name in enumerate(prepared.attributes)}
     if set(JOINT) <= labels.keys():
         labels[" and ".join(JOINT)] = join_labels(labels, JOINT)
@@ -96,29 +93,6 @@ def format_retrieval(results: Mapping[str, Any]) -> str:
         )
     lines.append(f"recall@10 of an index of the model's embeddings: {results['index']['recall@10']:.4f}")
     return "\n".join(lines)
-
-
-def read_photos(
-    prepared: Prepared, rows: np.ndarray, size: tuple[int, int], *, label: str = "reading photos", progress: bool = True
-) -> UInt8[np.ndarray, "n height width 3"]:
-    """Returns the RGB photos of some rows, in [0, 255], scaled to a size.
-
-    Args:
-        prepared: the records.
-        rows: row numbers.
-        size: height and width in pixels.
-        label: of the bar.
-        progress: whether to show it.
-
-    Raises:
-        BadPhoto: a photo cannot be decoded.
-    """
-    images = np.empty((len(rows), *size, 3), np.uint8)
-    with progress_bar(len(rows), label, show=progress, unit="photo") as bar:
-        for place, row in enumerate(rows.tolist()):
-            images[place] = decode_photo(prepared.read_photo(row), *size)
-            bar.update()
-    return images
 
 
 def _index_recall(embeddings: np.ndarray) -> float:

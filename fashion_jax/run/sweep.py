@@ -17,7 +17,6 @@ import csv
 import hashlib
 import io
 import json
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +33,7 @@ from fashion_jax.run.workdir import make_records
 from fashion_jax.system import files
 from fashion_jax.system.errors import UserError
 from fashion_jax.system.pictures import RIGHT, UNKNOWN, render_png, shorten
+from fashion_jax.system.progress import say
 from fashion_jax.training.writers import read_scalars
 
 if TYPE_CHECKING:
@@ -170,7 +170,7 @@ def sweep(
             trial = study.ask()
             values = {name: _draw(trial, name, entry) for name, entry in wanted.items()}
             shown = ", ".join(f"{name}={value}" for name, value in values.items())
-            _say(progress, f"trial {len(_ended(study)) + 1} of {num_trials}: {shown}")
+            say(f"trial {len(_ended(study)) + 1} of {num_trials}: {shown}", show=progress)
             workdir = folder / "trials" / _digest(values)
             trial.set_user_attr("workdir", str(workdir))
             try:
@@ -182,7 +182,7 @@ def sweep(
                 trial.set_user_attr("reason", reason)
                 study.tell(trial, state=_states().FAIL)
                 failures += 1
-                _say(progress, f"this trial failed: {reason}")
+                say(f"this trial failed: {reason}", show=progress)
             _write_trials(study, wanted, folder, base)
             if failures == _MOST_FAILURES:
                 raise UserError(f"{failures} trials in a row failed; the last one: {reason}")
@@ -399,8 +399,3 @@ def _text(value: str | float) -> str:
 
 def _digest(values: Mapping[str, str]) -> str:
     return hashlib.sha256(json.dumps(dict(values), sort_keys=True).encode()).hexdigest()[:12]
-
-
-def _say(progress: bool, text: str) -> None:
-    if progress:
-        print(text, file=sys.stderr, flush=True)

@@ -26,9 +26,9 @@ from fashion_jax.audit.judges import group_folds, linear_probabilities, neighbou
 from fashion_jax.audit.page import Card, write_page
 from fashion_jax.audit.photos import ask_network
 from fashion_jax.cli import main
+from fashion_jax.data.loader import ResidentPhotos
 from fashion_jax.data.prepare import prepare
 from fashion_jax.data.records import open_prepared
-from fashion_jax.run.neighbours import read_photos
 from fashion_jax.run.train import train
 from fashion_jax.run.workdir import trained_on
 from fashion_jax.system.errors import UserError
@@ -372,7 +372,9 @@ def test_the_network_is_asked_about_products_that_are_new_to_it(audited, trained
     prepared, network = open_prepared(audited / "records"), audit_module.load_model(trained)
     new = ~np.isin(prepared.groups, prepared.groups[np.isin(prepared.ids, sorted(trained_on(trained)))])
     assert 20 < new.sum() < 0.5 * len(prepared)
-    own = network.predict_arrays(read_photos(prepared, np.arange(len(prepared)), network.size, progress=False))
+    own = network.predict_arrays(
+        ResidentPhotos(prepared, np.arange(len(prepared)), *network.size, progress=False).images
+    )
     for column, name in enumerate(prepared.attributes):
         assert np.array_equal(asked[column][~new], judged[column][~new])
         mean = (judged[column] + own.probabilities[name]) / 2

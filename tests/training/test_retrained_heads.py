@@ -8,7 +8,7 @@ import numpy as np
 import safetensors.numpy
 
 from fashion_jax.config.files import load_config
-from fashion_jax.run.neighbours import read_photos
+from fashion_jax.data.loader import ResidentPhotos
 from fashion_jax.run.train import train
 from fashion_jax.serving.predictor import load_model
 
@@ -34,7 +34,7 @@ def test_heads_alone_are_trained_anew_on_a_finished_run(tiny_config, prepared, t
         trained = [name for name in after if name.startswith(f"params/heads/{head}/")]
         assert trained and not any(np.array_equal(before[name], after[name]) for name in trained)
     # The network sees the same in a photo, and says something else of it.
-    images = read_photos(prepared, prepared.indices("test")[:8], (32, 24), progress=False)
+    images = ResidentPhotos(prepared, prepared.indices("test")[:8], 32, 24, progress=False).images
     features = [load_model(tmp_path / name).predict_arrays(images).features for name in ("first", "second")]
     np.testing.assert_allclose(*features, rtol=1e-5, atol=1e-6)
     assert set(second.test.summaries) == set(first.test.summaries) == {"kind", "colour"}
