@@ -8,7 +8,6 @@ from typing import NamedTuple
 import pytest
 
 from fashion_jax.config.fields import Config
-from fashion_jax.run import finish
 from fashion_jax.run.finish import Result
 from fashion_jax.run.train import train
 
@@ -19,12 +18,6 @@ class Finished(NamedTuple):
     workdir: Path
     config: Config
     result: Result
-
-
-@pytest.fixture(autouse=True)
-def few_photos_on_a_sheet(monkeypatch):
-    """Drawing 48 photos takes as long as a training does here."""
-    monkeypatch.setattr(finish, "_SHEET_PHOTOS", 4)
 
 
 @pytest.fixture(scope="session")

@@ -61,7 +61,7 @@ class FakeTraining:
         for step in self.steps:
             on_evaluation(step, 2, {"mean/accuracy": 0.8 - abs(config.optimizer.learning_rate - 1e-3) + step / 10})
         self.finished += 1
-        return Result(workdir, workdir / "package", 2, None)
+        return Result(workdir, 2)
 
 
 @pytest.fixture
@@ -120,7 +120,7 @@ def test_trials_with_large_batches_are_pruned_by_those_with_small_ones(config, w
         for step in (round(total / 3), 2 * round(total / 3), total):
             on_evaluation(step, total, {"mean/accuracy": 0.8 - badness})
             reached[-1] = step / total
-        return Result(workdir, workdir / "package", 2, None)
+        return Result(workdir, 2)
 
     monkeypatch.setattr(sweep_module, "train", run)
     space = write({"train.batch_size": [8, 16, 32]})
