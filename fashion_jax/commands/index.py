@@ -101,8 +101,9 @@ def _info(flags: argparse.Namespace) -> int:
     print(f"products   {len(index):,}")
     print(f"columns    {', '.join(index.columns) or 'none'}")
     features = f"{base.vectors.shape[1]} features"
-    if index.projection is not None:
-        features += f", of {index.num_features}, with {index.projection.explained:.1%} of the variance"
+    projection = index.snapshot.projection
+    if projection is not None:
+        features += f", of {index.snapshot.num_features}, with {projection.explained:.1%} of the variance"
     print(f"vectors    {features}")
     if index.subspaces:
         print(f"parts      {', '.join(f'{name} {size}' for name, size in index.subspaces.items())}")

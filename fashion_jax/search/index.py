@@ -19,7 +19,6 @@ from fashion_jax.search.inputs import as_list, check_ids, check_vectors
 from fashion_jax.search.planner import Health, measure_health
 from fashion_jax.search.query import Hits, Refinement, check_subspaces, find, weigh
 from fashion_jax.search.snapshot import (
-    Projection,
     Snapshot,
     Update,
     Updater,
@@ -300,16 +299,6 @@ class Index(contextlib.AbstractContextManager["Index"]):
     def columns(self) -> tuple[str, ...]:
         """The names of the attributes."""
         return self._snapshot.attributes.names
-
-    @property
-    def num_features(self) -> int:
-        """Width of the embeddings that are searched for and added."""
-        return self._snapshot.num_features
-
-    @property
-    def projection(self) -> Projection | None:
-        """What is applied to embeddings before they are compared."""
-        return self._snapshot.projection
 
     @property
     def model(self) -> str:

@@ -97,15 +97,11 @@ class Health:
     Attributes:
         recall: share of the true 10 nearest rows that sampled rows find now.
         target_recall: what was asked for when the index was built.
-        added: share of the rows that were added since then and are compared one by one.
-        dead: share of the indexed rows that were replaced or deleted.
         reasons: why a rebuild is due; empty where none is.
     """
 
     recall: float
     target_recall: float
-    added: float
-    dead: float
     reasons: tuple[str, ...]
 
     @property
@@ -127,7 +123,7 @@ def measure_health(snapshot: Snapshot) -> Health:
         reasons.append(f"{added:.0%} of the rows were added since it was built")
     if dead > _MOST_DEAD:
         reasons.append(f"{dead:.0%} of the indexed rows were replaced or deleted")
-    return Health(recall, base.target_recall, added, dead, tuple(reasons))
+    return Health(recall, base.target_recall, tuple(reasons))
 
 
 def _measure_recall(snapshot: Snapshot) -> float:

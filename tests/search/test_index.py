@@ -212,13 +212,11 @@ def test_a_smallest_score_and_exclusions(index):
 def test_projected_vectors_are_searched_in_their_own_space():
     wide = np.concatenate([VECTORS, 0.01 * clustered(6_000, seed=5)], axis=1)
     index = Index.build(wide, IDS, backend="exact", options=BuildOptions(pca=32))
-    assert index.projection is not None
-    assert index.projection.explained > 0.98
-    assert index.num_features == 64
+    assert index.snapshot.projection.explained > 0.98
+    assert index.snapshot.num_features == 64
     assert recall(positions(index.search(wide[:50], 10)), truth(wide, wide[:50], 10)) > 0.9
     white = Index.build(wide, IDS, backend="exact", options=BuildOptions(pca=20, whiten=True))
-    assert white.projection is not None
-    assert np.allclose(np.cov(white.projection.apply(unit(wide)).T), np.eye(20), atol=0.02)
+    assert np.allclose(np.cov(white.snapshot.projection.apply(unit(wide)).T), np.eye(20), atol=0.02)
     with pytest.raises(UserError, match=r"pca must be in \[1, 64\]"):
         Index.build(wide, IDS, options=BuildOptions(pca=65))
 
