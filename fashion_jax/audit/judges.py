@@ -1,13 +1,13 @@
-"""Class probabilities of rows by judges that never saw their labels.
+"""Class probabilities for each row from linear classifiers that were not fitted on that row's label.
 
-A network that was trained on a catalogue remembers its labels, wrong ones too, so its own probabilities find few of
-them. Here the network only describes the photos (its embeddings), and the labels are judged by heads that are fitted
-anew on other rows: never on a row itself, nor on its near-duplicates.
+A network remembers the labels that it was trained on, wrong ones too, so its own probabilities find few of them. Here
+the network only gives features of the photos. New linear classifiers are fitted on these features, fold by fold: each
+row gets its probabilities from a classifier that saw neither the row nor its near-duplicates.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -17,22 +17,23 @@ import numpy as np
 import optax
 from jaxtyping import Float32, Int32, Int64
 
+from fashion_jax.system.progress import progress_bar
+
 Probabilities = list[Float32[np.ndarray, "n classes"]]
 
-PENALTIES = (1e-4, 1e-3, 1e-2)  # of which each attribute gets the one that the first fold likes best
+PENALTIES = (1e-4, 1e-3, 1e-2)  # L2; each attribute takes the one with the best likelihood on the first fold
 _ITERATIONS = 60
-_MOST_ROWS = 100_000  # that a linear head is fitted on; more do not make it better
-_CHUNK = 4096  # rows of a block of similarities
-_SMALLEST_SCALE = 1e-6  # of a feature, below which it counts as constant
+_MOST_ROWS = 100_000  # A linear classifier does not get better from more rows.
+_SMALLEST_SCALE = 1e-6  # A feature with a smaller standard deviation counts as constant.
 
 
 def group_folds(groups: Int64[np.ndarray, " n"], num_folds: int, seed: int = 0) -> Int64[np.ndarray, " n"]:
-    """Returns a fold in [0, num_folds) per row: rows of a group share it, and folds are of about one size.
+    """Returns a fold number in [0, num_folds) for each row. Rows of one group share a fold; folds have similar sizes.
 
     Args:
-        groups: of near-duplicates.
-        num_folds: at least 2; not more than there are groups, or some folds are empty.
-        seed: of the order among groups of equal size.
+        groups: group number of each row; near-duplicates share one.
+        num_folds: at least 2, at most the number of groups.
+        seed: shuffles groups of equal size.
     """
     _, number, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     order = np.random.default_rng(seed).permutation(len(sizes))
@@ -46,112 +47,69 @@ def group_folds(groups: Int64[np.ndarray, " n"], num_folds: int, seed: int = 0) 
 
 
 def linear_probabilities(
-    embeddings: Float32[np.ndarray, "n features"],
+    features: Float32[np.ndarray, "n features"],
     labels: Int32[np.ndarray, "n attributes"],
     num_classes: Sequence[int],
     folds: Int64[np.ndarray, " n"],
     *,
-    done: Callable[[], Any] = lambda: None,
+    progress: bool = False,
 ) -> Probabilities:
-    """Multinomial logistic regressions on embeddings, fitted on all folds but the row's own.
+    """Fits multinomial logistic regressions on all folds except one and returns their probabilities for that one.
 
-    Features are standardised; the heads of a fold are fitted at once, by L-BFGS (Liu and Nocedal 1989), with an L2
-    penalty that each attribute chooses among `PENALTIES` by the likelihood of the first fold's labels.
+    Features are standardised. The classifiers of all attributes are fitted together by L-BFGS (Liu and Nocedal 1989).
+    Each attribute takes the L2 penalty of `PENALTIES` with the best likelihood on the first fold.
 
     Args:
-        embeddings: finite.
+        features: of the rows' photos; a row with a value that is not finite gets the mean features.
         labels: class numbers, negative where missing.
-        num_classes: per attribute.
+        num_classes: of each attribute.
         folds: from `group_folds`.
-        done: called after each fit; there are `num_fits(number of folds)` of them.
+        progress: whether to show a bar.
 
     Returns:
-        Per attribute, float32 (n, classes); each row sums to 1.
+        For each attribute, float32 (n, classes); each row sums to 1.
     """
-    scale = embeddings.std(0)
-    features = (embeddings - embeddings.mean(0)) / np.where(scale > _SMALLEST_SCALE, scale, 1)
+    finite = np.isfinite(features).all(1)
+    features = np.where(finite[:, None], features, features[finite].mean(0) if finite.any() else 0)
+    scale = features.std(0)
+    features = (features - features.mean(0)) / np.where(scale > _SMALLEST_SCALE, scale, 1)
     ends = np.cumsum(num_classes).tolist()
     numbers = np.unique(folds)
-    # All fits have one shape, so that they compile once: rows of no label fill up.
+    # All fits have one shape, so that they compile once: rows without labels fill the smaller ones.
     size = min(_MOST_ROWS, max(int((folds != number).sum()) for number in numbers))
     logits = np.empty((len(labels), ends[-1]), np.float32)
     penalties = np.full(len(num_classes), PENALTIES[0], np.float32)
-    for place, number in enumerate(numbers.tolist()):
-        mine, others = np.flatnonzero(folds == number), np.flatnonzero(folds != number)
-        if len(others) > size:
-            others = np.sort(np.random.default_rng(number).choice(others, size, replace=False))
-        x = np.zeros((size, features.shape[1]), np.float32)
-        y = np.full((size, labels.shape[1]), -1, np.int32)
-        x[: len(others)], y[: len(others)] = features[others], labels[others]
-        if place == 0:
-            tried = []
-            for penalty in PENALTIES:
-                weights = np.asarray(_fit(x, y, np.full_like(penalties, penalty), tuple(num_classes), _ITERATIONS))
-                tried.append(features[mine] @ weights[:-1] + weights[-1])
-                done()
-            best = np.array([_cross_entropies(t, labels[mine], ends) for t in tried]).argmin(0)
-            penalties = np.array(PENALTIES, np.float32)[best]
-            # The heads of an attribute do not depend on those of the others, so the best of each is there already.
-            parts = [np.split(tried[fit], ends[:-1], axis=1)[i] for i, fit in enumerate(best)]
-            logits[mine] = np.concatenate(parts, axis=1)
-        else:
-            weights = np.asarray(_fit(x, y, penalties, tuple(num_classes), _ITERATIONS))
-            logits[mine] = features[mine] @ weights[:-1] + weights[-1]
-            done()
+    with progress_bar(len(numbers) + len(PENALTIES) - 1, "fitting classifiers", show=progress, unit="fit") as bar:
+        for place, number in enumerate(numbers.tolist()):
+            mine, others = np.flatnonzero(folds == number), np.flatnonzero(folds != number)
+            if len(others) > size:
+                others = np.sort(np.random.default_rng(number).choice(others, size, replace=False))
+            x = np.zeros((size, features.shape[1]), np.float32)
+            y = np.full((size, labels.shape[1]), -1, np.int32)
+            x[: len(others)], y[: len(others)] = features[others], labels[others]
+            if place == 0:
+                tried = []
+                for penalty in PENALTIES:
+                    weights = np.asarray(_fit(x, y, np.full_like(penalties, penalty), tuple(num_classes), _ITERATIONS))
+                    tried.append(features[mine] @ weights[:-1] + weights[-1])
+                    bar.update()
+                best = np.array([_cross_entropies(t, labels[mine], ends) for t in tried]).argmin(0)
+                penalties = np.array(PENALTIES, np.float32)[best]
+                # The classifiers of one attribute do not depend on the others, so the best ones are fitted already.
+                parts = [np.split(tried[fit], ends[:-1], axis=1)[i] for i, fit in enumerate(best)]
+                logits[mine] = np.concatenate(parts, axis=1)
+            else:
+                weights = np.asarray(_fit(x, y, penalties, tuple(num_classes), _ITERATIONS))
+                logits[mine] = features[mine] @ weights[:-1] + weights[-1]
+                bar.update()
     return [_softmax(part) for part in np.split(logits, ends[:-1], axis=1)]
-
-
-def num_fits(num_folds: int) -> int:
-    """Returns how often `linear_probabilities` fits."""
-    return num_folds + len(PENALTIES) - 1
-
-
-def neighbour_probabilities(
-    embeddings: Float32[np.ndarray, "n features"],
-    labels: Int32[np.ndarray, "n attributes"],
-    num_classes: Sequence[int],
-    groups: Int64[np.ndarray, " n"],
-    *,
-    num_neighbours: int = 30,
-    done: Callable[[], Any] = lambda: None,
-) -> Probabilities:
-    """Shares of the classes among the nearest rows of other groups, by cosine; one vote is spread over all classes.
-
-    The work grows as n squared.
-
-    Args:
-        embeddings: finite.
-        labels: class numbers, negative where missing.
-        num_classes: per attribute.
-        groups: of near-duplicates; a row's own is left out.
-        num_neighbours: that are asked.
-        done: called after each block of 4,096 rows.
-    """
-    lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
-    unit = embeddings / np.where(lengths > 0, lengths, 1)
-    k = min(num_neighbours, max(len(unit) - 1, 1))
-    results = [np.empty((len(unit), count), np.float32) for count in num_classes]
-    for start in range(0, len(unit), _CHUNK):
-        rows = np.arange(start, min(start + _CHUNK, len(unit)))
-        similar = unit[rows] @ unit.T
-        similar[groups[rows][:, None] == groups[None]] = -np.inf
-        nearest = np.argpartition(-similar, k - 1, axis=1)[:, :k]
-        usable = np.isfinite(np.take_along_axis(similar, nearest, 1))
-        for i, count in enumerate(num_classes):
-            votes = np.full((len(rows), count), 1 / count, np.float32)
-            found = np.where(usable, labels[nearest, i], -1)
-            here = np.broadcast_to(np.arange(len(rows))[:, None], found.shape)
-            np.add.at(votes, (here[found >= 0], found[found >= 0]), 1)
-            results[i][rows] = votes / votes.sum(1, keepdims=True)
-        done()
-    return results
 
 
 @partial(jax.jit, static_argnums=(3, 4))
 def _fit(
     features: jax.Array, labels: jax.Array, penalties: jax.Array, num_classes: tuple[int, ...], iterations: int
 ) -> jax.Array:
-    """Returns weights (features + 1, all classes), the last row the biases."""
+    """Returns weights (features + 1, all classes); the last row holds the biases."""
     ends = np.cumsum(num_classes)
     columns = np.repeat(np.arange(len(num_classes)), num_classes)
     known = jnp.maximum((labels >= 0).sum(0), 1)
@@ -185,7 +143,7 @@ def _softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def _cross_entropies(logits: np.ndarray, labels: np.ndarray, ends: list[int]) -> list[float]:
-    """Returns the mean negative log-likelihood per attribute of the labels that are known."""
+    """Returns the mean negative log-likelihood of the known labels, for each attribute."""
     result = []
     for i, part in enumerate(np.split(logits, ends[:-1], axis=1)):
         known = np.flatnonzero(labels[:, i] >= 0)
