@@ -1,4 +1,4 @@
-"""Findings with their photos on one page: a file without links or scripts, for a browser."""
+"""Writes findings with their photos as one HTML file without links or scripts."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from numpy import ndarray
 
 from fashion_jax.data.photos import encode_photo
 from fashion_jax.system import files
-from fashion_jax.system.pictures import RIGHT, UNKNOWN, WRONG
+from fashion_jax.system.pictures import RIGHT, UNKNOWN, WRONG, shorten
 
 _QUALITY = 80  # of the photos on the page
-_LONGEST = 200  # characters of a text that came from a catalogue
+_LONGEST = 400  # characters of a text from the catalogue; longer texts are cut
 
 _HEAD = f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
@@ -38,12 +38,12 @@ class Card:
     Attributes:
         id: of the product.
         title: of the product; may be empty.
-        attribute: whose label it is.
-        given: the label that stands there.
-        suggested: what it may have to be.
-        score: in [0, 1], higher where the label is surer to be wrong.
-        reason: sentences.
-        photo: uint8 RGB (height, width, 3); None where there is none.
+        attribute: for example colour.
+        given: the label in the catalogue.
+        suggested: the label that may be right instead.
+        score: in [0, 1]; higher for a label that is more probably wrong.
+        reason: why the label may be wrong, for people.
+        photo: uint8 RGB (height, width, 3); None where it cannot be decoded.
     """
 
     id: str
@@ -60,16 +60,17 @@ def write_page(path: Path, cards: Sequence[Card], *, total: int, products: int) 
     """Writes the page in one step.
 
     Args:
-        path: of the HTML.
-        cards: the findings to be shown, best first.
-        total: findings in all.
-        products: that were looked at.
+        path: of the HTML file.
+        cards: the findings to show, in their order.
+        total: number of all findings.
+        products: number of audited products.
     """
     parts = [
         _HEAD,
-        f"<h1>Label audit</h1><p>{total:,} labels of {products:,} products may be wrong; {len(cards):,} of them are "
-        "shown, the surest first. To correct them, edit findings.csv: write accept under decision, or the right class "
-        "under corrected, and give the file to <code>fashion-jax prepare --corrections</code> or "
+        f"<h1>Label audit</h1><p>{total:,} labels of {products:,} products may be wrong. This page shows "
+        f"{len(cards):,} of them; the label that is most probably wrong comes first. To correct labels, edit "
+        "findings.csv: write accept in the column decision, or the right class in the column corrected. Then give the "
+        "file to <code>fashion-jax prepare --corrections</code> or "
         "<code>fashion-jax train --corrections</code>.</p><ol>\n",
     ]
     for card in cards:
@@ -87,6 +88,5 @@ def write_page(path: Path, cards: Sequence[Card], *, total: int, products: int) 
 
 
 def _text(text: str) -> str:
-    """Returns a text of a catalogue as HTML: cut, escaped, and without what UTF-8 cannot write."""
-    cut = text if len(text) <= 2 * _LONGEST else text[: 2 * _LONGEST] + "…"
-    return escape(cut.encode("utf-8", "replace").decode("utf-8"), quote=True)
+    """Returns a text of the catalogue as HTML: cut, escaped, and without characters that UTF-8 cannot write."""
+    return escape(shorten(text, _LONGEST).encode("utf-8", "replace").decode("utf-8"), quote=True)

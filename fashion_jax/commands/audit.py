@@ -16,9 +16,6 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
         "--attributes", type=_names, default=(), help="attributes to audit, such as category,colour (the model's)"
     )
     parser.add_argument("--folds", type=int, default=5, help="each part is judged by what the others teach (5)")
-    parser.add_argument(
-        "--judge", default="linear", choices=("linear", "neighbours"), help="what judges the labels (linear)"
-    )
     parser.add_argument("--corrections", type=Path, help="labels that were corrected already, such as findings.csv")
     add_schema_flag(parser)
 
@@ -37,7 +34,6 @@ def _run(flags: argparse.Namespace) -> int:
         flags.out,
         attributes=flags.attributes,
         num_folds=flags.folds,
-        judge=flags.judge,
         corrections=flags.corrections,
         schema=read_schema(flags),
     )

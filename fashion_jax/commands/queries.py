@@ -17,6 +17,7 @@ from fashion_jax.search.gallery import TITLE
 from fashion_jax.search.index import Index
 from fashion_jax.search.recommend import Recommendation, by_attributes, keep_and_change, similar
 from fashion_jax.search.where import parse_where
+from fashion_jax.serving.outputs import name_labels
 from fashion_jax.serving.predictor import Predictor
 from fashion_jax.system.errors import UserError
 
@@ -89,7 +90,7 @@ def _find(
 def _by_image(index: Index, model: Predictor, flags: argparse.Namespace) -> Answer:
     images = np.stack([model.read(path) for path in flags.image])
     outputs = model.predict_arrays(images)
-    labels: dict[str, Scalar] = {name: label for name, (label, _) in model.name_labels(outputs)[0].items()}
+    labels: dict[str, Scalar] = {name: label for name, (label, _) in name_labels(outputs, model.classes)[0].items()}
     vectors = index.project(outputs.embeddings)
     name = flags.image[0].name + (f" and {len(flags.image) - 1} more" if len(flags.image) > 1 else "")
     return Answer(name, labels, _find(index, vectors, labels, flags, _options(index, flags, None)), images[0])

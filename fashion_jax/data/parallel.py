@@ -11,6 +11,7 @@ from fashion_jax.data.catalog import Product
 from fashion_jax.data.photos import BadPhoto
 from fashion_jax.system.process import num_cores
 
+K = TypeVar("K")
 T = TypeVar("T")
 RawPhoto = tuple[Product, bytes | BadPhoto]
 
@@ -19,7 +20,10 @@ _HELD_BYTES = 256_000_000  # of raw photos that wait or are worked on
 
 
 def map_photos(
-    function: Callable[[RawPhoto], T], photos: Iterator[RawPhoto], *, num_workers: int | None = None
+    function: Callable[[tuple[K, bytes | BadPhoto]], T],
+    photos: Iterator[tuple[K, bytes | BadPhoto]],
+    *,
+    num_workers: int | None = None,
 ) -> Generator[T, None, None]:
     """Yields `function(photo)` in the order of `photos`, computed ahead in threads.
 
@@ -46,8 +50,10 @@ def map_photos(
         pool.shutdown(cancel_futures=True)
 
 
-def _batches(photos: Iterator[RawPhoto]) -> Iterator[tuple[list[RawPhoto], int]]:
-    batch: list[RawPhoto] = []
+def _batches(
+    photos: Iterator[tuple[K, bytes | BadPhoto]],
+) -> Iterator[tuple[list[tuple[K, bytes | BadPhoto]], int]]:
+    batch: list[tuple[K, bytes | BadPhoto]] = []
     size = 0
     for photo in photos:
         batch.append(photo)
@@ -59,5 +65,5 @@ def _batches(photos: Iterator[RawPhoto]) -> Iterator[tuple[list[RawPhoto], int]]
         yield batch, size
 
 
-def _map_all(function: Callable[[RawPhoto], T], batch: list[RawPhoto]) -> list[T]:
+def _map_all(function: Callable[[tuple[K, bytes | BadPhoto]], T], batch: list[tuple[K, bytes | BadPhoto]]) -> list[T]:
     return [function(photo) for photo in batch]

@@ -17,7 +17,7 @@ from fashion_jax.data.tables import read_table
 from fashion_jax.search.build import BuildOptions, check_target
 from fashion_jax.search.index import Index
 from fashion_jax.search.storage import check_place
-from fashion_jax.serving.embed import Embedded, remove_shards, run_embedding
+from fashion_jax.serving.embed import Embedded, open_shards, run_embedding
 from fashion_jax.serving.predictor import Predictor
 from fashion_jax.serving.source import SourceRun
 from fashion_jax.system.errors import UserError
@@ -67,7 +67,8 @@ def build_index(
         raise UserError(f"pca must be in [1, {size}] for embeddings of {size} values, not {options.pca}")
     run = SourceRun(model, source, folder / "products", schema=schema, progress=progress, flip=False)
     extra = _read_table(table, run.catalog, progress)
-    embedded = run_embedding(model, run)
+    shards = open_shards(model, run)
+    embedded = run_embedding(model, run, shards)
     columns = describe(model, embedded, extra)
     index = Index.build(
         embedded.embeddings,
@@ -82,7 +83,7 @@ def build_index(
     )
     index.about.update(model=str(model.package.folder.resolve()), source=_resolve(source))
     index.save(folder)
-    remove_shards(run)
+    shards.remove()
     note = run.write_quarantine()
     if progress:
         print(f"{folder}: {len(index):,} products; {note}")
@@ -110,7 +111,8 @@ def add_products(
     if extra is not None:
         for name in extra.columns:
             index.snapshot.attributes.column(str(name))  # its error says which column may be meant
-    embedded = run_embedding(model, run)
+    shards = open_shards(model, run)
+    embedded = run_embedding(model, run, shards)
     # The index decides whether ids are texts, not this source.
     ids = embedded.text_ids if index.snapshot.ids.dtype.kind == "U" else embedded.ids
     columns = describe(model, embedded, extra)
@@ -118,7 +120,7 @@ def add_products(
     if extra is not None:
         _keep_values(index, ids, embedded.products, extra, known)
     index.upsert(ids, embedded.embeddings, known)
-    remove_shards(run)
+    shards.remove()
     note = run.write_quarantine()
     if progress:
         print(f"{index.folder}: {len(embedded.products):,} products added or replaced, {len(index):,} in all; {note}")

@@ -1,10 +1,9 @@
-"""What a model says of photos: arrays for programs, labels by name for people."""
+"""What a model predicts for photos: arrays for programs, names of classes for people."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int64
@@ -13,41 +12,25 @@ from fashion_jax.decision import decisions as deciding
 from fashion_jax.decision.decisions import Decision
 
 
-class NetworkOutputs(NamedTuple):
-    """What a network itself says of photos.
-
-    Attributes:
-        logits: attribute -> float32 (n, classes); means of a photo and its mirror image where that was asked for.
-        features: float32 (n, pooled features).
-        energies: float32 (n,).
-        embeddings: float32 (n, size), as the package makes them; the features where it does not say how.
-        colour: float32 (n, size), what colour heads see besides the features; of no size without them.
-    """
-
-    logits: dict[str, np.ndarray]
-    features: np.ndarray
-    energies: np.ndarray
-    embeddings: np.ndarray
-    colour: np.ndarray
-
-
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """What the model says of n photos.
+    """What a model predicts for n photos.
 
     Attributes:
-        probabilities: attribute -> float32 (n, classes), each row sums to 1; calibrated where the package has what was
-            fitted on validation rows.
-        features: float32 (n, pooled features), at least 0, not normalised.
-        embeddings: float32 (n, size), what photos are compared by: of length 1 where the package says what they are
-            made of, else the features.
-        labels: attribute -> int64 (n,), the class that is said.
-        accepted: attribute -> bool (n,), whether the label is sure enough to be taken over unseen; empty where nothing
-            was fitted.
-        out_of_catalogue: float32 (n,), how strange the photo is to the catalogue; None where that was not fitted.
-        is_out_of_catalogue: bool (n,), whether that is above the threshold; None likewise.
-        label_sets: attribute -> bool (n, classes), the classes that hold the true one as often as was asked for; empty
-            where none were fitted.
+        probabilities: attribute -> float32 (n, classes); each row sums to 1. They are calibrated where the package has
+            a decision.
+        features: float32 (n, features), what the backbone pools; at least 0, not normalised.
+        embeddings: float32 (n, size), compared by their cosine; of length 1, or the features where the package does not
+            define embeddings.
+        labels: attribute -> int64 (n,), the predicted class.
+        accepted: attribute -> bool (n,), whether the label is sure enough to be used without a check by a person; empty
+            where the package has no decision.
+        out_of_catalogue: float32 (n,), higher for a photo that differs more from the catalogue's; None where it was not
+            fitted.
+        is_out_of_catalogue: bool (n,), whether `out_of_catalogue` is above its threshold; None where it was not fitted.
+        label_sets: attribute -> bool (n, classes), the classes that contain the true one with the probability that was
+            asked for in training; empty where none were asked for.
+        colour_features: float32 (n, size), what colour heads see besides the features; size 0 without colour heads.
     """
 
     probabilities: dict[str, Float32[np.ndarray, "n classes"]]
@@ -58,16 +41,18 @@ class Outputs:
     out_of_catalogue: Float32[np.ndarray, " n"] | None = None
     is_out_of_catalogue: Bool[np.ndarray, " n"] | None = None
     label_sets: dict[str, Bool[np.ndarray, "n classes"]] = field(default_factory=dict)
+    colour_features: Float32[np.ndarray, "n size"] = field(default_factory=lambda: np.empty((0, 0), np.float32))
 
 
 class Prediction(dict[str, tuple[str, float]]):
-    """What is said of one photo: attribute -> (class, probability), and beside it how far that can be trusted.
+    """What a model predicts for one photo: attribute -> (class, probability).
 
     Attributes:
-        accepted: attribute -> whether the label is sure enough to be taken over unseen; empty where nothing was fitted.
-        out_of_catalogue: how strange the photo is to the catalogue; None where that was not fitted.
-        is_out_of_catalogue: whether that is above the threshold; None likewise.
-        label_sets: attribute -> the classes of its label set, the likeliest first; empty where none were fitted.
+        accepted: attribute -> whether the label is sure enough to be used without a check by a person; empty where the
+            package has no decision.
+        out_of_catalogue: higher for a photo that differs more from the catalogue's; None where it was not fitted.
+        is_out_of_catalogue: whether `out_of_catalogue` is above its threshold; None where it was not fitted.
+        label_sets: attribute -> the classes of the label set, the most probable first; empty where none were fitted.
     """
 
     def __init__(
@@ -85,96 +70,67 @@ class Prediction(dict[str, tuple[str, float]]):
         self.label_sets = label_sets or {}
 
 
-def join_outputs(
-    parts: Sequence[NetworkOutputs], classes: Mapping[str, int], features: int, embedding: int, colour: int
-) -> NetworkOutputs:
-    """Returns the rows of all parts, of which there may be none.
-
-    Args:
-        parts: in order.
-        classes: attribute -> number of classes.
-        features: pooled features.
-        embedding: size of an embedding.
-        colour: size of what colour heads see.
-    """
-
-    def join(arrays: list[np.ndarray], *width: int) -> np.ndarray:
-        return np.concatenate([np.empty((0, *width), np.float32), *arrays])
-
-    return NetworkOutputs(
-        {name: join([p.logits[name] for p in parts], count) for name, count in classes.items()},
-        join([p.features for p in parts], features),
-        join([p.energies for p in parts]),
-        join([p.embeddings for p in parts], embedding),
-        join([p.colour for p in parts], colour),
-    )
-
-
 def decide(
     decision: Decision | None,
     logits: Mapping[str, Float32[np.ndarray, "n classes"]],
     features: Float32[np.ndarray, "n features"],
     energies: Float32[np.ndarray, " n"],
     operating_point: str = "accuracy",
-    *,
-    embeddings: Float32[np.ndarray, "n size"] | None = None,
 ) -> Outputs:
-    """Turns what a network says of photos into what is said of them.
+    """Turns the outputs of a network into predictions, whose embeddings are the features.
 
     Args:
-        decision: what was fitted; None: probabilities are softmax(logits), labels the likeliest classes.
-        logits: attribute -> the network's.
-        features: pooled, of the photos.
-        energies: of the photos.
-        operating_point: whose labels are said.
-        embeddings: of the photos; None where they are the features.
+        decision: fitted on validation rows; None: probabilities are softmax(logits), labels the most probable classes.
+        logits: attribute -> of the network.
+        features: what the backbone pools.
+        energies: mean over the heads of -logsumexp(logits).
+        operating_point: "accuracy" or "macro_f1".
     """
-    embeddings = features if embeddings is None else embeddings
     if decision is None:
         plain = {name: np.exp(deciding.scale(values, 1.0)).astype(np.float32) for name, values in logits.items()}
-        return Outputs(plain, features, embeddings, {name: values.argmax(1) for name, values in logits.items()})
+        return Outputs(plain, features, features, {name: values.argmax(1) for name, values in logits.items()})
     log_probs = deciding.log_probabilities(decision, logits)
     labels = deciding.choose_labels(decision, log_probs, operating_point)
-    sure = deciding.confidences(log_probs, labels)
-    score = decision.out_of_catalogue
-    strange = None if score is None else score.scores(features, energies)
+    confidences = deciding.confidences(log_probs, labels)
+    detector = decision.out_of_catalogue
+    scores = None if detector is None else detector.scores(features, energies)
     return Outputs(
         {name: np.exp(values).astype(np.float32) for name, values in log_probs.items()},
         features,
-        embeddings,
+        features,
         labels,
-        deciding.accepted(decision, sure, operating_point),
-        None if strange is None else strange.astype(np.float32),
-        None if strange is None or score is None else strange > score.threshold,
+        deciding.accepted(decision, confidences, operating_point),
+        None if scores is None else scores.astype(np.float32),
+        None if scores is None or detector is None else scores > detector.threshold,
         deciding.choose_sets(decision, log_probs, labels),
     )
 
 
 def name_labels(outputs: Outputs, vocabularies: Mapping[str, tuple[str, ...]]) -> list[Prediction]:
-    """Returns per photo, attribute -> (the class that is said, its probability).
+    """Returns the predictions of each photo with the names of the classes.
 
     Args:
         outputs: of photos.
-        vocabularies: attribute -> class names, in the order of the heads.
+        vocabularies: attribute -> names of the classes, in the order of the probabilities.
     """
-    strange, flagged = outputs.out_of_catalogue, outputs.is_out_of_catalogue
+    scores, flags = outputs.out_of_catalogue, outputs.is_out_of_catalogue
 
-    def named(i: int) -> dict[str, tuple[str, float]]:
-        said = {name: int(outputs.labels[name][i]) for name in vocabularies}
-        return {n: (vocabularies[n][c], float(outputs.probabilities[n][i, c])) for n, c in said.items()}
+    def label(name: str, i: int) -> tuple[str, float]:
+        number = int(outputs.labels[name][i])
+        return vocabularies[name][number], float(outputs.probabilities[name][i, number])
 
-    def members(name: str, i: int) -> list[str]:
+    def label_set(name: str, i: int) -> list[str]:
         chosen = np.flatnonzero(outputs.label_sets[name][i])
         order = np.argsort(-outputs.probabilities[name][i, chosen], kind="stable")
-        return [vocabularies[name][c] for c in chosen[order].tolist()]
+        return [vocabularies[name][number] for number in chosen[order].tolist()]
 
     return [
         Prediction(
-            named(i),
+            {name: label(name, i) for name in vocabularies},
             accepted={name: bool(outputs.accepted[name][i]) for name in vocabularies if name in outputs.accepted},
-            out_of_catalogue=None if strange is None else float(strange[i]),
-            is_out_of_catalogue=None if flagged is None else bool(flagged[i]),
-            label_sets={name: members(name, i) for name in vocabularies if name in outputs.label_sets},
+            out_of_catalogue=None if scores is None else float(scores[i]),
+            is_out_of_catalogue=None if flags is None else bool(flags[i]),
+            label_sets={name: label_set(name, i) for name in vocabularies if name in outputs.label_sets},
         )
         for i in range(len(outputs.embeddings))
     ]

@@ -1,7 +1,8 @@
-"""A trained model in use: photos in, labels and embeddings out."""
+"""A trained model that predicts: photos in, labels and embeddings out."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -24,7 +25,7 @@ from fashion_jax.models.classifier import (
     num_colour_features,
 )
 from fashion_jax.models.resnet import num_features
-from fashion_jax.serving.outputs import NetworkOutputs, Outputs, Prediction, decide, join_outputs, name_labels
+from fashion_jax.serving.outputs import Outputs, Prediction, decide, name_labels
 from fashion_jax.serving.package import Package, load_package
 from fashion_jax.serving.zoo import find_model
 from fashion_jax.system.devices import computes_bfloat16_faster, on_accelerator, one_blas_thread
@@ -36,9 +37,10 @@ __all__ = ["Outputs", "Photo", "Prediction", "Predictor", "load_model"]
 Photo = str | Path | bytes | Image.Image | UInt8[np.ndarray, "height width 3"]
 
 _BATCH = 256
-_BATCH_PIXELS = _BATCH * 224 * 224  # fewer photos of a larger size run at once
-# Likewise, of each core, whose cache holds the maps of so few: 64 photos of 60 x 45 take a ResNet-18 of width 32 on two
-# devices .77 of the time that 256 take on two, and .82 of that on eight; four of 224 x 224 take .62 of that of 64.
+_BATCH_PIXELS = _BATCH * 224 * 224  # A batch of larger photos has fewer of them.
+# On a CPU a core's cache should hold the feature maps. A ResNet-18 of width 32 needs 0.77 of the time for photos of
+# 60 x 45 in batches of 64 instead of 256 on two devices (0.82 on eight), and 0.62 of the time for photos of 224 x 224
+# in batches of 4 instead of 64.
 _CPU_CORE_PIXELS = 2 * 224 * 224
 
 
@@ -46,39 +48,42 @@ def load_model(path: str | Path) -> Predictor:
     """Loads a trained model.
 
     Args:
-        path: a model package, the workdir of a finished run, or the name of a model that comes with the library
-            ("small").
+        path: the name of a model that comes with the library ("small"), a model package, or the workdir of a finished
+            run.
 
     Raises:
-        UserError: it is none of these, or damaged.
+        UserError: there is no such model, or it is damaged.
     """
     return Predictor(load_package(find_model(path)))
 
 
 class Predictor:
-    """A model that is ready to predict. Batches are spread over the local devices.
+    """A model that is ready to predict. It spreads each batch over the local devices.
 
     Attributes:
-        dtype: in which the network is computed here, "float32" or "bfloat16".
+        package: what was loaded.
+        dtype: in which this machine computes the network, "float32" or "bfloat16".
     """
 
     def __init__(self, package: Package) -> None:
-        self._package = package
-        # What was trained in bfloat16 is computed in float32 where that is as fast: it has all of bfloat16.
+        self.package = package
+        # A model that was trained in bfloat16 is computed in float32 where float32 is as fast, because it is exact.
         self.dtype: str = package.model["dtype"] if computes_bfloat16_faster(training=False) else "float32"
         graph, _, _ = abstract_classifier({**package.model, "dtype": self.dtype})
         values = package.preprocessing
         mean, std, dtype = tuple(values["mean"]), tuple(values["std"]), jnp.dtype(self.dtype)
 
-        def forward(
-            params: Any, batch_stats: Any, images: jax.Array, flip: bool
-        ) -> tuple[dict[str, jax.Array], jax.Array, jax.Array, jax.Array, jax.Array]:
+        def forward(params: Any, batch_stats: Any, images: jax.Array, flip: bool) -> dict[str, Any]:
             network, pixels = merge_network(graph, params, batch_stats), normalize(images, mean, std, dtype)
             outputs = network(pixels, train=False)
-            every = mean_of_mirrored(network, pixels, outputs) if flip else outputs.logits
-            plan, pooled = package.embedding, outputs.features
-            embedding = pooled if plan is None else plan.embed(outputs.logits, pooled)
-            return every, pooled, mean_energy(outputs.logits), embedding, outputs.colour
+            plan = package.embedding
+            return {
+                "logits": mean_of_mirrored(network, pixels, outputs) if flip else outputs.logits,
+                "features": outputs.features,
+                "energies": mean_energy(outputs.logits),
+                "embeddings": outputs.features if plan is None else plan.embed(outputs.logits, outputs.features),
+                "colour_features": outputs.colour,
+            }
 
         devices = jax.local_devices()
         mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=devices)
@@ -86,7 +91,7 @@ class Predictor:
         self._forward = jax.jit(
             forward,
             in_shardings=(everywhere, everywhere, self._rows),
-            out_shardings=(self._rows,) * 5,
+            out_shardings=self._rows,
             static_argnums=3,
         )
         self._params = jax.device_put(package.params, everywhere)
@@ -95,72 +100,75 @@ class Predictor:
 
     @property
     def attributes(self) -> tuple[str, ...]:
-        """The heads, in their order."""
-        return tuple(self._package.vocabularies)
+        """The attributes that the model predicts, in the order of its heads."""
+        return tuple(self.package.vocabularies)
 
     @property
     def classes(self) -> dict[str, tuple[str, ...]]:
-        """Attribute -> class names in the order of the probabilities."""
-        return dict(self._package.vocabularies)
+        """Attribute -> names of its classes, in the order of the probabilities."""
+        return dict(self.package.vocabularies)
 
     @property
     def size(self) -> tuple[int, int]:
         """Height and width in pixels to which photos are fitted."""
-        return self._package.preprocessing["height"], self._package.preprocessing["width"]
-
-    @property
-    def embedding_size(self) -> int:
-        """Features of an embedding."""
-        plan = self._package.embedding
-        return self.num_features if plan is None else plan.size
+        return self.package.preprocessing["height"], self.package.preprocessing["width"]
 
     @property
     def num_features(self) -> int:
-        """Pooled features of the network."""
-        return num_features(self._package.model["depth"], self._package.model["width"])
+        """Size of the features that the backbone pools."""
+        return num_features(self.package.model["depth"], self.package.model["width"])
 
     @property
     def num_colour_features(self) -> int:
-        """What colour heads see besides the pooled features; 0 without such heads."""
-        return num_colour_features(self._package.model)
+        """Size of the features that colour heads see besides the pooled ones; 0 without colour heads."""
+        return num_colour_features(self.package.model)
+
+    @property
+    def embedding_size(self) -> int:
+        """Size of an embedding."""
+        return self.num_features if self.package.embedding is None else self.package.embedding.size
 
     @property
     def subspaces(self) -> dict[str, int]:
-        """Subspace of the embedding -> its features, in their order; empty where the package has none."""
-        plan = self._package.embedding
-        return {} if plan is None else plan.sizes
+        """Name of each subspace of the embedding -> its size, in order; empty where embeddings are the features."""
+        return {} if self.package.embedding is None else self.package.embedding.sizes
 
     @property
     def fingerprint(self) -> str:
-        """Of the package; models with equal ones make the same embeddings, to the digits of `dtype`."""
-        return self._package.fingerprint
-
-    @property
-    def package(self) -> Package:
-        """What was loaded."""
-        return self._package
-
-    @property
-    def preprocessing(self) -> dict[str, Any]:
-        """What happens to a photo: height and width (pixels) to which it is fitted, mean and std of RGB in [0, 1]."""
-        return dict(self._package.preprocessing)
-
-    @property
-    def _max_side(self) -> int:
-        return int(self._package.preprocessing["max_side"])
+        """Hash of the package. Models with the same fingerprint give the same embeddings, up to rounding."""
+        return self.package.fingerprint
 
     @property
     def batch_size(self) -> int:
-        """Photos that run at once at most: 256, fewer above 224 x 224 pixels; on a CPU what cores' caches hold."""
+        """Largest number of photos in a batch: 256, fewer for large photos or where a CPU's caches are small."""
         height, width = self.size
         pixels = _BATCH_PIXELS if on_accelerator() else _CPU_CORE_PIXELS * max(self._devices, num_cores())
         return self._round_up(max(1, min(_BATCH, pixels // (height * width))))
 
-    def read(self, photo: Photo) -> UInt8[np.ndarray, "height width 3"]:
-        """Repairs, decodes and fits one photo as training did.
+    def predict(self, photos: Sequence[Photo] | Photo, *, operating_point: str = "accuracy") -> list[Prediction]:
+        """Predicts the labels of photos.
 
         Args:
-            photo: a path, a file's bytes, a Pillow image, or uint8 RGB (height, width, 3).
+            photos: one photo or several, of any kind that `read` takes; an array (n, height, width, 3) is n photos.
+            operating_point: as `predict_arrays` takes it.
+
+        Returns:
+            For each photo, attribute -> (class, probability); `Prediction` says what else it holds.
+
+        Raises:
+            UserError: a photo that cannot be read, or an unknown operating point.
+        """
+        return name_labels(self.predict_arrays(self._read_all(photos), operating_point=operating_point), self.classes)
+
+    def embed(self, photos: Sequence[Photo] | Photo) -> Float32[np.ndarray, "n size"]:
+        """Returns the embeddings of photos, which are compared by their cosine. Takes the same photos as `predict`."""
+        return self.predict_arrays(self._read_all(photos), flip=False).embeddings
+
+    def read(self, photo: Photo) -> UInt8[np.ndarray, "height width 3"]:
+        """Repairs and decodes one photo and fits it to the model's size, as training did.
+
+        Args:
+            photo: a path, the bytes of a file, a Pillow image, or uint8 RGB (height, width, 3).
 
         Raises:
             UserError: the file does not exist, or is no usable photo.
@@ -172,7 +180,7 @@ class Predictor:
         where = str(photo) if isinstance(photo, (str, Path)) else "the photo"
         try:
             if isinstance(photo, Image.Image):
-                return letterbox(normalise_image(photo, self._max_side), *self.size)
+                return letterbox(normalise_image(photo, self.package.preprocessing["max_side"]), *self.size)
             data = photo if isinstance(photo, bytes) else Path(photo).read_bytes()
             return self.decode(data)
         except OSError as error:
@@ -181,8 +189,8 @@ class Predictor:
             raise UserError(f"{where} is not usable: {error}") from error
 
     def decode(self, data: bytes) -> UInt8[np.ndarray, "height width 3"]:
-        """Repairs, decodes and fits a photo's bytes; BadPhoto when it is not usable."""
-        sound, _ = normalise_photo(data, self._max_side)
+        """Does what `read` does for the bytes of a file; BadPhoto where they are no usable photo."""
+        sound, _ = normalise_photo(data, self.package.preprocessing["max_side"])
         return decode_photo(sound, *self.size)
 
     def predict_arrays(
@@ -193,22 +201,25 @@ class Predictor:
         flip: bool | None = None,
         operating_point: str = "accuracy",
     ) -> Outputs:
-        """Runs the model over photos of the model's size, in batches of one compiled shape.
+        """Runs the model on photos that have the model's size.
 
         Args:
             images: RGB.
-            whole_batches: pads few photos to `batch_size` too, so that calls of any number compile once.
-            flip: whether the probabilities are means over the photos and their mirror images; None: as the package
-                says. Embeddings are always those of the photos themselves.
-            operating_point: "accuracy", or "macro_f1" for labels with the best of it on validation rows, mostly by
-                rare classes that are said more often; the probabilities are the same.
+            whole_batches: whether few photos are padded to `batch_size`, so that calls of any number compile once.
+            flip: whether probabilities are means over each photo and its mirror image; None: as the package says.
+                Features and embeddings are always those of the photo itself.
+            operating_point: "accuracy", or "macro_f1" to predict rare classes more often: better macro-F1, slightly
+                lower accuracy. The probabilities are the same.
 
         Raises:
             UserError: another shape, dtype or operating point.
         """
-        images = self._check_images(images)
         self.check_operating_point(operating_point)
-        return self._decide(self.run_network(images, whole_batches=whole_batches, flip=flip), operating_point)
+        images, size = self._check_images(images), self.batch_size
+        # Without a photo, one empty batch gives arrays of the right shapes.
+        batches = (images[start : start + size] for start in range(0, max(len(images), 1), size))
+        parts = list(self._run(batches, whole_batches or len(images) > size, flip))
+        return self._decide(jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts), operating_point)
 
     def predict_batches(
         self,
@@ -218,13 +229,13 @@ class Predictor:
         flip: bool | None = None,
         operating_point: str = "accuracy",
     ) -> Iterator[Outputs]:
-        """Runs the model over batches as they come, each while the next one is read.
+        """Runs the model on batches one after the other, each while the next one is read.
 
         Args:
-            batches: of `batch_size` photos at most, as `predict_arrays` takes them.
-            whole_batches: see there.
-            flip: see there.
-            operating_point: see there.
+            batches: of at most `batch_size` photos, as `predict_arrays` takes them.
+            whole_batches: whether small batches are padded to `batch_size`, so that batches of any size compile once.
+            flip: as in `predict_arrays`.
+            operating_point: as in `predict_arrays`.
 
         Yields:
             The outputs of each batch, in order.
@@ -233,18 +244,8 @@ class Predictor:
             UserError: another shape, dtype or operating point, or too many photos.
         """
         self.check_operating_point(operating_point)
-        for said in self._run(map(self._check_images, batches), whole_batches, flip):
-            yield self._decide(said, operating_point)
-
-    def run_network(
-        self, images: UInt8[np.ndarray, "n height width 3"], *, whole_batches: bool = False, flip: bool | None = None
-    ) -> NetworkOutputs:
-        """Returns what the network itself says of sound photos, uint8 RGB of the model's size."""
-        size = self.batch_size
-        batches = (images[start : start + size] for start in range(0, len(images), size))
-        parts = list(self._run(batches, whole_batches or len(images) > size, flip))
-        classes = {name: len(names) for name, names in self.classes.items()}
-        return join_outputs(parts, classes, self.num_features, self.embedding_size, self.num_colour_features)
+        for outputs in self._run(map(self._check_images, batches), whole_batches, flip):
+            yield self._decide(outputs, operating_point)
 
     def _check_images(self, images: np.ndarray) -> np.ndarray:
         images = np.asarray(images)
@@ -252,38 +253,35 @@ class Predictor:
             raise UserError(f"photos must be uint8 {('n', *self.size, 3)}, not {images.dtype} {images.shape}")
         return images
 
-    def _decide(self, said: NetworkOutputs, operating_point: str) -> Outputs:
+    def _decide(self, outputs: dict[str, Any], operating_point: str) -> Outputs:
+        logits = {name: outputs["logits"][name] for name in self.attributes}  # JAX sorts a dictionary by name.
         with one_blas_thread():
-            return decide(
-                self._package.decision,
-                said.logits,
-                said.features,
-                said.energies,
-                operating_point,
-                embeddings=said.embeddings,
-            )
+            decided = decide(self.package.decision, logits, outputs["features"], outputs["energies"], operating_point)
+        return dataclasses.replace(
+            decided, embeddings=outputs["embeddings"], colour_features=outputs["colour_features"]
+        )
 
     def check_operating_point(self, name: str) -> None:
-        """Raises UserError unless the package can predict at an operating point."""
+        """Raises UserError where the package cannot predict at an operating point."""
         if name not in OPERATING_POINTS:
             known = ", ".join(OPERATING_POINTS)
             raise UserError(f"there is no operating point {name!r}{nearest(name, OPERATING_POINTS)}; use {known}")
-        if name != OPERATING_POINTS[0] and self._package.decision is None:
+        if name != OPERATING_POINTS[0] and self.package.decision is None:
             raise UserError(
-                f"{self._package.folder} has no decision.json, so it cannot predict at the operating point {name!r}; "
-                "it was made by an earlier version or without validation rows: train again with the same command"
+                f"{self.package.folder} has no decision.json, so it cannot predict at the operating point {name!r}; "
+                "it was trained without validation rows: train again with some"
             )
 
     def _round_up(self, count: int) -> int:
         return -(-count // self._devices) * self._devices
 
-    def _run(self, batches: Iterable[np.ndarray], whole_batches: bool, flip: bool | None) -> Iterator[NetworkOutputs]:
-        flip = self.preprocessing["test_time_flip"] if flip is None else flip
-        before: tuple[int, Any] | None = None  # the batch that runs while the next one is prepared
+    def _run(self, batches: Iterable[np.ndarray], whole_batches: bool, flip: bool | None) -> Iterator[dict[str, Any]]:
+        flip = self.package.preprocessing["test_time_flip"] if flip is None else flip
+        before: tuple[int, Any] | None = None  # The devices compute it while the next batch is read.
         for images in batches:
             if len(images) > self.batch_size:
                 raise UserError(f"a batch must have {self.batch_size} photos at most, not {len(images)}")
-            # Few photos take a batch of their own size, rounded up to a power of two: few shapes are ever compiled.
+            # A small batch is padded to a power of two, so that only few shapes are compiled.
             few = self._round_up(1 << max(len(images) - 1, 0).bit_length())
             size = self.batch_size if whole_batches else min(few, self.batch_size)
             padded = np.concatenate([images, np.zeros((size - len(images), *images.shape[1:]), np.uint8)])
@@ -294,29 +292,6 @@ class Predictor:
         if before is not None:
             yield _fetch(*before)
 
-    def predict(self, photos: Sequence[Photo] | Photo, *, operating_point: str = "accuracy") -> list[Prediction]:
-        """Labels photos.
-
-        Args:
-            photos: one or several, of any of the kinds that `read` takes; an array (n, height, width, 3) is n photos.
-            operating_point: as `predict_arrays` takes it.
-
-        Returns:
-            Per photo, attribute -> (class, probability), with what `Prediction` holds beside it.
-
-        Raises:
-            UserError: a photo that cannot be read, or no such operating point.
-        """
-        return self.name_labels(self.predict_arrays(self._read_all(photos), operating_point=operating_point))
-
-    def embed(self, photos: Sequence[Photo] | Photo) -> Float32[np.ndarray, "n features"]:
-        """Returns the embeddings of photos, which are compared by their cosine; takes what `predict` takes."""
-        return self.predict_arrays(self._read_all(photos), flip=False).embeddings
-
-    def name_labels(self, outputs: Outputs) -> list[Prediction]:
-        """Returns per photo, attribute -> (the class that is said, its probability)."""
-        return name_labels(outputs, self._package.vocabularies)
-
     def _read_all(self, photos: Sequence[Photo] | Photo) -> np.ndarray:
         single = isinstance(photos, (str, Path, bytes, Image.Image)) or (
             isinstance(photos, np.ndarray) and photos.ndim == 3
@@ -325,6 +300,7 @@ class Predictor:
         return np.stack(images) if images else np.empty((0, *self.size, 3), np.uint8)
 
 
-def _fetch(count: int, result: Any) -> NetworkOutputs:
-    """Waits for a batch and returns its first rows, without those that filled it up."""
-    return NetworkOutputs(*jax.tree.map(lambda array: array[:count], jax.device_get(result)))
+def _fetch(count: int, result: dict[str, Any]) -> dict[str, Any]:
+    """Waits for a batch and returns its first rows, without the padding."""
+    found: dict[str, Any] = jax.tree.map(lambda array: array[:count], jax.device_get(result))
+    return found

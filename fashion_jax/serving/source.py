@@ -1,19 +1,19 @@
-"""What prediction and embedding of a whole source share: reading ahead, batching, and what is left out."""
+"""Runs a model on photos one after the other, and on all products of a source."""
 
 from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from fashion_jax.data.catalog import Catalog, Product, Rejected, open_catalog
-from fashion_jax.data.parallel import RawPhoto, map_photos
+from fashion_jax.data.parallel import map_photos
 from fashion_jax.data.photos import BadPhoto
 from fashion_jax.data.prepare import format_quarantine
 from fashion_jax.data.schema import Schema
@@ -23,12 +23,71 @@ from fashion_jax.system import files
 from fashion_jax.system.errors import UserError
 from fashion_jax.system.progress import progress_bar
 
+K = TypeVar("K")
+
+
+def predict_photos(
+    model: Predictor,
+    photos: Iterator[tuple[K, bytes | BadPhoto]],
+    *,
+    decode: Callable[[bytes], np.ndarray],
+    reject: Callable[[K, BadPhoto], None] = lambda name, error: None,
+    whole_batches: bool = False,
+    flip: bool | None = None,
+    operating_point: str = "accuracy",
+) -> Iterator[tuple[list[K], Outputs]]:
+    """Runs a model on photos in batches, while threads decode the next ones.
+
+    Args:
+        model: the model.
+        photos: pairs of a name and the bytes of a photo, or the reason why it could not be read.
+        decode: makes uint8 RGB of the model's size from bytes, or raises BadPhoto; runs in threads.
+        reject: is called with each photo that cannot be used.
+        whole_batches: as `Predictor.predict_batches` takes it, and so are `flip` and `operating_point`.
+        flip: whether probabilities are means over a photo and its mirror image; None: as the package says.
+        operating_point: "accuracy" or "macro_f1".
+
+    Yields:
+        The names of a batch's photos and their outputs, in the order of `photos`.
+    """
+
+    def work(photo: tuple[K, bytes | BadPhoto]) -> tuple[K, np.ndarray | BadPhoto]:
+        name, data = photo
+        if isinstance(data, BadPhoto):
+            return name, data
+        try:
+            return name, decode(data)
+        except BadPhoto as error:
+            return name, error
+
+    decoded = map_photos(work, photos)
+    running: deque[list[K]] = deque()  # names of the batches that the model has been given
+
+    def read_batches() -> Iterator[np.ndarray]:
+        while batch := list(islice(decoded, model.batch_size)):
+            names, images = [], []
+            for name, image in batch:
+                if isinstance(image, BadPhoto):
+                    reject(name, image)
+                else:
+                    names.append(name)
+                    images.append(image)
+            if images:
+                running.append(names)
+                yield np.stack(images)
+
+    with closing(decoded):
+        for outputs in model.predict_batches(
+            read_batches(), whole_batches=whole_batches, flip=flip, operating_point=operating_point
+        ):
+            yield running.popleft(), outputs
+
 
 class SourceRun:
-    """One pass of a model over a catalogue.
+    """One pass of a model over the products of a source.
 
     Attributes:
-        catalog: whose products are run over; its rejected rows grow as photos turn out bad.
+        catalog: the products; its rejected rows grow as photos turn out to be unusable.
         out: the file that will be written, links followed.
     """
 
@@ -46,13 +105,13 @@ class SourceRun:
         """Reads the table.
 
         Args:
-            model: that runs over it.
+            model: the model.
             source: as `open_catalog` takes it.
-            out: the file that will be written; checked before the work, which may take hours.
+            out: the file that will be written. It is checked before the work, which may take hours.
             schema: how to read the table; None: known or inferred.
             progress: whether to show a bar.
             flip: as `Predictor.predict_arrays` takes it.
-            operating_point: likewise.
+            operating_point: as `Predictor.predict_arrays` takes it.
 
         Raises:
             UserError: the source cannot be read or holds no usable row, `out` cannot be written, or the package has no
@@ -60,41 +119,38 @@ class SourceRun:
         """
         model.check_operating_point(operating_point)
         self._model, self._source, self._progress = model, source, progress
-        self._how: dict[str, Any] = {"flip": flip, "operating_point": operating_point}
+        self._options: dict[str, Any] = {"flip": flip, "operating_point": operating_point}
         self.out = Path(out).resolve()
         _check_out(self.out, Path(source))
         self.catalog: Catalog = open_catalog(source, schema, labelled=False)
         self._check_enough(len(self.catalog.products))
 
     def batches(self, done: Collection[int] = ()) -> Iterator[tuple[list[Product], Outputs]]:
-        """Yields the usable products with the model's outputs, in the order that the source reads fastest.
+        """Yields products with the model's outputs, in the order in which the source is read fastest.
 
         Args:
-            done: rows that are left out, since an earlier run has seen to them.
+            done: rows to leave out because an earlier run computed them.
 
         Raises:
-            UserError: at the end, when no photo was usable.
+            UserError: at the end, where no photo was usable.
         """
         left = [p for p in self.catalog.products if p.row not in done] if done else self.catalog.products
         count, usable = len(self.catalog.products), len(done)
         bar = progress_bar(count, "predicting", show=self._progress, unit="photo", initial=count - len(left))
-        decoded = map_photos(self._decode, self.catalog.iter_photos(left))
-        running: deque[list[Product]] = deque()  # the products of batches that the model has been given
 
-        def read_batches() -> Iterator[np.ndarray]:
-            while batch := list(islice(decoded, self._model.batch_size)):
-                good = [(p, image) for p, image in batch if not isinstance(image, BadPhoto)]
-                bad = [Rejected(p.row, p.id, str(image)) for p, image in batch if isinstance(image, BadPhoto)]
-                self.catalog.rejected += bad
-                bar.update(len(bad))
-                if good:
-                    running.append([p for p, _ in good])
-                    yield np.stack([image for _, image in good])
+        def reject(product: Product, error: BadPhoto) -> None:
+            self.catalog.rejected.append(Rejected(product.row, product.id, str(error)))
+            bar.update()
 
-        many = count > self._model.batch_size
-        with bar, closing(decoded):
-            for outputs in self._model.predict_batches(read_batches(), whole_batches=many, **self._how):
-                products = running.popleft()
+        with bar:
+            for products, outputs in predict_photos(
+                self._model,
+                self.catalog.iter_photos(left),
+                decode=self._model.decode,
+                reject=reject,
+                whole_batches=count > self._model.batch_size,
+                **self._options,
+            ):
                 usable += len(products)
                 yield products, outputs
                 bar.update(len(products))
@@ -105,17 +161,8 @@ class SourceRun:
             examples = "; ".join(f"row {r.row} (id {r.id!r}): {r.reason}" for r in self.catalog.rejected[:3])
             raise UserError(f"no row of {self._source} is usable: {examples or 'it has none'}")
 
-    def _decode(self, photo: RawPhoto) -> tuple[Product, np.ndarray | BadPhoto]:
-        product, data = photo
-        if isinstance(data, BadPhoto):
-            return product, data
-        try:
-            return product, self._model.decode(data)
-        except BadPhoto as error:
-            return product, error
-
     def write_quarantine(self) -> str:
-        """Writes `<out>.quarantine.csv` where rows were left out, and returns a sentence about them."""
+        """Writes `<out>.quarantine.csv` where rows were left out; returns a sentence about them."""
         path = self.out.with_name(self.out.name + ".quarantine.csv")
         rejected = sorted(self.catalog.rejected, key=lambda item: item.row)
         if not rejected:
@@ -131,11 +178,13 @@ def _check_out(out: Path, source: Path) -> None:
     if out.exists() and not out.is_file():
         raise UserError(f"{out} is no regular file; give the name of a file to write")
     if source.is_dir() and out.is_relative_to(source.resolve()) and out.name.lower().endswith(TABLE_SUFFIXES):
-        raise UserError(f"{out} lies in the source, whose table it would be the next time; give a place outside of it")
+        raise UserError(
+            f"{out} lies in the source, and would be read as its table the next time; give a place outside of it"
+        )
     if out.exists() and source.exists() and out.samefile(source):
         raise UserError(f"{out} is the source itself; give another --out")
     folder = next(parent for parent in out.parents if parent.exists())
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise UserError(f"the folder {folder} cannot be written; choose another place for {out.name}")
-    if len(os.fsencode(out.name)) > 200:  # 255 with what is added to it on the way
+    if len(os.fsencode(out.name)) > 200:  # File systems allow 255, and temporary names are longer.
         raise UserError(f"the name {out.name[:40]}... is too long; give a shorter one")

@@ -1,4 +1,4 @@
-"""Trained packages that come with the library, and how a package is made small enough to be one of them."""
+"""Finds the trained packages that come with the library, and stores a package in half precision."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def zoo_models() -> tuple[str, ...]:
 
 
 def find_model(path: str | Path) -> Path:
-    """Returns the folder of a package: `path` itself, or the library's own of that name where there is no such path."""
+    """Returns `path` where it exists, else the folder of the library's package of that name, if there is one."""
     given = Path(path)
     if not given.exists() and given.parent == Path() and given.name in zoo_models():
         return ZOO / given.name
@@ -29,10 +29,10 @@ def find_model(path: str | Path) -> Path:
 
 
 def halve_package(source: str | Path, out: str | Path) -> int:
-    """Writes a package again with kernels in float16, and returns the size of its weights in bytes.
+    """Writes a copy of a package with kernels in float16, and returns the size of its weights in bytes.
 
-    Biases, batch norm and whatever float16 does not hold stay in float32: they are few, and small variances would lose
-    their digits. Labels and decisions stay as they are.
+    Biases, batch norm and values that are too large for float16 stay in float32: they are few, and small variances
+    would lose their digits. Labels and decisions stay the same.
 
     Args:
         source: a package, or a workdir.
@@ -44,7 +44,7 @@ def halve_package(source: str | Path, out: str | Path) -> int:
     """
     package = load_package(source)
     if Path(out).exists() and not (Path(out) / "weights.safetensors").is_file():
-        raise UserError(f"{out} is there and no model package; choose another folder")
+        raise UserError(f"{out} exists and is no model package; choose another folder")
     tensors = safetensors.numpy.load_file(package.folder / "weights.safetensors")
     halved = {name: _halve(tensor) for name, tensor in tensors.items()}
     config = json.loads((package.folder / "config.json").read_text(encoding="utf-8"))

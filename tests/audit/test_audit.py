@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 
 from drawn_products import make_tiny_config, write_products
 from fashion_jax.audit import audit as audit_module
-from fashion_jax.audit import judges as out_of_fold
+from fashion_jax.audit import judges
 from fashion_jax.audit.audit import COLUMNS, audit
 from fashion_jax.audit.evidence import (
     confident_learning,
@@ -22,9 +22,9 @@ from fashion_jax.audit.evidence import (
     impossible_combinations,
     weigh_evidence,
 )
-from fashion_jax.audit.judges import group_folds, linear_probabilities, neighbour_probabilities, num_fits
+from fashion_jax.audit.judges import group_folds, linear_probabilities
 from fashion_jax.audit.page import Card, write_page
-from fashion_jax.audit.photos import ask_network
+from fashion_jax.audit.photos import average_with_network, find_new_rows, run_network
 from fashion_jax.cli import main
 from fashion_jax.data.loader import ResidentPhotos
 from fashion_jax.data.prepare import prepare
@@ -45,8 +45,8 @@ def separable(count: int = 600, seed: int = 0):
     sort = rng.integers(4, size=count)[groups]
     labels = np.stack([kind, sort, kind // 2], 1).astype(np.int32)
     centres = np.eye(7, 16) * 4
-    embeddings = centres[kind] + centres[3 + sort] + rng.normal(0, 0.5, (count, 16))
-    return embeddings.astype(np.float32), labels, groups
+    features = centres[kind] + centres[3 + sort] + rng.normal(0, 0.5, (count, 16))
+    return features.astype(np.float32), labels, groups
 
 
 def plant(labels: np.ndarray, rate: float, seed: int = 1):
@@ -57,23 +57,19 @@ def plant(labels: np.ndarray, rate: float, seed: int = 1):
     return np.where(wrong, moved, labels).astype(np.int32), wrong
 
 
-def judge(embeddings, labels, groups, how="linear"):
-    if how == "neighbours":
-        return neighbour_probabilities(embeddings, labels, SIZES, groups)
-    return linear_probabilities(embeddings, labels, SIZES, group_folds(groups, 5))
+def judge(features, labels, groups):
+    return linear_probabilities(features, labels, SIZES, group_folds(groups, 5))
 
 
-@pytest.mark.parametrize("how", ["linear", "neighbours"])
-def test_clean_labels_yield_no_findings(how):
-    embeddings, labels, groups = separable()
-    assert find_wrong_labels(judge(embeddings, labels, groups, how), labels, groups, VOCABULARIES) == []
+def test_clean_labels_yield_no_findings():
+    features, labels, groups = separable()
+    assert find_wrong_labels(judge(features, labels, groups), labels, groups, VOCABULARIES) == []
 
 
-@pytest.mark.parametrize("how", ["linear", "neighbours"])
-def test_planted_errors_are_found_first_and_in_order(how):
-    embeddings, clean, groups = separable()
+def test_planted_errors_are_found_first_and_in_order():
+    features, clean, groups = separable()
     labels, wrong = plant(clean, 0.05)
-    findings = find_wrong_labels(judge(embeddings, labels, groups, how), labels, groups, VOCABULARIES)
+    findings = find_wrong_labels(judge(features, labels, groups), labels, groups, VOCABULARIES)
     assert [f.score for f in findings] == sorted((f.score for f in findings), reverse=True)
     for place, name in enumerate(VOCABULARIES):
         own = [f for f in findings if f.attribute == name]
@@ -87,20 +83,20 @@ def test_planted_errors_are_found_first_and_in_order(how):
 
 
 def test_missing_labels_are_no_findings_and_do_no_harm():
-    embeddings, clean, groups = separable()
+    features, clean, groups = separable()
     labels, wrong = plant(clean, 0.05)
     labels[::7, 0] = -1
     labels[:, 2] = -1
-    findings = find_wrong_labels(judge(embeddings, labels, groups), labels, groups, VOCABULARIES)
+    findings = find_wrong_labels(judge(features, labels, groups), labels, groups, VOCABULARIES)
     assert all(labels[f.row, list(VOCABULARIES).index(f.attribute)] >= 0 for f in findings)
     n = int((wrong[:, 0] & (labels[:, 0] >= 0)).sum())
     assert np.mean([wrong[f.row, 0] for f in findings if f.attribute == "kind"][:n]) >= 0.9
 
 
 def test_only_what_is_asked_for_is_audited():
-    embeddings, clean, groups = separable()
+    features, clean, groups = separable()
     labels, _ = plant(clean, 0.05)
-    findings = find_wrong_labels(judge(embeddings, labels, groups), labels, groups, VOCABULARIES, ["sort"])
+    findings = find_wrong_labels(judge(features, labels, groups), labels, groups, VOCABULARIES, ["sort"])
     assert {f.attribute for f in findings} == {"sort"}
 
 
@@ -112,27 +108,25 @@ def test_folds_hold_whole_groups_and_are_of_one_size():
     assert not np.array_equal(folds, group_folds(groups, 5, seed=1))
 
 
-@pytest.mark.parametrize("how", ["linear", "neighbours"])
-def test_nobody_is_judged_by_his_own_label_or_his_twins(how, monkeypatch):
-    monkeypatch.setattr(out_of_fold, "PENALTIES", (1e-2,))  # a choice among several looks at the first fold's labels
-    embeddings, labels, groups = separable(200)
+def test_nobody_is_judged_by_his_own_label_or_his_twins(monkeypatch):
+    monkeypatch.setattr(judges, "PENALTIES", (1e-2,))  # a choice among several looks at the first fold's labels
+    features, labels, groups = separable(200)
     changed = labels.copy()
     changed[[10, 11]] = (labels[[10, 11]] + 1) % np.array(SIZES)
-    before, after = judge(embeddings, labels, groups, how), judge(embeddings, changed, groups, how)
+    before, after = judge(features, labels, groups), judge(features, changed, groups)
     for place in range(3):
         assert np.array_equal(before[place][[10, 11]], after[place][[10, 11]])
     assert any(not np.array_equal(a, b) for a, b in zip(before, after, strict=True))  # others do see it
 
 
 def test_linear_judges_are_logistic_regressions(monkeypatch):
-    monkeypatch.setattr(out_of_fold, "PENALTIES", (1e-2,))
-    embeddings, clean, groups = separable(400)
+    monkeypatch.setattr(judges, "PENALTIES", (1e-2,))
+    features, clean, groups = separable(400)
     labels, _ = plant(clean, 0.1)
     labels[::9, 1] = -1
-    folds, calls = group_folds(groups, 4), []
-    ours = linear_probabilities(embeddings, labels, SIZES, folds, done=lambda: calls.append(1))
-    assert len(calls) == num_fits(4) == 4
-    features = (embeddings - embeddings.mean(0)) / embeddings.std(0)
+    folds = group_folds(groups, 4)
+    ours = linear_probabilities(features, labels, SIZES, folds)
+    features = (features - features.mean(0)) / features.std(0)
     for place in range(3):
         for fold in range(4):
             fit = (folds != fold) & (labels[:, place] >= 0)
@@ -347,17 +341,27 @@ def test_a_persons_decisions_are_not_written_over(audited, shop, trained, tmp_pa
         audit(trained, shop, tmp_path / "out", num_folds=4, progress=False)
 
 
-def test_embeddings_are_not_computed_twice(audited, shop, trained, tmp_path, monkeypatch):
+def test_what_the_network_computed_is_kept(audited, shop, trained, tmp_path, monkeypatch):
     shutil.copytree(audited, tmp_path / "out")
-    monkeypatch.setattr(audit_module.Predictor, "run_network", None)
+    monkeypatch.setattr(audit_module.Predictor, "predict_batches", None)
     audit(trained, shop, tmp_path / "out", num_folds=4, progress=False)
-    for shard in (tmp_path / "out" / "embeddings").iterdir():
+    for shard in (tmp_path / "out" / "photos").iterdir():
         shard.write_bytes(b"torn")
     with pytest.raises(TypeError):
         audit(trained, shop, tmp_path / "out", num_folds=4, progress=False)
 
 
-def test_the_network_is_asked_about_products_that_are_new_to_it(audited, trained, tmp_path, monkeypatch):
+def test_a_photo_that_cannot_be_decoded_has_no_features(audited, trained, tmp_path, monkeypatch):
+    prepared, network = open_prepared(audited / "records"), audit_module.load_model(trained)
+    read = type(prepared).read_photo
+    monkeypatch.setattr(type(prepared), "read_photo", lambda self, row: b"none" if row == 5 else read(self, row))
+    outputs = run_network(network, prepared, np.arange(len(prepared)) < 9, tmp_path, progress=False)
+    assert np.flatnonzero(np.isnan(outputs.features).any(1)).tolist() == [5]
+    own = outputs.probabilities["colour"]
+    assert np.flatnonzero(np.isfinite(own).all(1)).tolist() == [0, 1, 2, 3, 4, 6, 7, 8]
+
+
+def test_the_network_counts_for_products_that_are_new_to_it(audited, trained, tmp_path, monkeypatch):
     seen = []
 
     def keep(probabilities, *rest, **options):
@@ -365,10 +369,9 @@ def test_the_network_is_asked_about_products_that_are_new_to_it(audited, trained
         return find_wrong_labels(probabilities, *rest, **options)
 
     monkeypatch.setattr(audit_module, "find_wrong_labels", keep)
-    for model in (trained, trained / "package"):  # which does not know what it was trained on
-        shutil.copytree(audited / "embeddings", tmp_path / model.name / "embeddings")
+    for model in (trained, trained / "package"):  # The package does not know what it was trained on.
         audit(model, audited / "records", tmp_path / model.name, num_folds=4, progress=False)
-    asked, judged = seen
+    averaged, judged = seen
     prepared, network = open_prepared(audited / "records"), audit_module.load_model(trained)
     new = ~np.isin(prepared.groups, prepared.groups[np.isin(prepared.ids, sorted(trained_on(trained)))])
     assert 20 < new.sum() < 0.5 * len(prepared)
@@ -376,48 +379,45 @@ def test_the_network_is_asked_about_products_that_are_new_to_it(audited, trained
         ResidentPhotos(prepared, np.arange(len(prepared)), *network.size, progress=False).images
     )
     for column, name in enumerate(prepared.attributes):
-        assert np.array_equal(asked[column][~new], judged[column][~new])
+        np.testing.assert_allclose(averaged[column][~new], judged[column][~new], atol=1e-5)
         mean = (judged[column] + own.probabilities[name]) / 2
-        np.testing.assert_allclose(asked[column][new], mean[new], atol=1e-5)
+        np.testing.assert_allclose(averaged[column][new], mean[new], atol=1e-4)
 
 
-def test_a_head_that_lacks_a_class_is_not_asked(audited, trained, tmp_path):
+def test_a_head_that_lacks_a_class_does_not_count(audited, trained, tmp_path):
     prepared, network = open_prepared(audited / "records"), audit_module.load_model(trained)
     (kind, sizes), (colour, _) = list(prepared.vocabularies.items())
     classes = {kind: ("another", *sizes[1:]), colour: prepared.vocabularies[colour]}
     even = [np.full((len(prepared), len(names)), 1 / len(names), np.float32) for names in classes.values()]
     strange = dataclasses.replace(prepared, vocabularies=classes)
-    asked = ask_network(network, strange, {str(prepared.ids[0])}, even, tmp_path, progress=False)
-    assert np.array_equal(asked[0], even[0]) and not np.array_equal(asked[1], even[1])
-    np.testing.assert_allclose(asked[1].sum(1), 1, atol=1e-5)
-    assert ask_network(network, prepared, set(), even, tmp_path, progress=False) is even
-    # Without a column of ids a product may have another's.
+    new = find_new_rows(strange, {str(prepared.ids[0])})
+    outputs = run_network(network, strange, new, tmp_path, progress=False)
+    averaged = average_with_network(even, outputs, strange, network)
+    assert np.array_equal(averaged[0], even[0]) and not np.array_equal(averaged[1], even[1])
+    np.testing.assert_allclose(averaged[1].sum(1), 1, atol=1e-5)
+
+
+def test_without_known_ids_no_row_is_new(audited):
+    prepared = open_prepared(audited / "records")
+    first = {str(prepared.ids[0])}
+    assert find_new_rows(prepared, first).any()
+    # Without a column of ids, a product may have the number of another one.
     nameless = dataclasses.replace(prepared, schema=dataclasses.replace(prepared.schema, id_column=""))
-    assert ask_network(network, nameless, {str(prepared.ids[0])}, even, tmp_path, progress=False) is even
+    assert not any(find_new_rows(*given).any() for given in ((prepared, set()), (prepared, None), (nameless, first)))
 
 
 @pytest.mark.parametrize(
     ("options", "fault"),
     [
         ({"attributes": ("color",)}, "no attribute 'color'; did you mean 'colour'"),
-        ({"num_folds": 1}, "--folds=1 is not between 2"),
-        ({"num_folds": 500}, "--folds=500 is not between 2"),
-        ({"judge": "oracle"}, "none of linear, neighbours, retrain"),
-        ({"describe_by": "titles"}, "features or embeddings, not by 'titles'"),
-        ({"corrections": "absent.csv"}, "corrections can be applied"),
-        ({"judge": "retrain"}, "give the catalogue itself"),
-        ({"judge": "retrain", "describe_by": "embeddings"}, "leave --describe-by out"),
+        ({"num_folds": 1}, "--folds=1"),
+        ({"num_folds": 500}, "--folds=500"),
+        ({"corrections": "absent.csv"}, "prepared already"),
     ],
 )
 def test_what_cannot_be_is_refused(audited, trained, tmp_path, options, fault):
     with pytest.raises(UserError, match=fault):
         audit(trained, audited / "records", tmp_path, progress=False, **options)
-
-
-def test_retraining_judges_by_heads_that_there_are(shop, trained, tmp_path, monkeypatch):
-    monkeypatch.setattr(audit_module.Predictor, "attributes", ("kind",))
-    with pytest.raises(UserError, match="has none for 'colour'"):
-        audit(trained, shop, tmp_path / "out", attributes=("colour",), judge="retrain", progress=False)
 
 
 def test_findings_are_not_written_into_the_source(audited, trained, tmp_path):
@@ -427,26 +427,12 @@ def test_findings_are_not_written_into_the_source(audited, trained, tmp_path):
 
 
 def test_a_class_of_one_row_does_no_harm():
-    embeddings, labels, groups = separable(200)
+    features, labels, groups = separable(200)
     labels[:, 2] = 0
     labels[0, 0], labels[1, 1] = 2, -1
     vocabularies = {"kind": ("bag", "hat", "shoe", "lone"), "sort": VOCABULARIES["sort"], "part": ("above", "below")}
     labels[5, 0] = 3
-    shares = linear_probabilities(embeddings, labels, [4, 4, 2], group_folds(groups, 5))
+    shares = linear_probabilities(features, labels, [4, 4, 2], group_folds(groups, 5))
     findings = find_wrong_labels(shares, labels, groups, vocabularies)
     assert (findings[0].row, findings[0].attribute) == (5, "kind")
     assert all(np.isfinite(f.score) for f in findings) and not any(f.attribute == "part" for f in findings)
-
-
-def test_retraining_judges_every_row_by_a_network_that_did_not_see_it(shop, trained, tmp_path):
-    result = audit(trained, shop, tmp_path / "out", num_folds=2, judge="retrain", progress=False)
-    sides = []
-    for number in range(2):
-        (run,) = (tmp_path / "out" / "folds").glob(f"fold_{number}_*")
-        records = open_prepared(run / "records")
-        sides.append(set(records.ids[records.indices("test")].tolist()))
-        assert len(records.indices("validation"))
-    assert not sides[0] & sides[1]
-    assert sides[0] | sides[1] == set(result.prepared.ids.tolist())
-    colours = [f for f in result.findings if f.attribute == "colour"]
-    assert all(0 <= f.score <= 1 and f.given != f.suggested for f in colours)

@@ -458,8 +458,9 @@ def test_a_package_says_what_its_embeddings_are_made_of(tmp_path, network):
     assert model.embedding_size == 13 and model.num_features == 32
     assert model.subspaces == {"kind": 3, "colour, or hue": 4, "appearance": 6}
     images = photos(5)
-    plain = model.run_network(images, flip=False)
-    wanted = np.asarray(plan.embed(plain.logits, plain.features, {}))
+    plain = model.predict_arrays(images, flip=False)
+    logits = {name: np.log(values) for name, values in plain.probabilities.items()}
+    wanted = np.asarray(plan.embed(logits, plain.features))
     for found in (model.embed(images), model.predict_arrays(images).embeddings, plain.embeddings):
         np.testing.assert_allclose(found, wanted, atol=1e-6)  # also where labels are of photos and mirror images
     np.testing.assert_allclose(model.predict_arrays(images).features, plain.features, atol=1e-5)
