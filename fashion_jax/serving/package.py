@@ -54,7 +54,7 @@ class Package:
         params: nested parameters.
         batch_stats: nested batch statistics.
         fingerprint: equal fingerprints make equal embeddings and predictions, up to rounding, which machines differ in.
-        decision: what was fitted on validation rows; None in packages of before it was there.
+        decision: what was fitted on validation rows; None without them.
         embedding: what embeddings are made of; None where they are the pooled features.
     """
 
@@ -105,7 +105,7 @@ def write_package(
     config = {
         "format": FORMAT,
         "library": f"fashion-jax {_version()}",
-        "model": dict(model),
+        "model": dataclasses.asdict(Architecture(**model)),
         "num_features": features,
         "preprocessing": dict(preprocessing),
         "digests": {name: _digest(content) for name, content in contents.items()},
@@ -145,7 +145,6 @@ def load_package(path: str | Path) -> Package:
         extra = config.get("extra", {})
         if not isinstance(extra, dict):
             raise UserError(f"{folder / 'config.json'}: extra is no JSON object")
-        # As they stand in the file: what a later version adds as a default makes no other model.
         about = json.dumps([config["digests"], config["model"], config["preprocessing"]], sort_keys=True)
         fingerprint = _digest(about.encode())[:32]
         network = (params, batch_stats, fingerprint)
@@ -237,7 +236,6 @@ def _check_model(folder: Path, model: dict[str, Any], features: int) -> dict[str
 def _check_preprocessing(folder: Path, values: dict[str, Any]) -> dict[str, Any]:
     sizes_sound = all(type(values[k]) is int and 8 <= values[k] <= 4096 for k in ("height", "width", "max_side"))
     # An unknown setting would change photos in a way that this version does not know of.
-    values = {"test_time_flip": False, **values}  # packages of before it was there
     known = values.keys() == {"height", "width", "max_side", "mean", "std", "test_time_flip"}
     if not (
         known

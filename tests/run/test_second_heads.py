@@ -20,6 +20,7 @@ from fashion_jax.data.schema import MISSING
 from fashion_jax.models.pretrained import load_pretrained
 from fashion_jax.run import second_heads
 from fashion_jax.run import train as experiment
+from fashion_jax.run.finish import package_outputs
 from fashion_jax.run.resolve import resolve
 from fashion_jax.run.second_heads import choose_weight, fit_second_heads, restore_second_heads
 from fashion_jax.run.session import Session
@@ -110,7 +111,7 @@ def test_the_package_predicts_what_was_scored(run, prepared):
     assert model.package.model["second_heads"] == ["colour"]
     photos = np.stack([decode_photo(prepared.read_photo(int(row)), *model.size) for row in result.test.rows])
     found = model.predict_arrays(photos).probabilities
-    for name, wanted in scoring.package_outputs(result.test, model.package.decision).probabilities.items():
+    for name, wanted in package_outputs(result.test, model.package.decision).probabilities.items():
         np.testing.assert_allclose(found[name], wanted, atol=1e-3)
 
 

@@ -341,7 +341,7 @@ def test_other_bad_input(shop, run, tmp_path):
 def test_an_embedding_run_that_was_stopped_goes_on(shop, tmp_path, monkeypatch):
     model, table = load_model(shop / "run"), shop / "shop/products.csv"
     embed_source(model, table, tmp_path / "whole.npz", progress=False)
-    monkeypatch.setattr(embed_module, "_SHARD_ROWS", 40)
+    monkeypatch.setattr(embed_module, "SHARD_ROWS", 40)
     monkeypatch.setattr(type(model), "batch_size", 32)
     real, calls = type(model).predict_batches, []
 

@@ -30,9 +30,16 @@ def package(tmp_path_factory) -> Path:
         weights={"/".join(map(str, path)): np.asarray(array) for path, array in flat.items()},
         model=BASE,
         vocabularies={"kind": ("a", "b", "c"), "colour": ("1", "2", "3", "4", "5")},
-        preprocessing={"height": 20, "width": 16, "max_side": 64, "mean": [0.5] * 3, "std": [0.5] * 3},
+        preprocessing={
+            "height": 20,
+            "width": 16,
+            "max_side": 64,
+            "mean": [0.5] * 3,
+            "std": [0.5] * 3,
+            "test_time_flip": False,
+        },
         extra={"note": "drawn"},
-    )
+    )  # fmt: skip
     return folder
 
 
