@@ -22,7 +22,7 @@ from fashion_jax.decision.decisions import (
 )
 from fashion_jax.decision.operating_points import best_strength, label_scores, sweep_strengths
 from fashion_jax.decision.out_of_catalogue import auroc, fit_out_of_catalogue, judge_scores, threshold_above
-from fashion_jax.decision.trust import Rows, fit_decision, judge
+from fashion_jax.decision.trust import FLAGGED_SHARE, Rows, fit_decision, judge
 from fashion_jax.decision.trust_report import format_accepted, format_report
 from fashion_jax.evaluation.metrics import summarize
 
@@ -48,9 +48,7 @@ def drawn(count: int, seed: int, *, sharp: float = 2.0) -> Rows:
 def fitted():
     validation, test = drawn(6000, 0), drawn(6000, 1)
     training = drawn(4000, 2)
-    decision, pairs = fit_decision(
-        validation, training.labels, training.embeddings, precision=0.95, coverage=0.9, flagged=0.02
-    )
+    decision, pairs = fit_decision(validation, training.labels, training.embeddings, precision=0.95, coverage=0.9)
     return decision, pairs, validation, test
 
 
@@ -74,7 +72,7 @@ def test_what_is_fitted_holds_on_other_rows(fitted):
     assert report["contradictions"]["before"]["any"]["contradictions"] > 100
     assert report["contradictions"]["after (accuracy)"]["any"]["contradictions"] == 0
     assert report["contradictions"]["after (macro_f1)"]["any"]["contradictions"] == 0
-    assert report["out_of_catalogue"]["flagged_products"] == pytest.approx(0.02, abs=0.01)
+    assert report["out_of_catalogue"]["flagged_products"] == pytest.approx(FLAGGED_SHARE, abs=0.005)
 
 
 def test_temperature_never_changes_the_accuracy(fitted):
@@ -108,7 +106,7 @@ def test_fitting_does_not_look_at_unlabelled_rows(fitted):
     training = drawn(4000, 2)
     other, _ = fit_decision(
         Rows(strange, validation.labels, validation.embeddings, validation.energies), training.labels,
-        training.embeddings, precision=0.95, coverage=0.9, flagged=0.02,
+        training.embeddings, precision=0.95, coverage=0.9,
     )  # fmt: skip
     assert other.heads["kind"].temperature == decision.heads["kind"].temperature
     assert other.heads["kind"].thresholds == decision.heads["kind"].thresholds
@@ -119,9 +117,7 @@ def test_a_head_without_validation_labels_is_left_alone():
     validation, training = drawn(300, 0), drawn(300, 2)
     labels = {**validation.labels, "kind": np.full(300, MISSING)}
     rows = Rows(validation.logits, labels, validation.embeddings, validation.energies)
-    decision, pairs = fit_decision(
-        rows, training.labels, training.embeddings, precision=0.98, coverage=0.9, flagged=0.01
-    )
+    decision, pairs = fit_decision(rows, training.labels, training.embeddings, precision=0.98, coverage=0.9)
     head = decision.heads["kind"]
     assert (head.temperature, head.strengths, head.label_set) == (1.0, {"accuracy": 0.0, "macro_f1": 0.0}, 0.0)
     assert head.thresholds == {"accuracy": math.inf, "macro_f1": math.inf}
