@@ -15,7 +15,7 @@ import pandas as pd
 
 from fashion_jax.data.archives import Files, FolderFiles, safe_name
 from fashion_jax.data.corrections import Corrections, apply_corrections, read_corrections
-from fashion_jax.data.photos import BadPhoto
+from fashion_jax.data.photos import BadPhoto, UnreadPhoto
 from fashion_jax.data.schema import (
     DOCUMENTED,
     FASHION,
@@ -120,7 +120,7 @@ class Catalog:
                 by_name.setdefault(product.photo, []).append(product)
         for name, data in self.files.read_many(by_name):
             for product in by_name[name]:
-                yield product, BadPhoto(f"the photo cannot be read: {data}") if isinstance(data, OSError) else data
+                yield product, UnreadPhoto(f"the photo cannot be read: {data}") if isinstance(data, OSError) else data
 
 
 def open_catalog(

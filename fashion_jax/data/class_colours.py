@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float, Float32, Int
 
-from fashion_jax.data.photos import decode_photo
+from fashion_jax.data.photos import BadPhoto, decode_photo, decode_photos
 from fashion_jax.data.records import Prepared
 from fashion_jax.system.cielab import ciede2000, product_pixels
 from fashion_jax.system.progress import progress_bar
@@ -29,14 +29,19 @@ def class_colours(prepared: Prepared, attribute: str, *, progress: bool = False)
     rows = prepared.indices("train")
     labels = prepared.labels[rows, column]
     chosen = [_spread(rows[labels == number]) for number in range(classes)]
-    means = np.full((classes, 3), np.nan, np.float32)
+    means: list[list[np.ndarray]] = [[] for _ in range(classes)]
+    photos = ((number, prepared.read_photo(int(row))) for number, own in enumerate(chosen) for row in own)
     with progress_bar(sum(map(len, chosen)), f"measuring {attribute}", show=progress, unit="photo") as bar:
-        for number, own in enumerate(chosen):
-            photos = [decode_photo(prepared.read_photo(int(row)), _HEIGHT, _WIDTH) for row in own]
-            if photos:
-                means[number] = np.mean([product_pixels(photo).mean(0) for photo in photos], axis=0)
-            bar.update(len(own))
-    return means
+        for number, mean in decode_photos(_mean_colour, photos):
+            if not isinstance(mean, BadPhoto):
+                means[number].append(mean)
+            bar.update()
+    return np.array([np.mean(own, axis=0) if own else [np.nan] * 3 for own in means], np.float32)
+
+
+def _mean_colour(photo: bytes) -> Float32[np.ndarray, "3"]:
+    mean: Float32[np.ndarray, "3"] = product_pixels(decode_photo(photo, _HEIGHT, _WIDTH)).mean(0)
+    return mean
 
 
 def _spread(rows: Int[np.ndarray, " n"]) -> Int[np.ndarray, " m"]:

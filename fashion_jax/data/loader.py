@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import signal
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -18,7 +18,7 @@ import numpy as np
 from absl import flags
 from jaxtyping import Bool, Int32, Int64, UInt8
 
-from fashion_jax.data.photos import decode_photo
+from fashion_jax.data.photos import BadPhoto, decode_photo, decode_photos
 from fashion_jax.data.records import Prepared
 from fashion_jax.system.progress import progress_bar
 
@@ -29,7 +29,6 @@ from fashion_jax.system.progress import progress_bar
 #   valid  bool (rows,), False for padding
 Batch = dict[str, np.ndarray]
 
-_DECODE_CHUNK = 256
 _SHARE_OF_MEMORY = 0.4  # of what is free, that decoded photos may take
 _CONTROL_GROUP = Path("/sys/fs/cgroup")
 
@@ -64,20 +63,17 @@ class ResidentPhotos:
     def __init__(
         self, prepared: Prepared, rows: np.ndarray, height: int, width: int, *, label: str = "", progress: bool = True
     ) -> None:
-        stream = StreamedPhotos(prepared, height, width)
         self.images = np.empty((len(rows), height, width, 3), np.uint8)
         self.places = np.full(len(prepared), -1, np.int32)
         self.places[rows] = np.arange(len(rows), dtype=np.int32)
-
-        def fill(start: int) -> int:
-            chunk = rows[start : start + _DECODE_CHUNK]
-            self.images[start : start + len(chunk)] = stream(chunk)
-            return len(chunk)
-
+        photos = ((place, prepared.read_photo(int(row))) for place, row in enumerate(rows))
         bar = progress_bar(len(rows), f"decoding {label} photos", show=progress, unit="photo", leave=False)
-        with bar, ThreadPoolExecutor() as pool:
-            for done in pool.map(fill, range(0, len(rows), _DECODE_CHUNK)):
-                bar.update(done)
+        with bar:
+            for place, image in decode_photos(partial(decode_photo, height=height, width=width), photos):
+                if isinstance(image, BadPhoto):
+                    raise image
+                self.images[place] = image
+                bar.update()
 
     def __call__(self, rows: np.ndarray) -> UInt8[np.ndarray, "rows height width 3"]:
         return self.images[self.places[rows]]

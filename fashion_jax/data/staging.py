@@ -1,4 +1,7 @@
-"""The slow part of a preparation, photo by photo, kept in chunks so that a killed one goes on where it was."""
+"""The slow part of a preparation: every photo is repaired, scaled and hashed.
+
+The results are kept in chunks on the disk, so that a preparation that was killed goes on where it stopped.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import json
 import shutil
 import zipfile
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,28 +21,27 @@ from typing import Any
 
 import numpy as np
 
-from fashion_jax.data.catalog import Catalog
+from fashion_jax.data.catalog import Catalog, Product
 from fashion_jax.data.duplicates import THUMBNAIL, perceptual_hash, thumbnail
-from fashion_jax.data.parallel import RawPhoto, map_photos
-from fashion_jax.data.photos import BadPhoto, decode_photo, letterbox, normalise_photo
+from fashion_jax.data.photos import BadPhoto, UnreadPhoto, decode_photo, decode_photos, letterbox, normalise_photo
 from fashion_jax.system import files
 from fashion_jax.system.progress import progress_bar
 
 _CHUNK = 1024  # photos per file
-_VIEW = (80, 60)  # size at which photos are compared, whatever they are stored at
+_VIEW = (80, 60)  # height and width at which photos are compared, whatever size they are stored at
 
 
 @dataclass
 class Staged:
-    """Photos that have been repaired, by row of the table.
+    """The repaired photos of a catalogue, by row of its table.
 
     Attributes:
         photos: row -> (file, offset, length) of its JPEG.
-        digests: row -> hash of the photo's bytes as they came.
+        digests: row -> hash of the photo's bytes before the repair.
         hashes: row -> perceptual hash.
         thumbnails: row -> small copy.
-        bad: row -> why its photo is not usable.
-        repairs: repair -> photos.
+        bad: row -> the reason why its photo cannot be used.
+        repairs: name of a repair -> photos that needed it.
     """
 
     photos: dict[int, tuple[Path, int, int]] = field(default_factory=dict)
@@ -58,14 +61,11 @@ class Staged:
 
 @dataclass(frozen=True, slots=True)
 class _Photo:
-    row: int
-    reason: str = ""
-    unread: bool = False  # the reason may be gone the next time
-    data: bytes = b""
-    digest: str = ""
-    repairs: tuple[str, ...] = ()
-    hash: np.ndarray | None = None
-    thumbnail: np.ndarray | None = None
+    data: bytes  # the repaired JPEG
+    digest: str
+    repairs: tuple[str, ...]
+    hash: np.ndarray
+    thumbnail: np.ndarray
 
 
 def stage_photos(
@@ -74,11 +74,11 @@ def stage_photos(
     """Repairs, scales and hashes every photo of a catalogue.
 
     Args:
-        catalog: whose products are read.
-        folder: for the chunks; those of another key are removed first.
-        key: names what the chunks depend on.
+        catalog: its products' photos are read.
+        folder: for the chunks. Chunks that were made with another key are removed first.
+        key: names everything that the chunks depend on.
         max_side: of the stored photos, in pixels.
-        num_workers: threads; None for one per core.
+        num_workers: the number of threads; None: one for each core.
         progress: whether to show a bar.
     """
     marker = folder / "key"
@@ -89,64 +89,53 @@ def stage_photos(
     numbers = []
     for path in sorted(folder.glob("chunk-*.npz")):
         numbers.append(int(path.stem.removeprefix("chunk-")))
-        _take_chunk(staged, path)
+        _add_chunk(staged, path)
     done = staged.photos.keys() | staged.bad.keys()
     rest = [product for product in catalog.products if product.row not in done]
     next_number = max(numbers, default=-1) + 1
     bar = progress_bar(len(catalog.products), "reading photos", show=progress, initial=len(done), unit="photo")
-    photos = map_photos(partial(_treat, max_side=max_side), catalog.iter_photos(rest), num_workers=num_workers)
+    photos = decode_photos(partial(_repair, max_side=max_side), catalog.iter_photos(rest), num_workers=num_workers)
     with bar, closing(photos):
         while chunk := list(islice(photos, _CHUNK)):
             path = folder / f"chunk-{next_number:06}.npz"
-            _write_chunk(path, [photo for photo in chunk if not photo.unread])
-            _take_chunk(staged, path)
-            staged.bad.update({photo.row: photo.reason for photo in chunk if photo.unread})
+            # A photo that could not be read is not kept: the next preparation tries it again.
+            _write_chunk(path, [(p, photo) for p, photo in chunk if not isinstance(photo, UnreadPhoto)])
+            _add_chunk(staged, path)
+            staged.bad.update({p.row: str(photo) for p, photo in chunk if isinstance(photo, UnreadPhoto)})
             next_number += 1
             bar.update(len(chunk))
     return staged
 
 
-def _treat(photo: RawPhoto, max_side: int) -> _Photo:
-    product, data = photo
-    if isinstance(data, BadPhoto):
-        return _Photo(product.row, str(data), unread=True)
-    try:
-        repaired, repairs = normalise_photo(data, max_side)
-        # Decoding at a fixed size makes one product alike at 60x80 and at 1800x2400.
-        image = letterbox(decode_photo(repaired, *_VIEW), *_VIEW)
-    except BadPhoto as error:
-        return _Photo(product.row, str(error))
-    return _Photo(
-        product.row,
-        data=repaired,
-        digest=hashlib.sha256(data).hexdigest(),
-        repairs=repairs,
-        hash=perceptual_hash(image),
-        thumbnail=thumbnail(image),
-    )
+def _repair(data: bytes, max_side: int) -> _Photo:
+    repaired, repairs = normalise_photo(data, max_side)
+    # All photos are compared at one size, so that a product is found again at 60x80 and at 1800x2400.
+    image = letterbox(decode_photo(repaired, *_VIEW), *_VIEW)
+    return _Photo(repaired, hashlib.sha256(data).hexdigest(), repairs, perceptual_hash(image), thumbnail(image))
 
 
-def _write_chunk(path: Path, chunk: list[_Photo]) -> None:
-    good = [photo for photo in chunk if not photo.reason]
+def _write_chunk(path: Path, chunk: Sequence[tuple[Product, _Photo | BadPhoto]]) -> None:
+    good = [(product.row, photo) for product, photo in chunk if isinstance(photo, _Photo)]
+    photos = [photo for _, photo in good]
     facts: dict[str, Any] = {
-        "rows": [p.row for p in good],
-        "lengths": [len(p.data) for p in good],
-        "digests": [p.digest for p in good],
-        "bad": {str(p.row): p.reason for p in chunk if p.reason},
-        "repairs": Counter(name for p in good for name in p.repairs),
+        "rows": [row for row, _ in good],
+        "lengths": [len(photo.data) for photo in photos],
+        "digests": [photo.digest for photo in photos],
+        "bad": {str(product.row): str(photo) for product, photo in chunk if isinstance(photo, BadPhoto)},
+        "repairs": Counter(name for photo in photos for name in photo.repairs),
     }
     buffer = io.BytesIO()
     np.savez(
         buffer,
-        photos=np.frombuffer(b"".join(p.data for p in good), np.uint8),
+        photos=np.frombuffer(b"".join(photo.data for photo in photos), np.uint8),
         facts=np.frombuffer(json.dumps(facts).encode(), np.uint8),
-        hashes=np.array([p.hash for p in good], np.uint64).reshape(-1, 2),
-        thumbnails=np.array([p.thumbnail for p in good], np.uint8).reshape(-1, *THUMBNAIL, 3),
+        hashes=np.array([photo.hash for photo in photos], np.uint64).reshape(-1, 2),
+        thumbnails=np.array([photo.thumbnail for photo in photos], np.uint8).reshape(-1, *THUMBNAIL, 3),
     )
     files.write_bytes(path, buffer.getvalue())
 
 
-def _take_chunk(staged: Staged, path: Path) -> None:
+def _add_chunk(staged: Staged, path: Path) -> None:
     with np.load(path, allow_pickle=False) as arrays:
         facts = json.loads(arrays["facts"].tobytes())
         hashes, thumbnails = arrays["hashes"], arrays["thumbnails"]
@@ -161,7 +150,7 @@ def _take_chunk(staged: Staged, path: Path) -> None:
 
 
 def _offset_of_photos(path: Path) -> int:
-    """Returns where the photos' bytes begin: npz members are stored, not compressed, so they can be read in place."""
+    """Returns where the photos' bytes begin. An npz does not compress its members, so they can be read in place."""
     with zipfile.ZipFile(path) as archive, path.open("rb") as file:
         info = archive.getinfo("photos.npy")
         file.seek(info.header_offset + 26)

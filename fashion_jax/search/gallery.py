@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from fashion_jax.data.catalog import Catalog, Product, open_catalog
-from fashion_jax.data.photos import BadPhoto
+from fashion_jax.data.photos import BadPhoto, decode_photos
 from fashion_jax.data.schema import Schema
 from fashion_jax.data.tables import read_table
 from fashion_jax.search.build import BuildOptions, check_target
@@ -217,13 +217,9 @@ def read_photos(catalog: Catalog, ids: Sequence[int | str], model: Predictor) ->
     wanted = {by_name[str(name)].row: name for name in ids if str(name) in by_name}
     found: dict[int | str, np.ndarray | None] = dict.fromkeys(ids)
     chosen = [product for product in catalog.products if product.row in wanted]
-    for product, data in catalog.iter_photos(chosen):
-        if isinstance(data, BadPhoto):
-            continue
-        try:
-            found[wanted[product.row]] = model.decode(data)
-        except BadPhoto:
-            continue
+    for product, photo in decode_photos(model.decode, catalog.iter_photos(chosen)):
+        if not isinstance(photo, BadPhoto):
+            found[wanted[product.row]] = photo
     return found
 
 

@@ -13,8 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from fashion_jax.data.catalog import Catalog, Product, Rejected, open_catalog
-from fashion_jax.data.parallel import map_photos
-from fashion_jax.data.photos import BadPhoto
+from fashion_jax.data.photos import BadPhoto, decode_photos
 from fashion_jax.data.prepare import format_quarantine
 from fashion_jax.data.schema import Schema
 from fashion_jax.data.tables import TABLE_SUFFIXES
@@ -51,16 +50,7 @@ def predict_photos(
         The names of a batch's photos and their outputs, in the order of `photos`.
     """
 
-    def work(photo: tuple[K, bytes | BadPhoto]) -> tuple[K, np.ndarray | BadPhoto]:
-        name, data = photo
-        if isinstance(data, BadPhoto):
-            return name, data
-        try:
-            return name, decode(data)
-        except BadPhoto as error:
-            return name, error
-
-    decoded = map_photos(work, photos)
+    decoded = decode_photos(decode, photos)
     running: deque[list[K]] = deque()  # names of the batches that the model has been given
 
     def read_batches() -> Iterator[np.ndarray]:
