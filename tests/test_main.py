@@ -219,12 +219,12 @@ def test_two_processes_with_two_devices_are_one_with_one(prepared, tmp_path):
     assert (tmp_path / "two/evaluation/test/contact_sheet.png").stat().st_size > 1000
     # What is fitted and judged over two processes is over every row once, as with one.
     found = [json.loads((tmp_path / n / "evaluation/test/metrics.json").read_text()) for n in ("one", "two")]
-    for name, head in found[0]["trust"]["heads"].items():
-        other = found[1]["trust"]["heads"][name]
+    for name, head in found[0]["decisions"]["heads"].items():
+        other = found[1]["decisions"]["heads"][name]
         assert other["rows"] == head["rows"] == found[0]["attributes"][name]["count"]
         assert other["temperature"] == pytest.approx(head["temperature"], rel=0.05)
         assert other["nll"]["before"] == pytest.approx(head["nll"]["before"], rel=1e-2)
-    strange = [f["trust"]["out_of_catalogue"]["others"]["all"]["auroc"] for f in found]
+    strange = [f["decisions"]["out_of_catalogue"]["others"]["all"]["auroc"] for f in found]
     assert strange[0] == pytest.approx(strange[1], abs=0.02)
     assert (tmp_path / "two/package/decision.json").is_file()
 

@@ -1,6 +1,6 @@
-"""Probabilities that can be trusted: temperature scaling, calibration error, thresholds, and sets of labels.
+"""Calibrated probabilities: temperature scaling, calibration error, thresholds, and label sets.
 
-Everything is fitted on validation rows and judged on others. Rows whose label is missing are left out by the caller.
+Everything is fitted on validation rows and scored on other rows. The caller leaves out rows without a label.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _TEMPERATURES = (0.05, 20.0)
 
 @dataclass(frozen=True, slots=True)
 class Threshold:
-    """From which confidence on labels are accepted unseen.
+    """The smallest confidence of labels that are accepted without a check by a person.
 
     Attributes:
-        confidence: the smallest that is accepted, in [0, 1]; above 1 where no threshold reaches the precision.
-        precision: share of the accepted rows that are right, on the rows that it was fitted on.
+        confidence: in [0, 1]; infinite where no threshold reaches the precision.
+        precision: share of right rows among the accepted ones, on the rows of the fit.
         coverage: share of the rows that are accepted.
     """
 
@@ -43,8 +43,8 @@ class Threshold:
 def fit_temperature(logits: Float[np.ndarray, "n classes"], labels: Int[np.ndarray, " n"]) -> float:
     """Returns the temperature that minimises the negative log-likelihood of softmax(logits / temperature).
 
-    Guo et al., "On calibration of modern neural networks", ICML 2017. One number per head: the order of the classes,
-    and so every accuracy, stays as it is.
+    Guo et al., "On calibration of modern neural networks", ICML 2017. One number for each head, so the order of the
+    classes and the accuracy stay the same.
 
     Args:
         logits: of validation rows.
@@ -69,12 +69,12 @@ def fit_temperature(logits: Float[np.ndarray, "n classes"], labels: Int[np.ndarr
 def calibration_error(
     confidences: Float[np.ndarray, " n"], correct: Bool[np.ndarray, " n"], *, bins: int = _BINS
 ) -> float:
-    """Returns the expected calibration error: |accuracy - mean confidence| over bins of equal width, by their rows.
+    """Returns the expected calibration error: mean |accuracy - confidence| over bins of equal width, weighted by rows.
 
     Args:
         confidences: of the predicted class, in [0, 1].
         correct: whether it was right.
-        bins: of [0, 1].
+        bins: number of bins of [0, 1].
 
     Returns:
         In [0, 1]; 0 where there is no row.
@@ -88,7 +88,7 @@ def calibration_error(
 def reliability_bins(
     confidences: Float[np.ndarray, " n"], correct: Bool[np.ndarray, " n"], *, bins: int = _BINS
 ) -> tuple[Int[np.ndarray, " bins"], Float[np.ndarray, " bins"], Float[np.ndarray, " bins"]]:
-    """Returns rows, right rows and summed confidences of each bin of equal width, its upper end included."""
+    """Returns rows, right rows and summed confidences of each bin of equal width; a bin contains its upper end."""
     place = np.clip(np.ceil(confidences * bins).astype(int) - 1, 0, bins - 1)
     rows = np.bincount(place, minlength=bins)
     return rows, np.bincount(place, correct, bins), np.bincount(place, confidences, bins)
@@ -97,14 +97,14 @@ def reliability_bins(
 def fit_threshold(
     confidences: Float[np.ndarray, " n"], correct: Bool[np.ndarray, " n"], precision: float, *, level: float = 0.0
 ) -> Threshold:
-    """Returns the threshold that accepts the most rows with at least a precision.
+    """Returns the threshold that accepts the most rows with at least the given precision.
 
     Args:
         confidences: of the predicted class, in [0, 1].
         correct: whether it was right.
-        precision: asked for, in (0, 1].
-        level: 0 takes the share of right rows as it is; otherwise its lower bound at this level of confidence must
-            reach the precision (Clopper and Pearson, Biometrika 1934): few rows cannot promise it by luck.
+        precision: that is asked for, in (0, 1].
+        level: 0 compares the share of right rows itself. Otherwise its lower bound at this confidence level must reach
+            the precision (Clopper and Pearson, Biometrika 1934), so that few rows do not reach it by luck.
     """
     if not len(confidences):
         return Threshold(math.inf, 0.0, 0.0)
@@ -126,16 +126,16 @@ def fit_label_sets(
 ) -> float:
     """Returns the smallest probability that puts a class into a row's set of labels (split conformal prediction).
 
-    For rows like the ones that it is fitted on, the true label is in the set with at least the asked probability,
-    whatever the model (Sadinle, Lei and Wasserman, JASA 2019; the finite-sample quantile of Vovk et al. 2005).
+    For rows that are similar to those of the fit, the set contains the true label with at least the given probability,
+    for any model (Sadinle, Lei and Wasserman, JASA 2019; the finite-sample quantile of Vovk et al. 2005).
 
     Args:
         probabilities: of validation rows, each row sums to 1.
         labels: in [0, classes).
-        coverage: asked for, in (0, 1).
+        coverage: that is asked for, in (0, 1).
 
     Returns:
-        In [0, 1]; 0, so that every class is in the set, where there are too few rows for the coverage.
+        In [0, 1]. Where there are too few rows for the coverage it is 0, so that every set contains every class.
     """
     count = len(labels)
     rank = math.ceil((count + 1) * coverage)

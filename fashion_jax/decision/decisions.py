@@ -1,15 +1,16 @@
-"""From a network's logits to what is said of a photo: calibrated probabilities, labels, acceptance, out of catalogue.
+"""Turns a network's logits into calibrated probabilities, labels, accepted labels, and out-of-catalogue scores.
 
-Numbers that were fitted on validation rows (`decision/trust.py`), and pure functions that apply them, so that a run's
-scores and a package's predictions come from the same code. For each head:
+`decision.fit` fits the numbers on validation rows; these pure functions apply them, so that a run's scores and a
+package's predictions come from the same code. The probabilities of each head are
 
-1. temperature: softmax(logits / T), Guo et al., ICML 2017;
-2. where a finer attribute determines it: a mixture with the finer head's probabilities, summed along the hierarchy;
-3. a temperature of the mixture.
+1. softmax(logits / temperature), Guo et al., ICML 2017;
+2. where a finer attribute determines the head's, a mixture with the finer head's probabilities, summed along the
+   hierarchy;
+3. that mixture with a temperature of its own.
 
-Probabilities are those of rows as they come. A label is the class with the highest log p - strength * log prior
-(logit adjustment after the fact, Menon et al., ICLR 2021), by a strength per operating point; heads that a hierarchy
-joins are decided together, over the combinations of classes that do not contradict it.
+The predicted label is the class with the highest log p - strength * log prior (post-hoc logit adjustment, Menon et al.,
+ICLR 2021); each operating point has a strength. Heads that a hierarchy joins get their labels together, from the
+combinations of classes that do not contradict it.
 """
 
 from __future__ import annotations
@@ -27,20 +28,20 @@ OPERATING_POINTS = ("accuracy", "macro_f1")
 POOLINGS = ("linear", "log")
 MAX_TABLE = 2**24  # cells of a hierarchy's table
 _TINY = 1e-12
-_PRIOR_ROWS = 0.1  # rows as all others have them that are added to a finer class's own
+_PRIOR_ROWS = 0.1  # added to the rows of each finer class, with the overall shares of the classes
 _CELLS_AT_ONCE = 2**22
 
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """How a head takes part of its probabilities from a finer one.
+    """How a head's probabilities are mixed with those of a finer head.
 
     Attributes:
-        finer: the other attribute.
-        counts: int64 (classes of the finer, classes), training rows.
+        finer: the finer attribute.
+        counts: int64 (classes of the finer attribute, classes), training rows.
         pooling: "linear" mixes probabilities, "log" their logarithms.
         weight: of the finer head, in [0, 1].
-        temperature: by which the mixture is divided.
+        temperature: divides the log probabilities of the mixture.
     """
 
     finer: str
@@ -52,15 +53,15 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class HeadDecision:
-    """What was fitted for one head.
+    """The fitted numbers of one head.
 
     Attributes:
-        temperature: of its logits.
-        class_rows: int64 (classes,), training rows.
+        temperature: divides its logits.
+        class_rows: int64 (classes,), training rows of each class.
         strengths: operating point -> strength of the logit adjustment.
-        thresholds: operating point -> smallest confidence that is accepted automatically; infinite for none.
-        label_set: smallest probability of a class in a row's label set; None where none were asked for.
-        link: None for a head that no other determines.
+        thresholds: operating point -> smallest confidence of an accepted label; infinite where none is accepted.
+        label_set: smallest probability of a class in a label set; None without label sets.
+        link: to a finer head; None without one.
     """
 
     temperature: float
@@ -73,11 +74,11 @@ class HeadDecision:
 
 @dataclass(frozen=True, slots=True)
 class JointHeads:
-    """Heads that are decided together.
+    """Heads whose labels are chosen together.
 
     Attributes:
         names: of the attributes.
-        combinations: int64 (combinations, heads), the classes that may be said at once.
+        combinations: int64 (combinations, heads), the classes that may be predicted together.
     """
 
     names: tuple[str, ...]
@@ -86,21 +87,22 @@ class JointHeads:
 
 @dataclass(frozen=True, slots=True)
 class OutOfCatalogue:
-    """How far a photo is from the catalogue's, and from where on it is held for none of them.
+    """Detects photos that show no product of the catalogue.
 
-    The sum of two scores, each less its median and divided by its interquartile range on validation photos: the
-    logarithm of the Mahalanobis distance of the embedding from the training photos' (Lee et al., NeurIPS 2018, with one
-    Gaussian, its covariance of low rank plus a multiple of the identity: Tipping and Bishop, JRSS B 1999), and the
-    energy, the mean over heads of -logsumexp(logits) (Liu et al., NeurIPS 2020).
+    The score is the sum of two parts. Each is centred by its median and divided by its interquartile range on
+    validation photos. The first part is the logarithm of the Mahalanobis distance of the features from those of
+    training photos (Lee et al., NeurIPS 2018, with one Gaussian whose covariance has low rank plus a multiple of the identity:
+    Tipping and Bishop, JRSS B 1999). The second is the energy, the mean over heads of -logsumexp(logits) (Liu et al.,
+    NeurIPS 2020).
 
     Attributes:
-        mean: float64 (features,), of the training photos' embeddings.
+        mean: float64 (features,), of the features of training photos.
         directions: float64 (k, features), of largest variance, orthonormal.
         variances: float64 (k,), along them, above 0.
         rest: variance along every other direction, above 0.
         centres: medians of log distance and energy.
         spreads: their interquartile ranges, above 0.
-        threshold: scores above it are out of the catalogue.
+        threshold: a photo with a higher score counts as out of the catalogue.
     """
 
     mean: Float[np.ndarray, " features"]
@@ -111,32 +113,33 @@ class OutOfCatalogue:
     spreads: tuple[float, float]
     threshold: float
 
-    def log_distances(self, embeddings: Float[np.ndarray, "n features"]) -> Float[np.ndarray, " n"]:
+    def log_distances(self, features: Float[np.ndarray, "n features"]) -> Float[np.ndarray, " n"]:
         """Returns the logarithm of the squared Mahalanobis distance per feature."""
-        away = np.asarray(embeddings, np.float64) - self.mean[None, :]
+        away = np.asarray(features, np.float64) - self.mean[None, :]
         along = away @ self.directions.T
         beside = np.maximum((away**2).sum(1) - (along**2).sum(1), 0.0)
         squared = (along**2 / self.variances[None, :]).sum(1) + beside / self.rest
         return np.asarray(np.log(np.maximum(squared / len(self.mean), _TINY)))
 
     def scores(
-        self, embeddings: Float[np.ndarray, "n features"], energies: Float[np.ndarray, " n"]
+        self, features: Float[np.ndarray, "n features"], energies: Float[np.ndarray, " n"]
     ) -> Float[np.ndarray, " n"]:
-        """Returns the score of each photo; about 0 for a common product, higher for stranger photos."""
-        distance = (self.log_distances(embeddings) - self.centres[0]) / self.spreads[0]
+        """Returns the score of each photo: about 0 for a typical product, higher for photos that differ more."""
+        distance = (self.log_distances(features) - self.centres[0]) / self.spreads[0]
         return distance + (np.asarray(energies, np.float64) - self.centres[1]) / self.spreads[1]
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """All that was fitted for a model.
+    """The fitted numbers of a model.
 
     Attributes:
-        heads: attribute -> its numbers.
+        heads: attribute -> numbers of its head.
         joint: groups of heads that a hierarchy joins.
         out_of_catalogue: None where it was not fitted.
-        precision: that accepted labels were to have.
-        coverage: that label sets were to have; 0 for no sets.
+        precision: that was asked for of accepted labels.
+        coverage: that was asked for of label sets; 0 for no label sets.
+        order: the attributes, each after the finer one to which it is linked.
     """
 
     heads: Mapping[str, HeadDecision]
@@ -157,7 +160,7 @@ class Decision:
 
 
 def conditional_chances(counts: Int64[np.ndarray, "finer classes"]) -> Float[np.ndarray, "finer classes"]:
-    """Returns P(class | finer class): shares of the rows, drawn a little towards the shares of all rows; rows sum to 1.
+    """Returns P(class | finer class): shares of rows, slightly smoothed towards the overall shares; rows sum to 1.
 
     Args:
         counts: training rows by [finer, coarser] label.
@@ -179,11 +182,11 @@ def pool(
     pooling: str,
     weight: float,
 ) -> Float[np.ndarray, "n classes"]:
-    """Returns the logarithm of a mixture of two distributions, not normalised where it is "log".
+    """Returns the logarithm of a mixture of two distributions; with "log" it is not normalised.
 
     Args:
         own: log probabilities of the head.
-        summed: log probabilities that the finer head gives.
+        summed: log probabilities from the finer head.
         pooling: "linear" or "log" (Genest and Zidek, Statistical Science 1986).
         weight: of `summed`, in [0, 1].
     """
@@ -211,8 +214,8 @@ def log_probabilities(
     """Returns calibrated log probabilities per head, float64; each row's probabilities sum to 1.
 
     Args:
-        decision: as fitted.
-        logits: attribute -> the network's, float32 or float64.
+        decision: from `fit_decision`.
+        logits: attribute -> of the network, float32 or float64.
     """
     found: dict[str, np.ndarray] = {}
     for name in decision.order:
@@ -235,10 +238,10 @@ def choose_labels(
     """Returns the label of each row and head.
 
     Args:
-        decision: as fitted.
+        decision: from `fit_decision`.
         log_probs: from `log_probabilities`.
         operating_point: "accuracy" or "macro_f1".
-        joint: whether heads that a hierarchy joins are decided together.
+        joint: whether heads that a hierarchy joins get their labels together.
     """
     scores = {
         name: adjust(log_probs[name], head.class_rows, head.strengths[operating_point])
@@ -276,26 +279,26 @@ def accepted(
     confidence: Mapping[str, Float[np.ndarray, " n"]],
     operating_point: str,
 ) -> dict[str, Bool[np.ndarray, " n"]]:
-    """Returns which labels may be taken over unseen, by the confidence that reaches the precision on validation."""
+    """Returns which labels are accepted: their confidence reaches the threshold of the operating point."""
     return {name: c >= decision.heads[name].thresholds[operating_point] for name, c in confidence.items()}
 
 
 def choose_sets(
     decision: Decision,
     log_probs: Mapping[str, Float[np.ndarray, "n classes"]],
-    said: Mapping[str, Int64[np.ndarray, " n"]],
+    labels: Mapping[str, Int64[np.ndarray, " n"]],
 ) -> dict[str, Bool[np.ndarray, "n classes"]]:
-    """Returns the classes of each row's conformal label set, for heads that have one; what is said is always in it."""
+    """Returns the classes of each row's conformal label set, with the predicted one, for heads that have label sets."""
     sets = {}
     for name, head in decision.heads.items():
         if head.label_set is not None:
             sets[name] = label_sets(np.exp(log_probs[name]), head.label_set)
-            sets[name][np.arange(len(sets[name])), said[name]] = True
+            sets[name][np.arange(len(sets[name])), labels[name]] = True
     return sets
 
 
 def label_sets(probabilities: Float[np.ndarray, "n classes"], threshold: float) -> Bool[np.ndarray, "n classes"]:
-    """Returns which classes are in each row's set: those of at least the threshold, and always the likeliest."""
+    """Returns which classes are in each row's set: all that reach the threshold, and always the most probable one."""
     chosen = probabilities >= threshold - _TINY
     chosen[np.arange(len(chosen)), probabilities.argmax(1)] = True
     return chosen

@@ -1,7 +1,7 @@
-"""Which attributes follow from which, measured from training rows, and how often predictions contradict that.
+"""Finds attributes that determine other attributes in the training rows, and counts predictions that contradict this.
 
-An article type nearly always has one sub-category. Such pairs are found, not configured; they may be soft (socks stand
-under two master categories).
+An article type nearly always has one sub-category. Such pairs are measured, not configured. They may be soft: socks
+have two master categories.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from jaxtyping import Bool, Int, Int64
 from fashion_jax.data.schema import MISSING
 from fashion_jax.decision.decisions import MAX_TABLE, JointHeads
 
-DETERMINED = 0.95  # share of the rows whose coarser label follows from the finer one, from which they are a pair
-_KEPT_ERROR = 0.1  # of the errors of always saying the commonest class, at most so many may be left
-_RARE = 0.01  # share of a finer class's rows below which a coarser class contradicts it
+DETERMINED = 0.95  # smallest share of rows whose coarser label follows from the finer one, for a pair
+_KEPT_ERROR = 0.1  # largest share of the errors of always predicting the most common class that may remain
+_RARE = 0.01  # A coarser class with a smaller share of a finer class's rows contradicts it.
 _FEWEST_ROWS = 20
-_MOST_COMBINATIONS = 50_000  # of heads that are decided together
+_MOST_COMBINATIONS = 50_000  # of heads whose labels are chosen together
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +41,8 @@ class Pair:
     def allowed(self) -> Bool[np.ndarray, "finer coarser"]:
         """Returns which combinations do not contradict the pair.
 
-        Those of at least 1 % of the finer class's rows, each coarser class's commonest combination, and every one of
-        a class that no training row has beside one of the other attribute: nothing is known of it.
+        These are combinations with at least 1 % of the finer class's rows, the most common combination of each coarser
+        class, and all combinations of a class that has no training row with a label of the other attribute.
         """
         rows = self.counts.sum(1, keepdims=True)
         allowed = (self.counts >= np.maximum(_RARE * rows, 1)) | (rows == 0) | (self.counts.sum(0) == 0)[None, :]
@@ -54,16 +54,16 @@ class Pair:
 def count_pairs(
     finer: Int[np.ndarray, " n"], coarser: Int[np.ndarray, " n"], shape: tuple[int, int]
 ) -> Int64[np.ndarray, "finer coarser"]:
-    """Returns rows by [finer, coarser] label; rows that lack one of them (MISSING) are left out."""
+    """Returns the number of rows with each [finer, coarser] label; rows that lack one of them do not count."""
     known = (finer != MISSING) & (coarser != MISSING)
     places = finer[known].astype(np.int64) * shape[1] + coarser[known]
     return np.bincount(places, minlength=shape[0] * shape[1]).reshape(shape).astype(np.int64)
 
 
 def share_determined(counts: Int64[np.ndarray, "finer coarser"]) -> float:
-    """Returns the share of rows whose coarser label is the strictly commonest among the other rows of their class.
+    """Returns the share of rows whose coarser label is the single most common one of the other rows of their class.
 
-    Leaving the row itself out keeps an attribute that names every product apart from "determining" everything.
+    The row itself does not count. Otherwise an attribute with one class for each product would determine everything.
     """
     best = counts.argmax(1)
     top = counts[np.arange(len(counts)), best]
@@ -81,11 +81,11 @@ def measure_pairs(
     Args:
         labels: attribute -> labels of the training rows, MISSING where there is none.
         num_classes: attribute -> classes.
-        determined: share of rows that must follow.
+        determined: smallest share of rows whose coarser label follows.
 
     Returns:
-        Pairs in which the finer attribute has more classes, and leaves at most a tenth of the errors that always
-        saying the commonest class makes: a nearly constant attribute follows from nothing.
+        Pairs whose finer attribute has more classes and leaves at most a tenth of the errors of always predicting the
+        most common class, so that a nearly constant attribute follows from nothing.
     """
     pairs = []
     for coarser, few in num_classes.items():
@@ -101,12 +101,12 @@ def measure_pairs(
 
 
 def joint_heads(pairs: Sequence[Pair], labels: Mapping[str, Int[np.ndarray, " n"]]) -> tuple[JointHeads, ...]:
-    """Returns the groups of attributes that pairs connect, with the combinations of their classes that may be said.
+    """Returns the groups of attributes that pairs connect, with the combinations of classes that may be predicted.
 
-    Those of training rows that contradict no pair, where labels that a row lacks may be any that contradict none (the
-    fewest, where each contradicts one); and for a class that training rows have only in contradictions, all
-    combinations with it that are none. A group with too many to look through is left out: its heads are decided one by
-    one.
+    These are the combinations of training rows that contradict no pair. A missing label of a row may be any class that
+    contradicts no pair, or as few pairs as possible. A class that training rows have only in contradictions gets all
+    combinations that contradict no pair. A group with too many combinations is left out, and the labels of its heads
+    are chosen one by one.
     """
     groups: list[list[str]] = []
     for pair in pairs:
@@ -124,7 +124,7 @@ def joint_heads(pairs: Sequence[Pair], labels: Mapping[str, Int[np.ndarray, " n"
             for place, name in enumerate(names)
         ]
         if len(found) * (1 + sum(map(len, missing))) > _MOST_COMBINATIONS:
-            continue  # every photo would be held against them; the mixture alone leaves few contradictions
+            continue  # Comparing every photo with so many is slow, and the mixture alone leaves few contradictions.
         more = []
         for place, numbers in enumerate(missing):
             for number in numbers.tolist():
@@ -140,9 +140,9 @@ def joint_heads(pairs: Sequence[Pair], labels: Mapping[str, Int[np.ndarray, " n"
 def _complete(
     columns: Int64[np.ndarray, "n heads"], names: Sequence[str], pairs: Sequence[Pair]
 ) -> Int64[np.ndarray, "combinations heads"] | None:
-    """Returns the combinations of rows, and those that rows with missing labels may have; None where they are too many.
+    """Returns the combinations of complete rows and those that rows with missing labels may have; None for too many.
 
-    A row with missing labels adds nothing where a combination has all of its others.
+    A row with missing labels adds nothing where a combination contains all its known labels.
     """
     rows = np.unique(columns, axis=0)
     rows = rows[_count_against(rows, names, pairs) == 0]
@@ -150,7 +150,7 @@ def _complete(
     found = rows[known.all(1)]
     classes = [np.unique(column[column != MISSING]) for column in columns.T]
     masks = np.unique(known[~known.all(1) & known.any(1)], axis=0)
-    for mask in masks[np.argsort(-masks.sum(1), kind="stable")]:  # what says most first
+    for mask in masks[np.argsort(-masks.sum(1), kind="stable")]:  # rows with the most labels first
         seen = set(map(tuple, found[:, mask].tolist()))
         more = [row for row in rows[(known == mask).all(1)] if tuple(row[mask].tolist()) not in seen]
         completed = [_complete_row(row, classes, names, pairs) for row in more]
@@ -163,7 +163,7 @@ def _complete(
 def _complete_row(
     row: Int64[np.ndarray, " heads"], classes: Sequence[np.ndarray], names: Sequence[str], pairs: Sequence[Pair]
 ) -> Int64[np.ndarray, "combinations heads"]:
-    """Returns what the row may be once it has all labels: what contradicts no pair, or else the fewest."""
+    """Returns the ways to fill in a row's missing labels that contradict the fewest pairs."""
     found = row[None, :]
     for place in np.flatnonzero(row == MISSING).tolist():
         count = len(found)
@@ -177,7 +177,7 @@ def _complete_row(
 def _count_against(
     found: Int64[np.ndarray, "n heads"], names: Sequence[str], pairs: Sequence[Pair]
 ) -> Int64[np.ndarray, " n"]:
-    """Returns how many pairs each row contradicts; what is missing contradicts none."""
+    """Returns how many pairs each row contradicts; a missing label contradicts none."""
     against = np.zeros(len(found), np.int64)
     for pair in (p for p in pairs if p.finer in names):
         finer, coarser = found[:, names.index(pair.finer)], found[:, names.index(pair.coarser)]
@@ -191,8 +191,8 @@ def count_contradictions(
     """Counts the rows whose labels contradict the measured pairs.
 
     Args:
-        pairs: as measured.
-        labels: attribute -> predicted (or given) classes; rows where one is MISSING do not count.
+        pairs: from `measure_pairs`.
+        labels: attribute -> classes; rows where one is MISSING do not count.
 
     Returns:
         "finer -> coarser" -> `rows`, `contradictions`, `share`; and "any": rows that contradict at least one pair.

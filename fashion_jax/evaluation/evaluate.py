@@ -51,7 +51,7 @@ class Evaluation:
         predictions: per attribute, int32 (n,), the class with the highest score, beside `rows`.
         confidences: per attribute, float32 (n,), its softmax probability.
         outputs: what the network said of each row, beside `rows`; None where it was not kept.
-        trust: what `trust.judge` reports of the split; None where nothing was fitted.
+        decisions: the report of `score_decision`; None where no decision was fitted.
         colours: colour attribute -> what `colour_report.colour_scores` says; None where it was not asked for.
     """
 
@@ -61,7 +61,7 @@ class Evaluation:
     predictions: dict[str, Int32[np.ndarray, " n"]]
     confidences: dict[str, Float32[np.ndarray, " n"]]
     outputs: RowOutputs | None = None
-    trust: dict[str, Any] | None = None
+    decisions: dict[str, Any] | None = None
     colours: dict[str, dict[str, float]] | None = None
 
     def scalars(self) -> dict[str, float]:

@@ -17,17 +17,15 @@ from flax import traverse_util
 from fashion_jax.data.drawn.not_products import KINDS, draw_not_products
 from fashion_jax.data.loader import StreamedPhotos, spread_rows
 from fashion_jax.data.schema import MISSING
-from fashion_jax.decision.calibration import fit_temperature
 from fashion_jax.decision.decisions import Decision
-from fashion_jax.decision.embedding import EmbeddingPlan
-from fashion_jax.decision.embedding_plan import compared_attributes, fit_embedding
+from fashion_jax.decision.embedding import EmbeddingPlan, compared_attributes, fit_embedding
+from fashion_jax.decision.fit import DecisionScores, fit_decision, score_decision
 from fashion_jax.decision.hierarchy import Pair
 from fashion_jax.decision.out_of_catalogue import REFERENCE_ROWS
-from fashion_jax.decision.trust import Judgement, Rows, fit_decision, judge
-from fashion_jax.decision.trust_report import format_accepted, write_trust
+from fashion_jax.decision.report import format_accepted, write_decision_scores
 from fashion_jax.evaluation.colour_report import JUST_TOLERABLE, colour_scores
 from fashion_jax.evaluation.contact_sheet import write_contact_sheet
-from fashion_jax.evaluation.evaluate import Evaluation
+from fashion_jax.evaluation.evaluate import Evaluation, RowOutputs
 from fashion_jax.evaluation.report import write_evaluation
 from fashion_jax.run.second_heads import TRIED, fit_second_heads, restore_second_heads
 from fashion_jax.run.session import Session
@@ -106,51 +104,34 @@ def fit_on_validation(session: Session, state: TrainState) -> ValidationFit | No
         return None
     say("fitting decisions on the validation split", show=session.progress)
     scored = session.evaluator("validation", keep_outputs=True)(state)
-    validation = _rows(session, scored)
+    assert scored.outputs is not None
+    labels = _labels(session, scored.rows)
     training = session.prepared.indices("train")
     some = spread_rows(training, REFERENCE_ROWS)
     reference = session.evaluator("train", rows=some, keep_outputs=True)(state).outputs
     assert reference is not None
     trust = session.config.trust
     decision, pairs = fit_decision(
-        validation,
-        {n: session.prepared.labels[training, c] for n, c in zip(session.attributes, session.columns, strict=True)},
+        scored.outputs,
+        labels,
+        _labels(session, training),
         reference.features,
         precision=trust.precision,
         coverage=trust.label_set_coverage,
     )
-    groups = session.prepared.groups[scored.rows]
-    assert scored.outputs is not None
-    # Embeddings are of the photos themselves, without mirror images, and are fitted to the same.
-    own = dataclasses.replace(validation, logits=scored.outputs.own_logits)
-    return ValidationFit(decision, pairs, _plan_embedding(session, own, groups, reference.features, pairs))
-
-
-def _plan_embedding(
-    session: Session,
-    validation: Rows,
-    groups: np.ndarray,
-    reference: np.ndarray,
-    pairs: list[Pair],
-) -> EmbeddingPlan | None:
-    embedding, sizes = session.config.embedding, {n: len(v) for n, v in session.vocabularies.items()}
-    room: dict[str, Any] = {"size": embedding.size, "appearance": embedding.appearance}
-    if embedding.kind == "features":
-        return None
-    return fit_embedding(
-        validation.logits,
-        validation.labels,
-        groups,
-        reference,
-        attributes=compared_attributes(embedding.attributes, sizes, pairs, embedding.size),
-        temperatures={name: _temperature(validation, name) for name in sizes},
-        **room,
-    )
-
-
-def _temperature(rows: Rows, name: str) -> float:
-    known = rows.labels[name] != MISSING
-    return fit_temperature(rows.logits[name][known], rows.labels[name][known])
+    settings, sizes = session.config.embedding, {n: len(v) for n, v in session.vocabularies.items()}
+    embedding = None
+    if settings.kind != "features":
+        embedding = fit_embedding(
+            scored.outputs.own_logits,  # Embeddings are of the photos themselves, without mirror images.
+            labels,
+            session.prepared.groups[scored.rows],
+            reference.features,
+            attributes=compared_attributes(settings.attributes, sizes, pairs, settings.size),
+            size=settings.size,
+            appearance=settings.appearance,
+        )
+    return ValidationFit(decision, pairs, embedding)
 
 
 def score_split(session: Session, state: TrainState, split: str, fit: ValidationFit | None) -> Evaluation | None:
@@ -168,19 +149,19 @@ def score_split(session: Session, state: TrainState, split: str, fit: Validation
     if not len(session.prepared.indices(split)):
         return None
     result = session.evaluator(split, keep_outputs=True)(state)
-    judgement = None if fit is None else _judge(session, state, result, fit)
-    if judgement is not None:
-        result = dataclasses.replace(result, trust=files.without_nan(judgement.report))
+    scores = None if fit is None else _score_decision(session, state, result, fit)
+    if scores is not None:
+        result = dataclasses.replace(result, decisions=files.without_nan(scores.report))
     decision = None if fit is None else fit.decision
     outputs = package_outputs(result, decision)
     result = dataclasses.replace(result, colours=files.without_nan(_score_colours(session, result, outputs)))
     if jax.process_index() == 0:
         folder = session.workdir / "evaluation" / split
         extra = {"step": int(state.step), "colours": result.colours}
-        extra |= {} if result.trust is None else {"trust": result.trust}
+        extra |= {} if result.decisions is None else {"decisions": result.decisions}
         write_evaluation(folder, result.summaries, result.confusions, session.vocabularies, extra)
-        if judgement is not None:
-            write_trust(folder, judgement, fitted_here=split == "validation")
+        if scores is not None:
+            write_decision_scores(folder, scores, fitted_here=split == "validation")
         labels = name_labels(outputs, session.vocabularies)
         _write_predictions(session, result, labels, decision, folder / "predictions.csv")
         _write_sheet(session, result, labels, folder / "contact_sheet.png")
@@ -212,9 +193,9 @@ def format_scores(evaluation: Evaluation) -> str:
                 f"{name}: {found['family_accuracy']:.4f} by colour family; {found['tolerant_accuracy']:.4f} exact or "
                 f"alike (CIEDE2000 of the classes' means up to {JUST_TOLERABLE:g})"
             )
-    if evaluation.trust is not None:
+    if evaluation.decisions is not None:
         lines.append("decisions of the package, accuracy / macro-F1 at its two operating points:")
-        lines.append(format_accepted(evaluation.trust))
+        lines.append(format_accepted(evaluation.decisions))
     return "\n".join(lines)
 
 
@@ -233,28 +214,22 @@ def _score_colours(session: Session, result: Evaluation, outputs: Outputs) -> di
     return scores
 
 
-def _rows(session: Session, result: Evaluation) -> Rows:
+def _labels(session: Session, rows: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns attribute -> labels of rows, for the attributes of the model."""
+    labels = session.prepared.labels[rows]
+    return {name: labels[:, column] for name, column in zip(session.attributes, session.columns, strict=True)}
+
+
+def _score_decision(session: Session, state: TrainState, result: Evaluation, fit: ValidationFit) -> DecisionScores:
     assert result.outputs is not None
-    labels = session.prepared.labels[result.rows]
-    return Rows(
-        result.outputs.logits,
-        {name: labels[:, column] for name, column in zip(session.attributes, session.columns, strict=True)},
-        result.outputs.features,
-        result.outputs.energies,
-    )
-
-
-def _judge(session: Session, state: TrainState, result: Evaluation, fit: ValidationFit) -> Judgement:
     data = session.config.data
-    outside: Rows | None = None
+    outside: RowOutputs | None = None
     kinds: list[str] = []
     if fit.decision.out_of_catalogue is not None:
         images, kinds = draw_not_products(NOT_PRODUCTS_PER_KIND, data.height, data.width)
-        outputs = session.evaluate_images(state, images).outputs
-        assert outputs is not None
-        outside = Rows(outputs.logits, {}, outputs.features, outputs.energies)
-    rows = _rows(session, result)
-    return judge(fit.decision, fit.pairs, rows, outside=outside, kinds=kinds, groups=KINDS)
+        outside = session.evaluate_images(state, images).outputs
+    labels = _labels(session, result.rows)
+    return score_decision(fit.decision, fit.pairs, result.outputs, labels, outside=outside, kinds=kinds, groups=KINDS)
 
 
 def _write_predictions(

@@ -21,7 +21,7 @@ from fashion_jax.data.loader import spread_rows
 from fashion_jax.data.schema import MISSING
 from fashion_jax.decision.calibration import fit_temperature
 from fashion_jax.decision.decisions import scale
-from fashion_jax.decision.trust import mean_loss
+from fashion_jax.decision.fit import mean_loss
 from fashion_jax.evaluation.evaluate import Evaluation
 from fashion_jax.models.classifier import abstract_classifier, merge_network
 from fashion_jax.run.session import DeviceBatch, Session

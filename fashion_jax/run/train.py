@@ -7,7 +7,7 @@ WORKDIR/
   pretrained/       the weights that the run began with, if any
   checkpoints/      the newest and the best
   metrics.jsonl     (tensorboard/)
-  evaluation/test/  metrics.json, predictions.csv, trust.md, confusion matrices, contact_sheet.png
+  evaluation/test/  metrics.json, predictions.csv, decisions.md, confusion matrices, contact_sheet.png
   package/          what load_model reads
 """
 

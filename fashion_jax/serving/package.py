@@ -23,10 +23,15 @@ import safetensors.numpy
 from flax import traverse_util
 
 from fashion_jax.data.schema import Attribute, Schema
-from fashion_jax.decision.decision_file import decision_from_json, decision_to_json
 from fashion_jax.decision.decisions import Decision
 from fashion_jax.decision.embedding import EmbeddingPlan
-from fashion_jax.decision.embedding_file import components_to_bytes, plan_from_json, plan_to_json
+from fashion_jax.decision.files import (
+    components_to_bytes,
+    decision_from_json,
+    decision_to_json,
+    plan_from_json,
+    plan_to_json,
+)
 from fashion_jax.models.classifier import Architecture, abstract_classifier
 from fashion_jax.models.resnet import DEPTHS, POOLINGS, STEMS, num_features
 from fashion_jax.system import files
@@ -171,7 +176,7 @@ def _read_embedding(folder: Path, config: Mapping[str, Any]) -> EmbeddingPlan | 
         where,
         files.read_json_object(where),
         found[1],
-        config["model"],
+        config["model"]["classes"],
         config["num_features"],
     )
 

@@ -15,7 +15,7 @@ from PIL import Image
 from fashion_jax.cli import main
 from fashion_jax.data.photos import decode_photo
 from fashion_jax.decision.calibration import calibration_error
-from fashion_jax.decision.decision_file import decision_from_json, decision_to_json
+from fashion_jax.decision.files import decision_from_json, decision_to_json
 from fashion_jax.decision.hierarchy import count_contradictions, measure_pairs
 from fashion_jax.run.finish import format_scores, package_outputs
 from fashion_jax.run.train import evaluate, train
@@ -52,8 +52,8 @@ def photos(workdir, rows):
 def test_a_run_reports_what_may_be_trusted(run):
     workdir, _, result = run
     folder = workdir / "evaluation/test"
-    report = json.loads((folder / "metrics.json").read_text())["trust"]
-    assert report == result.test.trust
+    report = json.loads((folder / "metrics.json").read_text())["decisions"]
+    assert report == result.test.decisions
     assert list(report["heads"]) == list(ATTRIBUTES)
     for name, head in report["heads"].items():
         assert head["plain"]["accuracy"] == pytest.approx(result.test.summaries[name]["accuracy"])
@@ -65,7 +65,7 @@ def test_a_run_reports_what_may_be_trusted(run):
     assert "articleType -> masterCategory" in report["contradictions"]["pairs"]
     assert report["contradictions"]["after (accuracy)"]["any"]["contradictions"] == 0
     assert {"all", "noise", "patterns", "other domains"} <= report["out_of_catalogue"]["others"].keys()
-    text = (folder / "trust.md").read_text()
+    text = (folder / "decisions.md").read_text()
     assert all(f"## {title}" in text for title in ("Calibration", "Operating points", "Hierarchy", "Out of catalogue"))
     shown = format_scores(result.test)
     assert "accepted automatically at 98% precision" in shown
@@ -78,10 +78,10 @@ def test_a_run_reports_what_may_be_trusted(run):
 
 def test_evaluating_again_finds_the_same_and_validation_says_that_it_flatters(run):
     workdir, _, result = run
-    assert evaluate(workdir, progress=False).trust == result.test.trust
+    assert evaluate(workdir, progress=False).decisions == result.test.decisions
     evaluate(workdir, "validation", progress=False)
-    assert "the figures flatter" in (workdir / "evaluation/validation/trust.md").read_text()
-    assert "the figures flatter" not in (workdir / "evaluation/test/trust.md").read_text()
+    assert "the figures are too good" in (workdir / "evaluation/validation/decisions.md").read_text()
+    assert "the figures are too good" not in (workdir / "evaluation/test/decisions.md").read_text()
 
 
 def test_the_package_says_what_the_run_scored(run):
@@ -98,7 +98,7 @@ def test_the_package_says_what_the_run_scored(run):
         assert (found.label_sets[name] == wanted.label_sets[name]).mean() > 0.98
         labels = prepared.labels[result.test.rows, prepared.attributes.index(name)]
         accuracy = np.mean(wanted.labels[name][labels >= 0] == labels[labels >= 0])
-        assert accuracy == result.test.trust["heads"][name]["operating_points"]["accuracy"]["accuracy"]
+        assert accuracy == result.test.decisions["heads"][name]["operating_points"]["accuracy"]["accuracy"]
     assert np.allclose(found.out_of_catalogue, wanted.out_of_catalogue, atol=1e-2)
     with (workdir / "evaluation/test/predictions.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -154,7 +154,7 @@ def test_confidences_are_those_of_the_labels(run):
     labels = prepared.labels[result.test.rows, prepared.attributes.index(name)]
     sure = outputs.probabilities[name][np.arange(len(labels)), outputs.labels[name]]
     error = calibration_error(sure[labels >= 0].astype(float), (outputs.labels[name] == labels)[labels >= 0])
-    assert error == pytest.approx(result.test.trust["heads"][name]["ece"]["after"], abs=0.02)
+    assert error == pytest.approx(result.test.decisions["heads"][name]["ece"]["after"], abs=0.02)
 
 
 def test_the_file_holds_the_whole_decision(run):
@@ -166,7 +166,7 @@ def test_the_file_holds_the_whole_decision(run):
     assert decision_to_json(again) == value == json.loads((run[0] / "package/decision.json").read_text())
 
 
-def test_older_packages_predict_as_before(run, tmp_path):
+def test_a_package_without_a_decision_predicts_what_the_network_gives(run, tmp_path):
     workdir, _, result = run
     shutil.copytree(workdir / "package", tmp_path / "old")
     (tmp_path / "old/decision.json").unlink()
@@ -195,7 +195,6 @@ def test_older_packages_predict_as_before(run, tmp_path):
 
 
 def test_the_fingerprint_is_that_of_the_files(run):
-    """An unchanged decision leaves it alone."""
     package = load_package(run[0])
     config = json.loads((run[0] / "package/config.json").read_text())
     about = json.dumps([config["digests"], config["model"], config["preprocessing"]], sort_keys=True)
@@ -288,7 +287,7 @@ def test_no_validation_rows_no_decision(tiny_config, products_csv, tmp_path):
         data__attributes=("kind", "colour"),
     )  # fmt: skip
     result = train(config, tmp_path / "w", progress=False)
-    assert result.test.trust is None
+    assert result.test.decisions is None
     assert not (tmp_path / "w/package/decision.json").exists()
-    assert not (tmp_path / "w/evaluation/test/trust.md").exists()
+    assert not (tmp_path / "w/evaluation/test/decisions.md").exists()
     assert load_model(tmp_path / "w").package.decision is None

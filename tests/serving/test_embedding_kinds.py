@@ -42,7 +42,7 @@ def test_features_are_embedded_as_they_are(tiny_config, prepared, tmp_path):
     assert vectors.shape == (len(images), model.num_features)
     np.testing.assert_allclose(vectors, features, rtol=1e-4, atol=1e-4)
     # What was asked of trust is what the package promises, and what its report is about.
-    report = json.loads((tmp_path / "w" / "evaluation" / "test" / "metrics.json").read_text())["trust"]
+    report = json.loads((tmp_path / "w" / "evaluation" / "test" / "metrics.json").read_text())["decisions"]
     decision = model.package.decision
     assert (decision.precision, decision.coverage) == (0.9, 0.8)
     assert report["precision"] == 0.9

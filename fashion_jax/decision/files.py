@@ -1,4 +1,4 @@
-"""What was fitted for a model's decisions, as JSON in its package: written plainly, believed only when it fits."""
+"""The stored form of decisions and embedding plans, as JSON and safetensors. Reading checks every value."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors
+import safetensors.numpy
 
 from fashion_jax.decision.decisions import (
     MAX_TABLE,
@@ -19,15 +21,20 @@ from fashion_jax.decision.decisions import (
     Link,
     OutOfCatalogue,
 )
+from fashion_jax.decision.embedding import EmbeddingPlan, Subspace
+from fashion_jax.system import files
 from fashion_jax.system.errors import UserError
 
 FORMAT = 1
 _MAX_ROWS = 2**53
 _BIG = 1e30
+_SUBSPACE_KEYS = ("name", "attribute", "size", "share", "temperature")
+_COMPONENTS = "components"
+_SHARE_ERROR = 1e-3  # largest distance of the sum of shares from 1
 
 
 def decision_to_json(decision: Decision) -> dict[str, Any]:
-    """Returns JSON values; `decision_from_json` makes the same decision of them."""
+    """Returns JSON values, from which `decision_from_json` makes the same decision."""
     score = decision.out_of_catalogue
     return {
         "format": FORMAT,
@@ -57,14 +64,14 @@ def _head_to_json(head: HeadDecision) -> dict[str, Any]:
         "temperature": head.temperature,
         "class_rows": head.class_rows.tolist(),
         "strengths": dict(head.strengths),
-        # JSON has no infinity: null accepts nothing.
+        # JSON has no infinity, so null stands for a threshold that accepts nothing.
         "thresholds": {point: value if math.isfinite(value) else None for point, value in head.thresholds.items()},
         "label_set": head.label_set,
         "link": None
         if link is None
         else {
             "finer": link.finer,
-            # Most combinations never come up: [finer, class, rows] of those that do.
+            # Most combinations have no rows; [finer, class, rows] of the others.
             "counts": [[i, j, int(link.counts[i, j])] for i, j in np.argwhere(link.counts).tolist()],
             "pooling": link.pooling,
             "weight": link.weight,
@@ -78,17 +85,16 @@ def decision_from_json(where: Path, value: Mapping[str, Any], classes: Mapping[s
 
     Args:
         where: the file, for errors.
-        value: a JSON object from anywhere.
-        classes: attribute -> classes of the model's heads.
-        features: of its embedding.
+        value: a JSON object, possibly forged.
+        classes: attribute -> number of classes of the model's head.
+        features: size of the model's pooled features.
 
     Raises:
         UserError: a key, a type, a size or a range is not what the model needs.
     """
     check = _Check(where)
     try:
-        if value["format"] != FORMAT:
-            raise UserError(f"{where} has the format {value['format']!r}; this version reads {FORMAT}")
+        check(value["format"] == FORMAT, f"has the format {value['format']!r}; this version reads {FORMAT}")
         _keys(check, value, ("format", "precision", "coverage", "heads", "joint", "out_of_catalogue"), "it")
         heads = value["heads"]
         check(isinstance(heads, dict) and heads.keys() == classes.keys(), "its heads are not the model's")
@@ -100,13 +106,13 @@ def decision_from_json(where: Path, value: Mapping[str, Any], classes: Mapping[s
             check.number(value["coverage"], 0, 1, "coverage"),
         )
     except (KeyError, TypeError, AttributeError, OverflowError) as error:
-        raise UserError(f"{where} is not what was fitted for a model: {error!r}") from error
+        raise UserError(f"{where} does not hold a decision: {error!r}") from error
     except ValueError as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{where}: {error}") from error
     named = [name for group in decision.joint for name in group.names]
-    check(len(set(named)) == len(named), "a head is decided in two groups")
+    check(len(set(named)) == len(named), "a head is in two groups")
     return decision
 
 
@@ -221,4 +227,73 @@ def _outside(check: _Check, value: Any, features: int) -> OutOfCatalogue | None:
         (float(centres[0]), float(centres[1])),
         (float(spreads[0]), float(spreads[1])),
         check.number(value["threshold"], -_BIG, _BIG, f"threshold of {what}"),
+    )
+
+
+def plan_to_json(plan: EmbeddingPlan) -> dict[str, Any]:
+    """Returns JSON values, from which `plan_from_json` makes the same plan, with the bytes of `components_to_bytes`."""
+    return {
+        "format": FORMAT,
+        "subspaces": [{name: getattr(subspace, name) for name in _SUBSPACE_KEYS} for subspace in plan.subspaces],
+    }
+
+
+def components_to_bytes(plan: EmbeddingPlan) -> bytes:
+    """Returns a safetensors file with the components of the pooled features, if there are any."""
+    arrays = {} if plan.components is None else {_COMPONENTS: np.ascontiguousarray(plan.components)}
+    return bytes(safetensors.numpy.save(arrays))
+
+
+def plan_from_json(
+    where: Path, value: Mapping[str, Any], data: bytes, classes: Mapping[str, int], features: int
+) -> EmbeddingPlan:
+    """Checks everything and returns the plan.
+
+    Args:
+        where: the JSON file, for errors.
+        value: a JSON object, possibly forged.
+        data: a safetensors file from `components_to_bytes`, possibly forged.
+        classes: attribute -> number of classes of the model's head.
+        features: size of the model's pooled features.
+
+    Raises:
+        UserError: a key, a type, a size or a range is not what the model needs.
+    """
+    check = _Check(where)
+    try:
+        arrays = safetensors.numpy.load(data)
+    except (safetensors.SafetensorError, ValueError) as error:
+        raise UserError(f"the arrays of {where} cannot be read: {error}") from error
+    try:
+        check(value["format"] == FORMAT, f"has the format {value['format']!r}; this version reads {FORMAT}")
+        given = value["subspaces"]
+        check(isinstance(given, list) and 0 < len(given) <= len(classes) + 1, "its subspaces are no list")
+        components = arrays.get(_COMPONENTS)
+        subspaces = tuple(_subspace(check, one, classes, components) for one in given)
+    except (KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise UserError(f"{where} does not say how to make embeddings: {error!r}") from error
+    check(len({s.name for s in subspaces}) == len(subspaces), "it names a subspace twice")
+    check(abs(sum(s.share for s in subspaces) - 1) < _SHARE_ERROR, "its shares do not sum to 1")
+    pooled = [s for s in subspaces if s.attribute is None]
+    check(len(pooled) == (components is not None) == len(arrays), "its arrays do not fit its subspaces")
+    if components is not None:
+        fits = components.dtype == np.float32 and components.shape == (features, pooled[0].size)
+        check(fits and bool(np.isfinite(components).all()), "its components do not fit the model's features")
+    return EmbeddingPlan(subspaces, components)
+
+
+def _subspace(check: _Check, value: Any, classes: Mapping[str, int], components: np.ndarray | None) -> Subspace:
+    _keys(check, value, _SUBSPACE_KEYS, "a subspace")
+    name, attribute, size = value["name"], value["attribute"], value["size"]
+    check(isinstance(name, str) and files.is_line(name), "the name of a subspace is no line of text")
+    if attribute is None:
+        wanted = components.shape[1] if components is not None and components.ndim == 2 else 0
+    else:
+        known = isinstance(attribute, str) and attribute in classes
+        check(known, f"the subspace {name!r} names an attribute that the model does not have")
+        wanted = classes[attribute]
+    check(type(size) is int and size == wanted > 0, f"the size of {name!r} is not {wanted}")
+    share = check.number(value["share"], 1e-9, 1, f"the share of {name!r}")
+    return Subspace(
+        name, attribute, size, share, check.number(value["temperature"], 1e-3, 1e3, f"the temperature of {name!r}")
     )

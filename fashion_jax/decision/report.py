@@ -1,4 +1,4 @@
-"""What was found about trust, for people: tables in trust.md, and a reliability diagram per head."""
+"""Shows the scores of a decision: tables in decisions.md, and a reliability diagram for each head."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ import numpy as np
 
 from fashion_jax.decision.calibration import calibration_error, reliability_bins
 from fashion_jax.decision.decisions import OPERATING_POINTS
-from fashion_jax.decision.trust import Judgement
+from fashion_jax.decision.fit import DecisionScores
 from fashion_jax.system import files
 from fashion_jax.system.pictures import RIGHT, UNKNOWN, render_png
 
 _BINS = 15
-_FEWEST = 5  # rows of a bin that is drawn
+_FEWEST = 5  # A bin with fewer rows is not drawn.
 
 
-def write_trust(folder: Path, judgement: Judgement, *, fitted_here: bool) -> None:
-    """Writes trust.md and `reliability/<attribute>.png`.
+def write_decision_scores(folder: Path, scores: DecisionScores, *, fitted_here: bool) -> None:
+    """Writes decisions.md and `reliability/<attribute>.png`.
 
     Args:
         folder: of the split's scores.
-        judgement: of the split.
-        fitted_here: whether the split is the one that everything was fitted on.
+        scores: of the split.
+        fitted_here: whether the decision was fitted on this split.
     """
-    files.write_text(folder / "trust.md", format_report(judgement.report, fitted_here=fitted_here))
-    for name, curves in judgement.confidences.items():
+    files.write_text(folder / "decisions.md", format_report(scores.report, fitted_here=fitted_here))
+    for name, curves in scores.confidences.items():
         files.write_bytes(folder / "reliability" / f"{name}.png", draw_reliability(name, curves))
 
 
 def format_accepted(report: Mapping[str, Any]) -> str:
-    """Returns a table of what the package decides for a console, one attribute a line.
+    """Returns a table for the console, one attribute a line.
 
-    Accuracy / macro-F1 at either operating point, expected calibration error of the network and of the package, and
-    what is accepted automatically at the point for accuracy.
+    It shows accuracy / macro-F1 at both operating points, the expected calibration error of the network and of the
+    package, and the share of labels that are accepted automatically at the operating point "accuracy".
     """
     lines = [
         f"{'attribute':<16}{'for accuracy':>17}{'for macro-F1':>17}{'ECE before':>12}{'after':>8}"
@@ -57,7 +57,9 @@ def format_accepted(report: Mapping[str, Any]) -> str:
     found = report.get("contradictions")
     if found:
         before, after = found["before"]["any"]["share"], found["after (accuracy)"]["any"]["share"]
-        lines.append(f"predictions that contradict the hierarchy: {before:.2%} before, {after:.2%} as decided")
+        lines.append(
+            f"predictions that contradict the hierarchy: {before:.2%} of the network's, {after:.2%} of the package's"
+        )
     others = report.get("out_of_catalogue", {}).get("others")
     if others:
         scores = ", ".join(f"{kind} {others[kind]['auroc']:.3f}" for kind in others if kind in _GROUPS)
@@ -70,12 +72,12 @@ _GROUPS = ("all", "noise", "patterns", "other domains")
 
 def format_report(report: Mapping[str, Any], *, fitted_here: bool) -> str:
     """Returns the whole report as Markdown."""
-    rows = "these very rows, so the figures flatter" if fitted_here else "the validation split, judged on other rows"
+    rows = "these rows, so the figures are too good" if fitted_here else "the validation split, scored on other rows"
     heads = report["heads"]
-    parts = [f"# Trust\n\nFitted on {rows}. Precision asked for: {report['precision']:.1%}."]
+    parts = [f"# Decisions\n\nFitted on {rows}. Precision asked for: {report['precision']:.1%}."]
     parts.append(
-        "## Calibration\n\nExpected calibration error (15 bins) and mean negative log-likelihood (nats): of the "
-        "network, with temperature alone, and as predicted (with the hierarchy's part).\n\n"
+        "## Calibration\n\nExpected calibration error (ECE, 15 bins) and mean negative log-likelihood (NLL, "
+        "nats) of the network, of its scaled probabilities, and of the package, which also uses the hierarchy.\n\n"
         + _table(
             ["attribute", "rows", "temperature", "ECE", "scaled", "predicted", "NLL", "scaled", "predicted"],
             [
@@ -86,8 +88,8 @@ def format_report(report: Mapping[str, Any], *, fitted_here: bool) -> str:
         )
     )
     parts.append(
-        "## Operating points\n\nStrength of the logit adjustment after the fact; macro-F1 over all classes of the "
-        "rows, and over those with 10 rows or more.\n\n"
+        "## Operating points\n\nStrength of the post-hoc logit adjustment; macro-F1 over all classes of the rows, "
+        "and over the classes with 10 rows or more (supported).\n\n"
         + _table(
             ["attribute", "for", "strength", "accuracy", "macro-F1", "supported"],
             [
@@ -116,7 +118,7 @@ def format_report(report: Mapping[str, Any], *, fitted_here: bool) -> str:
             for name, head in heads.items()
             for sets in ([head["label_sets"]] if "label_sets" in head else [])
         ]
-        parts.append("## Label sets\n\n" + _table(["attribute", "asked", "hold the label", "mean size"], rows_))
+        parts.append("## Label sets\n\n" + _table(["attribute", "coverage asked for", "coverage", "mean size"], rows_))
     if "contradictions" in report:
         parts.append(_hierarchy(report))
     if "out_of_catalogue" in report:
@@ -144,15 +146,15 @@ def _hierarchy(report: Mapping[str, Any]) -> str:
 
 def _outside(found: Mapping[str, Any]) -> str:
     table = _table(
-        ["photos", "AUROC", "flagged"],
-        [[name, f"{v['auroc']:.4f}", f"{v['flagged']:.1%}"] for name, v in found["others"].items()],
+        ["photos", "AUROC", "above the threshold"],
+        [[name, f"{v['auroc']:.4f}", f"{v['above_threshold']:.1%}"] for name, v in found["others"].items()],
     )
-    flagged = _percent(found["flagged_products"])
-    return f"## Out of catalogue\n\nFlagged of the split's products: {flagged}.\n\n{table}"
+    share = _percent(found["products_above_threshold"])
+    return f"## Out of catalogue\n\nProducts of the split above the threshold: {share}.\n\n{table}"
 
 
 def draw_reliability(title: str, curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> bytes:
-    """Draws accuracy by confidence as PNG, before and after, and how many rows each bin has.
+    """Draws accuracy by confidence, before and after, and the number of rows in each bin, as PNG.
 
     Args:
         title: of the picture.
@@ -175,8 +177,8 @@ def draw_reliability(title: str, curves: Mapping[str, tuple[np.ndarray, np.ndarr
             label=f"{name}: error {error:.3f}",
         )  # fmt: skip
         counts.step(middles, rows, where="mid", color=colour)
-    axes.set_title(f"{title}: is it right as often as it is sure?", parse_math=False)
-    axes.set_ylabel("share that is right")
+    axes.set_title(f"{title}: accuracy by confidence", parse_math=False)
+    axes.set_ylabel("accuracy")
     axes.set_ylim(0, 1)
     axes.set_xlim(0, 1)
     axes.legend(loc="upper left")
