@@ -91,9 +91,9 @@ class OutOfCatalogue:
 
     The score is the sum of two parts. Each is centred by its median and divided by its interquartile range on
     validation photos. The first part is the logarithm of the Mahalanobis distance of the features from those of
-    training photos (Lee et al., NeurIPS 2018, with one Gaussian whose covariance has low rank plus a multiple of the identity:
-    Tipping and Bishop, JRSS B 1999). The second is the energy, the mean over heads of -logsumexp(logits) (Liu et al.,
-    NeurIPS 2020).
+    training photos (Lee et al., NeurIPS 2018), with one Gaussian whose covariance has low rank plus a multiple of the
+    identity (Tipping and Bishop, JRSS B 1999). The second is the energy, the mean over heads of -logsumexp(logits)
+    (Liu et al., NeurIPS 2020).
 
     Attributes:
         mean: float64 (features,), of the features of training photos.
