@@ -10,7 +10,7 @@ XDIST := -n logical --maxprocesses 4 --dist worksteal
 .PHONY: help env demo test test-all check format clean
 
 help:
-	@echo "make demo      environment, then training on the embedded catalogue (about 5 minutes on 2 cores)"
+	@echo "make demo      environment, then the demonstration (two to four minutes on 2 cores)"
 	@echo "make test      environment, then the tests but for slow ones"
 	@echo "make test-all  environment, then all tests: kills, wheels and many processes too"
 	@echo "make check     environment, then lint, formatting and types"
