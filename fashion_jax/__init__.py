@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fashion_jax.data.catalog import Catalog, open_catalog
-    from fashion_jax.data.prepare import prepare
+    from fashion_jax.data.prepare import PrepareOptions, prepare
     from fashion_jax.data.records import open_prepared
+    from fashion_jax.data.splits import SplitOptions
     from fashion_jax.run.train import evaluate, train
     from fashion_jax.search.index import Index
     from fashion_jax.serving.embed import embed_source as embed
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 _PUBLIC = {
     "Catalog": "fashion_jax.data.catalog:Catalog",
     "Index": "fashion_jax.search.index:Index",
+    "PrepareOptions": "fashion_jax.data.prepare:PrepareOptions",
+    "SplitOptions": "fashion_jax.data.splits:SplitOptions",
     "embed": "fashion_jax.serving.embed:embed_source",
     "evaluate": "fashion_jax.run.train:evaluate",
     "load_model": "fashion_jax.serving.predictor:load_model",
@@ -34,6 +37,8 @@ _PUBLIC = {
 __all__ = [
     "Catalog",
     "Index",
+    "PrepareOptions",
+    "SplitOptions",
     "embed",
     "evaluate",
     "load_model",

@@ -27,7 +27,7 @@ from fashion_jax.audit.page import Card, write_page
 from fashion_jax.audit.photos import average_with_network, find_new_rows, run_network
 from fashion_jax.data.corrections import escape_cell, holds_decisions
 from fashion_jax.data.photos import BadPhoto, decode_photo
-from fashion_jax.data.prepare import prepare
+from fashion_jax.data.prepare import PrepareOptions, prepare
 from fashion_jax.data.records import Prepared, is_prepared, open_prepared
 from fashion_jax.data.schema import Schema
 from fashion_jax.run.start import ever_trained_on
@@ -151,15 +151,8 @@ def _read_source(
             )
         return open_prepared(source)
     # Any number of bad rows is quarantined, because the other rows can be audited without them.
-    return prepare(
-        source,
-        out / "records",
-        schema=schema,
-        max_side=model.package.preprocessing["max_side"],
-        max_bad_fraction=1.0,
-        corrections=corrections,
-        progress=progress,
-    )
+    options = PrepareOptions(schema, model.package.preprocessing["max_side"], 1.0, corrections=corrections)
+    return prepare(source, out / "records", options, progress=progress)
 
 
 def _choose_attributes(wanted: Sequence[str], prepared: Prepared, model: Predictor) -> tuple[str, ...]:

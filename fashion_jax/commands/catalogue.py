@@ -35,19 +35,17 @@ def _three_shares(text: str) -> tuple[float, float, float]:
 
 def _run(flags: argparse.Namespace) -> int:
     from fashion_jax.data.catalog_report import format_report
-    from fashion_jax.data.prepare import prepare
+    from fashion_jax.data.prepare import PrepareOptions, prepare
+    from fashion_jax.data.splits import SplitOptions
 
-    prepared = prepare(
-        flags.source,
-        flags.out,
-        schema=read_schema(flags),
-        max_side=flags.max_side,
-        max_bad_fraction=flags.max_bad_fraction,
-        split=flags.split,
-        split_fractions=flags.split_fractions,
-        split_seed=flags.split_seed,
-        corrections=flags.corrections,
+    options = PrepareOptions(
+        read_schema(flags),
+        flags.max_side,
+        flags.max_bad_fraction,
+        SplitOptions(flags.split, flags.split_fractions, flags.split_seed),
+        flags.corrections,
     )
+    prepared = prepare(flags.source, flags.out, options)
     print(format_report(prepared.report))
     print(f"records: {prepared.folder}")
     return 0

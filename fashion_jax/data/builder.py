@@ -1,6 +1,6 @@
-"""Records on the disk: a TFDS builder that writes ArrayRecord. TensorFlow is not needed.
+"""Records on the disk, as a TFDS data set in ArrayRecord files. TensorFlow is not needed.
 
-Prepared records are read by anything that reads TFDS data sets:
+Everything that reads TFDS data sets reads them:
 
     builder = tfds.builder("fashion_products", data_dir="PREPARED")
     source = builder.as_data_source("train")
@@ -30,36 +30,39 @@ LABEL_PREFIX = "label_"  # keeps an attribute called "image" or "id" apart from 
 class RecordSource(Protocol):
     """What the builder writes."""
 
-    vocabularies: Mapping[str, tuple[str, ...]]
+    @property
+    def vocabularies(self) -> Mapping[str, tuple[str, ...]]:
+        """Attribute -> class names."""
+        ...
 
-    def splits(self) -> Mapping[str, int]:
-        """Returns the splits that hold rows -> how many."""
+    def split_sizes(self) -> Mapping[str, int]:
+        """Returns the number of rows of each split that has any."""
         ...
 
     def examples(self, split: str, start: int, stop: int) -> Iterator[dict[str, Any]]:
-        """Yields rows of a split: id, title, image (JPEG bytes), labels (attribute -> class number, -1 if missing)."""
+        """Yields rows of a split: id, title, image (JPEG), labels (attribute -> class number, -1 where missing)."""
         ...
 
 
 class _LocalInfo(tfds.core.DatasetInfo):
-    """Facts of a data set that nobody else publishes."""
+    """Information about a data set that TFDS does not publish."""
 
     def initialize_from_bucket(self) -> None:
-        """Does not ask TFDS's bucket whether it knows the data set, which would leave a folder in the system's temp."""
+        """Does nothing. TFDS would look the data set up online and leave a folder in the temporary directory."""
 
 
 class FashionProducts(tfds.core.ShardBasedBuilder):
     """Products with a photo and one label per attribute; a missing label is -1.
 
-    TFDS's `GeneratorBasedBuilder` sorts all rows of a split in memory, and beyond 1 GB by way of TensorFlow; this
-    sibling of it writes them as they come, in our order.
+    TFDS's `GeneratorBasedBuilder` sorts all rows of a split in memory, and above 1 GB it needs TensorFlow. A
+    `ShardBasedBuilder` writes the rows in the order in which it gets them.
     """
 
     name = NAME
     VERSION = tfds.core.Version("1.0.0")
 
     def __init__(self, *, records: RecordSource | None = None, **kwargs: Any) -> None:
-        """Opens prepared records under `data_dir`, or gets ready to write `records` there."""
+        """Opens the records in the folder `data_dir`; with `records`, gets ready to write them there."""
         self._records = records
         if records is None:
             manifest = json.loads((Path(kwargs.get("data_dir") or ".") / "manifest.json").read_text(encoding="utf-8"))
@@ -82,10 +85,10 @@ class FashionProducts(tfds.core.ShardBasedBuilder):
     def _shard_iterators_per_split(
         self, dl_manager: tfds.download.DownloadManager
     ) -> dict[str, list[Callable[[], Iterator[tuple[int, dict[str, Any]]]]]]:
-        assert self._records is not None, "prepared records are read, not made again"
+        assert self._records is not None, "these records are written already"
         return {
             split: [partial(self._examples, split, start) for start in range(0, count, _SHARD_ROWS)]
-            for split, count in self._records.splits().items()
+            for split, count in self._records.split_sizes().items()
         }
 
     def _examples(self, split: str, start: int) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -96,20 +99,20 @@ class FashionProducts(tfds.core.ShardBasedBuilder):
 
 
 def write_records(records: RecordSource, folder: Path) -> None:
-    """Writes all splits below `folder`, in the order of the rows; OSError when the disk is full."""
+    """Writes all splits into a folder, in the order of the rows; OSError where the disk is full."""
     builder = FashionProducts(records=records, data_dir=str(folder))
     shown = tqdm_utils._active
-    tqdm_utils.display_progress_bar(False)  # ours counts photos
+    tqdm_utils.display_progress_bar(False)  # `prepare` shows its own
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # it speaks of downloads
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints about downloads
             builder.download_and_prepare()
     except RuntimeError as error:
-        if "No space left" not in str(error):  # ArrayRecord has its own words for the system's
+        if "No space left" not in str(error):  # ArrayRecord's words for a full disk
             raise
         raise OSError(errno.ENOSPC, "No space left on device", str(folder)) from error
     finally:
         tqdm_utils.display_progress_bar(shown)
-        shutil.rmtree(folder / "downloads", ignore_errors=True)  # empty: nothing was downloaded
+        shutil.rmtree(folder / "downloads", ignore_errors=True)  # TFDS made it; it is empty
 
 
 def open_records(folder: Path, split: str) -> Any:

@@ -1,4 +1,4 @@
-"""What a catalogue holds, what was wrong with it, and what became of it, in numbers and as text."""
+"""The report on a preparation: what the catalogue holds, what was repaired, and what was left out."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ def make_report(
     vocabularies: Mapping[str, tuple[str, ...]],
     labels: Int32[np.ndarray, "n attributes"],
     groups: Int64[np.ndarray, " n"],
-    sides: Int8[np.ndarray, " n"],
+    splits: Int8[np.ndarray, " n"],
     digests: list[str],
     seconds: float,
 ) -> dict[str, Any]:
-    """Returns JSON values that `format_report` prints.
+    """Returns the report as JSON values; `format_report` makes text of it.
 
     Args:
-        catalog: as read, bad photos moved to its rejected rows.
-        photo_repairs: repair -> photos.
+        catalog: as it was read, with products whose photo is bad among the rejected rows.
+        photo_repairs: name of a repair -> photos that needed it.
         vocabularies: attribute -> class names.
         labels: of the usable products.
         groups: of near-duplicates.
-        sides: place in SPLITS.
+        splits: place in SPLITS.
         digests: of the photos' bytes.
-        seconds: that the preparation took.
+        seconds: the time that the preparation took.
     """
     dropped = sum(catalog.dropped.values())
     identical = np.unique(digests, return_inverse=True)[1]
@@ -58,47 +58,45 @@ def make_report(
             }
             for i, (name, classes) in enumerate(vocabularies.items())
         },
-        "identical": _group_facts(identical, labels, tuple(vocabularies)),
-        "near_duplicates": _group_facts(groups, labels, tuple(vocabularies)),
-        "splits": {name: int((sides == number).sum()) for number, name in enumerate(SPLITS)},
+        "identical": _count_groups(identical, labels, tuple(vocabularies)),
+        "near_duplicates": _count_groups(groups, labels, tuple(vocabularies)),
+        "splits": {name: int((splits == number).sum()) for number, name in enumerate(SPLITS)},
         "seconds": round(seconds, 1),
     }
 
 
 def format_report(report: Mapping[str, Any]) -> str:
     """Returns a report as lines of text."""
+    repairs = {**report["table_repairs"], **report["photo_repairs"]}
     lines = [
         f"{report['source']}: {report['rows']:,} rows, {report['products']:,} usable products ({report['seconds']} s)",
-        f"  rows of the documented classes: {report['documented_rows']:,}",
+        f"  rows with a known class in every attribute that has fixed classes: {report['documented_rows']:,}",
+        *(f"  left out by the schema: {reason}: {count:,}" for reason, count in report["dropped"].items()),
+        *(f"  left out: {reason}: {count:,}" for reason, count in report["quarantine_reasons"].items()),
+        *(f"  repaired: {name}: {count:,}" for name, count in repairs.items()),
+        *(f"  corrected labels: {name}: {count:,}" for name, count in report["corrected_labels"].items()),
+        "  attribute         classes  present  missing labels",
     ]
-    lines += [f"  left out, {reason}: {count:,}" for reason, count in report["dropped"].items()]
-    lines += [f"  quarantined, {reason}: {count:,}" for reason, count in report["quarantine_reasons"].items()]
-    lines += [
-        f"  repaired, {name}: {n:,}" for name, n in {**report["table_repairs"], **report["photo_repairs"]}.items()
-    ]
-    # Records of an earlier version do not count corrections.
-    lines += [f"  corrected labels, {name}: {count:,}" for name, count in report.get("corrected_labels", {}).items()]
-    lines.append("  attribute         classes  present  missing labels")
-    for name, facts in report["classes"].items():
-        lines.append(f"    {name:<16}{facts['known']:>7}{facts['present']:>9}{facts['missing_labels']:>16,}")
+    for name, counts in report["classes"].items():
+        lines.append(f"    {name:<16}{counts['known']:>7}{counts['present']:>9}{counts['missing_labels']:>16,}")
     for key, what in (("identical", "identical photos"), ("near_duplicates", "near-duplicates")):
-        facts = report[key]
-        apart = ", ".join(f"{n} {share:.1%}" for n, share in facts["disagreement"].items() if share)
+        counts = report[key]
+        differ = ", ".join(f"{name} {share:.1%}" for name, share in counts["disagreement"].items() if share)
         lines.append(
-            f"  {what}: {facts['products']:,} products in {facts['groups']:,} groups (largest {facts['largest']})"
-            + (f"; labels disagree in: {apart}" if apart else "")
+            f"  {what}: {counts['products']:,} products in {counts['groups']:,} groups (largest {counts['largest']})"
+            + (f"; share of groups whose labels differ: {differ}" if differ else "")
         )
     lines.append("  splits: " + ", ".join(f"{name} {count:,}" for name, count in report["splits"].items()))
     return "\n".join(lines)
 
 
 def _reasons(catalog: Catalog) -> dict[str, int]:
-    """Counts the reasons of quarantine, names and numbers in them left out."""
+    """Counts why rows were left out. Words with names or numbers are cut, so that equal reasons count together."""
     reasons = [r.reason for r in catalog.rejected if not r.by_schema]
     return dict(Counter(" ".join(w for w in r.split() if not any(c in "/'0123456789" for c in w)) for r in reasons))
 
 
-def _group_facts(
+def _count_groups(
     groups: Int64[np.ndarray, " n"], labels: Int32[np.ndarray, "n attributes"], names: tuple[str, ...]
 ) -> dict[str, Any]:
     """Counts groups of two products or more, and the share of them in which an attribute's labels differ."""

@@ -154,8 +154,6 @@ def letterbox(image: UInt8[np.ndarray, "h w 3"], height: int, width: int) -> UIn
 def decode_photos(
     decode: Callable[[bytes], T],
     photos: Iterable[tuple[K, bytes | BadPhoto]],
-    *,
-    num_workers: int | None = None,
 ) -> Generator[tuple[K, T | BadPhoto], None, None]:
     """Decodes photos ahead in threads, and yields them in the order of `photos`.
 
@@ -165,12 +163,11 @@ def decode_photos(
     Args:
         decode: makes what is wanted from a photo's bytes, or raises BadPhoto. It runs in the threads.
         photos: pairs of a key and a photo's bytes, or the reason why there are none.
-        num_workers: the number of threads; None: one for each core.
 
     Yields:
         The key and the decoded photo, or the key and the reason why the photo cannot be used.
     """
-    workers = num_workers or num_cores()
+    workers = num_cores()
     pool = ThreadPoolExecutor(workers)
     running: deque[tuple[Future[list[tuple[K, T | BadPhoto]]], int]] = deque()
     waiting = 0

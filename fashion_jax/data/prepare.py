@@ -1,4 +1,4 @@
-"""From a catalogue to records: read, repair, group, split, write; one atomic rename at the end."""
+"""From a catalogue to records: read, repair, find near-duplicates, split, write; then one rename puts them in place."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int8, Int32, Int64
 
 from fashion_jax.data.catalog import Catalog, Product, Rejected, open_catalog
 from fashion_jax.data.catalog_report import make_report
@@ -22,7 +24,7 @@ from fashion_jax.data.corrections import escape_cell
 from fashion_jax.data.duplicates import find_groups
 from fashion_jax.data.records import FORMAT, Prepared, is_prepared, open_prepared
 from fashion_jax.data.schema import MISSING, Schema, save_schema
-from fashion_jax.data.splits import SPLITS, named_split, random_split, read_splits, split_groups, write_splits
+from fashion_jax.data.splits import SPLITS, SplitOptions, choose_splits, write_splits
 from fashion_jax.data.staging import Staged, stage_photos
 from fashion_jax.system import files
 from fashion_jax.system.errors import UserError
@@ -31,139 +33,188 @@ _MIN_PRODUCTS = 3  # one for each split
 _CONTENT = {"fashion_products", "manifest.json", "products.csv", "quarantine.csv", "schema.json", "splits.csv"}
 
 
+@dataclass(frozen=True, slots=True)
+class PrepareOptions:
+    """How a catalogue becomes records.
+
+    Attributes:
+        schema: how to read the table; None: the known schema, or one that is inferred from the table.
+        max_side: longest side of a stored photo, in pixels; larger photos are scaled down.
+        max_bad_fraction: if a larger share of the rows cannot be used, nothing is written.
+        split: how the products are divided into train, validation and test.
+        corrections: path of a table of corrected labels, such as an audit's findings that a person has edited.
+    """
+
+    schema: Schema | None = None
+    max_side: int = 256
+    max_bad_fraction: float = 0.05
+    split: SplitOptions = field(default_factory=SplitOptions)
+    corrections: str | Path | None = None
+
+    def check(self) -> None:
+        """Raises UserError where a number is out of range."""
+        for name, value, low, high in (
+            ("max-side", self.max_side, 16, 8192),
+            ("max-bad-fraction", self.max_bad_fraction, 0, 1),
+            ("split-seed", self.split.seed, 0, 2**32 - 1),
+        ):
+            if not low <= value <= high:  # NaN is outside too
+                raise UserError(f"--{name}={value} is out of range: expected {low} to {high}")
+        fractions = self.split.fractions
+        if len(fractions) != 3 or not all(0 < f < 1 for f in fractions) or abs(sum(fractions) - 1) > 1e-6:
+            raise UserError(f"--split-fractions={fractions} must be three shares between 0 and 1 that sum to 1")
+
+
 def prepare(
     source: str | Path,
     out: str | Path,
+    options: PrepareOptions | None = None,
     *,
-    schema: Schema | None = None,
-    max_side: int = 256,
-    max_bad_fraction: float = 0.05,
-    split: str = "group",
-    split_fractions: tuple[float, ...] = (0.7, 0.1, 0.2),
-    split_seed: int = 0,
-    corrections: str | Path | None = None,
-    num_workers: int | None = None,
     progress: bool = True,
     before_replacing: Callable[[Prepared, Prepared], None] | None = None,
 ) -> Prepared:
-    """Writes a catalogue's records, or finds them there already.
+    """Writes a catalogue's records into a folder. If the folder holds these records already, they are opened.
 
-    A killed preparation goes on where it was. Beside the records stand `schema.json`, `splits.csv`,
-    `quarantine.csv` (row, id, reason of every row that was left out), `products.csv` and `manifest.json`.
+    A preparation that was killed goes on where it stopped. The folder also gets `products.csv`, `schema.json`,
+    `splits.csv`, `quarantine.csv` (row, id and reason of every row that was left out) and `manifest.json`.
 
     Args:
-        source: anything that `open_catalog` reads.
-        out: folder for the records; an empty, absent, or earlier prepared one.
-        schema: how to read the table; None: known or inferred.
-        max_side: pixels; larger photos are scaled down.
-        max_bad_fraction: share of rows without a usable photo or row above which nothing is written.
-        split: "group", "random", "column" (the schema's), or "file:PATH" (a splits.csv).
-        split_fractions: of train, validation and test.
-        split_seed: of the split.
-        corrections: a table of corrected labels, such as an audit's findings after a person has been over them.
-        num_workers: threads; None for one per core.
+        source: the catalogue, as `open_catalog` takes it.
+        out: the folder for the records. It must be absent or empty, or hold earlier records.
+        options: how to prepare them; None: the defaults.
         progress: whether to show a bar.
-        before_replacing: called with the records that are there and those that are to take their place, where they
-            differ; what it raises leaves the old ones there.
+        before_replacing: is called with the records that are in the folder and those that will replace them. If it
+            raises an error, the records in the folder stay.
 
     Raises:
-        UserError: the source cannot be read, too many rows are bad, an option is out of range, or `out` holds
-            something else.
+        UserError: the source cannot be read, too many rows are unusable, an option is out of range, or the folder
+            holds something else.
     """
-    begin, out = time.monotonic(), Path(out).resolve()
+    begin, out, options = time.monotonic(), Path(out).resolve(), options or PrepareOptions()
     _check_out(out)
-    _check_options(max_side, max_bad_fraction, split_seed)
-    fractions = _check_fractions(split_fractions)
-    catalog = open_catalog(source, schema, corrections=corrections)
-    options = {
-        "max_side": max_side,
-        "split": _split_key(split),
-        "fractions": list(fractions),
-        "seed": split_seed,
+    options.check()
+    catalog = open_catalog(source, options.schema, corrections=options.corrections)
+    written_options = {
+        "max_side": options.max_side,
+        "split": options.split.key(),
+        "fractions": list(options.split.fractions),
+        "seed": options.split.seed,
         "format": FORMAT,
     }
-    source_stamp = catalog.stamp()  # asks the system about every photo
-    stamp = hashlib.sha256(json.dumps([source_stamp, options]).encode()).hexdigest()
+    source_stamp = catalog.stamp()  # asks the file system about every photo
+    stamp = hashlib.sha256(json.dumps([source_stamp, written_options]).encode()).hexdigest()
     before = None
     if is_prepared(out):
-        with contextlib.suppress(UserError):  # damaged or of another version: made again
+        with contextlib.suppress(UserError):  # damaged records are made again
             before = open_prepared(out)
             if before.stamp == stamp:
                 return before
-    _check_enough(catalog, max_bad_fraction)
-    with _locked(out):
+    _check_enough(catalog, options.max_bad_fraction)
+    with _lock(out):
         files.remove_stale(out)
         folder = out.parent / f".{out.name}.staging"
-        key = json.dumps([source_stamp, max_side, FORMAT])
+        key = json.dumps([source_stamp, options.max_side, FORMAT])
         try:
-            staged = stage_photos(catalog, folder, key, max_side=max_side, num_workers=num_workers, progress=progress)
+            staged = stage_photos(catalog, folder, key, max_side=options.max_side, progress=progress)
             _quarantine_photos(catalog, staged)
-            _check_enough(catalog, max_bad_fraction)
-            records = _Records(catalog, staged, split, fractions, split_seed)
+            _check_enough(catalog, options.max_bad_fraction)
+            records = _make_records(catalog, staged, options.split)
             with files.replace_directory(out) as aside:
-                _write(aside, catalog, staged, records, stamp, options, begin)
+                _write(
+                    aside, catalog, records, repairs=staged.repairs, stamp=stamp, options=written_options, begin=begin
+                )
                 if before is not None and before_replacing is not None:
                     before_replacing(before, open_prepared(aside))
         except UserError:
-            # A source that is refused leaves nothing behind; a kill or a full disk leaves the work that is done.
+            # A source that is refused leaves nothing behind. After a kill or on a full disk the finished work stays.
             shutil.rmtree(folder, ignore_errors=True)
             raise
         shutil.rmtree(folder, ignore_errors=True)
     return open_prepared(out)
 
 
+@dataclass(frozen=True, slots=True)
 class _Records:
-    """The usable rows with their labels, groups and sides, in the order of the records."""
+    """The usable products in the order of the records; arrays and lists have one entry for each product.
 
-    def __init__(
-        self, catalog: Catalog, staged: Staged, split: str, fractions: tuple[float, float, float], seed: int
-    ) -> None:
-        # An attribute without a single class cannot be learnt, and is left out.
-        self.vocabularies: Mapping[str, tuple[str, ...]] = {n: v for n, v in catalog.vocabularies.items() if v}
-        if not self.vocabularies:
-            raise UserError(f"{catalog.source} has no attribute with a class; there is nothing to learn")
-        products, self._staged = catalog.products, staged
-        numbers = {name: {c: i for i, c in enumerate(v)} for name, v in self.vocabularies.items()}
-        places = [(i, a.name) for i, a in enumerate(catalog.schema.attributes) if a.name in self.vocabularies]
-        self.vocabularies = {name: self.vocabularies[name] for _, name in places}
-        labels = np.array(
-            [[numbers[n].get(p.labels[i] or "", MISSING) for i, n in places] for p in products], np.int32
-        ).reshape(len(products), len(places))
-        rows = [p.row for p in products]
-        self.digests = [staged.digests[row] for row in rows]
-        groups = find_groups(
-            [p.id for p in products],
-            [p.title for p in products],
-            self.digests,
-            np.array([staged.hashes[row] for row in rows], np.uint64),
-            np.array([staged.thumbnails[row] for row in rows], np.uint8),
-        )
-        sides = _choose_split(catalog, labels, groups, split, fractions, seed)
-        order = np.argsort(sides, kind="stable")
-        self.products: list[Product] = [products[i] for i in order]
-        self.labels, self.groups, self.sides = labels[order], groups[order], sides[order]
-        self.digests = [self.digests[i] for i in order]
+    Attributes:
+        vocabularies: attribute -> class names; attributes without a class are left out.
+        products: as the table has them.
+        labels: class numbers, or MISSING.
+        groups: near-duplicates have equal numbers.
+        splits: place in SPLITS, ascending.
+        digests: hash of the photo's bytes before its repair.
+        staged: the repaired photos.
+    """
 
-    def splits(self) -> dict[str, int]:
-        counts = {name: int((self.sides == number).sum()) for number, name in enumerate(SPLITS)}
+    vocabularies: Mapping[str, tuple[str, ...]]
+    products: list[Product]
+    labels: Int32[np.ndarray, "n attributes"]
+    groups: Int64[np.ndarray, " n"]
+    splits: Int8[np.ndarray, " n"]
+    digests: list[str]
+    staged: Staged
+
+    def split_sizes(self) -> dict[str, int]:
+        counts = {name: int((self.splits == number).sum()) for number, name in enumerate(SPLITS)}
         return {name: count for name, count in counts.items() if count}
 
     def examples(self, split: str, start: int, stop: int) -> Iterator[dict[str, Any]]:
-        for i in np.flatnonzero(self.sides == SPLITS.index(split))[start:stop]:
+        for i in np.flatnonzero(self.splits == SPLITS.index(split))[start:stop]:
             product = self.products[i]
             yield {
                 "id": product.id,
                 "title": product.title,
-                "image": self._staged.read(product.row),
+                "image": self.staged.read(product.row),
                 "labels": dict(zip(self.vocabularies, self.labels[i].tolist(), strict=True)),
             }
+
+
+def _make_records(catalog: Catalog, staged: Staged, split: SplitOptions) -> _Records:
+    products = catalog.products
+    # An attribute without a class cannot be learnt.
+    places = [(i, a.name) for i, a in enumerate(catalog.schema.attributes) if catalog.vocabularies[a.name]]
+    if not places:
+        raise UserError(f"{catalog.source} has no attribute with a class; there is nothing to learn")
+    vocabularies = {name: catalog.vocabularies[name] for _, name in places}
+    numbers = {name: {c: i for i, c in enumerate(classes)} for name, classes in vocabularies.items()}
+    labels = np.array(
+        [[numbers[name].get(p.labels[i] or "", MISSING) for i, name in places] for p in products], np.int32
+    ).reshape(len(products), len(places))
+    rows = [p.row for p in products]
+    digests = [staged.digests[row] for row in rows]
+    groups = find_groups(
+        [p.id for p in products],
+        [p.title for p in products],
+        digests,
+        np.array([staged.hashes[row] for row in rows], np.uint64),
+        np.array([staged.thumbnails[row] for row in rows], np.uint8),
+    )
+    splits = choose_splits(
+        split,
+        labels,
+        groups,
+        ids=[p.id for p in products],
+        column=[p.split for p in products] if catalog.schema.split_column else None,
+    )
+    order = np.argsort(splits, kind="stable")
+    return _Records(
+        vocabularies,
+        [products[i] for i in order],
+        labels[order],
+        groups[order],
+        splits[order],
+        [digests[i] for i in order],
+        staged,
+    )
 
 
 def _write(
     aside: Path,
     catalog: Catalog,
-    staged: Staged,
     records: _Records,
+    *,
+    repairs: Mapping[str, int],
     stamp: str,
     options: dict[str, Any],
     begin: float,
@@ -171,18 +222,18 @@ def _write(
     from fashion_jax.data.builder import write_records
 
     save_schema(catalog.schema, aside / "schema.json")
-    write_splits(aside / "splits.csv", [p.id for p in records.products], records.sides, records.groups)
+    write_splits(aside / "splits.csv", [p.id for p in records.products], records.splits, records.groups)
     files.write_text(aside / "quarantine.csv", format_quarantine(catalog.rejected))
     table = _format_products(records)
     files.write_text(aside / "products.csv", table)
     write_records(records, aside)
     report = make_report(
         catalog,
-        staged.repairs,
+        repairs,
         vocabularies=records.vocabularies,
         labels=records.labels,
         groups=records.groups,
-        sides=records.sides,
+        splits=records.splits,
         digests=records.digests,
         seconds=time.monotonic() - begin,
     )
@@ -201,13 +252,13 @@ def _write(
 
 
 def _fingerprint(records: _Records, table: str, max_side: int) -> str:
-    """Returns a hash of all that records consist of; a photo is what its bytes and `max_side` make of it."""
+    """Returns a hash of all that the records hold; `max_side` and a photo's bytes decide what is stored of a photo."""
     content = [FORMAT, max_side, table, records.digests, {n: list(v) for n, v in records.vocabularies.items()}]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def format_quarantine(rejected: Iterable[Rejected]) -> str:
-    """Returns the CSV of rows that were left out: row, id, reason; no cell is a formula to a spreadsheet."""
+    """Returns the rows that were left out as CSV: row, id, reason. No cell is a formula to a spreadsheet."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["row", "id", "reason"])
@@ -220,11 +271,11 @@ def _format_products(records: _Records) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["row", "id", "title", "split", "group", *(f"label_{name}" for name in records.vocabularies)])
     classes = list(records.vocabularies.values())
-    for product, side, group, labels in zip(
-        records.products, records.sides, records.groups, records.labels.tolist(), strict=True
+    for product, split, group, labels in zip(
+        records.products, records.splits, records.groups, records.labels.tolist(), strict=True
     ):
         names = [classes[i][label] if label >= 0 else "" for i, label in enumerate(labels)]
-        writer.writerow([product.row, product.id, product.title, SPLITS[side], group, *names])
+        writer.writerow([product.row, product.id, product.title, SPLITS[split], group, *names])
     return text.getvalue()
 
 
@@ -237,53 +288,18 @@ def _quarantine_photos(catalog: Catalog, staged: Staged) -> None:
 
 
 def _check_enough(catalog: Catalog, max_bad_fraction: float) -> None:
-    """Raises UserError when too many rows are unusable; rows that the schema drops on purpose do not count."""
+    """Raises UserError where too many rows are unusable. Rows that the schema drops on purpose do not count."""
     bad = len(catalog.rejected) - sum(catalog.dropped.values())
     if bad > max_bad_fraction * max(catalog.num_rows, 1):
-        outside = [r for r in catalog.rejected if not r.by_schema]
-        examples = "; ".join(f"row {r.row} (id {r.id!r}): {r.reason}" for r in outside[:5])
+        examples = "; ".join(
+            f"row {r.row} (id {r.id!r}): {r.reason}" for r in [r for r in catalog.rejected if not r.by_schema][:5]
+        )
         raise UserError(
             f"{bad:,} of {catalog.num_rows:,} rows of {catalog.source} are unusable ({bad / catalog.num_rows:.1%}, "
             f"more than --max-bad-fraction={max_bad_fraction}), for instance {examples}"
         )
     if len(catalog.products) < _MIN_PRODUCTS:
         raise UserError(f"{catalog.source} has {len(catalog.products)} usable products; at least 3 are needed")
-
-
-def _choose_split(
-    catalog: Catalog,
-    labels: np.ndarray,
-    groups: np.ndarray,
-    split: str,
-    fractions: tuple[float, float, float],
-    seed: int,
-) -> np.ndarray:
-    products = catalog.products
-    if split == "group":
-        sides = split_groups(labels, groups, fractions, seed)
-    elif split == "random":
-        sides = random_split(len(products), fractions, seed)
-    elif split == "column":
-        if not catalog.schema.split_column:
-            raise UserError("split=column needs a schema that names split_column")
-        sides = named_split([p.split for p in products], f"the column {catalog.schema.split_column!r}")
-    else:
-        sides = read_splits(Path(split.removeprefix("file:")), [p.id for p in products])
-    if not (sides == 0).any():
-        raise UserError("the split leaves no products for training")
-    return sides
-
-
-def _split_key(split: str) -> str:
-    """Returns what the split depends on: its name, and the content of its file."""
-    if split in ("group", "random", "column"):
-        return split
-    if not split.startswith("file:"):
-        raise UserError(f"--split={split} is not group, random, column or file:PATH")
-    path = Path(split.removeprefix("file:"))
-    if not path.is_file():
-        raise UserError(f"there is no list of splits at {path}")
-    return "file:" + hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _check_out(out: Path) -> None:
@@ -299,25 +315,9 @@ def _check_out(out: Path) -> None:
         raise UserError(f"{out} cannot be replaced in one step; give a folder inside of it, such as {out / 'records'}")
 
 
-def _check_options(max_side: int, max_bad_fraction: float, split_seed: int) -> None:
-    for name, value, low, high in (
-        ("max-side", max_side, 16, 8192),
-        ("max-bad-fraction", max_bad_fraction, 0, 1),
-        ("split-seed", split_seed, 0, 2**32 - 1),
-    ):
-        if not low <= value <= high:  # false for NaN too
-            raise UserError(f"--{name}={value} is out of range: expected {low} to {high}")
-
-
-def _check_fractions(fractions: tuple[float, ...]) -> tuple[float, float, float]:
-    if len(fractions) != 3 or not all(0 < f < 1 for f in fractions) or abs(sum(fractions) - 1) > 1e-6:
-        raise UserError(f"the split fractions {fractions} are not three shares between 0 and 1 that sum to 1")
-    return fractions[0], fractions[1], fractions[2]
-
-
 @contextlib.contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    """Lets one preparation at a time write a folder; the operating system lets go of the lock however it ends."""
+def _lock(out: Path) -> Iterator[None]:
+    """Keeps a second preparation from writing the same folder; the lock ends with the process at the latest."""
     lock = out.parent / f".{out.name}.lock"
     busy = f"another preparation is writing {out}; wait for it"
     with files.hold_lock(lock, what=str(out.parent), busy=busy):

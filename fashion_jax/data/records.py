@@ -1,9 +1,8 @@
-"""Prepared records: what training, evaluation and people read of a catalogue once it has been prepared."""
+"""Prepared records: what `prepare` makes of a catalogue, and training, evaluation and audit read."""
 
 from __future__ import annotations
 
 import csv
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,28 +13,29 @@ from jaxtyping import Int8, Int32, Int64
 
 from fashion_jax.data.schema import Schema
 from fashion_jax.data.splits import SPLITS
+from fashion_jax.system import files
 from fashion_jax.system.errors import UserError
 
-FORMAT = 1  # of the folder
+FORMAT = 1  # of the folder's files; it goes into fingerprints
 
 
 @dataclass
 class Prepared:
-    """A prepared folder. Rows are ordered train, validation, test, and by the catalogue's table within.
+    """The records in a folder. Rows are ordered train, validation, test; within a split, as in the catalogue's table.
 
     Attributes:
-        folder: where it is.
-        fingerprint: of the records; equal fingerprints have equal records.
-        stamp: of the source and the options from which they were made.
-        max_side: pixels to which larger photos were scaled.
-        schema: by which the source was read.
-        vocabularies: attribute -> class names; a label's number is its place there.
+        folder: where the records are.
+        fingerprint: a hash of the records' content: labels, photos, classes and splits.
+        stamp: a hash of the source's files and of the options. Equal stamps mean that nothing needs to be made again.
+        max_side: longest side of a stored photo, in pixels.
+        schema: how the source was read.
+        vocabularies: attribute -> class names. A label is a place in this list.
         ids: of the products, text (n,).
         titles: of the products.
-        labels: int32 (n, attributes), MISSING where a row lacks one.
+        labels: int32 (n, attributes), MISSING where a row has no label.
         splits: int8 (n,), place in SPLITS.
-        groups: int64 (n,), rows with equal numbers are near-duplicates.
-        report: counts, as `catalog_report.format_report` prints them.
+        groups: int64 (n,); near-duplicates have equal numbers.
+        report: counts, which `catalog_report.format_report` prints.
     """
 
     folder: Path
@@ -75,37 +75,33 @@ class Prepared:
 
     @cached_property
     def _sources(self) -> list[Any]:
-        # TFDS takes a second to import, which readers of labels alone need not wait for.
+        # TFDS takes a second to import; reading labels does not need it.
         from fashion_jax.data.builder import open_records
 
         return [open_records(self.folder, s) if len(self.indices(s)) else [] for s in SPLITS]
 
     def __getstate__(self) -> dict[str, Any]:
-        # Open files do not travel to worker processes; they open their own.
+        # Open files cannot be sent to worker processes; each process opens its own.
         return {k: v for k, v in self.__dict__.items() if k not in ("_sources", "_starts")}
 
 
 def is_prepared(folder: Path) -> bool:
-    """True for a folder that `prepare` made; other programs have a manifest.json too."""
+    """True for a folder that `prepare` made. Other programs write a manifest.json too, so its keys are checked."""
     try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        return {"format", "fingerprint", "num_products"} <= files.read_json_object(folder / "manifest.json").keys()
+    except (OSError, UserError):
         return False
-    return isinstance(manifest, dict) and {"format", "fingerprint", "num_products"} <= manifest.keys()
 
 
 def open_prepared(folder: str | Path) -> Prepared:
-    """Opens a prepared folder; UserError when it is none, damaged, or of another version."""
+    """Opens the records in a folder; UserError where there are none or they are damaged."""
     folder = Path(folder)
     if not is_prepared(folder):
         raise UserError(f"{folder} holds no prepared records; make them with: fashion-jax prepare --source S --out DIR")
     try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        manifest = files.read_json_object(folder / "manifest.json")
         if manifest["format"] != FORMAT:
-            raise UserError(
-                f"{folder} was prepared by another version (format {manifest['format']}, not {FORMAT}); "
-                "prepare it again"
-            )
+            raise ValueError(f"their format is {manifest['format']}, not {FORMAT}")
         vocabularies = {name: tuple(classes) for name, classes in manifest["vocabularies"].items()}
         with (folder / "products.csv").open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
@@ -125,11 +121,8 @@ def open_prepared(folder: str | Path) -> Prepared:
             groups=np.array([int(row["group"]) for row in rows], np.int64),
             report=manifest["report"],
         )
-        whole = len(rows) == manifest["num_products"] and bool(np.all(np.diff(prepared.splits) >= 0))
+        if len(rows) != manifest["num_products"] or bool(np.any(np.diff(prepared.splits) < 0)):
+            raise ValueError("products.csv does not fit manifest.json")
     except (KeyError, ValueError, TypeError, AttributeError, OSError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"the records in {folder} are damaged ({error!r}); prepare them again") from error
-    if not whole:
-        raise UserError(f"the records in {folder} are damaged: products.csv does not fit manifest.json; prepare again")
+        raise UserError(f"the records in {folder} cannot be used ({error!r}); prepare them again") from error
     return prepared

@@ -1,9 +1,11 @@
-"""Who trains and who judges: splits that keep near-duplicates together and every class in proportion."""
+"""Splits into train, validation and test. Near-duplicates stay together, and every class keeps its proportion."""
 
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,28 +15,85 @@ from fashion_jax.system import files
 from fashion_jax.system.errors import UserError
 
 SPLITS = ("train", "validation", "test")
-_NAMES = {
-    "train": 0,
-    "training": 0,
-    "validation": 1,
-    "valid": 1,
-    "val": 1,
-    "dev": 1,
-    "test": 2,
-    "testing": 2,
-}
+# Spellings in a column or a file -> place in SPLITS.
+_NAMES = {name: number for number, names in enumerate((
+    ("train", "training"), ("validation", "valid", "val", "dev"), ("test", "testing"),
+)) for name in names}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class SplitOptions:
+    """How products are divided into train, validation and test.
+
+    Attributes:
+        kind: "group" keeps near-duplicates together and every class in proportion. "random" does neither. "column"
+            takes the table's split column, which the schema names. "file:PATH" takes a splits.csv (id, split).
+        fractions: the shares of train, validation and test, which sum to 1; for "group" and "random".
+        seed: another seed gives another split; for "group" and "random".
+    """
+
+    kind: str = "group"
+    fractions: tuple[float, ...] = (0.7, 0.1, 0.2)
+    seed: int = 0
+
+    def key(self) -> str:
+        """Returns the kind, with a hash of the content in place of a file's path; UserError for an unknown kind."""
+        if self.kind in ("group", "random", "column"):
+            return self.kind
+        if not self.kind.startswith("file:"):
+            raise UserError(f"--split={self.kind} is not group, random, column or file:PATH")
+        path = Path(self.kind.removeprefix("file:"))
+        if not path.is_file():
+            raise UserError(f"there is no list of splits at {path}")
+        return "file:" + hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def choose_splits(
+    options: SplitOptions,
+    labels: Int32[np.ndarray, "n attributes"],
+    groups: Int64[np.ndarray, " n"],
+    *,
+    ids: list[str],
+    column: list[str] | None,
+) -> Int8[np.ndarray, " n"]:
+    """Returns the split of every product: its place in SPLITS.
+
+    Args:
+        options: how to divide.
+        labels: class numbers, negative where missing.
+        groups: near-duplicates have equal numbers.
+        ids: of the products.
+        column: the table's split column; None where there is none.
+
+    Raises:
+        UserError: there is no split column, a name in it or in the file is unknown, the file lacks a product, or no
+            product is left for training.
+    """
+    if options.kind == "group":
+        splits = split_groups(labels, groups, options.fractions, options.seed)
+    elif options.kind == "random":
+        splits = random_split(len(ids), options.fractions, options.seed)
+    elif options.kind == "column":
+        if column is None:
+            raise UserError("--split=column needs a schema that names split_column")
+        splits = named_split(column, "the split column")
+    else:
+        splits = read_splits(Path(options.kind.removeprefix("file:")), ids)
+    if not (splits == 0).any():
+        raise UserError("the split leaves no products for training")
+    return splits
 
 
 def split_groups(
     labels: Int32[np.ndarray, "n attributes"],
     groups: Int64[np.ndarray, " n"],
-    fractions: tuple[float, float, float],
+    fractions: tuple[float, ...],
     seed: int,
 ) -> Int8[np.ndarray, " n"]:
-    """Splits whole groups, each class of each attribute in proportion.
+    """Splits whole groups so that each class of each attribute keeps its proportion.
 
-    Iterative stratification (Sechidis, Tsoumakas and Vlahavas 2011) over groups: the rarest class first, each of its
-    groups to the split that still lacks most of it.
+    Iterative stratification (Sechidis, Tsoumakas and Vlahavas 2011) over groups: the rarest class comes first, and each
+    of its groups goes to the split that still lacks most of the class.
 
     Args:
         labels: class numbers, negative where missing.
@@ -43,11 +102,11 @@ def split_groups(
         seed: of the order among equals.
 
     Returns:
-        0, 1 or 2 per row: its place in SPLITS.
+        0, 1 or 2 for each row: its place in SPLITS.
     """
     rng = np.random.default_rng(seed)
     names, group = np.unique(groups, return_inverse=True)
-    # One number per (attribute, class), and a last one that every row has, for the sizes of the splits.
+    # One number for each (attribute, class), and a last one that every row has, for the sizes of the splits.
     width = labels.max(initial=0) + 1
     flat = np.where(labels >= 0, labels + width * np.arange(labels.shape[1]), -1)
     flat = np.concatenate([flat, np.full((len(labels), 1), width * labels.shape[1])], 1)
@@ -75,42 +134,42 @@ def split_groups(
                 continue
             lack = wanted[:, number]
             best = np.flatnonzero(lack >= lack.max() - 1e-9)
-            side = int(best[np.argmax(wanted[best, -1])])
-            chosen[place] = side
+            split = int(best[np.argmax(wanted[best, -1])])
+            chosen[place] = split
             values = numbers[members[place]]
-            np.subtract.at(wanted[side], values[values >= 0], 1)
+            np.subtract.at(wanted[split], values[values >= 0], 1)
     return chosen[group]
 
 
-def random_split(count: int, fractions: tuple[float, float, float], seed: int) -> Int8[np.ndarray, " n"]:
-    """Splits rows one by one; near-duplicates may fall apart, so scores will flatter."""
+def random_split(count: int, fractions: tuple[float, ...], seed: int) -> Int8[np.ndarray, " n"]:
+    """Splits rows one by one. Near-duplicates may land in two splits, which makes scores look better than they are."""
     ends = np.rint(np.cumsum(fractions) * count).astype(int)
-    sides = np.empty(count, np.int8)
+    splits = np.empty(count, np.int8)
     for number, part in enumerate(np.split(np.random.default_rng(seed).permutation(count), ends[:-1])):
-        sides[part] = number
-    return sides
+        splits[part] = number
+    return splits
 
 
-def named_split(values: list[str], what: str) -> Int8[np.ndarray, " n"]:
-    """Reads split names such as train, val or test; UserError for others."""
-    sides = [_NAMES.get(value.strip().lower(), -1) for value in values]
-    if -1 in sides:
-        wrong = values[sides.index(-1)]
-        raise UserError(f"{what} holds {wrong!r} for a split; write train, validation or test in every row")
-    return np.array(sides, np.int8)
+def named_split(values: list[str], where: str) -> Int8[np.ndarray, " n"]:
+    """Reads split names such as train, val or test; UserError for others, with `where` they stand."""
+    splits = [_NAMES.get(value.strip().lower(), -1) for value in values]
+    if -1 in splits:
+        wrong = values[splits.index(-1)]
+        raise UserError(f"{where} holds {wrong!r} for a split; write train, validation or test in every row")
+    return np.array(splits, np.int8)
 
 
-def write_splits(path: Path, ids: list[str], sides: Int8[np.ndarray, " n"], groups: Int64[np.ndarray, " n"]) -> None:
+def write_splits(path: Path, ids: list[str], splits: Int8[np.ndarray, " n"], groups: Int64[np.ndarray, " n"]) -> None:
     """Writes splits.csv: id, split, group."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["id", "split", "group"])
-    writer.writerows(zip(ids, [SPLITS[s] for s in sides], groups.tolist(), strict=True))
+    writer.writerows(zip(ids, [SPLITS[split] for split in splits], groups.tolist(), strict=True))
     files.write_text(path, text.getvalue())
 
 
 def read_splits(path: Path, ids: list[str]) -> Int8[np.ndarray, " n"]:
-    """Reads the splits of products from a splits.csv; UserError when it lacks one of them."""
+    """Reads the splits of products from a splits.csv; UserError where the file cannot be read or lacks a product."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))

@@ -68,9 +68,7 @@ class _Photo:
     thumbnail: np.ndarray
 
 
-def stage_photos(
-    catalog: Catalog, folder: Path, key: str, *, max_side: int, num_workers: int | None, progress: bool
-) -> Staged:
+def stage_photos(catalog: Catalog, folder: Path, key: str, *, max_side: int, progress: bool) -> Staged:
     """Repairs, scales and hashes every photo of a catalogue.
 
     Args:
@@ -78,7 +76,6 @@ def stage_photos(
         folder: for the chunks. Chunks that were made with another key are removed first.
         key: names everything that the chunks depend on.
         max_side: of the stored photos, in pixels.
-        num_workers: the number of threads; None: one for each core.
         progress: whether to show a bar.
     """
     marker = folder / "key"
@@ -94,7 +91,7 @@ def stage_photos(
     rest = [product for product in catalog.products if product.row not in done]
     next_number = max(numbers, default=-1) + 1
     bar = progress_bar(len(catalog.products), "reading photos", show=progress, initial=len(done), unit="photo")
-    photos = decode_photos(partial(_repair, max_side=max_side), catalog.iter_photos(rest), num_workers=num_workers)
+    photos = decode_photos(partial(_repair, max_side=max_side), catalog.iter_photos(rest))
     with bar, closing(photos):
         while chunk := list(islice(photos, _CHUNK)):
             path = folder / f"chunk-{next_number:06}.npz"

@@ -12,9 +12,10 @@ from typing import Any
 
 from fashion_jax.config.fields import Config
 from fashion_jax.config.files import config_from_dict
-from fashion_jax.data.prepare import prepare
+from fashion_jax.data.prepare import PrepareOptions, prepare
 from fashion_jax.data.records import Prepared, is_prepared, open_prepared
 from fashion_jax.data.schema import load_schema
+from fashion_jax.data.splits import SplitOptions
 from fashion_jax.system import files
 from fashion_jax.system.errors import UserError
 
@@ -65,19 +66,14 @@ def make_records(
 ) -> Prepared:
     """Prepares the records of `config.data` in a folder; for `before_replacing` see `data.prepare.prepare`."""
     data = config.data
-    return prepare(
-        data.source,
-        folder,
-        schema=load_schema(Path(data.schema)) if data.schema else None,
-        max_side=data.max_side,
-        max_bad_fraction=data.max_bad_fraction,
-        split=data.split,
-        split_fractions=data.split_fractions,
-        split_seed=data.split_seed,
-        corrections=data.corrections or None,
-        progress=progress,
-        before_replacing=before_replacing,
+    options = PrepareOptions(
+        load_schema(Path(data.schema)) if data.schema else None,
+        data.max_side,
+        data.max_bad_fraction,
+        SplitOptions(data.split, tuple(data.split_fractions), data.split_seed),
+        data.corrections or None,
     )
+    return prepare(data.source, folder, options, progress=progress, before_replacing=before_replacing)
 
 
 def find_records(config: Config, workdir: Path) -> Prepared:

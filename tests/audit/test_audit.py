@@ -27,7 +27,7 @@ from fashion_jax.audit.page import Card, write_page
 from fashion_jax.audit.photos import average_with_network, find_new_rows, run_network
 from fashion_jax.cli import main
 from fashion_jax.data.loader import ResidentPhotos
-from fashion_jax.data.prepare import prepare
+from fashion_jax.data.prepare import PrepareOptions, prepare
 from fashion_jax.data.records import open_prepared
 from fashion_jax.run.train import train
 from fashion_jax.run.workdir import trained_on
@@ -324,7 +324,7 @@ def test_accepted_findings_correct_the_catalogue(audited, shop, tmp_path):
         writer.writeheader()
         writer.writerows(rows)
     before = open_prepared(audited / "records")
-    after = prepare(shop, tmp_path / "out", corrections=tmp_path / "edited.csv", progress=False)
+    after = prepare(shop, tmp_path / "out", PrepareOptions(corrections=tmp_path / "edited.csv"), progress=False)
     places = {name: place for place, name in enumerate(after.ids.tolist())}
     labels = after.labels[[places[name] for name in before.ids.tolist()]]
     changed = {(str(before.ids[r]), before.attributes[c]) for r, c in np.argwhere(labels != before.labels)}

@@ -483,13 +483,3 @@ def test_mutated_tables_and_archives_never_crash(tmp_path, held_bytes):
             assert str(error)
             outcomes["bad"] += 1
     assert min(outcomes.values()) > 10
-
-
-def test_the_real_catalogue(real_data):
-    catalog = open_catalog(real_data / "fashion-product-images-small.tar.xz")
-    assert catalog.num_rows == 38_723
-    assert catalog.documented_rows == 38_535
-    assert len(catalog.products) == 38_530
-    classes = {name: len(v) for name, v in catalog.vocabularies.items()}
-    assert list(classes.values()) == [4, 32, 94, 44, 5, 4, 7]
-    assert sum(catalog.dropped.values()) == 188

@@ -14,7 +14,7 @@ from drawn_products import make_tiny_config
 from fashion_jax.cli import main
 from fashion_jax.data.catalog import open_catalog
 from fashion_jax.data.corrections import escape_cell, holds_decisions, read_corrections, unescape_cell
-from fashion_jax.data.prepare import prepare
+from fashion_jax.data.prepare import PrepareOptions, prepare
 from fashion_jax.data.schema import Attribute, Schema
 from fashion_jax.run.workdir import prepare_records
 from fashion_jax.system.errors import UserError
@@ -28,6 +28,10 @@ def shop(products_csv, tmp_path) -> Path:
     folder = tmp_path / "shop"
     shutil.copytree(products_csv.parent, folder)
     return folder / "products.csv"
+
+
+def prepared_with(shop: Path, out: Path, corrections: Path):
+    return prepare(shop, out, PrepareOptions(corrections=corrections), progress=False)
 
 
 def read(table: Path) -> list[dict[str, str]]:
@@ -56,7 +60,7 @@ def test_they_are_the_table_edited_by_hand(shop, tmp_path):
         {"id": rows[7]["sku"], "attribute": "colour", "suggested": "green"},
     ]
     columns = ("id", "attribute", "suggested", "decision", "corrected", "remark")
-    corrected = prepare(shop, tmp_path / "a", corrections=write(tmp_path / "c.csv", changes, columns), progress=False)
+    corrected = prepared_with(shop, tmp_path / "a", write(tmp_path / "c.csv", changes, columns))
     before = read(shop)
     for i, name, label in (
         (labelled[0], "kind", "tall"), (labelled[1], "kind", ""), (unlabelled, "kind", "round"),
@@ -84,7 +88,7 @@ def test_a_file_without_decisions_changes_nothing(shop, tmp_path):
     assert open_catalog(shop, corrections=tmp_path / "e.csv").stamp() == plain
     first = prepare(shop, tmp_path / "out", progress=False)
     made = (tmp_path / "out" / "manifest.json").stat().st_mtime_ns
-    again = prepare(shop, tmp_path / "out", corrections=tmp_path / "e.csv", progress=False)
+    again = prepared_with(shop, tmp_path / "out", tmp_path / "e.csv")
     assert again.fingerprint == first.fingerprint
     assert (tmp_path / "out" / "manifest.json").stat().st_mtime_ns == made
 
@@ -104,7 +108,7 @@ def test_the_records_are_made_anew_with_other_corrections(shop, tmp_path):
     first = prepare(shop, tmp_path / "out", progress=False)
     row = next(r for r in read(shop) if r["colour"] != "red")
     changes = write(tmp_path / "c.csv", [{"id": row["sku"], "attribute": "colour", "corrected": "red"}])
-    assert prepare(shop, tmp_path / "out", corrections=changes, progress=False).fingerprint != first.fingerprint
+    assert prepared_with(shop, tmp_path / "out", changes).fingerprint != first.fingerprint
 
 
 @pytest.mark.parametrize(
@@ -147,7 +151,7 @@ def test_tables_of_successive_audits_are_applied_in_their_order(shop, tmp_path):
     ]
     both = tmp_path / "both.csv"
     both.write_text("".join(table.read_text() for table in tables))  # as `cat` puts them, the header twice
-    corrected = prepare(shop, tmp_path / "out", corrections=both, progress=False)
+    corrected = prepared_with(shop, tmp_path / "out", both)
     place = list(corrected.ids).index(row["id"])
     number = corrected.labels[place, corrected.attributes.index("colour")]
     assert corrected.vocabularies["colour"][number] == second
@@ -228,7 +232,7 @@ def test_the_command_counts_them_and_refuses_with_code_2(shop, tmp_path, capsys)
     changes = write(tmp_path / "c.csv", [{"id": row["sku"], "attribute": "colour", "corrected": "red"}])
     command = ["prepare", "--source", str(shop), "--out", str(tmp_path / "out"), "--corrections", str(changes)]
     assert main(command) == 0
-    assert "corrected labels, colour: 1" in capsys.readouterr().out
+    assert "corrected labels: colour: 1" in capsys.readouterr().out
     changes.write_text(changes.read_text().replace("red", "rot"))
     assert main(command) == 2
     assert "line 2: 'rot' is no class of colour" in capsys.readouterr().err
