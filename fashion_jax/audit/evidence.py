@@ -1,12 +1,12 @@
-"""Finds labels that may be wrong: by the photo, by near-duplicates, and by the row's other labels.
+"""Finds labels that may be wrong by three kinds of evidence: the photo, near-duplicates, and the row's other labels.
 
-The three kinds of evidence become one probability per class and row. A photo's share comes from judges that did not see
-the row's label (`out_of_fold`). Near-duplicates and the row's other labels are joined to it as in a naive Bayes
-classifier, each weighted by what it is worth in this very table: how often near-duplicates agree, and how much of an
-attribute another one settles. Confident learning (Northcutt, Jiang and Chuang 2021), by cleanlab, says how many labels
-of an attribute are wrong; the least probable ones are findings, and so is every label that is not the likeliest one,
-or that near-duplicates or a rule of the table contradict. The list is ranked, and may be left where it stops to be
-worth a person's time: towards its end most labels are right.
+They become one probability for each class and row. The photo's part comes from classifiers that were not fitted on the
+row (`judges`). Near-duplicates and the row's other labels are multiplied with it as in a naive Bayes classifier. Their
+weights are measured in the same table: how often near-duplicates agree, and how much one attribute tells about another.
+Confident learning (Northcutt, Jiang and Chuang 2021), by cleanlab, estimates how many labels of an attribute are wrong;
+that many labels with the lowest probability are findings. So is every label that is not the most probable class, and
+every label that near-duplicates or a rule of the table contradict. Findings are ranked: towards the end of the list
+most labels are right, so a person may stop anywhere.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from jaxtyping import Bool, Float32, Float64, Int32, Int64
 from fashion_jax.audit.judges import Probabilities
 from fashion_jax.system.errors import UserError
 
-_FLOOR = 1e-6  # of a photo's probability, so that no photo outweighs everything else
-_MOST_EVIDENCE = 6.0  # nats by which near-duplicates can speak for a class
-_PRIOR_ROWS = 5.0  # rows of the overall shares that are added to those of a class
-_CLEARED = 0.95  # probability from which on a label stands, whatever its near-duplicates have
-_SETTLED, _RARE = 0.9, 0.005  # shares by which a class has one partner, and by which another is impossible
+_FLOOR = 1e-6  # added to a photo's probabilities, so that a photo cannot outweigh all other evidence
+_MOST_EVIDENCE = 6.0  # nats, the most that near-duplicates add to a class
+_PRIOR_ROWS = 5.0  # rows with the overall shares that are added to those of a class
+_CLEARED = 0.95  # A label with this probability is no finding, whatever labels its near-duplicates have.
+_SETTLED, _RARE = 0.9, 0.005  # smallest share of a class's usual partner; largest share of an impossible one
 _LEAST_ROWS = 20  # of a class that makes a rule
 
 
@@ -34,12 +34,12 @@ class Finding:
     """A label that may be wrong.
 
     Attributes:
-        row: of the table.
-        attribute: whose label it is.
-        given: the class number that stands there.
-        suggested: the likeliest other class.
-        score: 1 minus the probability of the given class by all evidence, in [0, 1]; it ranks, and is not calibrated.
-        reason: sentences for people.
+        row: of the records.
+        attribute: for example colour.
+        given: class number in the catalogue.
+        suggested: the most probable other class.
+        score: 1 minus the probability of the given class by all evidence, in [0, 1]; for ranking, not calibrated.
+        reason: for people.
     """
 
     row: int
@@ -51,7 +51,7 @@ class Finding:
 
 
 def require_cleanlab() -> Any:
-    """Returns cleanlab's filter; UserError that names the extra where it is not installed."""
+    """Returns cleanlab's filter; UserError with the extra's name where it is not installed."""
     try:
         from cleanlab import filter as cleanlab_filter
     except ImportError as error:
@@ -68,21 +68,21 @@ def find_wrong_labels(
     vocabularies: Mapping[str, Sequence[str]],
     audited: Sequence[str] | None = None,
 ) -> list[Finding]:
-    """Returns what may be wrong, the surest first.
+    """Returns the labels that may be wrong; the one that is most probably wrong comes first.
 
     Args:
-        probabilities: per attribute, of the photos alone, by judges that did not see the row's label.
-        labels: class numbers, negative where missing; missing ones are no findings.
-        groups: of near-duplicates.
-        vocabularies: attribute -> class names, in the order of the columns of `labels`.
-        audited: attributes to look at; the others only bear witness. None: all.
+        probabilities: for each attribute, from the photos alone, not fitted on the row's label.
+        labels: class numbers, negative where missing.
+        groups: group number of each row; near-duplicates share one.
+        vocabularies: attribute -> names of the classes, in the order of the columns of `labels`.
+        audited: attributes whose labels are checked; the others are only evidence. None: all.
 
     Raises:
         UserError: cleanlab is not installed.
     """
     names = list(vocabularies)
-    judged = weigh_evidence(probabilities, labels, groups)
-    impossible = impossible_combinations(labels, judged)
+    combined = weigh_evidence(probabilities, labels, groups)
+    impossible = impossible_combinations(labels, combined)
     findings: list[Finding] = []
     for place, name in enumerate(names):
         if audited is not None and name not in audited:
@@ -91,16 +91,16 @@ def find_wrong_labels(
         known = np.flatnonzero(given >= 0)
         if len(np.unique(given[known])) < 2:
             continue
-        share = np.where(given >= 0, judged[place][np.arange(len(given)), np.maximum(given, 0)], 1.0)
-        contradicted, others = disagreeing(given, groups, judged[place])
+        share = np.where(given >= 0, combined[place][np.arange(len(given)), np.maximum(given, 0)], 1.0)
+        contradicted, others = disagreeing(given, groups, combined[place])
         rules = impossible.get(place, {})
-        likeliest = judged[place].argmax(1)
+        likeliest = combined[place].argmax(1)
         found = np.zeros(len(given), bool)
-        found[known] = confident_learning(judged[place][known], given[known])
+        found[known] = confident_learning(combined[place][known], given[known])
         found |= (given >= 0) & (likeliest != given)
         found |= contradicted & (share < _CLEARED)
         found[list(rules)] = True
-        rest = judged[place].copy()
+        rest = combined[place].copy()
         rest[np.arange(len(given)), np.maximum(given, 0)] = -1
         suggested = rest.argmax(1)
         classes = vocabularies[name]
@@ -117,13 +117,13 @@ def find_wrong_labels(
 def weigh_evidence(
     probabilities: Probabilities, labels: Int32[np.ndarray, "n attributes"], groups: Int64[np.ndarray, " n"]
 ) -> list[Float64[np.ndarray, "n classes"]]:
-    """Returns per attribute the probabilities by photo, near-duplicates and the row's other labels; rows sum to 1.
+    """Returns for each attribute the probabilities by photo, near-duplicates and the row's other labels; rows sum to 1.
 
-    The row's own label of the attribute is not looked at. Near-duplicates speak once, however many they are, by the
-    shares of their labels. Another attribute's word is raised to the power of its uncertainty coefficient (Theil 1970):
-    the share of the attribute's entropy that it settles, near 0 for unrelated ones.
+    The row's own label of the attribute is not used. Any number of near-duplicates counts as one piece of evidence, by
+    the shares of their labels. The evidence of another attribute is weighted by its uncertainty coefficient (Theil
+    1970): the share of the attribute's entropy that it explains, near 0 for unrelated attributes.
     """
-    judged = []
+    combined = []
     for place, photo in enumerate(probabilities):
         logs = np.log(photo.astype(np.float64) + _FLOOR)
         given, count = labels[:, place].astype(np.int64), photo.shape[1]
@@ -132,14 +132,14 @@ def weigh_evidence(
             if other != place:
                 logs += _label_evidence(given, labels[:, other].astype(np.int64), count, probabilities[other].shape[1])
         powers = np.exp(logs - logs.max(1, keepdims=True))
-        judged.append(powers / powers.sum(1, keepdims=True))
-    return judged
+        combined.append(powers / powers.sum(1, keepdims=True))
+    return combined
 
 
 def confident_learning(
     probabilities: Float64[np.ndarray, "n classes"], labels: Int64[np.ndarray, " n"]
 ) -> Bool[np.ndarray, " n"]:
-    """Returns which labels are wrong: as many as confident learning counts, those of the lowest probability.
+    """Returns which labels are wrong: those with the lowest probability, as many as confident learning estimates.
 
     Ranking by the given class's probability finds more planted errors than ranking by margin or by class-adjusted
     probabilities (`experiments/2026-11-25-label-audit`).
@@ -153,22 +153,22 @@ def confident_learning(
 
 
 def disagreeing(
-    given: Int64[np.ndarray, " n"], groups: Int64[np.ndarray, " n"], judged: Float64[np.ndarray, "n classes"]
+    given: Int64[np.ndarray, " n"], groups: Int64[np.ndarray, " n"], combined: Float64[np.ndarray, "n classes"]
 ) -> tuple[Bool[np.ndarray, " n"], dict[int, dict[int, int]]]:
-    """Finds the suspects in groups whose labels differ.
+    """Finds doubtful labels in groups of near-duplicates whose labels differ.
 
-    The group's label is the one, among those that it has, that is the likeliest over all its rows; rows with another
-    are suspects.
+    The group's label is the one of its labels that is most probable over all its rows. Rows with another label are
+    doubtful.
 
     Args:
         given: class numbers, negative where missing.
         groups: of near-duplicates.
-        judged: probabilities per row.
+        combined: probabilities of each row.
 
     Returns:
-        Whether each row is a suspect; and for every row of such a group, class -> rows of the rest of the group.
+        Whether each row is doubtful; and for every row of such a group, class -> number of the group's other rows.
     """
-    suspect, others = np.zeros(len(given), bool), dict[int, dict[int, int]]()
+    doubtful, others = np.zeros(len(given), bool), dict[int, dict[int, int]]()
     order = np.argsort(groups, kind="stable")
     starts = np.flatnonzero(np.diff(groups[order], prepend=-1 if not len(order) else groups[order[0]] - 1))
     for members in np.split(order, starts[1:]):
@@ -176,19 +176,19 @@ def disagreeing(
         classes, counts = np.unique(given[known], return_counts=True)
         if len(classes) < 2:
             continue
-        likely = np.log(judged[known][:, classes] + _FLOOR).sum(0)
+        likely = np.log(combined[known][:, classes] + _FLOOR).sum(0)
         best = classes[likely.argmax()]
-        suspect[known[given[known] != best]] = True
+        doubtful[known[given[known] != best]] = True
         for row in known.tolist():
             rest = dict(zip(classes.tolist(), counts.tolist(), strict=True))
             rest[int(given[row])] -= 1
             others[row] = rest
-    return suspect, others
+    return doubtful, others
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Where attribute `of` is `cause`, attribute `on` is nearly always `usual` and nearly never `seen`."""
+    """Rows whose attribute `of` is `cause` nearly always have `usual` as attribute `on`, and nearly never `seen`."""
 
     of: int
     cause: int
@@ -200,22 +200,22 @@ class Rule:
 
 
 def impossible_combinations(
-    labels: Int32[np.ndarray, "n attributes"], judged: Sequence[Float64[np.ndarray, "n classes"]]
+    labels: Int32[np.ndarray, "n attributes"], combined: Sequence[Float64[np.ndarray, "n classes"]]
 ) -> dict[int, dict[int, Rule]]:
-    """Finds pairs of labels that the table itself all but rules out.
+    """Finds pairs of labels that nearly never occur together in the table.
 
-    A class of 20 rows or more that has one partner in 90 % of them makes a rule; a pair that holds less than 0.5 % of
-    its rows breaks it. The suspect of the two labels is the one of the lower probability.
+    A class with 20 rows or more makes a rule if 90 % of them have the same label of another attribute. A pair with less
+    than 0.5 % of the class's rows breaks the rule. The label of the lower probability counts as doubtful.
 
     Returns:
-        Attribute's place -> suspect row -> the rule that it breaks.
+        Place of the doubtful label's attribute -> row -> the rule that it breaks.
     """
     found: dict[int, dict[int, Rule]] = {}
     for of in range(labels.shape[1]):
         for on in range(labels.shape[1]):
             if of == on:
                 continue
-            counts = _count(labels[:, of], labels[:, on], judged[of].shape[1], judged[on].shape[1])
+            counts = _count(labels[:, of], labels[:, on], combined[of].shape[1], combined[on].shape[1])
             totals = counts.sum(1)
             shares = counts / np.maximum(totals, 1)[:, None]
             strict = (totals >= _LEAST_ROWS) & (shares.max(1) >= _SETTLED)
@@ -225,15 +225,15 @@ def impossible_combinations(
                 cause, seen = int(labels[row, of]), int(labels[row, on])
                 usual = int(shares[cause].argmax())
                 rule = Rule(of, cause, on, usual, float(shares[cause, usual]), seen, float(shares[cause, seen]))
-                suspect = of if judged[of][row, cause] < judged[on][row, seen] else on
-                found.setdefault(suspect, {}).setdefault(row, rule)
+                doubtful = of if combined[of][row, cause] < combined[on][row, seen] else on
+                found.setdefault(doubtful, {}).setdefault(row, rule)
     return found
 
 
 def _duplicates_evidence(
     given: Int64[np.ndarray, " n"], groups: Int64[np.ndarray, " n"], count: int
 ) -> Float64[np.ndarray, "n classes"]:
-    """Returns the nats that a row's near-duplicates add to each class; rows without any add nothing."""
+    """Returns the nats that a row's near-duplicates add to each class; 0 for a row without near-duplicates."""
     known = np.flatnonzero(given >= 0)
     _, number = np.unique(groups, return_inverse=True)
     members = np.zeros((int(number.max(initial=-1)) + 1, count))
@@ -255,14 +255,14 @@ def _duplicates_evidence(
 def _label_evidence(
     given: Int64[np.ndarray, " n"], other: Int64[np.ndarray, " n"], count: int, other_count: int
 ) -> Float64[np.ndarray, "n classes"]:
-    """Returns the nats that the label `other` of a row adds to each class, as other rows have the two."""
+    """Returns the nats that a row's label `other` adds to each class, by how often other rows have both labels."""
     counts = _count(given, other, count, other_count)
     if counts.sum() == 0:
         return np.zeros((len(given), count))
     entropy = _entropy(counts.sum(1))
     shared = entropy + _entropy(counts.sum(0)) - _entropy(counts.ravel())
     weight = float(np.clip(shared / entropy, 0, 1)) if entropy > 0 else 0.0
-    # Each row is left out of the counts that judge it: where few have `other`, its own word would be heard as theirs.
+    # A row does not count for itself: where few rows have the label `other`, its own label would be the evidence.
     rows = np.arange(len(given))
     itself = np.zeros((len(given), count))
     both = (given >= 0) & (other >= 0)
@@ -308,7 +308,7 @@ def _reason(
     if rest:
         named = ", ".join(f"{classes[n]} ({c})" for n, c in sorted(rest.items(), key=lambda i: (-i[1], i[0]))[:3])
         parts.append(f"near-duplicates have {named}")
-    return parts or [f"the row's other labels speak for {classes[suggested]}"]
+    return parts or [f"the row's other labels suggest {classes[suggested]}"]
 
 
 def _name_rule(rule: Rule, names: Sequence[str], vocabularies: Mapping[str, Sequence[str]]) -> str:

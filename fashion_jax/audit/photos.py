@@ -84,7 +84,6 @@ def run_network(
                     model,
                     read(rows),
                     decode=lambda data: decode_photo(data, *model.size),
-                    whole_batches=total > model.batch_size,
                     flip=flip,
                 ):
                     parts = (

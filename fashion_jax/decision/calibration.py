@@ -6,7 +6,6 @@ Everything is fitted on validation rows and scored on other rows. The caller lea
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import scipy.optimize
@@ -14,30 +13,8 @@ import scipy.special
 import scipy.stats
 from jaxtyping import Bool, Float, Int
 
-from fashion_jax.decision.decisions import label_sets
-
-__all__ = [
-    "Threshold", "calibration_error", "fit_label_sets", "fit_temperature", "fit_threshold", "label_sets",
-    "reliability_bins",
-]  # fmt: skip
-
 _BINS = 15
 _TEMPERATURES = (0.05, 20.0)
-
-
-@dataclass(frozen=True, slots=True)
-class Threshold:
-    """The smallest confidence of labels that are accepted without a check by a person.
-
-    Attributes:
-        confidence: in [0, 1]; infinite where no threshold reaches the precision.
-        precision: share of right rows among the accepted ones, on the rows of the fit.
-        coverage: share of the rows that are accepted.
-    """
-
-    confidence: float
-    precision: float
-    coverage: float
 
 
 def fit_temperature(logits: Float[np.ndarray, "n classes"], labels: Int[np.ndarray, " n"]) -> float:
@@ -96,8 +73,8 @@ def reliability_bins(
 
 def fit_threshold(
     confidences: Float[np.ndarray, " n"], correct: Bool[np.ndarray, " n"], precision: float, *, level: float = 0.0
-) -> Threshold:
-    """Returns the threshold that accepts the most rows with at least the given precision.
+) -> float:
+    """Returns the smallest confidence that accepts rows with at least the given precision; infinite where none does.
 
     Args:
         confidences: of the predicted class, in [0, 1].
@@ -107,7 +84,7 @@ def fit_threshold(
             the precision (Clopper and Pearson, Biometrika 1934), so that few rows do not reach it by luck.
     """
     if not len(confidences):
-        return Threshold(math.inf, 0.0, 0.0)
+        return math.inf
     order = np.argsort(-confidences, kind="stable")
     ranked, hits = confidences[order], np.cumsum(correct[order])
     accepted = np.arange(1, len(ranked) + 1)
@@ -116,9 +93,8 @@ def fit_threshold(
     shares = scipy.stats.beta.ppf(1 - level, hits, accepted - hits + 1) if level else hits / accepted
     good = np.flatnonzero(last & (shares >= precision - 1e-12))
     if not len(good):
-        return Threshold(math.inf, 0.0, 0.0)
-    place = good[-1]
-    return Threshold(float(ranked[place]), float(hits[place] / accepted[place]), float(accepted[place] / len(ranked)))
+        return math.inf
+    return float(ranked[good[-1]])
 
 
 def fit_label_sets(

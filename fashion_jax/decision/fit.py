@@ -127,8 +127,7 @@ def _with_thresholds(
         for name, confidence in confidences(log_probs, chosen).items():
             known = labels[name] != MISSING
             right = chosen[name][known] == labels[name][known]
-            fitted = fit_threshold(confidence[known], right, decision.precision, level=_LEVEL)
-            thresholds[name][point] = fitted.confidence
+            thresholds[name][point] = fit_threshold(confidence[known], right, decision.precision, level=_LEVEL)
     heads = {n: dataclasses.replace(h, thresholds=thresholds[n]) for n, h in decision.heads.items()}
     return dataclasses.replace(decision, heads=heads)
 

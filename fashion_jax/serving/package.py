@@ -1,10 +1,10 @@
 """Model packages: a folder that holds all that prediction needs. No pickle; nothing in it is run.
 
 weights.safetensors   parameters and batch statistics, float32; kernels may be float16
-config.json           format, model, preprocessing, digests of the others
-labels.json           attribute -> class names in the order of the outputs
-decision.json         what was fitted for calibrated probabilities and labels; absent without validation rows
-embedding.json        what embeddings are made of, with embedding.safetensors; without it they are the pooled features
+config.json           format, model, preprocessing, and the SHA-256 of the other files
+labels.json           attribute -> names of the classes in the order of the outputs
+decision.json         how to make calibrated probabilities and labels; absent where training had no validation rows
+embedding.json        how to make embeddings, with embedding.safetensors; without it embeddings are the pooled features
 """
 
 from __future__ import annotations
@@ -39,28 +39,27 @@ from fashion_jax.system.errors import UserError
 
 FORMAT = 1
 _FILES = ("weights.safetensors", "config.json", "labels.json")
-_DECISION = "decision.json"
-_EMBEDDING = ("embedding.json", "embedding.safetensors")
+_OPTIONAL = ("decision.json", "embedding.json", "embedding.safetensors")
 _MAX_CLASSES = 100_000
-_MIN_STD = 1e-6  # below it, normalised photos leave what float32 holds
+_MIN_STD = 1e-6  # With a smaller value, float32 cannot hold normalised photos.
 
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """A package as loaded and checked.
+    """A package that was loaded and checked.
 
     Attributes:
-        folder: where it is.
-        model: arguments of `Classifier`, JSON values.
-        vocabularies: attribute -> class names.
-        preprocessing: height, width and max_side (pixels), mean, std (of RGB in [0, 1]),
-            test_time_flip (whether predictions are means over a photo and its mirror image).
-        extra: what training noted.
+        folder: of the package.
+        model: values of `Architecture`, as JSON has them.
+        vocabularies: attribute -> names of the classes.
+        preprocessing: height, width and max_side (pixels), mean, std (of RGB in [0, 1]), and test_time_flip (whether
+            predictions are means over a photo and its mirror image).
+        extra: notes of training.
         params: nested parameters.
         batch_stats: nested batch statistics.
-        fingerprint: equal fingerprints make equal embeddings and predictions, up to rounding, which machines differ in.
-        decision: what was fitted on validation rows; None without them.
-        embedding: what embeddings are made of; None where they are the pooled features.
+        fingerprint: packages with the same one give the same embeddings and predictions, up to rounding.
+        decision: fitted on validation rows; None without them.
+        embedding: how to make embeddings; None where embeddings are the pooled features.
     """
 
     folder: Path
@@ -86,27 +85,28 @@ def write_package(
     decision: Decision | None = None,
     embedding: EmbeddingPlan | None = None,
 ) -> None:
-    """Writes a package in one step, in the place of one that is there.
+    """Writes a package in one step; it replaces a package that is there.
 
     Args:
         folder: of the package.
         weights: "params/..." and "batch_stats/..." -> array.
-        model: arguments of `Classifier`.
-        vocabularies: attribute -> class names in the order of the outputs.
-        preprocessing: height, width, max_side (to which larger photos are scaled first, as records are), mean, std,
+        model: values of `Architecture`.
+        vocabularies: attribute -> names of the classes in the order of the outputs.
+        preprocessing: height, width, max_side (larger photos are scaled to it first, as records are), mean, std,
             test_time_flip.
         extra: JSON values for people.
-        decision: what was fitted on validation rows.
-        embedding: what embeddings are made of; None for the pooled features.
+        decision: fitted on validation rows.
+        embedding: how to make embeddings; None for the pooled features.
     """
     data = safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in weights.items()})
     labels = json.dumps({name: list(classes) for name, classes in vocabularies.items()}, indent=2, ensure_ascii=False)
     features = num_features(model["depth"], model["width"])
     contents = {"weights.safetensors": data, "labels.json": labels.encode()}
     if decision is not None:
-        contents[_DECISION] = _to_json(decision_to_json(decision))
+        contents["decision.json"] = _to_json(decision_to_json(decision))
     if embedding is not None:
-        contents |= zip(_EMBEDDING, (_to_json(plan_to_json(embedding)), components_to_bytes(embedding)), strict=True)
+        contents["embedding.json"] = _to_json(plan_to_json(embedding))
+        contents["embedding.safetensors"] = components_to_bytes(embedding)
     config = {
         "format": FORMAT,
         "library": f"fashion-jax {_version()}",
@@ -126,7 +126,7 @@ def load_package(path: str | Path) -> Package:
     """Loads a package, or the package of a workdir.
 
     Raises:
-        UserError: there is none, or a file, a tensor, a label or a setting is not what the others say.
+        UserError: there is no package, or a file, a tensor, a label or a setting does not fit the others.
     """
     folder = Path(path)
     if (folder / "package").is_dir() and not (folder / "weights.safetensors").exists():
@@ -134,62 +134,44 @@ def load_package(path: str | Path) -> Package:
     absent = [name for name in _FILES if not (folder / name).is_file()]
     if absent:
         raise UserError(f"{path} is no model package and no workdir of a finished run: it lacks {', '.join(absent)}")
-    config = files.read_json_object(folder / "config.json")
+    where, config = folder / "config.json", files.read_json_object(folder / "config.json")
     try:
         if config["format"] != FORMAT:
             raise UserError(f"{folder} has the format {config['format']!r}; this version reads {FORMAT}")
-        data, labels = (folder / "weights.safetensors").read_bytes(), (folder / "labels.json").read_bytes()
-        for name, content in (("weights.safetensors", data), ("labels.json", labels)):
-            if config["digests"][name] != _digest(content):
-                raise UserError(f"{folder / name} is damaged or was changed: it does not match config.json")
+        contents = _read_files(folder, config["digests"])
+        features, classes = config["num_features"], config["model"]["classes"]
         vocabularies = _check_labels(folder, files.read_json_object(folder / "labels.json"), config["model"])
-        model = _check_model(folder, config["model"], config["num_features"])
+        model = _check_model(folder, config["model"], features)
         preprocessing = _check_preprocessing(folder, config["preprocessing"])
-        params, batch_stats = _check_weights(folder, data, model)
-        decision, embedding = _read_decision(folder, config), _read_embedding(folder, config)
+        params, batch_stats = _check_weights(folder, contents["weights.safetensors"], model)
+        decision = embedding = None
+        if "decision.json" in contents:
+            value = files.read_json_object(folder / "decision.json")
+            decision = decision_from_json(folder / "decision.json", value, classes, features)
+        if "embedding.json" in contents:
+            value, arrays = files.read_json_object(folder / "embedding.json"), contents["embedding.safetensors"]
+            embedding = plan_from_json(folder / "embedding.json", value, arrays, classes, features)
         extra = config.get("extra", {})
         if not isinstance(extra, dict):
-            raise UserError(f"{folder / 'config.json'}: extra is no JSON object")
+            raise UserError(f"{where}: extra is no JSON object")
         about = json.dumps([config["digests"], config["model"], config["preprocessing"]], sort_keys=True)
-        fingerprint = _digest(about.encode())[:32]
-        network = (params, batch_stats, fingerprint)
+        network = (params, batch_stats, _digest(about.encode())[:32])
         return Package(folder, model, vocabularies, preprocessing, extra, *network, decision, embedding)
     except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{folder / 'config.json'} is not a model's configuration: {error!r}") from error
+        raise UserError(f"{where} is not a model's configuration: {error!r}") from error
 
 
-def _read_decision(folder: Path, config: Mapping[str, Any]) -> Decision | None:
-    if _read_fitted(folder, _DECISION, config) is None:
-        return None
-    where = folder / _DECISION
-    return decision_from_json(where, files.read_json_object(where), config["model"]["classes"], config["num_features"])
-
-
-def _read_embedding(folder: Path, config: Mapping[str, Any]) -> EmbeddingPlan | None:
-    found = [_read_fitted(folder, name, config) for name in _EMBEDDING]
-    if found[0] is None and found[1] is None:
-        return None
-    where = folder / _EMBEDDING[0]
-    if found[0] is None or found[1] is None:
-        raise UserError(f"{where} and {_EMBEDDING[1]} belong together, and one of them is missing")
-    return plan_from_json(
-        where,
-        files.read_json_object(where),
-        found[1],
-        config["model"]["classes"],
-        config["num_features"],
-    )
-
-
-def _read_fitted(folder: Path, name: str, config: Mapping[str, Any]) -> bytes | None:
-    """Returns a file that not every package has; UserError where it is not the one that config.json knows."""
-    where, wanted = folder / name, config["digests"].get(name)
-    if wanted is None and not where.exists():
-        return None
-    content = where.read_bytes() if where.is_file() else b""
-    if wanted is None or not where.is_file() or _digest(content) != wanted:
-        raise UserError(f"{where} is damaged, missing or was changed: it does not match config.json")
-    return content
+def _read_files(folder: Path, digests: Mapping[str, str]) -> dict[str, bytes]:
+    """Returns the contents of the files beside config.json; UserError where one does not match its digest."""
+    contents = {}
+    for name in ("weights.safetensors", "labels.json", *_OPTIONAL):
+        path, wanted = folder / name, digests.get(name)
+        if wanted is None and name in _OPTIONAL and not path.exists():
+            continue
+        contents[name] = path.read_bytes() if path.is_file() else b""
+        if _digest(contents[name]) != wanted:
+            raise UserError(f"{path} is damaged, missing or was changed: it does not match config.json")
+    return contents
 
 
 def _check_labels(folder: Path, labels: dict[str, Any], model: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
@@ -212,7 +194,7 @@ def _check_labels(folder: Path, labels: dict[str, Any], model: Mapping[str, Any]
 
 
 def _check_model(folder: Path, model: dict[str, Any], features: int) -> dict[str, Any]:
-    """Refuses absurd sizes before anything is allocated for them."""
+    """Refuses impossible sizes before memory is allocated for them."""
     sound = (
         model.keys() == {field.name for field in dataclasses.fields(Architecture)}
         and model["depth"] in DEPTHS
@@ -240,7 +222,7 @@ def _check_model(folder: Path, model: dict[str, Any], features: int) -> dict[str
 
 def _check_preprocessing(folder: Path, values: dict[str, Any]) -> dict[str, Any]:
     sizes_sound = all(type(values[k]) is int and 8 <= values[k] <= 4096 for k in ("height", "width", "max_side"))
-    # An unknown setting would change photos in a way that this version does not know of.
+    # An unknown setting would change photos in a way that this version does not know.
     known = values.keys() == {"height", "width", "max_side", "mean", "std", "test_time_flip"}
     if not (
         known

@@ -197,7 +197,6 @@ class Predictor:
         self,
         images: UInt8[np.ndarray, "n height width 3"],
         *,
-        whole_batches: bool = False,
         flip: bool | None = None,
         operating_point: str = "accuracy",
     ) -> Outputs:
@@ -205,7 +204,6 @@ class Predictor:
 
         Args:
             images: RGB.
-            whole_batches: whether few photos are padded to `batch_size`, so that calls of any number compile once.
             flip: whether probabilities are means over each photo and its mirror image; None: as the package says.
                 Features and embeddings are always those of the photo itself.
             operating_point: "accuracy", or "macro_f1" to predict rare classes more often: better macro-F1, slightly
@@ -218,14 +216,13 @@ class Predictor:
         images, size = self._check_images(images), self.batch_size
         # Without a photo, one empty batch gives arrays of the right shapes.
         batches = (images[start : start + size] for start in range(0, max(len(images), 1), size))
-        parts = list(self._run(batches, whole_batches or len(images) > size, flip))
+        parts = list(self._run(batches, flip))
         return self._decide(jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts), operating_point)
 
     def predict_batches(
         self,
         batches: Iterable[UInt8[np.ndarray, "n height width 3"]],
         *,
-        whole_batches: bool = False,
         flip: bool | None = None,
         operating_point: str = "accuracy",
     ) -> Iterator[Outputs]:
@@ -233,7 +230,6 @@ class Predictor:
 
         Args:
             batches: of at most `batch_size` photos, as `predict_arrays` takes them.
-            whole_batches: whether small batches are padded to `batch_size`, so that batches of any size compile once.
             flip: as in `predict_arrays`.
             operating_point: as in `predict_arrays`.
 
@@ -244,7 +240,7 @@ class Predictor:
             UserError: another shape, dtype or operating point, or too many photos.
         """
         self.check_operating_point(operating_point)
-        for outputs in self._run(map(self._check_images, batches), whole_batches, flip):
+        for outputs in self._run(map(self._check_images, batches), flip):
             yield self._decide(outputs, operating_point)
 
     def _check_images(self, images: np.ndarray) -> np.ndarray:
@@ -275,15 +271,15 @@ class Predictor:
     def _round_up(self, count: int) -> int:
         return -(-count // self._devices) * self._devices
 
-    def _run(self, batches: Iterable[np.ndarray], whole_batches: bool, flip: bool | None) -> Iterator[dict[str, Any]]:
+    def _run(self, batches: Iterable[np.ndarray], flip: bool | None) -> Iterator[dict[str, Any]]:
         flip = self.package.preprocessing["test_time_flip"] if flip is None else flip
         before: tuple[int, Any] | None = None  # The devices compute it while the next batch is read.
+        size = 1
         for images in batches:
             if len(images) > self.batch_size:
                 raise UserError(f"a batch must have {self.batch_size} photos at most, not {len(images)}")
-            # A small batch is padded to a power of two, so that only few shapes are compiled.
-            few = self._round_up(1 << max(len(images) - 1, 0).bit_length())
-            size = self.batch_size if whole_batches else min(few, self.batch_size)
+            # A batch is padded to a power of two, and to the size of those before it, so that few shapes are compiled.
+            size = min(self.batch_size, max(size, self._round_up(1 << max(len(images) - 1, 0).bit_length())))
             padded = np.concatenate([images, np.zeros((size - len(images), *images.shape[1:]), np.uint8)])
             result = self._forward(self._params, self._batch_stats, jax.device_put(padded, self._rows), flip)
             if before is not None:

@@ -31,7 +31,6 @@ def predict_photos(
     *,
     decode: Callable[[bytes], np.ndarray],
     reject: Callable[[K, BadPhoto], None] = lambda name, error: None,
-    whole_batches: bool = False,
     flip: bool | None = None,
     operating_point: str = "accuracy",
 ) -> Iterator[tuple[list[K], Outputs]]:
@@ -42,7 +41,6 @@ def predict_photos(
         photos: pairs of a name and the bytes of a photo, or the reason why it could not be read.
         decode: makes uint8 RGB of the model's size from bytes, or raises BadPhoto; runs in threads.
         reject: is called with each photo that cannot be used.
-        whole_batches: as `Predictor.predict_batches` takes it, and so are `flip` and `operating_point`.
         flip: whether probabilities are means over a photo and its mirror image; None: as the package says.
         operating_point: "accuracy" or "macro_f1".
 
@@ -67,9 +65,7 @@ def predict_photos(
                 yield np.stack(images)
 
     with closing(decoded):
-        for outputs in model.predict_batches(
-            read_batches(), whole_batches=whole_batches, flip=flip, operating_point=operating_point
-        ):
+        for outputs in model.predict_batches(read_batches(), flip=flip, operating_point=operating_point):
             yield running.popleft(), outputs
 
 
@@ -138,7 +134,6 @@ class SourceRun:
                 self.catalog.iter_photos(left),
                 decode=self._model.decode,
                 reject=reject,
-                whole_batches=count > self._model.batch_size,
                 **self._options,
             ):
                 usable += len(products)

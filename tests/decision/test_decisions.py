@@ -37,6 +37,9 @@ def run(tiny_config, tmp_path_factory):
         train__evaluate_every="60 steps",
         train__checkpoint_every="60 steps",
         model__width=8,
+        embedding__kind="features",
+        trust__precision=0.9,
+        trust__label_set_coverage=0.8,
     )
     workdir = tmp_path_factory.mktemp("trust") / "w"
     return workdir, config, train(config, workdir, progress=False)
@@ -55,12 +58,15 @@ def test_a_run_reports_what_may_be_trusted(run):
     report = json.loads((folder / "metrics.json").read_text())["decisions"]
     assert report == result.test.decisions
     assert list(report["heads"]) == list(ATTRIBUTES)
+    decision = load_model(workdir).package.decision  # It keeps what the configuration asked for.
+    assert (decision.precision, decision.coverage, report["precision"]) == (0.9, 0.8, 0.9)
+    assert {head["label_sets"]["asked"] for head in report["heads"].values()} == {0.8}
     for name, head in report["heads"].items():
         assert head["plain"]["accuracy"] == pytest.approx(result.test.summaries[name]["accuracy"])
         assert head["plain"]["macro_f1"] == pytest.approx(result.test.summaries[name]["macro_f1"])
         assert head["nll"]["before"] == pytest.approx(result.test.summaries[name]["loss"], rel=1e-4)
         assert set(head["operating_points"]) == {"accuracy", "macro_f1"}
-        assert 0.6 < head["label_sets"]["coverage"] <= 1
+        assert 0.5 < head["label_sets"]["coverage"] <= 1
         assert Image.open(folder / f"reliability/{name}.png").size[0] > 300
     assert "articleType -> masterCategory" in report["contradictions"]["pairs"]
     assert report["contradictions"]["after (accuracy)"]["any"]["contradictions"] == 0
@@ -68,7 +74,7 @@ def test_a_run_reports_what_may_be_trusted(run):
     text = (folder / "decisions.md").read_text()
     assert all(f"## {title}" in text for title in ("Calibration", "Operating points", "Hierarchy", "Out of catalogue"))
     shown = format_scores(result.test)
-    assert "accepted automatically at 98% precision" in shown
+    assert "accepted automatically at 90% precision" in shown
     for name, head in report["heads"].items():
         points = [head["operating_points"][point] for point in ("accuracy", "macro_f1")]
         pairs = [f"{point['accuracy']:.4f} / {point['macro_f1']:.4f}" for point in points]
@@ -90,6 +96,8 @@ def test_the_package_says_what_the_run_scored(run):
     prepared, images = photos(workdir, result.test.rows)
     wanted = package_outputs(result.test, model.package.decision)
     found = model.predict_arrays(images)
+    assert model.subspaces == {}  # Embeddings are the features, as the configuration asks.
+    np.testing.assert_allclose(found.embeddings, result.test.outputs.features, rtol=1e-3, atol=1e-3)
     for name in ATTRIBUTES:
         assert np.allclose(found.probabilities[name], wanted.probabilities[name], atol=1e-4)
         assert np.allclose(found.probabilities[name].sum(1), 1, atol=1e-5)

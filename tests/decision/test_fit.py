@@ -255,16 +255,16 @@ def test_scores_are_those_of_the_summary():
 
 def test_few_rows_promise_no_precision():
     sure, right = np.linspace(0.5, 1, 40), np.ones(40, bool)
-    assert fit_threshold(sure, right, 0.98).coverage == 1
-    assert fit_threshold(sure, right, 0.98, level=0.9).confidence == math.inf
-    assert fit_threshold(np.linspace(0.5, 1, 400), np.ones(400, bool), 0.98, level=0.9).coverage == 1
+    assert fit_threshold(sure, right, 0.98) == 0.5
+    assert fit_threshold(sure, right, 0.98, level=0.9) == math.inf
+    assert fit_threshold(np.linspace(0.5, 1, 400), np.ones(400, bool), 0.98, level=0.9) == 0.5
     # As often as the level says, what is accepted has the precision on all rows like these.
     rng, kept = np.random.default_rng(0), 0
     for _ in range(200):
         confidence = rng.random(1000)
         found = fit_threshold(confidence, rng.random(1000) < 0.8 + 0.2 * confidence, 0.95, level=0.9)
         # Above t, right rows are a share of .8 + .1 (1 + t).
-        kept += not math.isfinite(found.confidence) or 0.9 + 0.1 * found.confidence >= 0.95
+        kept += not math.isfinite(found) or 0.9 + 0.1 * found >= 0.95
     assert kept > 0.8 * 200
 
 
