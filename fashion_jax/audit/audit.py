@@ -113,9 +113,9 @@ def audit(
     outputs = run_network(network, prepared, find_new_rows(prepared, trained), out / "photos", progress=progress)
     sizes = [len(classes) for classes in prepared.vocabularies.values()]
     folds = group_folds(groups, num_folds)
-    judged = linear_probabilities(outputs.features, prepared.labels, sizes, folds, progress=progress)
-    judged = average_with_network(judged, outputs, prepared, network)
-    findings = find_wrong_labels(judged, prepared.labels, prepared.groups, prepared.vocabularies, names)
+    probabilities = linear_probabilities(outputs.features, prepared.labels, sizes, folds, progress=progress)
+    probabilities = average_with_network(probabilities, outputs, prepared, network)
+    findings = find_wrong_labels(probabilities, prepared.labels, prepared.groups, prepared.vocabularies, names)
     result = Audit(findings, prepared, out)
     _write(result)
     return result

@@ -94,10 +94,10 @@ def find_wrong_labels(
         share = np.where(given >= 0, combined[place][np.arange(len(given)), np.maximum(given, 0)], 1.0)
         contradicted, others = disagreeing(given, groups, combined[place])
         rules = impossible.get(place, {})
-        likeliest = combined[place].argmax(1)
+        most_probable = combined[place].argmax(1)
         found = np.zeros(len(given), bool)
         found[known] = confident_learning(combined[place][known], given[known])
-        found |= (given >= 0) & (likeliest != given)
+        found |= (given >= 0) & (most_probable != given)
         found |= contradicted & (share < _CLEARED)
         found[list(rules)] = True
         rest = combined[place].copy()

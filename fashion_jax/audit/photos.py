@@ -99,16 +99,16 @@ def run_network(
 
 
 def average_with_network(
-    judged: Probabilities, outputs: PhotoOutputs, prepared: Prepared, model: Predictor
+    fitted: Probabilities, outputs: PhotoOutputs, prepared: Prepared, model: Predictor
 ) -> Probabilities:
-    """Returns the mean of the judge's and the network's probabilities for rows that are new to the network.
+    """Returns the mean of the classifiers' and the network's probabilities for rows that are new to the network.
 
-    The network does not remember the labels of these rows, and it knows more than a judge that was fitted to its
-    features. Other rows keep the judge's probabilities, and so does an attribute for which the network has no head or
+    The network does not remember the labels of these rows, and it knows more than classifiers that were fitted to
+    its features. Other rows keep the classifiers' probabilities, and so does an attribute for which the network has no head or
     whose head lacks one of the source's labels.
 
     Args:
-        judged: for each attribute of the records, float32 (n, classes).
+        fitted: for each attribute of the records, float32 (n, classes).
         outputs: from `run_network`.
         prepared: the records.
         model: the network.
@@ -117,11 +117,11 @@ def average_with_network(
     for column, (name, classes) in enumerate(prepared.vocabularies.items()):
         numbers = {label: number for number, label in enumerate(model.classes.get(name, ()))}
         given = np.unique(prepared.labels[:, column])
-        mean = judged[column].copy()
+        mean = fitted[column].copy()
         if numbers and all(classes[label] in numbers for label in given[given >= 0]):
             places = np.array([numbers.get(label, -1) for label in classes])
             own = np.where(places >= 0, outputs.probabilities[name][:, places], 0)
             known = np.isfinite(outputs.probabilities[name]).all(1)
-            mean[known] = (judged[column][known] + own[known]) / 2
+            mean[known] = (fitted[column][known] + own[known]) / 2
         averaged.append(mean)
     return averaged

@@ -24,8 +24,8 @@ from fashion_jax.decision.hierarchy import Pair
 from fashion_jax.decision.out_of_catalogue import REFERENCE_ROWS
 from fashion_jax.decision.report import format_accepted, write_decision_scores
 from fashion_jax.evaluation.colour_report import JUST_TOLERABLE, colour_scores
-from fashion_jax.evaluation.contact_sheet import write_contact_sheet
 from fashion_jax.evaluation.evaluate import Evaluation, RowOutputs
+from fashion_jax.evaluation.prediction_sheet import write_prediction_sheet
 from fashion_jax.evaluation.report import write_evaluation
 from fashion_jax.run.second_heads import TRIED, fit_second_heads, restore_second_heads
 from fashion_jax.run.session import Session
@@ -253,7 +253,7 @@ def _write_sheet(session: Session, result: Evaluation, labels: list[Prediction],
         truths.append({n: session.vocabularies[n][number] if number >= 0 else None for n, number in numbers.items()})
         predictions.append({name: label for name, (label, _) in labels[place].items()})
         confidences.append({name: share for name, (_, share) in labels[place].items()})
-    write_contact_sheet(path, photos, truths, predictions, confidences)
+    write_prediction_sheet(path, photos, truths, predictions, confidences)
 
 
 def _write_package(session: Session, state: TrainState, result: Result, fit: ValidationFit | None) -> None:

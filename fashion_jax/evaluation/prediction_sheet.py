@@ -1,4 +1,4 @@
-"""The contact sheet: photos with their predicted labels, on one picture."""
+"""The prediction sheet: photos with their predicted labels, on one picture."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fashion_jax.system.pictures import RIGHT, UNKNOWN, WRONG, CaptionedPhoto, w
 _COLUMNS = 8
 
 
-def write_contact_sheet(
+def write_prediction_sheet(
     path: Path,
     photos: Sequence[UInt8[np.ndarray, "height width 3"]],
     truths: Sequence[Mapping[str, str | None]],
