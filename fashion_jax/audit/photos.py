@@ -104,8 +104,8 @@ def average_with_network(
     """Returns the mean of the classifiers' and the network's probabilities for rows that are new to the network.
 
     The network does not remember the labels of these rows, and it knows more than classifiers that were fitted to
-    its features. Other rows keep the classifiers' probabilities, and so does an attribute for which the network has no head or
-    whose head lacks one of the source's labels.
+    its features. Other rows keep the classifiers' probabilities, and so does an attribute for which the network has no
+    head or whose head lacks one of the source's labels.
 
     Args:
         fitted: for each attribute of the records, float32 (n, classes).
