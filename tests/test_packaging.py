@@ -103,7 +103,8 @@ def test_it_runs_outside_of_the_repository(installed):
     assert "150 rows" in prepared.stdout
     again = run(
         installed, "train", "--config=demo", "--workdir=w", "--config.data.source=records",
-        "--config.train.duration=2 steps", "--config.model.depth=10", "--config.model.width=4",
+        "--config.train.duration=2 steps", "--config.model.pretrained=", "--config.model.depth=10",
+        "--config.model.width=4",
     )  # fmt: skip
     assert again.returncode == 0, again.stderr
     package = installed.parents[2].parent / "w/package"

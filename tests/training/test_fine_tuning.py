@@ -314,7 +314,7 @@ def test_a_hub_layout_folder_starts_a_run(fine_tuned, tmp_path):
     later = found["params/backbone/stages/2/0/layers/0/conv/kernel"]
     assert not np.array_equal(later, state["layer3.0.conv1.weight"].transpose(2, 3, 1, 0))
     assert np.array_equal(found["batch_stats/backbone/stages/2/0/layers/0/norm/var"], state["layer3.0.bn1.running_var"])
-    assert load_model(workdir).preprocessing["mean"] == [0.4, 0.5, 0.6]
+    assert load_model(workdir).package.preprocessing["mean"] == [0.4, 0.5, 0.6]
     assert evaluate(workdir, progress=False).summaries == result.test.summaries
 
 
@@ -325,7 +325,7 @@ def test_a_folder_of_transformers_layout_starts_a_run(tiny_config, tmp_path):
     kernel = state["resnet.encoder.stages.3.layers.0.layer.1.convolution.weight"]
     name = "params/backbone/stages/3/0/layers/1/conv/kernel"
     assert np.array_equal(weights(tmp_path / "w")[name], kernel.transpose(2, 3, 1, 0))
-    assert load_model(tmp_path / "w").preprocessing["std"] == [0.2, 0.3, 0.4]
+    assert load_model(tmp_path / "w").package.preprocessing["std"] == [0.2, 0.3, 0.4]
 
 
 @pytest.mark.parametrize("stop", [2, 5])
