@@ -1,4 +1,4 @@
-"""Where a catalogue's files are: a folder, a zip, or a tar that is read in one pass. Names in them are hostile."""
+"""Reads the files of a folder, a zip or a tar. Their names may be an attack and are checked."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from fashion_jax.data.tables import TABLE_SUFFIXES
 from fashion_jax.system.errors import UserError
 
 MAX_MEMBER_BYTES = 2_000_000_000  # of a table; photos have a limit of their own
-MAX_RATIO = 200  # unpacked over packed size; photos hardly shrink
-FREE_BYTES = 1_000_000_000  # unpacked size below which the ratio does not matter
-_HELD_BYTES = 256_000_000  # unpacked size up to which a tar's photos stay in memory
+MAX_RATIO = 200  # unpacked over packed size; more is an attack, because packed photos hardly shrink
+FREE_BYTES = 1_000_000_000  # unpacked size up to which the ratio is not checked
+_IN_MEMORY_BYTES = 256_000_000  # unpacked size up to which a tar's photos stay in memory
 
 
 class Files(Protocol):
@@ -30,24 +30,27 @@ class Files(Protocol):
         ...
 
     def stamp(self, name: str) -> int:
-        """Returns a number that changes when a file does: its time (in a folder or tar) or checksum (in a zip)."""
+        """Returns a number that changes with the file: its time (folder, tar) or its checksum (zip)."""
         ...
 
     def read(self, name: str) -> bytes:
-        """Returns one file; KeyError if there is none."""
+        """Returns a file's bytes; KeyError where there is none."""
         ...
 
     def read_many(self, names: Iterable[str]) -> Iterator[tuple[str, bytes | OSError]]:
-        """Yields the named files in the order in which they are read fastest; what cannot be read as an OSError."""
+        """Yields (name, bytes) in the order in which reading is fastest; an OSError in place of bytes on a fault."""
         ...
 
 
 def open_files(path: Path, links_within: Path | None = None) -> Files:
-    """Opens a folder, zip or tar; UserError when it is none, damaged, leads outside, or unpacks to absurd size.
+    """Opens a folder, zip or tar.
 
     Args:
         path: of the folder or archive.
-        links_within: a folder to which links of a folder may lead besides the folder itself.
+        links_within: another folder to which links may lead; elsewhere links must stay within the folder.
+
+    Raises:
+        UserError: it is none of the three, it is damaged, a name in it leads outside, or it unpacks to absurd size.
     """
     if path.is_dir():
         return FolderFiles(path, links_within)
@@ -65,12 +68,12 @@ def open_files(path: Path, links_within: Path | None = None) -> Files:
         if error.errno is not None:
             raise
         raise UserError(f"{path} is damaged ({error}); if it is a download, fetch it again") from error
-    except Exception as error:  # lzma.LZMAError is an Exception of its own; hostile archives find others
+    except Exception as error:  # lzma.LZMAError, and whatever else hostile archives provoke
         raise UserError(f"{path} is damaged ({error}); if it is a download, fetch it again") from error
 
 
 def safe_name(name: str, where: object) -> str:
-    """Returns a member's name in plain form; UserError when it leads outside."""
+    """Returns a member's name in plain form; UserError where it leads outside of the archive."""
     plain = posixpath.normpath(name.replace("\\", "/"))
     if plain.startswith(("/", "../")) or plain == ".." or (len(plain) > 1 and plain[1] == ":") or "\0" in plain:
         raise UserError(f"{where} is not safe to read: its member {name!r} leads outside of it")
@@ -78,7 +81,7 @@ def safe_name(name: str, where: object) -> str:
 
 
 class FolderFiles:
-    """Files below a folder; links that lead out of it are not followed."""
+    """Files in a folder and its subfolders. Links that lead out of it are not followed."""
 
     def __init__(self, root: Path, links_within: Path | None = None) -> None:
         self.root = root.resolve()
@@ -86,13 +89,12 @@ class FolderFiles:
 
     def sizes(self) -> dict[str, int]:
         found = {}
-        for folder, _, names in os.walk(self.root):
+        for folder, _, _ in os.walk(self.root):
             base = Path(folder).relative_to(self.root)
             with os.scandir(folder) as entries:
                 for entry in entries:
                     if entry.is_file() and (not entry.is_symlink() or self._inside(Path(entry.path))):
                         found[(base / entry.name).as_posix()] = entry.stat().st_size
-            del names
         return found
 
     def read(self, name: str) -> bytes:
@@ -119,7 +121,7 @@ class FolderFiles:
 
 
 class ZipFiles:
-    """Files of a zip, with random access."""
+    """Files in a zip."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -144,7 +146,7 @@ class ZipFiles:
         try:
             with self._zip.open(info) as file:
                 data = file.read(min(info.file_size, MAX_MEMBER_BYTES) + 1)
-        except Exception as error:  # zipfile meets a damaged header with a dozen kinds, from OSError to struct.error
+        except Exception as error:  # on a damaged header zipfile raises a dozen kinds
             raise OSError(f"damaged in the archive: {error}") from error
         if len(data) > info.file_size:
             raise OSError("larger than the archive declares")
@@ -159,10 +161,10 @@ class ZipFiles:
 
 
 class TarFiles:
-    """Files of a tar, plain or compressed; nothing is unpacked to the disk.
+    """Files in a tar, plain or compressed. Nothing is unpacked to the disk.
 
-    A second pass over a compressed archive costs as much as the first, so tables stay in memory, and of a small archive
-    the photos too. Of several files of a name the last one counts, as when a tar is unpacked.
+    A second pass over a compressed archive costs as much as the first. So the tables stay in memory, and so do the
+    photos of a small archive. Of several files with one name the last one counts, as when a tar is unpacked.
     """
 
     def __init__(self, path: Path) -> None:
@@ -170,7 +172,7 @@ class TarFiles:
         self._sizes: dict[str, int] = {}
         self._times: dict[str, int] = {}
         self._copies: Counter[str] = Counter()
-        self._held: dict[str, bytes] = {}
+        self._in_memory: dict[str, bytes] = {}
         total = 0
         with tarfile.open(path, "r|*") as tar:
             for member in tar:
@@ -187,14 +189,14 @@ class TarFiles:
                 _check_total(path, total)
                 self._sizes[name], self._times[name] = member.size, int(member.mtime)
                 self._copies[name] += 1
-                self._held.pop(name, None)
-                # A map of a sparse file's holes may take hours to read, and no tool packs photos as such.
+                self._in_memory.pop(name, None)
+                # A sparse file's map of holes may take hours to read, and no tool packs photos as sparse files.
                 is_photo = name.lower().endswith(PHOTO_SUFFIXES) and not member.issparse()
-                if (is_photo and total <= _HELD_BYTES) or (_is_table(name) and member.size <= MAX_MEMBER_BYTES):
+                if (is_photo and total <= _IN_MEMORY_BYTES) or (_is_table(name) and member.size <= MAX_MEMBER_BYTES):
                     file = tar.extractfile(member)
-                    self._held[name] = file.read() if file else b""
-        if total > _HELD_BYTES:
-            self._held = {name: data for name, data in self._held.items() if _is_table(name)}
+                    self._in_memory[name] = file.read() if file else b""
+        if total > _IN_MEMORY_BYTES:
+            self._in_memory = {name: data for name, data in self._in_memory.items() if _is_table(name)}
 
     def sizes(self) -> dict[str, int]:
         return dict(self._sizes)
@@ -203,8 +205,8 @@ class TarFiles:
         return self._times[name]
 
     def read(self, name: str) -> bytes:
-        if name in self._held:
-            return self._held[name]
+        if name in self._in_memory:
+            return self._in_memory[name]
         for _, data in self.read_many([name]):
             if isinstance(data, OSError):
                 raise data
@@ -213,8 +215,8 @@ class TarFiles:
 
     def read_many(self, names: Iterable[str]) -> Iterator[tuple[str, bytes | OSError]]:
         wanted, passed = set(names), Counter[str]()
-        if wanted <= self._held.keys():
-            yield from ((name, data) for name, data in self._held.items() if name in wanted)
+        if wanted <= self._in_memory.keys():
+            yield from ((name, data) for name, data in self._in_memory.items() if name in wanted)
             return
         try:
             with tarfile.open(self.path, "r|*") as tar:

@@ -1,9 +1,9 @@
-"""Random geometry of training photos, on the device, inside the training step.
+"""Random changes of training photos, on the device, inside the training step.
 
-Colours are never changed: colour is a label. Crop, flip, rotation and RandAugment are one affine map, sampled once, so
-a photo is interpolated once however many of them apply; shifts are by whole pixels and blur nothing. Every example's
-randomness comes from its record number and the step, not from its place in the batch: one device, eight devices and two
-processes draw the same.
+Only the geometry changes, never a colour, because colour is a label. Crop, flip, rotation and RandAugment together are
+one affine map, so a photo is interpolated only once. Shifts are by whole pixels and blur nothing. A photo's randomness
+depends on its record number and the step, not on its place in the batch, so it is the same on one device, on eight
+devices and in two processes.
 """
 
 from __future__ import annotations
@@ -15,14 +15,18 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, Real, UInt8
 
 from fashion_jax.config.fields import AugmentConfig
-from fashion_jax.data.rand_augment import draw_affine
 
 WHITE = 255.0
-MAX_ERASE_AREA = 0.15  # largest share of the photo that erasing covers
+MAX_ERASE_AREA = 0.15  # largest share of a photo that erasing covers
+# RandAugment: at magnitude 1
+LARGEST_ROTATION = 30.0  # degrees
+LARGEST_SHEAR = 0.3
+LARGEST_SHIFT = 0.45  # of the photo's side
+NUM_OPERATIONS = 6  # none, rotation, two shears, two shifts
 
 
 def example_keys(key: Key[Array, ""], step: Int[Array, ""], records: Int[Array, " batch"]) -> Key[Array, " batch"]:
-    """Returns one key per example, a function of the run's key, the step and the record number alone."""
+    """Returns a random key for each example; it depends on the run's key, the step and the record number only."""
     step_key = jax.random.fold_in(key, step)
     return jax.vmap(lambda record: jax.random.fold_in(step_key, record))(records)
 
@@ -33,7 +37,7 @@ def normalize(
     std: tuple[float, ...],
     dtype: jnp.dtype | type = jnp.float32,
 ) -> Float[Array, "batch height width 3"]:
-    """Returns (images / 255 - mean) / std for images in [0, 255], computed in float32 and cast to `dtype`."""
+    """Returns (images / 255 - mean) / std for images in [0, 255]; it is computed in float32 and cast to `dtype`."""
     scale = 1 / (255.0 * jnp.asarray(std, jnp.float32))
     shift = jnp.asarray(mean, jnp.float32) / jnp.asarray(std, jnp.float32)
     return (images.astype(jnp.float32) * scale[None, None, None] - shift[None, None, None]).astype(dtype)
@@ -44,15 +48,15 @@ def augment(
     keys: Key[Array, " batch"],
     config: AugmentConfig,
 ) -> Float[Array, "batch height width 3"]:
-    """Applies a random resized crop (aspect kept), shift, flip, small rotation, RandAugment and erasing to each photo.
+    """Applies random crop (the aspect stays), shift, flip, small rotation, RandAugment and erasing to each photo.
 
     Args:
         images: RGB in [0, 255], uint8 or floating point.
-        keys: one per photo.
-        config: probabilities and ranges; all of them off leaves the photos exactly as they are.
+        keys: one for each photo.
+        config: probabilities and ranges. If all are off, the photos do not change at all.
 
     Returns:
-        float32 RGB in [0, 255]; what lies outside the photo, and what is erased, is white.
+        float32 RGB in [0, 255]. Erased areas and areas outside of the photo are white.
     """
     return jax.vmap(partial(_augment_one, config=config))(images, keys)
 
@@ -68,7 +72,7 @@ def _augment_one(
     image = _shift(image, shift_key, config)
     flipped = jax.random.bernoulli(flip_key, config.flip_probability)
     if config.min_crop_area == 1 and not config.max_rotation and not config.rand_operations:
-        # Nothing moves by part of a pixel, so nothing is interpolated.
+        # All moves are by whole pixels, so nothing is interpolated.
         moved = jnp.where(flipped, image[:, ::-1], image).astype(jnp.float32)
         return _erase(moved, erase_key, config)
 
@@ -78,7 +82,7 @@ def _augment_one(
     mirror = jnp.where(flipped, -1.0, 1.0)
     angle = jnp.deg2rad(jax.random.uniform(turn_key, minval=-1.0, maxval=1.0) * config.max_rotation)
 
-    # Each output pixel asks where in the photo it comes from, both measured from the centre.
+    # For each pixel of the result: the place in the photo that it comes from. Both are measured from the centre.
     y = jnp.arange(height, dtype=jnp.float32)[:, None] - (height - 1) / 2
     x = (jnp.arange(width, dtype=jnp.float32)[None, :] - (width - 1) / 2) * mirror
     if config.rand_operations:
@@ -97,7 +101,7 @@ def _augment_one(
 
 
 def _shift(image: Real[Array, "height width 3"], key: Key[Array, ""], config: AugmentConfig) -> Array:
-    """Moves a photo by whole pixels, white coming in: the padded crop of He et al. (2016, section 4.2)."""
+    """Moves a photo by whole pixels and fills with white: the padded crop of He et al. (2016, section 4.2)."""
     height, width, _ = image.shape
     rows, columns = round(config.max_shift * height), round(config.max_shift * width)
     if not rows and not columns:
@@ -107,23 +111,80 @@ def _shift(image: Real[Array, "height width 3"], key: Key[Array, ""], config: Au
     return jax.lax.dynamic_slice(padded, (start[0], start[1], jnp.zeros_like(start[0])), image.shape)
 
 
+def draw_affine(
+    key: Key[Array, ""], *, operations: int, magnitude: float, height: int, width: int
+) -> tuple[Float[Array, "2 2"], Float[Array, " 2"]]:
+    """Draws RandAugment's operations (Cubuk et al., NeurIPS 2020) and returns them as one affine map.
+
+    Only the geometric operations are drawn, because operations on colours would change a label. All operations have
+    the same probability, and so do both signs.
+
+    Args:
+        key: of the photo.
+        operations: the number of operations, at least 1.
+        magnitude: of each operation, as a share of the largest, in [0, 1].
+        height: of the photo, in pixels.
+        width: of the photo, in pixels.
+
+    Returns:
+        A matrix and an offset: a position (y, x), measured in pixels from the centre, becomes
+        matrix @ position + offset.
+    """
+    kind_key, sign_key = jax.random.split(key)
+    kinds = jax.random.randint(kind_key, (operations,), 0, NUM_OPERATIONS)
+    signs = jax.random.rademacher(sign_key, (operations,), jnp.float32)
+    matrix, offset = jnp.eye(2), jnp.zeros(2)
+    for number in range(operations):
+        one, moved = affine_operation(kinds[number], signs[number] * magnitude, height, width)
+        matrix, offset = one @ matrix, one @ offset + moved
+    return matrix, offset
+
+
+def affine_operation(
+    kind: Array, strength: Array, height: int, width: int
+) -> tuple[Float[Array, "2 2"], Float[Array, " 2"]]:
+    """Returns one operation of RandAugment as an affine map of positions (y, x).
+
+    Args:
+        kind: an integer in [0, NUM_OPERATIONS): none, rotation, shear along x, shear along y, shift along y, shift
+            along x.
+        strength: in [-1, 1], as a share of the largest.
+        height: of the photo, in pixels.
+        width: of the photo, in pixels.
+    """
+    angle = jnp.deg2rad(LARGEST_ROTATION) * strength
+    shear = LARGEST_SHEAR * strength
+    cosine, sine, zero, one = jnp.cos(angle), jnp.sin(angle), jnp.zeros(()), jnp.ones(())
+    still = jnp.eye(2)
+    matrices = jnp.stack(
+        [
+            still,
+            jnp.stack([jnp.stack([cosine, -sine]), jnp.stack([sine, cosine])]),
+            jnp.stack([jnp.stack([one, zero]), jnp.stack([shear, one])]),
+            jnp.stack([jnp.stack([one, shear]), jnp.stack([zero, one])]),
+            still,
+            still,
+        ]
+    )
+    shift = LARGEST_SHIFT * strength
+    offsets = jnp.zeros((NUM_OPERATIONS, 2)).at[4, 0].set(shift * height).at[5, 1].set(shift * width)
+    return matrices[kind], offsets[kind]
+
+
 def sample_bilinear(
     image: Real[Array, "height width 3"],
     y: Float[Array, "rows columns"],
     x: Float[Array, "rows columns"],
 ) -> Float[Array, "rows columns 3"]:
-    """Reads an image at fractional pixel positions; beyond its border it is white.
+    """Returns an image's values at fractional pixel positions, float32 in [0, 255]; outside of it all is white.
 
     Args:
         image: RGB in [0, 255].
-        y: rows, where 0 is the centre of the first pixel.
-        x: columns, likewise.
-
-    Returns:
-        float32 in [0, 255].
+        y: rows; 0 is the centre of the first pixel.
+        x: columns; 0 is the centre of the first pixel.
     """
     height, width, _ = image.shape
-    # One white pixel all around lets the border blend into white, and clipping keep all else there.
+    # With a frame of one white pixel the border blends into white, and all positions outside are clipped to the frame.
     padded = jnp.pad(image, ((1, 1), (1, 1), (0, 0)), constant_values=255).reshape(-1, 3)
     y, x = jnp.clip(y + 1, 0, height + 1), jnp.clip(x + 1, 0, width + 1)
     top = jnp.minimum(jnp.floor(y), height).astype(jnp.int32)

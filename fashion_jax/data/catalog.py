@@ -1,4 +1,4 @@
-"""One reader for all catalogues: finds table and photos, applies the schema, and says why a row was left out."""
+"""Reads any catalogue: finds its table and photos, applies the schema, and notes why a row is left out."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ class Product:
         row: number in the table, from 1.
         id: unique in the catalogue.
         title: for people; may be empty.
-        labels: one per attribute of the schema, None where missing.
-        split: as the table has it, or empty.
+        labels: one for each attribute of the schema, None where missing.
+        split: the text in the table's split column, or empty.
         photo: the name of its file, or its bytes.
     """
 
@@ -55,7 +55,7 @@ class Product:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A row that was left out, and why; `by_schema` where the row is sound and the schema has no place for it."""
+    """A row that was left out, and why. `by_schema` is True where the row is fine and the schema drops it."""
 
     row: int
     id: str
@@ -65,20 +65,25 @@ class Rejected:
 
 @dataclass
 class Catalog:
-    """A catalogue that has been read, its photos not yet.
+    """A catalogue whose table has been read, and whose photos have not.
 
     Attributes:
         source: as given.
-        schema: by which it was read.
+        schema: how the table was read.
+        files: reads the photos.
+        table_digest: hash of the table's bytes.
+        photo_sizes: name of a photo's file -> bytes.
+        is_listed: False where the source is a table: its photos are looked up one by one.
         products: usable rows with a photo, in the table's order.
-        rejected: rows left out, those that the schema drops included.
-        dropped: reason -> rows that left by the schema's rules.
-        repairs: repair of the table -> rows that it touched.
-        num_rows: of the table.
-        documented_rows: rows whose labels all passed the rules, with or without a photo.
+        rejected: rows that were left out, those that the schema drops included.
+        dropped: reason -> rows that the schema drops.
+        repairs: repair of the table -> rows that needed it.
+        num_rows: the rows of the table.
+        documented_rows: rows that have a known class in every attribute with fixed classes, with or without a photo.
         vocabularies: attribute -> class names, sorted.
-        corrections: that were applied to the table.
-        corrected: attribute -> labels that they changed.
+        corrections: the corrections that were applied to the table.
+        corrected: attribute -> labels that the corrections changed.
+        temporary: a folder that must exist while the catalogue is used.
     """
 
     source: str
@@ -86,7 +91,7 @@ class Catalog:
     files: Files
     table_digest: str
     photo_sizes: dict[str, int]
-    is_listed: bool = True  # False for a table beside its photos, which are looked up rather than a whole disk listed
+    is_listed: bool = True
     products: list[Product] = field(default_factory=list)
     rejected: list[Rejected] = field(default_factory=list)
     dropped: Counter[str] = field(default_factory=Counter)
@@ -96,12 +101,12 @@ class Catalog:
     vocabularies: dict[str, tuple[str, ...]] = field(default_factory=dict)
     corrections: Corrections | None = None
     corrected: Counter[str] = field(default_factory=Counter)
-    temporary: tempfile.TemporaryDirectory[str] | None = None  # kept alive with the catalogue
+    temporary: tempfile.TemporaryDirectory[str] | None = None
 
     def stamp(self) -> str:
-        """Returns a hash of the table, corrections, the schema, and the photos' names, sizes, and times or checksums.
+        """Returns a hash of table, corrections, schema, and the photos' names, sizes, and times or checksums.
 
-        It changes when anything of the source does. No photo is read for it.
+        It changes when the source changes. No photo is read for it.
         """
         names = sorted({p.photo for p in self.products if isinstance(p.photo, str)})
         used = [(name, self.photo_sizes.get(name, 0), self.files.stamp(name)) for name in names]
@@ -111,7 +116,7 @@ class Catalog:
         return hashlib.sha256(text.encode()).hexdigest()
 
     def iter_photos(self, products: Iterable[Product]) -> Iterator[tuple[Product, bytes | BadPhoto]]:
-        """Yields every given product once, with its photo's bytes, in the order that reads fastest."""
+        """Yields every given product once, with its photo's bytes, in the order in which reading is fastest."""
         by_name: dict[str, list[Product]] = {}
         for product in products:
             if isinstance(product.photo, bytes):
@@ -133,15 +138,16 @@ def open_catalog(
     """Reads a catalogue's table and finds its photos.
 
     Args:
-        source: a zip or tar (plain, gz, xz) in Kaggle's layout or with one table; a folder of the same; a CSV, TSV
-            or Parquet file whose photo paths are relative to it, or that holds the photos' bytes;
-            `synthetic[:COUNT[:SEED]]`; `kaggle:OWNER/NAME` or `hf:OWNER/NAME`.
-        schema: how to read it; None takes the known one where its columns are there, and infers one elsewhere.
-        labelled: False accepts sources without labels, among them a photo, or a folder or archive of photos alone.
-        corrections: a table of corrected labels, as `corrections` describes it.
+        source: one of: a zip or tar (plain, gz, xz) in Kaggle's layout or with one table; such a folder; a CSV, TSV or
+            Parquet file that holds the photos' bytes or their paths, relative to the file; `kaggle:OWNER/NAME`;
+            `hf:OWNER/NAME`; or `synthetic[:COUNT[:SEED]]`, a catalogue that is drawn.
+        schema: how to read the table; None: Kaggle's schema where the table has its columns, else one that is inferred.
+        labelled: False also accepts sources without labels: a photo, or a folder or archive of photos.
+        corrections: a table of corrected labels; the module `corrections` describes it.
 
     Raises:
-        UserError: no such source, not readable, unsafe, columns are missing, or the corrections do not fit.
+        UserError: there is no such source, it cannot be read, it is unsafe, columns are missing, or the corrections do
+            not fit.
     """
     text = str(source)
     found = find_source(text, labelled=labelled)
@@ -183,7 +189,7 @@ def _choose_schema(frame: pd.DataFrame, schema: Schema | None, labelled: bool, n
             found = tuple(a for a in FASHION.attributes if set(a.columns()) & set(columns))
             image = find_image_column(frame)
             if image and any("://" in str(cell) for cell in frame[image].head(50) if not isinstance(cell, bytes)):
-                image = ""  # where a photo was found once; here it lies under its id
+                image = ""  # the column holds web addresses; the photo's file is named by its id
             return Schema(
                 FASHION.name,
                 found,
@@ -215,11 +221,11 @@ def _read_rows(catalog: Catalog, table: Table, base: str, labelled: bool) -> Non
     labels = pd.DataFrame(
         {a.name: frame[c] if c else pd.Series("", frame.index) for a, c in columns.items()}, index=frame.index
     )
-    # A label is one line of text, whatever spaces and line ends a table has in it.
+    # Runs of spaces and line ends in a label become one space.
     labels = labels.apply(lambda column: column.astype(str).str.split().str.join(" "))
     labels = labels.mask(labels.isin(list(schema.missing_values)), "")
     if catalog.corrections:
-        # Before the schema's rules, as if the table had been edited.
+        # Corrections come before the schema's rules, as if somebody had edited the table.
         ids = [_one_line(i) for i in frame[schema.id_column]] if schema.id_column else [str(row) for row in frame.index]
         catalog.corrected = apply_corrections(catalog.corrections, labels, ids, schema.attributes)
     keep = pd.Series(True, frame.index)
@@ -307,5 +313,5 @@ def _vocabulary(attribute: Attribute, values: pd.Series) -> tuple[str, ...]:
 
 
 def _one_line(text: object) -> str:
-    """Returns a text without line ends and runs of spaces, as lists of products hold it."""
+    """Returns a text in which every run of spaces and line ends is one space."""
     return " ".join(str(text).split())

@@ -3,32 +3,33 @@
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float, Float32, Int
+from jaxtyping import Float, Float32
 
+from fashion_jax.data.loader import spread_rows
 from fashion_jax.data.photos import BadPhoto, decode_photo, decode_photos
 from fashion_jax.data.records import Prepared
 from fashion_jax.system.cielab import ciede2000, product_pixels
 from fashion_jax.system.progress import progress_bar
 
-PHOTOS_PER_CLASS = 200  # more do not move a mean by what anyone sees
-_HEIGHT, _WIDTH = 80, 60  # pixels at which photos are looked at
+PHOTOS_PER_CLASS = 200  # more photos would not change a mean visibly
+_HEIGHT, _WIDTH = 80, 60  # size at which photos are measured, in pixels
 
 
 def class_colours(prepared: Prepared, attribute: str, *, progress: bool = False) -> Float32[np.ndarray, "classes 3"]:
-    """Returns the mean CIELAB colour of the product's pixels over training photos of each class.
+    """Returns the mean CIELAB colour of each class, over the product's pixels in training photos.
 
     Args:
         prepared: the records.
-        attribute: of the catalogue, whose classes are colours.
+        attribute: an attribute whose classes are colours.
         progress: whether to show a bar.
 
     Returns:
-        NaN for a class without a training row.
+        A row for each class; NaN where the class has no training photo.
     """
     column, classes = prepared.attributes.index(attribute), len(prepared.vocabularies[attribute])
     rows = prepared.indices("train")
     labels = prepared.labels[rows, column]
-    chosen = [_spread(rows[labels == number]) for number in range(classes)]
+    chosen = [spread_rows(rows[labels == number], PHOTOS_PER_CLASS) for number in range(classes)]
     means: list[list[np.ndarray]] = [[] for _ in range(classes)]
     photos = ((number, prepared.read_photo(int(row))) for number, own in enumerate(chosen) for row in own)
     with progress_bar(sum(map(len, chosen)), f"measuring {attribute}", show=progress, unit="photo") as bar:
@@ -44,14 +45,8 @@ def _mean_colour(photo: bytes) -> Float32[np.ndarray, "3"]:
     return mean
 
 
-def _spread(rows: Int[np.ndarray, " n"]) -> Int[np.ndarray, " m"]:
-    if len(rows) <= PHOTOS_PER_CLASS:
-        return rows
-    return rows[np.linspace(0, len(rows) - 1, PHOTOS_PER_CLASS).astype(int)]
-
-
 def colour_differences(colours: Float[np.ndarray, "classes 3"]) -> Float[np.ndarray, "classes classes"]:
-    """Returns the CIEDE2000 differences of classes: 0 of a class to itself, infinite where one is unknown."""
+    """Returns the CIEDE2000 difference of every two classes: 0 of a class to itself, infinite where one is unknown."""
     differences = ciede2000(colours[:, None], colours[None])
     differences[~np.isfinite(differences)] = np.inf
     np.fill_diagonal(differences, 0.0)

@@ -1,11 +1,12 @@
-"""Corrections of labels: a table that a person edited, applied when a catalogue is read.
+"""Corrections of labels: a table that a person edited, which is applied when a catalogue is read.
 
-A row of the table names one label: `id`, `attribute`, and what shall become of it. `corrected` holds the right class,
-or one of the schema's texts for a missing label (such as NA), which removes it. `decision` may be "accept", which takes
-the class under `suggested`, or "keep". Rows without either change nothing. Where there is a column `given`, the
-catalogue must still have that label, so that a table made for another state of it is refused. A later row may change a
-label again, if its `given` is what the earlier one made of it, so the tables of successive audits can be put one below
-the other. Other columns are not looked at: the findings of an audit are such a table.
+A row of the table names one label by its columns `id` and `attribute`. The column `corrected` holds the right class, or
+one of the schema's texts for a missing label (such as NA), which removes the label. The column `decision` may hold
+"accept", which takes the class in the column `suggested`, or "keep". A row with neither changes nothing.
+
+With a column `given`, the catalogue must still have that label; so a table for another catalogue is refused. A later
+row may change a label again if its `given` is the earlier row's result; so the tables of several audits can be put one
+below the other. Other columns are ignored. The findings of an audit are such a table.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ from fashion_jax.data.schema import Attribute, Schema
 from fashion_jax.system.errors import UserError, nearest
 
 DECISIONS = ("", "keep", "accept")
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet takes a cell that begins so for a formula
-_SHOWN = 5  # faults that an error lists
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a cell that begins so is a formula to a spreadsheet
+_SHOWN = 5  # faults that an error message lists
 _MAX_BYTES = 500_000_000
 
 
@@ -36,11 +37,11 @@ class Correction:
     """One label to be changed.
 
     Attributes:
-        line: of the file, from 1.
+        line: in the file, from 1.
         id: of the product.
-        attribute: by its name in the schema.
-        given: the label that the catalogue must have, empty for a missing one; None: any.
-        label: what it becomes; empty: missing.
+        attribute: its name in the schema.
+        given: the label that the catalogue must have; empty: none; None: any.
+        label: the new label; empty: none.
     """
 
     line: int
@@ -52,29 +53,29 @@ class Correction:
 
 @dataclass(frozen=True, slots=True)
 class Corrections:
-    """A file of corrections as read; rows without a decision are not among them.
+    """A file of corrections that has been read, without the rows that change nothing.
 
     Attributes:
         path: of the file.
-        items: no label twice.
+        items: at most one for each label.
     """
 
     path: str
     items: tuple[Correction, ...]
 
     def digest(self) -> str:
-        """Returns a hash of what is changed, empty where nothing is; the order of the rows does not matter."""
+        """Returns a hash of the changes, whatever their order; empty text where there are none."""
         changes = sorted((item.id, item.attribute, item.label) for item in self.items)
         return hashlib.sha256(json.dumps(changes).encode()).hexdigest() if changes else ""
 
 
 def escape_cell(text: str) -> str:
-    """Returns a text as a CSV cell that no spreadsheet takes for a formula; `unescape_cell` undoes it."""
+    """Returns a text as a CSV cell that is no formula to a spreadsheet; `unescape_cell` undoes it."""
     return f"'{text}" if text.startswith((*_FORMULA, "'")) else text
 
 
 def unescape_cell(cell: str) -> str:
-    """Returns the text of a cell that `escape_cell` made; others, too, as they are."""
+    """Returns the text that `escape_cell` made a cell of; other cells are returned unchanged."""
     return cell[1:] if cell.startswith("'") and cell[1:].startswith((*_FORMULA, "'")) else cell
 
 
@@ -83,10 +84,10 @@ def read_corrections(path: str | Path, schema: Schema) -> Corrections:
 
     Args:
         path: of a CSV (comma, semicolon or tab; UTF-8) with the columns id, attribute, and corrected or decision.
-        schema: of the catalogue: its attributes, and its texts for missing labels.
+        schema: of the catalogue.
 
     Raises:
-        UserError: it cannot be read, lacks a column, or a row is at fault: the line and the fault are named.
+        UserError: the file cannot be read, lacks a column, or has a fault; the message names its line.
     """
     rows = _read_rows(Path(path))
     columns = rows[0][1] if rows else []
@@ -99,7 +100,7 @@ def read_corrections(path: str | Path, schema: Schema) -> Corrections:
     faults: list[str] = []
     for line, cells in rows[1:]:
         if [cell.strip() for cell in cells] == columns:
-            continue  # of the table that was put below
+            continue  # the header of a second table that was put below the first
         if len(cells) != len(columns):
             faults.append(f"line {line}: it has {len(cells)} of {len(columns)} columns")
             continue
@@ -113,7 +114,7 @@ def read_corrections(path: str | Path, schema: Schema) -> Corrections:
                 fault = f"{item.attribute} of {item.id!r} stands in line {before.line} already, as {before.label!r}"
         if fault:
             faults.append(f"line {line}: {fault}")
-    _refuse(path, faults)
+    _raise_faults(path, faults)
     return Corrections(str(path), tuple(items.values()))
 
 
@@ -124,15 +125,15 @@ def apply_corrections(
 
     Args:
         corrections: from `read_corrections`.
-        labels: a column of text per attribute, empty text for missing ones.
-        ids: of the rows; several rows of one id are changed alike.
-        attributes: of the schema; those without fixed classes have the classes that their column holds.
+        labels: a column of text for each attribute, with empty text for missing labels.
+        ids: of the rows; several rows with one id get the same change.
+        attributes: of the schema; without fixed classes, an attribute has the classes that its column holds.
 
     Returns:
-        Attribute -> labels changed.
+        Attribute -> the number of labels that were changed.
 
     Raises:
-        UserError: an id, class or given label that the catalogue does not have: the line is named.
+        UserError: the catalogue does not have an id, a class or a given label; the message names the line.
     """
     places: dict[str, list[int]] = {}
     wanted = {item.id for item in corrections.items}
@@ -152,7 +153,7 @@ def apply_corrections(
             hint = nearest(item.label, classes[item.attribute])
             faults.append(f"line {item.line}: {item.label!r} is no class of {item.attribute}{hint}")
         else:
-            # The label may be what it shall become already, in a table that was edited as well.
+            # The table may have been edited too, so that the label is the new one already.
             fitting = [row for row in rows if item.given is None or column[row] in (item.given, item.label)]
             if not fitting:
                 now = f"{column[rows[0]]!r}" if column[rows[0]] else "no label"
@@ -163,24 +164,24 @@ def apply_corrections(
             for row in fitting:
                 changed[item.attribute] += int(column[row] != item.label)
                 column[row] = item.label
-    _refuse(corrections.path, faults)
+    _raise_faults(corrections.path, faults)
     for name, column in columns.items():
         labels[name] = column
     return +changed
 
 
 def holds_decisions(path: Path) -> bool:
-    """True where a person has filled in a line, or where the file is not as an audit leaves it."""
+    """True where a person has filled in a line, or where the file is not one that an audit wrote."""
     try:
         rows = [cells for _, cells in _read_rows(path)]
     except UserError:
-        return True  # somebody's, at any rate
+        return True  # somebody has changed the file
     places = [rows[0].index(name) for name in ("decision", "corrected") if name in rows[0]] if rows else []
     return len(places) < 2 or any(cell.strip() for cells in rows[1:] for cell in cells[min(places) :])
 
 
 def _read_rows(path: Path) -> list[tuple[int, list[str]]]:
-    """Returns (line, cells) of the records of a CSV that are not blank."""
+    """Returns (line, cells) of every row of a CSV that is not blank."""
     try:
         if path.stat().st_size > _MAX_BYTES:
             raise UserError(f"the corrections {path} have more than {_MAX_BYTES:,} bytes")
@@ -205,7 +206,7 @@ def _read_rows(path: Path) -> list[tuple[int, list[str]]]:
 def _decide(
     line: int, row: Mapping[str, str], names: Sequence[str], missing: Sequence[str]
 ) -> tuple[Correction | None, str]:
-    """Returns what a row asks for, None for nothing, and what is wrong with it, empty for nothing."""
+    """Returns the correction that a row asks for, or None, and what is wrong with the row, or empty text."""
     decision, corrected = row.get("decision", "").casefold(), row.get("corrected", "")
     if decision not in DECISIONS:
         return None, f"the decision {decision!r} is not accept, keep or empty; write a class under corrected"
@@ -231,12 +232,12 @@ def _decide(
     ), ""
 
 
-def _refuse(path: str | Path, faults: Sequence[str]) -> None:
+def _raise_faults(path: str | Path, faults: Sequence[str]) -> None:
     if faults:
         more = f"; and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
         raise UserError(f"the corrections {path} do not fit: {'; '.join(faults[:_SHOWN])}{more}")
 
 
 def _one_line(text: str) -> str:
-    """Returns a text without line ends and runs of spaces, as labels are read."""
+    """Returns a text in which every run of spaces and line ends is one space, as in the catalogue's labels."""
     return " ".join(text.split())

@@ -1,7 +1,8 @@
-"""Groups of photos that show the same product, so that a split cannot put one in training and its twin in the test.
+"""Finds near-duplicates, so that a split cannot put one of them into training and the other into the test.
 
-Three signs join two rows: identical bytes; photos that look alike, found by a perceptual hash and verified by pixel
-distance; and the same title with ids close by, which is how shops photograph one product several times.
+Two rows are near-duplicates if their photos have identical bytes, if their photos look alike (candidates come from a
+perceptual hash, and the distance of their pixels decides), or if they have the same title and neighbouring ids, which
+is what shops give to several photos of one product.
 """
 
 from __future__ import annotations
@@ -14,29 +15,29 @@ from PIL import Image
 
 THUMBNAIL = (20, 15)  # height, width
 _BITS_APART = 12  # of 128 hash bits
-# Thumbnails of one product differ by 1.5 grey levels on average, and hardly anywhere by more than 16: on Kaggle's small
-# photos this joins 2,157 photos, of which 1,259 are identical by bytes; looser limits chain hundreds of black watches.
+# Thumbnails of one product differ by 1.5 grey levels on average, and hardly anywhere by more than 16. On Kaggle's small
+# photos this joins 2,157 photos, of which 1,259 have identical bytes. Looser limits join hundreds of black watches.
 _MEAN_APART = 1.5
 _MOST_APART = 16
-_WINDOW = 12  # neighbours in order of brightness that are compared within a bucket
+_WINDOW = 12  # each photo is compared with so many neighbours in the order of brightness
 _IDS_APART = 10
 
 
 def perceptual_hash(image: UInt8[np.ndarray, "height width 3"]) -> UInt64[np.ndarray, "2"]:
-    """Returns 128 bits that small changes of a photo leave alone: signs of brightness differences on an 8x8 grid.
+    """Returns 128 bits that small changes of a photo do not change: signs of brightness differences on an 8x8 grid.
 
     The difference hash (Krawetz 2013), along rows and along columns.
     """
     grey = Image.fromarray(image).convert("L")
     across = np.asarray(grey.resize((9, 8), Image.Resampling.BOX), np.int16)
     down = np.asarray(grey.resize((8, 9), Image.Resampling.BOX), np.int16)
-    # Two grey levels of slack: flat background must hash alike whatever the noise of compression.
+    # Two grey levels of tolerance, so that the noise of compression does not change the bits of a flat background.
     bits = [np.diff(across, axis=1) > 2, np.diff(down, axis=0) > 2]
     return np.array([np.packbits(b).view(np.uint64)[0] for b in bits], np.uint64)
 
 
 def thumbnail(image: UInt8[np.ndarray, "height width 3"]) -> UInt8[np.ndarray, "20 15 3"]:
-    """Returns a small copy, by which candidates are verified."""
+    """Returns a small copy; the pixels of two such copies decide whether photos look alike."""
     small = Image.fromarray(image).resize((THUMBNAIL[1], THUMBNAIL[0]), Image.Resampling.BOX)
     return np.asarray(small)
 
@@ -51,8 +52,8 @@ def find_groups(
     """Numbers the groups of near-duplicates.
 
     Args:
-        ids: of the products; numeric ones are compared with each other.
-        titles: empty ones are equal to none.
+        ids: of the products; only ids that are whole numbers can be neighbours.
+        titles: of the products; an empty title equals no other.
         digests: of the photos' bytes.
         hashes: from `perceptual_hash`.
         thumbnails: from `thumbnail`.
@@ -65,14 +66,14 @@ def find_groups(
 
 
 def equal_pairs(values: list[str]) -> Int64[np.ndarray, "pairs 2"]:
-    """Returns (first, other) for every row whose value another row has; empty values are equal to none."""
+    """Returns (first row, other row) for every row whose value an earlier row has; an empty value equals no other."""
     first: dict[str, int] = {}
     pairs = [(first[v], row) for row, v in enumerate(values) if v and first.setdefault(v, row) != row]
     return np.array(pairs, np.int64).reshape(-1, 2)
 
 
 def title_pairs(ids: list[str], titles: list[str]) -> Int64[np.ndarray, "pairs 2"]:
-    """Returns neighbours in id among rows of one title, where the ids are at most 10 apart."""
+    """Returns pairs of rows with one title whose ids are neighbours and at most 10 apart."""
     rows = [row for row, (i, t) in enumerate(zip(ids, titles, strict=True)) if t and i.isdecimal() and len(i) < 18]
     rows.sort(key=lambda row: (titles[row].casefold(), int(ids[row])))
     pairs = [
@@ -88,9 +89,9 @@ def similar_pairs(
 ) -> Int64[np.ndarray, "pairs 2"]:
     """Returns pairs of photos that look alike.
 
-    Two hashes at most 12 of 128 bits apart mostly share one of their 16 bytes; rows that share a byte in the same
-    place are sorted by brightness, which hardly differs between twins, and compared with their next neighbours.
-    The work grows as n log n.
+    Two hashes that differ in at most 12 of 128 bits mostly agree in one of their eight parts of 16 bits. Rows that
+    agree in a part are sorted by brightness, which hardly differs between near-duplicates, and compared with their next
+    neighbours. The work grows as n log n.
     """
     count = len(hashes)
     if count < 2:
@@ -118,7 +119,7 @@ def _alike(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _join(count: int, pairs: Int64[np.ndarray, "pairs 2"]) -> Int64[np.ndarray, " n"]:
-    """Connected components by union-find; each is named by its smallest member."""
+    """Returns the connected component of each row, by union-find; its number is its smallest row."""
     parent = list(range(count))
 
     def find(row: int) -> int:

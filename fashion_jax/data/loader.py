@@ -1,7 +1,7 @@
 """From prepared records to batches, through Grain.
 
-The order of training rows is a function of (seed, step) alone: it is the same for any number of processes and workers,
-and a run resumes at a step by starting there, with no iterator state to save.
+The order of the training rows depends on the seed and the step only. It is the same for any number of processes and
+workers, and a run resumes at a step by starting there, without any saved state of an iterator.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from fashion_jax.data.photos import BadPhoto, decode_photo, decode_photos
 from fashion_jax.data.records import Prepared
 from fashion_jax.system.progress import progress_bar
 
-# Batch: name -> array of this process's rows.
-#   image  uint8 (rows, height, width, 3), absent when the photos are on the device
-#   row    int32 (rows,), row number in the prepared records
-#   label  int32 (rows, attributes), MISSING where unknown
+# Name -> array of this process's rows:
+#   image  uint8 (rows, height, width, 3); absent when the photos are on the device
+#   row    int32 (rows,), row number in the records
+#   label  int32 (rows, attributes), MISSING where there is none
 #   valid  bool (rows,), False for padding
 Batch = dict[str, np.ndarray]
 
-_SHARE_OF_MEMORY = 0.4  # of what is free, that decoded photos may take
+_SHARE_OF_MEMORY = 0.4  # of the free memory, which decoded photos may take
 _CONTROL_GROUP = Path("/sys/fs/cgroup")
 
 
@@ -40,7 +40,7 @@ class PhotoSource(Protocol):
 
 
 class StreamedPhotos:
-    """Decodes photos each time they are asked for."""
+    """Decodes photos each time that they are needed."""
 
     def __init__(self, prepared: Prepared, height: int, width: int) -> None:
         self._prepared, self._height, self._width = prepared, height, width
@@ -57,7 +57,7 @@ class ResidentPhotos:
 
     Attributes:
         images: uint8 (n, height, width, 3).
-        places: int32 (rows of the catalogue,), where a row stands in `images`; -1 if it does not.
+        places: int32 (rows of the records,), the place of a row in `images`; -1 where it has none.
     """
 
     def __init__(
@@ -83,11 +83,11 @@ def choose_storage(wanted: str, num_photos: int, height: int, width: int, *, dev
     """Decides where the decoded training photos live.
 
     Args:
-        wanted: "device", "host" or "stream" are taken as they are; "auto" picks the first of them that fits.
+        wanted: "device", "host" or "stream" is returned unchanged; "auto" takes the first of them that fits.
         num_photos: of all splits.
-        height: of a decoded photo.
-        width: likewise.
-        device_bytes: free memory of an accelerator; 0 where the host computes.
+        height: of a decoded photo, in pixels.
+        width: of a decoded photo, in pixels.
+        device_bytes: free memory of an accelerator; 0 where the CPU computes.
     """
     if wanted != "auto":
         return wanted
@@ -108,30 +108,30 @@ def training_batches(
     num_processes: int = 1,
     num_workers: int = 0,
 ) -> Iterator[Batch]:
-    """Yields this process's part of every training batch, for ever, in an order that differs from epoch to epoch.
+    """Yields this process's part of every training batch, without end. Every epoch has another order.
 
-    Batches run over the ends of epochs, so every row comes exactly once in each epoch and none is dropped.
+    A batch may hold the end of one epoch and the start of the next, so every row comes exactly once in each epoch.
 
     Args:
         prepared: the records.
-        photos: reads images; None leaves them out (photos on the device).
-        batch_size: over all processes.
+        photos: reads the photos; None: batches without photos, because the photos are on the device.
+        batch_size: of all processes together.
         seed: of the order.
-        start_step: the first batch's number; resuming at a step yields what the whole run would have had there.
-        process_index: of this process.
-        num_processes: of the run; divides `batch_size`.
-        num_workers: processes that read ahead; 0 for threads of this one.
+        start_step: the number of the first batch; from there on the batches are those of a run from step 0.
+        process_index: the number of this process.
+        num_processes: the number of processes; it divides `batch_size`.
+        num_workers: the number of processes that read ahead; 0: threads of this process do.
     """
     assert batch_size % num_processes == 0
     order = grain.MapDataset.source(prepared.indices("train")).seed(seed).shuffle().repeat()
     batches = order[process_index::num_processes].batch(batch_size // num_processes)
     chosen = batches.map(_Reader(photos, prepared.labels))[start_step:]
-    # Decoding takes threads; what is in memory is only copied.
+    # Decoding needs threads; photos in memory are only copied.
     threads = 8 if isinstance(photos, StreamedPhotos) else 1
     iterable = chosen.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads))
     if num_workers:
         if not flags.FLAGS.is_parsed():
-            flags.FLAGS.mark_as_parsed()  # Grain asks absl's flags, which only an absl program has parsed
+            flags.FLAGS.mark_as_parsed()  # Grain reads absl's flags, which only a program of absl has parsed
         iterable = iterable.mp_prefetch(
             grain.MultiprocessingOptions(num_workers=num_workers), worker_init_fn=_leave_ctrl_c_to_the_run
         )
@@ -139,7 +139,7 @@ def training_batches(
 
 
 def _leave_ctrl_c_to_the_run(worker_index: int, worker_count: int) -> None:
-    """Keeps a terminal's Ctrl-C, which reaches every process, from ending workers before the run has saved."""
+    """Makes a worker ignore Ctrl-C, which a terminal sends to all processes, so that the run can save first."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
@@ -152,17 +152,17 @@ def evaluation_batches(
     process_index: int = 0,
     num_processes: int = 1,
 ) -> Iterator[Batch]:
-    """Yields this process's part of batches that hold every given row exactly once.
+    """Yields this process's part of batches that together hold every given row exactly once.
 
-    The last batch is padded with rows whose `valid` is False, and every process takes the same number of steps.
+    The last batch is padded with rows whose `valid` is False, so that all processes take the same number of steps.
 
     Args:
         prepared: the records.
-        photos: reads images; None leaves them out.
+        photos: reads the photos; None: batches without photos.
         rows: int64 (n,), row numbers.
-        batch_size: over all processes, which divide it.
-        process_index: of this process.
-        num_processes: of the run.
+        batch_size: of all processes together.
+        process_index: the number of this process.
+        num_processes: the number of processes; it divides `batch_size`.
     """
     assert batch_size % num_processes == 0
     part, read = batch_size // num_processes, _Reader(photos, prepared.labels)
@@ -176,7 +176,7 @@ def evaluation_batches(
 
 
 class _Reader:
-    """Turns row numbers into a batch; a class, because worker processes need to receive it."""
+    """Turns row numbers into a batch. It is a class, so that it can be sent to worker processes."""
 
     def __init__(self, photos: PhotoSource | None, labels: Int32[np.ndarray, "n attributes"]) -> None:
         self._photos, self._labels = photos, labels
@@ -189,16 +189,16 @@ class _Reader:
 
 
 def spread_rows(rows: Int64[np.ndarray, " n"], count: int) -> Int64[np.ndarray, " kept"]:
-    """Returns at most `count` rows, evenly spread: the first ones may be of few classes."""
+    """Returns at most `count` rows, evenly spread, because the first rows may be of few classes."""
     return rows[np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int))] if len(rows) else rows
 
 
 def _free_memory() -> int:
-    """Bytes that this process may still take; a container's limit counts."""
+    """Returns the bytes of memory that this process may still use; a container's limit counts."""
     import psutil
 
     limits = [int(psutil.virtual_memory().available)]
-    # A control group's folder as seen from inside a container, in versions 2 and 1. Its caches give way when asked.
+    # The files of control groups, versions 2 and 1, inside a container. Memory that caches files can be taken back.
     for limit, used, cache in (
         ("memory.max", "memory.current", "inactive_file"),
         ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),

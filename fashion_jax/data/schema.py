@@ -1,4 +1,4 @@
-"""Which columns of a catalogue mean what: attributes, id, photo, title. Known for one data set, inferred for others."""
+"""What a table's columns mean: attributes, id, photo, title. Kaggle's schema is known; others are inferred."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ import pandas as pd
 from fashion_jax.system import files
 from fashion_jax.system.errors import UserError, nearest
 
-MISSING = -1  # the number of a label that a row lacks
+MISSING = -1  # in place of a class number where a row has no label
 
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
 _MAX_INFERRED_CLASSES = 500
-_NOT_IN_NAMES = set("/\\\0\n\r")  # attributes name columns and files
+_NOT_IN_NAMES = set("/\\\0\n\r")  # attributes' names become names of columns and files
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +26,12 @@ class Attribute:
     """A label column.
 
     Attributes:
-        name: of the head, and of the column where `column` is empty.
-        column: where the label stands, if not under the name.
-        aliases: other names of that column, tried in order.
-        classes: allowed values; empty for those that are found.
-        min_rows: of found classes, those with fewer rows are unknown values.
-        on_unknown: what a value outside the classes does: "mask" makes the label missing, "drop" removes the row.
+        name: of the attribute, and of its column where `column` is empty.
+        column: the column's name, if it is another.
+        aliases: other names that the column may have, tried in order.
+        classes: the allowed values; empty: all values that the column holds.
+        min_rows: where `classes` is empty, a value needs so many rows to become a class.
+        on_unknown: what to do with a value that is no class: "mask" makes the label missing, "drop" drops the row.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Attribute:
     on_unknown: str = "mask"
 
     def columns(self) -> tuple[str, ...]:
-        """Returns the names under which the column may stand, the likeliest first."""
+        """Returns the names that the column may have, the likeliest first."""
         return (self.column or self.name, *self.aliases)
 
 
@@ -53,12 +53,13 @@ class Schema:
     Attributes:
         name: of the data set.
         attributes: the label columns, in the order of the model's heads.
-        id_column: unique per product; empty numbers the rows.
-        image_column: holds paths relative to the table, or the photo's bytes; empty for `image_template`.
-        image_template: path of a product's photo, with `{id}`.
-        title_column: shown to people, and used to find variants of a product; may be empty.
-        split_column: holds train, validation or test; may be empty.
-        missing_values: texts that stand for no label.
+        id_column: the column of the products' ids; empty: the row's number is the id.
+        image_column: the column of the photos' paths, relative to the table, or of their bytes; empty: see
+            `image_template`.
+        image_template: path of a product's photo, with `{id}`; used where `image_column` is empty.
+        title_column: the column of titles, which are shown and help to find near-duplicates; may be empty.
+        split_column: the column that holds train, validation or test; may be empty.
+        missing_values: texts that mean that there is no label.
     """
 
     name: str
@@ -98,7 +99,7 @@ class Schema:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Schema:
-        """The inverse of `to_dict`; UserError for unknown keys and wrong types."""
+        """Returns the schema that `to_dict` wrote; UserError for unknown keys and wrong types."""
         top = _checked(cls, values, "schema")
         attributes = tuple(Attribute(**_checked(Attribute, item, "attribute")) for item in top.pop("attributes", ()))
         if "name" not in top or any(not item.name for item in attributes):
@@ -110,11 +111,9 @@ def load_schema(path: str | Path) -> Schema:
     """Reads a schema.json; UserError names what is wrong in it."""
     path = Path(path)
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = files.read_json_object(path)
     except OSError as error:
         raise UserError(f"the schema {path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise UserError(f"the schema {path} is not JSON: {error}") from error
     try:
         return Schema.from_dict(values)
     except (UserError, TypeError) as error:
@@ -168,17 +167,17 @@ def is_fashion(columns: list[str]) -> bool:
 
 
 def infer_schema(table: pd.DataFrame, name: str = "catalogue", *, labelled: bool = True) -> Schema:
-    """Guesses the schema of a user's own table; it is written out with the records, to be edited.
+    """Guesses the schema of a user's own table. `prepare` writes it to schema.json, which the user can edit.
 
-    Attributes are the columns of text whose values repeat: at most 500 distinct ones, on average in 3 rows or more.
+    A column becomes an attribute if its values repeat: 2 to 500 different values, each in 3 rows on average or more.
 
     Args:
-        table: text columns as read, missing values as empty text; a column of bytes holds photos.
+        table: columns of text, with empty text for missing values; a column of bytes holds photos.
         name: of the data set.
-        labelled: False is content with a table without attributes.
+        labelled: False accepts a table without attributes.
 
     Raises:
-        UserError: no column holds photos, or none could be an attribute.
+        UserError: no column holds photos or ids, or no column could be an attribute.
     """
     columns = [str(c) for c in table.columns]
     image = find_image_column(table)
@@ -218,7 +217,7 @@ def infer_schema(table: pd.DataFrame, name: str = "catalogue", *, labelled: bool
 
 
 def find_image_column(table: pd.DataFrame) -> str:
-    """Returns the column that holds photos' bytes, else one most of whose texts end as photos' names do; or ""."""
+    """Returns the column of photos' bytes, or else the column whose texts mostly end like a photo's name; or ""."""
     for column in table.columns:
         sample = table[column][table[column].astype(bool)].head(50)
         if len(sample) and all(isinstance(v, bytes) for v in sample):
@@ -231,14 +230,14 @@ def find_image_column(table: pd.DataFrame) -> str:
 
 
 def find_split_column(table: pd.DataFrame) -> str:
-    """Returns the column named split, subset or fold that says train, validation or test in every row; or ""."""
+    """Returns the column named split, subset or fold that holds train, validation or test in every row; or ""."""
     known = {"train", "training", "validation", "valid", "val", "dev", "test", "testing"}
     named = [str(c) for c in table.columns if str(c).lower() in ("split", "subset", "fold")]
     return next((c for c in named if set(table[c].astype(str).str.strip().str.lower()) <= known), "")
 
 
 def _attribute_name(column: str, taken: set[str]) -> str:
-    """Returns a column's name made fit for an attribute: "Size/Fit" becomes "Size_Fit"."""
+    """Returns an attribute's name for a column: "Size/Fit" becomes "Size_Fit"."""
     name = "".join("_" if c in _NOT_IN_NAMES else c for c in column).lstrip(".") or "attribute"
     clashes = (
         name == "id" or name in taken or f"{name}_confidence" in taken or name.removesuffix("_confidence") in taken

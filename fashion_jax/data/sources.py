@@ -1,4 +1,4 @@
-"""Finds what a source is: an archive, a folder, a table, a download, or the embedded catalogue; and its table in it."""
+"""Finds a source and its table: an archive, a folder, a table, a download, or the drawn catalogue."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fashion_jax.data.archives import Files, FolderFiles, open_files
-from fashion_jax.data.hub import download, is_hub_source
 from fashion_jax.data.schema import PHOTO_SUFFIXES
 from fashion_jax.data.tables import TABLE_SUFFIXES
+from fashion_jax.system.downloads import download_error, hub_client, is_repository
 from fashion_jax.system.errors import UserError
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz")
+_DOWNLOADED = ["*.parquet", "*.csv", "*.tsv", "*.zip", "*.tar*", "*.jpg", "*.jpeg", "*.png", "*.webp"]
 
 
 @dataclass(slots=True)
@@ -23,10 +24,11 @@ class Source:
 
     Attributes:
         path: of the folder, archive or table.
-        files: read access to what is in it.
-        tables: name of the table, or of its parts; empty where there are photos alone.
-        sizes: of all files; empty for a table beside its photos, which are looked up rather than a whole disk listed.
-        temporary: to be kept while the files are read, or None.
+        files: reads the files in it.
+        tables: names of the table, or of its parts; empty where there are only photos.
+        sizes: file name -> bytes. Empty where the source is a table: its photos are looked up one by one, because
+            its folder may hold a whole disk.
+        temporary: a folder that must exist while the files are read, or None.
     """
 
     path: Path
@@ -36,7 +38,7 @@ class Source:
     temporary: tempfile.TemporaryDirectory[str] | None = None
 
     def read_table_file(self, name: str) -> bytes:
-        """Returns a table's bytes; UserError when it is damaged, OSError when the system refuses it."""
+        """Returns a table's bytes; UserError where it is damaged, OSError where the system does not let it be read."""
         try:
             return self.files.read(name)
         except (OSError, KeyError) as error:
@@ -46,24 +48,50 @@ class Source:
 
 
 def find_source(source: str, *, labelled: bool) -> Source:
-    """Finds a source, downloaded or drawn where its name says so.
+    """Finds a source; it is downloaded or drawn first if its name says so.
 
     Args:
         source: as `catalog.open_catalog` takes it.
         labelled: False accepts photos without a table.
 
     Raises:
-        UserError: there is none, it is damaged or unsafe, or it holds no table or several.
+        UserError: there is no such source, it is damaged or unsafe, or it holds no table or several.
     """
     if source == "synthetic" or source.startswith("synthetic:"):
-        temporary = _write_synthetic(source)
+        temporary = _draw_catalogue(source)
         found = _locate(Path(temporary.name), labelled)
         found.temporary = temporary
         return found
-    if is_hub_source(source):
+    if source.startswith(("kaggle:", "hf:")):
         folder, links_within = download(source)
         return _locate(folder, labelled, links_within)
     return _locate(Path(source), labelled)
+
+
+def download(source: str) -> tuple[Path, Path | None]:
+    """Downloads `kaggle:OWNER/NAME` or `hf:OWNER/NAME` (extra "hub"), or finds it in the client's cache.
+
+    Returns:
+        Its folder, and a folder outside of it to which its links may lead: Hugging Face's cache keeps a snapshot as
+        links.
+
+    Raises:
+        UserError: the name is malformed, the extra is not installed, or the download failed.
+    """
+    scheme, _, name = source.partition(":")
+    if not is_repository(name):
+        raise UserError(f"{source!r} is not of the form {scheme}:OWNER/NAME")
+    try:
+        if scheme == "kaggle":
+            return Path(hub_client("kagglehub").dataset_download(name)), None
+        hub = hub_client("huggingface_hub")
+        folder = Path(hub.snapshot_download(repo_id=name, repo_type="dataset", allow_patterns=_DOWNLOADED))
+        # datasets--OWNER--NAME/snapshots/REVISION links into datasets--OWNER--NAME/blobs.
+        return folder, folder.parents[1] / "blobs"
+    except UserError:
+        raise
+    except Exception as error:
+        raise download_error(source, error) from error
 
 
 def _locate(path: Path, labelled: bool, links_within: Path | None = None) -> Source:
@@ -85,7 +113,7 @@ def _locate(path: Path, labelled: bool, links_within: Path | None = None) -> Sou
             raise UserError(f"{path} holds several tables ({', '.join(shallow[:5])}); give the path of one of them")
         chosen = shallow
     archives = [n for n in sizes if n.lower().endswith(ARCHIVE_SUFFIXES)]
-    if not chosen and path.is_dir() and len(archives) == 1:  # a download that nobody unpacked
+    if not chosen and path.is_dir() and len(archives) == 1:  # a download that has not been unpacked
         return _locate(path / archives[0], labelled)
     if not chosen and (labelled or not any(n.lower().endswith(PHOTO_SUFFIXES) for n in sizes)):
         sample = ", ".join(sorted(sizes)[:3]) or "nothing"
@@ -94,11 +122,11 @@ def _locate(path: Path, labelled: bool, links_within: Path | None = None) -> Sou
 
 
 def _is_litter(name: str) -> bool:
-    """True for what macOS leaves in folders and zips."""
+    """True for files that macOS adds to folders and zips."""
     return posixpath.basename(name).startswith("._") or name.startswith("__MACOSX/") or "/__MACOSX/" in name
 
 
-def _write_synthetic(source: str) -> tempfile.TemporaryDirectory[str]:
+def _draw_catalogue(source: str) -> tempfile.TemporaryDirectory[str]:
     from fashion_jax.data.drawn.catalogue import DEFAULT_COUNT, write_catalog
 
     _, _, rest = source.partition(":")
@@ -109,8 +137,8 @@ def _write_synthetic(source: str) -> tempfile.TemporaryDirectory[str]:
         numbers = (0, 0)
     if not 100 <= numbers[0] <= 10_000_000 or numbers[1] < 0:
         raise UserError(f"{source!r} is not of the form synthetic[:COUNT[:SEED]] with COUNT of 100 or more")
-    folder = tempfile.TemporaryDirectory(prefix="fashion_jax_synthetic_")
+    folder = tempfile.TemporaryDirectory(prefix="fashion_jax_drawn_")
     write_catalog(Path(folder.name), *numbers)
     for path in Path(folder.name).rglob("*"):
-        os.utime(path, (0, 0))  # drawn again, it is the same catalogue
+        os.utime(path, (0, 0))  # equal times, so that the same catalogue is recognised
     return folder

@@ -1,4 +1,4 @@
-"""Tables as people have them: CSV with its faults, TSV, Parquet. All become columns of text."""
+"""Reads tables: CSV with common faults, TSV and Parquet. All become columns of text."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ import pyarrow.parquet as pq
 from fashion_jax.system.errors import UserError
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
-_LONGEST_RECORD = 1000  # lines that a quoted cell may run over
+_LONGEST_RECORD = 1000  # lines; a quoted cell may hold line ends
 
 
 @dataclass(slots=True)
 class Table:
-    """A table as read.
+    """A table that has been read.
 
     Attributes:
-        frame: columns of text, with empty text for what is missing, or of photo bytes. The index is the row's number
-            in the file, from 1, the header not counted.
-        repairs: repair -> rows that it touched.
+        frame: columns of text, or of photos' bytes; missing values are empty. The index is a row's number in the file,
+            from 1, without the header.
+        repairs: name of a repair -> rows that needed it.
         rejected: (row, first cell, reason) of rows that could not be read.
-        num_rows: of the file, rejected ones included.
+        num_rows: the rows of the file, rejected ones included.
     """
 
     frame: pd.DataFrame
@@ -38,14 +38,14 @@ class Table:
 
 
 def read_table(name: str, data: bytes) -> Table:
-    """Reads a table by its name's ending; UserError says what is wrong with it."""
+    """Reads a table whose name ends in .csv, .tsv or .parquet; UserError says what is wrong with it."""
     if name.lower().endswith(".parquet"):
         return _read_parquet(name, data)
     return _read_csv(name, data)
 
 
 def join_tables(tables: list[Table]) -> Table:
-    """Puts the parts of a table that came in several files under each other."""
+    """Joins the parts of a table that came in several files, one below the other."""
     frames, rejected, repairs, offset = [], [], Counter[str](), 0
     for table in tables:
         frames.append(table.frame.set_axis(table.frame.index + offset))
@@ -63,7 +63,7 @@ def _read_parquet(name: str, data: bytes) -> Table:
         for column in arrow.column_names:
             values = arrow.column(column)
             kind = values.type
-            if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:  # the Hub's image feature
+            if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:  # Hugging Face's image type
                 kind = kind.field("bytes").type
                 values = pa.chunked_array([chunk.field("bytes") for chunk in values.chunks], kind)
             if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
@@ -88,7 +88,7 @@ def _read_csv(name: str, data: bytes) -> Table:
     if "\0" in text:
         repairs["NUL characters removed"] = text.count("\0")
         text = text.replace("\0", "")
-    lines = io.StringIO(text, newline=None).readlines()  # not splitlines, which knows line ends that CSV does not
+    lines = io.StringIO(text, newline=None).readlines()  # splitlines would split at characters that CSV does not
     if not lines or not lines[0].strip():
         raise UserError(f"{name} is empty, or its first line, the column names, is")
     delimiter = "\t" if name.lower().endswith(".tsv") else max(",;\t|", key=lines[0].count)
@@ -128,23 +128,23 @@ def _decode(data: bytes, repairs: Counter[str]) -> str:
 
 
 def _split(lines: list[str], delimiter: str, repairs: Counter[str]) -> list[list[str]]:
-    """Splits lines into records by the rules of CSV, and where a quote is stray, that line at its delimiters."""
+    """Splits lines into records by the rules of CSV. A line with a stray quote is split at its delimiters."""
     try:
         records = list(csv.reader(lines, delimiter=delimiter, strict=True))
         if not any("\n" in cell for cells in records for cell in cells):
             return records
     except csv.Error:
         pass
-    # Something is quoted over a line's end, or wrongly: every record is looked at.
+    # A cell holds a line end or a stray quote, so every record is checked.
     records, place = [_record(lines[:1], delimiter)], 1
     width = len(records[0])
     while place < len(lines):
-        taken = _take_record(lines[place : place + _LONGEST_RECORD], delimiter, width)
-        if taken is None:
+        found = _first_record(lines[place : place + _LONGEST_RECORD], delimiter, width)
+        if found is None:
             repairs["stray quotes, read as text"] += 1
-            taken = lines[place].rstrip("\n").split(delimiter), 1
-        records.append(taken[0])
-        place += taken[1]
+            found = lines[place].rstrip("\n").split(delimiter), 1
+        records.append(found[0])
+        place += found[1]
     return records
 
 
@@ -152,11 +152,12 @@ def _record(lines: list[str], delimiter: str, *, strict: bool = False) -> list[s
     return next(csv.reader(lines, delimiter=delimiter, strict=strict), [])
 
 
-def _take_record(lines: list[str], delimiter: str, width: int) -> tuple[list[str], int] | None:
-    """Returns the first record and the number of its lines; None where a quote in it is stray.
+def _first_record(lines: list[str], delimiter: str, width: int) -> tuple[list[str], int] | None:
+    """Returns the first record and the number of its lines; None where it has a stray quote.
 
-    A cell may hold line ends only where the record then has every column, its quotes stand beside delimiters, and the
-    lines inside are not records themselves, as they are when an inch sign opens a cell and another closes it.
+    A cell holds line ends only if the record then has every column, its quotes stand next to delimiters, and the lines
+    inside are not records themselves. Lines inside are records if an inch sign in one row and an inch sign in a later
+    row look like the quotes of one cell.
     """
     with contextlib.suppress(csv.Error):
         return _record(lines[:1], delimiter, strict=True), 1
@@ -169,7 +170,7 @@ def _take_record(lines: list[str], delimiter: str, width: int) -> tuple[list[str
             return cells, used
     with contextlib.suppress(csv.Error):
         cells = _record(lines[:1], delimiter)
-        # Not strict, a quote that never closes takes the line's end into its cell.
+        # If the parser is not strict, an unclosed quote takes the line's end into its cell.
         if not any(cell.endswith("\n") for cell in cells) and len(cells) == width:
             return cells, 1
     return None

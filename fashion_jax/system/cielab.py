@@ -1,4 +1,4 @@
-"""CIELAB coordinates of sRGB, and how different two colours look (CIEDE2000)."""
+"""CIELAB coordinates of sRGB colours, and the CIEDE2000 difference of two colours."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ TO_XYZ = np.array(
     ]
 ) / np.array([[0.95047], [1.0], [1.08883]])
 
-_NEAR_WHITE = 97.0  # L above which a colourless pixel is background
-_COLOURLESS = 3.0  # chroma below which a pixel has no hue that anyone would name
-_CHROMA_25 = 25.0**7  # of CIEDE2000: where its corrections of low chroma end
+_NEAR_WHITE = 97.0  # lightness above which a colourless pixel is background
+_COLOURLESS = 3.0  # chroma below which a pixel counts as colourless
+_CHROMA_25 = 25.0**7  # a constant of CIEDE2000's corrections for low chroma
 
 
 def to_cielab(image: UInt8[np.ndarray, "*shape 3"]) -> Float32[np.ndarray, "*shape 3"]:
@@ -28,16 +28,16 @@ def to_cielab(image: UInt8[np.ndarray, "*shape 3"]) -> Float32[np.ndarray, "*sha
 
 
 def from_srgb(rgb: Any, xp: Any = np) -> Any:
-    """Returns CIELAB of sRGB in [0, 1] under D65 (CIE 1976), with finite gradients throughout.
+    """Returns CIELAB (CIE 1976, white point D65) of sRGB in [0, 1]. Its gradients are finite everywhere.
 
     Args:
-        rgb: floating point (..., 3), NumPy's or JAX's.
-        xp: the module that it is an array of: numpy or jax.numpy.
+        rgb: floating point (..., 3), a NumPy or JAX array.
+        xp: the array's module: numpy or jax.numpy.
     """
-    # Powers as exponentials of logarithms: XLA's CPU backend computes them twice as fast, many at once.
+    # XLA's CPU backend computes exp(y * log(x)) twice as fast as a power.
     linear = xp.where(rgb <= 0.04045, rgb / 12.92, xp.exp(2.4 * xp.log((rgb + 0.055) / 1.055)))
     xyz = linear @ xp.asarray(TO_XYZ.T, rgb.dtype)
-    # The cube root has no gradient at 0, and both branches of a `where` are differentiated.
+    # The cube root has no gradient at 0, and JAX differentiates both branches of a `where`.
     root = xp.exp(xp.log(xp.maximum(xyz, 1e-4)) / 3)
     f = xp.where(xyz > (6 / 29) ** 3, root, xyz / (3 * (6 / 29) ** 2) + 4 / 29)
     lightness = 116 * f[..., 1] - 16
@@ -45,7 +45,7 @@ def from_srgb(rgb: Any, xp: Any = np) -> Any:
 
 
 def product_pixels(image: UInt8[np.ndarray, "height width 3"]) -> Float32[np.ndarray, "pixels 3"]:
-    """Returns the CIELAB values of a photo's pixels, the near-white background left out; all where nothing else is."""
+    """Returns CIELAB values of a photo's pixels that are not near-white background, or of all if there are none."""
     pixels = to_cielab(image).reshape(-1, 3)
     chroma = np.hypot(pixels[:, 1], pixels[:, 2])
     product = pixels[~((pixels[:, 0] > _NEAR_WHITE) & (chroma < _COLOURLESS))]
@@ -55,7 +55,7 @@ def product_pixels(image: UInt8[np.ndarray, "height width 3"]) -> Float32[np.nda
 def ciede2000(
     first: Float[np.ndarray, "*shape 3"], second: Float[np.ndarray, "*shape 3"]
 ) -> Float[np.ndarray, "*shape"]:
-    """Returns the CIEDE2000 difference of CIELAB colours; about 1 is just seen, 5 is another shade.
+    """Returns the CIEDE2000 difference of CIELAB colours: about 1 is just visible, 5 is another shade.
 
     Sharma, Wu and Dalal, "The CIEDE2000 color-difference formula: implementation notes, supplementary test data, and
     mathematical observations", Color Research and Application 30 (2005); k_L = k_C = k_H = 1.

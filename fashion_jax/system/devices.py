@@ -1,4 +1,4 @@
-"""Start of JAX: devices, processes and the mesh. Everything here runs before an array is made."""
+"""The start of JAX: devices, processes and the mesh. Call these functions before the first array is made."""
 
 from __future__ import annotations
 
@@ -25,31 +25,30 @@ if TYPE_CHECKING:
 DATA_AXIS = "data"
 _FORCED_DEVICES = "xla_force_host_platform_device_count"
 _CPU_INFO = Path("/proc/cpuinfo")
-_PATIENCE_S = {
+_COLLECTIVE_TIMEOUTS_S = {
     "xla_cpu_collective_call_terminate_timeout_seconds": 3600,
     "xla_cpu_collective_call_warn_stuck_timeout_seconds": 600,
 }
-_XLA_FLAGS_UNKNOWN_SINCE = (0, 13)  # XLA ends a process with a flag that it does not know: raise this after a look
+_XLA_FLAGS_CHECKED_BELOW = (0, 13)  # jax versions known to have these flags; XLA ends a process at an unknown flag
 _A_WEEK_IN_MS = 7 * 24 * 3600 * 1000
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # from glibc's malloc.h
 _blas_lock = threading.Lock()
-_turns = itertools.count()  # every process takes part in each turn, so all count alike
+_turns = itertools.count()  # every process counts the same calls, so the numbers agree
 
 
 def start_devices(cpu_devices: int = 0, dtype: str = "float32", *, training: bool = True) -> None:
-    """Sets how many CPU devices JAX will see; without effect once JAX has started, or if the user has chosen.
+    """Sets how many CPU devices JAX will see. Without effect if JAX has started or the user has set the number.
 
-    A ResNet's convolutions leave CPU cores idle when one device runs them, so the batch is shared out over several
-    devices of the same cores, 1.5 to 1.7 times as fast in training (measured on two cores).
+    A ResNet's convolutions leave CPU cores idle when one device runs them. With several devices on the same cores,
+    each with a part of the batch, training was 1.5 to 1.7 times as fast on two cores.
 
     Args:
-        cpu_devices: the number; 0 stands for four per core and eight at most. Without a number, what
-            `JAX_NUM_CPU_DEVICES` or `XLA_FLAGS` say is left alone.
-        dtype: "float32", "bfloat16" or "auto", of what will be trained. Matrix products, as which bfloat16
-            convolutions are computed, keep a core busy with one device: 0 stands for one per core then.
-        training: whether something will be trained. Prediction chooses its batches, and is fastest, in either dtype
-            (measured on two cores), with one device per core whose batch its own cache holds: 0 stands for one per
-            core then, and 16 at most, as each holds the weights.
+        cpu_devices: the number of devices; 0 chooses it, unless `JAX_NUM_CPU_DEVICES` or `XLA_FLAGS` gives one. The
+            choice is four per core and at most eight for float32 training. It is one per core for bfloat16 training,
+            whose matrix products keep a core busy, and for prediction, whose batch then fits into a core's cache; for
+            prediction it is at most 16, because every device holds the weights.
+        dtype: what will be trained: "float32", "bfloat16" or "auto".
+        training: False where the model only predicts.
     """
     _wait_for_slow_devices()
     one_per_core = not training or dtype == "bfloat16" or (dtype == "auto" and _cpu_multiplies_bfloat16(training=True))
@@ -66,23 +65,23 @@ def start_devices(cpu_devices: int = 0, dtype: str = "float32", *, training: boo
 
 
 def _wait_for_slow_devices() -> None:
-    """Lets devices of a CPU wait for each other for an hour; XLA ends the process after a minute, as if they hung.
+    """Lets the devices of a CPU wait an hour for each other. By default XLA ends the process after a minute.
 
-    Devices that share cores finish one after the other: in a step of a ResNet-50 with 64 photos of 224x224 for each of
-    two, on two cores, one waited for 41 s. Without effect where JAX has started, and on flags that the user has set.
+    Devices that share cores finish one after the other: with 64 photos of 224x224 for each of two devices on two cores,
+    a step of a ResNet-50 made one device wait for 41 s. Flags that the user has set are kept.
     """
-    if jax.__version_info__ >= _XLA_FLAGS_UNKNOWN_SINCE:
+    if jax.__version_info__ >= _XLA_FLAGS_CHECKED_BELOW:
         return
     given = os.environ.get("XLA_FLAGS", "")
-    added = [f"--{name}={value}" for name, value in _PATIENCE_S.items() if name not in given]
+    added = [f"--{name}={value}" for name, value in _COLLECTIVE_TIMEOUTS_S.items() if name not in given]
     os.environ["XLA_FLAGS"] = " ".join([given, *added]).strip()
 
 
 def _keep_freed_memory() -> None:
-    """Lets glibc keep what is freed instead of giving it back to the kernel, which hands it out again page by page.
+    """Makes glibc keep freed memory instead of returning it to the kernel.
 
-    XLA allocates the space of a whole step anew at each step: on two cores a tenth of the training time went into
-    fresh pages. Without effect on other systems, or where the user has set one of these by its `MALLOC_` variable.
+    XLA allocates the memory of a whole step anew for each step; on two cores, getting fresh pages took a tenth of the
+    training time. Without effect on other systems, or where the user has set a `MALLOC_` variable for it.
     """
     if sys.platform != "linux" or any(name in os.environ for name in ("MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_")):
         return
@@ -96,11 +95,11 @@ def _keep_freed_memory() -> None:
 
 @contextmanager
 def one_blas_thread() -> Iterator[None]:
-    """Keeps NumPy's matrix products to one thread, for small ones between two runs of a network.
+    """Limits NumPy's matrix products to one thread. Use it for small products between two runs of a network.
 
-    BLAS's other threads wait for more work in a loop, some 25 ms long, and take from XLA the cores that it runs the
-    next batch on: a third of the time of prediction on two cores. The limit is of the whole process. Where another
-    Python thread is inside, nothing is done, so that its leaving restores what there was before it.
+    After a product BLAS's threads wait actively for about 25 ms and take cores from XLA: a third of the time of
+    prediction on two cores. The limit holds for the whole process. If another thread is inside already, this call does
+    nothing, so that leaving restores the original limit.
     """
     if not _blas_lock.acquire(blocking=False):
         yield
@@ -123,19 +122,19 @@ def start_processes(
     process_id: int | None,
     local_device_ids: Sequence[int] | None = None,
 ) -> None:
-    """Joins a multi-process run; must come before anything that touches a device.
+    """Joins a run of several processes. Call it before anything uses a device.
 
     Args:
-        coordinator_address: host:port of process 0; None: found by JAX itself on SLURM, Open MPI and Cloud TPU when
-            `num_processes` is not given either and `FASHION_JAX_DISTRIBUTED=auto`, else a single process.
-        num_processes: of the whole run.
-        process_id: of this process, from 0.
-        local_device_ids: accelerators that this process takes; None for all that it sees, but under SLURM and Open MPI
-            with `FASHION_JAX_DISTRIBUTED=auto` for one per process, which is JAX's rule there.
+        coordinator_address: host:port of process 0. None, with `num_processes` None too: a single process, or with
+            `FASHION_JAX_DISTRIBUTED=auto` whatever JAX finds on SLURM, Open MPI or Cloud TPU.
+        num_processes: the number of processes.
+        process_id: the number of this process, from 0.
+        local_device_ids: the accelerators that this process uses; None: all that it sees. Under SLURM and Open MPI
+            with `FASHION_JAX_DISTRIBUTED=auto`, None is JAX's rule: one accelerator for each process.
 
     Raises:
-        UserError: some of the first three are given and others not, the address has no port, or the coordinator
-            cannot be reached.
+        UserError: only some of the first three are given, the address has no port, or the coordinator cannot be
+            reached.
     """
     given = [value is not None for value in (coordinator_address, num_processes, process_id)]
     ids = list(local_device_ids) if local_device_ids else None
@@ -163,7 +162,7 @@ def start_processes(
             num_processes,
             process_id,
             local_device_ids=ids,
-            # Under SLURM and Open MPI it would take one accelerator per process, whatever is asked for here.
+            # Otherwise JAX would take one accelerator per process under SLURM and Open MPI.
             cluster_detection_method="deactivate",
         )
     except (RuntimeError, ValueError) as error:
@@ -171,21 +170,21 @@ def start_processes(
 
 
 def first_process_does(what: str, work: Callable[[], None]) -> None:
-    """Calls `work` on process 0 while the others wait for it, however long it takes.
+    """Calls `work` on process 0. The other processes wait for it, however long it takes.
 
-    They wait on the coordination service: a collective of arrays gives up after half a minute.
+    They wait on the coordination service, because a collective of arrays gives up after half a minute.
 
     Args:
-        what: names the work in the others' error.
-        work: whose UserError is raised on every process.
+        what: names the work in the error of the other processes.
+        work: the function. Its UserError is raised on every process.
 
     Raises:
-        UserError: `work` raised one, or process 0 failed otherwise.
+        UserError: `work` raised one, or process 0 failed in another way.
     """
     if jax.process_count() == 1:
         work()
         return
-    # The one thing here that is not public; Orbax and others use it likewise.
+    # Not public API, but Orbax and others use it too.
     from jax._src.distributed import global_state
 
     client = global_state.client
@@ -196,7 +195,7 @@ def first_process_does(what: str, work: Callable[[], None]) -> None:
         if outcome != "done":
             raise UserError(outcome)
         return
-    outcome = f"process 0 failed at {what}; its own messages say why"
+    outcome = f"process 0 failed at {what}; see its messages"
     try:
         work()
         outcome = "done"
@@ -218,16 +217,16 @@ def on_accelerator() -> bool:
 
 
 def computes_bfloat16_faster(*, training: bool) -> bool:
-    """True where convolutions of bfloat16 are faster than those of float32: GPUs, TPUs, CPUs with AMX.
+    """True where bfloat16 convolutions are faster than float32: on GPUs, TPUs and CPUs with AMX.
 
-    On CPUs with AVX-512 BF16 alone training is (1.2 times on two cores of a Zen 4), and prediction is not (0.9 times).
-    With several processes on CPUs it is False: their machines may differ, and all must compute the same.
+    On CPUs with only AVX-512 BF16, training is faster (1.2 times on two cores of a Zen 4) and prediction slower
+    (0.9 times). With several processes on CPUs it is False, because their CPUs may differ and all must compute alike.
     """
     return on_accelerator() or (jax.process_count() == 1 and _cpu_multiplies_bfloat16(training=training))
 
 
 def _cpu_multiplies_bfloat16(*, training: bool) -> bool:
-    """True with what pays for it, unless the user keeps XLA from the newest instructions."""
+    """True on CPUs with fast bfloat16 instructions, unless a flag of the user keeps XLA from using them."""
     if "xla_cpu_max_isa" in os.environ.get("XLA_FLAGS", ""):
         return False
     try:

@@ -1,4 +1,4 @@
-"""The hubs' clients (extra "hub"), imported when something is to be downloaded."""
+"""Downloads from Kaggle and Hugging Face. Their clients (extra "hub") are imported when they are needed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from types import ModuleType
 
 from fashion_jax.system.errors import UserError
 
-# OWNER/NAME, as Kaggle and Hugging Face have them.
+# OWNER/NAME, as Kaggle and Hugging Face name repositories.
 REPOSITORY = r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*"
 
 
@@ -18,14 +18,7 @@ def is_repository(name: str) -> bool:
 
 
 def hub_client(module: str) -> ModuleType:
-    """Imports a client.
-
-    Args:
-        module: "huggingface_hub" or "kagglehub".
-
-    Raises:
-        UserError: it is not installed.
-    """
+    """Imports "huggingface_hub" or "kagglehub"; UserError where it is not installed."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
@@ -33,7 +26,7 @@ def hub_client(module: str) -> ModuleType:
 
 
 def download_error(source: str, error: Exception) -> UserError:
-    """Returns the sentence for a download that failed; clients raise many kinds, from requests' to their own."""
+    """Returns the error for a failed download; the clients raise many kinds of exceptions."""
     first = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return UserError(
         f"{source} could not be downloaded ({type(error).__name__}: {first}); check the name, the connection and "

@@ -1,4 +1,4 @@
-"""Errors that a user caused, and the one place that turns them into an exit code."""
+"""Errors for users, and the function that turns them into an exit code."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from itertools import islice
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
-_MOST_KNOWN = 10_000  # spellings that are compared; a hint is not worth seconds
+_MOST_KNOWN = 10_000  # spellings to compare a name with; more would take seconds
 
 
 class UserError(ValueError):
-    """Bad input: the message is one or two sentences that say what was wrong, where, and what to do."""
+    """Bad input. The message says in one or two sentences what is wrong, where, and what to do."""
 
 
 class NotFiniteError(UserError):
-    """A training step whose loss, gradient or parameters are not finite; all processes see it at the same step."""
+    """A training step gave a loss, gradient or parameter that is not finite; all processes raise it together."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Returns `"; did you mean 'x'?"` for the closest known spelling of `name`, or an empty string."""
+    """Returns `"; did you mean 'x'?"` for the known name that is closest to `name`, or an empty string."""
     close = difflib.get_close_matches(name, islice(known, _MOST_KNOWN), n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def exit_on_user_error(run: Callable[[], int | None]) -> int:
-    """Calls `run` and returns its exit code; bad input is printed as a sentence instead of a traceback.
+    """Calls `run` and returns its exit code. Bad input is printed as a sentence instead of a traceback.
 
     Args:
-        run: the body of a command; None stands for exit code 0.
+        run: the body of a command; a result of None is exit code 0.
 
     Returns:
-        0, the command's own code, 2 for bad input (`UserError`, no permission, disk full), 130 for Ctrl-C.
+        The command's own code; 2 for bad input (UserError, no permission, disk full); 130 for Ctrl-C.
     """
     try:
         return run() or 0
@@ -52,7 +52,7 @@ def exit_on_user_error(run: Callable[[], int | None]) -> int:
 
 
 def _describe(error: OSError) -> str:
-    """A sentence for the operating system's refusals that a user can mend; empty for anything else."""
+    """Returns a sentence for errors of the system that a user can mend, and empty text for all others."""
     where = f" at {error.filename}" if error.filename else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"the disk is full{where}; free some space and run the same command again, finished work is kept"

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: written aside, flushed to the disk, renamed into place."""
+"""Files that are whole or absent: they are written under another name, flushed to the disk, and renamed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from fashion_jax.system.errors import UserError
 
 @contextlib.contextmanager
 def replace_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """Yields a file that takes the place of `path` when the block ends well, and goes when it does not.
+    """Yields a file that replaces `path` at the end of the block; after an error it is removed and `path` stays.
 
     Parent folders are made. Raises OSError as the system does.
     """
@@ -33,7 +33,7 @@ def replace_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        aside.chmod(0o666 & ~_umask())  # mkstemp makes private files; ours are as readable as any other
+        aside.chmod(0o666 & ~_umask())  # mkstemp makes private files
         aside.replace(path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
@@ -59,7 +59,7 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
-    """Returns a JSON object, UTF-8; UserError where the file holds anything else, OSError as the system does."""
+    """Returns the JSON object in a file; UserError where the file holds anything else, OSError as the system does."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
@@ -70,7 +70,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
 
 
 def without_nan(value: Any) -> Any:
-    """Returns JSON values with null for what is no number, which JSON cannot say."""
+    """Returns JSON values with null in place of NaN and infinity, which JSON does not have."""
     if isinstance(value, Mapping):
         return {str(k): without_nan(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
@@ -80,7 +80,7 @@ def without_nan(value: Any) -> Any:
 
 @contextlib.contextmanager
 def replace_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yields an empty folder beside `path` that takes its place when the block ends well, and goes when it does not."""
+    """Yields a new folder that replaces `path` at the end of the block; after an error the new one is removed."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
@@ -105,12 +105,7 @@ def replace_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def open_own(path: Path, flags: int) -> BinaryIO:
-    """Opens a file of ours to write it; OSError where a link stands there, which would lead to somebody else's.
-
-    Args:
-        path: of the file.
-        flags: of `os.open`.
-    """
+    """Opens a file for writing with the flags of `os.open`; OSError where it is a link or no ordinary file."""
     descriptor = os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0), 0o666)
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -123,15 +118,15 @@ def open_own(path: Path, flags: int) -> BinaryIO:
 
 @contextlib.contextmanager
 def hold_lock(path: Path, *, what: str, busy: str) -> Iterator[None]:
-    """Holds a lock file for as long as the block runs; the operating system lets go of it however the process ends.
+    """Holds a lock file while the block runs. The operating system releases it, however the process ends.
 
     Args:
-        path: of the lock; its folder is made.
-        what: the thing that cannot be written where the lock cannot, for the error.
-        busy: the error where another process, or another lock of this one, holds it.
+        path: of the lock file; its folder is made.
+        what: names, in the error, what cannot be written if the lock file cannot.
+        busy: the error message if the lock is held already.
 
     Raises:
-        UserError: the lock cannot be written, or is held.
+        UserError: the lock file cannot be written, or the lock is held.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -150,9 +145,9 @@ def hold_lock(path: Path, *, what: str, busy: str) -> Iterator[None]:
 
 
 def remove_stale(path: str | os.PathLike[str]) -> None:
-    """Removes what killed writers of `path` left beside it; call it only where nobody else writes `path`."""
+    """Removes what killed writers of `path` left beside it. Call it only while nobody else writes `path`."""
     path = Path(path)
-    ours = re.compile(rf"\.{re.escape(path.name)}\.[a-z0-9_]{{8}}\.(part|old)")  # not those of `path.v2`
+    ours = re.compile(rf"\.{re.escape(path.name)}\.[a-z0-9_]{{8}}\.(part|old)")  # not what belongs to `path.v2`
     for stale in [entry for entry in path.parent.glob(".*") if ours.fullmatch(entry.name)]:
         if stale.is_dir():
             shutil.rmtree(stale, ignore_errors=True)
@@ -170,7 +165,7 @@ def sync_file(path: Path) -> None:
 
 
 def sync_directory(path: Path) -> None:
-    """Flushes a folder's entries to the disk, so that a rename survives a power cut (POSIX only)."""
+    """Flushes a folder to the disk, so that a rename survives a power cut (POSIX only)."""
     if os.name == "posix":
         sync_file(path)
 
@@ -182,5 +177,5 @@ def _umask() -> int:
 
 
 def is_line(text: str) -> bool:
-    """True for text that can be a line of a UTF-8 file: no line ends, and no halves of characters, as JSON may hold."""
+    """True for text that can be a line of a UTF-8 file: no line ends, and no half characters, which JSON can hold."""
     return bool(text) and not set("\r\n\0") & set(text) and not any("\ud800" <= c <= "\udfff" for c in text)

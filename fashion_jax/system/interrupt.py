@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: the first asks the loop to save and leave, a second Ctrl-C stops at once."""
+"""SIGTERM and Ctrl-C: the first makes a run save and stop; a second Ctrl-C stops it at once."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ import jax
 from jax.experimental import multihost_utils
 
 
-class Interrupted(Exception):  # noqa: N818 - not an error: the run saved what it had and can go on
-    """The run was asked to stop, and has saved.
+class Interrupted(Exception):  # noqa: N818 - not an error: the run has saved and can go on
+    """A signal stopped the run after it had saved.
 
     Attributes:
-        exit_code: 128 plus the signal's number, as shells have it.
+        exit_code: 128 plus the signal's number, as shells define it.
     """
 
     def __init__(self, step: int, signal_number: int) -> None:
@@ -29,20 +29,20 @@ class Interrupted(Exception):  # noqa: N818 - not an error: the run saved what i
 
 
 class StopRequest:
-    """Tells the loop whether to stop after a step.
+    """Tells the training loop whether to stop after a step.
 
     Attributes:
-        signal_number: of the signal that came; 0 while none has.
+        signal_number: of the signal that came; 0 before one came.
     """
 
     def __init__(self) -> None:
         self.signal_number = 0
 
     def reached(self, step: int) -> bool:
-        """True when the run must save and leave; all processes of a run answer alike at a step."""
+        """True when the run must save and stop. All processes of a run return the same at a step."""
         if jax.process_count() == 1:
             return bool(self.signal_number)
-        # The coordination service hears of SIGTERM on any process and names the step at which all of them stop.
+        # The coordination service learns of SIGTERM on any process and names the step at which all of them stop.
         if multihost_utils.reached_preemption_sync_point(step):
             self.signal_number = self.signal_number or signal.SIGTERM
             return True
@@ -51,17 +51,17 @@ class StopRequest:
 
 @contextmanager
 def stop_on_signals(*, owns_process: bool = False) -> Iterator[StopRequest]:
-    """Yields the request that signals set; the handlers that were there before come back afterwards.
+    """Yields a request that signals set. The previous signal handlers come back at the end of the block.
 
     Args:
-        owns_process: whether the run is all that this process does. A second Ctrl-C then ends the process; in a
-            notebook or a larger program it raises KeyboardInterrupt instead.
+        owns_process: whether the process does nothing but this run. A second Ctrl-C then ends the process; otherwise,
+            in a notebook or a larger program, it raises KeyboardInterrupt.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request  # only the main thread may set handlers
         return
-    # With several processes JAX has its own handler for SIGTERM, which tells all of them; a Ctrl-C takes the same way.
+    # With several processes, JAX's own handler of SIGTERM informs all of them; so a Ctrl-C sends SIGTERM.
     shared = jax.process_count() > 1
     interrupts = 0
 
@@ -83,16 +83,16 @@ def stop_on_signals(*, owns_process: bool = False) -> Iterator[StopRequest]:
     try:
         yield request
     finally:
-        # A process that was told to stop is on its way out, and an impatient Ctrl-C must not end it in a traceback.
+        # A process that is about to end keeps our handlers, so that another Ctrl-C does not print a traceback.
         if not (owns_process and request.signal_number):
             for number, handler in before.items():
                 signal.signal(number, handler)
 
 
 def _end_process() -> NoReturn:
-    """Ends the process without waiting for saves: as after a power cut, the last whole checkpoint stands.
+    """Ends the process without waiting for saves; the last whole checkpoint remains.
 
-    An exception would not do: it waits for background saves, and is swallowed where Python calls back from C.
+    An exception would wait for background saves, and is lost where C calls back into Python.
     """
     for child in multiprocessing.active_children():
         child.kill()

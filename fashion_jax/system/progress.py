@@ -1,4 +1,4 @@
-"""Progress bars that suit a terminal, and a log file."""
+"""Progress bars for terminals and log files."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ from typing import Any
 
 from tqdm import tqdm
 
-_LOG_INTERVAL = 15.0  # seconds between lines where nobody watches
+_LOG_INTERVAL = 15.0  # seconds between the lines of a log file
 
 
 def progress_bar(total: int, description: str, *, show: bool = True, initial: int = 0, **kwargs: Any) -> tqdm[Any]:
-    """Returns a bar on standard error; a terminal sees it move, a log file gets a line every 15 seconds.
+    """Returns a bar on standard error. In a terminal it moves; a log file gets a line every 15 seconds.
 
     Args:
-        total: items.
-        description: of what is going on, as "reading photos".
-        show: False for none.
-        initial: items done earlier.
-        kwargs: of tqdm.
+        total: the number of items.
+        description: what is going on, such as "reading photos".
+        show: False for no bar.
+        initial: items that an earlier run has done.
+        kwargs: further arguments of tqdm.
     """
-    watched = sys.stderr.isatty()
+    in_terminal = sys.stderr.isatty()
     return tqdm(
         total=total,
         initial=initial,
         desc=description,
         disable=not show,
-        mininterval=0.2 if watched else _LOG_INTERVAL,
-        maxinterval=1.0 if watched else _LOG_INTERVAL,
+        mininterval=0.2 if in_terminal else _LOG_INTERVAL,
+        maxinterval=1.0 if in_terminal else _LOG_INTERVAL,
         **kwargs,
     )
 

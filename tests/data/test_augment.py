@@ -9,8 +9,15 @@ import pytest
 from PIL import Image
 
 from fashion_jax.config.fields import AugmentConfig
-from fashion_jax.data.augment import augment, example_keys, normalize, sample_bilinear
-from fashion_jax.data.rand_augment import NUM_OPERATIONS, affine_operation, draw_affine
+from fashion_jax.data.augment import (
+    NUM_OPERATIONS,
+    affine_operation,
+    augment,
+    draw_affine,
+    example_keys,
+    normalize,
+    sample_bilinear,
+)
 
 OFF = {
     "min_crop_area": 1.0,

@@ -70,7 +70,7 @@ def read_all(catalog) -> dict[str, bytes]:
 @pytest.fixture(params=[0, 10**9], ids=["read twice", "held in memory"])
 def held_bytes(request, monkeypatch) -> int:
     """Up to how large tars stay in memory."""
-    monkeypatch.setattr(archives, "_HELD_BYTES", request.param)
+    monkeypatch.setattr(archives, "_IN_MEMORY_BYTES", request.param)
     return request.param
 
 
@@ -142,8 +142,8 @@ def test_a_map_of_holes_is_not_read_unless_it_is_asked_for(tmp_path):
                 open_catalog(hostile)
         else:
             catalog = open_catalog(hostile)
-            assert "images/1.jpg" in catalog.files._held
-            assert "images/sparse.jpg" not in catalog.files._held
+            assert "images/1.jpg" in catalog.files._in_memory
+            assert "images/sparse.jpg" not in catalog.files._in_memory
             assert read_all(catalog) == {str(i): PHOTO for i in range(20)}
 
 

@@ -37,7 +37,7 @@ import sys, time
 import jax
 import jax.numpy as jnp
 import fashion_jax.system.devices as runtime
-runtime._PATIENCE_S = dict.fromkeys(runtime._PATIENCE_S, int(sys.argv[1]))
+runtime._COLLECTIVE_TIMEOUTS_S = dict.fromkeys(runtime._COLLECTIVE_TIMEOUTS_S, int(sys.argv[1]))
 runtime.start_devices(2)
 
 def wait(index):

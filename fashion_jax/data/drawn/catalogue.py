@@ -1,8 +1,8 @@
-"""The embedded catalogue: drawn products in Kaggle's layout, with the faults of a real one, and none of its rights.
+"""The drawn catalogue: products in Kaggle's layout, with the faults of a real catalogue and without its copyright.
 
-It exists so that the whole way from a catalogue to a scored model can be walked, and tested, without a download:
-shading, patterns, position and scale vary, variants and copies of a product come up, 2 % of the labels are wrong, some
-are missing, some files are damaged, and classes have long tails. Everything follows from the seed.
+With it the whole way from a catalogue to a trained model can be tried and tested without a download. Shading, patterns,
+position and scale vary. Some products have a second photo or a copy, 2% of the labels are wrong, some are missing, some
+files are damaged, and some classes are much rarer than others. Everything depends on the seed only.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ COLUMNS = (
     "productDisplayName",
 )  # fmt: skip
 GENDERS = ("Men", "Women", "Unisex", "Boys", "Girls")
-LABELLED = ("masterCategory", "subCategory", "baseColour", "gender")  # in these, labels are falsified
+LABELLED = ("masterCategory", "subCategory", "baseColour", "gender")  # the columns that get wrong labels
 
-_SCALE = 2  # drawn larger, then averaged
+_SCALE = 2  # photos are drawn larger and then averaged
 _WRONG, _MISSING, _RESHOT, _COPIED, _DAMAGED = 0.02, 0.01, 0.04, 0.015, 0.003
 _DAMAGES = ("empty", "text", "garbage", "half", "tail", "rotated", "png", "grey", "absent")
 _SEASONS = ("Summer", "Winter", "Fall", "Spring")
@@ -47,15 +47,15 @@ class Spec:
 
     Attributes:
         id: of the product.
-        truth: column -> what the photo shows.
-        written: column -> what styles.csv says.
+        truth: column -> the label that fits the photo.
+        written: column -> the label in styles.csv.
         shape: place in SHAPES.
         kind: variant of the outline, 0 or 1.
         pattern: of the cloth.
-        look: seed of everything else that can be seen; variants of a product share it.
-        shift: pixels by which a variant's photo is moved.
-        copy_of: id of the product whose file this one repeats, or empty.
-        damage: what is wrong with the file, or empty.
+        look: seed of everything else that can be seen; the photos of one product share it.
+        shift: pixels by which a second photo is moved.
+        copy_of: id of the product whose file this product repeats, or empty.
+        damage: the fault of the file, or empty.
     """
 
     id: str
@@ -71,11 +71,11 @@ class Spec:
 
 
 def write_catalog(folder: Path, count: int = DEFAULT_COUNT, seed: int = 0) -> None:
-    """Writes styles.csv and images/<id>.jpg (60x80), as Kaggle's archive unpacks.
+    """Writes styles.csv and images/<id>.jpg (60 pixels wide, 80 high), the layout of Kaggle's archive.
 
     Args:
-        folder: made if absent.
-        count: rows.
+        folder: is made if it is absent.
+        count: the number of rows.
         seed: equal seeds write equal bytes.
     """
     specs = plan(count, seed)
@@ -92,7 +92,7 @@ def write_catalog(folder: Path, count: int = DEFAULT_COUNT, seed: int = 0) -> No
 
 
 def wrong_labels(count: int = DEFAULT_COUNT, seed: int = 0) -> set[tuple[str, str]]:
-    """Returns (id, column) wherever styles.csv says something else than the photo shows; draws nothing."""
+    """Returns (id, column) of every label in styles.csv that does not fit the photo. It draws nothing."""
     return {
         (spec.id, column)
         for spec in plan(count, seed)
@@ -102,7 +102,7 @@ def wrong_labels(count: int = DEFAULT_COUNT, seed: int = 0) -> set[tuple[str, st
 
 
 def plan(count: int, seed: int) -> list[Spec]:
-    """Decides on all products of a catalogue."""
+    """Returns all products of a catalogue; nothing is drawn yet."""
     rng = np.random.default_rng([seed, count])
     shapes = _long_tailed(len(SHAPES), count, rng)
     colours = _long_tailed(len(COLOURS), count, rng)
@@ -112,7 +112,7 @@ def plan(count: int, seed: int) -> list[Spec]:
         number += int(rng.integers(1, 9))
         chance = rng.random()
         if specs and chance < _RESHOT:
-            # A second photo of the product before: the next id, the same title, a slightly moved camera.
+            # A second photo of the last product: the next id, the same title, a slightly moved camera.
             number = int(specs[-1].id) + 1
             shift = (float(rng.uniform(-2, 2)), float(rng.uniform(-2, 2)))
             spec = replace(specs[-1], id=str(number), shift=shift, copy_of="", damage="")
@@ -181,7 +181,7 @@ def _new_product(product_id: str, shape: int, colour: str, rng: np.random.Genera
 
 
 def _write_labels(truth: dict[str, str], rng: np.random.Generator) -> dict[str, str]:
-    """Returns the labels as a careless clerk writes them."""
+    """Returns the labels for styles.csv: the true ones, some replaced by wrong ones, some missing."""
     written = dict(truth)
     others = {
         "masterCategory": sorted({s[0] for s in SHAPES}),
@@ -199,7 +199,7 @@ def _write_labels(truth: dict[str, str], rng: np.random.Generator) -> dict[str, 
 
 
 def _long_tailed(num_classes: int, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Draws class numbers whose frequencies fall off, each class often enough to be learnt."""
+    """Returns random class numbers; some classes are rare, but every class is frequent enough to be learnt."""
     weights = 1 / (np.arange(num_classes) + 8.0)
     floor = 0.6 / num_classes
     shares = floor + (1 - floor * num_classes) * weights / weights.sum()
@@ -208,7 +208,7 @@ def _long_tailed(num_classes: int, count: int, rng: np.random.Generator) -> np.n
 
 
 def _placement(spec: Spec, aspect: float, rng: np.random.Generator) -> "_Place":
-    """Returns the map from a product's box to pixels."""
+    """Returns the function that maps coordinates of a product's box to pixels."""
     child = spec.truth["gender"] in ("Boys", "Girls")
     size = rng.uniform(0.68, 0.8) if child else rng.uniform(0.84, 0.96)
     box_height = min(size * HEIGHT, size * WIDTH / aspect)
@@ -235,7 +235,7 @@ class _Place:
 
 
 def _emblem(pen: Pen, gender: str) -> None:
-    """Draws the cue by which gender can be seen, about 9 pixels wide; children's things are smaller besides."""
+    """Draws the sign that shows the gender, about 9 pixels wide. Children's products are also smaller."""
 
     def disc(x: float, y: float, radius: float) -> list[Point]:
         return [(x + radius * math.cos(t), y + radius * math.sin(t)) for t in np.linspace(0, 2 * math.pi, 12)]
@@ -251,13 +251,13 @@ def _emblem(pen: Pen, gender: str) -> None:
 
 
 def _damage(data: bytes, damage: str) -> bytes | None:
-    """Returns a file with a fault, None for a file that is absent."""
+    """Returns a file with the fault; None for a file that is absent."""
     if damage in ("rotated", "png", "grey"):
         image = Image.open(io.BytesIO(data))
         buffer = io.BytesIO()
         if damage == "rotated":
             exif = Image.Exif()
-            exif[0x0112] = 6  # the camera lay on its side
+            exif[0x0112] = 6  # the camera was turned by 90 degrees
             image.rotate(90, expand=True).save(buffer, "JPEG", quality=95, exif=exif)
         elif damage == "png":
             image.convert("P", palette=Image.Palette.ADAPTIVE).save(buffer, "PNG")
@@ -275,7 +275,7 @@ def _damage(data: bytes, damage: str) -> bytes | None:
 
 
 def _format_table(specs: list[Spec]) -> str:
-    """Returns styles.csv; every 400th row has commas in its title that nobody quoted."""
+    """Returns styles.csv. The title of every 400th row holds commas without quotes."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)

@@ -1,4 +1,4 @@
-"""The 44 documented colours as paint for drawn products: each is told from every other by eye, and by a test."""
+"""The 44 documented colours as paint for drawn products. A test checks that all colours can be told apart."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from jaxtyping import Float
 
 RGB = tuple[int, int, int]
 
-# Plain colours lie at least 12 units of CIE Lab apart from each other, and so do those with a metal's sheen.
+# Plain colours are at least 12 units of CIELAB apart, and so are the colours with a metallic sheen.
 PLAIN: dict[str, RGB] = {
     "Beige": (222, 200, 160),
     "Black": (22, 22, 24),

@@ -1,7 +1,7 @@
-"""Photos of things that no catalogue sells, drawn by code: noise, patterns, and other domains.
+"""Drawn photos that show no product: noise, patterns, and other subjects.
 
-They judge the out-of-catalogue score without a download. No number is fitted on them, and thresholds come from the
-validation photos alone; but which scores are summed was chosen among six by how well they tell these drawings.
+They measure the out-of-catalogue score without a download. No number is fitted on them, and thresholds come from
+validation photos only. But which scores are summed was chosen, among six, by how well the sum recognises these photos.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from fashion_jax.data.photos import decode_photo, encode_photo
 
-_SCALE = 2  # drawn larger, then averaged
-_LEAST_SIDE = 40  # of what is drawn, in which every kind has room
+_SCALE = 2  # photos are drawn larger and then averaged
+_LEAST_SIDE = 40  # pixels of the larger drawing; smaller ones have no room for some kinds
 Canvas = UInt8[np.ndarray, "height width 3"]
 _Painter = Callable[[np.random.Generator, int, int], np.ndarray]
 
@@ -26,13 +26,13 @@ def draw_not_products(
     """Draws photos that show no product.
 
     Args:
-        per_kind: photos of each kind of `KINDS`.
-        height: of a photo, pixels.
-        width: likewise.
+        per_kind: the number of photos of each kind in `KINDS`.
+        height: of a photo, in pixels.
+        width: of a photo, in pixels.
         seed: equal seeds draw equal photos.
 
     Returns:
-        uint8 RGB as the model's photos are (through JPEG, as records are), and the kind of each.
+        The photos, which have been JPEG files like those of records, and the kind of each.
     """
     images, kinds = [], []
     larger = max(_SCALE, -(-_LEAST_SIDE // min(height, width)))
@@ -59,14 +59,14 @@ def _blend(shares: np.ndarray, first: tuple[int, int, int], second: tuple[int, i
 
 
 def _plane(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """Coordinates along a random direction, in units of the longer side."""
+    """Returns each pixel's coordinate along a random direction, in units of the longer side."""
     angle = rng.uniform(0, np.pi)
     y, x = np.mgrid[:height, :width] / max(height, width)
     return np.asarray(np.cos(angle) * x + np.sin(angle) * y)
 
 
 def _uniform_noise(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    # As coarse as a pixel of the small photo, or averaging would leave grey.
+    # One value for each pixel of the small photo; finer noise would be averaged to grey.
     small = rng.integers(0, 256, (height // _SCALE, width // _SCALE, 3), dtype=np.uint8)
     return np.repeat(np.repeat(small, _SCALE, 0), _SCALE, 1)
 
@@ -111,7 +111,7 @@ def _waves(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
 
 
 def _shapes(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """Unrelated shapes on white, the ground on which products are photographed."""
+    """Draws unrelated shapes on white, which is the usual background of product photos."""
     image = Image.new("RGB", (width, height), (255, 255, 255))
     pen = ImageDraw.Draw(image)
     for _ in range(int(rng.integers(2, 9))):
@@ -201,7 +201,7 @@ def _city(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     return np.asarray(image)
 
 
-# Kind -> its group and what paints it.
+# Kind -> its group, and the function that paints it.
 _PAINTERS: dict[str, tuple[str, _Painter]] = {
     "uniform noise": ("noise", _uniform_noise),
     "smooth noise": ("noise", _smooth_noise),

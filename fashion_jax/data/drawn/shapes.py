@@ -1,4 +1,4 @@
-"""Outlines of drawn products, one function per sub-category. Coordinates run from 0 to 1 over the product's box."""
+"""Outlines of drawn products, a function for each sub-category. Coordinates run from 0 to 1 over the product's box."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ Point = tuple[float, float]
 
 
 class Pen:
-    """Draws into layers of one size: body, shade (a darker tone of the body), trim (neutral), line, and a badge on top.
+    """Draws into layers: body, shade (a darker tone of the body), trim (neutral), line, and a badge on top.
 
-    The badge has a white face and a black rim, so that it can be seen on any cloth.
+    The badge has a white face and a black rim, so that it is visible on every cloth.
     """
 
     def __init__(self, width: int, height: int, place: Callable[[Point], Point], *, flip: bool) -> None:
-        """Makes empty layers; `place` takes box coordinates to pixels, `flip` mirrors the box first."""
+        """Makes empty layers. `place` maps box coordinates to pixels; `flip` mirrors the box first."""
         self.layers = {
             name: Image.new("L", (width, height), 0) for name in ("body", "shade", "trim", "line", "rim", "face")
         }
@@ -48,7 +48,7 @@ class Pen:
         self._draw[layer].ellipse((min(xs), min(ys), max(xs), max(ys)), outline=255, width=thick)
 
     def badge(self, centre: Point, *outlines: Sequence[Point], rim: float = 2.0) -> None:
-        """Fills polygons around a place in the box; their points are in pixels from it, so it is never squashed."""
+        """Fills polygons around a place in the box. Their points are in pixels from it, so they keep their shape."""
         x, y = self._place(centre)
         for outline in outlines:
             points = [(x + dx, y + dy) for dx, dy in outline]
