@@ -119,19 +119,19 @@ def fit_on_validation(session: Session, state: TrainState) -> ValidationFit | No
         precision=trust.precision,
         coverage=trust.label_set_coverage,
     )
-    settings, sizes = session.config.embedding, {n: len(v) for n, v in session.vocabularies.items()}
-    embedding = None
-    if settings.kind != "features":
-        embedding = fit_embedding(
+    embedding, sizes = session.config.embedding, {n: len(v) for n, v in session.vocabularies.items()}
+    plan = None
+    if embedding.kind != "features":
+        plan = fit_embedding(
             scored.outputs.own_logits,  # Embeddings are of the photos themselves, without mirror images.
             labels,
             session.prepared.groups[scored.rows],
             reference.features,
-            attributes=compared_attributes(settings.attributes, sizes, pairs, settings.size),
-            size=settings.size,
-            appearance=settings.appearance,
+            attributes=compared_attributes(embedding.attributes, sizes, pairs, embedding.size),
+            size=embedding.size,
+            appearance=embedding.appearance,
         )
-    return ValidationFit(decision, pairs, embedding)
+    return ValidationFit(decision, pairs, plan)
 
 
 def score_split(session: Session, state: TrainState, split: str, fit: ValidationFit | None) -> Evaluation | None:
