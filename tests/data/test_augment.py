@@ -36,17 +36,11 @@ def keys(count: int = 64, step: int = 0):
     return example_keys(jax.random.key(0), jnp.asarray(step), jnp.arange(count))
 
 
-def test_all_off_changes_nothing():
-    out = augment(images(), keys(), AugmentConfig(**OFF))
-    assert np.array_equal(np.asarray(out), np.asarray(images(), np.float32))
-
-
-def test_a_sure_flip_is_a_flip():
+def test_all_off_changes_nothing_and_a_flip_mirrors():
+    photos = np.asarray(images(), np.float32)
+    assert np.array_equal(np.asarray(augment(images(), keys(), AugmentConfig(**OFF))), photos)
     out = augment(images(), keys(), AugmentConfig(**{**OFF, "flip_probability": 1.0}))
-    assert np.allclose(np.asarray(out), np.asarray(images())[:, :, ::-1], atol=1e-3)
-
-
-def test_half_of_the_flips():
+    assert np.allclose(np.asarray(out), photos[:, :, ::-1], atol=1e-3)
     out = np.asarray(augment(images(512), keys(512), AugmentConfig(**{**OFF, "flip_probability": 0.5})))
     same = np.isclose(out, np.asarray(images(512), np.float32), atol=1e-3).all((1, 2, 3))
     assert 0.4 < same.mean() < 0.6
@@ -109,19 +103,6 @@ def test_rand_augment_moves_photos_and_invents_no_colour():
     assert 0.5 < (out != 100).any((1, 2, 3)).mean() < 1
     still = augment(images(), keys(), AugmentConfig(**OFF, rand_operations=3, rand_magnitude=0.0))
     np.testing.assert_allclose(still, np.asarray(images(), np.float32), atol=1e-2)
-
-
-def test_rotation_agrees_with_pillow():
-    smooth = smooth_photo()
-    angle = np.deg2rad(20)
-    grid_y, grid_x = np.mgrid[:64, :64] - 31.5
-    source_y = np.cos(angle) * grid_y - np.sin(angle) * grid_x + 31.5
-    source_x = np.sin(angle) * grid_y + np.cos(angle) * grid_x + 31.5
-    ours = np.asarray(sample_bilinear(jnp.asarray(smooth), jnp.asarray(source_y), jnp.asarray(source_x)))
-    pillow = np.asarray(Image.fromarray(smooth).rotate(-20, Image.Resampling.BILINEAR, fillcolor=(255,) * 3))
-    inside = np.hypot(grid_y, grid_x) < 30
-    assert np.abs(ours - pillow)[inside].max() < 2
-    assert (ours[0, 0] == 255).all()
 
 
 def test_outside_is_white_and_the_border_blends():

@@ -214,13 +214,6 @@ def test_encodings(encode, repair):
     assert list(table.repairs) == ([repair] if repair else [])
 
 
-def test_quoted_cells_and_a_stray_quote():
-    table = read_table("t.csv", b'id,name\n1,"a, ""b""\nc"\n2,5" wide\n')
-    assert table.frame["name"].tolist() == ['a, "b"\nc', '5" wide']
-    lines = [b"id,name", b'1,"never closed', *(b"%d,%s" % (i, b"x" * 30) for i in range(2, 40))]
-    assert len(read_table("t.csv", b"\n".join(lines)).frame) == 39
-
-
 def rows_with(*changes: tuple[int, str]) -> bytes:
     rows = ["sku,title,kind", *(f'{i},"short, text {i}",k' for i in range(20))]
     for number, text in changes:
@@ -228,13 +221,16 @@ def rows_with(*changes: tuple[int, str]) -> bytes:
     return "\n".join(rows).encode()
 
 
-def test_a_long_quoted_cell_leaves_the_other_rows_alone():
+def test_quoted_cells_hold_line_ends_and_leave_the_other_rows_alone():
+    table = read_table("t.csv", b'id,name\n1,"a, ""b""\nc"\n2,5" wide\n')
+    assert table.frame["name"].tolist() == ['a, "b"\nc', '5" wide']
+    lines = [b"id,name", b'1,"never closed', *(b"%d,%s" % (i, b"x" * 30) for i in range(2, 40))]
+    assert len(read_table("t.csv", b"\n".join(lines)).frame) == 39
     text = "x" * 600 + "\n" + "y, " * 300
     table = read_table("t.csv", rows_with((3, f'3,"{text}",k')))
     assert not table.repairs
     assert table.frame["sku"].tolist() == [str(i) for i in range(20)]
     assert table.frame["title"][4] == text.strip()
-    assert table.frame["title"][5] == "short, text 4"
 
 
 @pytest.mark.parametrize(
@@ -297,14 +293,6 @@ def test_hub_layout(tmp_path):
     assert set(read_all(catalog).values()) == {PHOTO}
 
 
-def test_hub_aliases(tmp_path):
-    renamed = HEADER.replace("masterCategory", "category1").replace("subCategory", "category2")
-    content = kaggle_files()
-    content["styles.csv"] = content["styles.csv"].replace(HEADER.encode(), renamed.encode())
-    catalog = open_catalog(write_folder(tmp_path, content))
-    assert catalog.products[0].labels[:2] == ("Apparel", "Topwear")
-
-
 def test_parts_of_a_table_may_differ_in_columns(tmp_path):
     base = pd.DataFrame({"id": range(12), "image": [PHOTO] * 12, "kind": ["a", "b"] * 6})
     (tmp_path / "data").mkdir()
@@ -317,28 +305,39 @@ def test_parts_of_a_table_may_differ_in_columns(tmp_path):
 
 
 def test_large_binary_images_of_the_hub(tmp_path):
-    image = pa.array(
-        [{"bytes": PHOTO, "path": None}] * 6, pa.struct([("bytes", pa.large_binary()), ("path", pa.string())])
-    )
+    kind = pa.struct([("bytes", pa.large_binary()), ("path", pa.string())])
+    image = pa.array([{"bytes": PHOTO, "path": None}] * 6, kind)
     pq.write_table(pa.table({"id": pa.array(range(6)), "image": image, "kind": ["a", "b"] * 3}), tmp_path / "t.parquet")
     assert len(open_catalog(tmp_path / "t.parquet").products) == 6
 
 
-def test_the_known_data_set_may_name_its_photos(tmp_path):
-    lines = [f"{HEADER},file", *(f"{row(i)},pics/{i}.jpg" for i in range(6))]
-    content = {"mine.csv": "\n".join(lines).encode(), **{f"pics/{i}.jpg": PHOTO for i in range(6)}}
-    assert len(open_catalog(write_folder(tmp_path / "c", content)).products) == 6
+def with_hub_names(folder: Path) -> Path:
+    table = kaggle_files()["styles.csv"].replace(b"masterCategory", b"category1").replace(b"subCategory", b"category2")
+    return write_folder(folder, {**kaggle_files(), "styles.csv": table})
 
 
-def test_litter_of_macos_is_no_table(tmp_path):
+def with_photo_paths(folder: Path) -> Path:
+    """The known data set may name its photos."""
+    lines = [f"{HEADER},file", *(f"{row(i)},pics/{i}.jpg" for i in range(20))]
+    return write_folder(folder, {"mine.csv": "\n".join(lines).encode(), **{f"pics/{i}.jpg": PHOTO for i in range(20)}})
+
+
+def with_litter(folder: Path) -> Path:
+    """Files that macOS adds are no tables."""
     litter = {"._styles.csv": b"\0\5\x16", "__MACOSX/._styles.csv": b"\0", "images/._1.jpg": b"\0"}
-    assert len(open_catalog(write_zip(tmp_path / "c.zip", {**kaggle_files(), **litter})).products) == 20
+    return write_zip(folder / "c.zip", {**kaggle_files(), **litter})
 
 
-def test_an_archive_that_nobody_unpacked(tmp_path):
-    (tmp_path / "download").mkdir()
-    write_zip(tmp_path / "download/data.zip", kaggle_files())
-    assert len(open_catalog(tmp_path / "download").products) == 20
+def not_unpacked(folder: Path) -> Path:
+    """A folder that holds nothing but an archive."""
+    return write_zip(folder / "data.zip", kaggle_files()).parent
+
+
+@pytest.mark.parametrize("write", [with_hub_names, with_photo_paths, with_litter, not_unpacked])
+def test_usual_variations_of_the_layout(tmp_path, write):
+    products = open_catalog(write(tmp_path)).products
+    assert len(products) == 20
+    assert products[0].labels[:2] == ("Apparel", "Topwear")
 
 
 def test_line_ends_in_ids_and_titles_become_spaces(tmp_path):
@@ -413,7 +412,6 @@ def test_paths_of_a_table_stay_inside(tmp_path):
         (lambda t: write_folder(t, {"t.csv": b"a,b\n1,2\n"}) / "t.csv", "no column holds photo paths"),
         (lambda t: write_folder(t, {"t.parquet": b"PAR1 no"}) / "t.parquet", "Parquet"),
         (lambda t: write_folder(t, {"a.csv": b"x", "b.csv": b"y"}), "several tables"),
-        (lambda t: write_zip(t / "c.zip", kaggle_files()).rename(t / "d.zip").with_name("c.zip"), "nothing at"),
         (lambda t: "synthetic:ten", "synthetic"),
     ],
 )
@@ -464,15 +462,10 @@ def test_mutated_tables_and_archives_never_crash(tmp_path, held_bytes):
     outcomes = {"good": 0, "bad": 0}
     archive = write_zip(tmp_path / "c.zip", kaggle_files(5)).read_bytes()
     packed = write_tar(tmp_path / "c.tar.gz", kaggle_files(5), "w:gz").read_bytes()
+    samples = [("m.csv", kaggle_files(5)["styles.csv"]), ("m.zip", archive), ("m.tar.gz", packed)]
     for number in range(240):
-        if number % 3 == 0:
-            path, data = tmp_path / "m.csv", bytearray(kaggle_files(5)["styles.csv"])
-        else:
-            path, data = (
-                ((tmp_path / "m.zip"), bytearray(archive))
-                if number % 3 == 1
-                else (tmp_path / "m.tar.gz", bytearray(packed))
-            )
+        name, original = samples[number % 3]
+        path, data = tmp_path / name, bytearray(original)
         for _ in range(int(rng.integers(1, 12))):
             data[int(rng.integers(len(data)))] = int(rng.integers(256))
         path.write_bytes(bytes(data[: int(rng.integers(1, len(data) + 1))]) if number % 4 == 0 else bytes(data))

@@ -25,13 +25,8 @@ SCHEMA = Schema("shop", (Attribute("kind"), Attribute("colour")), id_column="sku
 @pytest.fixture
 def shop(products_csv, tmp_path) -> Path:
     """The drawn catalogue, in a folder of the test's own."""
-    folder = tmp_path / "shop"
-    shutil.copytree(products_csv.parent, folder)
-    return folder / "products.csv"
-
-
-def prepared_with(shop: Path, out: Path, corrections: Path):
-    return prepare(shop, out, PrepareOptions(corrections=corrections), progress=False)
+    shutil.copytree(products_csv.parent, tmp_path / "shop")
+    return tmp_path / "shop/products.csv"
 
 
 def read(table: Path) -> list[dict[str, str]]:
@@ -48,7 +43,7 @@ def write(path: Path, rows: list[dict[str, str]], columns: tuple[str, ...] = (),
 
 
 def test_they_are_the_table_edited_by_hand(shop, tmp_path):
-    rows = read(shop)
+    rows, before = read(shop), read(shop)
     unlabelled = next(i for i, row in enumerate(rows) if not row["kind"])
     labelled = [i for i, row in enumerate(rows) if row["kind"]]
     changes = [
@@ -60,8 +55,8 @@ def test_they_are_the_table_edited_by_hand(shop, tmp_path):
         {"id": rows[7]["sku"], "attribute": "colour", "suggested": "green"},
     ]
     columns = ("id", "attribute", "suggested", "decision", "corrected", "remark")
-    corrected = prepared_with(shop, tmp_path / "a", write(tmp_path / "c.csv", changes, columns))
-    before = read(shop)
+    corrections = PrepareOptions(corrections=write(tmp_path / "c.csv", changes, columns))
+    corrected = prepare(shop, tmp_path / "a", corrections, progress=False)
     for i, name, label in (
         (labelled[0], "kind", "tall"), (labelled[1], "kind", ""), (unlabelled, "kind", "round"),
         (5, "colour", "yellow"),
@@ -70,58 +65,37 @@ def test_they_are_the_table_edited_by_hand(shop, tmp_path):
     write(shop, rows)
     by_hand = prepare(shop, tmp_path / "b", progress=False)
     assert corrected.fingerprint == by_hand.fingerprint
-    assert (tmp_path / "a" / "products.csv").read_bytes() == (tmp_path / "b" / "products.csv").read_bytes()
+    assert (tmp_path / "a/products.csv").read_bytes() == (tmp_path / "b/products.csv").read_bytes()
     changed = {n: sum(a[n] != b[n] for a, b in zip(before, rows, strict=True)) for n in ("kind", "colour")}
     assert changed["kind"] >= 2
     assert corrected.report["corrected_labels"] == {n: c for n, c in changed.items() if c}
     assert by_hand.report["corrected_labels"] == {}
 
 
-def test_a_file_without_decisions_changes_nothing(shop, tmp_path):
-    rows = read(shop)
-    undecided = [
-        {"id": r["sku"], "attribute": "kind", "suggested": "tall", "decision": "", "corrected": ""} for r in rows
-    ]
-    plain = open_catalog(shop).stamp()
-    assert open_catalog(shop, corrections=write(tmp_path / "u.csv", undecided)).stamp() == plain
-    (tmp_path / "e.csv").write_text("id,attribute,corrected\n")
-    assert open_catalog(shop, corrections=tmp_path / "e.csv").stamp() == plain
-    first = prepare(shop, tmp_path / "out", progress=False)
-    made = (tmp_path / "out" / "manifest.json").stat().st_mtime_ns
-    again = prepared_with(shop, tmp_path / "out", tmp_path / "e.csv")
-    assert again.fingerprint == first.fingerprint
-    assert (tmp_path / "out" / "manifest.json").stat().st_mtime_ns == made
-
-
 def test_what_changes_labels_changes_the_stamp(shop, tmp_path):
     rows = read(shop)
     one, two = ({"id": rows[i]["sku"], "attribute": "colour", "corrected": "red"} for i in (0, 1))
-    stamps = [
-        open_catalog(shop, corrections=write(tmp_path / "c.csv", changes)).stamp()
-        for changes in ([one], [two], [one, two], [two, one])
-    ]
-    assert stamps[2] == stamps[3]
-    assert len({open_catalog(shop).stamp(), *stamps}) == 4
+    undecided = {**one, "corrected": "", "suggested": "tall", "decision": ""}
 
+    def stamp(*changes: dict[str, str]) -> str:
+        return open_catalog(shop, corrections=write(tmp_path / "c.csv", list(changes), tuple(undecided))).stamp()
 
-def test_the_records_are_made_anew_with_other_corrections(shop, tmp_path):
-    first = prepare(shop, tmp_path / "out", progress=False)
-    row = next(r for r in read(shop) if r["colour"] != "red")
-    changes = write(tmp_path / "c.csv", [{"id": row["sku"], "attribute": "colour", "corrected": "red"}])
-    assert prepared_with(shop, tmp_path / "out", changes).fingerprint != first.fingerprint
+    assert stamp(undecided) == stamp() == open_catalog(shop).stamp()
+    assert stamp(one, two) == stamp(two, one)
+    assert len({stamp(), stamp(one), stamp(two), stamp(one, two)}) == 4
 
 
 @pytest.mark.parametrize(
     ("change", "fault"),
     [
-        ({"id": "S9"}, "line 3: the catalogue has no product 'S9'"),
-        ({"attribute": "color"}, "line 3: the catalogue has no attribute 'color'; did you mean 'colour'?"),
-        ({"corrected": "rde"}, "line 3: 'rde' is no class of colour; did you mean 'red'?"),
-        ({"decision": "yes"}, "line 3: the decision 'yes' is not"),
-        ({"decision": "keep"}, "line 3: the decision is keep, and 'red' stands under corrected"),
-        ({"decision": "accept", "corrected": ""}, "line 3: the decision is accept, and no class"),
-        ({"id": ""}, "line 3: it names no id"),
-        ({"given": "violet"}, "line 3: colour of 'S00037' is "),
+        ({"id": "S9"}, "no product 'S9'"),
+        ({"attribute": "color"}, "did you mean 'colour'?"),
+        ({"corrected": "rde"}, "did you mean 'red'?"),
+        ({"decision": "yes"}, "'yes'"),
+        ({"decision": "keep"}, "'red' stands under corrected"),
+        ({"decision": "accept", "corrected": ""}, "suggested"),
+        ({"id": ""}, "no id"),
+        ({"given": "violet"}, "colour of 'S00037'"),
     ],
 )
 def test_what_does_not_fit_is_refused_by_line(shop, tmp_path, change, fault):
@@ -130,8 +104,7 @@ def test_what_does_not_fit_is_refused_by_line(shop, tmp_path, change, fault):
     bad = {**good, "id": "S00037", "given": read(shop)[1]["colour"], **change}
     with pytest.raises(UserError) as error:
         open_catalog(shop, corrections=write(tmp_path / "c.csv", [good, bad]))
-    assert fault in str(error.value)
-    assert "line 2" not in str(error.value)
+    assert fault in str(error.value) and "line 3" in str(error.value) and "line 2" not in str(error.value)
 
 
 def test_two_lines_that_contradict_each_other_are_refused(tmp_path):
@@ -151,10 +124,8 @@ def test_tables_of_successive_audits_are_applied_in_their_order(shop, tmp_path):
     ]
     both = tmp_path / "both.csv"
     both.write_text("".join(table.read_text() for table in tables))  # as `cat` puts them, the header twice
-    corrected = prepared_with(shop, tmp_path / "out", both)
-    place = list(corrected.ids).index(row["id"])
-    number = corrected.labels[place, corrected.attributes.index("colour")]
-    assert corrected.vocabularies["colour"][number] == second
+    product = next(p for p in open_catalog(shop, corrections=both).products if p.id == row["id"])
+    assert product.labels[1] == second
     write(tables[1], [{**row, "given": last, "corrected": second}])
     both.write_text("".join(table.read_text() for table in tables))
     with pytest.raises(UserError, match=r"line 4: colour of .* stands in line 2 already"):
@@ -164,33 +135,32 @@ def test_tables_of_successive_audits_are_applied_in_their_order(shop, tmp_path):
 @pytest.mark.parametrize(
     ("content", "fault"),
     [
-        (b"", "lack the column id, attribute"),
-        (b"id,attribute\n", r"lack the column corrected \(or decision\)"),
+        (b"", "id, attribute"),
+        (b"id,attribute\n", r"corrected \(or decision\)"),
         (b"id,attribute,corrected\n1,kind\n", "line 2: it has 2 of 3 columns"),
         (b'id,attribute,corrected\n\n"1\n2,kind,a\n', "no CSV: line 3"),
         (b"id,attribute,corrected\n1,kind,\xff\n", "not UTF-8"),
+        # Lines are counted as an editor counts them.
+        (b'id,attribute,corrected,reason\n1,kind,a,"two\nlines"\n\n2,sort,a,x\n', "line 5: .*'sort'"),
+        (None, "cannot be read"),
     ],
 )
 def test_files_that_are_none_are_refused(tmp_path, content, fault):
-    (tmp_path / "c.csv").write_bytes(content)
+    if content is not None:
+        (tmp_path / "c.csv").write_bytes(content)
     with pytest.raises(UserError, match=fault):
-        read_corrections(tmp_path / "c.csv", SCHEMA)
-    with pytest.raises(UserError, match="cannot be read"):
-        read_corrections(tmp_path / "absent.csv", SCHEMA)
-
-
-def test_lines_are_counted_as_an_editor_counts_them(tmp_path):
-    (tmp_path / "c.csv").write_text('id,attribute,corrected,reason\n1,kind,a,"two\nlines"\n\n2,sort,a,x\n')
-    with pytest.raises(UserError, match="line 5: the catalogue has no attribute 'sort'"):
         read_corrections(tmp_path / "c.csv", SCHEMA)
 
 
 def test_spreadsheets_may_save_it_in_their_way(tmp_path):
-    rows = [{"id": "1", "attribute": "kind", "corrected": "é"}]
-    path = write(tmp_path / "c.csv", rows, delimiter=";")
+    path = write(tmp_path / "c.csv", [{"id": "1", "attribute": "kind", "corrected": "é"}], delimiter=";")
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
     (item,) = read_corrections(path, SCHEMA).items
     assert (item.id, item.attribute, item.label, item.given) == ("1", "kind", "é", None)
+    names = ["=1+1", "-5", "@x", "'=y", "plain", "'80s"]
+    rows = [{"id": escape_cell(n), "attribute": "kind", "corrected": escape_cell(n)} for n in names]
+    items = read_corrections(write(path, rows), SCHEMA).items
+    assert [item.id for item in items] == names == [item.label for item in items]
 
 
 @given(st.text())
@@ -198,13 +168,6 @@ def test_no_cell_is_a_formula_and_all_come_back(text):
     cell = escape_cell(text)
     assert not cell.startswith(("=", "+", "-", "@", "\t", "\r"))
     assert unescape_cell(cell) == text
-
-
-def test_hostile_ids_and_classes_come_back_through_a_file(tmp_path):
-    names = ["=1+1", "-5", "@x", "'=y", "plain", "'80s"]
-    rows = [{"id": escape_cell(n), "attribute": "kind", "corrected": escape_cell(n)} for n in names]
-    items = read_corrections(write(tmp_path / "c.csv", rows), SCHEMA).items
-    assert [item.id for item in items] == names == [item.label for item in items]
 
 
 def test_a_row_that_the_schema_dropped_can_be_brought_back(tmp_path, shop):
@@ -241,13 +204,9 @@ def test_the_command_counts_them_and_refuses_with_code_2(shop, tmp_path, capsys)
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
 def test_decisions_are_seen_as_spreadsheets_save_them(tmp_path, delimiter):
     path = tmp_path / "findings.csv"
-    lines = [["id", "attribute", "given", "suggested", "score", "reason", "decision", "corrected"]]
-    lines.append(["1", "kind", "a", "b", "0.5", "odd", "", ""])
-    path.write_text("\n".join(delimiter.join(line) for line in lines))
-    assert not holds_decisions(path)
-    lines[1][6] = "accept"
-    path.write_text("\n".join(delimiter.join(line) for line in lines))
-    assert holds_decisions(path)
+    row = {"id": "1", "attribute": "kind", "given": "a", "suggested": "b", "decision": "", "corrected": ""}
+    assert not holds_decisions(write(path, [row], delimiter=delimiter))
+    assert holds_decisions(write(path, [{**row, "decision": "accept"}], delimiter=delimiter))
     path.write_text("something else")
     assert holds_decisions(path)
 

@@ -11,23 +11,16 @@ from fashion_jax.data.catalog import open_catalog
 from fashion_jax.data.drawn.catalogue import LABELLED, draw, plan, write_catalog, wrong_labels
 from fashion_jax.data.drawn.colours import COLOURS, PLAIN, SHEEN, paint
 from fashion_jax.data.drawn.shapes import SHAPES
+from fashion_jax.data.photos import BadPhoto, normalise_photo
 from fashion_jax.data.schema import DOCUMENTED
+from fashion_jax.system.cielab import from_srgb, to_cielab
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    path = tmp_path_factory.mktemp("synthetic")
+    path = tmp_path_factory.mktemp("drawn")
     write_catalog(path, 400, 7)
     return path
-
-
-def lab(rgb) -> np.ndarray:
-    """CIE Lab of sRGB, white point D65."""
-    c = np.asarray(rgb, float) / 255
-    c = np.where(c > 0.04045, ((c + 0.055) / 1.055) ** 2.4, c / 12.92)
-    xyz = c @ np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]).T
-    f = np.cbrt(xyz / np.array([0.9505, 1, 1.089]))
-    return np.stack([116 * f[..., 1] - 16, 500 * (f[..., 0] - f[..., 1]), 200 * (f[..., 1] - f[..., 2])], -1)
 
 
 def test_same_seed_same_bytes_other_seed_others(folder, tmp_path):
@@ -52,7 +45,7 @@ def test_it_has_the_documented_classes():
 
 def test_colours_are_told_apart():
     for paints in (PLAIN, SHEEN):
-        points = lab(list(paints.values()))
+        points = to_cielab(np.array(list(paints.values()), np.uint8))
         apart = np.linalg.norm(points[:, None] - points[None], axis=-1) + 1e3 * np.eye(len(points))
         assert apart.min() >= 12, apart.min()
 
@@ -60,10 +53,10 @@ def test_colours_are_told_apart():
 @pytest.mark.parametrize("pattern", ["plain", "stripes", "dots", "check"])
 def test_patterns_stay_nearer_to_their_colour_than_to_any_other(pattern):
     names = list(PLAIN)
-    points = lab([PLAIN[n] for n in names])
+    points = to_cielab(np.array([PLAIN[n] for n in names], np.uint8))
     for number, name in enumerate(names):
         cloth = paint(name, pattern, 60, 60, np.random.default_rng(0))
-        distance = np.linalg.norm(points - lab(cloth.reshape(-1, 3).mean(0)), axis=1)
+        distance = np.linalg.norm(points - from_srgb(cloth.reshape(-1, 3).mean(0) / 255), axis=1)
         assert int(distance.argmin()) == number
 
 
@@ -83,8 +76,6 @@ def test_the_reader_finds_its_faults(folder):
     assert catalog.num_rows == 400
     assert catalog.repairs["surplus commas in the last column"] == 1
     assert len([r for r in catalog.rejected if "no photo" in r.reason]) >= 1
-    from fashion_jax.data.photos import BadPhoto, normalise_photo
-
     repairs, bad = Counter(), 0
     for _, data in catalog.iter_photos(catalog.products):
         try:

@@ -62,7 +62,7 @@ def test_offline_is_a_sentence(monkeypatch):
         raise ConnectionError("Name or service not known\nmore")
 
     client(monkeypatch, "kagglehub", dataset_download=fail)
-    with pytest.raises(UserError, match=r"could not be downloaded .*ConnectionError: Name or service not known"):
+    with pytest.raises(UserError, match=r"ConnectionError: Name or service not known"):
         download("kaggle:a/b")
 
 

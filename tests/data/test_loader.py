@@ -30,6 +30,8 @@ def test_every_row_comes_once_in_each_epoch_and_epochs_differ(prepared):
         assert np.array_equal(np.sort(epoch), train)
     assert not np.array_equal(epochs[0], epochs[1])
     assert not np.array_equal(epochs[0], np.sort(epochs[0]))
+    other = rows_of(training_batches(prepared, None, batch_size=16, seed=1), 4)
+    assert not np.array_equal(other.ravel(), order[:64])
 
 
 @pytest.mark.parametrize("start", [0, 1, 5, 6, 40])
@@ -50,28 +52,18 @@ def test_processes_share_each_batch_out(prepared, processes):
     assert np.array_equal(np.sort(np.concatenate(parts, 1)), np.sort(whole))
 
 
-def test_seeds_differ(prepared):
-    first, second = (rows_of(training_batches(prepared, None, batch_size=16, seed=s), 4) for s in (0, 1))
-    assert not np.array_equal(first, second)
-
-
 def test_batches_hold_the_photos_and_labels_of_their_rows(prepared):
     photos = StreamedPhotos(prepared, 32, 24)
+    resident = ResidentPhotos(prepared, prepared.indices("train"), 32, 24, progress=False)
     for batch in islice(training_batches(prepared, photos, batch_size=16, seed=0), 3):
-        assert batch["image"].shape == (16, 32, 24, 3)
-        assert batch["image"].dtype == np.uint8
+        assert batch["image"].shape == (16, 32, 24, 3) and batch["image"].dtype == np.uint8
         assert np.array_equal(batch["image"], photos(batch["row"]))
+        assert np.array_equal(batch["image"], resident(batch["row"]))
         assert np.array_equal(batch["label"], prepared.labels[batch["row"]])
         assert batch["valid"].all()
 
 
-def test_resident_photos_are_the_streamed_ones(prepared):
-    rows = prepared.indices("train")
-    resident = ResidentPhotos(prepared, rows, 32, 24, progress=False)
-    chosen = np.random.default_rng(0).permutation(rows)
-    assert np.array_equal(resident(chosen), StreamedPhotos(prepared, 32, 24)(chosen))
-
-
+@pytest.mark.slow
 def test_worker_processes_read_the_same(prepared):
     photos = StreamedPhotos(prepared, 32, 24)
     plain = training_batches(prepared, photos, batch_size=16, seed=0, start_step=2)

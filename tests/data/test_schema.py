@@ -80,9 +80,10 @@ def test_nonsense_is_named(tmp_path, change, message):
         load_schema(path)
 
 
-@pytest.mark.parametrize("text", ["", "[1]", "{", "3"])
+@pytest.mark.parametrize("text", ["", "[1]", "{", "3", None])
 def test_files_that_are_no_schema(tmp_path, text):
-    (tmp_path / "s.json").write_text(text)
+    if text is not None:
+        (tmp_path / "s.json").write_text(text)
     with pytest.raises(UserError, match=r"s\.json"):
         load_schema(tmp_path / "s.json")
 
