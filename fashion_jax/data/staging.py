@@ -114,7 +114,7 @@ def _repair(data: bytes, max_side: int) -> _Photo:
 def _write_chunk(path: Path, chunk: Sequence[tuple[Product, _Photo | BadPhoto]]) -> None:
     good = [(product.row, photo) for product, photo in chunk if isinstance(photo, _Photo)]
     photos = [photo for _, photo in good]
-    facts: dict[str, Any] = {
+    table: dict[str, Any] = {
         "rows": [row for row, _ in good],
         "lengths": [len(photo.data) for photo in photos],
         "digests": [photo.digest for photo in photos],
@@ -125,7 +125,7 @@ def _write_chunk(path: Path, chunk: Sequence[tuple[Product, _Photo | BadPhoto]])
     np.savez(
         buffer,
         photos=np.frombuffer(b"".join(photo.data for photo in photos), np.uint8),
-        facts=np.frombuffer(json.dumps(facts).encode(), np.uint8),
+        table=np.frombuffer(json.dumps(table).encode(), np.uint8),
         hashes=np.array([photo.hash for photo in photos], np.uint64).reshape(-1, 2),
         thumbnails=np.array([photo.thumbnail for photo in photos], np.uint8).reshape(-1, *THUMBNAIL, 3),
     )
@@ -134,16 +134,16 @@ def _write_chunk(path: Path, chunk: Sequence[tuple[Product, _Photo | BadPhoto]])
 
 def _add_chunk(staged: Staged, path: Path) -> None:
     with np.load(path, allow_pickle=False) as arrays:
-        facts = json.loads(arrays["facts"].tobytes())
+        table = json.loads(arrays["table"].tobytes())
         hashes, thumbnails = arrays["hashes"], arrays["thumbnails"]
     offset = _offset_of_photos(path)
-    for place, (row, length) in enumerate(zip(facts["rows"], facts["lengths"], strict=True)):
+    for place, (row, length) in enumerate(zip(table["rows"], table["lengths"], strict=True)):
         staged.photos[row] = (path, offset, length)
-        staged.digests[row] = facts["digests"][place]
+        staged.digests[row] = table["digests"][place]
         staged.hashes[row], staged.thumbnails[row] = hashes[place], thumbnails[place]
         offset += length
-    staged.bad.update({int(row): reason for row, reason in facts["bad"].items()})
-    staged.repairs.update(facts["repairs"])
+    staged.bad.update({int(row): reason for row, reason in table["bad"].items()})
+    staged.repairs.update(table["repairs"])
 
 
 def _offset_of_photos(path: Path) -> int:

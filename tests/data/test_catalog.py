@@ -126,7 +126,7 @@ def test_a_small_tar_is_read_once_and_of_a_large_one_what_has_gone_is_said(tmp_p
 
 
 def test_a_map_of_holes_is_not_read_unless_it_is_asked_for(tmp_path):
-    """Reading one with many holes takes hours, and its size need not be a size."""
+    """Reading a map of many holes takes hours, and it may claim a negative size."""
     path = write_tar(tmp_path / "c.tar", kaggle_files(), "w")
     holes = ",".join(f"{2 * i},1" for i in range(500))
     for size, refused in ((1_000, False), (-(10**12), True)):

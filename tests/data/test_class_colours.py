@@ -1,4 +1,4 @@
-"""Mean colours of classes, and which of them look alike."""
+"""Mean colours of classes, and how much they differ."""
 
 from __future__ import annotations
 
