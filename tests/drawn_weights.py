@@ -7,13 +7,30 @@ from pathlib import Path
 
 import numpy as np
 import safetensors.numpy
-from flax import nnx
+from flax import nnx, traverse_util
 
+from fashion_jax.models.classifier import abstract_classifier
 from fashion_jax.models.pretrained import backbone_arrays
 from fashion_jax.models.resnet import ResNet, num_features
-from fashion_jax.models.torch_layout import to_torch_layout, torch_name, transformers_name
+from fashion_jax.models.torch_layout import torch_name, transformers_name, transpose_from_torch
 
 _MEAN, _STD = [0.4, 0.5, 0.6], [0.2, 0.3, 0.4]
+
+
+def to_torch_layout(params: dict, batch_stats: dict, arguments: dict) -> dict[str, np.ndarray]:
+    """Returns parameters and batch statistics as a state dict of torch."""
+    flat = {**traverse_util.flatten_dict(params), **traverse_util.flatten_dict(batch_stats)}
+    axes = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}
+    return {torch_name(p, stem=arguments["stem"]): np.asarray(a).transpose(axes[a.ndim]) for p, a in flat.items()}
+
+
+def from_torch_layout(state: dict[str, np.ndarray], arguments: dict) -> tuple[dict, dict]:
+    """The inverse of `to_torch_layout`."""
+    _, params, batch_stats = abstract_classifier(arguments)
+    paths = traverse_util.flatten_dict({"params": params, "batch_stats": batch_stats})
+    names = {path: torch_name(path[1:], stem=arguments["stem"]) for path in paths}
+    tree = traverse_util.unflatten_dict({path: transpose_from_torch(state[name]) for path, name in names.items()})
+    return tree["params"], tree["batch_stats"]
 
 
 def write_hub_folder(

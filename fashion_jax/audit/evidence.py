@@ -5,8 +5,8 @@ row (`judges`). Near-duplicates and the row's other labels are multiplied with i
 weights are measured in the same table: how often near-duplicates agree, and how much one attribute tells about another.
 Confident learning (Northcutt, Jiang and Chuang 2021), by cleanlab, estimates how many labels of an attribute are wrong;
 that many labels with the lowest probability are findings. So is every label that is not the most probable class, and
-every label that near-duplicates or a rule of the table contradict. Findings are ranked: towards the end of the list
-most labels are right, so a person may stop anywhere.
+every label that near-duplicates contradict. Findings are ranked: towards the end of the list most labels are right, so
+a person may stop anywhere.
 """
 
 from __future__ import annotations
@@ -25,8 +25,6 @@ _FLOOR = 1e-6  # added to a photo's probabilities, so that a photo cannot outwei
 _MOST_EVIDENCE = 6.0  # nats, the most that near-duplicates add to a class
 _PRIOR_ROWS = 5.0  # rows with the overall shares that are added to those of a class
 _CLEARED = 0.95  # A label with this probability is no finding, whatever labels its near-duplicates have.
-_SETTLED, _RARE = 0.9, 0.005  # smallest share of a class's usual partner; largest share of an impossible one
-_LEAST_ROWS = 20  # of a class that makes a rule
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +80,6 @@ def find_wrong_labels(
     """
     names = list(vocabularies)
     combined = weigh_evidence(probabilities, labels, groups)
-    impossible = impossible_combinations(labels, combined)
     findings: list[Finding] = []
     for place, name in enumerate(names):
         if audited is not None and name not in audited:
@@ -93,21 +90,17 @@ def find_wrong_labels(
             continue
         share = np.where(given >= 0, combined[place][np.arange(len(given)), np.maximum(given, 0)], 1.0)
         contradicted, others = disagreeing(given, groups, combined[place])
-        rules = impossible.get(place, {})
         most_probable = combined[place].argmax(1)
         found = np.zeros(len(given), bool)
         found[known] = confident_learning(combined[place][known], given[known])
         found |= (given >= 0) & (most_probable != given)
         found |= contradicted & (share < _CLEARED)
-        found[list(rules)] = True
         rest = combined[place].copy()
         rest[np.arange(len(given)), np.maximum(given, 0)] = -1
         suggested = rest.argmax(1)
         classes = vocabularies[name]
         for row in np.flatnonzero(found).tolist():
             reason = _reason(row, place, suggested[row], classes, labels, probabilities, others)
-            if row in rules:
-                reason.append(_name_rule(rules[row], names, vocabularies))
             score = float(np.clip(1 - share[row], 0, 1))
             findings.append(Finding(row, name, int(given[row]), int(suggested[row]), score, "; ".join(reason)))
     order = {name: place for place, name in enumerate(names)}
@@ -184,50 +177,6 @@ def disagreeing(
             rest[int(given[row])] -= 1
             others[row] = rest
     return doubtful, others
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """Rows whose attribute `of` is `cause` nearly always have `usual` as attribute `on`, and nearly never `seen`."""
-
-    of: int
-    cause: int
-    on: int
-    usual: int
-    usual_share: float
-    seen: int
-    seen_share: float
-
-
-def impossible_combinations(
-    labels: Int32[np.ndarray, "n attributes"], combined: Sequence[Float64[np.ndarray, "n classes"]]
-) -> dict[int, dict[int, Rule]]:
-    """Finds pairs of labels that nearly never occur together in the table.
-
-    A class with 20 rows or more makes a rule if 90 % of them have the same label of another attribute. A pair with less
-    than 0.5 % of the class's rows breaks the rule. The label of the lower probability counts as doubtful.
-
-    Returns:
-        Place of the doubtful label's attribute -> row -> the rule that it breaks.
-    """
-    found: dict[int, dict[int, Rule]] = {}
-    for of in range(labels.shape[1]):
-        for on in range(labels.shape[1]):
-            if of == on:
-                continue
-            counts = _count(labels[:, of], labels[:, on], combined[of].shape[1], combined[on].shape[1])
-            totals = counts.sum(1)
-            shares = counts / np.maximum(totals, 1)[:, None]
-            strict = (totals >= _LEAST_ROWS) & (shares.max(1) >= _SETTLED)
-            broken = strict[:, None] & (counts > 0) & (shares < _RARE)
-            both = np.flatnonzero((labels[:, of] >= 0) & (labels[:, on] >= 0))
-            for row in both[broken[labels[both, of], labels[both, on]]].tolist():
-                cause, seen = int(labels[row, of]), int(labels[row, on])
-                usual = int(shares[cause].argmax())
-                rule = Rule(of, cause, on, usual, float(shares[cause, usual]), seen, float(shares[cause, seen]))
-                doubtful = of if combined[of][row, cause] < combined[on][row, seen] else on
-                found.setdefault(doubtful, {}).setdefault(row, rule)
-    return found
 
 
 def _duplicates_evidence(
@@ -309,11 +258,3 @@ def _reason(
         named = ", ".join(f"{classes[n]} ({c})" for n, c in sorted(rest.items(), key=lambda i: (-i[1], i[0]))[:3])
         parts.append(f"near-duplicates have {named}")
     return parts or [f"the row's other labels suggest {classes[suggested]}"]
-
-
-def _name_rule(rule: Rule, names: Sequence[str], vocabularies: Mapping[str, Sequence[str]]) -> str:
-    of, on = names[rule.of], names[rule.on]
-    return (
-        f"{of} {vocabularies[of][rule.cause]} has {on} {vocabularies[on][rule.seen]} in {rule.seen_share:.2%} of its "
-        f"rows, {vocabularies[on][rule.usual]} in {rule.usual_share:.2%}"
-    )

@@ -44,8 +44,6 @@ def _add_build_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--target-recall", type=float, default=0.95, help="share of the true nearest to find (0.95)")
     parser.add_argument("--backend", default="auto", help="auto, exact or scann (auto)")
     parser.add_argument("--batch", type=int, default=1, help="typical number of queries in one search (1)")
-    parser.add_argument("--pca", type=int, help="principal components to keep; by default embeddings stay as they are")
-    parser.add_argument("--whiten", action="store_true", help="scale the principal components to the same variance")
 
 
 def _add_add_flags(parser: argparse.ArgumentParser) -> None:
@@ -60,13 +58,11 @@ def _add_delete_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _build(flags: argparse.Namespace) -> int:
-    from fashion_jax.search.build import BuildOptions
     from fashion_jax.search.gallery import build_index
     from fashion_jax.serving.predictor import load_model
 
     start_for_prediction()
     begin = time.monotonic()
-    options = BuildOptions(batch=flags.batch, pca=flags.pca, whiten=flags.whiten)
     index = build_index(
         load_model(flags.model),
         flags.source,
@@ -75,7 +71,7 @@ def _build(flags: argparse.Namespace) -> int:
         schema=read_schema(flags),
         target_recall=flags.target_recall,
         backend=flags.backend,
-        options=options,
+        batch=flags.batch,
     )
     print(f"{_summary(index)}; took {time.monotonic() - begin:.0f} s")
     return 0
@@ -100,11 +96,7 @@ def _info(flags: argparse.Namespace) -> int:
     base, health = index.snapshot.base, index.health()
     print(f"products   {len(index):,}")
     print(f"columns    {', '.join(index.columns) or 'none'}")
-    features = f"{base.vectors.shape[1]} features"
-    projection = index.snapshot.projection
-    if projection is not None:
-        features += f", of {index.snapshot.num_features}, with {projection.explained:.1%} of the variance"
-    print(f"vectors    {features}")
+    print(f"vectors    {base.vectors.shape[1]} values")
     if index.subspaces:
         print(f"parts      {', '.join(f'{name} {size}' for name, size in index.subspaces.items())}")
     print(f"model      {index.about.get('model') or 'unknown'} ({index.model or 'no fingerprint'})")

@@ -91,7 +91,7 @@ def _by_image(index: Index, model: Predictor, flags: argparse.Namespace) -> Answ
     images = np.stack([model.read(path) for path in flags.image])
     outputs = model.predict_arrays(images)
     labels: dict[str, Scalar] = {name: label for name, (label, _) in name_labels(outputs, model.classes)[0].items()}
-    vectors = index.project(outputs.embeddings)
+    vectors = outputs.embeddings
     name = flags.image[0].name + (f" and {len(flags.image) - 1} more" if len(flags.image) > 1 else "")
     return Answer(name, labels, _find(index, vectors, labels, flags, _options(index, flags, None)), images[0])
 

@@ -38,7 +38,7 @@ from fashion_jax.training.fine_tuning import parameter_paths, plan_fine_tuning
 from fashion_jax.training.loop import Schedule
 from fashion_jax.training.losses import HeadLoss, make_head_loss
 from fashion_jax.training.optimizer import make_optimizer, make_schedule
-from fashion_jax.training.resident import DevicePhotos, free_device_bytes
+from fashion_jax.training.placement import DevicePhotos, free_device_bytes
 from fashion_jax.training.state import TrainState, abstract_state, create_state, model_arguments
 from fashion_jax.training.step import TrainStep, make_train_step
 

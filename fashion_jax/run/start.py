@@ -22,9 +22,8 @@ import safetensors.numpy
 from fashion_jax.config.fields import Config, ModelConfig
 from fashion_jax.config.files import config_from_dict
 from fashion_jax.data.records import Prepared
-from fashion_jax.models.pretrained import PretrainedFacts, load_pretrained
-from fashion_jax.models.weight_files import find_local_weights
-from fashion_jax.models.weight_layouts import OWN
+from fashion_jax.models.pretrained import PretrainedFacts, find_local_weights, load_pretrained
+from fashion_jax.models.torch_layout import OWN
 from fashion_jax.run.workdir import TRAINED_ON, has_checkpoints, read_ids, trained_on
 from fashion_jax.serving.zoo import find_model
 from fashion_jax.system import files

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import jax
 import numpy as np
 from jaxtyping import Float32
 
 from fashion_jax.search import scann
 from fashion_jax.search.exact import DeviceSearcher, HostSearcher
-from fashion_jax.search.inputs import check_k
-from fashion_jax.search.snapshot import Base, Projection
+from fashion_jax.search.snapshot import Base
 from fashion_jax.search.tuning import draw_sample, tune
 from fashion_jax.system.errors import UserError, nearest
 from fashion_jax.system.progress import progress_bar
@@ -22,36 +19,6 @@ _SCANN_FROM = 5_000  # rows; exact search over fewer takes less than a milliseco
 _DEVICE_SHARE = 0.4  # of an accelerator's memory that rows may take
 _DEVICE_BYTES = 8 << 30  # assumed for an accelerator that does not tell how much memory it has
 _SINGLE_QUERIES_FROM = 500_000  # rows from which ScaNN on the host answers one query sooner than an accelerator
-_FIT_ROWS = 100_000  # rows that principal components are fitted on
-
-
-@dataclass(frozen=True, slots=True)
-class BuildOptions:
-    """Rarely needed options of `Index.build`.
-
-    Attributes:
-        batch: typical number of queries in one search; it decides between ScaNN and an accelerator.
-        pca: number of principal components that are indexed; None indexes the embeddings as they are.
-        whiten: whether the components are scaled to the same variance.
-        seed: of random samples, at least 0.
-
-    Raises:
-        UserError: a value is out of range.
-    """
-
-    batch: int = 1
-    pca: int | None = None
-    whiten: bool = False
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_k(self.batch, "batch")
-        if isinstance(self.seed, bool) or not isinstance(self.seed, (int, np.integer)) or self.seed < 0:
-            raise UserError(f"seed must be an integer of at least 0, not {self.seed!r}")
-        if self.pca is not None:
-            check_k(self.pca, "pca")
-        elif self.whiten:
-            raise UserError("whiten scales principal components; say with pca how many to keep")
 
 
 def check_target(target_recall: object, backend: object) -> None:
@@ -70,13 +37,7 @@ def check_target(target_recall: object, backend: object) -> None:
 
 
 def build_base(
-    vectors: Float32[np.ndarray, "n dim"],
-    target_recall: float,
-    backend: str,
-    *,
-    batch: int,
-    seed: int,
-    progress: bool,
+    vectors: Float32[np.ndarray, "n dim"], target_recall: float, backend: str, *, batch: int, progress: bool
 ) -> Base:
     """Indexes rows.
 
@@ -85,7 +46,6 @@ def build_base(
         target_recall: in (0, 1]; ScaNN is tuned to it.
         backend: one of `BACKENDS`.
         batch: typical number of queries in one search.
-        seed: of the sample on which recall is measured.
         progress: whether to show a bar.
     """
     chosen = _choose_backend(backend, len(vectors), vectors.shape[1], batch)
@@ -102,44 +62,12 @@ def build_base(
 
         built = scann.ScannSearcher.build(vectors, scann.leaves_for(len(vectors)))
         done("finding the true neighbours of a sample")
-        sample = draw_sample(vectors, seed)
+        sample = draw_sample(vectors)
         done("tuning to the asked recall")
         points = tune(built, vectors, sample, target_recall, lambda point: done("tuning to the asked recall"))
         host = HostSearcher(vectors)
         bar.update(8 - bar.n)
     return Base(vectors, host, built.with_points(points), sample, target_recall)
-
-
-def fit_projection(vectors: Float32[np.ndarray, "n features"], dim: int, *, whiten: bool, seed: int) -> Projection:
-    """Fits principal components: the eigenvectors of the covariance.
-
-    Args:
-        vectors: of length 1.
-        dim: number of components, in [1, min(n - 1, features)].
-        whiten: whether each component is scaled to a variance of 1.
-        seed: of the random rows that are used where there are more than 100,000.
-
-    Raises:
-        UserError: `dim` is out of range.
-    """
-    most = min(len(vectors) - 1, vectors.shape[1])
-    if not 1 <= dim <= most:
-        raise UserError(f"pca must be in [1, {most}] for {len(vectors):,} vectors of {vectors.shape[1]}, not {dim}")
-    rows = vectors
-    if len(rows) > _FIT_ROWS:
-        rows = rows[np.random.default_rng(seed).choice(len(rows), _FIT_ROWS, replace=False)]
-    mean = rows.mean(0, dtype=np.float64)
-    centred = rows - mean
-    values, axes = np.linalg.eigh(centred.T @ centred / max(1, len(rows) - 1))
-    values, axes = np.maximum(values[::-1], 0), axes[:, ::-1]
-    kept = axes[:, :dim]
-    # The sign of an axis is arbitrary: the largest entry is made positive, so that every machine agrees.
-    kept = kept * np.sign(kept[np.abs(kept).argmax(0), np.arange(dim)])
-    if whiten:
-        kept = kept / np.sqrt(np.maximum(values[:dim], values[0] * 1e-9))
-    total = float(values.sum())
-    explained = float(values[:dim].sum() / total) if total > 0 else 1.0
-    return Projection(mean.astype(np.float32), kept.astype(np.float32), explained)
 
 
 def _choose_backend(backend: str, count: int, dim: int, batch: int) -> str:

@@ -14,8 +14,9 @@ from fashion_jax.data.catalog import Catalog, Product, open_catalog
 from fashion_jax.data.photos import BadPhoto, decode_photos
 from fashion_jax.data.schema import Schema
 from fashion_jax.data.tables import read_table
-from fashion_jax.search.build import BuildOptions, check_target
+from fashion_jax.search.build import check_target
 from fashion_jax.search.index import Index
+from fashion_jax.search.inputs import check_k
 from fashion_jax.search.storage import check_place
 from fashion_jax.serving.embed import Embedded, open_shards, run_embedding
 from fashion_jax.serving.predictor import Predictor
@@ -37,7 +38,7 @@ def build_index(
     progress: bool = True,
     target_recall: float = 0.95,
     backend: str = "auto",
-    options: BuildOptions | None = None,
+    batch: int = 1,
 ) -> Index:
     """Embeds a catalogue and writes an index of it.
 
@@ -54,7 +55,7 @@ def build_index(
         progress: whether to show a bar.
         target_recall: as in `Index.build`.
         backend: as in `Index.build`.
-        options: as in `Index.build`.
+        batch: as in `Index.build`.
 
     Raises:
         UserError: bad input; nothing is written then.
@@ -62,9 +63,7 @@ def build_index(
     folder = Path(out)
     check_place(folder)
     check_target(target_recall, backend)
-    if options is not None and options.pca is not None and options.pca > model.embedding_size:
-        size = model.embedding_size
-        raise UserError(f"pca must be in [1, {size}] for embeddings of {size} values, not {options.pca}")
+    check_k(batch, "batch")
     run = SourceRun(model, source, folder / "products", schema=schema, progress=progress, flip=False)
     extra = _read_table(table, run.catalog, progress)
     shards = open_shards(model, run)
@@ -76,7 +75,7 @@ def build_index(
         columns,
         target_recall=target_recall,
         backend=backend,
-        options=options,
+        batch=batch,
         model=model.fingerprint,
         subspaces=model.subspaces,
         progress=progress,

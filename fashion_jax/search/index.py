@@ -14,8 +14,8 @@ from jaxtyping import Float32
 
 from fashion_jax.search import storage
 from fashion_jax.search.attributes import Scalar, make_table
-from fashion_jax.search.build import BuildOptions, build_base, check_target, fit_projection
-from fashion_jax.search.inputs import as_list, check_ids, check_vectors
+from fashion_jax.search.build import build_base, check_target
+from fashion_jax.search.inputs import as_list, check_ids, check_k, check_vectors
 from fashion_jax.search.planner import Health, measure_health
 from fashion_jax.search.query import Hits, Refinement, check_subspaces, find, weigh
 from fashion_jax.search.snapshot import (
@@ -52,7 +52,7 @@ class Index(contextlib.AbstractContextManager["Index"]):
         *,
         target_recall: float = 0.95,
         backend: str = "auto",
-        options: BuildOptions | None = None,
+        batch: int = 1,
         model: str = "",
         subspaces: Mapping[str, int] | None = None,
         progress: bool = False,
@@ -66,7 +66,7 @@ class Index(contextlib.AbstractContextManager["Index"]):
             target_recall: mean share of the true nearest products that a search finds, in (0, 1]. It is met on a
                 sample of the rows, with a margin for the sample's error.
             backend: "exact", "scann", or "auto", which chooses by size, batch and device.
-            options: rarely needed ones, such as principal components.
+            batch: typical number of queries in one search; it decides between ScaNN and an accelerator.
             model: fingerprint of the model that made the embeddings; queries of another model are refused.
             subspaces: name -> number of values of each part of the embeddings, in order; searches may weigh them.
             progress: whether to show a bar.
@@ -74,24 +74,18 @@ class Index(contextlib.AbstractContextManager["Index"]):
         Raises:
             UserError: a ValueError that says what is wrong with which argument.
         """
-        options = options or BuildOptions()
         vectors = check_vectors(embeddings, None, "embeddings")
         if not len(vectors):
             raise UserError("an index needs at least one product")
         names = check_ids(ids, len(vectors))
         table = make_table(attributes, len(vectors))
         check_target(target_recall, backend)
-        parts = check_subspaces(subspaces, vectors.shape[1], projected=options.pca is not None)
-        batch, seed = int(options.batch), int(options.seed)
-        projection = None
-        if options.pca is not None:
-            projection = fit_projection(vectors, int(options.pca), whiten=options.whiten, seed=seed)
-            vectors = check_vectors(projection.apply(vectors), None, "projected embeddings")
-        base = build_base(vectors, float(target_recall), backend, batch=batch, seed=seed, progress=progress)
+        parts, batch = check_subspaces(subspaces, vectors.shape[1]), check_k(batch, "batch")
+        base = build_base(vectors, float(target_recall), backend, batch=batch, progress=progress)
         every = np.ones(len(names), bool)
-        snapshot = Snapshot(1, names, every, len(names), base, base.vectors[:0], table, projection)
-        settings = {"model": str(model), "backend": backend, "batch": batch, "seed": seed}
-        return cls(snapshot, settings | {"subspaces": parts, "about": {}})
+        snapshot = Snapshot(1, names, every, len(names), base, base.vectors[:0], table)
+        settings = {"model": str(model), "backend": backend, "batch": batch, "subspaces": parts, "about": {}}
+        return cls(snapshot, settings)
 
     @classmethod
     def load(cls, path: str | Path) -> Index:
@@ -136,29 +130,8 @@ class Index(contextlib.AbstractContextManager["Index"]):
             UserError: a ValueError that says what is wrong with which argument.
         """
         snapshot = self._snapshot  # one version, whatever is changed meanwhile
-        vectors, exact = self._weigh(snapshot.project(queries, "queries"), weights)
+        vectors, exact = self._weigh(check_vectors(queries, snapshot.width, "queries", copy=False), weights)
         return find(snapshot, vectors, k, Refinement(where, group_by, diversity, min_score, exclude, exact))
-
-    def search_projected(
-        self, queries: Any, k: int = 10, *, weights: Mapping[str, float] | None = None, **options: Any
-    ) -> Hits:
-        """Searches as `search` does, with the same options, for queries from `project` or `vectors`."""
-        snapshot = self._snapshot
-        vectors = check_vectors(queries, snapshot.base.vectors.shape[1], "queries")
-        vectors, exact = self._weigh(vectors, weights)
-        return find(snapshot, vectors, k, Refinement(**options, exact=exact))
-
-    def project(self, embeddings: Any, what: str = "queries") -> Float32[np.ndarray, "n dim"]:
-        """Returns embeddings as the index compares them: of length 1, its projection applied.
-
-        Args:
-            embeddings: (n, features), or one (features,).
-            what: their name in errors.
-
-        Raises:
-            UserError: another width, or not finite numbers.
-        """
-        return self._snapshot.project(embeddings, what)
 
     def upsert(self, ids: Any, embeddings: Any, attributes: Any = None) -> None:
         """Adds products, or replaces products with the same ids: all of them in one step, or none.
@@ -174,7 +147,7 @@ class Index(contextlib.AbstractContextManager["Index"]):
         """
         with self._lock:
             updater, snapshot = self._begin_change()
-            vectors = snapshot.project(embeddings, "embeddings")
+            vectors = check_vectors(embeddings, snapshot.width, "embeddings", copy=False)
             names = check_ids(ids, len(vectors), snapshot.ids.dtype.kind)
             given = make_table(attributes, len(names))
             table = updater.complete(snapshot, names, given)
@@ -205,7 +178,6 @@ class Index(contextlib.AbstractContextManager["Index"]):
                 before.base.target_recall,
                 settings["backend"],
                 batch=settings["batch"],
-                seed=settings["seed"],
                 progress=progress,
             )
             with self._lock:

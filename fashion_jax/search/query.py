@@ -49,12 +49,6 @@ class Hits:
         """Returns the attributes of one query's hits, best first, in the version that was searched."""
         return [self._table.row(row) for row in self._positions[query].tolist() if row >= 0]
 
-    @property
-    def rank(self) -> Int64[np.ndarray, "queries k"]:
-        """The ranks, from 1 on; 0 where there is no hit."""
-        ranks = np.broadcast_to(np.arange(1, self.scores.shape[1] + 1), self.scores.shape)
-        return np.where(np.isneginf(self.scores), 0, ranks)
-
     def __len__(self) -> int:
         return len(self.scores)
 
@@ -88,7 +82,7 @@ def find(snapshot: Snapshot, queries: Queries, k: int, refinement: Refinement) -
 
     Args:
         snapshot: to search in.
-        queries: finite, of length 1, as `snapshot.project` returns them.
+        queries: finite, of length 1.
         k: hits per query.
         refinement: what is asked for besides them.
 
@@ -255,13 +249,12 @@ def diversify(
     return np.take_along_axis(taken, order, 1), np.take_along_axis(rows, order, 1)
 
 
-def check_subspaces(subspaces: Any, width: int, *, projected: bool) -> dict[str, int]:
+def check_subspaces(subspaces: Any, width: int) -> dict[str, int]:
     """Returns the parts of an embedding: name -> number of values, in order; empty for none.
 
     Args:
         subspaces: a mapping from names to numbers of values, or None.
         width: of the embeddings.
-        projected: whether principal components are indexed; they mix the parts, so that there are none.
 
     Raises:
         UserError: another type, or the numbers do not add up to the width.
@@ -275,7 +268,7 @@ def check_subspaces(subspaces: Any, width: int, *, projected: bool) -> dict[str,
         raise UserError(f"subspaces must map names to numbers of values above 0, not {subspaces!r}")
     if sum(subspaces.values()) != width:
         raise UserError(f"the subspaces have {sum(subspaces.values())} values together, and the embeddings {width}")
-    return {} if projected else dict(subspaces)
+    return dict(subspaces)
 
 
 def weigh(queries: Queries, subspaces: Mapping[str, int], weights: Mapping[str, float]) -> Queries:
@@ -296,8 +289,8 @@ def weigh(queries: Queries, subspaces: Mapping[str, int], weights: Mapping[str, 
         raise UserError(f"weights must map subspaces to factors, not {weights!r}")
     if weights and not subspaces:
         raise UserError(
-            "the index has no subspaces to weigh: its embeddings have one part only, or pca mixed the parts; build it "
-            "without pca, with a model whose package has an embedding.json"
+            "the index has no subspaces to weigh: its embeddings have one part only; build it with a model whose "
+            "package has an embedding.json"
         )
     factors = []
     for name, size in subspaces.items():

@@ -49,12 +49,12 @@ def similar(
 
     Args:
         index: to search.
-        queries: a vector per photo of the product, from `index.project` or `index.vectors`.
+        queries: an embedding per photo of the product.
         labels: the product's known labels, with which hits are compared; may be empty.
         k: number of products, at most.
         options: options of `Index.search`.
     """
-    return explain(index.search_projected(one_query(queries), k, **options), labels)
+    return explain(index.search(one_query(queries), k, **options), labels)
 
 
 def keep_and_change(
@@ -73,7 +73,7 @@ def keep_and_change(
 
     Args:
         index: to search.
-        queries: a vector per photo of the product, from `index.project` or `index.vectors`.
+        queries: an embedding per photo of the product.
         labels: the product's labels; every column of `keep` must be there.
         keep: columns in which a hit must have the product's value.
         change: column -> the value that a hit must have instead.
@@ -98,7 +98,7 @@ def keep_and_change(
         there = _prototype(snapshot, {name: value})
         if here is not None and there is not None:
             moved += _SHIFT * (there - here)
-    hits = index.search_projected(moved[None], k, **{**options, "where": _filter(wanted, options.get("where"))})
+    hits = index.search(moved[None], k, **{**options, "where": _filter(wanted, options.get("where"))})
     return explain(hits, {**labels, **wanted})
 
 

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float32, Int64
 
 from fashion_jax.search.attributes import AttributeTable, make_table
 from fashion_jax.search.exact import DeviceSearcher, HostSearcher, PassingRows
-from fashion_jax.search.inputs import MAX_ID_LENGTH, check_vectors
+from fashion_jax.search.inputs import MAX_ID_LENGTH
 from fashion_jax.search.scann import OperatingPoint, ScannSearcher
 from fashion_jax.search.tuning import Sample
 from fashion_jax.search.where import parse_where
@@ -22,25 +22,6 @@ from fashion_jax.system.errors import UserError
 _KEPT_FILTERS = 32
 _DEAD_ADDITIONS = 1_024  # added rows that do not count any more, from which on they are dropped if they are the most
 _ABSENT = -1
-
-
-@dataclass(frozen=True, slots=True)
-class Projection:
-    """Principal components of the embeddings: x -> (x / |x| - mean) @ components.
-
-    Attributes:
-        mean: (features,).
-        components: (features, dim), orthonormal columns, or scaled by 1 / standard deviation when whitened.
-        explained: share of the variance that is kept, in [0, 1].
-    """
-
-    mean: Float32[np.ndarray, " features"]
-    components: Float32[np.ndarray, "features dim"]
-    explained: float
-
-    def apply(self, vectors: Float32[np.ndarray, "n features"]) -> Float32[np.ndarray, "n dim"]:
-        """Projects vectors of length 1; the result is not of length 1."""
-        return (vectors - self.mean) @ self.components
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +118,6 @@ class Snapshot:
         base: the indexed rows.
         added: vectors of the rows added since.
         attributes: of all rows.
-        projection: applied to embeddings before they are compared; None where they are compared as they are.
     """
 
     version: int
@@ -147,7 +127,6 @@ class Snapshot:
     base: Base
     added: Float32[np.ndarray, "d dim"]
     attributes: AttributeTable
-    projection: Projection | None = None
     _selections: OrderedDict[str | None, Selection] = field(default_factory=OrderedDict)
     _lookup: list[IdLookup] = field(default_factory=list)  # of the base, shared by the versions that have it
     _added_rows: list[dict[int | str, int]] = field(default_factory=list)  # id -> row of the added products
@@ -159,9 +138,9 @@ class Snapshot:
         return self.num_live == self.base.count == len(self.ids)
 
     @property
-    def num_features(self) -> int:
-        """Width of the embeddings that are searched for and added."""
-        return len(self.projection.mean) if self.projection is not None else self.base.vectors.shape[1]
+    def width(self) -> int:
+        """Number of values of an embedding."""
+        return self.base.vectors.shape[1]
 
     @property
     def no_id(self) -> int | str:
@@ -175,13 +154,6 @@ class Snapshot:
             if not self._lookup:
                 self._lookup.append(IdLookup(self.ids[: self.base.count]))
             return self._lookup[0]
-
-    def project(self, embeddings: Any, what: str) -> Float32[np.ndarray, "n dim"]:
-        """Returns embeddings (n, num_features) as they are compared, of length 1; UserError calls them `what`."""
-        if self.projection is None:
-            return check_vectors(embeddings, self.num_features, what, copy=False)
-        vectors = check_vectors(embeddings, self.num_features, what)
-        return check_vectors(self.projection.apply(vectors), None, f"projected {what}")
 
     def find(self, names: Sequence[Any]) -> Int64[np.ndarray, " m"]:
         """Returns the rows of products; KeyError names the first product that is not there."""

@@ -1,7 +1,7 @@
 """Saved indexes: a folder whose manifest names one generation of files, and is replaced in one step. No pickle.
 
 manifest.json           format, counts, settings, measured times, and every file of the generation with its digest
-generation-<name>/      vectors.npy ids.npy live.npy columns.npz sample.npz projection.npz scann/
+generation-<name>/      vectors.npy ids.npy live.npy columns.npz sample.npz scann/
 generation-<name>.journal    the updates since
 .lock                   held by the one process that writes
 """
@@ -32,7 +32,7 @@ from fashion_jax.search.inputs import check_ids, check_unit
 from fashion_jax.search.journal import append_update, read_updates
 from fashion_jax.search.query import check_subspaces
 from fashion_jax.search.scann import OperatingPoint, ScannSearcher
-from fashion_jax.search.snapshot import Base, Projection, Snapshot, Update
+from fashion_jax.search.snapshot import Base, Snapshot, Update
 from fashion_jax.search.tuning import Sample, retime
 from fashion_jax.system import files
 from fashion_jax.system.errors import UserError
@@ -170,7 +170,7 @@ def write_index(folder: Path, snapshot: Snapshot, settings: dict[str, Any]) -> s
     Returns:
         The generation's name.
     """
-    base, projection = snapshot.base, snapshot.projection
+    base = snapshot.base
     name = _PREFIX + uuid.uuid4().hex[:12]
     columns, about = snapshot.attributes.without_unused_words().to_arrays()
     with files.replace_directory(folder / name) as aside:
@@ -180,8 +180,6 @@ def write_index(folder: Path, snapshot: Snapshot, settings: dict[str, Any]) -> s
         np.savez(aside / "columns.npz", **columns)  # type: ignore[arg-type]
         if base.sample is not None:
             np.savez(aside / "sample.npz", rows=base.sample.rows, scores=base.sample.scores)
-        if projection is not None:
-            np.savez(aside / "projection.npz", mean=projection.mean, components=projection.components)
         if isinstance(base.index, ScannSearcher):
             (aside / "scann").mkdir()
             base.index.save(aside / "scann")
@@ -208,7 +206,6 @@ def write_index(folder: Path, snapshot: Snapshot, settings: dict[str, Any]) -> s
             "machine": machine_name(),  # where the costs and the points' times were measured
         },
         "columns": about,
-        "projection": None if projection is None else {"explained": projection.explained},
         "settings": settings,
         "files": digests,
     }
@@ -330,16 +327,11 @@ def _read(folder: Path, manifest: dict[str, Any]) -> tuple[Snapshot, dict[str, A
         ids = _load_array(place / "ids.npy", None, (rows,))
         live = _load_array(place / "live.npy", np.bool_, (rows,))
         table = AttributeTable.from_arrays(_load_arrays(place / "columns.npz"), manifest["columns"], rows)
-        projection = None
-        if "projection.npz" in manifest["files"]:
-            arrays = _load_arrays(place / "projection.npz")
-            explained = float(manifest["projection"]["explained"])
-            projection = Projection(arrays["mean"], arrays["components"], explained)
         count = int(manifest["base"]["rows"])
         if not 0 < count <= rows:
             raise ValueError(f"{count} of its {rows} rows are indexed")
         base = _read_base(place, manifest, vectors[:count])
-        snapshot = Snapshot(version, ids, live, int(live.sum()), base, vectors[count:], table, projection)
+        snapshot = Snapshot(version, ids, live, int(live.sum()), base, vectors[count:], table)
         _check_snapshot(snapshot)
         if manifest["base"]["machine"] != machine_name():
             snapshot = replace(snapshot, base=_measure_again(base))
@@ -443,13 +435,13 @@ def _check_files(place: Path, digests: dict[str, Any]) -> None:
 
 
 def _check_settings(settings: dict[str, Any], width: int) -> None:
-    kinds = {"model": str, "backend": str, "batch": int, "seed": int, "about": dict, "subspaces": dict}
+    kinds = {"model": str, "backend": str, "batch": int, "about": dict, "subspaces": dict}
     for name, kind in kinds.items():
         if not isinstance(settings.get(name), kind):
             raise UserError(f"its setting {name!r} is {settings.get(name)!r}")
-    if settings["batch"] < 1 or settings["seed"] < 0 or settings["backend"] not in BACKENDS:
+    if settings["batch"] < 1 or settings["backend"] not in BACKENDS:
         raise UserError("its settings are out of range")
-    check_subspaces(settings["subspaces"], width, projected=False)
+    check_subspaces(settings["subspaces"], width)
 
 
 def _check_scann(folder: Path, vectors: np.ndarray, leaves: int) -> None:
@@ -492,13 +484,6 @@ def _check_snapshot(snapshot: Snapshot) -> None:
         inside = shapes and sample.rows.dtype.kind == "i" and 0 <= sample.rows.min() <= sample.rows.max() < base.count
         if not inside or sample.scores.dtype != np.float32 or not np.isfinite(sample.scores).all():
             raise UserError("its sample is of other rows")
-    projection, width = snapshot.projection, base.vectors.shape[1]
-    if projection is not None:
-        mean, components = projection.mean, projection.components
-        if mean.ndim != 1 or components.shape != (len(mean), width):
-            raise UserError("its projection is of other vectors")
-        if not (np.isfinite(mean).all() and np.isfinite(components).all()):
-            raise UserError("its projection is not finite")
 
 
 def _digest(path: Path) -> str:

@@ -19,7 +19,6 @@ from fashion_jax.audit.evidence import (
     confident_learning,
     disagreeing,
     find_wrong_labels,
-    impossible_combinations,
     weigh_evidence,
 )
 from fashion_jax.audit.judges import group_folds, linear_probabilities
@@ -193,34 +192,6 @@ def test_a_rows_own_label_is_no_evidence_for_itself():
         kind[1] = own
         judged.append(weigh_evidence(photos, np.stack([kind, other], 1), groups)[0][1])
     np.testing.assert_allclose(judged[1:], judged[:-1], atol=0.02)
-
-
-def test_impossible_combinations_name_the_rule_and_the_likelier_suspect():
-    kind = np.repeat([0, 1], 500)
-    part = kind.copy()
-    part[0] = part[1] = 1  # two of 500 rows of kind 0
-    labels = np.stack([kind, part], 1).astype(np.int32)
-    sure, unsure = np.array([0.99, 0.01]), np.array([0.02, 0.98])
-    judged = [np.where(kind[:, None] == 0, sure, sure[::-1]) for _ in range(2)]
-    judged[0][1] = judged[1][1] = unsure  # of the second row, the kind is the wrong one
-    found = impossible_combinations(labels, judged)
-    assert {place: sorted(rows) for place, rows in found.items()} == {0: [1], 1: [0]}
-    rule = found[1][0]
-    assert (rule.of, rule.cause, rule.on, rule.usual, rule.seen) == (0, 0, 1, 0, 1)
-    assert rule.usual_share == pytest.approx(0.996) and rule.seen_share == pytest.approx(0.004)
-    findings = find_wrong_labels(
-        [j.astype(np.float32) for j in judged], labels, np.arange(1000), {"kind": ("bag", "hat"), "part": ("up", "low")}
-    )
-    assert {(f.row, f.attribute) for f in findings} >= {(0, "part"), (1, "kind")}
-    (reason,) = (f.reason for f in findings if (f.row, f.attribute) == (0, "part"))
-    assert "kind bag has part low in 0.40% of its rows, up in 99.60%" in reason
-
-
-def test_common_combinations_are_no_rule():
-    rng = np.random.default_rng(0)
-    labels = np.stack([rng.integers(3, size=900), rng.integers(4, size=900)], 1).astype(np.int32)
-    shares = [np.full((900, 3), 1 / 3), np.full((900, 4), 0.25)]
-    assert impossible_combinations(labels, shares) == {}
 
 
 def test_without_cleanlab_the_extra_is_named(monkeypatch, tmp_path):

@@ -22,7 +22,7 @@ from fashion_jax.run import second_heads
 from fashion_jax.run import train as experiment
 from fashion_jax.run.finish import package_outputs
 from fashion_jax.run.resolve import resolve
-from fashion_jax.run.second_heads import choose_weight, fit_second_heads, restore_second_heads
+from fashion_jax.run.second_heads import choose_weight, empty_second_head, fit_second_heads, restore_second_heads
 from fashion_jax.run.session import Session
 from fashion_jax.run.train import evaluate, train
 from fashion_jax.serving.predictor import load_model
@@ -30,7 +30,6 @@ from fashion_jax.serving.zoo import halve_package
 from fashion_jax.system.errors import UserError
 from fashion_jax.training.checkpoint import Checkpoints
 from fashion_jax.training.placement import to_host
-from fashion_jax.training.second_heads import empty_second_head
 from fashion_jax.training.state import create_state
 from stepping import mesh_of
 

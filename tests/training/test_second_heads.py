@@ -10,8 +10,8 @@ from flax import nnx
 from fashion_jax.data.schema import MISSING
 from fashion_jax.models.classifier import merge_network
 from fashion_jax.models.heads import SecondHead
+from fashion_jax.run.second_heads import empty_second_head, fit_second_head
 from fashion_jax.training.losses import HeadLoss
-from fashion_jax.training.second_heads import empty_second_head, fit_second_head
 
 CLASSES = 3
 LOSS = HeadLoss(smoothing=0.1)
