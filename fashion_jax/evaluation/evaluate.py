@@ -9,15 +9,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Float32, Int32, Int64
 
-from fashion_jax.data.augment import normalize
-from fashion_jax.data.schema import MISSING
 from fashion_jax.evaluation.metrics import HeadMetrics, summarize
-from fashion_jax.models.classifier import Classifier, mean_energy, mean_of_mirrored, merge_network
+from fashion_jax.models.classifier import mean_energy, mean_of_mirrored, merge_network
 from fashion_jax.training.placement import batch_sharding, put_batch, replicated
+from fashion_jax.training.step import NetworkSpec
 
 _SMALL = ("row", "valid", "predictions", "confidences")
 EvaluationStep = Callable[[Any, Any, Mapping[str, HeadMetrics], Mapping[str, jax.Array]], tuple[Any, Any]]
@@ -25,7 +23,7 @@ EvaluationStep = Callable[[Any, Any, Mapping[str, HeadMetrics], Mapping[str, jax
 
 @dataclass(frozen=True, slots=True)
 class RowOutputs:
-    """What the network said of n rows.
+    """The network's outputs for n rows.
 
     Attributes:
         logits: per attribute, float32 (n, classes); with mirror images, logarithms of the mean probabilities.
@@ -50,9 +48,9 @@ class Evaluation:
         rows: int32 (n,), the row numbers that were scored; in the order of the batches, on every process.
         predictions: per attribute, int32 (n,), the class with the highest score, beside `rows`.
         confidences: per attribute, float32 (n,), its softmax probability.
-        outputs: what the network said of each row, beside `rows`; None where it was not kept.
+        outputs: the network's outputs for each row, beside `rows`; None where they were not kept.
         decisions: the report of `score_decision`; None where no decision was fitted.
-        colours: colour attribute -> what `colour_report.colour_scores` says; None where it was not asked for.
+        colours: colour attribute -> what `colour_report.colour_scores` returns; None where it was not asked for.
     """
 
     summaries: dict[str, dict[str, Any]]
@@ -79,17 +77,7 @@ class Evaluation:
         return flat
 
 
-def make_evaluation_step(
-    graph: nnx.GraphDef[Classifier],
-    mesh: Mesh,
-    *,
-    attributes: tuple[str, ...],
-    columns: tuple[int, ...],
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-    dtype: str,
-    test_time_flip: bool = False,
-) -> EvaluationStep:
+def make_evaluation_step(network: NetworkSpec, mesh: Mesh, *, test_time_flip: bool = False) -> EvaluationStep:
     """Returns (params, batch_stats, metrics so far, batch) -> (metrics, rows).
 
     `rows` holds `row` and `valid` of the whole batch, `predictions`, `confidences` and `logits` per attribute,
@@ -97,35 +85,28 @@ def make_evaluation_step(
     process can read it.
 
     Args:
-        graph: the model's static part.
+        network: what is scored.
         mesh: of the batches.
-        attributes: the heads to score.
-        columns: where each head's label stands in `batch["label"]`.
-        mean: of RGB in [0, 1].
-        std: of RGB in [0, 1].
-        dtype: of the images that enter the network.
         test_time_flip: whether each photo's mirror image is asked too.
     """
 
     def step(
         params: Any, batch_stats: Any, totals: Mapping[str, HeadMetrics], batch: Mapping[str, jax.Array]
     ) -> tuple[dict[str, HeadMetrics], dict[str, Any]]:
-        model = merge_network(graph, params, batch_stats)
-        images = normalize(batch["image"], mean, std, jnp.dtype(dtype))
+        model, images = merge_network(network.graph, params, batch_stats), network.normalize(batch["image"])
         outputs = model(images, train=False)
         every = mean_of_mirrored(model, images, outputs) if test_time_flip else outputs.logits
         merged, predictions, confidences = {}, {}, {}
-        for name, column in zip(attributes, columns, strict=True):
+        for name, labels in network.labels(batch["label"]).items():
             logits = every[name]
-            labels = jnp.where(batch["valid"], batch["label"][:, column], MISSING)
             merged[name] = totals[name].merge(HeadMetrics.from_logits(logits, labels, batch["valid"]))
             predictions[name] = jnp.argmax(logits, -1)
             confidences[name] = jnp.max(jax.nn.softmax(logits), -1)
         rows = {"row": batch["row"], "valid": batch["valid"], "predictions": predictions, "confidences": confidences}
-        said = {"logits": every, "features": outputs.features, "energies": mean_energy(outputs.logits)}
+        kept = {"logits": every, "features": outputs.features, "energies": mean_energy(outputs.logits)}
         if test_time_flip:
-            said["own_logits"] = outputs.logits
-        return merged, {**rows, **said}
+            kept["own_logits"] = outputs.logits
+        return merged, {**rows, **kept}
 
     everywhere, rows = replicated(mesh), batch_sharding(mesh)
     return jax.jit(
@@ -156,7 +137,7 @@ def evaluate_split(
         mesh: of the parameters.
         vocabularies: attribute -> class names, in the order of the labels.
         prepare_batch: adds what lives on the devices.
-        keep_outputs: whether to keep what the network said of every row.
+        keep_outputs: whether to keep the network's outputs for every row.
     """
     totals = jax.device_put({name: HeadMetrics.empty(len(v)) for name, v in vocabularies.items()}, replicated(mesh))
     kept = []

@@ -43,7 +43,7 @@ _FLOATS = ("F64", "F32", "F16", "BF16")
 
 
 @dataclass(frozen=True, slots=True)
-class PretrainedFacts:
+class PretrainedInfo:
     """What a run keeps of its pretrained weights, as JSON values.
 
     Attributes:
@@ -75,9 +75,9 @@ class PretrainedFacts:
         return {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
 
     @staticmethod
-    def from_dict(values: Mapping[str, Any]) -> PretrainedFacts:
+    def from_dict(values: Mapping[str, Any]) -> PretrainedInfo:
         """The inverse of `to_dict`; TypeError or KeyError for anything else."""
-        return PretrainedFacts(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
+        return PretrainedInfo(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +85,12 @@ class Pretrained:
     """A backbone.
 
     Attributes:
-        facts: where it comes from and what it is.
+        info: where it comes from and what it is.
         weights: "params/backbone/..." and "batch_stats/backbone/..." -> float32 array, of stem and stages, and the
             power of GeM where there is one; "params/colour/..." and "batch_stats/colour/..." likewise.
     """
 
-    facts: PretrainedFacts
+    info: PretrainedInfo
     weights: dict[str, np.ndarray]
 
 
@@ -241,7 +241,7 @@ def load_pretrained(source: str) -> Pretrained:
     if layout is not OWN:
         weights = {path: np.ascontiguousarray(transpose_from_torch(array)) for path, array in weights.items()}
     mean, std = _normalisation(files)
-    facts = PretrainedFacts(
+    info = PretrainedInfo(
         source,
         files.digest(),
         layout.title,
@@ -251,7 +251,7 @@ def load_pretrained(source: str) -> Pretrained:
         pooling="gem" if _GEM in weights else "average",
         colour=COLOUR in weights,
     )
-    return Pretrained(facts, weights)
+    return Pretrained(info, weights)
 
 
 def backbone_arrays(architecture: Mapping[str, Any]) -> dict[tuple[Any, ...], tuple[int, ...]]:

@@ -13,6 +13,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import optax
+from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Int, UInt8
 
@@ -30,7 +31,7 @@ from fashion_jax.data.loader import (
 from fashion_jax.data.records import Prepared
 from fashion_jax.data.schema import MISSING
 from fashion_jax.evaluation.evaluate import Evaluation, EvaluationStep, evaluate_split, make_evaluation_step
-from fashion_jax.models.classifier import abstract_classifier, frozen_norm_classifier
+from fashion_jax.models.classifier import Classifier, abstract_classifier, frozen_norm_classifier
 from fashion_jax.run.resolve import colours, run_steps
 from fashion_jax.run.start import read_weights
 from fashion_jax.system.devices import make_mesh
@@ -40,7 +41,7 @@ from fashion_jax.training.losses import HeadLoss, make_head_loss
 from fashion_jax.training.optimizer import make_optimizer, make_schedule
 from fashion_jax.training.placement import DevicePhotos, free_device_bytes
 from fashion_jax.training.state import TrainState, abstract_state, create_state, model_arguments
-from fashion_jax.training.step import TrainStep, make_train_step
+from fashion_jax.training.step import NetworkSpec, StepOptions, TrainStep, make_train_step
 
 LOG_EVERY = 50  # steps between two lines of training metrics
 EVALUATION_BATCH_SIZE = 512
@@ -278,26 +279,23 @@ class Session:
         return self._train_steps[kind]
 
     def _make_train_step(self, scale: float, mix: MixConfig) -> TrainStep:
-        train, data = self.config.train, self.config.data
-        return make_train_step(
-            self.training_graph,
-            self.optimizer,
-            self.mesh,
-            attributes=self.attributes,
-            columns=self.columns,
+        train = self.config.train
+        options = StepOptions(
             losses=self.head_losses,
-            mean=data.mean,
-            std=data.std,
-            augmentation=data.augment,
+            augmentation=self.config.data.augment,
             mix=mix,
             never_mixed=self.colours,
             scale=scale,
             accumulation_steps=train.accumulation_steps,
             average_decay=train.average_decay,
             seed=train.seed,
-            dtype=self.arguments["dtype"],
             hold=self.fine_tuning.hold,
         )
+        return make_train_step(self._network(self.training_graph), self.optimizer, self.mesh, options)
+
+    def _network(self, graph: nnx.GraphDef[Classifier]) -> NetworkSpec:
+        data = self.config.data
+        return NetworkSpec(graph, self.attributes, self.columns, data.mean, data.std, self.arguments["dtype"])
 
     def evaluator(
         self, split: str, *, rows: np.ndarray | None = None, keep_outputs: bool = False
@@ -318,17 +316,8 @@ class Session:
 
     @cached_property
     def _evaluation_step(self) -> EvaluationStep:
-        data = self.config.data
-        return make_evaluation_step(
-            self.graph,
-            self.mesh,
-            attributes=self.attributes,
-            columns=self.columns,
-            mean=data.mean,
-            std=data.std,
-            dtype=self.arguments["dtype"],
-            test_time_flip=data.test_time_flip,
-        )
+        flip = self.config.data.test_time_flip
+        return make_evaluation_step(self._network(self.graph), self.mesh, test_time_flip=flip)
 
     def _evaluate(
         self, state: TrainState, batches: Iterator[Batch], add_photos: AddPhotos, keep_outputs: bool

@@ -1,7 +1,7 @@
 """The pretrained weights of a run. They enter the run's first state; a run with a checkpoint does not need them.
 
 WORKDIR/pretrained/
-  facts.json                source, digest, architecture, normalisation
+  info.json                source, digest, architecture, normalisation
   backbone.safetensors      the backbone and the colour features, under our names; every process reads it
   trained_on.json           ids of the products that the weights were ever trained on; null where they are not known
 """
@@ -22,7 +22,7 @@ import safetensors.numpy
 from fashion_jax.config.fields import Config, ModelConfig
 from fashion_jax.config.files import config_from_dict
 from fashion_jax.data.records import Prepared
-from fashion_jax.models.pretrained import PretrainedFacts, find_local_weights, load_pretrained
+from fashion_jax.models.pretrained import PretrainedInfo, find_local_weights, load_pretrained
 from fashion_jax.models.torch_layout import OWN
 from fashion_jax.run.workdir import TRAINED_ON, has_checkpoints, read_ids, trained_on
 from fashion_jax.serving.zoo import find_model
@@ -30,7 +30,7 @@ from fashion_jax.system import files
 from fashion_jax.system.errors import UserError
 
 FOLDER = "pretrained"
-_FACTS, _BACKBONE = "facts.json", "backbone.safetensors"
+_INFO, _BACKBONE = "info.json", "backbone.safetensors"
 _ARCHITECTURE = ("depth", "width", "stem")
 
 
@@ -60,18 +60,18 @@ def prepare_pretrained(config: Config, workdir: Path, *, progress: bool = True) 
         raise UserError(f"{folder} is in the way: a run keeps its pretrained weights there; choose another --workdir")
     source = str(find_model(config.model.pretrained))
     loaded = load_pretrained(source)
-    facts = loaded.facts
-    _adopt(config, facts)  # weights that do not fit are refused before anything is written
-    products = _products_behind(source) if facts.layout == OWN.title else set()
+    info = loaded.info
+    _adopt(config, info)  # weights that do not fit are refused before anything is written
+    products = _products_behind(source) if info.layout == OWN.title else set()
     with files.replace_directory(folder) as aside:
         files.write_bytes(aside / _BACKBONE, safetensors.numpy.save(loaded.weights))
-        files.write_json(aside / _FACTS, facts.to_dict())
+        files.write_json(aside / _INFO, info.to_dict())
         known = None if products is None else sorted(products)
         files.write_text(aside / TRAINED_ON, json.dumps({"ids": known}))
     if progress:
         print(
-            f"pretrained weights {facts.source}: ResNet-{facts.depth} in {facts.layout}, width {facts.width}, "
-            f"stem {facts.stem!r}, sha256 {facts.digest[:12]}",
+            f"pretrained weights {info.source}: ResNet-{info.depth} in {info.layout}, width {info.width}, "
+            f"stem {info.stem!r}, sha256 {info.digest[:12]}",
             file=sys.stderr,
             flush=True,
         )
@@ -85,10 +85,10 @@ def adopt_pretrained(config: Config, workdir: Path) -> Config:
     Raises:
         UserError: the configuration asks for another architecture than the weights have.
     """
-    facts = _read_facts(workdir)
-    if facts is None or not config.model.pretrained or str(find_model(config.model.pretrained)) != facts.source:
+    info = _read_info(workdir)
+    if info is None or not config.model.pretrained or str(find_model(config.model.pretrained)) != info.source:
         return config
-    return _adopt(config, facts)
+    return _adopt(config, info)
 
 
 def ever_trained_on(workdir: Path) -> set[str] | None:
@@ -96,8 +96,8 @@ def ever_trained_on(workdir: Path) -> set[str] | None:
 
     None where the ids are not known, for example where the run began with a package that lies outside its workdir.
     """
-    own, facts = trained_on(workdir), _read_facts(workdir)
-    if facts is None or own is None:
+    own, info = trained_on(workdir), _read_info(workdir)
+    if info is None or own is None:
         return own
     before = read_ids(workdir / FOLDER / TRAINED_ON)
     return None if before is None else own | before
@@ -105,15 +105,15 @@ def ever_trained_on(workdir: Path) -> set[str] | None:
 
 def warn_of_known_products(prepared: Prepared, workdir: Path) -> None:
     """Warns on standard error where validation or test products were in the training data of the pretrained weights."""
-    path, facts = workdir / FOLDER / TRAINED_ON, _read_facts(workdir)
+    path, info = workdir / FOLDER / TRAINED_ON, _read_info(workdir)
     before = read_ids(path) if path.exists() and prepared.schema.id_column else None
-    if facts is None or not before:
+    if info is None or not before:
         return
     for split in ("validation", "test"):
         known = np.isin(prepared.ids[prepared.indices(split)].astype(str), sorted(before)).sum()
         if known:
             print(
-                f"warning: {known:,} products of the {split} split have ids of training products of {facts.source}. If "
+                f"warning: {known:,} products of the {split} split have ids of training products of {info.source}. If "
                 "they are the same products, their scores are too good; keep the split of that run with "
                 "--config.data.source=ITS_WORKDIR/records",
                 file=sys.stderr,
@@ -131,38 +131,38 @@ def read_weights(workdir: Path, arguments: Mapping[str, Any]) -> dict[str, np.nd
     Raises:
         UserError: the weights cannot be read.
     """
-    facts, path = _read_facts(workdir), workdir / FOLDER / _BACKBONE
+    info, path = _read_info(workdir), workdir / FOLDER / _BACKBONE
     try:
         weights = safetensors.numpy.load_file(path)
     except (safetensors.SafetensorError, OSError) as error:
         raise UserError(f"{path} cannot be read ({error}); all processes must share the workdir's disk") from error
-    if arguments["colour_heads"] and facts is not None and facts.colour:
+    if arguments["colour_heads"] and info is not None and info.colour:
         return weights
     return {name: array for name, array in weights.items() if name.split("/")[1] != "colour"}
 
 
-def _adopt(config: Config, facts: PretrainedFacts) -> Config:
+def _adopt(config: Config, info: PretrainedInfo) -> Config:
     resolved, default = config_from_dict(config.to_dict()), ModelConfig()
     for name in _ARCHITECTURE:
-        given, wanted = getattr(config.model, name), getattr(facts, name)
+        given, wanted = getattr(config.model, name), getattr(info, name)
         # A field at its default was left open.
         if given not in (getattr(default, name), wanted):
             raise UserError(
-                f"config.model.{name}={given!r} does not fit the pretrained weights {facts.source}: set "
+                f"config.model.{name}={given!r} does not fit the pretrained weights {info.source}: set "
                 f"config.model.{name}={wanted!r}, or leave it out"
             )
         setattr(resolved.model, name, wanted)
-    if facts.pooling == "gem":  # the weights hold its trained power
-        resolved.model.pooling = facts.pooling
-    resolved.model.pretrained = facts.source
-    resolved.data.mean, resolved.data.std = config.data.mean or facts.mean, config.data.std or facts.std
+    if info.pooling == "gem":  # the weights hold its trained power
+        resolved.model.pooling = info.pooling
+    resolved.model.pretrained = info.source
+    resolved.data.mean, resolved.data.std = config.data.mean or info.mean, config.data.std or info.std
     resolved.validate()
     return resolved
 
 
 def _is_ours(folder: Path) -> bool:
     """Returns whether a folder holds only files that this module writes."""
-    return folder.is_dir() and {path.name for path in folder.iterdir()} <= {_FACTS, _BACKBONE, TRAINED_ON}
+    return folder.is_dir() and {path.name for path in folder.iterdir()} <= {_INFO, _BACKBONE, TRAINED_ON}
 
 
 def _products_behind(source: str) -> set[str] | None:
@@ -172,11 +172,11 @@ def _products_behind(source: str) -> set[str] | None:
     return ever_trained_on(folder.parent) if folder.name == "package" else None
 
 
-def _read_facts(workdir: Path) -> PretrainedFacts | None:
-    path = workdir / FOLDER / _FACTS
+def _read_info(workdir: Path) -> PretrainedInfo | None:
+    path = workdir / FOLDER / _INFO
     if not path.is_file():
         return None
     try:
-        return PretrainedFacts.from_dict(files.read_json_object(path))
+        return PretrainedInfo.from_dict(files.read_json_object(path))
     except (KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged ({error}); choose another --workdir") from error

@@ -49,7 +49,7 @@ from fashion_jax.system.errors import UserError
 from fashion_jax.system.interrupt import Interrupted, stop_on_signals
 from fashion_jax.system.progress import say
 from fashion_jax.training.checkpoint import Checkpoints
-from fashion_jax.training.loop import Facts, run_loop
+from fashion_jax.training.loop import EarlyStopping, Training, run_loop
 from fashion_jax.training.progress import ProgressLine
 from fashion_jax.training.state import TrainState
 from fashion_jax.training.writers import open_writer
@@ -156,15 +156,15 @@ def _train(
     """Trains from the newest checkpoint, or from the first state, to the end."""
     latest, schedule = checkpoints.latest_step, session.schedule()
     if latest is None:
-        state, facts = session.first_state(), Facts(session.config.train.best_metric)
+        state, early_stopping = session.first_state(), EarlyStopping(session.config.train.best_metric)
     else:
         state, values = checkpoints.restore(latest, session.target)
-        facts = Facts(**values)
+        early_stopping = EarlyStopping(**values)
         say(f"resuming at step {latest}", show=session.progress)
     if jax.process_index() == 0:
         claim_workdir(session.workdir, session.config, session.prepared)
     start = int(state.step)
-    if start >= schedule.total or facts.stopped_early:
+    if start >= schedule.total or early_stopping.stopped:
         return
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(stop_on_signals(owns_process=owns_process))
@@ -197,23 +197,18 @@ def _train(
                 is_first_process=jax.process_index() == 0,
             )
         )
-        run_loop(
-            state,
-            facts,
-            session.train_step,
-            batches,
+        training = Training(
             schedule=schedule,
             mesh=session.mesh,
-            checkpoints=checkpoints,
-            writer=writer,
-            progress=line,
-            stop=stop,
+            step_at=session.train_step,
+            batches=batches,
+            add_photos=add_photos,
             evaluate=_validation(session, on_evaluation),
             lower_is_better=lower_is_better(session.config),
             learning_rate=session.learning_rate,
             name_batch=lambda step: _name_batch(session, step),
-            prepare_batch=add_photos,
         )
+        run_loop(state, early_stopping, training, checkpoints=checkpoints, writer=writer, progress=line, stop=stop)
 
 
 def _validation(

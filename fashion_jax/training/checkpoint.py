@@ -30,7 +30,7 @@ _DISK_IS_FULL = ("No space left on device", "Disk quota exceeded")
 
 
 class Checkpoints:
-    """Saves and restores a run's state and its small facts (best metric so far, patience).
+    """Saves and restores a run's state, and what early stopping counts.
 
     Saves run in the background; an error in one surfaces at the next save or at `close`. A save that was cut short by
     a kill leaves no step behind: Orbax publishes by a rename.
@@ -76,7 +76,7 @@ class Checkpoints:
             self._manager = ocp.CheckpointManager(
                 folder.resolve(),
                 options=options,
-                item_handlers={"state": _state_handler(), "facts": ocp.JsonCheckpointHandler()},
+                item_handlers={"state": _state_handler(), "early_stopping": ocp.JsonCheckpointHandler()},
             )
         except OSError as error:
             raise UserError(f"checkpoints cannot be kept in {folder}: {error.strerror or error}") from error
@@ -92,12 +92,12 @@ class Checkpoints:
         best = self._manager.best_step()
         return self.latest_step if best is None else best
 
-    def save(self, state: TrainState, facts: dict[str, Any], metric: float | None) -> None:
+    def save(self, state: TrainState, early_stopping: dict[str, Any], metric: float | None) -> None:
         """Saves in the background; a step that is there already is left alone.
 
         Args:
             state: at `state.step`.
-            facts: JSON values.
+            early_stopping: JSON values.
             metric: of this state's evaluation; None when it was not evaluated.
         """
         step = int(state.step)
@@ -106,12 +106,14 @@ class Checkpoints:
         with self._naming_a_full_disk():
             self._manager.save(
                 step,
-                args=ocp.args.Composite(state=ocp.args.PyTreeSave(state), facts=ocp.args.JsonSave(facts)),
+                args=ocp.args.Composite(
+                    state=ocp.args.PyTreeSave(state), early_stopping=ocp.args.JsonSave(early_stopping)
+                ),
                 metrics=None if metric is None or not math.isfinite(metric) else {self._metric: metric},
             )
 
     def restore(self, step: int, target: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        """Returns the state at `step`, on the devices that `target` names, and the facts.
+        """Returns the state at `step`, on the devices that `target` names, and the JSON values.
 
         Args:
             step: one that is there.
@@ -122,7 +124,7 @@ class Checkpoints:
         """
         places = ocp.checkpoint_utils.construct_restore_args(target)
         wanted = ocp.args.PyTreeRestore(item=target, restore_args=places)
-        args = ocp.args.Composite(state=wanted, facts=ocp.args.JsonRestore())
+        args = ocp.args.Composite(state=wanted, early_stopping=ocp.args.JsonRestore())
         try:
             restored = self._manager.restore(step, args=args)
         except (ValueError, KeyError, OSError) as error:
@@ -131,7 +133,7 @@ class Checkpoints:
                 f"the checkpoint of step {step} in {self._manager.directory} cannot be restored ({first_line}); "
                 "it is damaged, or the model's configuration has changed"
             ) from error
-        return restored["state"], restored["facts"]
+        return restored["state"], restored["early_stopping"]
 
     def wait(self) -> None:
         """Returns when all that was saved is on the disk; raises what a background save raised."""

@@ -43,74 +43,86 @@ class Schedule:
 
 
 @dataclass(slots=True)
-class Facts:
-    """What a checkpoint holds beside the state.
+class EarlyStopping:
+    """The best metric so far, and how long ago it was reached. Every checkpoint holds it.
 
     Attributes:
-        metric: the name of what `best_metric` measures.
-        best_metric: the best so far; None before the first evaluation.
-        evaluations_without_gain: since then.
-        stopped_early: the run has ended because of them.
+        metric: the name of what `best` measures.
+        best: the best value so far; None before the first evaluation.
+        evaluations_without_gain: the number of evaluations since then.
+        stopped: whether the run has ended because of them.
     """
 
     metric: str
-    best_metric: float | None = None
+    best: float | None = None
     evaluations_without_gain: int = 0
-    stopped_early: bool = False
+    stopped: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Returns JSON values."""
         return {name: getattr(self, name) for name in self.__slots__}
 
-    def record(self, metric: float, *, lower_is_better: bool, patience: int) -> None:
-        """Takes in an evaluation's metric; sets `stopped_early` when patience has run out."""
-        gain = self.best_metric is None or (metric < self.best_metric if lower_is_better else metric > self.best_metric)
-        self.best_metric = metric if gain else self.best_metric
+    def record(self, value: float, *, lower_is_better: bool, patience: int) -> None:
+        """Counts an evaluation; sets `stopped` when patience has run out."""
+        gain = self.best is None or (value < self.best if lower_is_better else value > self.best)
+        self.best = value if gain else self.best
         self.evaluations_without_gain = 0 if gain else self.evaluations_without_gain + 1
-        self.stopped_early = bool(patience) and self.evaluations_without_gain >= patience
+        self.stopped = bool(patience) and self.evaluations_without_gain >= patience
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """What the loop trains with.
+
+    Attributes:
+        schedule: what happens at which step.
+        mesh: of the state.
+        step_at: step -> the function that computes it, from `make_train_step`.
+        batches: this process's rows, beginning with the batch of the first step.
+        add_photos: adds photos that lie on the devices to a batch there.
+        evaluate: state -> scores of the validation split; None where it is empty.
+        lower_is_better: whether the metric that chooses the best checkpoint is a loss.
+        learning_rate: step -> its learning rate, to be logged.
+        name_batch: step -> a sentence that names its products, for errors.
+    """
+
+    schedule: Schedule
+    mesh: Mesh
+    step_at: Callable[[int], TrainStep]
+    batches: Iterator[Mapping[str, np.ndarray]]
+    add_photos: Callable[[dict[str, jax.Array]], dict[str, jax.Array]]
+    evaluate: Callable[[TrainState], dict[str, float]] | None
+    lower_is_better: bool
+    learning_rate: Callable[[int], Any]
+    name_batch: Callable[[int], str]
 
 
 def run_loop(
     state: TrainState,
-    facts: Facts,
-    step_at: Callable[[int], TrainStep],
-    batches: Iterator[Mapping[str, np.ndarray]],
+    early_stopping: EarlyStopping,
+    training: Training,
     *,
-    schedule: Schedule,
-    mesh: Mesh,
     checkpoints: Checkpoints,
     writer: MetricWriter,
     progress: ProgressLine,
     stop: StopRequest,
-    evaluate: Callable[[TrainState], dict[str, float]] | None,
-    lower_is_better: bool,
-    learning_rate: Callable[[int], Any],
-    name_batch: Callable[[int], str],
-    prepare_batch: Callable[[dict[str, jax.Array]], dict[str, jax.Array]] = lambda batch: batch,
 ) -> TrainState:
     """Trains from `state.step` to the end of the schedule and returns the last state, which is saved.
 
     Args:
         state: donated; do not use it afterwards.
-        facts: of the checkpoint that the state comes from.
-        step_at: step -> the function that computes it, from `make_train_step`.
-        batches: this process's rows, beginning with the batch of `state.step`.
-        schedule: what happens when.
-        mesh: of the state.
-        checkpoints: where it is saved.
+        early_stopping: of the checkpoint that the state comes from.
+        training: what to train with.
+        checkpoints: where the state is saved.
         writer: of metrics.
         progress: the line that a person watches.
         stop: asked after each step.
-        evaluate: state -> metrics of the validation split; None when it is empty.
-        lower_is_better: of that metric.
-        learning_rate: step -> its learning rate, to be logged.
-        name_batch: step -> a sentence that names its products, for errors.
-        prepare_batch: adds what lives on the devices.
 
     Raises:
         NotFiniteError: the loss, the gradient or the new state is not finite; nothing was saved since.
         Interrupted: a signal came; the state is saved.
     """
+    schedule, evaluate = training.schedule, training.evaluate
     pending: deque[tuple[int, dict[str, jax.Array]]] = deque()
     since_log: list[dict[str, float]] = []
 
@@ -123,7 +135,7 @@ def run_loop(
                 raise NotFiniteError(
                     f"the loss, its gradient or the parameters are not finite at step {step} "
                     f"(loss {metrics['loss']}); "
-                    f"{name_batch(step)}. "
+                    f"{training.name_batch(step)}. "
                     "Lower optimizer.learning_rate or set optimizer.clip_norm=1, and use a new --workdir; the last "
                     "checkpoint here is from before this step"
                 )
@@ -132,12 +144,12 @@ def run_loop(
 
     def save(metric: float | None) -> None:
         settle(0)  # before anything is written: a state that went through NaN must not replace a good one
-        checkpoints.save(state, facts.to_dict(), metric)
+        checkpoints.save(state, early_stopping.to_dict(), metric)
 
     step = int(state.step)
-    while step < schedule.total and not facts.stopped_early:
-        batch = prepare_batch(put_batch(dict(next(batches)), mesh))
-        state, metrics = step_at(step)(state, batch)
+    while step < schedule.total and not early_stopping.stopped:
+        batch = training.add_photos(put_batch(dict(next(training.batches)), training.mesh))
+        state, metrics = training.step_at(step)(state, batch)
         step += 1
         pending.append((step - 1, metrics))
         settle(_LAG)
@@ -145,7 +157,7 @@ def run_loop(
         last = step == schedule.total
         if step % schedule.log == 0 or last:
             settle(0)
-            rate = {"train/learning_rate": float(learning_rate(step - 1))}
+            rate = {"train/learning_rate": float(training.learning_rate(step - 1))}
             writer.write_scalars(step, {**_mean(since_log), **rate, **progress.rates()})
             since_log.clear()
 
@@ -154,8 +166,8 @@ def run_loop(
             settle(0)
             with progress.paused():
                 scores = evaluate(state)
-            metric = scores[facts.metric]
-            facts.record(metric, lower_is_better=lower_is_better, patience=schedule.patience)
+            metric = scores[early_stopping.metric]
+            early_stopping.record(metric, lower_is_better=training.lower_is_better, patience=schedule.patience)
             writer.write_scalars(step, {f"validation/{name}": value for name, value in scores.items()})
         stopping = stop.reached(step)
         if metric is not None or last or stopping or step % schedule.checkpoint == 0:

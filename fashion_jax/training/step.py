@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from fashion_jax.config.fields import AugmentConfig, MixConfig
 from fashion_jax.data.augment import augment, example_keys, normalize
@@ -26,6 +27,65 @@ Metrics = dict[str, jax.Array]
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 
+@dataclass(frozen=True, slots=True)
+class NetworkSpec:
+    """A network, its heads, and the photos that it takes; training and evaluation use the same.
+
+    Attributes:
+        graph: the model's static part.
+        attributes: the heads.
+        columns: where each head's label stands in `batch["label"]`.
+        mean: of RGB in [0, 1].
+        std: of RGB in [0, 1].
+        dtype: of the images that enter the network.
+    """
+
+    graph: nnx.GraphDef[Classifier]
+    attributes: tuple[str, ...]
+    columns: tuple[int, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    dtype: str
+
+    def normalize(self, images: jax.Array) -> Float[Array, "batch height width 3"]:
+        """Returns photos in [0, 255] as the network takes them."""
+        return normalize(images, self.mean, self.std, jnp.dtype(self.dtype))
+
+    def labels(self, label: Int[Array, "batch columns"]) -> dict[str, Int[Array, " batch"]]:
+        """Returns attribute -> labels of a batch, MISSING where there is none."""
+        return {name: label[:, column] for name, column in zip(self.attributes, self.columns, strict=True)}
+
+
+@dataclass(frozen=True, slots=True)
+class StepOptions:
+    """How a step trains.
+
+    Attributes:
+        losses: how each head's loss is computed.
+        augmentation: random changes of the photos.
+        mix: mixup and CutMix.
+        never_mixed: attributes that mixed photos do not train.
+        scale: of the photos' sides, at most 1: small photos train faster, early in a run (progressive resizing;
+            Howard 2018; Tan and Le, ICML 2021). Each scale is a step of its own, because XLA's CPU backend computes
+            what is in a branch twelve times slower.
+        accumulation_steps: parts into which the batch is cut to save memory. Gradients add up to those of the whole
+            batch; batch norm sees one part at a time.
+        average_decay: of the moving average of parameters and batch statistics; 0 for none.
+        seed: of augmentation and dropout.
+        hold: parameters, step -> the same values, through which no gradient flows to what is frozen at that step.
+    """
+
+    losses: Mapping[str, HeadLoss]
+    augmentation: AugmentConfig
+    mix: MixConfig
+    never_mixed: tuple[str, ...]
+    scale: float
+    accumulation_steps: int
+    average_decay: float
+    seed: int
+    hold: Callable[[dict[str, Any], jax.Array], dict[str, Any]]
+
+
 class Counts(NamedTuple):
     """What sums over the rows of a whole batch are divided by, per head.
 
@@ -39,52 +99,20 @@ class Counts(NamedTuple):
 
 
 def make_train_step(
-    graph: nnx.GraphDef[Classifier],
-    optimizer: optax.GradientTransformation,
-    mesh: Mesh,
-    *,
-    attributes: tuple[str, ...],
-    columns: tuple[int, ...],
-    losses: Mapping[str, HeadLoss],
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-    augmentation: AugmentConfig,
-    mix: MixConfig,
-    never_mixed: tuple[str, ...],
-    scale: float,
-    accumulation_steps: int,
-    average_decay: float,
-    seed: int,
-    dtype: str,
-    hold: Callable[[dict[str, Any], jax.Array], dict[str, Any]] = lambda params, step: params,
+    network: NetworkSpec, optimizer: optax.GradientTransformation, mesh: Mesh, options: StepOptions
 ) -> TrainStep:
     """Returns (state, batch) -> (state, metrics).
 
+    The metrics are float32 scalars: `loss`, `loss/<attribute>`, `accuracy/<attribute>` (over labelled rows),
+    `gradient_norm`, and `finite`, which is 1 unless the loss, the gradient or the new state is not a number.
+
     Args:
-        graph: the model's static part.
+        network: what is trained.
         optimizer: of the parameters.
         mesh: batches come sharded over it; state and metrics are copies on every device.
-        attributes: the heads.
-        columns: where each head's label stands in `batch["label"]`.
-        losses: how each head's loss is computed.
-        mean: of RGB in [0, 1].
-        std: of RGB in [0, 1].
-        augmentation: of the photos.
-        mix: mixup and CutMix.
-        never_mixed: attributes that mixed photos teach nothing.
-        scale: of the photos' sides, at most 1: small photos train faster, early in a run (progressive resizing;
-            Howard 2018; Tan and Le, ICML 2021). A branch inside the step would do, too, but XLA's CPU backend computes
-            what is in a branch twelve times slower.
-        accumulation_steps: parts into which the batch is cut to save memory. Gradients add up to those of the whole
-            batch; batch norm sees one part at a time.
-        average_decay: of the moving average of parameters and batch statistics; 0 for none.
-        seed: of augmentation and dropout.
-        dtype: of the images that enter the network.
-        hold: parameters, step -> the same values, through which no gradient flows to what is frozen at that step.
-
-    The metrics are float32 scalars: `loss`, `loss/<attribute>`, `accuracy/<attribute>` (over
-    labelled rows), `gradient_norm`, and `finite`, 1 unless the loss, the gradient, or the new state is not a number.
+        options: how it is trained.
     """
+    mix, scale, parts = options.mix, options.scale, options.accumulation_steps
 
     def loss_of(
         params: dict[str, Any],
@@ -93,21 +121,21 @@ def make_train_step(
         counts: Counts,
         key: Any,
     ) -> tuple[jax.Array, tuple[dict[str, Any], Metrics]]:
-        model = merge_network(graph, hold(params, part["step"]), batch_stats)
+        model = merge_network(network.graph, options.hold(params, part["step"]), batch_stats)
         augment_key, dropout_key = jax.random.split(key)
         keys = example_keys(augment_key, part["step"], part["row"])
-        # Shrunk first: shrinking what was interpolated and mixed took a third of the step on CPUs.
+        # Photos are shrunk before they are interpolated and mixed: after it, shrinking took a third of the step on
+        # CPUs.
         photos = _scale(part["image"].astype(jnp.float32), *_shrunk(part["image"])) if scale < 1 else part["image"]
-        photos = augment(photos, keys, augmentation)
+        photos = augment(photos, keys, options.augmentation)
         if mix.active:
             photos = mix_photos(photos, _mixing_shares(part, key)[1])
-        images = normalize(photos, mean, std, jnp.dtype(dtype))
+        images = network.normalize(photos)
         outputs = model(images, train=True, dropout_keys=example_keys(dropout_key, part["step"], part["row"]))
-        labels = {name: part["label"][:, column] for name, column in zip(attributes, columns, strict=True)}
-        targets = {name: part[f"target/{name}"] for name in attributes} if mix.active else None
-        total, per_head = multi_head_loss(outputs.logits, labels, counts.of_loss, losses, targets)
-        metrics = {}
-        metrics["loss"] = total
+        labels = network.labels(part["label"])
+        targets = {name: part[f"target/{name}"] for name in labels} if mix.active else None
+        total, per_head = multi_head_loss(outputs.logits, labels, counts.of_loss, options.losses, targets)
+        metrics = {"loss": total}
         for name, loss in per_head.items():
             hits = (jnp.argmax(outputs.logits[name], -1) == labels[name]) & (labels[name] != MISSING)
             metrics[f"loss/{name}"] = loss
@@ -124,16 +152,15 @@ def make_train_step(
     gradient = jax.value_and_grad(loss_of, has_aux=True)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        key: Key[Array, ""] = jax.random.key(seed)
-        labelled = _label_counts(batch["label"], attributes, columns)
+        key: Key[Array, ""] = jax.random.key(options.seed)
+        labels = network.labels(batch["label"])
+        labelled = {name: jnp.sum(given != MISSING).astype(jnp.float32) for name, given in labels.items()}
         counts = Counts(labelled, labelled)
         if mix.active:
             share, _ = _mixing_shares({**batch, "step": state.step}, key)
             targets = {
-                name: label_shares(
-                    batch["label"][:, column], share, parts=accumulation_steps, mixable=name not in never_mixed
-                )
-                for name, column in zip(attributes, columns, strict=True)
+                name: label_shares(given, share, parts=parts, mixable=name not in options.never_mixed)
+                for name, given in labels.items()
             }
             sums = {name: jnp.sum(target.own) + jnp.sum(target.other) for name, target in targets.items()}
             counts = Counts(sums, labelled)
@@ -147,16 +174,16 @@ def make_train_step(
             add = jnp.add
             return (batch_stats, jax.tree.map(add, gradients, part_gradients), jax.tree.map(add, metrics, now)), None
 
-        if accumulation_steps == 1:
+        if parts == 1:
             (_, (batch_stats, metrics)), gradients = gradient(
                 state.params, state.batch_stats, {**batch, "step": state.step}, counts, key
             )
         else:
-            parts = jax.tree.map(lambda array: _cut(array, accumulation_steps, mesh), dict(batch))
+            cut = jax.tree.map(lambda array: _cut(array, parts, mesh), dict(batch))
             empty = jax.tree.map(jnp.zeros_like, state.params)
-            names = ["loss", *(f"{kind}/{name}" for kind in ("loss", "accuracy") for name in attributes)]
+            names = ["loss", *(f"{kind}/{name}" for kind in ("loss", "accuracy") for name in labels)]
             zero = {name: jnp.zeros((), jnp.float32) for name in names}
-            (batch_stats, gradients, metrics), _ = jax.lax.scan(one_part, (state.batch_stats, empty, zero), parts)
+            (batch_stats, gradients, metrics), _ = jax.lax.scan(one_part, (state.batch_stats, empty, zero), cut)
 
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         norm = optax.tree.norm(gradients)
@@ -165,9 +192,9 @@ def make_train_step(
         # What the step leaves behind counts too: a checkpoint of it must not be ruined.
         sizes = [metrics["loss"], norm, optax.tree.norm(params), optax.tree.norm(batch_stats)]
         metrics["finite"] = jnp.all(jnp.isfinite(jnp.stack(sizes))).astype(jnp.float32)
-        average = state.average
-        if average_decay:
-            average = _move_average(average, {"params": params, "batch_stats": batch_stats}, state.step, average_decay)
+        average, decay = state.average, options.average_decay
+        if decay:
+            average = _move_average(average, {"params": params, "batch_stats": batch_stats}, state.step, decay)
         return TrainState(state.step + 1, params, batch_stats, opt_state, average), metrics
 
     everywhere = replicated(mesh)
@@ -195,15 +222,6 @@ def _scale(
 ) -> Float[Array, "batch rows columns 3"]:
     """Shrinks photos, smoothed as Pillow does."""
     return jax.image.resize(images, (len(images), rows, columns, images.shape[3]), "linear", antialias=True)
-
-
-def _label_counts(
-    labels: jax.Array, attributes: tuple[str, ...], columns: tuple[int, ...]
-) -> dict[str, Float[Array, ""]]:
-    return {
-        name: jnp.sum(labels[:, column] != MISSING).astype(jnp.float32)
-        for name, column in zip(attributes, columns, strict=True)
-    }
 
 
 def _cut(array: jax.Array, parts: int, mesh: Mesh) -> jax.Array:

@@ -20,8 +20,6 @@ class MetricWriter(Protocol):
 
     def write_scalars(self, step: int, scalars: Mapping[str, Scalar]) -> None: ...
 
-    def write_texts(self, step: int, texts: Mapping[str, str]) -> None: ...
-
     def flush(self) -> None: ...
 
     def close(self) -> None: ...
@@ -46,10 +44,6 @@ class JsonLinesWriter:
         # NaN is no JSON; null says that there is no number.
         finite = {name: value if abs(value) < float("inf") else None for name, value in scalars.items()}
         self._file.write(json.dumps({"step": step, **finite}) + "\n")
-        self._file.flush()
-
-    def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
-        self._file.write(json.dumps({"step": step, **texts}) + "\n")
         self._file.flush()
 
     def flush(self) -> None:
@@ -87,10 +81,6 @@ class MultiWriter:
     def write_scalars(self, step: int, scalars: Mapping[str, Scalar]) -> None:
         for writer in self._writers:
             writer.write_scalars(step, scalars)
-
-    def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
-        for writer in self._writers:
-            writer.write_texts(step, texts)
 
     def flush(self) -> None:
         for writer in self._writers:

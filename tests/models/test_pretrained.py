@@ -17,7 +17,7 @@ from flax import traverse_util
 from golden import golden_weights
 
 from fashion_jax.models.classifier import abstract_classifier, merge_network
-from fashion_jax.models.pretrained import IMAGENET_MEAN, PretrainedFacts, backbone_arrays, load_pretrained
+from fashion_jax.models.pretrained import IMAGENET_MEAN, PretrainedInfo, backbone_arrays, load_pretrained
 from fashion_jax.system.errors import UserError
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -58,9 +58,9 @@ def write_checkpoint(folder: Path, case: str = SMALL, *, tensors=None, **changes
 
 
 def features_of(loaded, images) -> np.ndarray:
-    facts = loaded.facts
+    info = loaded.info
     arguments = {
-        "classes": {}, "depth": facts.depth, "width": facts.width, "stem": facts.stem,
+        "classes": {}, "depth": info.depth, "width": info.width, "stem": info.stem,
         "dtype": "float32",
     }  # fmt: skip
     graph, params, batch_stats = abstract_classifier(arguments)
@@ -73,7 +73,7 @@ def features_of(loaded, images) -> np.ndarray:
 @pytest.mark.parametrize("case", CASES)
 def test_features_are_those_of_the_torch_implementation(tmp_path, case):
     loaded = load_pretrained(str(write_checkpoint(tmp_path / "hub", case)))
-    assert {name: getattr(loaded.facts, name) for name in CASES[case]} == CASES[case]
+    assert {name: getattr(loaded.info, name) for name in CASES[case]} == CASES[case]
     wanted = np.load(GOLDEN / f"{case}.npz")["features"]
     found = features_of(loaded, golden_weights.draw_input(70, 65)[: len(wanted)])
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4 * np.abs(wanted).mean())
@@ -81,22 +81,22 @@ def test_features_are_those_of_the_torch_implementation(tmp_path, case):
 
 def test_normalisation_and_digest_are_the_files(tmp_path):
     folder = write_checkpoint(tmp_path / "a")
-    facts = load_pretrained(str(folder)).facts
-    assert (facts.mean, facts.std) == ((0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
-    assert facts.digest == hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-    assert PretrainedFacts.from_dict(json.loads(json.dumps(facts.to_dict()))) == facts
+    info = load_pretrained(str(folder)).info
+    assert (info.mean, info.std) == ((0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
+    assert info.digest == hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    assert PretrainedInfo.from_dict(json.loads(json.dumps(info.to_dict()))) == info
     given = {"mean": [0.1, 0.2, 0.3], "std": [0.5, 0.6, 0.7]}
     folder = write_checkpoint(tmp_path / "b", "timm_resnet50c", pretrained_cfg=given)
-    assert load_pretrained(str(folder)).facts.mean == (0.1, 0.2, 0.3)
+    assert load_pretrained(str(folder)).info.mean == (0.1, 0.2, 0.3)
     (folder / "config.json").write_text(json.dumps({"architecture": "resnet50c"}))
     for about, mean in (({"image_mean": [0.2] * 3, "image_std": [0.3] * 3}, 0.2), ({"do_normalize": False}, 0.0)):
         (folder / "preprocessor_config.json").write_text(json.dumps(about))
-        facts = load_pretrained(str(folder)).facts
-        assert facts.mean == (mean,) * 3 and facts.std == ((0.3,) * 3 if mean else (1.0,) * 3)
+        info = load_pretrained(str(folder)).info
+        assert info.mean == (mean,) * 3 and info.std == ((0.3,) * 3 if mean else (1.0,) * 3)
     (folder / "preprocessor_config.json").unlink()
     # A bare file says nothing, and ImageNet's are what such files were trained with.
     (folder / "config.json").unlink()
-    assert load_pretrained(str(folder / "model.safetensors")).facts.mean == IMAGENET_MEAN
+    assert load_pretrained(str(folder / "model.safetensors")).info.mean == IMAGENET_MEAN
 
 
 @pytest.mark.parametrize("kind", [np.float16, np.float64, ml_dtypes.bfloat16])
@@ -249,8 +249,8 @@ class Hub:
 
 def test_the_hub_is_asked_for_what_is_needed_alone(tmp_path, monkeypatch):
     hub = Hub(monkeypatch, tmp_path)
-    assert load_pretrained("owner/name@refs/pr/3").facts.source == "owner/name@refs/pr/3"
-    assert load_pretrained("owner/name").facts.depth == 18
+    assert load_pretrained("owner/name@refs/pr/3").info.source == "owner/name@refs/pr/3"
+    assert load_pretrained("owner/name").info.depth == 18
     wanted = {"config.json", "preprocessor_config.json", "model.safetensors"}
     assert [(a["repo_id"], a["revision"], set(a["allow_patterns"])) for a in hub.asked] == [
         ("owner/name", "refs/pr/3", wanted),

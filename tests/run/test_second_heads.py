@@ -26,7 +26,6 @@ from fashion_jax.run.second_heads import choose_weight, empty_second_head, fit_s
 from fashion_jax.run.session import Session
 from fashion_jax.run.train import evaluate, train
 from fashion_jax.serving.predictor import load_model
-from fashion_jax.serving.zoo import halve_package
 from fashion_jax.system.errors import UserError
 from fashion_jax.training.checkpoint import Checkpoints
 from fashion_jax.training.placement import to_host
@@ -124,9 +123,6 @@ def test_a_package_of_another_network_is_not_believed(run, prepared, tmp_path):
     assert restore_second_heads(session, state) is not None
     session.config.model.second_heads = ("kind", "colour")
     assert restore_second_heads(session, state) is None  # the other was not tried for it
-    session.config.model.second_heads = ("colour",)
-    halve_package(run[0], tmp_path / "package")  # of this network, rounded
-    assert restore_second_heads(session, state) is None
 
 
 def fit_to_nothing(config, prepared, folder, devices: int = 1):

@@ -178,16 +178,16 @@ def test_early_stopping_stops_at_the_step_it_must(tiny_config, tmp_path):
 
 
 def test_patience_counts_evaluations_without_gain():
-    facts = loop.Facts("accuracy")
+    early = loop.EarlyStopping("accuracy")
     for metric, stopped in ((0.5, False), (0.6, False), (0.6, False), (0.4, True)):
-        facts.record(metric, lower_is_better=False, patience=2)
-        assert facts.stopped_early == stopped
-    facts = loop.Facts("loss")
+        early.record(metric, lower_is_better=False, patience=2)
+        assert early.stopped == stopped
+    early = loop.EarlyStopping("loss")
     for metric in (0.5, 0.4, 0.3):
-        facts.record(metric, lower_is_better=True, patience=1)
-        assert not facts.stopped_early
-    assert facts.best_metric == 0.3
-    assert loop.Facts(**json.loads(json.dumps(facts.to_dict()))) == facts
+        early.record(metric, lower_is_better=True, patience=1)
+        assert not early.stopped
+    assert early.best == 0.3
+    assert loop.EarlyStopping(**json.loads(json.dumps(early.to_dict()))) == early
 
 
 @pytest.mark.parametrize(("name", "rate"), [("adamw", 4e-3), ("sgd", 0.1), ("lamb", 0.03)])

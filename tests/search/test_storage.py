@@ -18,7 +18,6 @@ from search.clustered import attributes_of, clustered
 from fashion_jax.cli import main
 from fashion_jax.search import storage
 from fashion_jax.search.attributes import AttributeTable
-from fashion_jax.search.build import BuildOptions
 from fashion_jax.search.index import Index
 from fashion_jax.search.journal import append_update, read_updates
 from fashion_jax.search.snapshot import Update, Updater
@@ -32,8 +31,7 @@ ATTRIBUTES = attributes_of(VECTORS)
 def template(request, tmp_path_factory):
     """An index in memory, which tests only read, and its folder, with two updates in the journal."""
     folder = tmp_path_factory.mktemp("template") / "index"
-    options = BuildOptions(pca=12)
-    index = Index.build(VECTORS, np.arange(1_000), ATTRIBUTES, backend=request.param, options=options, model="abc")
+    index = Index.build(VECTORS, np.arange(1_000), ATTRIBUTES, backend=request.param, model="abc")
     index.save(folder)
     index.upsert([3, 2_000], QUERIES[:2], {"side": ["new", "new"]})
     index.delete([4])
@@ -73,7 +71,6 @@ def test_loaded_is_the_same(saved):
     assert len(loaded) == len(index) == 1_000
     assert loaded.model == "abc"
     assert loaded.columns == index.columns
-    assert loaded.snapshot.projection.explained == index.snapshot.projection.explained
     for where in (None, "side == 'left'", "side == 'new'", "share < 0.01"):
         ours, theirs = index.search(QUERIES, 7, where=where), loaded.search(QUERIES, 7, where=where)
         assert np.array_equal(ours.ids, theirs.ids)
@@ -318,12 +315,9 @@ def fill(rows, value):
         set_in("base", "host_costs", "rows", [5, 3]),
         set_in("settings", "backend", 5),
         set_in("settings", "batch", -1),
-        change_npz("projection.npz", components=np.zeros((12, 16), np.float32)),
         compress,
         lambda place, manifest: (place / "vectors.npy").write_bytes(b"\x93NUMPY\x01"),
         lambda place, manifest: (place / "columns.npz").write_bytes(b"PK\x03\x04" + b"x" * 50),
-        change_npz("projection.npz", mean=np.zeros(3, np.float32)),
-        change_npz("projection.npz", components=np.full((16, 12), np.inf, np.float32)),
         change_npz("columns.npz", column0=np.full(1_000, 99, np.int32)),
         set_in("rows", -1),
         set_in("dim", 0),
@@ -339,7 +333,6 @@ def fill(rows, value):
         set_in("base", "points", [{"neighbours": 10}]),
         set_in("settings", {}),
         set_in("columns", [3]),
-        set_in("projection", None),
         set_in("version", None),
     ],
 )
@@ -592,7 +585,7 @@ def test_a_stale_copy_does_not_overwrite_what_others_wrote(saved, monkeypatch):
 def test_an_update_that_is_interrupted_leaves_every_vector_with_its_id(saved, monkeypatch, where):
     _, folder = saved
     for index in (Index.build(VECTORS, np.arange(1_000), ATTRIBUTES, backend="exact"), Index.load(folder)):
-        wanted = index.project(QUERIES[2:3])
+        wanted = QUERIES[2:3] / np.linalg.norm(QUERIES[2])
         index.upsert([3_000], QUERIES[:1])
         with monkeypatch.context() as patch:
             patch.setattr(AttributeTable, where, fail_with(KeyboardInterrupt))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fashion_jax.search.build import BuildOptions
 from fashion_jax.search.index import Index
 from fashion_jax.system.errors import UserError
 
@@ -62,8 +61,6 @@ def test_weights_of_one_change_nothing():
     plain = index.search(QUERIES, 10)
     for weights in ({}, {"shape": 1}, {"shape": 1, "colour": 1.0}):
         np.testing.assert_array_equal(index.search(QUERIES, 10, weights=weights).ids, plain.ids)
-    ours = index.search(QUERIES, 10, weights={"colour": 2}).ids
-    assert np.array_equal(ours, index.search_projected(index.project(QUERIES), 10, weights={"colour": 2}).ids)
 
 
 def test_parts_are_kept_on_the_disk_and_by_changes(tmp_path):
@@ -76,14 +73,6 @@ def test_parts_are_kept_on_the_disk_and_by_changes(tmp_path):
         assert loaded.search(QUERIES[0], 1, weights={"colour": 5}).ids[0, 0] == 900
         loaded.rebuild()
         assert loaded.subspaces == PARTS
-
-
-def test_components_have_no_parts():
-    index = make(options=BuildOptions(pca=5))
-    assert index.subspaces == {}
-    with pytest.raises(UserError, match="no subspaces to weigh"):
-        index.search(QUERIES, 3, weights={"colour": 2})
-    assert index.search(QUERIES, 3, weights={}).ids.shape == (9, 3)
 
 
 @pytest.mark.parametrize(

@@ -39,8 +39,8 @@ def test_restored_is_saved_on_any_devices(tmp_path, run, devices):
         checkpoints.save(state, {"best_metric": 0.5}, 0.5)
     mesh = mesh_of(devices)
     with Checkpoints(tmp_path) as checkpoints:
-        restored, facts = checkpoints.restore(3, abstract_state(arguments, optimizer, mesh))
-    assert facts == {"best_metric": 0.5}
+        restored, values = checkpoints.restore(3, abstract_state(arguments, optimizer, mesh))
+    assert values == {"best_metric": 0.5}
     assert int(restored.step) == 3
     for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(restored), strict=True):
         assert a.dtype == b.dtype
