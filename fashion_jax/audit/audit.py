@@ -11,9 +11,6 @@ OUT/
 
 from __future__ import annotations
 
-import csv
-import io
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,6 +32,7 @@ from fashion_jax.serving.predictor import Predictor, load_model
 from fashion_jax.system import files
 from fashion_jax.system.errors import UserError, nearest
 from fashion_jax.system.pictures import WRONG, CaptionedPhoto, write_photo_grid
+from fashion_jax.system.progress import say
 
 COLUMNS = ("id", "attribute", "given", "suggested", "score", "reason", "decision", "corrected")
 _ON_PAGE, _ON_SHEET, _SHEET_COLUMNS = 300, 48, 8
@@ -43,17 +41,11 @@ _THUMBNAIL = (120, 90)  # height, width in pixels
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """The result of an audit.
+    """The result of an audit."""
 
-    Attributes:
-        findings: the label that is most probably wrong comes first.
-        prepared: the records of the catalogue; findings name its rows.
-        folder: where the files are.
-    """
-
-    findings: list[Finding]
-    prepared: Prepared
-    folder: Path
+    findings: list[Finding]  # the label that is most probably wrong comes first
+    prepared: Prepared  # the records of the catalogue; findings name its rows
+    folder: Path  # where the files are
 
 
 def audit(
@@ -104,11 +96,9 @@ def audit(
         )
     trained = ever_trained_on(Path(model))
     if trained is None and progress:
-        print(
+        say(
             f"{model} does not say which products it was trained on, so its own probabilities are not used; the "
-            "classifiers that are fitted to its features are",
-            file=sys.stderr,
-            flush=True,
+            "classifiers that are fitted to its features are"
         )
     outputs = run_network(network, prepared, find_new_rows(prepared, trained), out / "photos", progress=progress)
     sizes = [len(classes) for classes in prepared.vocabularies.values()]
@@ -174,19 +164,12 @@ def _choose_attributes(wanted: Sequence[str], prepared: Prepared, model: Predict
 def _write(result: Audit) -> None:
     prepared, out = result.prepared, result.folder
     classes = prepared.vocabularies
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    rows: list[Sequence[str]] = [COLUMNS]
     for f in result.findings:
-        names = [
-            str(prepared.ids[f.row]),
-            f.attribute,
-            classes[f.attribute][f.given],
-            classes[f.attribute][f.suggested],
-        ]
-        cells = [escape_cell(name) for name in names]
-        writer.writerow([*cells, f"{f.score:.6f}", escape_cell(f.reason), "", ""])
-    files.write_text(out / "findings.csv", text.getvalue())
+        label, suggested = classes[f.attribute][f.given], classes[f.attribute][f.suggested]
+        names = [escape_cell(name) for name in (str(prepared.ids[f.row]), f.attribute, label, suggested)]
+        rows.append([*names, f"{f.score:.6f}", escape_cell(f.reason), "", ""])
+    files.write_text(out / "findings.csv", files.format_csv(rows))
     cards = [_card(result, finding) for finding in result.findings[:_ON_PAGE]]
     write_page(out / "findings.html", cards, total=len(result.findings), products=len(prepared))
     shown = [
@@ -194,8 +177,8 @@ def _write(result: Audit) -> None:
         for card in cards
         if card.photo is not None
     ][:_ON_SHEET]
-    rows = [shown[start : start + _SHEET_COLUMNS] for start in range(0, len(shown), _SHEET_COLUMNS)]
-    write_photo_grid(out / "findings.png", rows)
+    grid = [shown[start : start + _SHEET_COLUMNS] for start in range(0, len(shown), _SHEET_COLUMNS)]
+    write_photo_grid(out / "findings.png", grid)
     quarantine = prepared.folder / "quarantine.csv"
     if quarantine.is_file():
         files.write_bytes(out / "quarantine.csv", quarantine.read_bytes())

@@ -29,23 +29,14 @@ _CLEARED = 0.95  # A label with this probability is no finding, whatever labels 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A label that may be wrong.
+    """A label that may be wrong."""
 
-    Attributes:
-        row: of the records.
-        attribute: for example colour.
-        given: class number in the catalogue.
-        suggested: the most probable other class.
-        score: 1 minus the probability of the given class by all evidence, in [0, 1]; for ranking, not calibrated.
-        reason: for people.
-    """
-
-    row: int
-    attribute: str
-    given: int
-    suggested: int
-    score: float
-    reason: str
+    row: int  # of the records
+    attribute: str  # for example colour
+    given: int  # class number in the catalogue
+    suggested: int  # the most probable other class
+    score: float  # 1 minus the probability of the given class by all evidence, in [0, 1]; for ranking, not calibrated
+    reason: str  # for people
 
 
 def require_cleanlab() -> Any:

@@ -33,27 +33,16 @@ img {{ display: block; height: 120px; margin: 0 auto .4em }}
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """A finding as the page shows it.
+    """A finding as the page shows it."""
 
-    Attributes:
-        id: of the product.
-        title: of the product; may be empty.
-        attribute: for example colour.
-        given: the label in the catalogue.
-        suggested: the label that may be right instead.
-        score: in [0, 1]; higher for a label that is more probably wrong.
-        reason: why the label may be wrong, for people.
-        photo: uint8 RGB (height, width, 3); None where it cannot be decoded.
-    """
-
-    id: str
-    title: str
-    attribute: str
-    given: str
-    suggested: str
-    score: float
-    reason: str
-    photo: UInt8[ndarray, "height width 3"] | None
+    id: str  # of the product
+    title: str  # of the product; may be empty
+    attribute: str  # for example colour
+    given: str  # the label in the catalogue
+    suggested: str  # the label that may be right instead
+    score: float  # in [0, 1]; higher for a label that is more probably wrong
+    reason: str  # why the label may be wrong, for people
+    photo: UInt8[ndarray, "height width 3"] | None  # uint8 RGB (height, width, 3); None where it cannot be decoded
 
 
 def write_page(path: Path, cards: Sequence[Card], *, total: int, products: int) -> None:

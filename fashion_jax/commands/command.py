@@ -20,23 +20,15 @@ MODEL = "small (it comes with the library), a workdir, or the folder of a model 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A subcommand of `fashion-jax`.
+    """A subcommand of `fashion-jax`."""
 
-    Attributes:
-        name: what a user types.
-        about: one line for `--help`.
-        add_flags: adds the flags to the command's parser.
-        run: does the work and returns the exit code; None for a command that has subcommands of its own.
-        examples: commands that work as typed, one a line.
-        takes_settings: whether `--config.KEY=VALUE` may be given; `run` finds them in `flags.settings`.
-    """
-
-    name: str
-    about: str
-    add_flags: Callable[[argparse.ArgumentParser], None]
+    name: str  # what a user types
+    about: str  # one line for `--help`
+    add_flags: Callable[[argparse.ArgumentParser], None]  # adds the flags to the command's parser
+    # does the work and returns the exit code; None for a command that has subcommands of its own.
     run: Callable[[argparse.Namespace], int] | None
-    examples: tuple[str, ...] = ()
-    takes_settings: bool = False
+    examples: tuple[str, ...] = ()  # commands that work as typed, one a line
+    takes_settings: bool = False  # whether `--config.KEY=VALUE` may be given; `run` finds them in `flags.settings`
 
     def add_to(self, commands: Any) -> None:
         """Adds the command's parser to what `ArgumentParser.add_subparsers` returned."""

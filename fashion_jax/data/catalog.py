@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import posixpath
 import tempfile
 from collections import Counter
@@ -29,28 +28,20 @@ from fashion_jax.data.schema import (
 )
 from fashion_jax.data.sources import Source, find_source
 from fashion_jax.data.tables import Table, join_tables, read_table
+from fashion_jax.system import files
 from fashion_jax.system.errors import UserError, nearest
 
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """A usable row.
+    """A usable row."""
 
-    Attributes:
-        row: number in the table, from 1.
-        id: unique in the catalogue.
-        title: for people; may be empty.
-        labels: one for each attribute of the schema, None where missing.
-        split: the text in the table's split column, or empty.
-        photo: the name of its file, or its bytes.
-    """
-
-    row: int
-    id: str
-    title: str
-    labels: tuple[str | None, ...]
-    split: str
-    photo: str | bytes
+    row: int  # number in the table, from 1
+    id: str  # unique in the catalogue
+    title: str  # for people; may be empty
+    labels: tuple[str | None, ...]  # one for each attribute of the schema, None where missing
+    split: str  # the text in the table's split column, or empty
+    photo: str | bytes  # the name of its file, or its bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,43 +56,26 @@ class Rejected:
 
 @dataclass
 class Catalog:
-    """A catalogue whose table has been read, and whose photos have not.
+    """A catalogue whose table has been read, and whose photos have not."""
 
-    Attributes:
-        source: as given.
-        schema: how the table was read.
-        files: reads the photos.
-        table_digest: hash of the table's bytes.
-        photo_sizes: name of a photo's file -> bytes.
-        is_listed: False where the source is a table: its photos are looked up one by one.
-        products: usable rows with a photo, in the table's order.
-        rejected: rows that were left out, those that the schema drops included.
-        dropped: reason -> rows that the schema drops.
-        repairs: repair of the table -> rows that needed it.
-        num_rows: the rows of the table.
-        documented_rows: rows that have a known class in every attribute with fixed classes, with or without a photo.
-        vocabularies: attribute -> class names, sorted.
-        corrections: the corrections that were applied to the table.
-        corrected: attribute -> labels that the corrections changed.
-        temporary: a folder that must exist while the catalogue is used.
-    """
-
-    source: str
-    schema: Schema
-    files: Files
-    table_digest: str
-    photo_sizes: dict[str, int]
-    is_listed: bool = True
-    products: list[Product] = field(default_factory=list)
+    source: str  # as given
+    schema: Schema  # how the table was read
+    files: Files  # reads the photos
+    table_digest: str  # hash of the table's bytes
+    photo_sizes: dict[str, int]  # name of a photo's file -> bytes
+    is_listed: bool = True  # False where the source is a table: its photos are looked up one by one
+    products: list[Product] = field(default_factory=list)  # usable rows with a photo, in the table's order
+    # rows that were left out, those that the schema drops included.
     rejected: list[Rejected] = field(default_factory=list)
-    dropped: Counter[str] = field(default_factory=Counter)
-    repairs: Counter[str] = field(default_factory=Counter)
-    num_rows: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)  # reason -> rows that the schema drops
+    repairs: Counter[str] = field(default_factory=Counter)  # repair of the table -> rows that needed it
+    num_rows: int = 0  # the rows of the table
+    # rows that have a known class in every attribute with fixed classes, with or without a photo.
     documented_rows: int = 0
-    vocabularies: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    corrections: Corrections | None = None
-    corrected: Counter[str] = field(default_factory=Counter)
-    temporary: tempfile.TemporaryDirectory[str] | None = None
+    vocabularies: dict[str, tuple[str, ...]] = field(default_factory=dict)  # attribute -> class names, sorted
+    corrections: Corrections | None = None  # the corrections that were applied to the table
+    corrected: Counter[str] = field(default_factory=Counter)  # attribute -> labels that the corrections changed
+    temporary: tempfile.TemporaryDirectory[str] | None = None  # a folder that must exist while the catalogue is used
 
     def stamp(self) -> str:
         """Returns a hash of table, corrections, schema, and the photos' names, sizes, and times or checksums.
@@ -112,8 +86,7 @@ class Catalog:
         used = [(name, self.photo_sizes.get(name, 0), self.files.stamp(name)) for name in names]
         schema = {key: value for key, value in self.schema.to_dict().items() if key != "name"}
         changes = self.corrections.digest() if self.corrections else ""
-        text = json.dumps([self.table_digest, used, schema, *([changes] if changes else [])])
-        return hashlib.sha256(text.encode()).hexdigest()
+        return files.digest([self.table_digest, used, schema, *([changes] if changes else [])])
 
     def iter_photos(self, products: Iterable[Product]) -> Iterator[tuple[Product, bytes | BadPhoto]]:
         """Yields every given product once, with its photo's bytes, in the order in which reading is fastest."""

@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import hashlib
 import io
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +22,7 @@ from pathlib import Path
 import pandas as pd
 
 from fashion_jax.data.schema import Attribute, Schema
+from fashion_jax.system import files
 from fashion_jax.system.errors import UserError, nearest
 
 DECISIONS = ("", "keep", "accept")
@@ -34,39 +33,26 @@ _MAX_BYTES = 500_000_000
 
 @dataclass(frozen=True, slots=True)
 class Correction:
-    """One label to be changed.
+    """One label to be changed."""
 
-    Attributes:
-        line: in the file, from 1.
-        id: of the product.
-        attribute: its name in the schema.
-        given: the label that the catalogue must have; empty: none; None: any.
-        label: the new label; empty: none.
-    """
-
-    line: int
-    id: str
-    attribute: str
-    given: str | None
-    label: str
+    line: int  # in the file, from 1
+    id: str  # of the product
+    attribute: str  # its name in the schema
+    given: str | None  # the label that the catalogue must have; empty: none; None: any
+    label: str  # the new label; empty: none
 
 
 @dataclass(frozen=True, slots=True)
 class Corrections:
-    """A file of corrections that has been read, without the rows that change nothing.
+    """A file of corrections that has been read, without the rows that change nothing."""
 
-    Attributes:
-        path: of the file.
-        items: at most one for each label.
-    """
-
-    path: str
-    items: tuple[Correction, ...]
+    path: str  # of the file
+    items: tuple[Correction, ...]  # at most one for each label
 
     def digest(self) -> str:
         """Returns a hash of the changes, whatever their order; empty text where there are none."""
         changes = sorted((item.id, item.attribute, item.label) for item in self.items)
-        return hashlib.sha256(json.dumps(changes).encode()).hexdigest() if changes else ""
+        return files.digest(changes) if changes else ""
 
 
 def escape_cell(text: str) -> str:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
-import hashlib
-import io
 import json
 import os
 import shutil
@@ -35,20 +32,15 @@ _CONTENT = {"fashion_products", "manifest.json", "products.csv", "quarantine.csv
 
 @dataclass(frozen=True, slots=True)
 class PrepareOptions:
-    """How a catalogue becomes records.
+    """How a catalogue becomes records."""
 
-    Attributes:
-        schema: how to read the table; None: the known schema, or one that is inferred from the table.
-        max_side: longest side of a stored photo, in pixels; larger photos are scaled down.
-        max_bad_fraction: if a larger share of the rows cannot be used, nothing is written.
-        split: how the products are divided into train, validation and test.
-        corrections: path of a table of corrected labels, such as an audit's findings that a person has edited.
-    """
-
+    # how to read the table; None: the known schema, or one that is inferred from the table.
     schema: Schema | None = None
-    max_side: int = 256
-    max_bad_fraction: float = 0.05
+    max_side: int = 256  # longest side of a stored photo, in pixels; larger photos are scaled down
+    max_bad_fraction: float = 0.05  # if a larger share of the rows cannot be used, nothing is written
+    # how the products are divided into train, validation and test.
     split: SplitOptions = field(default_factory=SplitOptions)
+    # path of a table of corrected labels, such as an audit's findings that a person has edited.
     corrections: str | Path | None = None
 
     def check(self) -> None:
@@ -102,7 +94,7 @@ def prepare(
         "format": FORMAT,
     }
     source_stamp = catalog.stamp()  # asks the file system about every photo
-    stamp = hashlib.sha256(json.dumps([source_stamp, written_options]).encode()).hexdigest()
+    stamp = files.digest([source_stamp, written_options])
     before = None
     if is_prepared(out):
         with contextlib.suppress(UserError):  # damaged records are made again
@@ -135,25 +127,15 @@ def prepare(
 
 @dataclass(frozen=True, slots=True)
 class _Records:
-    """The usable products in the order of the records; arrays and lists have one entry for each product.
+    """The usable products in the order of the records; arrays and lists have one entry for each product."""
 
-    Attributes:
-        vocabularies: attribute -> class names; attributes without a class are left out.
-        products: as the table has them.
-        labels: class numbers, or MISSING.
-        groups: near-duplicates have equal numbers.
-        splits: place in SPLITS, ascending.
-        digests: hash of the photo's bytes before its repair.
-        staged: the repaired photos.
-    """
-
-    vocabularies: Mapping[str, tuple[str, ...]]
-    products: list[Product]
-    labels: Int32[np.ndarray, "n attributes"]
-    groups: Int64[np.ndarray, " n"]
-    splits: Int8[np.ndarray, " n"]
-    digests: list[str]
-    staged: Staged
+    vocabularies: Mapping[str, tuple[str, ...]]  # attribute -> class names; attributes without a class are left out
+    products: list[Product]  # as the table has them
+    labels: Int32[np.ndarray, "n attributes"]  # class numbers, or MISSING
+    groups: Int64[np.ndarray, " n"]  # near-duplicates have equal numbers
+    splits: Int8[np.ndarray, " n"]  # place in SPLITS, ascending
+    digests: list[str]  # hash of the photo's bytes before its repair
+    staged: Staged  # the repaired photos
 
     def split_sizes(self) -> dict[str, int]:
         counts = {name: int((self.splits == number).sum()) for number, name in enumerate(SPLITS)}
@@ -254,29 +236,24 @@ def _write(
 def _fingerprint(records: _Records, table: str, max_side: int) -> str:
     """Returns a hash of all that the records hold; `max_side` and a photo's bytes decide what is stored of a photo."""
     content = [FORMAT, max_side, table, records.digests, {n: list(v) for n, v in records.vocabularies.items()}]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    return files.digest(content)
 
 
 def format_quarantine(rejected: Iterable[Rejected]) -> str:
     """Returns the rows that were left out as CSV: row, id, reason. No cell is a formula to a spreadsheet."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["row", "id", "reason"])
-    writer.writerows((item.row, escape_cell(item.id), escape_cell(item.reason)) for item in rejected)
-    return text.getvalue()
+    rows = ((item.row, escape_cell(item.id), escape_cell(item.reason)) for item in rejected)
+    return files.format_csv([("row", "id", "reason"), *rows])
 
 
 def _format_products(records: _Records) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["row", "id", "title", "split", "group", *(f"label_{name}" for name in records.vocabularies)])
     classes = list(records.vocabularies.values())
+    rows: list[list[object]] = [["row", "id", "title", "split", "group", *(f"label_{n}" for n in records.vocabularies)]]
     for product, split, group, labels in zip(
         records.products, records.splits, records.groups, records.labels.tolist(), strict=True
     ):
         names = [classes[i][label] if label >= 0 else "" for i, label in enumerate(labels)]
-        writer.writerow([product.row, product.id, product.title, SPLITS[split], group, *names])
-    return text.getvalue()
+        rows.append([product.row, product.id, product.title, SPLITS[split], group, *names])
+    return files.format_csv(rows)
 
 
 def _quarantine_photos(catalog: Catalog, staged: Staged) -> None:

@@ -21,35 +21,21 @@ FORMAT = 1  # of the folder's files; it goes into fingerprints
 
 @dataclass
 class Prepared:
-    """The records in a folder. Rows are ordered train, validation, test; within a split, as in the catalogue's table.
+    """The records in a folder. Rows are in the order train, validation, test; within a split, as in the table."""
 
-    Attributes:
-        folder: where the records are.
-        fingerprint: a hash of the records' content: labels, photos, classes and splits.
-        stamp: a hash of the source's files and of the options. Equal stamps mean that nothing needs to be made again.
-        max_side: longest side of a stored photo, in pixels.
-        schema: how the source was read.
-        vocabularies: attribute -> class names. A label is a place in this list.
-        ids: of the products, text (n,).
-        titles: of the products.
-        labels: int32 (n, attributes), MISSING where a row has no label.
-        splits: int8 (n,), place in SPLITS.
-        groups: int64 (n,); near-duplicates have equal numbers.
-        report: counts, which `catalog_report.format_report` prints.
-    """
-
-    folder: Path
-    fingerprint: str
+    folder: Path  # where the records are
+    fingerprint: str  # a hash of the records' content: labels, photos, classes and splits
+    # a hash of the source's files and of the options. Equal stamps mean that nothing needs to be made again.
     stamp: str
-    max_side: int
-    schema: Schema
-    vocabularies: dict[str, tuple[str, ...]]
-    ids: np.ndarray
-    titles: list[str]
-    labels: Int32[np.ndarray, "n attributes"]
-    splits: Int8[np.ndarray, " n"]
-    groups: Int64[np.ndarray, " n"]
-    report: dict[str, Any]
+    max_side: int  # longest side of a stored photo, in pixels
+    schema: Schema  # how the source was read
+    vocabularies: dict[str, tuple[str, ...]]  # attribute -> class names. A label is a place in this list.
+    ids: np.ndarray  # of the products, text (n,)
+    titles: list[str]  # of the products
+    labels: Int32[np.ndarray, "n attributes"]  # int32 (n, attributes), MISSING where a row has no label
+    splits: Int8[np.ndarray, " n"]  # int8 (n,), place in SPLITS
+    groups: Int64[np.ndarray, " n"]  # int64 (n,); near-duplicates have equal numbers
+    report: dict[str, Any]  # counts, which `catalog_report.format_report` prints
 
     @property
     def attributes(self) -> tuple[str, ...]:

@@ -23,22 +23,14 @@ _NOT_IN_NAMES = set("/\\\0\n\r")  # attributes' names become names of columns an
 
 @dataclass(frozen=True, slots=True)
 class Attribute:
-    """A label column.
+    """A label column."""
 
-    Attributes:
-        name: of the attribute, and of its column where `column` is empty.
-        column: the column's name, if it is another.
-        aliases: other names that the column may have, tried in order.
-        classes: the allowed values; empty: all values that the column holds.
-        min_rows: where `classes` is empty, a value needs so many rows to become a class.
-        on_unknown: what to do with a value that is no class: "mask" makes the label missing, "drop" drops the row.
-    """
-
-    name: str
-    column: str = ""
-    aliases: tuple[str, ...] = ()
-    classes: tuple[str, ...] = ()
-    min_rows: int = 1
+    name: str  # of the attribute, and of its column where `column` is empty
+    column: str = ""  # the column's name, if it is another
+    aliases: tuple[str, ...] = ()  # other names that the column may have, tried in order
+    classes: tuple[str, ...] = ()  # the allowed values; empty: all values that the column holds
+    min_rows: int = 1  # where `classes` is empty, a value needs so many rows to become a class
+    # what to do with a value that is no class: "mask" makes the label missing, "drop" drops the row.
     on_unknown: str = "mask"
 
     def columns(self) -> tuple[str, ...]:
@@ -48,27 +40,18 @@ class Attribute:
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """How to read a catalogue's table.
+    """How to read a catalogue's table."""
 
-    Attributes:
-        name: of the data set.
-        attributes: the label columns, in the order of the model's heads.
-        id_column: the column of the products' ids; empty: the row's number is the id.
-        image_column: the column of the photos' paths, relative to the table, or of their bytes; empty: see
-            `image_template`.
-        image_template: path of a product's photo, with `{id}`; used where `image_column` is empty.
-        title_column: the column of titles, which are shown and help to find near-duplicates; may be empty.
-        split_column: the column that holds train, validation or test; may be empty.
-        missing_values: texts that mean that there is no label.
-    """
-
-    name: str
-    attributes: tuple[Attribute, ...]
-    id_column: str = "id"
+    name: str  # of the data set
+    attributes: tuple[Attribute, ...]  # the label columns, in the order of the model's heads
+    id_column: str = "id"  # the column of the products' ids; empty: the row's number is the id
+    # the column of the photos' paths, relative to the table, or of their bytes; empty: see `image_template`.
     image_column: str = ""
+    # path of a product's photo, with `{id}`; used where `image_column` is empty.
     image_template: str = "images/{id}.jpg"
-    title_column: str = ""
-    split_column: str = ""
+    title_column: str = ""  # the column of titles, which are shown and help to find near-duplicates; may be empty
+    split_column: str = ""  # the column that holds train, validation or test; may be empty
+    # texts that mean that there is no label.
     missing_values: tuple[str, ...] = ("", "NA", "N/A", "NaN", "nan", "null", "None")
 
     def __post_init__(self) -> None:

@@ -20,21 +20,15 @@ _DOWNLOADED = ["*.parquet", "*.csv", "*.tsv", "*.zip", "*.tar*", "*.jpg", "*.jpe
 
 @dataclass(slots=True)
 class Source:
-    """Where a catalogue is.
+    """Where a catalogue is."""
 
-    Attributes:
-        path: of the folder, archive or table.
-        files: reads the files in it.
-        tables: names of the table, or of its parts; empty where there are only photos.
-        sizes: file name -> bytes. Empty where the source is a table: its photos are looked up one by one, because
-            its folder may hold a whole disk.
-        temporary: a folder that must exist while the files are read, or None.
-    """
-
-    path: Path
-    files: Files
-    tables: list[str]
+    path: Path  # of the folder, archive or table
+    files: Files  # reads the files in it
+    tables: list[str]  # names of the table, or of its parts; empty where there are only photos
+    # file name -> bytes. Empty where the source is a table: its photos are looked up one by one, because its folder may
+    # hold a whole disk.
     sizes: dict[str, int]
+    # a folder that must exist while the files are read, or None.
     temporary: tempfile.TemporaryDirectory[str] | None = None
 
     def read_table_file(self, name: str) -> bytes:

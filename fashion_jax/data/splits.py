@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
-import io
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,18 +21,14 @@ _NAMES = {name: number for number, names in enumerate((
 
 @dataclass(frozen=True, slots=True)
 class SplitOptions:
-    """How products are divided into train, validation and test.
+    """How products are divided into train, validation and test."""
 
-    Attributes:
-        kind: "group" keeps near-duplicates together and every class in proportion. "random" does neither. "column"
-            takes the table's split column, which the schema names. "file:PATH" takes a splits.csv (id, split).
-        fractions: the shares of train, validation and test, which sum to 1; for "group" and "random".
-        seed: another seed gives another split; for "group" and "random".
-    """
-
+    # "group" keeps near-duplicates together and every class in proportion. "random" does neither. "column" takes the
+    # table's split column, which the schema names. "file:PATH" takes a splits.csv (id, split).
     kind: str = "group"
+    # the shares of train, validation and test, which sum to 1; for "group" and "random".
     fractions: tuple[float, ...] = (0.7, 0.1, 0.2)
-    seed: int = 0
+    seed: int = 0  # another seed gives another split; for "group" and "random"
 
     def key(self) -> str:
         """Returns the kind, with a hash of the content in place of a file's path; UserError for an unknown kind."""
@@ -45,7 +39,7 @@ class SplitOptions:
         path = Path(self.kind.removeprefix("file:"))
         if not path.is_file():
             raise UserError(f"there is no list of splits at {path}")
-        return "file:" + hashlib.sha256(path.read_bytes()).hexdigest()
+        return "file:" + files.file_digest(path)
 
 
 def choose_splits(
@@ -161,11 +155,8 @@ def named_split(values: list[str], where: str) -> Int8[np.ndarray, " n"]:
 
 def write_splits(path: Path, ids: list[str], splits: Int8[np.ndarray, " n"], groups: Int64[np.ndarray, " n"]) -> None:
     """Writes splits.csv: id, split, group."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["id", "split", "group"])
-    writer.writerows(zip(ids, [SPLITS[split] for split in splits], groups.tolist(), strict=True))
-    files.write_text(path, text.getvalue())
+    rows = zip(ids, [SPLITS[split] for split in splits], groups.tolist(), strict=True)
+    files.write_text(path, files.format_csv([("id", "split", "group"), *rows]))
 
 
 def read_splits(path: Path, ids: list[str]) -> Int8[np.ndarray, " n"]:

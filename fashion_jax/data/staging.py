@@ -5,7 +5,6 @@ The results are kept in chunks on the disk, so that a preparation that was kille
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import shutil
@@ -33,23 +32,14 @@ _VIEW = (80, 60)  # height and width at which photos are compared, whatever size
 
 @dataclass
 class Staged:
-    """The repaired photos of a catalogue, by row of its table.
+    """The repaired photos of a catalogue, by row of its table."""
 
-    Attributes:
-        photos: row -> (file, offset, length) of its JPEG.
-        digests: row -> hash of the photo's bytes before the repair.
-        hashes: row -> perceptual hash.
-        thumbnails: row -> small copy.
-        bad: row -> the reason why its photo cannot be used.
-        repairs: name of a repair -> photos that needed it.
-    """
-
-    photos: dict[int, tuple[Path, int, int]] = field(default_factory=dict)
-    digests: dict[int, str] = field(default_factory=dict)
-    hashes: dict[int, np.ndarray] = field(default_factory=dict)
-    thumbnails: dict[int, np.ndarray] = field(default_factory=dict)
-    bad: dict[int, str] = field(default_factory=dict)
-    repairs: Counter[str] = field(default_factory=Counter)
+    photos: dict[int, tuple[Path, int, int]] = field(default_factory=dict)  # row -> (file, offset, length) of its JPEG
+    digests: dict[int, str] = field(default_factory=dict)  # row -> hash of the photo's bytes before the repair
+    hashes: dict[int, np.ndarray] = field(default_factory=dict)  # row -> perceptual hash
+    thumbnails: dict[int, np.ndarray] = field(default_factory=dict)  # row -> small copy
+    bad: dict[int, str] = field(default_factory=dict)  # row -> the reason why its photo cannot be used
+    repairs: Counter[str] = field(default_factory=Counter)  # name of a repair -> photos that needed it
 
     def read(self, row: int) -> bytes:
         """Returns a row's JPEG."""
@@ -108,7 +98,7 @@ def _repair(data: bytes, max_side: int) -> _Photo:
     repaired, repairs = normalise_photo(data, max_side)
     # All photos are compared at one size, so that a product is found again at 60x80 and at 1800x2400.
     image = letterbox(decode_photo(repaired, *_VIEW), *_VIEW)
-    return _Photo(repaired, hashlib.sha256(data).hexdigest(), repairs, perceptual_hash(image), thumbnail(image))
+    return _Photo(repaired, files.digest(data), repairs, perceptual_hash(image), thumbnail(image))
 
 
 def _write_chunk(path: Path, chunk: Sequence[tuple[Product, _Photo | BadPhoto]]) -> None:

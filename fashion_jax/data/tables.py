@@ -21,20 +21,15 @@ _LONGEST_RECORD = 1000  # lines; a quoted cell may hold line ends
 
 @dataclass(slots=True)
 class Table:
-    """A table that has been read.
+    """A table that has been read."""
 
-    Attributes:
-        frame: columns of text, or of photos' bytes; missing values are empty. The index is a row's number in the file,
-            from 1, without the header.
-        repairs: name of a repair -> rows that needed it.
-        rejected: (row, first cell, reason) of rows that could not be read.
-        num_rows: the rows of the file, rejected ones included.
-    """
-
+    # columns of text, or of photos' bytes; missing values are empty. The index is a row's number in the file, from 1,
+    # without the header.
     frame: pd.DataFrame
-    repairs: Counter[str] = field(default_factory=Counter)
+    repairs: Counter[str] = field(default_factory=Counter)  # name of a repair -> rows that needed it
+    # (row, first cell, reason) of rows that could not be read.
     rejected: list[tuple[int, str, str]] = field(default_factory=list)
-    num_rows: int = 0
+    num_rows: int = 0  # the rows of the file, rejected ones included
 
 
 def read_table(name: str, data: bytes) -> Table:

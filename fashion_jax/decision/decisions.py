@@ -34,54 +34,34 @@ _CELLS_AT_ONCE = 2**22
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """How a head's probabilities are mixed with those of a finer head.
+    """How a head's probabilities are mixed with those of a finer head."""
 
-    Attributes:
-        finer: the finer attribute.
-        counts: int64 (classes of the finer attribute, classes), training rows.
-        pooling: "linear" mixes probabilities, "log" their logarithms.
-        weight: of the finer head, in [0, 1].
-        temperature: divides the log probabilities of the mixture.
-    """
-
-    finer: str
-    counts: Int64[np.ndarray, "finer classes"]
-    pooling: str
-    weight: float
-    temperature: float
+    finer: str  # the finer attribute
+    counts: Int64[np.ndarray, "finer classes"]  # int64 (classes of the finer attribute, classes), training rows
+    pooling: str  # "linear" mixes probabilities, "log" their logarithms
+    weight: float  # of the finer head, in [0, 1]
+    temperature: float  # divides the log probabilities of the mixture
 
 
 @dataclass(frozen=True, slots=True)
 class HeadDecision:
-    """The fitted numbers of one head.
+    """The fitted numbers of one head."""
 
-    Attributes:
-        temperature: divides its logits.
-        class_rows: int64 (classes,), training rows of each class.
-        strengths: operating point -> strength of the logit adjustment.
-        thresholds: operating point -> smallest confidence of an accepted label; infinite where none is accepted.
-        label_set: smallest probability of a class in a label set; None without label sets.
-        link: to a finer head; None without one.
-    """
-
-    temperature: float
-    class_rows: Int64[np.ndarray, " classes"]
-    strengths: Mapping[str, float]
+    temperature: float  # divides its logits
+    class_rows: Int64[np.ndarray, " classes"]  # int64 (classes,), training rows of each class
+    strengths: Mapping[str, float]  # operating point -> strength of the logit adjustment
+    # operating point -> smallest confidence of an accepted label; infinite where none is accepted.
     thresholds: Mapping[str, float]
-    label_set: float | None = None
-    link: Link | None = None
+    label_set: float | None = None  # smallest probability of a class in a label set; None without label sets
+    link: Link | None = None  # to a finer head; None without one
 
 
 @dataclass(frozen=True, slots=True)
 class JointHeads:
-    """Heads whose labels are chosen together.
+    """Heads whose labels are chosen together."""
 
-    Attributes:
-        names: of the attributes.
-        combinations: int64 (combinations, heads), the classes that may be predicted together.
-    """
-
-    names: tuple[str, ...]
+    names: tuple[str, ...]  # of the attributes
+    # int64 (combinations, heads), the classes that may be predicted together.
     combinations: Int64[np.ndarray, "combinations heads"]
 
 
@@ -94,24 +74,15 @@ class OutOfCatalogue:
     training photos (Lee et al., NeurIPS 2018), with one Gaussian whose covariance has low rank plus a multiple of the
     identity (Tipping and Bishop, JRSS B 1999). The second is the energy, the mean over heads of -logsumexp(logits)
     (Liu et al., NeurIPS 2020).
-
-    Attributes:
-        mean: float64 (features,), of the features of training photos.
-        directions: float64 (k, features), of largest variance, orthonormal.
-        variances: float64 (k,), along them, above 0.
-        rest: variance along every other direction, above 0.
-        centres: medians of log distance and energy.
-        spreads: their interquartile ranges, above 0.
-        threshold: a photo with a higher score counts as out of the catalogue.
     """
 
-    mean: Float[np.ndarray, " features"]
-    directions: Float[np.ndarray, "k features"]
-    variances: Float[np.ndarray, " k"]
-    rest: float
-    centres: tuple[float, float]
-    spreads: tuple[float, float]
-    threshold: float
+    mean: Float[np.ndarray, " features"]  # float64 (features,), of the features of training photos
+    directions: Float[np.ndarray, "k features"]  # float64 (k, features), of largest variance, orthonormal
+    variances: Float[np.ndarray, " k"]  # float64 (k,), along them, above 0
+    rest: float  # variance along every other direction, above 0
+    centres: tuple[float, float]  # medians of log distance and energy
+    spreads: tuple[float, float]  # their interquartile ranges, above 0
+    threshold: float  # a photo with a higher score counts as out of the catalogue
 
     def log_distances(self, features: Float[np.ndarray, "n features"]) -> Float[np.ndarray, " n"]:
         """Returns the logarithm of the squared Mahalanobis distance per feature."""
@@ -131,23 +102,14 @@ class OutOfCatalogue:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The fitted numbers of a model.
+    """The fitted numbers of a model."""
 
-    Attributes:
-        heads: attribute -> numbers of its head.
-        joint: groups of heads that a hierarchy joins.
-        out_of_catalogue: None where it was not fitted.
-        precision: that was asked for of accepted labels.
-        coverage: that was asked for of label sets; 0 for no label sets.
-        order: the attributes, each after the finer one to which it is linked.
-    """
-
-    heads: Mapping[str, HeadDecision]
-    joint: tuple[JointHeads, ...] = ()
-    out_of_catalogue: OutOfCatalogue | None = None
-    precision: float = 0.0
-    coverage: float = 0.0
-    order: tuple[str, ...] = field(init=False)
+    heads: Mapping[str, HeadDecision]  # attribute -> numbers of its head
+    joint: tuple[JointHeads, ...] = ()  # groups of heads that a hierarchy joins
+    out_of_catalogue: OutOfCatalogue | None = None  # None where it was not fitted
+    precision: float = 0.0  # that was asked for of accepted labels
+    coverage: float = 0.0  # that was asked for of label sets; 0 for no label sets
+    order: tuple[str, ...] = field(init=False)  # the attributes, each after the finer one to which it is linked
 
     def __post_init__(self) -> None:
         done: list[str] = []

@@ -36,34 +36,22 @@ _QUERIES_AT_ONCE = 512
 
 @dataclass(frozen=True, slots=True)
 class Subspace:
-    """One part of an embedding.
+    """One part of an embedding."""
 
-    Attributes:
-        name: by which a search weighs it.
-        attribute: whose predicted labels are compared; None for the pooled features.
-        size: of the part.
-        share: of the cosine, in (0, 1].
-        temperature: divides the logits of the head; 1 for the pooled features.
-    """
-
-    name: str
-    attribute: str | None
-    size: int
-    share: float
-    temperature: float = 1.0
+    name: str  # by which a search weighs it
+    attribute: str | None  # whose predicted labels are compared; None for the pooled features
+    size: int  # of the part
+    share: float  # of the cosine, in (0, 1]
+    temperature: float = 1.0  # divides the logits of the head; 1 for the pooled features
 
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingPlan:
-    """How to make embeddings from the outputs of a network.
+    """How to make embeddings from the outputs of a network."""
 
-    Attributes:
-        subspaces: in the order of their parts of the embedding; their shares sum to 1.
-        components: float32 (features, size of the subspace of pooled features), orthonormal columns; None where there
-            is no such subspace.
-    """
-
-    subspaces: tuple[Subspace, ...]
+    subspaces: tuple[Subspace, ...]  # in the order of their parts of the embedding; their shares sum to 1
+    # float32 (features, size of the subspace of pooled features), orthonormal columns; None where there is no such
+    # subspace.
     components: Float32[np.ndarray, "features size"] | None = None
 
     @property

@@ -141,14 +141,10 @@ def mean_loss(log_probs: Float[np.ndarray, "n classes"], labels: Int[np.ndarray,
 
 @dataclass(frozen=True, slots=True)
 class DecisionScores:
-    """Scores of a decision.
+    """Scores of a decision."""
 
-    Attributes:
-        report: JSON values; `decision.report` shows them.
-        confidences: attribute -> "before" and "after" -> confidences of labelled rows, and whether they were right.
-    """
-
-    report: dict[str, Any]
+    report: dict[str, Any]  # JSON values; `decision.report` shows them
+    # attribute -> "before" and "after" -> confidences of labelled rows, and whether they were right.
     confidences: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]
 
 

@@ -24,19 +24,12 @@ _MOST_COMBINATIONS = 50_000  # of heads whose labels are chosen together
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A finer attribute that determines a coarser one in nearly all training rows.
+    """A finer attribute that determines a coarser one in nearly all training rows."""
 
-    Attributes:
-        finer: attribute.
-        coarser: attribute.
-        counts: int64 (finer classes, coarser classes), training rows.
-        determined: share of rows whose coarser label is the commonest of the *other* rows of their finer class.
-    """
-
-    finer: str
-    coarser: str
-    counts: Int64[np.ndarray, "finer coarser"]
-    determined: float
+    finer: str  # attribute
+    coarser: str  # attribute
+    counts: Int64[np.ndarray, "finer coarser"]  # int64 (finer classes, coarser classes), training rows
+    determined: float  # share of rows whose coarser label is the commonest of the *other* rows of their finer class
 
     def allowed(self) -> Bool[np.ndarray, "finer coarser"]:
         """Returns which combinations do not contradict the pair.

@@ -160,11 +160,9 @@ def draw_reliability(title: str, curves: Mapping[str, tuple[np.ndarray, np.ndarr
         title: of the picture.
         curves: "before" and "after" -> confidences in [0, 1], and whether they were right.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5, 6), layout="constrained")
-    FigureCanvasAgg(figure)
     axes, counts = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     axes.plot([0, 1], [0, 1], color="black", linewidth=0.8, linestyle=":")
     middles = (np.arange(_BINS) + 0.5) / _BINS

@@ -23,43 +23,34 @@ EvaluationStep = Callable[[Any, Any, Mapping[str, HeadMetrics], Mapping[str, jax
 
 @dataclass(frozen=True, slots=True)
 class RowOutputs:
-    """The network's outputs for n rows.
+    """The network's outputs for n rows."""
 
-    Attributes:
-        logits: per attribute, float32 (n, classes); with mirror images, logarithms of the mean probabilities.
-        features: float32 (n, features), what the backbone pools of the photos themselves.
-        energies: float32 (n,), mean over the heads of -logsumexp(logits) of the photos themselves.
-        own_logits: per attribute, float32 (n, classes), of the photos themselves.
-    """
-
+    # per attribute, float32 (n, classes); with mirror images, logarithms of the mean probabilities.
     logits: dict[str, Float32[np.ndarray, "n classes"]]
+    # float32 (n, features), what the backbone pools of the photos themselves.
     features: Float32[np.ndarray, "n features"]
+    # float32 (n,), mean over the heads of -logsumexp(logits) of the photos themselves.
     energies: Float32[np.ndarray, " n"]
+    # per attribute, float32 (n, classes), of the photos themselves.
     own_logits: dict[str, Float32[np.ndarray, "n classes"]]
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Scores of a split.
+    """Scores of a split."""
 
-    Attributes:
-        summaries: per attribute, as `metrics.summarize` returns them.
-        confusions: per attribute, int64 (classes, classes), [label, prediction].
-        rows: int32 (n,), the row numbers that were scored; in the order of the batches, on every process.
-        predictions: per attribute, int32 (n,), the class with the highest score, beside `rows`.
-        confidences: per attribute, float32 (n,), its softmax probability.
-        outputs: the network's outputs for each row, beside `rows`; None where they were not kept.
-        decisions: the report of `score_decision`; None where no decision was fitted.
-        colours: colour attribute -> what `colour_report.colour_scores` returns; None where it was not asked for.
-    """
-
-    summaries: dict[str, dict[str, Any]]
+    summaries: dict[str, dict[str, Any]]  # per attribute, as `metrics.summarize` returns them
+    # per attribute, int64 (classes, classes), [label, prediction].
     confusions: dict[str, Int64[np.ndarray, "classes classes"]]
+    # int32 (n,), the row numbers that were scored; in the order of the batches, on every process.
     rows: Int32[np.ndarray, " n"]
+    # per attribute, int32 (n,), the class with the highest score, beside `rows`.
     predictions: dict[str, Int32[np.ndarray, " n"]]
-    confidences: dict[str, Float32[np.ndarray, " n"]]
+    confidences: dict[str, Float32[np.ndarray, " n"]]  # per attribute, float32 (n,), its softmax probability
+    # the network's outputs for each row, beside `rows`; None where they were not kept.
     outputs: RowOutputs | None = None
-    decisions: dict[str, Any] | None = None
+    decisions: dict[str, Any] | None = None  # the report of `score_decision`; None where no decision was fitted
+    # colour attribute -> what `colour_report.colour_scores` returns; None where it was not asked for.
     colours: dict[str, dict[str, float]] | None = None
 
     def scalars(self) -> dict[str, float]:

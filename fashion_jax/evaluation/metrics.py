@@ -18,19 +18,12 @@ TOP = 5
 
 @struct.dataclass
 class HeadMetrics:
-    """Counts of one head over some rows; a pytree.
+    """Counts of one head over some rows; a pytree."""
 
-    Attributes:
-        confusion: int32 (classes, classes), rows by [label, prediction].
-        top5: int32, rows whose label is among the five highest scores.
-        count: int32, rows that have the label.
-        loss: float32, summed cross-entropy in nats.
-    """
-
-    confusion: Int[Array, "classes classes"]
-    top5: Int[Array, ""]
-    count: Int[Array, ""]
-    loss: Float[Array, ""]
+    confusion: Int[Array, "classes classes"]  # int32 (classes, classes), rows by [label, prediction]
+    top5: Int[Array, ""]  # int32, rows whose label is among the five highest scores
+    count: Int[Array, ""]  # int32, rows that have the label
+    loss: Float[Array, ""]  # float32, summed cross-entropy in nats
 
     @classmethod
     def empty(cls, num_classes: int) -> HeadMetrics:

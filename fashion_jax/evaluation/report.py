@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -38,24 +36,22 @@ def write_evaluation(
         names = class_names[name]
         rows = [["label \\ prediction", *names]]
         rows += [[label, *map(str, counts)] for label, counts in zip(names, confusion.tolist(), strict=True)]
-        files.write_text(folder / "confusion" / f"{name}.csv", _csv(rows))
+        files.write_text(folder / "confusion" / f"{name}.csv", files.format_csv(rows))
         files.write_bytes(folder / "confusion" / f"{name}.png", draw_confusion(name, confusion, names))
         table = [["class", "precision", "recall", "f1", "support"]]
         for label, scores in summaries[name]["per_class"].items():
             cells = [scores[key] for key in ("precision", "recall", "f1")]
             table.append([label, *("" if c is None else f"{c:.4f}" for c in cells), str(scores["support"])])
-        files.write_text(folder / "per_class" / f"{name}.csv", _csv(table))
+        files.write_text(folder / "per_class" / f"{name}.csv", files.format_csv(table))
 
 
 def draw_confusion(title: str, confusion: np.ndarray, names: tuple[str, ...]) -> bytes:
     """Draws a confusion matrix as PNG: colour is the share of the label's rows, cells hold counts if they are few."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     count = len(names)
     side = min(4 + 0.24 * count, 30)
     figure = Figure(figsize=(side + 1, side), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
@@ -77,9 +73,3 @@ def draw_confusion(title: str, confusion: np.ndarray, names: tuple[str, ...]) ->
                 axes.text(column, row, f"{confusion[row, column]:,}", ha="center", va="center", color=colour)
     figure.colorbar(image, ax=axes, label="share of the label's rows", shrink=0.7)
     return render_png(figure)
-
-
-def _csv(rows: list[list[str]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()

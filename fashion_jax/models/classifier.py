@@ -25,35 +25,21 @@ COLOUR_HIDDEN = (256,)  # hidden sizes of a colour head, which is an MLP: colour
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """What a network is made of; `config.json` of a package holds these values.
+    """What a network is made of; `config.json` of a package holds these values."""
 
-    Attributes:
-        classes: attribute -> number of classes, at least 1; in the order of the heads.
-        depth: of the ResNet: 10, 18, 34, 50, 101 or 152.
-        width: channels of its first stage.
-        stem: "imagenet", "small", "deep" or "resnet_d"; see `ResNet`.
-        drop_path: stochastic depth of the ResNet, in [0, 1).
-        pooling: of the ResNet, "average" or "gem".
-        colour_heads: attributes whose head also sees `ColourFeatures`, through an MLP.
-        second_heads: attributes whose head is pooled, in inference, with a `SecondHead`. Second heads see the log
-            probabilities of the heads that are no colour heads, the colour features and the colour histogram, so there
-            must be a colour head.
-        mean: of RGB in [0, 1], that was subtracted from photos; colour heads undo it.
-        std: of RGB in [0, 1], that photos were divided by.
-        dtype: of convolutions and activations, "float32" or "bfloat16".
-    """
-
-    classes: Mapping[str, int]
-    depth: int = 18
-    width: int = 64
-    stem: str = "imagenet"
-    drop_path: float = 0.0
-    pooling: str = "average"
-    colour_heads: tuple[str, ...] = ()
+    classes: Mapping[str, int]  # attribute -> number of classes, at least 1; in the order of the heads
+    depth: int = 18  # of the ResNet: 10, 18, 34, 50, 101 or 152
+    width: int = 64  # channels of its first stage
+    stem: str = "imagenet"  # "imagenet", "small", "deep" or "resnet_d"; see `ResNet`
+    drop_path: float = 0.0  # stochastic depth of the ResNet, in [0, 1)
+    pooling: str = "average"  # of the ResNet, "average" or "gem"
+    colour_heads: tuple[str, ...] = ()  # attributes whose head also sees `ColourFeatures`, through an MLP
+    # attributes whose head is pooled, in inference, with a `SecondHead`. Second heads see the log probabilities of the
+    # heads that are no colour heads, the colour features and the colour histogram, so there must be a colour head.
     second_heads: tuple[str, ...] = ()
-    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
-    std: tuple[float, ...] = (0.5, 0.5, 0.5)
-    dtype: str = "float32"
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)  # of RGB in [0, 1], that was subtracted from photos; colour heads undo it
+    std: tuple[float, ...] = (0.5, 0.5, 0.5)  # of RGB in [0, 1], that photos were divided by
+    dtype: str = "float32"  # of convolutions and activations, "float32" or "bfloat16"
 
 
 class Classifier(nnx.Module):

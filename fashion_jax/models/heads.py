@@ -18,18 +18,12 @@ _FARTHEST = 10.0  # standard deviations from the mean that an input of a second 
 
 @struct.dataclass
 class HeadOutputs:
-    """What a model returns for a batch.
+    """What a model returns for a batch."""
 
-    Attributes:
-        logits: attribute -> float32 (batch, classes), unbounded.
-        features: float32 (batch, features), what the backbone pools; at least 0.
-        colour: float32 (batch, size), the colour features; size 0 without colour heads.
-        second_inputs: float32 (batch, size), what second heads see; None without them, and in training.
-    """
-
-    logits: dict[str, Float[Array, "batch classes"]]
-    features: Float[Array, "batch features"]
-    colour: Float[Array, "batch size"]
+    logits: dict[str, Float[Array, "batch classes"]]  # attribute -> float32 (batch, classes), unbounded
+    features: Float[Array, "batch features"]  # float32 (batch, features), what the backbone pools; at least 0
+    colour: Float[Array, "batch size"]  # float32 (batch, size), the colour features; size 0 without colour heads
+    # float32 (batch, size), what second heads see; None without them, and in training.
     second_inputs: Float[Array, "batch size"] | None = None
 
 

@@ -7,7 +7,6 @@ the same tensors as v1.5: it is told by transformers' config.json, and cannot be
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -44,31 +43,18 @@ _FLOATS = ("F64", "F32", "F16", "BF16")
 
 @dataclass(frozen=True, slots=True)
 class PretrainedInfo:
-    """What a run keeps of its pretrained weights, as JSON values.
+    """What a run keeps of its pretrained weights, as JSON values."""
 
-    Attributes:
-        source: as it was asked for.
-        digest: sha256 of the weights' file.
-        layout: whose names they had.
-        depth: of the ResNet.
-        width: of the ResNet.
-        stem: of the ResNet.
-        mean: of RGB in [0, 1], with which photos were normalised.
-        std: of RGB in [0, 1].
-        pooling: "gem" where the weights have its power (ours alone), else "average".
-        colour: whether the weights hold colour features, as only those of our own packages do.
-    """
-
-    source: str
-    digest: str
-    layout: str
-    depth: int
-    width: int
-    stem: str
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    pooling: str = "average"
-    colour: bool = False
+    source: str  # as it was asked for
+    digest: str  # sha256 of the weights' file
+    layout: str  # whose names they had
+    depth: int  # of the ResNet
+    width: int  # of the ResNet
+    stem: str  # of the ResNet
+    mean: tuple[float, ...]  # of RGB in [0, 1], with which photos were normalised
+    std: tuple[float, ...]  # of RGB in [0, 1]
+    pooling: str = "average"  # "gem" where the weights have its power (ours alone), else "average"
+    colour: bool = False  # whether the weights hold colour features, as only those of our own packages do
 
     def to_dict(self) -> dict[str, Any]:
         """Returns JSON values."""
@@ -82,40 +68,27 @@ class PretrainedInfo:
 
 @dataclass(frozen=True, slots=True)
 class Pretrained:
-    """A backbone.
+    """A backbone."""
 
-    Attributes:
-        info: where it comes from and what it is.
-        weights: "params/backbone/..." and "batch_stats/backbone/..." -> float32 array, of stem and stages, and the
-            power of GeM where there is one; "params/colour/..." and "batch_stats/colour/..." likewise.
-    """
-
-    info: PretrainedInfo
+    info: PretrainedInfo  # where it comes from and what it is
+    # "params/backbone/..." and "batch_stats/backbone/..." -> float32 array, of stem and stages, and the power of GeM
+    # where there is one; "params/colour/..." and "batch_stats/colour/..." likewise.
     weights: dict[str, np.ndarray]
 
 
 @dataclass(frozen=True, slots=True)
 class WeightFiles:
-    """The files of one source.
+    """The files of one source."""
 
-    Attributes:
-        source: as it was asked for.
-        weights: a safetensors file.
-        config: config.json beside it; empty where there is none.
-        preprocessor: preprocessor_config.json beside it; empty where there is none.
-        own: whether it is one of our packages.
-    """
-
-    source: str
-    weights: Path
-    config: dict[str, Any]
-    preprocessor: dict[str, Any]
-    own: bool
+    source: str  # as it was asked for
+    weights: Path  # a safetensors file
+    config: dict[str, Any]  # config.json beside it; empty where there is none
+    preprocessor: dict[str, Any]  # preprocessor_config.json beside it; empty where there is none
+    own: bool  # whether it is one of our packages
 
     def digest(self) -> str:
         """Returns the sha256 of the weights' file, in hexadecimal."""
-        with self.weights.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return stored.file_digest(self.weights)
 
 
 def find_weights(source: str) -> WeightFiles:

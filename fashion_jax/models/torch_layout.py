@@ -93,25 +93,15 @@ def transpose_from_torch(array: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """One family of files.
+    """One family of files."""
 
-    Attributes:
-        title: for people.
-        block: matches the name of an array in a block; its groups are the stage and the block.
-        stems: kernels of the stem, by its number of convolutions.
-        third: a kernel that only bottlenecks have.
-        first: the first kernel of the first block.
-        name: path of ours, stem -> name.
-        other: names that belong to no backbone.
-    """
-
-    title: str
-    block: re.Pattern[str]
-    stems: Mapping[int, tuple[str, ...]]
-    third: str
-    first: str
-    name: Callable[[tuple[Any, ...], str], str]
-    other: re.Pattern[str]
+    title: str  # for people
+    block: re.Pattern[str]  # matches the name of an array in a block; its groups are the stage and the block
+    stems: Mapping[int, tuple[str, ...]]  # kernels of the stem, by its number of convolutions
+    third: str  # a kernel that only bottlenecks have
+    first: str  # the first kernel of the first block
+    name: Callable[[tuple[Any, ...], str], str]  # path of ours, stem -> name
+    other: re.Pattern[str]  # names that belong to no backbone
 
 
 TIMM = Layout(

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,17 +41,11 @@ NOT_PRODUCTS_PER_KIND = 20  # drawn photos on which the out-of-catalogue score i
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a run left.
+    """What a run left."""
 
-    Attributes:
-        workdir: the folder.
-        best_step: the step of the best checkpoint, which was scored and packaged.
-        test: scores of the test split; None where it is empty or the run was not to be finished.
-    """
-
-    workdir: Path
-    best_step: int
-    test: Evaluation | None = None
+    workdir: Path  # the folder
+    best_step: int  # the step of the best checkpoint, which was scored and packaged
+    test: Evaluation | None = None  # scores of the test split; None where it is empty or the run was not to be finished
 
     @property
     def package(self) -> Path:
@@ -63,17 +55,11 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class ValidationFit:
-    """What was fitted on the validation split.
+    """What was fitted on the validation split."""
 
-    Attributes:
-        decision: probabilities, thresholds and labels of the package.
-        pairs: attributes of which one determines the other in the training rows.
-        embedding: how embeddings are made; None for the features themselves.
-    """
-
-    decision: Decision
-    pairs: list[Pair]
-    embedding: EmbeddingPlan | None
+    decision: Decision  # probabilities, thresholds and labels of the package
+    pairs: list[Pair]  # attributes of which one determines the other in the training rows
+    embedding: EmbeddingPlan | None  # how embeddings are made; None for the features themselves
 
 
 def finish_run(session: Session, state: TrainState, step: int) -> Result:
@@ -235,12 +221,10 @@ def _score_decision(session: Session, state: TrainState, result: Evaluation, fit
 def _write_predictions(
     session: Session, result: Evaluation, labels: list[Prediction], decision: Decision | None, path: Path
 ) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["id", *prediction_columns(session.attributes, decision)])
+    rows = [["id", *prediction_columns(session.attributes, decision)]]
     for product, prediction in zip(session.prepared.ids[result.rows], labels, strict=True):
-        writer.writerow([product, *prediction_cells(prediction)])
-    files.write_text(path, text.getvalue())
+        rows.append([product, *prediction_cells(prediction)])
+    files.write_text(path, files.format_csv(rows))
 
 
 def _write_sheet(session: Session, result: Evaluation, labels: list[Prediction], path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -35,6 +34,7 @@ from fashion_jax.models.classifier import Classifier, abstract_classifier, froze
 from fashion_jax.run.resolve import colours, run_steps
 from fashion_jax.run.start import read_weights
 from fashion_jax.system.devices import make_mesh
+from fashion_jax.system.progress import say
 from fashion_jax.training.fine_tuning import parameter_paths, plan_fine_tuning
 from fashion_jax.training.loop import Schedule
 from fashion_jax.training.losses import HeadLoss, make_head_loss
@@ -52,21 +52,13 @@ AddPhotos = Callable[[DeviceBatch], DeviceBatch]  # adds photos that lie on the 
 
 @dataclass(frozen=True)
 class Batches:
-    """This process's part of every batch. Every method also returns what adds the photos that lie on the devices.
+    """This process's part of every batch. Every method also returns what adds the photos that lie on the devices."""
 
-    Attributes:
-        config: resolved.
-        prepared: the records.
-        mesh: all devices.
-        storage: where decoded photos are kept: "device", "host", or "stream" for nowhere.
-        progress: whether to show bars.
-    """
-
-    config: Config
-    prepared: Prepared
-    mesh: Mesh
-    storage: str
-    progress: bool
+    config: Config  # resolved
+    prepared: Prepared  # the records
+    mesh: Mesh  # all devices
+    storage: str  # where decoded photos are kept: "device", "host", or "stream" for nowhere
+    progress: bool  # whether to show bars
 
     def training(self, start_step: int) -> tuple[Iterator[Batch], AddPhotos]:
         """Returns training batches without end, beginning with the batch of a step."""
@@ -146,24 +138,16 @@ class Batches:
 
 @dataclass
 class Session:
-    """A run, ready to train and to score: all that follows from its configuration and its records.
+    """A run, ready to train and to score: all that follows from its configuration and its records."""
 
-    Attributes:
-        config: as `resolve` returns it.
-        prepared: the records.
-        workdir: of the run.
-        mesh: all devices.
-        progress: whether to show progress on standard error.
-        second_heads: attributes with a second head, which is fitted after training; only for scoring.
-        storage: where decoded photos are kept: "device", "host", or "stream" for nowhere; chosen here where empty.
-    """
-
-    config: Config
-    prepared: Prepared
-    workdir: Path
-    mesh: Mesh = field(default_factory=make_mesh)
-    progress: bool = True
+    config: Config  # as `resolve` returns it
+    prepared: Prepared  # the records
+    workdir: Path  # of the run
+    mesh: Mesh = field(default_factory=make_mesh)  # all devices
+    progress: bool = True  # whether to show progress on standard error
+    # attributes with a second head, which is fitted after training; only for scoring.
     second_heads: tuple[str, ...] = ()
+    # where decoded photos are kept: "device", "host", or "stream" for nowhere; chosen here where empty.
     storage: str = ""
 
     def __post_init__(self) -> None:
@@ -220,12 +204,11 @@ class Session:
         """
         given = read_weights(self.workdir, self.arguments) if self.config.model.pretrained else {}
         drawn = sorted(path for path in self.fine_tuning.frozen if f"params/{path}" not in given)
-        if drawn and self.progress:
-            print(
+        if drawn:
+            say(
                 f"note: {len(drawn)} frozen parameters are not in the pretrained weights and stay as they are drawn, "
                 f"such as {drawn[0]}; narrow config.optimizer.freeze to train them",
-                file=sys.stderr,
-                flush=True,
+                show=self.progress,
             )
         for name, loss in self.head_losses.items():
             if loss.first_bias is not None:

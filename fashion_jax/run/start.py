@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from fashion_jax.run.workdir import TRAINED_ON, has_checkpoints, read_ids, train
 from fashion_jax.serving.zoo import find_model
 from fashion_jax.system import files
 from fashion_jax.system.errors import UserError
+from fashion_jax.system.progress import say
 
 FOLDER = "pretrained"
 _INFO, _BACKBONE = "info.json", "backbone.safetensors"
@@ -68,13 +68,11 @@ def prepare_pretrained(config: Config, workdir: Path, *, progress: bool = True) 
         files.write_json(aside / _INFO, info.to_dict())
         known = None if products is None else sorted(products)
         files.write_text(aside / TRAINED_ON, json.dumps({"ids": known}))
-    if progress:
-        print(
-            f"pretrained weights {info.source}: ResNet-{info.depth} in {info.layout}, width {info.width}, "
-            f"stem {info.stem!r}, sha256 {info.digest[:12]}",
-            file=sys.stderr,
-            flush=True,
-        )
+    say(
+        f"pretrained weights {info.source}: ResNet-{info.depth} in {info.layout}, width {info.width}, "
+        f"stem {info.stem!r}, sha256 {info.digest[:12]}",
+        show=progress,
+    )
 
 
 def adopt_pretrained(config: Config, workdir: Path) -> Config:
@@ -112,12 +110,10 @@ def warn_of_known_products(prepared: Prepared, workdir: Path) -> None:
     for split in ("validation", "test"):
         known = np.isin(prepared.ids[prepared.indices(split)].astype(str), sorted(before)).sum()
         if known:
-            print(
+            say(
                 f"warning: {known:,} products of the {split} split have ids of training products of {info.source}. If "
                 "they are the same products, their scores are too good; keep the split of that run with "
-                "--config.data.source=ITS_WORKDIR/records",
-                file=sys.stderr,
-                flush=True,
+                "--config.data.source=ITS_WORKDIR/records"
             )
 
 

@@ -13,9 +13,6 @@ FOLDER/
 
 from __future__ import annotations
 
-import csv
-import hashlib
-import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -65,19 +62,12 @@ _NOT_SEARCHED = {
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """Numbers from `low` to `high`, both included; only integers where `low`, `high` and `step` are integers.
+    """Numbers from `low` to `high`, both included; only integers where `low`, `high` and `step` are integers."""
 
-    Attributes:
-        low: the smallest number.
-        high: the largest number.
-        log: whether logarithms are drawn evenly.
-        step: between neighbouring numbers; None for any number, or 1 for integers.
-    """
-
-    low: float
-    high: float
-    log: bool = False
-    step: float | None = None
+    low: float  # the smallest number
+    high: float  # the largest number
+    log: bool = False  # whether logarithms are drawn evenly
+    step: float | None = None  # between neighbouring numbers; None for any number, or 1 for integers
 
     @property
     def of_integers(self) -> bool:
@@ -171,7 +161,7 @@ def sweep(
             values = {name: _draw(trial, name, entry) for name, entry in wanted.items()}
             shown = ", ".join(f"{name}={value}" for name, value in values.items())
             say(f"trial {len(_ended(study)) + 1} of {num_trials}: {shown}", show=progress)
-            workdir = folder / "trials" / _digest(values)
+            workdir = folder / "trials" / files.digest(dict(sorted(values.items())))[:12]
             trial.set_user_attr("workdir", str(workdir))
             try:
                 _run(study, trial, load_config(config, {**given, **values}), workdir, progress, owns_process)
@@ -335,11 +325,8 @@ def _write_trials(study: optuna.Study, space: Space, folder: Path, config: Confi
             }
         )
     rows.sort(key=lambda row: (order.index(row["state"]), (1 if lower else -1) * (row["score"] or 0.0)))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, ["trial", "state", "score", *space, "workdir", "reason"], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    files.write_text(folder / "trials.csv", text.getvalue())
+    columns = ["trial", "state", "score", *space, "workdir", "reason"]
+    files.write_text(folder / "trials.csv", files.format_csv([columns, *([row[c] for c in columns] for row in rows)]))
     write_picture(folder / "trials.png", rows, space, config.train.best_metric)
     return rows
 
@@ -356,7 +343,6 @@ def write_picture(path: Path, trials: Sequence[Mapping[str, Any]], space: Space,
         space: what was searched.
         metric: name of the score.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
@@ -364,7 +350,6 @@ def write_picture(path: Path, trials: Sequence[Mapping[str, Any]], space: Space,
     columns = min(_PANELS_PER_ROW, len(space))
     rows = -(-len(space) // columns)
     figure = Figure(figsize=(max(6.0, 3.4 * columns), 0.8 + 2.9 * rows), layout="constrained")
-    FigureCanvasAgg(figure)
     panels = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
     for axes, (name, entry) in zip(panels, space.items(), strict=False):
         for trial in scored:
@@ -395,7 +380,3 @@ def write_picture(path: Path, trials: Sequence[Mapping[str, Any]], space: Space,
 
 def _text(value: str | float) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _digest(values: Mapping[str, str]) -> str:
-    return hashlib.sha256(json.dumps(dict(values), sort_keys=True).encode()).hexdigest()[:12]

@@ -21,21 +21,13 @@ _MOST_LABELS = 3  # under a photo
 
 @dataclass
 class Answer:
-    """A query with what was found.
+    """A query with what was found."""
 
-    Attributes:
-        name: the query's name, for people.
-        labels: the query's known labels.
-        hits: best first.
-        photo: the query's photo, or None.
-        id: the id of the query, if it is a product of the index.
-    """
-
-    name: str
-    labels: dict[str, Scalar]
-    hits: list[Recommendation]
-    photo: np.ndarray | None = None
-    id: int | str | None = None
+    name: str  # the query's name, for people
+    labels: dict[str, Scalar]  # the query's known labels
+    hits: list[Recommendation]  # best first
+    photo: np.ndarray | None = None  # the query's photo, or None
+    id: int | str | None = None  # the id of the query, if it is a product of the index
 
 
 def product_labels(index: Index, name: int | str) -> dict[str, Scalar]:

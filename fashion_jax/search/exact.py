@@ -101,19 +101,12 @@ class Searcher(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class HostCosts:
-    """Seconds of exact search on the host, measured when the index was built, or first loaded on this machine.
+    """Seconds of exact search on the host, measured when the index was built, or first loaded on this machine."""
 
-    Attributes:
-        rows: numbers of rows, growing, that one query was compared with.
-        seconds: time of each. A row costs less where all of them are in the processor's cache.
-        batch: per row and query, for many queries.
-        copy: per row, to copy its vector.
-    """
-
-    rows: tuple[int, ...]
-    seconds: tuple[float, ...]
-    batch: float
-    copy: float
+    rows: tuple[int, ...]  # numbers of rows, growing, that one query was compared with
+    seconds: tuple[float, ...]  # time of each. A row costs less where all of them are in the processor's cache.
+    batch: float  # per row and query, for many queries
+    copy: float  # per row, to copy its vector
 
     @classmethod
     def measure(cls, vectors: Float32[np.ndarray, "n dim"]) -> HostCosts:

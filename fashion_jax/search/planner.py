@@ -92,17 +92,11 @@ def _nearest_indexed(
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """How well an index still does what it was built for.
+    """How well an index still does what it was built for."""
 
-    Attributes:
-        recall: share of the true 10 nearest rows that sampled rows find now.
-        target_recall: what was asked for when the index was built.
-        reasons: why a rebuild is due; empty where none is.
-    """
-
-    recall: float
-    target_recall: float
-    reasons: tuple[str, ...]
+    recall: float  # share of the true 10 nearest rows that sampled rows find now
+    target_recall: float  # what was asked for when the index was built
+    reasons: tuple[str, ...]  # why a rebuild is due; empty where none is
 
     @property
     def rebuild_due(self) -> bool:

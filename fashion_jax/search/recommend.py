@@ -25,21 +25,13 @@ _SHIFT = 1.0  # how far a query moves from the prototype of its own value to tha
 
 @dataclass(frozen=True, slots=True)
 class Recommendation:
-    """A recommended product.
+    """A recommended product."""
 
-    Attributes:
-        id: of the product.
-        score: the rank follows it; higher is better.
-        agrees: columns in which the product has the wanted value.
-        differs: column -> the product's value, where another value was wanted.
-        attributes: all columns of the product, as they were when it was found.
-    """
-
-    id: int | str
-    score: float
-    agrees: tuple[str, ...]
-    differs: dict[str, Scalar]
-    attributes: dict[str, Scalar]
+    id: int | str  # of the product
+    score: float  # the rank follows it; higher is better
+    agrees: tuple[str, ...]  # columns in which the product has the wanted value
+    differs: dict[str, Scalar]  # column -> the product's value, where another value was wanted
+    attributes: dict[str, Scalar]  # all columns of the product, as they were when it was found
 
 
 def similar(

@@ -34,23 +34,14 @@ _FILTERING = 2e-5  # seconds that a filter adds to a search
 
 @dataclass(frozen=True, slots=True)
 class OperatingPoint:
-    """How ScaNN is asked for up to `neighbours` neighbours, and what was measured there.
+    """How ScaNN is asked for up to `neighbours` neighbours, and what was measured there."""
 
-    Attributes:
-        neighbours: the most neighbours that may be asked for.
-        leaves: partitions that are searched.
-        reorder: candidates whose similarity is computed exactly.
-        recall: mean share of the true nearest `neighbours` that are found, on the sample.
-        single_seconds: time of one query alone, the median.
-        batch_seconds: time of one query in a batch of the sample's size.
-    """
-
-    neighbours: int
-    leaves: int
-    reorder: int
-    recall: float
-    single_seconds: float
-    batch_seconds: float
+    neighbours: int  # the most neighbours that may be asked for
+    leaves: int  # partitions that are searched
+    reorder: int  # candidates whose similarity is computed exactly
+    recall: float  # mean share of the true nearest `neighbours` that are found, on the sample
+    single_seconds: float  # time of one query alone, the median
+    batch_seconds: float  # time of one query in a batch of the sample's size
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> OperatingPoint:

@@ -26,21 +26,13 @@ _ABSENT = -1
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """The rows that were indexed together. Rows that are added later are compared one by one until a rebuild.
+    """The rows that were indexed together. Rows that are added later are compared one by one until a rebuild."""
 
-    Attributes:
-        vectors: float32 of length 1.
-        host: exact search over them.
-        index: what may be faster: ScaNN, or JAX on a device; None where nothing is.
-        sample: rows by which ScaNN's recall is measured; None without ScaNN.
-        target_recall: asked for when it was built.
-    """
-
-    vectors: Float32[np.ndarray, "n dim"]
-    host: HostSearcher
-    index: ScannSearcher | DeviceSearcher | None
-    sample: Sample | None
-    target_recall: float
+    vectors: Float32[np.ndarray, "n dim"]  # float32 of length 1
+    host: HostSearcher  # exact search over them
+    index: ScannSearcher | DeviceSearcher | None  # what may be faster: ScaNN, or JAX on a device; None where nothing is
+    sample: Sample | None  # rows by which ScaNN's recall is measured; None without ScaNN
+    target_recall: float  # asked for when it was built
 
     @property
     def count(self) -> int:
@@ -108,25 +100,15 @@ class IdLookup:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """One version of the index. Rows are numbered: first the indexed rows, then the rows added since.
+    """One version of the index. Rows are numbered: first the indexed rows, then the rows added since."""
 
-    Attributes:
-        version: grows by one with each update.
-        ids: of all rows. A product that was replaced stands there twice; its old row is not live.
-        live: which rows count.
-        num_live: how many rows count.
-        base: the indexed rows.
-        added: vectors of the rows added since.
-        attributes: of all rows.
-    """
-
-    version: int
-    ids: np.ndarray
-    live: Bool[np.ndarray, " n"]
-    num_live: int
-    base: Base
-    added: Float32[np.ndarray, "d dim"]
-    attributes: AttributeTable
+    version: int  # grows by one with each update
+    ids: np.ndarray  # of all rows. A product that was replaced stands there twice; its old row is not live.
+    live: Bool[np.ndarray, " n"]  # which rows count
+    num_live: int  # how many rows count
+    base: Base  # the indexed rows
+    added: Float32[np.ndarray, "d dim"]  # vectors of the rows added since
+    attributes: AttributeTable  # of all rows
     _selections: OrderedDict[str | None, Selection] = field(default_factory=OrderedDict)
     _lookup: list[IdLookup] = field(default_factory=list)  # of the base, shared by the versions that have it
     _added_rows: list[dict[int | str, int]] = field(default_factory=list)  # id -> row of the added products
@@ -218,19 +200,12 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """One change of an index.
+    """One change of an index."""
 
-    Attributes:
-        deletes: whether it removes products; else it adds or replaces them.
-        ids: of the products.
-        vectors: of length 1; None for a removal.
-        columns: name -> a value per product, None where missing; None for a removal.
-    """
-
-    deletes: bool
-    ids: np.ndarray
-    vectors: Float32[np.ndarray, "n dim"] | None = None
-    columns: dict[str, list[Any]] | None = None
+    deletes: bool  # whether it removes products; else it adds or replaces them
+    ids: np.ndarray  # of the products
+    vectors: Float32[np.ndarray, "n dim"] | None = None  # of length 1; None for a removal
+    columns: dict[str, list[Any]] | None = None  # name -> a value per product, None where missing; None for a removal
 
     def fits(self, snapshot: Snapshot) -> bool:
         """Whether this is an update of such an index; what was read from a disk may be another's."""

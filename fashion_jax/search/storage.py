@@ -9,7 +9,6 @@ generation-<name>.journal    the updates since
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import math
 import os
@@ -184,7 +183,7 @@ def write_index(folder: Path, snapshot: Snapshot, settings: dict[str, Any]) -> s
             (aside / "scann").mkdir()
             base.index.save(aside / "scann")
         digests = {
-            path.relative_to(aside).as_posix(): {"bytes": path.stat().st_size, "sha256": _digest(path)}
+            path.relative_to(aside).as_posix(): {"bytes": path.stat().st_size, "sha256": files.file_digest(path)}
             for path in sorted(aside.rglob("*"))
             if path.is_file()
         }
@@ -313,7 +312,7 @@ def machine_name() -> str:
 
 def manifest_digest(manifest: dict[str, Any]) -> str:
     """Returns the digest of a manifest without its "sha256"."""
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+    return files.digest(json.dumps(manifest, sort_keys=True).encode())
 
 
 def _read(folder: Path, manifest: dict[str, Any]) -> tuple[Snapshot, dict[str, Any], str]:
@@ -430,7 +429,7 @@ def _check_files(place: Path, digests: dict[str, Any]) -> None:
         if name not in present:
             raise FileNotFoundError(2, "missing", str(path))
         same = isinstance(known, dict) and path.stat().st_size == known.get("bytes")
-        if not same or _digest(path) != known.get("sha256"):
+        if not same or files.file_digest(path) != known.get("sha256"):
             raise UserError(f"{path} is damaged: its bytes are not those that were saved; build the index again")
 
 
@@ -484,8 +483,3 @@ def _check_snapshot(snapshot: Snapshot) -> None:
         inside = shapes and sample.rows.dtype.kind == "i" and 0 <= sample.rows.min() <= sample.rows.max() < base.count
         if not inside or sample.scores.dtype != np.float32 or not np.isfinite(sample.scores).all():
             raise UserError("its sample is of other rows")
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -31,15 +31,11 @@ _CLEARANCE = 2.0  # standard errors by which the sample must exceed the target, 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Rows that serve as queries, and how near their true neighbours are. A row is not its own neighbour.
+    """Rows that serve as queries, and how near their true neighbours are. A row is not its own neighbour."""
 
-    Attributes:
-        rows: positions of the sampled rows.
-        scores: cosine similarities of the nearest rows, best first. Similarities, not positions: where several rows
-            are equally near (the same photo twice), any of them is right.
-    """
-
-    rows: Int64[np.ndarray, " sample"]
+    rows: Int64[np.ndarray, " sample"]  # positions of the sampled rows
+    # cosine similarities of the nearest rows, best first. Similarities, not positions: where several rows are equally
+    # near (the same photo twice), any of them is right.
     scores: Float32[np.ndarray, "sample k"]
 
 

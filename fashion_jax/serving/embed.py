@@ -22,22 +22,15 @@ DTYPES = ("float32", "float16")
 
 @dataclass
 class Embedded:
-    """The usable products of a source with the model's outputs, in the order of the source.
+    """The usable products of a source with the model's outputs, in the order of the source."""
 
-    Attributes:
-        products: that were usable.
-        embeddings: of length 1.
-        labels: attribute -> predicted class numbers.
-        confidences: attribute -> probability in [0, 1] of the source's label where it has one (NaN where the model does
-            not know that class), else of the predicted class.
-        catalog: the source, with the rows that were left out.
-    """
-
-    products: list[Product]
-    embeddings: Float32[np.ndarray, "n size"]
-    labels: dict[str, Int64[np.ndarray, " n"]]
+    products: list[Product]  # that were usable
+    embeddings: Float32[np.ndarray, "n size"]  # of length 1
+    labels: dict[str, Int64[np.ndarray, " n"]]  # attribute -> predicted class numbers
+    # attribute -> probability in [0, 1] of the source's label where it has one (NaN where the model does not know that
+    # class), else of the predicted class.
     confidences: dict[str, Float32[np.ndarray, " n"]]
-    catalog: Catalog
+    catalog: Catalog  # the source, with the rows that were left out
 
     @property
     def ids(self) -> np.ndarray:

@@ -10,7 +10,6 @@ embedding.json        how to make embeddings, with embedding.safetensors; withou
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -46,32 +45,20 @@ _MIN_STD = 1e-6  # With a smaller value, float32 cannot hold normalised photos.
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """A package that was loaded and checked.
+    """A package that was loaded and checked."""
 
-    Attributes:
-        folder: of the package.
-        model: values of `Architecture`, as JSON has them.
-        vocabularies: attribute -> names of the classes.
-        preprocessing: height, width and max_side (pixels), mean, std (of RGB in [0, 1]), and test_time_flip (whether
-            predictions are means over a photo and its mirror image).
-        extra: notes of training.
-        params: nested parameters.
-        batch_stats: nested batch statistics.
-        fingerprint: packages with the same one give the same embeddings and predictions, up to rounding.
-        decision: fitted on validation rows; None without them.
-        embedding: how to make embeddings; None where embeddings are the pooled features.
-    """
-
-    folder: Path
-    model: dict[str, Any]
-    vocabularies: dict[str, tuple[str, ...]]
+    folder: Path  # of the package
+    model: dict[str, Any]  # values of `Architecture`, as JSON has them
+    vocabularies: dict[str, tuple[str, ...]]  # attribute -> names of the classes
+    # height, width and max_side (pixels), mean, std (of RGB in [0, 1]), and test_time_flip (whether predictions are
+    # means over a photo and its mirror image).
     preprocessing: dict[str, Any]
-    extra: dict[str, Any]
-    params: dict[Any, Any]
-    batch_stats: dict[Any, Any]
-    fingerprint: str
-    decision: Decision | None = None
-    embedding: EmbeddingPlan | None = None
+    extra: dict[str, Any]  # notes of training
+    params: dict[Any, Any]  # nested parameters
+    batch_stats: dict[Any, Any]  # nested batch statistics
+    fingerprint: str  # packages with the same one give the same embeddings and predictions, up to rounding
+    decision: Decision | None = None  # fitted on validation rows; None without them
+    embedding: EmbeddingPlan | None = None  # how to make embeddings; None where embeddings are the pooled features
 
 
 def write_package(
@@ -113,7 +100,7 @@ def write_package(
         "model": dataclasses.asdict(Architecture(**model)),
         "num_features": features,
         "preprocessing": dict(preprocessing),
-        "digests": {name: _digest(content) for name, content in contents.items()},
+        "digests": {name: files.digest(content) for name, content in contents.items()},
         "extra": files.without_nan(extra),
     }
     with files.replace_directory(folder) as aside:
@@ -155,7 +142,7 @@ def load_package(path: str | Path) -> Package:
         if not isinstance(extra, dict):
             raise UserError(f"{where}: extra is no JSON object")
         about = json.dumps([config["digests"], config["model"], config["preprocessing"]], sort_keys=True)
-        network = (params, batch_stats, _digest(about.encode())[:32])
+        network = (params, batch_stats, files.digest(about.encode())[:32])
         return Package(folder, model, vocabularies, preprocessing, extra, *network, decision, embedding)
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{where} is not a model's configuration: {error!r}") from error
@@ -169,7 +156,7 @@ def _read_files(folder: Path, digests: Mapping[str, str]) -> dict[str, bytes]:
         if wanted is None and name in _OPTIONAL and not path.exists():
             continue
         contents[name] = path.read_bytes() if path.is_file() else b""
-        if _digest(contents[name]) != wanted:
+        if files.digest(contents[name]) != wanted:
             raise UserError(f"{path} is damaged, missing or was changed: it does not match config.json")
     return contents
 
@@ -271,10 +258,6 @@ def _check_weights(folder: Path, data: bytes, model: dict[str, Any]) -> tuple[di
 
 def _to_json(value: Any) -> bytes:
     return json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
 
 
 def _version() -> str:

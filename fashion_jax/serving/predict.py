@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -51,11 +49,8 @@ def predict_source(
         for product, prediction in zip(products, name_labels(outputs, model.classes), strict=True):
             rows.append((product.row, [product.id, *prediction_cells(prediction)]))
     rows.sort(key=lambda item: item[0])
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["id", *prediction_columns(model.attributes, model.package.decision)])
-    writer.writerows(cells for _, cells in rows)
-    files.write_text(run.out, text.getvalue())
+    header = ["id", *prediction_columns(model.attributes, model.package.decision)]
+    files.write_text(run.out, files.format_csv([header, *(cells for _, cells in rows)]))
     note = run.write_quarantine()
     if progress:
         print(f"{out}: {len(rows):,} products; {note}")

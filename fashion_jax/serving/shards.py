@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -28,7 +26,7 @@ class Shards:
             key: JSON value that names everything on which the results depend, such as the model and the catalogue.
         """
         self._folder = folder
-        self._key = hashlib.sha256(json.dumps(key).encode()).hexdigest()
+        self._key = files.digest(key)
 
     def read(self) -> Iterator[dict[str, np.ndarray]]:
         """Yields the arrays of each file. Removes damaged files and files of another key."""

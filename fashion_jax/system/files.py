@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import errno
+import hashlib
+import io
 import json
 import math
 import os
@@ -11,7 +14,7 @@ import re
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -56,6 +59,25 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Replaces `path` by `value` as indented JSON in one step; NaN and infinity are refused with ValueError."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def format_csv(rows: Iterable[Iterable[object]]) -> str:
+    """Returns rows as CSV text with commas and "\\n"; the first row should be the names of the columns."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+def digest(value: Any) -> str:
+    """Returns the SHA-256 of bytes, or of a JSON value, in hexadecimal."""
+    data = value if isinstance(value, bytes) else json.dumps(value).encode()
+    return hashlib.sha256(data).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """Returns the SHA-256 of a file in hexadecimal, without reading it into memory at once."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_json_object(path: Path) -> dict[str, Any]:

@@ -26,29 +26,21 @@ _LONGEST_LINE = 28  # characters under a photo
 
 @dataclass(frozen=True, slots=True)
 class CaptionedPhoto:
-    """A photo and the lines of text under it.
+    """A photo and the lines of text under it."""
 
-    Attributes:
-        photo: uint8 RGB (height, width, 3), of any size; None where it cannot be shown.
-        lines: text and colour of each line.
-        is_query: whether it gets a thick blue frame.
-    """
-
-    photo: np.ndarray | None
-    lines: Sequence[tuple[str, str]]
-    is_query: bool = False
+    photo: np.ndarray | None  # uint8 RGB (height, width, 3), of any size; None where it cannot be shown
+    lines: Sequence[tuple[str, str]]  # text and colour of each line
+    is_query: bool = False  # whether it gets a thick blue frame
 
 
 def write_photo_grid(path: Path, rows: Sequence[Sequence[CaptionedPhoto]]) -> None:
     """Writes a PNG with rows of photos and the text under each; an empty picture for no rows."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     count, columns = max(len(rows), 1), max((len(row) for row in rows), default=1)
     text = _LINE_HEIGHT * max((len(item.lines) for row in rows for item in row), default=0)
     height = _PHOTO_HEIGHT + text
     figure = Figure(figsize=(_PHOTO_WIDTH * columns, height * count), dpi=100)
-    FigureCanvasAgg(figure)
     figure.subplots_adjust(0.01, text / (height * count), 0.99, 0.99, 0.05, 0.05 + text / _PHOTO_HEIGHT)
     for row, items in enumerate(rows):
         for column, item in enumerate(items):

@@ -21,17 +21,11 @@ from fashion_jax.system.errors import UserError, nearest
 
 @dataclass(frozen=True, slots=True)
 class FineTuning:
-    """A plan; what it does not name is trained from the first step at the whole rate.
+    """A plan; what it does not name is trained from the first step at the whole rate."""
 
-    Attributes:
-        frozen: paths of parameters that are never trained.
-        starts: path -> step from which it is trained, above 0.
-        factors: path -> factor of the learning rate, other than 1.
-    """
-
-    frozen: frozenset[str] = frozenset()
-    starts: Mapping[str, int] = field(default_factory=dict)
-    factors: Mapping[str, float] = field(default_factory=dict)
+    frozen: frozenset[str] = frozenset()  # paths of parameters that are never trained
+    starts: Mapping[str, int] = field(default_factory=dict)  # path -> step from which it is trained, above 0
+    factors: Mapping[str, float] = field(default_factory=dict)  # path -> factor of the learning rate, other than 1
 
     def hold(self, params: dict[str, Any], step: jax.Array) -> dict[str, Any]:
         """Returns the parameters, with no gradient to those that are frozen at a step.

@@ -25,38 +25,23 @@ _LAG = 2  # steps between a step's dispatch and the reading of its metrics, so t
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """Steps at which things happen; intervals in steps.
+    """Steps at which things happen; intervals in steps."""
 
-    Attributes:
-        total: optimiser steps of the run.
-        log: training metrics are written.
-        evaluate: the validation split is scored.
-        checkpoint: the state is saved, besides after each evaluation and at the end.
-        patience: evaluations without a better metric after which the run ends; 0 for never.
-    """
-
-    total: int
-    log: int
-    evaluate: int
-    checkpoint: int
-    patience: int = 0
+    total: int  # optimiser steps of the run
+    log: int  # training metrics are written
+    evaluate: int  # the validation split is scored
+    checkpoint: int  # the state is saved, besides after each evaluation and at the end
+    patience: int = 0  # evaluations without a better metric after which the run ends; 0 for never
 
 
 @dataclass(slots=True)
 class EarlyStopping:
-    """The best metric so far, and how long ago it was reached. Every checkpoint holds it.
+    """The best metric so far, and how long ago it was reached. Every checkpoint holds it."""
 
-    Attributes:
-        metric: the name of what `best` measures.
-        best: the best value so far; None before the first evaluation.
-        evaluations_without_gain: the number of evaluations since then.
-        stopped: whether the run has ended because of them.
-    """
-
-    metric: str
-    best: float | None = None
-    evaluations_without_gain: int = 0
-    stopped: bool = False
+    metric: str  # the name of what `best` measures
+    best: float | None = None  # the best value so far; None before the first evaluation
+    evaluations_without_gain: int = 0  # the number of evaluations since then
+    stopped: bool = False  # whether the run has ended because of them
 
     def to_dict(self) -> dict[str, Any]:
         """Returns JSON values."""
@@ -72,29 +57,19 @@ class EarlyStopping:
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """What the loop trains with.
+    """What the loop trains with."""
 
-    Attributes:
-        schedule: what happens at which step.
-        mesh: of the state.
-        step_at: step -> the function that computes it, from `make_train_step`.
-        batches: this process's rows, beginning with the batch of the first step.
-        add_photos: adds photos that lie on the devices to a batch there.
-        evaluate: state -> scores of the validation split; None where it is empty.
-        lower_is_better: whether the metric that chooses the best checkpoint is a loss.
-        learning_rate: step -> its learning rate, to be logged.
-        name_batch: step -> a sentence that names its products, for errors.
-    """
-
-    schedule: Schedule
-    mesh: Mesh
-    step_at: Callable[[int], TrainStep]
-    batches: Iterator[Mapping[str, np.ndarray]]
+    schedule: Schedule  # what happens at which step
+    mesh: Mesh  # of the state
+    step_at: Callable[[int], TrainStep]  # step -> the function that computes it, from `make_train_step`
+    batches: Iterator[Mapping[str, np.ndarray]]  # this process's rows, beginning with the batch of the first step
+    # adds photos that lie on the devices to a batch there.
     add_photos: Callable[[dict[str, jax.Array]], dict[str, jax.Array]]
+    # state -> scores of the validation split; None where it is empty.
     evaluate: Callable[[TrainState], dict[str, float]] | None
-    lower_is_better: bool
-    learning_rate: Callable[[int], Any]
-    name_batch: Callable[[int], str]
+    lower_is_better: bool  # whether the metric that chooses the best checkpoint is a loss
+    learning_rate: Callable[[int], Any]  # step -> its learning rate, to be logged
+    name_batch: Callable[[int], str]  # step -> a sentence that names its products, for errors
 
 
 def run_loop(

@@ -20,23 +20,17 @@ _FOCAL_GAMMA = 2.0
 
 @dataclass(frozen=True, slots=True)
 class HeadLoss:
-    """How one head's loss is computed.
+    """How one head's loss is computed."""
 
-    Attributes:
-        smoothing: share of the probability that is spread over all classes, in [0, 1); one for all rows, or per class,
-            of the rows that have it.
-        weight: of the head's loss in the sum.
-        class_weights: per class, the factor of its rows; None for 1.
-        first_bias: per class, where the bias of the head's output starts; None for 0.
-        focal_gamma: rows that are right already count less by (1 - p) ** gamma (Lin et al., ICCV 2017).
-        spread: per class, its part of `smoothing`; sums to 1; None for even parts.
-    """
-
+    # share of the probability that is spread over all classes, in [0, 1); one for all rows, or per class, of the rows
+    # that have it.
     smoothing: float | Float32[np.ndarray, " classes"] = 0.0
-    weight: float = 1.0
-    class_weights: Float32[np.ndarray, " classes"] | None = None
+    weight: float = 1.0  # of the head's loss in the sum
+    class_weights: Float32[np.ndarray, " classes"] | None = None  # per class, the factor of its rows; None for 1
+    # per class, where the bias of the head's output starts; None for 0.
     first_bias: Float32[np.ndarray, " classes"] | None = None
-    focal_gamma: float = 0.0
+    focal_gamma: float = 0.0  # rows that are right already count less by (1 - p) ** gamma (Lin et al., ICCV 2017)
+    # per class, its part of `smoothing`; sums to 1; None for even parts.
     spread: Float32[np.ndarray, " classes"] | None = None
 
 
@@ -136,17 +130,11 @@ def head_cross_entropy(
 
 @struct.dataclass
 class MixedTarget:
-    """What a row that is mixed with another one should be.
+    """What a row that is mixed with another one should be."""
 
-    Attributes:
-        partners: the other row's labels, in [0, classes), or MISSING.
-        own: how much the row's own label counts, in [0, 1]; 0 where it is missing.
-        other: how much the partner's label counts, in [0, 1]; 0 where it is missing.
-    """
-
-    partners: Int[Array, " batch"]
-    own: Float[Array, " batch"]
-    other: Float[Array, " batch"]
+    partners: Int[Array, " batch"]  # the other row's labels, in [0, classes), or MISSING
+    own: Float[Array, " batch"]  # how much the row's own label counts, in [0, 1]; 0 where it is missing
+    other: Float[Array, " batch"]  # how much the partner's label counts, in [0, 1]; 0 where it is missing
 
 
 def multi_head_loss(

@@ -29,23 +29,14 @@ TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 @dataclass(frozen=True, slots=True)
 class NetworkSpec:
-    """A network, its heads, and the photos that it takes; training and evaluation use the same.
+    """A network, its heads, and the photos that it takes; training and evaluation use the same."""
 
-    Attributes:
-        graph: the model's static part.
-        attributes: the heads.
-        columns: where each head's label stands in `batch["label"]`.
-        mean: of RGB in [0, 1].
-        std: of RGB in [0, 1].
-        dtype: of the images that enter the network.
-    """
-
-    graph: nnx.GraphDef[Classifier]
-    attributes: tuple[str, ...]
-    columns: tuple[int, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    dtype: str
+    graph: nnx.GraphDef[Classifier]  # the model's static part
+    attributes: tuple[str, ...]  # the heads
+    columns: tuple[int, ...]  # where each head's label stands in `batch["label"]`
+    mean: tuple[float, ...]  # of RGB in [0, 1]
+    std: tuple[float, ...]  # of RGB in [0, 1]
+    dtype: str  # of the images that enter the network
 
     def normalize(self, images: jax.Array) -> Float[Array, "batch height width 3"]:
         """Returns photos in [0, 255] as the network takes them."""
@@ -58,44 +49,30 @@ class NetworkSpec:
 
 @dataclass(frozen=True, slots=True)
 class StepOptions:
-    """How a step trains.
+    """How a step trains."""
 
-    Attributes:
-        losses: how each head's loss is computed.
-        augmentation: random changes of the photos.
-        mix: mixup and CutMix.
-        never_mixed: attributes that mixed photos do not train.
-        scale: of the photos' sides, at most 1: small photos train faster, early in a run (progressive resizing;
-            Howard 2018; Tan and Le, ICML 2021). Each scale is a step of its own, because XLA's CPU backend computes
-            what is in a branch twelve times slower.
-        accumulation_steps: parts into which the batch is cut to save memory. Gradients add up to those of the whole
-            batch; batch norm sees one part at a time.
-        average_decay: of the moving average of parameters and batch statistics; 0 for none.
-        seed: of augmentation and dropout.
-        hold: parameters, step -> the same values, through which no gradient flows to what is frozen at that step.
-    """
-
-    losses: Mapping[str, HeadLoss]
-    augmentation: AugmentConfig
-    mix: MixConfig
-    never_mixed: tuple[str, ...]
+    losses: Mapping[str, HeadLoss]  # how each head's loss is computed
+    augmentation: AugmentConfig  # random changes of the photos
+    mix: MixConfig  # mixup and CutMix
+    never_mixed: tuple[str, ...]  # attributes that mixed photos do not train
+    # of the photos' sides, at most 1: small photos train faster, early in a run (progressive resizing; Howard 2018; Tan
+    # and Le, ICML 2021). Each scale is a step of its own, because XLA's CPU backend computes what is in a branch twelve
+    # times slower.
     scale: float
+    # parts into which the batch is cut to save memory. Gradients add up to those of the whole batch; batch norm sees
+    # one part at a time.
     accumulation_steps: int
-    average_decay: float
-    seed: int
+    average_decay: float  # of the moving average of parameters and batch statistics; 0 for none
+    seed: int  # of augmentation and dropout
+    # parameters, step -> the same values, through which no gradient flows to what is frozen at that step.
     hold: Callable[[dict[str, Any], jax.Array], dict[str, Any]]
 
 
 class Counts(NamedTuple):
-    """What sums over the rows of a whole batch are divided by, per head.
+    """What sums over the rows of a whole batch are divided by, per head."""
 
-    Attributes:
-        of_loss: labelled rows, or what their labels count together where photos are mixed.
-        labelled: rows that hold the label.
-    """
-
-    of_loss: Mapping[str, jax.Array]
-    labelled: Mapping[str, jax.Array]
+    of_loss: Mapping[str, jax.Array]  # labelled rows, or what their labels count together where photos are mixed
+    labelled: Mapping[str, jax.Array]  # rows that hold the label
 
 
 def make_train_step(

@@ -43,31 +43,18 @@ _BRANDS = (
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """A product before it is drawn.
+    """A product before it is drawn."""
 
-    Attributes:
-        id: of the product.
-        truth: column -> the label that fits the photo.
-        written: column -> the label in styles.csv.
-        shape: place in SHAPES.
-        kind: variant of the outline, 0 or 1.
-        pattern: of the cloth.
-        look: seed of everything else that can be seen; the photos of one product share it.
-        shift: pixels by which a second photo is moved.
-        copy_of: id of the product whose file this product repeats, or empty.
-        damage: the fault of the file, or empty.
-    """
-
-    id: str
-    truth: dict[str, str]
-    written: dict[str, str]
-    shape: int
-    kind: int
-    pattern: str
-    look: int
-    shift: Point = (0.0, 0.0)
-    copy_of: str = ""
-    damage: str = ""
+    id: str  # of the product
+    truth: dict[str, str]  # column -> the label that fits the photo
+    written: dict[str, str]  # column -> the label in styles.csv
+    shape: int  # place in SHAPES
+    kind: int  # variant of the outline, 0 or 1
+    pattern: str  # of the cloth
+    look: int  # seed of everything else that can be seen; the photos of one product share it
+    shift: Point = (0.0, 0.0)  # pixels by which a second photo is moved
+    copy_of: str = ""  # id of the product whose file this product repeats, or empty
+    damage: str = ""  # the fault of the file, or empty
 
 
 def write_catalog(folder: Path, count: int = DEFAULT_COUNT, seed: int = 0) -> None:
