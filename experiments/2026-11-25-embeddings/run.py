@@ -41,10 +41,7 @@ def main() -> int:
     labels["all three"] = join_labels(labels, JOINT)
     said = model.run_network(images, flip=False)
     logits, features, mirrored = said.logits, said.features, model.run_network(images, flip=True).logits
-    lines = [
-        "| vectors | features | " + " | ".join(labels) + " |",
-        "|---" * (len(labels) + 2) + "|",
-    ]
+    lines = ["| vectors | features | " + " | ".join(labels) + " |", "|---" * (len(labels) + 2) + "|"]
     for name, vectors in candidates(
         features, *({name: said[name] for name in JOINT} for said in (logits, mirrored))
     ).items():

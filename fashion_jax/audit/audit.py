@@ -74,7 +74,6 @@ def audit(
         num_folds: number of parts of the catalogue; near-duplicates stay in one part.
         corrections: a table of corrected labels, applied to the source first.
         schema: how to read the source's table; None: known or inferred.
-        progress: whether to show what is going on.
 
     Raises:
         UserError: cleanlab, the model or the source is not usable, an attribute is unknown, the number of folds does

@@ -27,16 +27,15 @@ _MOST_ROWS = 100_000  # A linear classifier does not get better from more rows.
 _SMALLEST_SCALE = 1e-6  # A feature with a smaller standard deviation counts as constant.
 
 
-def group_folds(groups: Int64[np.ndarray, " n"], num_folds: int, seed: int = 0) -> Int64[np.ndarray, " n"]:
+def group_folds(groups: Int64[np.ndarray, " n"], num_folds: int) -> Int64[np.ndarray, " n"]:
     """Returns a fold number in [0, num_folds) for each row. Rows of one group share a fold; folds have similar sizes.
 
     Args:
         groups: group number of each row; near-duplicates share one.
         num_folds: at least 2, at most the number of groups.
-        seed: shuffles groups of equal size.
     """
     _, number, sizes = np.unique(groups, return_inverse=True, return_counts=True)
-    order = np.random.default_rng(seed).permutation(len(sizes))
+    order = np.random.default_rng(0).permutation(len(sizes))
     order = order[np.argsort(-sizes[order], kind="stable")]
     filled, fold = np.zeros(num_folds, np.int64), np.zeros(len(sizes), np.int64)
     for group in order:
@@ -64,7 +63,6 @@ def linear_probabilities(
         labels: class numbers, negative where missing.
         num_classes: of each attribute.
         folds: from `group_folds`.
-        progress: whether to show a bar.
 
     Returns:
         For each attribute, float32 (n, classes); each row sums to 1.

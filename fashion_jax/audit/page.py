@@ -49,10 +49,7 @@ def write_page(path: Path, cards: Sequence[Card], *, total: int, products: int) 
     """Writes the page in one step.
 
     Args:
-        path: of the HTML file.
         cards: the findings to show, in their order.
-        total: number of all findings.
-        products: number of audited products.
     """
     parts = [
         _HEAD,

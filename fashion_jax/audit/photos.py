@@ -34,7 +34,6 @@ def find_new_rows(prepared: Prepared, trained: Set[str] | None) -> Bool[np.ndarr
     """Returns which rows show a product that is new to the network and no near-duplicate of a training product.
 
     Args:
-        prepared: the records.
         trained: ids of the products that the network was trained on. Where it is empty or None, or the records have no
             column of ids, no row counts as new.
     """
@@ -50,11 +49,8 @@ def run_network(
     """Runs the network on all records; shards in `folder` save a second run the work.
 
     Args:
-        model: the network.
-        prepared: the records.
         new: rows whose probabilities are needed, from `find_new_rows`.
         folder: of the shards; those of another network or of other records are removed.
-        progress: whether to show a bar.
     """
     total, ends = len(prepared), np.cumsum([len(classes) for classes in model.classes.values()])
     features = np.full((total, model.num_features + model.num_colour_features), np.nan, np.float32)
@@ -78,10 +74,7 @@ def run_network(
             for start in range(0, len(left), SHARD_ROWS):
                 rows = left[start : start + SHARD_ROWS]
                 for seen, outputs in predict_photos(
-                    model,
-                    read(rows),
-                    decode=lambda data: decode_photo(data, *model.size),
-                    flip=flip,
+                    model, read(rows), decode=lambda data: decode_photo(data, *model.size), flip=flip
                 ):
                     parts = (
                         [outputs.features, outputs.colour_features] if model.num_colour_features else [outputs.features]
@@ -107,8 +100,6 @@ def average_with_network(
     Args:
         fitted: for each attribute of the records, float32 (n, classes).
         outputs: from `run_network`.
-        prepared: the records.
-        model: the network.
     """
     averaged = []
     for column, (name, classes) in enumerate(prepared.vocabularies.items()):

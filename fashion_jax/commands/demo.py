@@ -22,7 +22,8 @@ def _run(flags: argparse.Namespace) -> int:
     start_devices(devices, load_config("demo").model.dtype)
     from fashion_jax.run.demo import run_demo
 
-    return run_demo(flags.workdir)
+    run_demo(flags.workdir)
+    return 0
 
 
 DEMO = Command(

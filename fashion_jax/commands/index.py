@@ -7,14 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fashion_jax.commands.command import (
-    MODEL,
-    SOURCES,
-    Command,
-    add_schema_flag,
-    read_schema,
-    start_for_prediction,
-)
+from fashion_jax.commands.command import MODEL, SOURCES, Command, add_schema_flag, read_schema, start_for_prediction
 from fashion_jax.system.errors import UserError
 
 if TYPE_CHECKING:
@@ -184,8 +177,5 @@ INDEX = Command(
     "builds an index of products, shows it and changes it",
     _add_flags,
     None,
-    (
-        "fashion-jax index build --model small --source products.csv --out index",
-        "fashion-jax index info --index index",
-    ),
+    ("fashion-jax index build --model small --source products.csv --out index", "fashion-jax index info --index index"),
 )

@@ -5,14 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from fashion_jax.commands.command import (
-    MODEL,
-    SOURCES,
-    Command,
-    add_schema_flag,
-    read_schema,
-    start_for_prediction,
-)
+from fashion_jax.commands.command import MODEL, SOURCES, Command, add_schema_flag, read_schema, start_for_prediction
 
 
 def _add_shared_flags(parser: argparse.ArgumentParser, out: str) -> None:

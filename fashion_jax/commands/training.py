@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -68,13 +67,8 @@ def run_train(flags: argparse.Namespace) -> int:
     start_processes(flags.coordinator_address, flags.num_processes, flags.process_id, flags.local_device_ids)
 
     from fashion_jax.run.train import format_scores, train
-    from fashion_jax.system.interrupt import Interrupted
 
-    try:
-        result = train(config, flags.workdir, owns_process=True)
-    except Interrupted as stop:
-        print(stop, file=sys.stderr)
-        return stop.exit_code
+    result = train(config, flags.workdir, owns_process=True)
     if result.test is not None:
         print(f"test scores of step {result.best_step}:\n{format_scores(result.test)}")
     print(f"scores: {result.workdir / 'evaluation'}\nmodel: {result.package}")
@@ -122,15 +116,10 @@ def _sweep(flags: argparse.Namespace) -> int:
     start_devices(config.runtime.cpu_devices, config.model.dtype)
 
     from fashion_jax.run.sweep import format_trials, sweep
-    from fashion_jax.system.interrupt import Interrupted
 
-    try:
-        trials = sweep(
-            flags.config, flags.space, flags.out, num_trials=flags.trials, overrides=flags.settings, owns_process=True
-        )
-    except Interrupted as stop:
-        print(stop, file=sys.stderr)
-        return stop.exit_code
+    trials = sweep(
+        flags.config, flags.space, flags.out, num_trials=flags.trials, overrides=flags.settings, owns_process=True
+    )
     print(format_trials(trials))
     print(f"all trials: {flags.out / 'trials.csv'}; as a picture: {flags.out / 'trials.png'}")
     return 0

@@ -66,9 +66,8 @@ class DataConfig:
     source: str = "synthetic"  # anything that `fashion-jax prepare --source` reads, or a prepared folder
     schema: str = ""  # a schema.json that says what the columns mean; empty: known data sets by name, else inferred
     corrections: str = ""  # a table of corrected labels, such as an audit's findings; empty: none
-    attributes: tuple[
-        str, ...
-    ] = ()  # attributes to train, in the order of the heads; empty: every attribute of the schema
+    # attributes to train, in the order of the heads; empty: every attribute of the schema
+    attributes: tuple[str, ...] = ()
     height: int = 80  # pixels to which photos are fitted
     width: int = 60  # pixels to which photos are fitted
     mean: tuple[float, ...] = ()  # subtracted from RGB in [0, 1]; empty: that of the pretrained weights, else 0.5
@@ -90,27 +89,15 @@ class DataConfig:
             sound = len(values) in (0, 3) and all(low <= v <= 1 for v in values)
             require(sound, f"data.{name}", values, f"3 in [{low:g}, 1], or none")
         require(16 <= self.max_side <= 8192, "data.max_side", self.max_side, "in [16, 8192] pixels")
-        require(
-            self.max_side >= max(self.height, self.width),
-            "data.max_side",
-            self.max_side,
-            f"at least the photos' size, {max(self.height, self.width)}, or they are scaled down and up again",
-        )
+        side = max(self.height, self.width)
+        enough = f"at least the photos' size, {side}, or they are scaled down and up again"
+        require(self.max_side >= side, "data.max_side", self.max_side, enough)
         require(0 <= self.max_bad_fraction <= 1, "data.max_bad_fraction", self.max_bad_fraction, "in [0, 1]")
-        require(
-            self.split in ("group", "random", "column") or self.split.startswith("file:"),
-            "data.split",
-            self.split,
-            "'group', 'random', 'column' or 'file:PATH'",
-        )
-        require(
-            len(self.split_fractions) == 3
-            and all(0 < f < 1 for f in self.split_fractions)
-            and abs(sum(self.split_fractions) - 1) < 1e-6,
-            "data.split_fractions",
-            self.split_fractions,
-            "3 shares that sum to 1",
-        )
+        known = self.split in ("group", "random", "column") or self.split.startswith("file:")
+        require(known, "data.split", self.split, "'group', 'random', 'column' or 'file:PATH'")
+        shares = self.split_fractions
+        sound = len(shares) == 3 and all(0 < share < 1 for share in shares) and abs(sum(shares) - 1) < 1e-6
+        require(sound, "data.split_fractions", shares, "3 shares that sum to 1")
         require(0 <= self.split_seed < 2**32, "data.split_seed", self.split_seed, "in [0, 2**32)")
         choice("data.storage", self.storage, ("auto", "device", "host", "stream"))
         self.augment.validate()
@@ -186,9 +173,8 @@ class LossConfig:
     """Cross-entropy per head, over the rows that hold its label."""
 
     label_smoothing: float = 0.0  # share of the probability that is spread over all classes, in [0, 1)
-    rare_label_smoothing: float = (
-        -1.0
-    )  # label smoothing of the rarest class (label-aware smoothing); below 0: as for others
+    # label smoothing of the rarest class (label-aware smoothing); below 0: as for others
+    rare_label_smoothing: float = -1.0
     head_label_smoothing: dict[str, float] = field(default_factory=dict)  # attribute -> label smoothing of its head
     # attribute -> weight of its head's loss; 1 where absent
     head_weights: dict[str, float] = field(default_factory=dict)
@@ -196,9 +182,8 @@ class LossConfig:
 
     def validate(self) -> None:
         choice("loss.imbalance", self.imbalance, IMBALANCE_METHODS)
-        require(
-            self.rare_label_smoothing < 1, "loss.rare_label_smoothing", self.rare_label_smoothing, "in [0, 1), or -1"
-        )
+        rare = self.rare_label_smoothing
+        require(rare < 1, "loss.rare_label_smoothing", rare, "in [0, 1), or -1")
         for name, value in {"": self.label_smoothing, **self.head_label_smoothing}.items():
             where = f"loss.head_label_smoothing[{name}]" if name else "loss.label_smoothing"
             require(0 <= value < 1, where, value, "in [0, 1)")
@@ -217,9 +202,8 @@ class TrainConfig:
     seed: int = 0  # of everything random in training
     evaluate_every: str = "1 epochs"  # time between two scores of the validation split
     checkpoint_every: str = "1 epochs"  # time between two checkpoints
-    average_decay: float = (
-        0.0  # of the moving average of the weights (EMA), which is scored and packaged; 0: no average
-    )
+    # of the moving average of the weights (EMA), which is scored and packaged; 0: no average
+    average_decay: float = 0.0
     progressive_scale: float = 1.0  # scale of the photos' sides until `progressive_until`; small photos train faster
     progressive_until: str = "50 percent"  # of the run; later photos have their full size
     mix: MixConfig = field(default_factory=MixConfig)
@@ -233,47 +217,42 @@ class TrainConfig:
             require(name != "duration" or unit != "percent", "train.duration", self.duration, "not in percent")
         require(self.batch_size >= 1, "train.batch_size", self.batch_size, "at least 1")
         require(self.accumulation_steps >= 1, "train.accumulation_steps", self.accumulation_steps, "at least 1")
-        require(
-            self.batch_size % self.accumulation_steps == 0,
-            "train.batch_size",
-            self.batch_size,
-            f"divisible by train.accumulation_steps={self.accumulation_steps}",
-        )
+        parts = self.accumulation_steps
+        whole = self.batch_size % parts == 0
+        require(whole, "train.batch_size", self.batch_size, f"divisible by train.accumulation_steps={parts}")
         require(0 <= self.seed < 2**32, "train.seed", self.seed, "in [0, 2**32)")
         require(0 <= self.average_decay < 1, "train.average_decay", self.average_decay, "in [0, 1)")
         require(0.25 <= self.progressive_scale <= 1, "train.progressive_scale", self.progressive_scale, "in [0.25, 1]")
         parse_duration(self.progressive_until, "train.progressive_until")
         self.mix.validate()
         require(bool(self.best_metric), "train.best_metric", self.best_metric, "the name of a validation metric")
-        require(
-            self.early_stopping_patience >= 0, "train.early_stopping_patience", self.early_stopping_patience, ">= 0"
-        )
+        patience = self.early_stopping_patience
+        require(patience >= 0, "train.early_stopping_patience", patience, "at least 0")
 
 
 @dataclass(slots=True)
-class TrustConfig:
+class DecisionConfig:
     """Which promises are fitted on the validation split after training."""
 
     precision: float = 0.98  # share of accepted labels that should be right
     label_set_coverage: float = 0.95  # share of products whose label set should hold the true label; 0: no label sets
 
     def validate(self) -> None:
-        require(0 < self.precision < 1, "trust.precision", self.precision, "in (0, 1); no number of rows promises 1")
-        require(0 <= self.label_set_coverage < 1, "trust.label_set_coverage", self.label_set_coverage, "in [0, 1)")
+        require(0 < self.precision < 1, "decision.precision", self.precision, "in (0, 1); no number of rows promises 1")
+        require(0 <= self.label_set_coverage < 1, "decision.label_set_coverage", self.label_set_coverage, "in [0, 1)")
 
 
 @dataclass(slots=True)
 class EmbeddingConfig:
     """What the package's embeddings are made of. They are fitted after training."""
 
-    kind: str = "labels"  # predicted labels and appearance, each in its own subspace; "features": the pooled features
-    attributes: tuple[str, ...] = ("auto",)  # compared by "labels"; auto: those that no finer attribute determines
+    # attributes whose predicted labels are compared; auto: those that no finer one determines; empty: none, only the
+    # pooled features
+    attributes: tuple[str, ...] = ("auto",)
     size: int = 256  # largest number of values in an embedding
     appearance: float = 0.15  # share of the pooled features in the similarity, in [0, 1)
 
     def validate(self) -> None:
-        choice("embedding.kind", self.kind, ("labels", "features"))
-        require(bool(self.attributes), "embedding.attributes", self.attributes, "attributes, or 'auto'")
         require(2 <= self.size <= 65536, "embedding.size", self.size, "in [2, 65536]")
         require(0 <= self.appearance < 1, "embedding.appearance", self.appearance, "in [0, 1)")
 
@@ -298,7 +277,7 @@ class Config:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
-    trust: TrustConfig = field(default_factory=TrustConfig)
+    decision: DecisionConfig = field(default_factory=DecisionConfig)
     embedding: EmbeddingConfig = field(default_factory=EmbeddingConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
 

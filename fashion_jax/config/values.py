@@ -28,7 +28,6 @@ def share_of(duration: str, whole: str) -> float | None:
 
     Args:
         duration: such as "2 epochs" or "5 percent".
-        whole: of the run.
 
     Returns:
         None where the two have other units, so that the rows must tell.
@@ -46,9 +45,6 @@ def resolve_steps(text: str, *, num_examples: int, batch_size: int, total_steps:
     """Turns a duration into optimiser steps, at least 1 unless the amount is 0.
 
     Args:
-        text: a duration.
-        num_examples: rows of the training split.
-        batch_size: rows of a step.
         total_steps: steps of the whole run, needed for "percent".
     """
     amount, unit = parse_duration(text)

@@ -44,9 +44,7 @@ def normalize(
 
 
 def augment(
-    images: Real[Array, "batch height width 3"],
-    keys: Key[Array, " batch"],
-    config: AugmentConfig,
+    images: Real[Array, "batch height width 3"], keys: Key[Array, " batch"], config: AugmentConfig
 ) -> Float[Array, "batch height width 3"]:
     """Applies random crop (the aspect stays), shift, flip, small rotation, RandAugment and erasing to each photo.
 
@@ -62,10 +60,7 @@ def augment(
 
 
 def _augment_one(
-    image: Real[Array, "height width 3"],
-    key: Key[Array, ""],
-    *,
-    config: AugmentConfig,
+    image: Real[Array, "height width 3"], key: Key[Array, ""], *, config: AugmentConfig
 ) -> Float[Array, "height width 3"]:
     height, width, _ = image.shape
     crop_key, place_key, flip_key, turn_key, erase_key, shift_key = jax.random.split(key, 6)
@@ -120,7 +115,6 @@ def draw_affine(
     the same probability, and so do both signs.
 
     Args:
-        key: of the photo.
         operations: the number of operations, at least 1.
         magnitude: of each operation, as a share of the largest, in [0, 1].
         height: of the photo, in pixels.
@@ -172,9 +166,7 @@ def affine_operation(
 
 
 def sample_bilinear(
-    image: Real[Array, "height width 3"],
-    y: Float[Array, "rows columns"],
-    x: Float[Array, "rows columns"],
+    image: Real[Array, "height width 3"], y: Float[Array, "rows columns"], x: Float[Array, "rows columns"]
 ) -> Float[Array, "rows columns 3"]:
     """Returns an image's values at fractional pixel positions, float32 in [0, 255]; outside of it all is white.
 

@@ -27,7 +27,7 @@ from fashion_jax.data.schema import (
     is_fashion,
 )
 from fashion_jax.data.sources import Source, find_source
-from fashion_jax.data.tables import Table, join_tables, read_table
+from fashion_jax.data.tables import Table, join_tables, one_line, read_table
 from fashion_jax.system import files
 from fashion_jax.system.errors import UserError, nearest
 
@@ -102,11 +102,7 @@ class Catalog:
 
 
 def open_catalog(
-    source: str | Path,
-    schema: Schema | None = None,
-    *,
-    labelled: bool = True,
-    corrections: str | Path | None = None,
+    source: str | Path, schema: Schema | None = None, *, labelled: bool = True, corrections: str | Path | None = None
 ) -> Catalog:
     """Reads a catalogue's table and finds its photos.
 
@@ -199,7 +195,7 @@ def _read_rows(catalog: Catalog, table: Table, base: str, labelled: bool) -> Non
     labels = labels.mask(labels.isin(list(schema.missing_values)), "")
     if catalog.corrections:
         # Corrections come before the schema's rules, as if somebody had edited the table.
-        ids = [_one_line(i) for i in frame[schema.id_column]] if schema.id_column else [str(row) for row in frame.index]
+        ids = [one_line(i) for i in frame[schema.id_column]] if schema.id_column else [str(row) for row in frame.index]
         catalog.corrected = apply_corrections(catalog.corrections, labels, ids, schema.attributes)
     keep = pd.Series(True, frame.index)
     reasons: dict[int, str] = {}
@@ -236,7 +232,7 @@ def _add_products(
     photos = frame[schema.image_column].tolist() if schema.image_column else [None] * len(frame)
     rows = zip(frame.index, ids, titles, splits, photos, labels.itertuples(index=False, name=None), strict=True)
     for row, raw_id, title, split, cell, values in rows:
-        product_id = _one_line(raw_id)
+        product_id = one_line(raw_id)
         reason = reasons.get(row, "")
         if not reason and not product_id:
             reason = "the row has no id"
@@ -250,7 +246,7 @@ def _add_products(
             catalog.rejected.append(Rejected(row, product_id, reason, by_schema=row in reasons))
         else:
             named = tuple(value or None for value in values)
-            catalog.products.append(Product(row, product_id, _one_line(title), named, str(split), photo))
+            catalog.products.append(Product(row, product_id, one_line(title), named, str(split), photo))
     catalog.rejected.sort(key=lambda item: item.row)
 
 
@@ -283,8 +279,3 @@ def _vocabulary(attribute: Attribute, values: pd.Series) -> tuple[str, ...]:
         return tuple(sorted(attribute.classes))
     counts = values[values != ""].value_counts()
     return tuple(sorted(str(name) for name, count in counts.items() if count >= attribute.min_rows))
-
-
-def _one_line(text: object) -> str:
-    """Returns a text in which every run of spaces and line ends is one space."""
-    return " ".join(str(text).split())

@@ -19,9 +19,7 @@ def class_colours(prepared: Prepared, attribute: str, *, progress: bool = False)
     """Returns the mean CIELAB colour of each class, over the product's pixels in training photos.
 
     Args:
-        prepared: the records.
         attribute: an attribute whose classes are colours.
-        progress: whether to show a bar.
 
     Returns:
         A row for each class; NaN where the class has no training photo.

@@ -22,6 +22,7 @@ from pathlib import Path
 import pandas as pd
 
 from fashion_jax.data.schema import Attribute, Schema
+from fashion_jax.data.tables import one_line
 from fashion_jax.system import files
 from fashion_jax.system.errors import UserError, nearest
 
@@ -70,7 +71,6 @@ def read_corrections(path: str | Path, schema: Schema) -> Corrections:
 
     Args:
         path: of a CSV (comma, semicolon or tab; UTF-8) with the columns id, attribute, and corrected or decision.
-        schema: of the catalogue.
 
     Raises:
         UserError: the file cannot be read, lacks a column, or has a fault; the message names its line.
@@ -90,7 +90,7 @@ def read_corrections(path: str | Path, schema: Schema) -> Corrections:
         if len(cells) != len(columns):
             faults.append(f"line {line}: it has {len(cells)} of {len(columns)} columns")
             continue
-        row = {name: _one_line(unescape_cell(cell.strip())) for name, cell in zip(columns, cells, strict=True)}
+        row = {name: one_line(unescape_cell(cell.strip())) for name, cell in zip(columns, cells, strict=True)}
         item, fault = _decide(line, row, names, schema.missing_values)
         if item is not None:
             before = items.setdefault((item.id, item.attribute), item)
@@ -110,7 +110,6 @@ def apply_corrections(
     """Changes labels in place.
 
     Args:
-        corrections: from `read_corrections`.
         labels: a column of text for each attribute, with empty text for missing labels.
         ids: of the rows; several rows with one id get the same change.
         attributes: of the schema; without fixed classes, an attribute has the classes that its column holds.
@@ -210,11 +209,7 @@ def _decide(
         return None, f"the catalogue has no attribute {row['attribute']!r}{nearest(row['attribute'], names)}"
     given = row.get("given")
     return Correction(
-        line,
-        row["id"],
-        row["attribute"],
-        "" if given in missing else given,
-        "" if corrected in missing else corrected,
+        line, row["id"], row["attribute"], "" if given in missing else given, "" if corrected in missing else corrected
     ), ""
 
 
@@ -222,8 +217,3 @@ def _raise_faults(path: str | Path, faults: Sequence[str]) -> None:
     if faults:
         more = f"; and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
         raise UserError(f"the corrections {path} do not fit: {'; '.join(faults[:_SHOWN])}{more}")
-
-
-def _one_line(text: str) -> str:
-    """Returns a text in which every run of spaces and line ends is one space, as in the catalogue's labels."""
-    return " ".join(text.split())

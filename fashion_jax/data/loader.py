@@ -7,15 +7,12 @@ workers, and a run resumes at a step by starting there, without any saved state 
 from __future__ import annotations
 
 import contextlib
-import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 import grain
 import numpy as np
-from absl import flags
 from jaxtyping import Bool, Int32, Int64, UInt8
 
 from fashion_jax.data.photos import BadPhoto, decode_photo, decode_photos
@@ -33,10 +30,7 @@ _SHARE_OF_MEMORY = 0.4  # of the free memory, which decoded photos may take
 _CONTROL_GROUP = Path("/sys/fs/cgroup")
 
 
-class PhotoSource(Protocol):
-    """Returns photos by row number."""
-
-    def __call__(self, rows: np.ndarray) -> UInt8[np.ndarray, "rows height width 3"]: ...
+PhotoSource = Callable[[np.ndarray], UInt8[np.ndarray, "rows height width 3"]]  # row numbers -> photos
 
 
 class StreamedPhotos:
@@ -106,21 +100,16 @@ def training_batches(
     start_step: int = 0,
     process_index: int = 0,
     num_processes: int = 1,
-    num_workers: int = 0,
 ) -> Iterator[Batch]:
     """Yields this process's part of every training batch, without end. Every epoch has another order.
 
     A batch may hold the end of one epoch and the start of the next, so every row comes exactly once in each epoch.
 
     Args:
-        prepared: the records.
         photos: reads the photos; None: batches without photos, because the photos are on the device.
         batch_size: of all processes together.
-        seed: of the order.
         start_step: the number of the first batch; from there on the batches are those of a run from step 0.
-        process_index: the number of this process.
         num_processes: the number of processes; it divides `batch_size`.
-        num_workers: the number of processes that read ahead; 0: threads of this process do.
     """
     assert batch_size % num_processes == 0
     order = grain.MapDataset.source(prepared.indices("train")).seed(seed).shuffle().repeat()
@@ -128,19 +117,7 @@ def training_batches(
     chosen = batches.map(_Reader(photos, prepared.labels))[start_step:]
     # Decoding needs threads; photos in memory are only copied.
     threads = 8 if isinstance(photos, StreamedPhotos) else 1
-    iterable = chosen.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads))
-    if num_workers:
-        if not flags.FLAGS.is_parsed():
-            flags.FLAGS.mark_as_parsed()  # Grain reads absl's flags, which only a program of absl has parsed
-        iterable = iterable.mp_prefetch(
-            grain.MultiprocessingOptions(num_workers=num_workers), worker_init_fn=_leave_ctrl_c_to_the_run
-        )
-    return iter(iterable)
-
-
-def _leave_ctrl_c_to_the_run(worker_index: int, worker_count: int) -> None:
-    """Makes a worker ignore Ctrl-C, which a terminal sends to all processes, so that the run can save first."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return iter(chosen.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)))
 
 
 def evaluation_batches(
@@ -157,11 +134,9 @@ def evaluation_batches(
     The last batch is padded with rows whose `valid` is False, so that all processes take the same number of steps.
 
     Args:
-        prepared: the records.
         photos: reads the photos; None: batches without photos.
         rows: int64 (n,), row numbers.
         batch_size: of all processes together.
-        process_index: the number of this process.
         num_processes: the number of processes; it divides `batch_size`.
     """
     assert batch_size % num_processes == 0
@@ -176,7 +151,7 @@ def evaluation_batches(
 
 
 class _Reader:
-    """Turns row numbers into a batch. It is a class, so that it can be sent to worker processes."""
+    """Turns row numbers into a batch."""
 
     def __init__(self, photos: PhotoSource | None, labels: Int32[np.ndarray, "n attributes"]) -> None:
         self._photos, self._labels = photos, labels

@@ -152,8 +152,7 @@ def letterbox(image: UInt8[np.ndarray, "h w 3"], height: int, width: int) -> UIn
 
 
 def decode_photos(
-    decode: Callable[[bytes], T],
-    photos: Iterable[tuple[K, bytes | BadPhoto]],
+    decode: Callable[[bytes], T], photos: Iterable[tuple[K, bytes | BadPhoto]]
 ) -> Generator[tuple[K, T | BadPhoto], None, None]:
     """Decodes photos ahead in threads, and yields them in the order of `photos`.
 
@@ -195,9 +194,7 @@ def decode_photos(
         pool.shutdown(cancel_futures=True)
 
 
-def _batches(
-    photos: Iterable[tuple[K, bytes | BadPhoto]],
-) -> Iterator[tuple[list[tuple[K, bytes | BadPhoto]], int]]:
+def _batches(photos: Iterable[tuple[K, bytes | BadPhoto]]) -> Iterator[tuple[list[tuple[K, bytes | BadPhoto]], int]]:
     """Yields photos in batches, each with the sum of its bytes."""
     batch: list[tuple[K, bytes | BadPhoto]] = []
     size = 0

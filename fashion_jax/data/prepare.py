@@ -74,7 +74,6 @@ def prepare(
         source: the catalogue, as `open_catalog` takes it.
         out: the folder for the records. It must be absent or empty, or hold earlier records.
         options: how to prepare them; None: the defaults.
-        progress: whether to show a bar.
         before_replacing: is called with the records that are in the folder and those that will replace them. If it
             raises an error, the records in the folder stay.
 

@@ -53,7 +53,6 @@ def choose_splits(
     """Returns the split of every product: its place in SPLITS.
 
     Args:
-        options: how to divide.
         labels: class numbers, negative where missing.
         groups: near-duplicates have equal numbers.
         ids: of the products.
@@ -79,10 +78,7 @@ def choose_splits(
 
 
 def split_groups(
-    labels: Int32[np.ndarray, "n attributes"],
-    groups: Int64[np.ndarray, " n"],
-    fractions: tuple[float, ...],
-    seed: int,
+    labels: Int32[np.ndarray, "n attributes"], groups: Int64[np.ndarray, " n"], fractions: tuple[float, ...], seed: int
 ) -> Int8[np.ndarray, " n"]:
     """Splits whole groups so that each class of each attribute keeps its proportion.
 

@@ -66,7 +66,6 @@ def stage_photos(catalog: Catalog, folder: Path, key: str, *, max_side: int, pro
         folder: for the chunks. Chunks that were made with another key are removed first.
         key: names everything that the chunks depend on.
         max_side: of the stored photos, in pixels.
-        progress: whether to show a bar.
     """
     marker = folder / "key"
     if folder.exists() and (not marker.is_file() or marker.read_text() != key):

@@ -32,6 +32,11 @@ class Table:
     num_rows: int = 0  # the rows of the file, rejected ones included
 
 
+def one_line(text: object) -> str:
+    """Returns a text in which every run of spaces and line ends is one space."""
+    return " ".join(str(text).split())
+
+
 def read_table(name: str, data: bytes) -> Table:
     """Reads a table whose name ends in .csv, .tsv or .parquet; UserError says what is wrong with it."""
     if name.lower().endswith(".parquet"):

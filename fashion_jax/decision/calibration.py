@@ -13,7 +13,7 @@ import scipy.special
 import scipy.stats
 from jaxtyping import Bool, Float, Int
 
-_BINS = 15
+BINS = 15
 _TEMPERATURES = (0.05, 20.0)
 
 
@@ -43,32 +43,29 @@ def fit_temperature(logits: Float[np.ndarray, "n classes"], labels: Int[np.ndarr
     return float(math.exp(found.x))
 
 
-def calibration_error(
-    confidences: Float[np.ndarray, " n"], correct: Bool[np.ndarray, " n"], *, bins: int = _BINS
-) -> float:
+def calibration_error(confidences: Float[np.ndarray, " n"], correct: Bool[np.ndarray, " n"]) -> float:
     """Returns the expected calibration error: mean |accuracy - confidence| over bins of equal width, weighted by rows.
 
     Args:
         confidences: of the predicted class, in [0, 1].
         correct: whether it was right.
-        bins: number of bins of [0, 1].
 
     Returns:
         In [0, 1]; 0 where there is no row.
     """
     if not len(confidences):
         return 0.0
-    _, hits, sums = reliability_bins(confidences, correct, bins=bins)
+    _, hits, sums = reliability_bins(confidences, correct)
     return float(np.abs(hits - sums).sum() / len(confidences))
 
 
 def reliability_bins(
-    confidences: Float[np.ndarray, " n"], correct: Bool[np.ndarray, " n"], *, bins: int = _BINS
+    confidences: Float[np.ndarray, " n"], correct: Bool[np.ndarray, " n"]
 ) -> tuple[Int[np.ndarray, " bins"], Float[np.ndarray, " bins"], Float[np.ndarray, " bins"]]:
     """Returns rows, right rows and summed confidences of each bin of equal width; a bin contains its upper end."""
-    place = np.clip(np.ceil(confidences * bins).astype(int) - 1, 0, bins - 1)
-    rows = np.bincount(place, minlength=bins)
-    return rows, np.bincount(place, correct, bins), np.bincount(place, confidences, bins)
+    place = np.clip(np.ceil(confidences * BINS).astype(int) - 1, 0, BINS - 1)
+    rows = np.bincount(place, minlength=BINS)
+    return rows, np.bincount(place, correct, BINS), np.bincount(place, confidences, BINS)
 
 
 def fit_threshold(

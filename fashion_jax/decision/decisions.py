@@ -138,11 +138,7 @@ def scale(logits: Float[np.ndarray, "n classes"], temperature: float) -> Float[n
 
 
 def pool(
-    own: Float[np.ndarray, "n classes"],
-    summed: Float[np.ndarray, "n classes"],
-    *,
-    pooling: str,
-    weight: float,
+    own: Float[np.ndarray, "n classes"], summed: Float[np.ndarray, "n classes"], *, pooling: str, weight: float
 ) -> Float[np.ndarray, "n classes"]:
     """Returns the logarithm of a mixture of two distributions; with "log" it is not normalised.
 
@@ -176,7 +172,6 @@ def log_probabilities(
     """Returns calibrated log probabilities per head, float64; each row's probabilities sum to 1.
 
     Args:
-        decision: from `fit_decision`.
         logits: attribute -> of the network, float32 or float64.
     """
     found: dict[str, np.ndarray] = {}
@@ -200,7 +195,6 @@ def choose_labels(
     """Returns the label of each row and head.
 
     Args:
-        decision: from `fit_decision`.
         log_probs: from `log_probabilities`.
         operating_point: "accuracy" or "macro_f1".
         joint: whether heads that a hierarchy joins get their labels together.
@@ -237,9 +231,7 @@ def confidences(
 
 
 def accepted(
-    decision: Decision,
-    confidence: Mapping[str, Float[np.ndarray, " n"]],
-    operating_point: str,
+    decision: Decision, confidence: Mapping[str, Float[np.ndarray, " n"]], operating_point: str
 ) -> dict[str, Bool[np.ndarray, " n"]]:
     """Returns which labels are accepted: their confidence reaches the threshold of the operating point."""
     return {name: c >= decision.heads[name].thresholds[operating_point] for name, c in confidence.items()}

@@ -23,11 +23,10 @@ from fashion_jax.data.schema import MISSING
 from fashion_jax.decision.calibration import fit_temperature
 from fashion_jax.decision.hierarchy import Pair
 from fashion_jax.evaluation.neighbours import join_labels
-from fashion_jax.system import vectors
+from fashion_jax.system.vectors import unit
 
 APPEARANCE = "appearance"
 MOST_ROWS = 4000  # of the validation rows that search each other
-_TINY = 1e-12
 _FACTORS = (0.5, 2.0)  # A share is tried at half and at twice its value.
 _GAIN = 2e-3  # A change must raise the mean precision by more than this; less is chance.
 _NEIGHBOURS = 10
@@ -65,9 +64,7 @@ class EmbeddingPlan:
         return {subspace.name: subspace.size for subspace in self.subspaces}
 
     def embed(
-        self,
-        logits: Mapping[str, Float[Array, "batch classes"]],
-        features: Float[Array, "batch features"],
+        self, logits: Mapping[str, Float[Array, "batch classes"]], features: Float[Array, "batch features"]
     ) -> Float[Array, "batch size"]:
         """Returns float32 embeddings of length 1.
 
@@ -79,19 +76,13 @@ class EmbeddingPlan:
         for subspace in self.subspaces:
             if subspace.attribute is None:
                 assert self.components is not None
-                part = unit(unit(features) @ jnp.asarray(self.components))
+                part = unit(unit(features.astype(jnp.float32), jnp) @ jnp.asarray(self.components), jnp)
             else:
                 scaled = logits[subspace.attribute].astype(jnp.float32) / subspace.temperature
                 part = jnp.exp(jax.nn.log_softmax(scaled) / 2)
             parts.append(part * float(np.sqrt(subspace.share)))
         # The last `unit` matters for features that are orthogonal to all components: their part is zero.
-        return unit(jnp.concatenate(parts, -1))
-
-
-def unit(vectors: Float[Array, "batch size"]) -> Float[Array, "batch size"]:
-    """Returns vectors of length 1, float32; zeros stay zeros."""
-    wide = vectors.astype(jnp.float32)
-    return wide / jnp.maximum(jnp.linalg.norm(wide, axis=-1, keepdims=True), _TINY)
+        return unit(jnp.concatenate(parts, -1), jnp)
 
 
 def compared_attributes(
@@ -176,7 +167,7 @@ def principal_directions(features: Float[np.ndarray, "n features"], count: int) 
 
     The features are not centred, so that the cosine of two projections is close to that of the features themselves.
     """
-    rows = vectors.unit(features).astype(np.float64)
+    rows = unit(features).astype(np.float64)
     _, axes = np.linalg.eigh(rows.T @ rows)
     kept = axes[:, ::-1][:, :count]
     # The sign of a direction is arbitrary. Its largest entry is made positive, so that all machines agree.
@@ -185,10 +176,7 @@ def principal_directions(features: Float[np.ndarray, "n features"], count: int) 
 
 
 def _balance(
-    parts: list[Subspace],
-    logits: Mapping[str, np.ndarray],
-    wanted: Sequence[np.ndarray],
-    groups: np.ndarray,
+    parts: list[Subspace], logits: Mapping[str, np.ndarray], wanted: Sequence[np.ndarray], groups: np.ndarray
 ) -> list[Subspace]:
     """Changes one share at a time, as long as that raises the precision."""
     roots = []

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,6 @@ def decision_from_json(where: Path, value: Mapping[str, Any], classes: Mapping[s
     """Checks everything and returns the decision.
 
     Args:
-        where: the file, for errors.
         value: a JSON object, possibly forged.
         classes: attribute -> number of classes of the model's head.
         features: size of the model's pooled features.
@@ -92,8 +92,7 @@ def decision_from_json(where: Path, value: Mapping[str, Any], classes: Mapping[s
     Raises:
         UserError: a key, a type, a size or a range is not what the model needs.
     """
-    check = _Check(where)
-    try:
+    with _naming(where) as check:
         check(value["format"] == FORMAT, f"has the format {value['format']!r}; this version reads {FORMAT}")
         _keys(check, value, ("format", "precision", "coverage", "heads", "joint", "out_of_catalogue"), "it")
         heads = value["heads"]
@@ -105,15 +104,20 @@ def decision_from_json(where: Path, value: Mapping[str, Any], classes: Mapping[s
             check.number(value["precision"], 0, 1, "precision"),
             check.number(value["coverage"], 0, 1, "coverage"),
         )
-    except (KeyError, TypeError, AttributeError, OverflowError) as error:
-        raise UserError(f"{where} does not hold a decision: {error!r}") from error
-    except ValueError as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{where}: {error}") from error
-    named = [name for group in decision.joint for name in group.names]
-    check(len(set(named)) == len(named), "a head is in two groups")
+        named = [name for group in decision.joint for name in group.names]
+        check(len(set(named)) == len(named), "a head is in two groups")
     return decision
+
+
+@contextlib.contextmanager
+def _naming(where: Path) -> Iterator[_Check]:
+    """Yields the checks of a file; whatever is wrong in the block becomes a UserError that names the file."""
+    try:
+        yield _Check(where)
+    except UserError:
+        raise
+    except (KeyError, TypeError, AttributeError, OverflowError, ValueError) as error:
+        raise UserError(f"{where} does not hold what it should: {error!r}") from error
 
 
 class _Check:
@@ -250,7 +254,6 @@ def plan_from_json(
     """Checks everything and returns the plan.
 
     Args:
-        where: the JSON file, for errors.
         value: a JSON object, possibly forged.
         data: a safetensors file from `components_to_bytes`, possibly forged.
         classes: attribute -> number of classes of the model's head.
@@ -259,19 +262,16 @@ def plan_from_json(
     Raises:
         UserError: a key, a type, a size or a range is not what the model needs.
     """
-    check = _Check(where)
     try:
         arrays = safetensors.numpy.load(data)
     except (safetensors.SafetensorError, ValueError) as error:
         raise UserError(f"the arrays of {where} cannot be read: {error}") from error
-    try:
+    with _naming(where) as check:
         check(value["format"] == FORMAT, f"has the format {value['format']!r}; this version reads {FORMAT}")
         given = value["subspaces"]
         check(isinstance(given, list) and 0 < len(given) <= len(classes) + 1, "its subspaces are no list")
         components = arrays.get(_COMPONENTS)
         subspaces = tuple(_subspace(check, one, classes, components) for one in given)
-    except (KeyError, TypeError, AttributeError, OverflowError) as error:
-        raise UserError(f"{where} does not say how to make embeddings: {error!r}") from error
     check(len({s.name for s in subspaces}) == len(subspaces), "it names a subspace twice")
     check(abs(sum(s.share for s in subspaces) - 1) < _SHARE_ERROR, "its shares do not sum to 1")
     pooled = [s for s in subspaces if s.attribute is None]

@@ -66,15 +66,12 @@ def share_determined(counts: Int64[np.ndarray, "finer coarser"]) -> float:
     return float(top[top - 1 > second].sum() / max(1, counts.sum()))
 
 
-def measure_pairs(
-    labels: Mapping[str, Int[np.ndarray, " n"]], num_classes: Mapping[str, int], *, determined: float = DETERMINED
-) -> list[Pair]:
+def measure_pairs(labels: Mapping[str, Int[np.ndarray, " n"]], num_classes: Mapping[str, int]) -> list[Pair]:
     """Finds the pairs of attributes of which the finer determines the coarser.
 
     Args:
         labels: attribute -> labels of the training rows, MISSING where there is none.
         num_classes: attribute -> classes.
-        determined: smallest share of rows whose coarser label follows.
 
     Returns:
         Pairs whose finer attribute has more classes and leaves at most a tenth of the errors of always predicting the
@@ -88,7 +85,7 @@ def measure_pairs(
             counts = count_pairs(labels[finer], labels[coarser], (many, few))
             share, rows = share_determined(counts), int(counts.sum())
             constant = counts.sum(0).max() / max(1, rows)
-            if rows >= _FEWEST_ROWS and share >= determined and 1 - share <= _KEPT_ERROR * (1 - constant):
+            if rows >= _FEWEST_ROWS and share >= DETERMINED and 1 - share <= _KEPT_ERROR * (1 - constant):
                 pairs.append(Pair(finer, coarser, counts, share))
     return pairs
 

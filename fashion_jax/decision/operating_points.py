@@ -52,10 +52,7 @@ def label_scores(
 
 
 def sweep_strengths(
-    log_probs: Float[np.ndarray, "n classes"],
-    labels: Int[np.ndarray, " n"],
-    class_rows: Int64[np.ndarray, " classes"],
-    strengths: Sequence[float] = STRENGTHS,
+    log_probs: Float[np.ndarray, "n classes"], labels: Int[np.ndarray, " n"], class_rows: Int64[np.ndarray, " classes"]
 ) -> list[dict[str, Any]]:
     """Scores every strength.
 
@@ -63,14 +60,13 @@ def sweep_strengths(
         log_probs: of validation rows that have a label.
         labels: in [0, classes).
         class_rows: training rows per class.
-        strengths: to try.
 
     Returns:
         For each strength: `strength`, the scores of `label_scores`, and the number of rows where this prediction is
         right and the plain one wrong (`won`), or the plain one right and this one wrong (`lost`).
     """
     plain, points = log_probs.argmax(1) == labels, []
-    for strength in strengths:
+    for strength in STRENGTHS:
         chosen = adjust(log_probs, class_rows, strength).argmax(1)
         right = chosen == labels
         counts = {"won": int((right & ~plain).sum()), "lost": int((plain & ~right).sum())}

@@ -103,10 +103,7 @@ def score_detection(
     masks |= {group: by_group == group for group in dict.fromkeys(groups.values())}
     masks |= {kind: each == kind for kind in groups}
     found = {
-        name: {
-            "auroc": auroc(products, others[mask]),
-            "above_threshold": float(np.mean(others[mask] > threshold)),
-        }
+        name: {"auroc": auroc(products, others[mask]), "above_threshold": float(np.mean(others[mask] > threshold))}
         for name, mask in masks.items()
         if mask.any()
     }

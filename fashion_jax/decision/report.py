@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from fashion_jax.decision.calibration import calibration_error, reliability_bins
+from fashion_jax.decision.calibration import BINS, calibration_error, reliability_bins
 from fashion_jax.decision.decisions import OPERATING_POINTS
 from fashion_jax.decision.fit import DecisionScores
 from fashion_jax.system import files
 from fashion_jax.system.pictures import RIGHT, UNKNOWN, render_png
 
-_BINS = 15
 _FEWEST = 5  # A bin with fewer rows is not drawn.
 
 
@@ -22,8 +21,6 @@ def write_decision_scores(folder: Path, scores: DecisionScores, *, fitted_here: 
     """Writes decisions.md and `reliability/<attribute>.png`.
 
     Args:
-        folder: of the split's scores.
-        scores: of the split.
         fitted_here: whether the decision was fitted on this split.
     """
     files.write_text(folder / "decisions.md", format_report(scores.report, fitted_here=fitted_here))
@@ -157,7 +154,6 @@ def draw_reliability(title: str, curves: Mapping[str, tuple[np.ndarray, np.ndarr
     """Draws accuracy by confidence, before and after, and the number of rows in each bin, as PNG.
 
     Args:
-        title: of the picture.
         curves: "before" and "after" -> confidences in [0, 1], and whether they were right.
     """
     from matplotlib.figure import Figure
@@ -165,9 +161,9 @@ def draw_reliability(title: str, curves: Mapping[str, tuple[np.ndarray, np.ndarr
     figure = Figure(figsize=(5, 6), layout="constrained")
     axes, counts = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     axes.plot([0, 1], [0, 1], color="black", linewidth=0.8, linestyle=":")
-    middles = (np.arange(_BINS) + 0.5) / _BINS
+    middles = (np.arange(BINS) + 0.5) / BINS
     for (name, (confidence, right)), colour in zip(curves.items(), (UNKNOWN, RIGHT), strict=False):
-        rows, hits, sums = reliability_bins(confidence, right, bins=_BINS)
+        rows, hits, sums = reliability_bins(confidence, right)
         drawn = rows >= _FEWEST
         error = calibration_error(confidence, right)
         axes.plot(

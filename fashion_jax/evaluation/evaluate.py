@@ -17,7 +17,7 @@ from fashion_jax.models.classifier import mean_energy, mean_of_mirrored, merge_n
 from fashion_jax.training.placement import batch_sharding, put_batch, replicated
 from fashion_jax.training.step import NetworkSpec
 
-_SMALL = ("row", "valid", "predictions", "confidences")
+_SMALL = ("row", "valid", "predictions")
 EvaluationStep = Callable[[Any, Any, Mapping[str, HeadMetrics], Mapping[str, jax.Array]], tuple[Any, Any]]
 
 
@@ -46,7 +46,6 @@ class Evaluation:
     rows: Int32[np.ndarray, " n"]
     # per attribute, int32 (n,), the class with the highest score, beside `rows`.
     predictions: dict[str, Int32[np.ndarray, " n"]]
-    confidences: dict[str, Float32[np.ndarray, " n"]]  # per attribute, float32 (n,), its softmax probability
     # the network's outputs for each row, beside `rows`; None where they were not kept.
     outputs: RowOutputs | None = None
     decisions: dict[str, Any] | None = None  # the report of `score_decision`; None where no decision was fitted
@@ -71,13 +70,11 @@ class Evaluation:
 def make_evaluation_step(network: NetworkSpec, mesh: Mesh, *, test_time_flip: bool = False) -> EvaluationStep:
     """Returns (params, batch_stats, metrics so far, batch) -> (metrics, rows).
 
-    `rows` holds `row` and `valid` of the whole batch, `predictions`, `confidences` and `logits` per attribute,
+    `rows` holds `row` and `valid` of the whole batch, `predictions` and `logits` per attribute,
     `features`, `energies` and, with mirror images, `own_logits`; all of it ends up on every device, so that every
     process can read it.
 
     Args:
-        network: what is scored.
-        mesh: of the batches.
         test_time_flip: whether each photo's mirror image is asked too.
     """
 
@@ -87,13 +84,12 @@ def make_evaluation_step(network: NetworkSpec, mesh: Mesh, *, test_time_flip: bo
         model, images = merge_network(network.graph, params, batch_stats), network.normalize(batch["image"])
         outputs = model(images, train=False)
         every = mean_of_mirrored(model, images, outputs) if test_time_flip else outputs.logits
-        merged, predictions, confidences = {}, {}, {}
+        merged, predictions = {}, {}
         for name, labels in network.labels(batch["label"]).items():
             logits = every[name]
             merged[name] = totals[name].merge(HeadMetrics.from_logits(logits, labels, batch["valid"]))
             predictions[name] = jnp.argmax(logits, -1)
-            confidences[name] = jnp.max(jax.nn.softmax(logits), -1)
-        rows = {"row": batch["row"], "valid": batch["valid"], "predictions": predictions, "confidences": confidences}
+        rows = {"row": batch["row"], "valid": batch["valid"], "predictions": predictions}
         kept = {"logits": every, "features": outputs.features, "energies": mean_energy(outputs.logits)}
         if test_time_flip:
             kept["own_logits"] = outputs.logits
@@ -101,9 +97,7 @@ def make_evaluation_step(network: NetworkSpec, mesh: Mesh, *, test_time_flip: bo
 
     everywhere, rows = replicated(mesh), batch_sharding(mesh)
     return jax.jit(
-        step,
-        in_shardings=(everywhere, everywhere, everywhere, rows),
-        out_shardings=(everywhere, everywhere),
+        step, in_shardings=(everywhere, everywhere, everywhere, rows), out_shardings=(everywhere, everywhere)
     )
 
 
@@ -122,10 +116,7 @@ def evaluate_split(
 
     Args:
         step: from `make_evaluation_step`.
-        params: of the model.
-        batch_stats: of the model.
         batches: this process's rows, from `evaluation_batches`.
-        mesh: of the parameters.
         vocabularies: attribute -> class names, in the order of the labels.
         prepare_batch: adds what lives on the devices.
         keep_outputs: whether to keep the network's outputs for every row.
@@ -167,6 +158,5 @@ def evaluate_split(
         confusions,
         join([batch["row"] for batch in read], np.int32),
         {name: join([batch["predictions"][name] for batch in read], np.int32) for name in vocabularies},
-        {name: join([batch["confidences"][name] for batch in read], np.float32) for name in vocabularies},
         outputs,
     )

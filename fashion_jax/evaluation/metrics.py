@@ -33,10 +33,7 @@ class HeadMetrics:
 
     @classmethod
     def from_logits(
-        cls,
-        logits: Float[Array, "batch classes"],
-        labels: Int[Array, " batch"],
-        valid: Bool[Array, " batch"],
+        cls, logits: Float[Array, "batch classes"], labels: Int[Array, " batch"], valid: Bool[Array, " batch"]
     ) -> HeadMetrics:
         """Counts a batch; rows that are not valid or have no label are left out.
 

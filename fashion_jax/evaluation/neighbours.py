@@ -32,14 +32,12 @@ def retrieval_scores(
         embeddings: finite; compared by cosine.
         labels: name -> a number per row, MISSING where there is none.
         groups: rows with equal numbers are near-duplicates and do not find each other.
-        progress: whether to show a bar.
 
     Returns:
         Per name, each in [0, 1] and the mean over the queries that have a relevant row:
         `p@1`, `p@10`: share of relevant rows among the first; `map@r`: average precision over the first R, R being
-        the number of relevant rows (Musgrave, Belongie and Lim, ECCV 2020); `ndcg@10`: discounted gain; `p@10_classes`:
-        p@10 averaged over each class's queries first, so that every class weighs the same; `queries`: their number;
-        `p@10_labelled`: p@10 over all labelled queries, 0 for one without a relevant row.
+        the number of relevant rows (Musgrave, Belongie and Lim, ECCV 2020); `ndcg@10`: discounted gain; `queries`:
+        their number; `p@10_labelled`: p@10 over all labelled queries, 0 for one without a relevant row.
     """
     vectors = unit(embeddings).astype(np.float32)
     count = len(vectors)
@@ -84,11 +82,9 @@ def _score(relevant: np.ndarray) -> np.ndarray:
 
 def _summarise(values: np.ndarray, scored: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     if not scored.any():
-        return dict.fromkeys(("p@1", "p@10", "map@r", "ndcg@10", "p@10_classes", "p@10_labelled"), 0.0) | {"queries": 0}
+        return dict.fromkeys(("p@1", "p@10", "map@r", "ndcg@10", "p@10_labelled"), 0.0) | {"queries": 0}
     means = values[scored].mean(0)
-    _, classes = np.unique(labels[scored], return_inverse=True)
-    per_class = np.bincount(classes, values[scored, 1]) / np.bincount(classes)
     names = ("p@1", "p@10", "map@r", "ndcg@10")
     scores = {name: float(mean) for name, mean in zip(names, means, strict=True)}
-    scores |= {"p@10_classes": float(per_class.mean()), "queries": int(scored.sum())}
-    return {**scores, "p@10_labelled": float(values[scored, 1].sum() / (labels != MISSING).sum())}
+    all_labelled = float(values[scored, 1].sum() / (labels != MISSING).sum())
+    return {**scores, "queries": int(scored.sum()), "p@10_labelled": all_labelled}

@@ -1,17 +1,19 @@
-"""A split's scores as files: metrics.json, and per attribute a confusion matrix and a table of classes."""
+"""A split's scores as files: metrics.json, confusion matrices, tables of classes, and photos with predictions."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import UInt8
 
 from fashion_jax.system import files
-from fashion_jax.system.pictures import render_png, shorten
+from fashion_jax.system.pictures import RIGHT, UNKNOWN, WRONG, CaptionedPhoto, render_png, shorten, write_photo_grid
 
 _COUNTS_UP_TO = 12  # classes up to which the cells of a picture hold numbers
+_SHEET_COLUMNS = 8
 _LONGEST_NAME = 40  # characters of a class's name on a picture
 
 
@@ -25,7 +27,6 @@ def write_evaluation(
     """Writes metrics.json, and `confusion/<attribute>.csv`, `.png` and `per_class/<attribute>.csv`.
 
     Args:
-        folder: made if absent.
         summaries: attribute -> what `summarize` returns.
         confusions: attribute -> counts (classes, classes), [label, prediction].
         class_names: attribute -> names in the order of the labels.
@@ -73,3 +74,28 @@ def draw_confusion(title: str, confusion: np.ndarray, names: tuple[str, ...]) ->
                 axes.text(column, row, f"{confusion[row, column]:,}", ha="center", va="center", color=colour)
     figure.colorbar(image, ax=axes, label="share of the label's rows", shrink=0.7)
     return render_png(figure)
+
+
+def write_prediction_sheet(
+    path: Path,
+    photos: Sequence[UInt8[np.ndarray, "height width 3"]],
+    truths: Sequence[Mapping[str, str | None]],
+    predictions: Sequence[Mapping[str, tuple[str, float]]],
+) -> None:
+    """Writes a PNG grid: under each photo its predicted labels, green where right, red (with the label) where wrong.
+
+    Args:
+        photos: of any sizes.
+        truths: per photo, attribute -> label; None or absent where it is missing (grey).
+        predictions: per photo, attribute -> label and its probability in [0, 1].
+    """
+    cells = []
+    for photo, truth, prediction in zip(photos, truths, predictions, strict=True):
+        lines = []
+        for name, (label, probability) in prediction.items():
+            wanted = truth.get(name)
+            text = f"{label} {probability:.0%}" + (f" ({wanted})" if wanted not in (None, label) else "")
+            lines.append((text, UNKNOWN if wanted is None else RIGHT if wanted == label else WRONG))
+        cells.append(CaptionedPhoto(photo, lines))
+    columns = _SHEET_COLUMNS
+    write_photo_grid(path, [cells[start : start + columns] for start in range(0, len(cells), columns)])

@@ -92,21 +92,13 @@ def shrink(rgb: Float[Array, "batch height width 3"], stride: int) -> Float[Arra
 class ColourFeatures(nnx.Module):
     """Means over the foreground: early feature maps, mean and deviation in CIELAB, and learned functions of a pixel."""
 
-    def __init__(
-        self,
-        channels: int,
-        *,
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
-        rngs: nnx.Rngs,
-    ) -> None:
+    def __init__(self, channels: int, *, mean: tuple[float, ...], std: tuple[float, ...], rngs: nnx.Rngs) -> None:
         """Builds the layers.
 
         Args:
             channels: of the feature maps, together.
             mean: of RGB in [0, 1], that was subtracted from the photos.
             std: of RGB in [0, 1], that they were divided by.
-            rngs: the key "params" is used.
         """
         self.mean, self.std = tuple(mean), tuple(std)
         inputs, layers = 3, []

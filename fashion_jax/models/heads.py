@@ -44,11 +44,9 @@ class Head(nnx.Module):
 
         Args:
             features: number of inputs.
-            classes: of the attribute.
             hidden: sizes of the layers between; none make the head linear.
             dropout: probability with which a hidden value is zeroed in training, in [0, 1).
             input_dropout: probability with which an input is zeroed in training, in [0, 1).
-            rngs: the key "params" is used.
         """
         sizes = (features, *hidden)
         self.hidden = nnx.List([nnx.Linear(a, b, rngs=rngs) for a, b in itertools.pairwise(sizes)])
@@ -57,11 +55,7 @@ class Head(nnx.Module):
         self.dropout, self.input_dropout = dropout, input_dropout
 
     def __call__(
-        self,
-        features: Float[Array, "batch features"],
-        *,
-        train: bool,
-        dropout_keys: Key[Array, " batch"] | None = None,
+        self, features: Float[Array, "batch features"], *, train: bool, dropout_keys: Key[Array, " batch"] | None = None
     ) -> Float[Array, "batch classes"]:
         """Returns float32 logits. Dropout needs one key per row, so that it does not depend on the row's place."""
         x = features
@@ -95,8 +89,6 @@ class SecondHead(nnx.Module):
 
         Args:
             features: number of inputs. Whoever fits the head sets their means and variances.
-            classes: of the attribute.
-            rngs: the key "params" is used.
         """
         self.norm = BatchNorm(features)
         self.weight = nnx.Param(jnp.full(1, 0.5, jnp.float32))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -56,13 +56,9 @@ class PretrainedInfo:
     pooling: str = "average"  # "gem" where the weights have its power (ours alone), else "average"
     colour: bool = False  # whether the weights hold colour features, as only those of our own packages do
 
-    def to_dict(self) -> dict[str, Any]:
-        """Returns JSON values."""
-        return {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
-
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> PretrainedInfo:
-        """The inverse of `to_dict`; TypeError or KeyError for anything else."""
+        """The inverse of `dataclasses.asdict` and JSON; TypeError or KeyError for anything else."""
         return PretrainedInfo(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
 
 
@@ -328,11 +324,7 @@ def _normalisation(files: WeightFiles) -> tuple[tuple[float, ...], tuple[float, 
         return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     key = "preprocessing" if files.own else "pretrained_cfg"
     inner = files.config.get(key, {})
-    places = (
-        (inner, "mean", "std"),
-        (files.config, "mean", "std"),
-        (files.preprocessor, "image_mean", "image_std"),
-    )
+    places = ((inner, "mean", "std"), (files.config, "mean", "std"), (files.preprocessor, "image_mean", "image_std"))
     for values, mean, std in places:
         if not isinstance(values, dict) or (mean not in values and std not in values):
             continue

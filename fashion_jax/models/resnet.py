@@ -15,14 +15,9 @@ from jaxtyping import Array, Float, Key
 
 from fashion_jax.models.convolution import convolve
 
-DEPTHS = {
-    10: (1, 1, 1, 1),
-    18: (2, 2, 2, 2),
-    34: (3, 4, 6, 3),
-    50: (3, 4, 6, 3),
-    101: (3, 4, 23, 3),
-    152: (3, 8, 36, 3),
-}
+DEPTHS = {  # blocks of each stage
+    10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3),
+}  # fmt: skip
 BOTTLENECK_DEPTHS = (50, 101, 152)
 EXPANSION = 4  # channels that leave a bottleneck, over those inside it
 STEMS = ("imagenet", "small", "deep", "resnet_d")
@@ -53,14 +48,7 @@ class ConvNorm(nnx.Module):
     """Convolution without bias, then batch norm. In bfloat16 on a CPU the convolution is a matrix product."""
 
     def __init__(
-        self,
-        inputs: int,
-        outputs: int,
-        kernel: int,
-        stride: int = 1,
-        *,
-        dtype: jnp.dtype,
-        rngs: nnx.Rngs,
+        self, inputs: int, outputs: int, kernel: int, stride: int = 1, *, dtype: jnp.dtype, rngs: nnx.Rngs
     ) -> None:
         self.conv = nnx.Conv(
             inputs,
@@ -156,11 +144,7 @@ class Block(nnx.Module):
         layer = partial(ConvNorm, dtype=dtype, rngs=rngs)
         outputs = features * (EXPANSION if bottleneck else 1)
         if bottleneck:
-            layers = [
-                layer(inputs, features, 1),
-                layer(features, features, 3, stride),
-                layer(features, outputs, 1),
-            ]
+            layers = [layer(inputs, features, 1), layer(features, features, 3, stride), layer(features, outputs, 1)]
         else:
             layers = [layer(inputs, features, 3, stride), layer(features, outputs, 3)]
         self.layers = nnx.List(layers)
@@ -209,7 +193,6 @@ class ResNet(nnx.Module):
                 from 0 at the first block (stochastic depth, Huang et al., ECCV 2016).
             pooling: "average" or "gem", the generalised mean (Radenovic et al., TPAMI 2019) with a learned power.
             dtype: of convolutions and activations; parameters and batch norm are float32.
-            rngs: the key "params" is used.
         """
         assert stem in STEMS, stem
         layer = partial(ConvNorm, dtype=dtype, rngs=rngs)

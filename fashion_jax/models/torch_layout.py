@@ -52,7 +52,6 @@ def torch_name(path: tuple[Any, ...], *, stem: str) -> str:
 
     Args:
         path: such as ("backbone", "stages", 0, 1, "layers", 0, "conv", "kernel").
-        stem: of the model.
     """
     leaf = _LEAVES[path[-1]]
     if path[0] == "heads":
@@ -153,7 +152,6 @@ def check_config(where: object, config: Mapping[str, Any]) -> None:
     """Refuses by name what config.json says to be another network.
 
     Args:
-        where: the file, for the error.
         config: config.json of timm or transformers; empty where there is none.
 
     Raises:
@@ -183,9 +181,7 @@ def read_architecture(where: object, shapes: Shapes, layout: Layout, config: Map
     """Returns depth, width and stem as the tensors have them.
 
     Args:
-        where: the file, for the error.
         shapes: name -> shape, torch's order of dimensions unless the layout is ours.
-        layout: of the file.
         config: config.json; ours says what tensors do not show.
 
     Raises:

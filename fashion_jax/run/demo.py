@@ -18,19 +18,14 @@ from fashion_jax.search.gallery import build_index
 from fashion_jax.search.index import Index
 from fashion_jax.search.recommend import similar
 from fashion_jax.serving.predictor import load_model
-from fashion_jax.system.interrupt import Interrupted
 
 _QUERIES = 8
 _NEIGHBOURS = 6
 _NEW_PHOTOS = 6
 
 
-def run_demo(workdir: Path) -> int:
-    """Trains `configs/demo.py` in `workdir`; prints the scores, what was made, and commands to try next.
-
-    Returns:
-        The exit code: 0, or 128 plus the number of the signal that stopped it.
-    """
+def run_demo(workdir: Path) -> None:
+    """Trains `configs/demo.py` in `workdir`; prints the scores, what was made, and commands to try next."""
     begin = time.monotonic()
     config = load_config("demo")
     count, seed = (int(part) for part in config.data.source.split(":")[1:])
@@ -41,11 +36,7 @@ def run_demo(workdir: Path) -> int:
         write_new_photos(photos, seed + 1)
     config.data.source = str(catalogue)
     print("[2/4] Training: about a minute on two fast cores", flush=True)
-    try:
-        result = train(config, workdir, owns_process=True)
-    except Interrupted as stop:
-        print(stop, file=sys.stderr)
-        return stop.exit_code
+    result = train(config, workdir, owns_process=True)
     assert result.test is not None
     print(f"[3/4] Scoring the test split, wrong labels included\n{format_scores(result.test)}")
     print("Accuracy on the test rows whose labels are right (2 % of the catalogue's labels are wrong on purpose):")
@@ -76,7 +67,6 @@ def run_demo(workdir: Path) -> int:
         f"audit --model {workdir} --source {catalogue} --out {workdir / 'audit'}",
     ):
         print(f"  {script} {command}")
-    return 0
 
 
 def write_new_photos(folder: Path, seed: int) -> None:
@@ -113,7 +103,6 @@ def clean_accuracy(result: Result, wrong: set[tuple[str, str]]) -> dict[str, flo
     """Returns each attribute's accuracy on test rows whose label is right and not missing.
 
     Args:
-        result: of the training.
         wrong: (id, attribute) of the labels that are wrong.
     """
     assert result.test is not None

@@ -23,8 +23,7 @@ from fashion_jax.decision.out_of_catalogue import REFERENCE_ROWS
 from fashion_jax.decision.report import format_accepted, write_decision_scores
 from fashion_jax.evaluation.colour_report import JUST_TOLERABLE, colour_scores
 from fashion_jax.evaluation.evaluate import Evaluation, RowOutputs
-from fashion_jax.evaluation.prediction_sheet import write_prediction_sheet
-from fashion_jax.evaluation.report import write_evaluation
+from fashion_jax.evaluation.report import write_evaluation, write_prediction_sheet
 from fashion_jax.run.second_heads import TRIED, fit_second_heads, restore_second_heads
 from fashion_jax.run.session import Session
 from fashion_jax.serving.outputs import Outputs, Prediction, decide, name_labels
@@ -66,11 +65,6 @@ def finish_run(session: Session, state: TrainState, step: int) -> Result:
     """Fits second heads and decisions, scores the test split, and writes the package.
 
     Every process takes part; the first one writes.
-
-    Args:
-        session: of training.
-        state: of the best checkpoint.
-        step: of the best checkpoint.
     """
     session, state = restore_second_heads(session, state) or fit_second_heads(session, state)
     fit = fit_on_validation(session, state)
@@ -96,27 +90,25 @@ def fit_on_validation(session: Session, state: TrainState) -> ValidationFit | No
     some = spread_rows(training, REFERENCE_ROWS)
     reference = session.evaluator("train", rows=some, keep_outputs=True)(state).outputs
     assert reference is not None
-    trust = session.config.trust
+    wanted = session.config.decision
     decision, pairs = fit_decision(
         scored.outputs,
         labels,
         _labels(session, training),
         reference.features,
-        precision=trust.precision,
-        coverage=trust.label_set_coverage,
+        precision=wanted.precision,
+        coverage=wanted.label_set_coverage,
     )
     embedding, sizes = session.config.embedding, {n: len(v) for n, v in session.vocabularies.items()}
-    plan = None
-    if embedding.kind != "features":
-        plan = fit_embedding(
-            scored.outputs.own_logits,  # Embeddings are of the photos themselves, without mirror images.
-            labels,
-            session.prepared.groups[scored.rows],
-            reference.features,
-            attributes=compared_attributes(embedding.attributes, sizes, pairs, embedding.size),
-            size=embedding.size,
-            appearance=embedding.appearance,
-        )
+    plan = fit_embedding(
+        scored.outputs.own_logits,  # Embeddings are of the photos themselves, without mirror images.
+        labels,
+        session.prepared.groups[scored.rows],
+        reference.features,
+        attributes=compared_attributes(embedding.attributes, sizes, pairs, embedding.size),
+        size=embedding.size,
+        appearance=embedding.appearance,
+    )
     return ValidationFit(decision, pairs, plan)
 
 
@@ -124,8 +116,6 @@ def score_split(session: Session, state: TrainState, split: str, fit: Validation
     """Scores a split and writes `evaluation/<split>`; every process takes part.
 
     Args:
-        session: of the run.
-        state: of a checkpoint.
         split: "train", "validation" or "test".
         fit: what was fitted; None takes labels and probabilities as the network gives them.
 
@@ -230,14 +220,11 @@ def _write_predictions(
 def _write_sheet(session: Session, result: Evaluation, labels: list[Prediction], path: Path) -> None:
     chosen, data = spread_rows(np.arange(len(result.rows)), _SHEET_PHOTOS), session.config.data
     photos = list(StreamedPhotos(session.prepared, data.height, data.width)(result.rows[chosen]))
-    truths, predictions, confidences = list[dict[str, str | None]](), list[dict[str, str | None]](), []
-    for place in chosen:
-        row = int(result.rows[place])
+    truths = []
+    for row in result.rows[chosen].tolist():
         numbers = {name: session.prepared.labels[row, session.column(name)] for name in session.attributes}
         truths.append({n: session.vocabularies[n][number] if number >= 0 else None for n, number in numbers.items()})
-        predictions.append({name: label for name, (label, _) in labels[place].items()})
-        confidences.append({name: share for name, (_, share) in labels[place].items()})
-    write_prediction_sheet(path, photos, truths, predictions, confidences)
+    write_prediction_sheet(path, photos, truths, [labels[place] for place in chosen])
 
 
 def _write_package(session: Session, state: TrainState, result: Result, fit: ValidationFit | None) -> None:

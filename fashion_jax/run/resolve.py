@@ -28,7 +28,6 @@ def resolve(
     Args:
         config: as the user gave it. "auto" and empty values are filled in: attributes, heads, stem, dtype,
             normalisation.
-        prepared: the records.
         workdir: of the run. Its pretrained weights decide the architecture, and a run that has begun there keeps its
             dtype. None for a run without either.
         num_devices: over which a batch is divided; None for all devices.
@@ -118,11 +117,6 @@ def _check_attributes(config: Config) -> None:
 
 
 def _check_settings_have_an_effect(config: Config) -> None:
-    if config.embedding.kind != "labels" and config.embedding.attributes != ("auto",):
-        raise UserError(
-            "config.embedding.attributes needs config.embedding.kind=labels, and it is "
-            f"{config.embedding.kind}; set --config.embedding.attributes=auto"
-        )
     if config.optimizer.freeze_batch_norm and not config.model.pretrained:
         raise UserError(
             "config.optimizer.freeze_batch_norm=true needs config.model.pretrained: without pretrained weights the "

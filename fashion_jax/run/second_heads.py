@@ -57,10 +57,6 @@ def fit_second_heads(session: Session, state: TrainState) -> tuple[Session, Trai
     Every process takes part, the first one fits, and all get the same. The network's own weights, and with them its
     features and its other heads, do not change.
 
-    Args:
-        session: of training.
-        state: of a checkpoint.
-
     Returns:
         A session and a state to score with. They are the given ones where the configuration asks for no second heads,
         where no head sees colour features, or where no training row has such a label.
@@ -274,11 +270,7 @@ def fit_second_head(
     Args:
         seen: what the head sees of each row in each view of it, such as a photo and its mirror image.
         labels: in [0, classes), or MISSING; at least one is there.
-        classes: of the attribute.
-        loss: how it is computed.
         seed: of the order, the first weights and the dropout.
-        label: of the progress bar.
-        progress: whether to show it.
 
     Returns:
         Parameters and batch statistics of a `SecondHead`, nested dictionaries of arrays on the host.

@@ -8,6 +8,7 @@ WORKDIR/pretrained/
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Mapping
@@ -42,7 +43,6 @@ def prepare_pretrained(config: Config, workdir: Path, *, progress: bool = True) 
     Args:
         config: `model.pretrained` is empty, a source of `models.pretrained.load_pretrained`, or the name of a model
             that ships with the library.
-        workdir: of the run.
         progress: whether to print what is read on standard error.
 
     Raises:
@@ -65,7 +65,7 @@ def prepare_pretrained(config: Config, workdir: Path, *, progress: bool = True) 
     products = _products_behind(source) if info.layout == OWN.title else set()
     with files.replace_directory(folder) as aside:
         files.write_bytes(aside / _BACKBONE, safetensors.numpy.save(loaded.weights))
-        files.write_json(aside / _INFO, info.to_dict())
+        files.write_json(aside / _INFO, dataclasses.asdict(info))
         known = None if products is None else sorted(products)
         files.write_text(aside / TRAINED_ON, json.dumps({"ids": known}))
     say(
@@ -121,7 +121,6 @@ def read_weights(workdir: Path, arguments: Mapping[str, Any]) -> dict[str, np.nd
     """Returns the pretrained weights in the workdir, without colour features that the network does not have.
 
     Args:
-        workdir: of the run.
         arguments: of the run's `Classifier`.
 
     Raises:

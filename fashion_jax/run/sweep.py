@@ -45,7 +45,7 @@ _LONGEST_VALUE, _LONGEST_NAME = 14, 34  # characters in the picture
 
 _NOT_SEARCHED = {
     "runtime.": "it is set before the first trial begins, for all trials",
-    "trust.": "it acts after training, and trials are compared during training",
+    "decision.": "it acts after training, and trials are compared during training",
     "embedding.": "it acts after training, and trials are compared during training",
     "model.second_heads": "it acts after training, and trials are compared during training",
     "train.best_metric": "it changes what the score of a trial measures",
@@ -130,9 +130,7 @@ def sweep(
         config: a configuration file, as `load_config` takes it.
         space: a JSON file, as `read_space` takes it.
         folder: of the search; the same folder continues the search.
-        num_trials: in total.
         overrides: dotted key -> text, for every trial.
-        progress: whether to show progress on standard error.
         owns_process: as in `run.train.train`.
 
     Returns:
@@ -338,10 +336,7 @@ def write_picture(path: Path, trials: Sequence[Mapping[str, Any]], space: Space,
     trial has a ring. Failed trials have no score; the title counts them.
 
     Args:
-        path: to write.
         trials: as `sweep` returns them, the best first.
-        space: what was searched.
-        metric: name of the score.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter

@@ -22,14 +22,7 @@ import jax
 from fashion_jax.config.fields import Config
 from fashion_jax.config.files import checked_copy
 from fashion_jax.evaluation.evaluate import Evaluation
-from fashion_jax.run.finish import (
-    Result,
-    finish_run,
-    fit_on_validation,
-    format_scores,
-    format_summaries,
-    score_split,
-)
+from fashion_jax.run.finish import Result, finish_run, fit_on_validation, format_scores, format_summaries, score_split
 from fashion_jax.run.resolve import resolve
 from fashion_jax.run.second_heads import fit_second_heads, restore_second_heads
 from fashion_jax.run.session import Session
@@ -45,8 +38,8 @@ from fashion_jax.run.workdir import (
 )
 from fashion_jax.system import files
 from fashion_jax.system.devices import first_process_does
-from fashion_jax.system.errors import UserError
-from fashion_jax.system.interrupt import Interrupted, stop_on_signals
+from fashion_jax.system.errors import Interrupted, UserError
+from fashion_jax.system.interrupt import stop_on_signals
 from fashion_jax.system.progress import say
 from fashion_jax.training.checkpoint import Checkpoints
 from fashion_jax.training.loop import EarlyStopping, Training, run_loop
@@ -76,7 +69,6 @@ def train(
     Args:
         config: what to train, on what, and how.
         workdir: folder of the run; made if absent.
-        progress: whether to show progress on standard error.
         owns_process: for command lines. A second Ctrl-C ends the process instead of raising KeyboardInterrupt.
         on_evaluation: called after each evaluation with the step, the last step and the scores of the validation
             split. An exception from it ends the run, which can continue from its last checkpoint. One process only.
@@ -107,7 +99,6 @@ def evaluate(workdir: str | Path, split: str = "test", *, progress: bool = True)
     Args:
         workdir: of a run that has a checkpoint.
         split: "train", "validation" or "test".
-        progress: whether to show progress on standard error.
 
     Raises:
         UserError: the workdir holds no such run, or the split is empty.

@@ -22,7 +22,7 @@ from fashion_jax.system.errors import UserError
 # These fields may change while a run goes on: they do not change the trained parameters. What the source of the records
 # gives is compared by the records' fingerprint.
 _FREE_FIELDS = (
-    "runtime.", "trust.", "embedding.", "model.second_heads", "data.storage", "data.source", "data.corrections",
+    "runtime.", "decision.", "embedding.", "model.second_heads", "data.storage", "data.source", "data.corrections",
     "train.checkpoint_every",
 )  # fmt: skip
 TRAINED_ON = "trained_on.json"  # the records' fingerprint, and the ids of the products that the run is trained on
@@ -90,7 +90,6 @@ def check_workdir(workdir: Path, config: Config, prepared: Prepared) -> None:
     Args:
         workdir: of the run; without a checkpoint it may hold anything.
         config: as `resolve` returns it.
-        prepared: the records.
 
     Raises:
         UserError: a field that decides what is trained is another, or the records are.

@@ -46,7 +46,6 @@ def build_base(
         target_recall: in (0, 1]; ScaNN is tuned to it.
         backend: one of `BACKENDS`.
         batch: typical number of queries in one search.
-        progress: whether to show a bar.
     """
     chosen = _choose_backend(backend, len(vectors), vectors.shape[1], batch)
     vectors = np.ascontiguousarray(vectors)

@@ -47,15 +47,10 @@ def build_index(
     columns of `table`. Mirrored photos are not used, because they would double the time.
 
     Args:
-        model: from `load_model`.
         source: anything that `open_catalog` reads.
-        out: folder of the index.
         table: a CSV, TSV or Parquet file with an `id` column and more columns to filter by, such as price or stock.
         schema: how to read the source's table; None for a known or inferred one.
-        progress: whether to show a bar.
-        target_recall: as in `Index.build`.
-        backend: as in `Index.build`.
-        batch: as in `Index.build`.
+        target_recall, backend, batch: as in `Index.build`.
 
     Raises:
         UserError: bad input; nothing is written then.

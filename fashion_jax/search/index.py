@@ -69,7 +69,6 @@ class Index(contextlib.AbstractContextManager["Index"]):
             batch: typical number of queries in one search; it decides between ScaNN and an accelerator.
             model: fingerprint of the model that made the embeddings; queries of another model are refused.
             subspaces: name -> number of values of each part of the embeddings, in order; searches may weigh them.
-            progress: whether to show a bar.
 
         Raises:
             UserError: a ValueError that says what is wrong with which argument.

@@ -40,7 +40,6 @@ def nearest(
     """Returns the k nearest selected rows of each query, best first; -inf and -1 where there are fewer rows.
 
     Args:
-        snapshot: to search in.
         queries: finite, of length 1, at least one.
         k: at least 1.
         selection: from `snapshot.select`; None where every row is live and indexed.

@@ -81,9 +81,7 @@ def find(snapshot: Snapshot, queries: Queries, k: int, refinement: Refinement) -
     """Returns the hits of each query, best first.
 
     Args:
-        snapshot: to search in.
         queries: finite, of length 1.
-        k: hits per query.
         refinement: what is asked for besides them.
 
     Raises:

@@ -40,7 +40,6 @@ def similar(
     """Finds products that look like one product, given by one or several photos.
 
     Args:
-        index: to search.
         queries: an embedding per photo of the product.
         labels: the product's known labels, with which hits are compared; may be empty.
         k: number of products, at most.
@@ -64,7 +63,6 @@ def keep_and_change(
     own value to that of products with the wanted value. So the best hits look like the product in everything else.
 
     Args:
-        index: to search.
         queries: an embedding per photo of the product.
         labels: the product's labels; every column of `keep` must be there.
         keep: columns in which a hit must have the product's value.
@@ -104,7 +102,6 @@ def by_attributes(
     the similarity to the mean vector of all these products.
 
     Args:
-        index: to search.
         wanted: column -> value; at least one.
         k: number of products, at most.
         where: one more filter.

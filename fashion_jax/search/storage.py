@@ -386,7 +386,6 @@ def _load_array(path: Path, dtype: type | None, shape: tuple[int, ...]) -> np.nd
     """Reads what `_save_array` wrote.
 
     Args:
-        path: of the file.
         dtype: that it must have; None for integers or texts.
         shape: that it must have.
 

@@ -6,7 +6,6 @@ A filter is an expression by this grammar:
     conjunction = negation { "and" negation }
     negation    = "not" negation | "(" expression ")" | comparison
     comparison  = column ("==" | "!=" | "<" | "<=" | ">" | ">=") literal
-                | literal (the same signs) column
                 | column [ "not" ] "in" "[" [ literal { "," literal } ] "]"
     literal     = text in quotes | number | "true" | "false" | "none"
     column      = a name; in `back quotes` if it has other characters than letters, digits and _
@@ -45,7 +44,6 @@ _TOKEN = re.compile(
 _COMPARE: dict[str, Callable[..., Bool[np.ndarray, " n"]]] = {
     "==": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge,
 }  # fmt: skip
-_MIRRORED = {"==": "==", "!=": "!=", "<": ">", "<=": ">=", ">": "<", ">=": "<="}
 
 Literal = str | float | bool | None
 
@@ -180,10 +178,6 @@ class _Parser:
         return node
 
     def _comparison(self) -> _Node:
-        if self._is_literal():
-            value = self._literal()
-            mark = self._mark()
-            return _Compare(self._column(), _MIRRORED[mark], value)
         column = self._column()
         if self._is("in") or self._is("not"):
             negated = self._is("not")

@@ -61,12 +61,9 @@ def embed_source(
     stopped continues where it was, as long as the model and the source are the same.
 
     Args:
-        model: from `load_model`.
         source: anything that `open_catalog` reads, with or without labels; also a photo or a folder of photos.
-        out: the npz.
         dtype: of the embeddings, "float32" or "float16".
         schema: how to read the source's table; None: known or inferred.
-        progress: whether to show a bar and a closing sentence.
 
     Returns:
         The number of embeddings.
@@ -98,8 +95,6 @@ def run_embedding(model: Predictor, run: SourceRun, shards: Shards) -> Embedded:
     """Embeds the products of a run.
 
     Args:
-        model: from `load_model`.
-        run: over the source.
         shards: from `open_shards`; the caller removes them when the result is saved.
 
     Raises:

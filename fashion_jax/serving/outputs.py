@@ -104,7 +104,6 @@ def name_labels(outputs: Outputs, vocabularies: Mapping[str, tuple[str, ...]]) -
     """Returns the predictions of each photo with the names of the classes.
 
     Args:
-        outputs: of photos.
         vocabularies: attribute -> names of the classes, in the order of the probabilities.
     """
     scores, flags = outputs.out_of_catalogue, outputs.is_out_of_catalogue

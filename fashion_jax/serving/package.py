@@ -75,9 +75,7 @@ def write_package(
     """Writes a package in one step; it replaces a package that is there.
 
     Args:
-        folder: of the package.
         weights: "params/..." and "batch_stats/..." -> array.
-        model: values of `Architecture`.
         vocabularies: attribute -> names of the classes in the order of the outputs.
         preprocessing: height, width, max_side (larger photos are scaled to it first, as records are), mean, std,
             test_time_flip.

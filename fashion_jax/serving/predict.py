@@ -29,11 +29,8 @@ def predict_source(
     `<out>.quarantine.csv` lists unusable rows with their reason.
 
     Args:
-        model: from `load_model`.
         source: anything that `open_catalog` reads, with or without labels; also a photo or a folder of photos.
-        out: the CSV.
         schema: how to read the source's table; None: known or inferred.
-        progress: whether to show a bar and a closing sentence.
         operating_point: as `Predictor.predict_arrays` takes it.
 
     Returns:

@@ -89,10 +89,7 @@ class Predictor:
         mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=devices)
         everywhere, self._rows = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
         self._forward = jax.jit(
-            forward,
-            in_shardings=(everywhere, everywhere, self._rows),
-            out_shardings=self._rows,
-            static_argnums=3,
+            forward, in_shardings=(everywhere, everywhere, self._rows), out_shardings=self._rows, static_argnums=3
         )
         self._params = jax.device_put(package.params, everywhere)
         self._batch_stats = jax.device_put(package.batch_stats, everywhere)
@@ -226,18 +223,9 @@ class Predictor:
         flip: bool | None = None,
         operating_point: str = "accuracy",
     ) -> Iterator[Outputs]:
-        """Runs the model on batches one after the other, each while the next one is read.
+        """Yields the outputs of batches of at most `batch_size` photos, each computed while the next one is read.
 
-        Args:
-            batches: of at most `batch_size` photos, as `predict_arrays` takes them.
-            flip: as in `predict_arrays`.
-            operating_point: as in `predict_arrays`.
-
-        Yields:
-            The outputs of each batch, in order.
-
-        Raises:
-            UserError: another shape, dtype or operating point, or too many photos.
+        The options and errors are those of `predict_arrays`.
         """
         self.check_operating_point(operating_point)
         for outputs in self._run(map(self._check_images, batches), flip):

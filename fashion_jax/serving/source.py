@@ -37,7 +37,6 @@ def predict_photos(
     """Runs a model on photos in batches, while threads decode the next ones.
 
     Args:
-        model: the model.
         photos: pairs of a name and the bytes of a photo, or the reason why it could not be read.
         decode: makes uint8 RGB of the model's size from bytes, or raises BadPhoto; runs in threads.
         reject: is called with each photo that cannot be used.
@@ -91,13 +90,10 @@ class SourceRun:
         """Reads the table.
 
         Args:
-            model: the model.
             source: as `open_catalog` takes it.
             out: the file that will be written. It is checked before the work, which may take hours.
             schema: how to read the table; None: known or inferred.
-            progress: whether to show a bar.
-            flip: as `Predictor.predict_arrays` takes it.
-            operating_point: as `Predictor.predict_arrays` takes it.
+            flip, operating_point: as `Predictor.predict_arrays` takes them.
 
         Raises:
             UserError: the source cannot be read or holds no usable row, `out` cannot be written, or the package has no
@@ -130,11 +126,7 @@ class SourceRun:
 
         with bar:
             for products, outputs in predict_photos(
-                self._model,
-                self.catalog.iter_photos(left),
-                decode=self._model.decode,
-                reject=reject,
-                **self._options,
+                self._model, self.catalog.iter_photos(left), decode=self._model.decode, reject=reject, **self._options
             ):
                 usable += len(products)
                 yield products, outputs

@@ -9,11 +9,7 @@ from jaxtyping import Float, Float32, UInt8
 
 # sRGB to XYZ (IEC 61966-2-1), each row divided by the white point D65.
 TO_XYZ = np.array(
-    [
-        [0.4124564, 0.3575761, 0.1804375],
-        [0.2126729, 0.7151522, 0.0721750],
-        [0.0193339, 0.1191920, 0.9503041],
-    ]
+    [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
 ) / np.array([[0.95047], [1.0], [1.08883]])
 
 _NEAR_WHITE = 97.0  # lightness above which a colourless pixel is background

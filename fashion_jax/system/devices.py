@@ -127,7 +127,6 @@ def start_processes(
     Args:
         coordinator_address: host:port of process 0. None, with `num_processes` None too: a single process, or with
             `FASHION_JAX_DISTRIBUTED=auto` whatever JAX finds on SLURM, Open MPI or Cloud TPU.
-        num_processes: the number of processes.
         process_id: the number of this process, from 0.
         local_device_ids: the accelerators that this process uses; None: all that it sees. Under SLURM and Open MPI
             with `FASHION_JAX_DISTRIBUTED=auto`, None is JAX's rule: one accelerator for each process.

@@ -21,6 +21,14 @@ class NotFiniteError(UserError):
     """A training step gave a loss, gradient or parameter that is not finite; all processes raise it together."""
 
 
+class Interrupted(Exception):  # noqa: N818 - not an error: the run has saved and can go on
+    """A signal stopped the run after it had saved. `exit_code` is 128 plus the signal's number, as in shells."""
+
+    def __init__(self, step: int, signal_number: int) -> None:
+        super().__init__(f"stopped at step {step} and saved; the same command goes on from here")
+        self.exit_code = 128 + signal_number
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Returns `"; did you mean 'x'?"` for the known name that is closest to `name`, or an empty string."""
     close = difflib.get_close_matches(name, islice(known, _MOST_KNOWN), n=1, cutoff=0.5)
@@ -34,12 +42,15 @@ def exit_on_user_error(run: Callable[[], int | None]) -> int:
         run: the body of a command; a result of None is exit code 0.
 
     Returns:
-        The command's own code; 2 for bad input (UserError, no permission, disk full); 130 for Ctrl-C.
+        The command's own code; 2 for bad input (UserError, no permission, disk full); 130 or 143 for a signal.
     """
     try:
         return run() or 0
     except UserError as error:
         message = str(error)
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
+        return stop.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED

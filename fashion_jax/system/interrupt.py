@@ -16,18 +16,6 @@ import jax
 from jax.experimental import multihost_utils
 
 
-class Interrupted(Exception):  # noqa: N818 - not an error: the run has saved and can go on
-    """A signal stopped the run after it had saved.
-
-    Attributes:
-        exit_code: 128 plus the signal's number, as shells define it.
-    """
-
-    def __init__(self, step: int, signal_number: int) -> None:
-        super().__init__(f"stopped at step {step} and saved; the same command goes on from here")
-        self.exit_code = 128 + signal_number
-
-
 class StopRequest:
     """Tells the training loop whether to stop after a step.
 

@@ -14,11 +14,7 @@ def progress_bar(total: int, description: str, *, show: bool = True, initial: in
     """Returns a bar on standard error. In a terminal it moves; a log file gets a line every 15 seconds.
 
     Args:
-        total: the number of items.
-        description: what is going on, such as "reading photos".
-        show: False for no bar.
         initial: items that an earlier run has done.
-        kwargs: further arguments of tqdm.
     """
     in_terminal = sys.stderr.isatty()
     return tqdm(

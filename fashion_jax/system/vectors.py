@@ -1,13 +1,13 @@
-"""Vectors in the host's memory."""
+"""Vectors of length 1."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
-from jaxtyping import Float
 
 
-def unit(vectors: Float[np.ndarray, "n dim"]) -> Float[np.ndarray, "n dim"]:
-    """Returns rows scaled to length 1; rows of zeros stay zeros. For JAX arrays use `models.heads.unit`."""
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    scaled: np.ndarray = vectors / np.where(lengths > 0, lengths, 1)
-    return scaled
+def unit(vectors: Any, xp: Any = np) -> Any:
+    """Returns floating-point rows scaled to length 1; zeros stay zeros. `xp` is numpy or jax.numpy."""
+    lengths = xp.linalg.norm(vectors, axis=-1, keepdims=True)
+    return vectors / xp.where(lengths > 0, lengths, 1)

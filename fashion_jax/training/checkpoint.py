@@ -116,7 +116,6 @@ class Checkpoints:
         """Returns the state at `step`, on the devices that `target` names, and the JSON values.
 
         Args:
-            step: one that is there.
             target: ShapeDtypeStructs with shardings, of any topology.
 
         Raises:

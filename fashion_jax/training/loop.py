@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from fashion_jax.system.errors import NotFiniteError
-from fashion_jax.system.interrupt import Interrupted, StopRequest
+from fashion_jax.system.errors import Interrupted, NotFiniteError
+from fashion_jax.system.interrupt import StopRequest
 from fashion_jax.training.checkpoint import Checkpoints
 from fashion_jax.training.placement import put_batch
 from fashion_jax.training.progress import ProgressLine
@@ -42,10 +42,6 @@ class EarlyStopping:
     best: float | None = None  # the best value so far; None before the first evaluation
     evaluations_without_gain: int = 0  # the number of evaluations since then
     stopped: bool = False  # whether the run has ended because of them
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns JSON values."""
-        return {name: getattr(self, name) for name in self.__slots__}
 
     def record(self, value: float, *, lower_is_better: bool, patience: int) -> None:
         """Counts an evaluation; sets `stopped` when patience has run out."""
@@ -87,11 +83,6 @@ def run_loop(
     Args:
         state: donated; do not use it afterwards.
         early_stopping: of the checkpoint that the state comes from.
-        training: what to train with.
-        checkpoints: where the state is saved.
-        writer: of metrics.
-        progress: the line that a person watches.
-        stop: asked after each step.
 
     Raises:
         NotFiniteError: the loss, the gradient or the new state is not finite; nothing was saved since.
@@ -119,7 +110,7 @@ def run_loop(
 
     def save(metric: float | None) -> None:
         settle(0)  # before anything is written: a state that went through NaN must not replace a good one
-        checkpoints.save(state, early_stopping.to_dict(), metric)
+        checkpoints.save(state, asdict(early_stopping), metric)
 
     step = int(state.step)
     while step < schedule.total and not early_stopping.stopped:

@@ -45,9 +45,7 @@ def make_head_loss(name: str, class_counts: Int64[np.ndarray, " classes"], confi
     "balanced"  weights by inverse frequency, for retraining heads: every class weighs the same
 
     Args:
-        name: of the attribute.
         class_counts: labelled training rows per class.
-        config: of the run.
     """
     smoothing: float | Float32[np.ndarray, " classes"]
     smoothing = config.head_label_smoothing.get(name, config.label_smoothing)
@@ -151,7 +149,6 @@ def multi_head_loss(
         labels: per head; MISSING rows count nothing.
         counts: labelled rows of the *whole* batch per head, so that the parts of an accumulated batch, or of a
             batch spread over devices, add up to exactly the loss of the batch in one piece.
-        losses: how each head's loss is computed.
         targets: of mixed photos; None where none are.
 
     Returns:

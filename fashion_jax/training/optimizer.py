@@ -20,9 +20,7 @@ def make_schedule(config: OptimizerConfig, *, total_steps: int, num_examples: in
 
     Args:
         config: `warmup`, `schedule`, `learning_rate` (the peak).
-        total_steps: optimiser steps of the run.
         num_examples: rows of the training split, for durations in epochs.
-        batch_size: rows per step.
     """
     warmup = resolve_steps(config.warmup, num_examples=num_examples, batch_size=batch_size, total_steps=total_steps)
     warmup = min(warmup, total_steps - 1)
@@ -49,7 +47,6 @@ def make_optimizer(
     """Returns AdamW, SGD with Nesterov momentum, or LAMB, arrays of two and more axes decaying, with optional clipping.
 
     Args:
-        config: of the optimiser.
         schedule: step -> learning rate.
         plan: what is frozen, trained later, or trained at a share of the rate. What is frozen has no state in the
             optimiser. What is trained later begins then as at a first step (zero moments), at the schedule's rate of

@@ -27,7 +27,6 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
 
     Args:
         batch: name -> array (rows of this process, ...); every process holds equally many.
-        mesh: the devices.
 
     Returns:
         name -> array (rows of all processes, ...), sharded along the first dimension.

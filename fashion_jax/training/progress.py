@@ -17,7 +17,6 @@ class ProgressLine:
 
         Args:
             start: steps done in earlier runs.
-            total: steps of the run.
             batch_size: images per step, over all processes.
             num_examples: images per epoch.
             show: False on processes other than the first, and where a caller wants quiet.

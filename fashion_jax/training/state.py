@@ -47,8 +47,6 @@ def model_arguments(
     """Resolves what is "auto" and returns the values of an `Architecture`, as JSON has them.
 
     Args:
-        config: of the network.
-        data: of the photos.
         classes: attribute -> number of classes.
         second_heads: attributes with a second head, which is fitted after training.
     """
@@ -127,9 +125,6 @@ def create_state(
 
     Args:
         arguments: JSON values of an `Architecture`.
-        optimizer: of the parameters.
-        seed: of what is drawn.
-        mesh: the devices.
         averaged: whether the state keeps a moving average.
         pretrained: "params/..." and "batch_stats/..." -> array, the same on every process; the rest is drawn.
     """

@@ -84,19 +84,12 @@ def make_train_step(
     `gradient_norm`, and `finite`, which is 1 unless the loss, the gradient or the new state is not a number.
 
     Args:
-        network: what is trained.
-        optimizer: of the parameters.
         mesh: batches come sharded over it; state and metrics are copies on every device.
-        options: how it is trained.
     """
     mix, scale, parts = options.mix, options.scale, options.accumulation_steps
 
     def loss_of(
-        params: dict[str, Any],
-        batch_stats: dict[str, Any],
-        part: Batch,
-        counts: Counts,
-        key: Any,
+        params: dict[str, Any], batch_stats: dict[str, Any], part: Batch, counts: Counts, key: Any
     ) -> tuple[jax.Array, tuple[dict[str, Any], Metrics]]:
         model = merge_network(network.graph, options.hold(params, part["step"]), batch_stats)
         augment_key, dropout_key = jax.random.split(key)
@@ -176,10 +169,7 @@ def make_train_step(
 
     everywhere = replicated(mesh)
     return jax.jit(
-        step,
-        donate_argnums=0,
-        in_shardings=(everywhere, batch_sharding(mesh)),
-        out_shardings=(everywhere, everywhere),
+        step, donate_argnums=0, in_shardings=(everywhere, batch_sharding(mesh)), out_shardings=(everywhere, everywhere)
     )
 
 

@@ -15,12 +15,7 @@ from drawn_products import make_tiny_config, write_products
 from fashion_jax.audit import audit as audit_module
 from fashion_jax.audit import judges
 from fashion_jax.audit.audit import COLUMNS, audit
-from fashion_jax.audit.evidence import (
-    confident_learning,
-    disagreeing,
-    find_wrong_labels,
-    weigh_evidence,
-)
+from fashion_jax.audit.evidence import confident_learning, disagreeing, find_wrong_labels, weigh_evidence
 from fashion_jax.audit.judges import group_folds, linear_probabilities
 from fashion_jax.audit.page import Card, write_page
 from fashion_jax.audit.photos import average_with_network, find_new_rows, run_network

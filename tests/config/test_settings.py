@@ -33,9 +33,10 @@ SETTINGS = (
     "data.storage",
     "data.test_time_flip",
     "data.width",
+    "decision.label_set_coverage",
+    "decision.precision",
     "embedding.appearance",
     "embedding.attributes",
-    "embedding.kind",
     "embedding.size",
     "loss.head_label_smoothing",
     "loss.head_weights",
@@ -79,8 +80,6 @@ SETTINGS = (
     "train.progressive_scale",
     "train.progressive_until",
     "train.seed",
-    "trust.label_set_coverage",
-    "trust.precision",
 )
 
 

@@ -19,13 +19,7 @@ from fashion_jax.data.augment import (
     sample_bilinear,
 )
 
-OFF = {
-    "min_crop_area": 1.0,
-    "max_shift": 0.0,
-    "flip_probability": 0.0,
-    "max_rotation": 0.0,
-    "erase_probability": 0.0,
-}
+OFF = {"min_crop_area": 1.0, "max_shift": 0.0, "flip_probability": 0.0, "max_rotation": 0.0, "erase_probability": 0.0}
 
 
 def images(count: int = 64, seed: int = 0) -> jnp.ndarray:

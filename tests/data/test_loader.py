@@ -8,13 +8,7 @@ import numpy as np
 import pytest
 
 from fashion_jax.data import loader
-from fashion_jax.data.loader import (
-    ResidentPhotos,
-    StreamedPhotos,
-    choose_storage,
-    evaluation_batches,
-    training_batches,
-)
+from fashion_jax.data.loader import ResidentPhotos, StreamedPhotos, choose_storage, evaluation_batches, training_batches
 
 
 def rows_of(batches, count: int) -> np.ndarray:
@@ -61,16 +55,6 @@ def test_batches_hold_the_photos_and_labels_of_their_rows(prepared):
         assert np.array_equal(batch["image"], resident(batch["row"]))
         assert np.array_equal(batch["label"], prepared.labels[batch["row"]])
         assert batch["valid"].all()
-
-
-@pytest.mark.slow
-def test_worker_processes_read_the_same(prepared):
-    photos = StreamedPhotos(prepared, 32, 24)
-    plain = training_batches(prepared, photos, batch_size=16, seed=0, start_step=2)
-    workers = training_batches(prepared, photos, batch_size=16, seed=0, start_step=2, num_workers=2)
-    for a, b in zip(islice(plain, 5), islice(workers, 5), strict=True):
-        assert all(np.array_equal(a[name], b[name]) for name in a)
-    workers.close()
 
 
 @pytest.mark.parametrize("processes", [1, 2, 4])

@@ -83,8 +83,7 @@ def test_a_truncated_tail_is_repaired_and_a_lost_half_is_not():
 
 
 @pytest.mark.parametrize(
-    ("data", "reason"),
-    [(b"", "empty"), (b"<html>404</html>", "no photo"), (b"\xff\xd8\xff\xe0" + bytes(100), "photo")],
+    ("data", "reason"), [(b"", "empty"), (b"<html>404</html>", "no photo"), (b"\xff\xd8\xff\xe0" + bytes(100), "photo")]
 )
 def test_what_is_no_photo_is_refused_with_a_reason(data, reason):
     with pytest.raises(BadPhoto, match=reason):

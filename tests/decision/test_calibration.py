@@ -8,12 +8,7 @@ import numpy as np
 import pytest
 import scipy.special
 
-from fashion_jax.decision.calibration import (
-    calibration_error,
-    fit_label_sets,
-    fit_temperature,
-    fit_threshold,
-)
+from fashion_jax.decision.calibration import calibration_error, fit_label_sets, fit_temperature, fit_threshold
 from fashion_jax.decision.decisions import label_sets
 
 

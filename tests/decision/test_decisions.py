@@ -11,6 +11,7 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.special import softmax
 
 from fashion_jax.cli import main
 from fashion_jax.data.photos import decode_photo
@@ -37,9 +38,9 @@ def run(tiny_config, tmp_path_factory):
         train__evaluate_every="60 steps",
         train__checkpoint_every="60 steps",
         model__width=8,
-        embedding__kind="features",
-        trust__precision=0.9,
-        trust__label_set_coverage=0.8,
+        embedding__attributes=(),
+        decision__precision=0.9,
+        decision__label_set_coverage=0.8,
     )
     workdir = tmp_path_factory.mktemp("trust") / "w"
     return workdir, config, train(config, workdir, progress=False)
@@ -192,7 +193,7 @@ def test_a_package_without_a_decision_predicts_what_the_network_gives(run, tmp_p
     assert outputs.accepted == outputs.label_sets == {}
     assert outputs.out_of_catalogue is None
     for name in ATTRIBUTES:
-        assert np.allclose(outputs.probabilities[name].max(1), result.test.confidences[name], atol=1e-4)
+        assert np.allclose(outputs.probabilities[name], softmax(result.test.outputs.logits[name], axis=1), atol=1e-4)
     assert np.array_equal(outputs.embeddings, new.predict_arrays(images).embeddings)
     assert old.predict(images[:1])[0].accepted == {}
     with pytest.raises(UserError, match="train again"):

@@ -9,6 +9,7 @@ import pytest
 import scipy.special
 
 from fashion_jax.data.schema import MISSING
+from fashion_jax.decision import hierarchy
 from fashion_jax.decision.decisions import (
     Decision,
     HeadDecision,
@@ -179,7 +180,8 @@ def test_every_class_of_the_training_rows_can_be_said():
 
 
 @pytest.mark.parametrize("hide", ["top of the rarer middle", "top or fine of every row", "nothing"])
-def test_what_training_rows_have_can_be_said(hide):
+def test_what_training_rows_have_can_be_said(hide, monkeypatch):
+    monkeypatch.setattr(hierarchy, "DETERMINED", 0.9)
     middle = np.repeat([0, 0, 1, 1, 2, 2], 100)
     fine = np.repeat(np.arange(6), 100)
     middle[:20] = 1  # the finest class is soft
@@ -189,7 +191,7 @@ def test_what_training_rows_have_can_be_said(hide):
     elif hide == "top or fine of every row":  # two catalogues in one
         labels["top"][::2] = MISSING
         labels["fine"][1::2] = MISSING
-    pairs = measure_pairs(labels, {"top": 2, "middle": 3, "fine": 6}, determined=0.9)
+    pairs = measure_pairs(labels, {"top": 2, "middle": 3, "fine": 6})
     assert ("fine", "middle") in {(pair.finer, pair.coarser) for pair in pairs}
     (group,) = joint_heads(pairs, labels)
     rows = np.unique(np.stack([labels[name] for name in group.names], 1), axis=0)

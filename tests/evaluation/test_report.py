@@ -10,8 +10,7 @@ import numpy as np
 from PIL import Image
 
 from fashion_jax.evaluation.metrics import summarize
-from fashion_jax.evaluation.prediction_sheet import write_prediction_sheet
-from fashion_jax.evaluation.report import draw_confusion, write_evaluation
+from fashion_jax.evaluation.report import draw_confusion, write_evaluation, write_prediction_sheet
 
 
 def test_files_hold_what_was_measured(tmp_path):
@@ -43,7 +42,7 @@ def test_large_matrices_get_room():
 def test_contact_sheet_shows_right_and_wrong(tmp_path):
     photos = [np.full((80, 60, 3), 40 * i, np.uint8) for i in range(5)]
     truths = [{"kind": "x"}, {"kind": "y"}, {"kind": None}, {"kind": "x"}, {"kind": "x"}]
-    write_prediction_sheet(tmp_path / "s.png", photos, truths, [{"kind": "x"}] * 5, [{"kind": 0.5}] * 5)
+    write_prediction_sheet(tmp_path / "s.png", photos, truths, [{"kind": ("x", 0.5)}] * 5)
     image = np.asarray(Image.open(tmp_path / "s.png").convert("RGB")).astype(int)
     red = ((image[..., 0] > 150) & (image[..., 1] < 90)).any(0)
     green = ((image[..., 1] > 90) & (image[..., 0] < 60) & (image[..., 2] < 90)).any(0)
@@ -53,5 +52,5 @@ def test_contact_sheet_shows_right_and_wrong(tmp_path):
 
 
 def test_an_empty_sheet_is_no_error(tmp_path):
-    write_prediction_sheet(tmp_path / "s.png", [], [], [], [])
+    write_prediction_sheet(tmp_path / "s.png", [], [], [])
     assert Image.open(tmp_path / "s.png").size[0] > 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import sys
@@ -84,7 +85,7 @@ def test_normalisation_and_digest_are_the_files(tmp_path):
     info = load_pretrained(str(folder)).info
     assert (info.mean, info.std) == ((0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
     assert info.digest == hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-    assert PretrainedInfo.from_dict(json.loads(json.dumps(info.to_dict()))) == info
+    assert PretrainedInfo.from_dict(json.loads(json.dumps(dataclasses.asdict(info)))) == info
     given = {"mean": [0.1, 0.2, 0.3], "std": [0.5, 0.6, 0.7]}
     folder = write_checkpoint(tmp_path / "b", "timm_resnet50c", pretrained_cfg=given)
     assert load_pretrained(str(folder)).info.mean == (0.1, 0.2, 0.3)

@@ -37,7 +37,6 @@ def test_what_is_left_open_is_filled_in(tiny_config, prepared):
         ("loss.head_weights", {"loss__head_weights": {"kind": 5.0}, "data__attributes": ("colour",)}),
         ("loss.head_label_smoothing", {"loss__head_label_smoothing": {"kind": 0.1}, "data__attributes": ("colour",)}),
         ("embedding.attributes", {"embedding__attributes": ("kind",), "data__attributes": ("colour",)}),
-        ("embedding.attributes", {"embedding__kind": "features", "embedding__attributes": ("kind",)}),
         ("embedding.size", {"embedding__attributes": ("kind", "colour"), "embedding__size": 6}),
         ("optimizer.freeze_batch_norm", {"optimizer__freeze_batch_norm": True}),
         ("train.batch_size=12 does not divide over 8 devices; use 8 or 16", {"train__batch_size": 12}),

@@ -17,8 +17,7 @@ from fashion_jax.config.values import resolve_steps, share_of
 from fashion_jax.run.sweep import Range, format_trials, read_space, sweep, write_picture
 from fashion_jax.run.train import Result
 from fashion_jax.system import files
-from fashion_jax.system.errors import UserError
-from fashion_jax.system.interrupt import Interrupted
+from fashion_jax.system.errors import Interrupted, UserError
 from fashion_jax.system.pictures import render_png
 
 SPACE = {"optimizer.learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}, "model.drop_path": [0, 0.1]}
@@ -289,7 +288,7 @@ def test_spaces_are_read(write):
         ({"runtime.cpu_devices": [1, 2]}, "'runtime.cpu_devices' cannot be searched"),
         ({"train.best_metric": ["mean/accuracy", "loss"]}, "'train.best_metric' cannot be searched"),
         ({"data.attributes": ["kind", "colour"]}, "'data.attributes' cannot be searched"),
-        ({"trust.precision": [0.9, 0.99]}, "'trust.precision' cannot be searched.*after training"),
+        ({"decision.precision": [0.9, 0.99]}, "'decision.precision' cannot be searched.*after training"),
         ({"embedding.size": [64, 128]}, "'embedding.size' cannot be searched"),
         ({"model.second_heads": ["auto", ""]}, "'model.second_heads' cannot be searched"),
         ({"optimizer.learning_rate": {"low": -1.0, "high": 2.0}}, "optimizer.learning_rate"),

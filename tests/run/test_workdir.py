@@ -44,7 +44,7 @@ def test_a_changed_field_is_refused_by_its_name(begun, tiny_config, prepared, ke
 
 
 def test_fields_that_do_not_change_what_is_trained_are_free(begun, tiny_config, prepared):
-    free = {"train__checkpoint_every": "2 steps", "trust__precision": 0.9, "data__storage": "stream"}
+    free = {"train__checkpoint_every": "2 steps", "decision__precision": 0.9, "data__storage": "stream"}
     check_workdir(begun, resolve(tiny_config(**free), prepared), prepared)
 
 

@@ -31,8 +31,7 @@ from fashion_jax.run.start import adopt_pretrained, ever_trained_on, prepare_pre
 from fashion_jax.run.train import evaluate, train
 from fashion_jax.run.workdir import trained_on
 from fashion_jax.serving.predictor import load_model
-from fashion_jax.system.errors import UserError
-from fashion_jax.system.interrupt import Interrupted
+from fashion_jax.system.errors import Interrupted, UserError
 from fashion_jax.training.fine_tuning import FineTuning, parameter_paths, plan_fine_tuning
 from fashion_jax.training.optimizer import make_optimizer
 from fashion_jax.training.placement import put_batch

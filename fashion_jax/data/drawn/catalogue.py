@@ -61,8 +61,6 @@ def write_catalog(folder: Path, count: int = DEFAULT_COUNT, seed: int = 0) -> No
     """Writes styles.csv and images/<id>.jpg (60 pixels wide, 80 high), the layout of Kaggle's archive.
 
     Args:
-        folder: is made if it is absent.
-        count: the number of rows.
         seed: equal seeds write equal bytes.
     """
     specs = plan(count, seed)

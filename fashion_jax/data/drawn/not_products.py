@@ -21,7 +21,7 @@ _Painter = Callable[[np.random.Generator, int, int], np.ndarray]
 
 
 def draw_not_products(
-    per_kind: int, height: int, width: int, seed: int = 0
+    per_kind: int, height: int, width: int
 ) -> tuple[UInt8[np.ndarray, "n height width 3"], list[str]]:
     """Draws photos that show no product.
 
@@ -29,7 +29,6 @@ def draw_not_products(
         per_kind: the number of photos of each kind in `KINDS`.
         height: of a photo, in pixels.
         width: of a photo, in pixels.
-        seed: equal seeds draw equal photos.
 
     Returns:
         The photos, which have been JPEG files like those of records, and the kind of each.
@@ -37,7 +36,7 @@ def draw_not_products(
     images, kinds = [], []
     larger = max(_SCALE, -(-_LEAST_SIDE // min(height, width)))
     for number, (kind, (_, paint)) in enumerate(_PAINTERS.items()):
-        rng = np.random.default_rng([seed, number])
+        rng = np.random.default_rng([0, number])
         for _ in range(per_kind):
             large = Image.fromarray(paint(rng, larger * height, larger * width))
             small = np.asarray(large.resize((width, height), Image.Resampling.BOX))

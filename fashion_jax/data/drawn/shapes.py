@@ -27,6 +27,10 @@ class Pen:
     def _pixels(self, points: Sequence[Point]) -> list[Point]:
         return [self._place((1 - x, y) if self._flip else (x, y)) for x, y in points]
 
+    def _bounds(self, left: float, top: float, right: float, bottom: float) -> tuple[float, float, float, float]:
+        (x, y), (u, v) = self._pixels([(left, top), (right, bottom)])
+        return min(x, u), min(y, v), max(x, u), max(y, v)
+
     def shape(self, *points: Point, layer: str = "body") -> None:
         """Fills a polygon."""
         self._draw[layer].polygon(self._pixels(points), fill=255)
@@ -35,25 +39,21 @@ class Pen:
         """Draws an open line, `thick` in pixels."""
         self._draw[layer].line(self._pixels(points), fill=255, width=thick, joint="curve")
 
-    def oval(self, left: float, top: float, right: float, bottom: float, layer: str = "body", value: int = 255) -> None:
-        """Fills an ellipse; `value` 0 cuts a hole."""
-        corners = self._pixels([(left, top), (right, bottom)])
-        xs, ys = [p[0] for p in corners], [p[1] for p in corners]
-        self._draw[layer].ellipse((min(xs), min(ys), max(xs), max(ys)), fill=value)
+    def oval(self, left: float, top: float, right: float, bottom: float, layer: str = "body") -> None:
+        """Fills an ellipse."""
+        self._draw[layer].ellipse(self._bounds(left, top, right, bottom), fill=255)
 
     def ring(self, left: float, top: float, right: float, bottom: float, thick: int, layer: str = "body") -> None:
         """Draws an ellipse's outline."""
-        corners = self._pixels([(left, top), (right, bottom)])
-        xs, ys = [p[0] for p in corners], [p[1] for p in corners]
-        self._draw[layer].ellipse((min(xs), min(ys), max(xs), max(ys)), outline=255, width=thick)
+        self._draw[layer].ellipse(self._bounds(left, top, right, bottom), outline=255, width=thick)
 
-    def badge(self, centre: Point, *outlines: Sequence[Point], rim: float = 2.0) -> None:
+    def badge(self, centre: Point, *outlines: Sequence[Point]) -> None:
         """Fills polygons around a place in the box. Their points are in pixels from it, so they keep their shape."""
         x, y = self._place(centre)
         for outline in outlines:
             points = [(x + dx, y + dy) for dx, dy in outline]
             self._draw["rim"].polygon(points, fill=255, outline=255, width=1)
-            self._draw["rim"].line([*points, *points[:2]], fill=255, width=round(2 * rim), joint="curve")
+            self._draw["rim"].line([*points, *points[:2]], fill=255, width=4, joint="curve")
             self._draw["face"].polygon(points, fill=255)
 
 
