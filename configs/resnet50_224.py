@@ -1,11 +1,10 @@
-"""A ResNet-50 on photos of 224x224, from scratch; its twin from pretrained weights is resnet50_finetune.py.
+"""A ResNet-50 on photos of 224x224, from scratch. `resnet50_finetune.py` does the same from pretrained weights.
 
 Command: python -m fashion_jax.main --config=configs/resnet50_224.py --workdir=runs/resnet50_224 \
              --config.data.source=fashion-product-images-dataset.zip
-Cost: it is meant for a GPU, on which it was not measured, for none was at hand; train.accumulation_steps=2 has half
-    as many photos in memory at once. 2 cores of an AMD EPYC (AVX-512 BF16) train on 4.5 photos a second, so that an
-    epoch of 40,000 takes two and a half hours.
-Score: not measured, as no run was long enough.
+Cost: not measured on a GPU, for which it is meant. train.accumulation_steps=2 halves the photos in memory at once. Two
+    cores of an AMD EPYC (AVX-512 BF16) train on 4.5 photos a second: two and a half hours for an epoch of 40,000.
+Score: not measured; no run was long enough.
 """
 
 from pathlib import Path

@@ -1,15 +1,14 @@
 """A ResNet-50 of ImageNet (timm's A1 recipe: Wightman et al. 2021, "ResNet strikes back"), fine-tuned at 224x224.
 
-The heads alone for an epoch, then everything (Kumar et al., "Fine-tuning can distort pretrained features", ICLR 2022),
-each block at .9 of the next one's rate (discriminative rates: Howard and Ruder, ACL 2018). Photos are normalised as the
-weights' own config.json says.
+The heads are trained alone for an epoch, then everything (Kumar et al., "Fine-tuning can distort pretrained features",
+ICLR 2022). Each block has 0.9 times the learning rate of the next one (Howard and Ruder, ACL 2018). Photos are
+normalised as the config.json of the weights says.
 
 Command: python -m fashion_jax.main --config=configs/resnet50_finetune.py --workdir=runs/resnet50_finetune \
              --config.data.source=fashion-product-images-dataset.zip
-Cost: not measured on a GPU, for none was at hand; on 2 cores as resnet50_224.py's, two and a half hours for an epoch of
-    40,000 photos. It needs the Hub (pip install -e '.[hub]'), or a folder of its layout as
-    --config.model.pretrained; 102 MB are downloaded.
-Score: not measured, as no run was long enough.
+Cost: not measured on a GPU, for which it is meant. On two CPU cores as resnet50_224.py. The weights (102 MB) come from
+    the Hub (pip install -e '.[hub]'), or from a folder of the same layout as --config.model.pretrained.
+Score: not measured; no run was long enough.
 """
 
 from pathlib import Path

@@ -1,11 +1,11 @@
-"""All seven heads on Kaggle's small photos (at 60x45), from scratch, within an hour on two CPU cores.
+"""All seven heads on Kaggle's small photos (at 60x45), from scratch, in about an hour on two CPU cores.
 
 Command: python -m fashion_jax.main --config=configs/small_cpu.py --workdir=runs/small_cpu \
              --config.data.source=fashion-product-images-small.tar.xz
-Cost: 67 minutes on 2 cores of a Zen 4, all included; 50 to 70, by the day, on 2 cores with AMX. Longer where bfloat16
-    is not in the processor.
-Score (test, seed 0, experiments/2026-11-29-small-cpu): masterCategory .994, subCategory .956, articleType .855,
-    baseColour .677, gender .910, season .760, usage .911.
+Cost: 67 minutes on 2 cores of a Zen 4, scores and package included; 50 to 70 minutes on 2 cores with AMX; longer on
+    processors without bfloat16 instructions.
+Score (test, seed 0, experiments/2026-11-29-small-cpu): masterCategory 0.994, subCategory 0.956, articleType 0.855,
+    baseColour 0.677, gender 0.910, season 0.760, usage 0.911.
 """
 
 from pathlib import Path
@@ -26,7 +26,7 @@ def get_config() -> Config:
     config.model.width = 32
     config.model.colour_heads = ("auto",)
     config.model.second_heads = ("auto",)
-    # Smaller photos for more epochs: an epoch at 80x60 brings .004 to .009 of colour for 1.46 times the time.
+    # Smaller photos for more epochs: an epoch at 80x60 brings 0.004 to 0.009 of colour for 1.46 times the time.
     config.data.height = 60
     config.data.width = 45
     config.train.duration = "26 epochs"

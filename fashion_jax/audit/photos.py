@@ -24,9 +24,9 @@ class PhotoOutputs:
     """What the network computes from n photos; a photo that cannot be decoded has NaN."""
 
     # float32 (n, size), the pooled features scaled to length 1; for a network with colour heads, the colour features
-    # follow, also scaled to length 1, because its pooled features know little of colour.
+    # follow, also scaled to length 1, because its pooled features know little of colour
     features: Float32[np.ndarray, "n size"]
-    # attribute -> float32 (n, classes of the head); NaN for rows that are not new to the network.
+    # attribute -> float32 (n, classes of the head); NaN for rows that are not new to the network
     probabilities: dict[str, Float32[np.ndarray, "n classes"]]
 
 

@@ -25,7 +25,7 @@ class Command:
     name: str  # what a user types
     about: str  # one line for `--help`
     add_flags: Callable[[argparse.ArgumentParser], None]  # adds the flags to the command's parser
-    # does the work and returns the exit code; None for a command that has subcommands of its own.
+    # does the work and returns the exit code; None for a command that has subcommands of its own
     run: Callable[[argparse.Namespace], int] | None
     examples: tuple[str, ...] = ()  # commands that work as typed, one a line
     takes_settings: bool = False  # whether `--config.KEY=VALUE` may be given; `run` finds them in `flags.settings`

@@ -46,7 +46,7 @@ SEARCH = Command(
     _add_flags,
     _run,
     (
-        "fashion-jax search --index runs/demo/index --id 100001 -k 5",
+        "fashion-jax search --index runs/demo/index --id 1001 -k 5",
         "fashion-jax search --index runs/demo/index --attribute baseColour=Red gender=Women",
     ),
 )

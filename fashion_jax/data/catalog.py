@@ -65,12 +65,12 @@ class Catalog:
     photo_sizes: dict[str, int]  # name of a photo's file -> bytes
     is_listed: bool = True  # False where the source is a table: its photos are looked up one by one
     products: list[Product] = field(default_factory=list)  # usable rows with a photo, in the table's order
-    # rows that were left out, those that the schema drops included.
+    # rows that were left out, those that the schema drops included
     rejected: list[Rejected] = field(default_factory=list)
     dropped: Counter[str] = field(default_factory=Counter)  # reason -> rows that the schema drops
     repairs: Counter[str] = field(default_factory=Counter)  # repair of the table -> rows that needed it
     num_rows: int = 0  # the rows of the table
-    # rows that have a known class in every attribute with fixed classes, with or without a photo.
+    # rows that have a known class in every attribute with fixed classes, with or without a photo
     documented_rows: int = 0
     vocabularies: dict[str, tuple[str, ...]] = field(default_factory=dict)  # attribute -> class names, sorted
     corrections: Corrections | None = None  # the corrections that were applied to the table

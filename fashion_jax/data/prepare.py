@@ -34,13 +34,13 @@ _CONTENT = {"fashion_products", "manifest.json", "products.csv", "quarantine.csv
 class PrepareOptions:
     """How a catalogue becomes records."""
 
-    # how to read the table; None: the known schema, or one that is inferred from the table.
+    # how to read the table; None: the known schema, or one that is inferred from the table
     schema: Schema | None = None
     max_side: int = 256  # longest side of a stored photo, in pixels; larger photos are scaled down
     max_bad_fraction: float = 0.05  # if a larger share of the rows cannot be used, nothing is written
-    # how the products are divided into train, validation and test.
+    # how the products are divided into train, validation and test
     split: SplitOptions = field(default_factory=SplitOptions)
-    # path of a table of corrected labels, such as an audit's findings that a person has edited.
+    # path of a table of corrected labels, such as an audit's findings that a person has edited
     corrections: str | Path | None = None
 
     def check(self) -> None:

@@ -30,7 +30,7 @@ class Attribute:
     aliases: tuple[str, ...] = ()  # other names that the column may have, tried in order
     classes: tuple[str, ...] = ()  # the allowed values; empty: all values that the column holds
     min_rows: int = 1  # where `classes` is empty, a value needs so many rows to become a class
-    # what to do with a value that is no class: "mask" makes the label missing, "drop" drops the row.
+    # what to do with a value that is no class: "mask" makes the label missing, "drop" drops the row
     on_unknown: str = "mask"
 
     def columns(self) -> tuple[str, ...]:
@@ -45,13 +45,13 @@ class Schema:
     name: str  # of the data set
     attributes: tuple[Attribute, ...]  # the label columns, in the order of the model's heads
     id_column: str = "id"  # the column of the products' ids; empty: the row's number is the id
-    # the column of the photos' paths, relative to the table, or of their bytes; empty: see `image_template`.
+    # the column of the photos' paths, relative to the table, or of their bytes; empty: see `image_template`
     image_column: str = ""
-    # path of a product's photo, with `{id}`; used where `image_column` is empty.
+    # path of a product's photo, with `{id}`; used where `image_column` is empty
     image_template: str = "images/{id}.jpg"
     title_column: str = ""  # the column of titles, which are shown and help to find near-duplicates; may be empty
     split_column: str = ""  # the column that holds train, validation or test; may be empty
-    # texts that mean that there is no label.
+    # texts that mean that there is no label
     missing_values: tuple[str, ...] = ("", "NA", "N/A", "NaN", "nan", "null", "None")
 
     def __post_init__(self) -> None:

@@ -28,7 +28,7 @@ class Source:
     # file name -> bytes. Empty where the source is a table: its photos are looked up one by one, because its folder may
     # hold a whole disk.
     sizes: dict[str, int]
-    # a folder that must exist while the files are read, or None.
+    # a folder that must exist while the files are read, or None
     temporary: tempfile.TemporaryDirectory[str] | None = None
 
     def read_table_file(self, name: str) -> bytes:

@@ -26,7 +26,7 @@ class SplitOptions:
     # "group" keeps near-duplicates together and every class in proportion. "random" does neither. "column" takes the
     # table's split column, which the schema names. "file:PATH" takes a splits.csv (id, split).
     kind: str = "group"
-    # the shares of train, validation and test, which sum to 1; for "group" and "random".
+    # the shares of train, validation and test, which sum to 1; for "group" and "random"
     fractions: tuple[float, ...] = (0.7, 0.1, 0.2)
     seed: int = 0  # another seed gives another split; for "group" and "random"
 

@@ -27,7 +27,7 @@ class Table:
     # without the header.
     frame: pd.DataFrame
     repairs: Counter[str] = field(default_factory=Counter)  # name of a repair -> rows that needed it
-    # (row, first cell, reason) of rows that could not be read.
+    # (row, first cell, reason) of rows that could not be read
     rejected: list[tuple[int, str, str]] = field(default_factory=list)
     num_rows: int = 0  # the rows of the file, rejected ones included
 

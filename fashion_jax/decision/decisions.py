@@ -50,7 +50,7 @@ class HeadDecision:
     temperature: float  # divides its logits
     class_rows: Int64[np.ndarray, " classes"]  # int64 (classes,), training rows of each class
     strengths: Mapping[str, float]  # operating point -> strength of the logit adjustment
-    # operating point -> smallest confidence of an accepted label; infinite where none is accepted.
+    # operating point -> smallest confidence of an accepted label; infinite where none is accepted
     thresholds: Mapping[str, float]
     label_set: float | None = None  # smallest probability of a class in a label set; None without label sets
     link: Link | None = None  # to a finer head; None without one
@@ -61,7 +61,7 @@ class JointHeads:
     """Heads whose labels are chosen together."""
 
     names: tuple[str, ...]  # of the attributes
-    # int64 (combinations, heads), the classes that may be predicted together.
+    # int64 (combinations, heads), the classes that may be predicted together
     combinations: Int64[np.ndarray, "combinations heads"]
 
 

@@ -50,7 +50,7 @@ class EmbeddingPlan:
 
     subspaces: tuple[Subspace, ...]  # in the order of their parts of the embedding; their shares sum to 1
     # float32 (features, size of the subspace of pooled features), orthonormal columns; None where there is no such
-    # subspace.
+    # subspace
     components: Float32[np.ndarray, "features size"] | None = None
 
     @property

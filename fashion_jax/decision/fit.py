@@ -144,7 +144,7 @@ class DecisionScores:
     """Scores of a decision."""
 
     report: dict[str, Any]  # JSON values; `decision.report` shows them
-    # attribute -> "before" and "after" -> confidences of labelled rows, and whether they were right.
+    # attribute -> "before" and "after" -> confidences of labelled rows, and whether they were right
     confidences: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]
 
 

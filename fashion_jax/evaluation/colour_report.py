@@ -38,7 +38,7 @@ def colour_families(classes: Sequence[str]) -> tuple[list[str], Int[np.ndarray, 
 
 def colour_scores(
     probabilities: Float[np.ndarray, "n classes"],
-    said: Int[np.ndarray, " n"],
+    predicted: Int[np.ndarray, " n"],
     labels: Int[np.ndarray, " n"],
     classes: Sequence[str],
     differences: Float[np.ndarray, "classes classes"],
@@ -47,7 +47,7 @@ def colour_scores(
 
     Args:
         probabilities: each row sums to 1.
-        said: the class that is predicted, in [0, classes); not always the likeliest.
+        predicted: the class that is predicted, in [0, classes); not always the likeliest.
         labels: in [0, classes).
         classes: names of the colours.
         differences: of the classes' mean colours, CIEDE2000, 0 of a class to itself.
@@ -62,10 +62,10 @@ def colour_scores(
     families, number = colour_families(classes)
     by_family = np.zeros((len(labels), len(families)))
     np.add.at(by_family.T, number, probabilities.T)
-    off = differences[labels, said]
+    off = differences[labels, predicted]
     known = np.isfinite(off)
     return {
-        "accuracy": float(np.mean(said == labels)),
+        "accuracy": float(np.mean(predicted == labels)),
         "family_accuracy": float(np.mean(by_family.argmax(1) == number[labels])),
         "tolerant_accuracy": float(np.mean(off <= JUST_TOLERABLE)),
         "mean_difference": float(off[known].mean()) if known.any() else float("nan"),

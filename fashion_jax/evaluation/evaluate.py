@@ -25,13 +25,13 @@ EvaluationStep = Callable[[Any, Any, Mapping[str, HeadMetrics], Mapping[str, jax
 class RowOutputs:
     """The network's outputs for n rows."""
 
-    # per attribute, float32 (n, classes); with mirror images, logarithms of the mean probabilities.
+    # per attribute, float32 (n, classes); with mirror images, logarithms of the mean probabilities
     logits: dict[str, Float32[np.ndarray, "n classes"]]
-    # float32 (n, features), what the backbone pools of the photos themselves.
+    # float32 (n, features), what the backbone pools of the photos themselves
     features: Float32[np.ndarray, "n features"]
-    # float32 (n,), mean over the heads of -logsumexp(logits) of the photos themselves.
+    # float32 (n,), mean over the heads of -logsumexp(logits) of the photos themselves
     energies: Float32[np.ndarray, " n"]
-    # per attribute, float32 (n, classes), of the photos themselves.
+    # per attribute, float32 (n, classes), of the photos themselves
     own_logits: dict[str, Float32[np.ndarray, "n classes"]]
 
 
@@ -40,16 +40,16 @@ class Evaluation:
     """Scores of a split."""
 
     summaries: dict[str, dict[str, Any]]  # per attribute, as `metrics.summarize` returns them
-    # per attribute, int64 (classes, classes), [label, prediction].
+    # per attribute, int64 (classes, classes), [label, prediction]
     confusions: dict[str, Int64[np.ndarray, "classes classes"]]
-    # int32 (n,), the row numbers that were scored; in the order of the batches, on every process.
+    # int32 (n,), the row numbers that were scored; in the order of the batches, on every process
     rows: Int32[np.ndarray, " n"]
-    # per attribute, int32 (n,), the class with the highest score, beside `rows`.
+    # per attribute, int32 (n,), the class with the highest score, beside `rows`
     predictions: dict[str, Int32[np.ndarray, " n"]]
-    # the network's outputs for each row, beside `rows`; None where they were not kept.
+    # the network's outputs for each row, beside `rows`; None where they were not kept
     outputs: RowOutputs | None = None
     decisions: dict[str, Any] | None = None  # the report of `score_decision`; None where no decision was fitted
-    # colour attribute -> what `colour_report.colour_scores` returns; None where it was not asked for.
+    # colour attribute -> what `colour_report.colour_scores` returns; None where it was not asked for
     colours: dict[str, dict[str, float]] | None = None
 
     def scalars(self) -> dict[str, float]:

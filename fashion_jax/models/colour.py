@@ -103,8 +103,8 @@ class ColourFeatures(nnx.Module):
         self.mean, self.std = tuple(mean), tuple(std)
         inputs, layers = 3, []
         for outputs in PIXEL_FEATURES:
-            # The last one's bias would be taken out again by batch norm wherever a unit is active in all photos: its
-            # gradient is rounding noise then, which Adam makes steps of.
+            # The last layer has no bias: batch norm subtracts it again, so its gradient would be rounding noise, which
+            # Adam turns into full steps.
             layers.append(nnx.Linear(inputs, outputs, use_bias=outputs != PIXEL_FEATURES[-1], rngs=rngs))
             inputs = outputs
         self.pixels = nnx.List(layers)
@@ -137,7 +137,7 @@ class ColourFeatures(nnx.Module):
     ) -> Float[Array, "batch bins"]:
         """Returns `colour_histogram` of photos at half the resolution of the first feature map, for second heads.
 
-        A finer histogram of so many pixels is hardly another one, and takes four times as long.
+        A histogram of more pixels is nearly the same and takes four times as long.
 
         Args:
             images: normalised photos.
@@ -149,7 +149,7 @@ class ColourFeatures(nnx.Module):
     def _colours(
         self, images: Float[Array, "batch height width 3"], maps: list[FeatureMap]
     ) -> Float[Array, "batch rows columns 3"]:
-        """Returns RGB in [0, 1], as coarse as the first map: a pixel's neighbours add little, and cost much at 224."""
+        """Returns RGB in [0, 1] at the resolution of the first map; more pixels cost time and add little."""
         rgb = images.astype(jnp.float32) * jnp.array(self.std)[None, None, None]
         rgb = rgb + jnp.array(self.mean)[None, None, None]
         return shrink(rgb, max(1, round(images.shape[1] / maps[0].shape[1])))

@@ -1,15 +1,16 @@
 """Convolutions as matrix products, for CPUs that multiply bfloat16 matrices much faster than they convolve.
 
-XLA's CPU backend hands matrix products of bfloat16 with float32 sums to a library that uses AMX where there is one, at
-five to eight times the rate of its own convolutions; bfloat16 convolutions it computes no faster than float32 ones. So
-a k x k convolution becomes one product. Photos are laid out row by row, padding included, as (batch, pixels, channels);
-k copies of that, each shifted by one pixel, stand side by side, and are multiplied with the kernel of all k rows at
-once: (pixels, k * channels) @ (k * channels, k * outputs). The k parts of the result, each shifted by one row, add up
-to the convolution. Two copies of k columns are moved where an im2col moves k * k. The gradient of the kernel is one
-product of the same shape, transposed.
+XLA's CPU backend computes bfloat16 matrix products with float32 sums by a library that uses AMX where the processor has
+it. That is five to eight times as fast as its own convolutions, which are no faster in bfloat16 than in float32. So a
+k x k convolution becomes one matrix product:
 
-What is moved without arithmetic is moved as 16-bit integers: XLA's CPU backend would convert bfloat16 to float32 and
-back for it.
+1. The padded photos are flattened to (batch, pixels, channels). k copies, each shifted by one pixel, are concatenated.
+2. They are multiplied with the kernel of all k rows at once: (pixels, k * channels) @ (k * channels, k * outputs).
+3. The k parts of the result, each shifted by one row, are added up.
+
+An im2col would copy each pixel k * k times; this copies it 2 * k times. The gradient of the kernel is one product of
+the same shape, transposed. Data that is only moved is moved as 16-bit integers, because XLA's CPU backend would convert
+bfloat16 to float32 and back.
 """
 
 from __future__ import annotations
@@ -45,8 +46,8 @@ def convolve(x: Images, kernel: Kernel, stride: int) -> Float[Array, "batch rows
         return _correlate(x, kernel, ((pad, pad), (pad, pad)))
     if side == 1:
         return _correlate(x[:, ::2, ::2], kernel, ((0, 0), (0, 0)))
-    # At stride 2, every 2 x 2 pixels become one of four times the channels, and a kernel of half the side sees them at
-    # stride 1: a ninth of its weights for each pixel that it would skip are zeros, where stride 1 would waste three
+    # At stride 2, each block of 2 x 2 pixels becomes one pixel with four times the channels, and the kernel has half
+    # the side and stride 1. Few of its weights are zeros. Computing at stride 1 and dropping pixels would waste three
     # quarters of the products.
     batch, height, width, channels = x.shape
     half = (side + 1) // 2

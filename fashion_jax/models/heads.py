@@ -23,7 +23,7 @@ class HeadOutputs:
     logits: dict[str, Float[Array, "batch classes"]]  # attribute -> float32 (batch, classes), unbounded
     features: Float[Array, "batch features"]  # float32 (batch, features), what the backbone pools; at least 0
     colour: Float[Array, "batch size"]  # float32 (batch, size), the colour features; size 0 without colour heads
-    # float32 (batch, size), what second heads see; None without them, and in training.
+    # float32 (batch, size), what second heads see; None without them, and in training
     second_inputs: Float[Array, "batch size"] | None = None
 
 
@@ -79,9 +79,8 @@ class SecondHead(nnx.Module):
 
     `weight`, in [0, 1], is the second head's share in the pooled logits. Whoever fits the head sets it.
 
-    This is stacking (Wolpert, "Stacked generalization", Neural Networks 5, 1992) with one difference: Wolpert fits the
-    second level to rows that the first level has not seen, which would take a network per fold. Here the rows are the
-    training rows.
+    This is stacking (Wolpert, "Stacked generalization", Neural Networks 5, 1992) with one difference: the second head
+    is fitted on the training rows of the network, because Wolpert's unseen rows would need a network for each fold.
     """
 
     def __init__(self, features: int, classes: int, *, rngs: nnx.Rngs) -> None:
@@ -112,9 +111,9 @@ class SecondHead(nnx.Module):
 def pool_logits(
     first: Float[Array, "batch classes"], second: Float[Array, "batch classes"], weight: float | Float[Array, ""]
 ) -> Float[Array, "batch classes"]:
-    """Returns logits whose probabilities are normalised weighted geometric means, with the first ones' logsumexp.
+    """Returns logits whose probabilities are the normalised weighted geometric mean of two heads.
 
-    So a score that is made of logsumexp, such as the energy, stays that of the first.
+    Their logsumexp is that of the first head, so that the energy, a score made of logsumexp, stays the same.
 
     Args:
         first: logits.

@@ -1,8 +1,8 @@
 """Backbones that somebody trained before: read, checked, and converted to our names.
 
-Three families are read: timm's and torchvision's ResNets, transformers' ResNets, and our own packages (what their
-colour heads see comes along, the heads are left behind). A ResNet v1, with its stride on the first 1x1 convolution, has
-the same tensors as v1.5: it is told by transformers' config.json, and cannot be told in a bare file.
+Three kinds are read: ResNets of timm and torchvision, ResNets of transformers, and our own packages (their colour
+features too, not their heads). A ResNet v1, with its stride on the first 1x1 convolution, has the same tensors as v1.5.
+The config.json of transformers shows the difference; a file without a config.json does not.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Pretrained:
 
     info: PretrainedInfo  # where it comes from and what it is
     # "params/backbone/..." and "batch_stats/backbone/..." -> float32 array, of stem and stages, and the power of GeM
-    # where there is one; "params/colour/..." and "batch_stats/colour/..." likewise.
+    # where there is one; "params/colour/..." and "batch_stats/colour/..." likewise
     weights: dict[str, np.ndarray]
 
 

@@ -24,9 +24,10 @@ STEMS = ("imagenet", "small", "deep", "resnet_d")
 POOLINGS = ("average", "gem")
 SMALL_PHOTO = 96  # pixels of the longer side up to which "auto" takes the small stem
 
-# PyTorch's default for convolutions. Behind batch norm only the size of an update relative to the weights counts, and
-# He's larger weights, or last scales that start at zero (Goyal et al. 2017), learn details later: after 800 steps on
-# drawn products a PyTorch twin of this network tells gender at .84 with either and at .91 with neither.
+# PyTorch's default for convolutions. After batch norm only the size of an update relative to the weights matters. With
+# the larger weights of He et al., or with last scales that start at zero (Goyal et al. 2017), details are learnt later:
+# after 800 steps on drawn products, PyTorch's ResNet predicts gender with accuracy 0.84 with either, and 0.91 with
+# neither.
 _conv_init = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 FeatureMap = Float[Array, "batch height width channels"]
@@ -81,11 +82,9 @@ class ConvNorm(nnx.Module):
 class BatchNorm(nnx.Module):
     """Batch normalisation over batch, height and width (Ioffe and Szegedy 2015).
 
-    Statistics, scale and bias are float32 whatever the activations are; mean and mean of squares are taken in one
-    pass, and the whole transformation is one multiplication and one addition per value. Under `jit` over a mesh the
-    batch is the global one. momentum 0.9 and epsilon 1e-5 are PyTorch's 0.1 and 1e-5. The running variance is the
-    biased one, as in Flax; PyTorch's differs by n / (n - 1). With `frozen` set, training uses the running statistics
-    too and leaves them as they are.
+    Statistics, scale and bias are always float32. Under `jit` over a mesh the batch is the batch of all devices. Flax's
+    momentum 0.9 is PyTorch's 0.1. The running variance is the biased one, as in Flax; PyTorch's is larger by the factor
+    n / (n - 1). If `frozen` is set, training also uses the running statistics and does not change them.
     """
 
     momentum = 0.9
@@ -274,7 +273,7 @@ class GeneralizedMean(nnx.Module):
         self.power = nnx.Param(jnp.full((1,), 3.0, jnp.float32))
 
     def __call__(self, x: FeatureMap) -> Float[Array, "batch channels"]:
-        # Below about .01 powers of activations underflow; the paper's code has a floor of 1e-6.
+        # Below about 0.01 powers of activations underflow; the paper's code has a floor of 1e-6.
         wide, power = jnp.maximum(x.astype(jnp.float32), 1e-6), jnp.clip(self.power[...], 1.0, 10.0)
         # Scaled by its largest value, no power overflows or underflows.
         peak = jax.lax.stop_gradient(jnp.max(wide, (1, 2), keepdims=True))

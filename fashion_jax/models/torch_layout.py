@@ -1,7 +1,7 @@
 """ResNets in files of others: what torchvision, timm and transformers call our arrays, and which networks are refused.
 
-Names and shapes of the tensors tell depth, width and stem. They cannot tell where a bottleneck has its stride, nor the
-activation; these stand in config.json and are checked there.
+Names and shapes of the tensors show depth, width and stem. They do not show where a bottleneck has its stride, nor the
+activation; these are in config.json and are checked there.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _TIMM_ARGUMENTS = {
     "stem_width", "stem_type", "avg_down", "base_width", "cardinality", "pretrained_strict",
 }  # fmt: skip
 _TIMM_NAME = re.compile(r"(?:tv_|gluon_|ssl_|swsl_)?resnet(?:10|18|34|50|101|152)(?:_v1b|_v1d|_v1c|c|d)?")
-# The first that is found in an architecture's name says what it is.
+# The first pattern that is found in the name of an architecture names its kind.
 _KINDS = (
     (r"resnetv2|preact|_bit", "a pre-activation ResNetV2"),
     (r"wide_resnet|wrn", "a wide ResNet"),
@@ -149,7 +149,7 @@ def find_layout(where: object, shapes: Shapes) -> Layout:
 
 
 def check_config(where: object, config: Mapping[str, Any]) -> None:
-    """Refuses by name what config.json says to be another network.
+    """Refuses networks that config.json shows to be of another kind; the error names the kind.
 
     Args:
         config: config.json of timm or transformers; empty where there is none.
@@ -185,7 +185,7 @@ def read_architecture(where: object, shapes: Shapes, layout: Layout, config: Map
         config: config.json; ours says what tensors do not show.
 
     Raises:
-        UserError: it is another network; the sentence names which.
+        UserError: it is another network; the error names its kind.
     """
     for pattern, title in _GRAFTED:
         if any(re.search(pattern, name) for name in shapes):

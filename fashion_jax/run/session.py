@@ -145,9 +145,9 @@ class Session:
     workdir: Path  # of the run
     mesh: Mesh = field(default_factory=make_mesh)  # all devices
     progress: bool = True  # whether to show progress on standard error
-    # attributes with a second head, which is fitted after training; only for scoring.
+    # attributes with a second head, which is fitted after training; only for scoring
     second_heads: tuple[str, ...] = ()
-    # where decoded photos are kept: "device", "host", or "stream" for nowhere; chosen here where empty.
+    # where decoded photos are kept: "device", "host", or "stream" for nowhere; chosen here where empty
     storage: str = ""
 
     def __post_init__(self) -> None:
@@ -272,7 +272,7 @@ class Session:
             accumulation_steps=train.accumulation_steps,
             average_decay=train.average_decay,
             seed=train.seed,
-            hold=self.fine_tuning.hold,
+            stop_gradients=self.fine_tuning.stop_gradients,
         )
         return make_train_step(self._network(self.training_graph), self.optimizer, self.mesh, options)
 

@@ -166,9 +166,9 @@ def describe(model: Predictor, embedded: Embedded, extra: pd.DataFrame | None = 
         columns[attribute.name] = [p.labels[place] if place < len(p.labels) else None for p in products]
     for head in model.attributes:
         names = model.classes[head]
-        said = [names[number] for number in embedded.labels[head]]
+        predicted = [names[number] for number in embedded.labels[head]]
         given = columns.get(head, [None] * len(products))
-        columns[head] = [label or guess for label, guess in zip(given, said, strict=True)]
+        columns[head] = [label or guess for label, guess in zip(given, predicted, strict=True)]
         columns[head + CONFIDENCE] = embedded.confidences[head].astype(np.float64).round(4).tolist()
     if extra is not None:
         rows = extra.reindex([product.id for product in products])

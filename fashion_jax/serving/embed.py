@@ -28,7 +28,7 @@ class Embedded:
     embeddings: Float32[np.ndarray, "n size"]  # of length 1
     labels: dict[str, Int64[np.ndarray, " n"]]  # attribute -> predicted class numbers
     # attribute -> probability in [0, 1] of the source's label where it has one (NaN where the model does not know that
-    # class), else of the predicted class.
+    # class), else of the predicted class
     confidences: dict[str, Float32[np.ndarray, " n"]]
     catalog: Catalog  # the source, with the rows that were left out
 

@@ -18,23 +18,23 @@ class Outputs:
 
     # attribute -> float32 (n, classes); each row sums to 1. They are calibrated where the package has a decision.
     probabilities: dict[str, Float32[np.ndarray, "n classes"]]
-    # float32 (n, features), what the backbone pools; at least 0, not normalised.
+    # float32 (n, features), what the backbone pools; at least 0, not normalised
     features: Float32[np.ndarray, "n features"]
     # float32 (n, size), compared by their cosine; of length 1, or the features where the package does not define
-    # embeddings.
+    # embeddings
     embeddings: Float32[np.ndarray, "n size"]
     labels: dict[str, Int64[np.ndarray, " n"]]  # attribute -> int64 (n,), the predicted class
     # attribute -> bool (n,), whether the label is sure enough to be used without a check by a person; empty where the
-    # package has no decision.
+    # package has no decision
     accepted: dict[str, Bool[np.ndarray, " n"]] = field(default_factory=dict)
-    # float32 (n,), higher for a photo that differs more from the catalogue's; None where it was not fitted.
+    # float32 (n,), higher for a photo that differs more from the catalogue's; None where it was not fitted
     out_of_catalogue: Float32[np.ndarray, " n"] | None = None
-    # bool (n,), whether `out_of_catalogue` is above its threshold; None where it was not fitted.
+    # bool (n,), whether `out_of_catalogue` is above its threshold; None where it was not fitted
     is_out_of_catalogue: Bool[np.ndarray, " n"] | None = None
     # attribute -> bool (n, classes), the classes that contain the true one with the probability that was asked for in
-    # training; empty where none were asked for.
+    # training; empty where none were asked for
     label_sets: dict[str, Bool[np.ndarray, "n classes"]] = field(default_factory=dict)
-    # float32 (n, size), what colour heads see besides the features; size 0 without colour heads.
+    # float32 (n, size), what colour heads see besides the features; size 0 without colour heads
     colour_features: Float32[np.ndarray, "n size"] = field(default_factory=lambda: np.empty((0, 0), np.float32))
 
 

@@ -51,7 +51,7 @@ class Package:
     model: dict[str, Any]  # values of `Architecture`, as JSON has them
     vocabularies: dict[str, tuple[str, ...]]  # attribute -> names of the classes
     # height, width and max_side (pixels), mean, std (of RGB in [0, 1]), and test_time_flip (whether predictions are
-    # means over a photo and its mirror image).
+    # means over a photo and its mirror image)
     preprocessing: dict[str, Any]
     extra: dict[str, Any]  # notes of training
     params: dict[Any, Any]  # nested parameters

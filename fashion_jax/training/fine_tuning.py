@@ -27,20 +27,20 @@ class FineTuning:
     starts: Mapping[str, int] = field(default_factory=dict)  # path -> step from which it is trained, above 0
     factors: Mapping[str, float] = field(default_factory=dict)  # path -> factor of the learning rate, other than 1
 
-    def hold(self, params: dict[str, Any], step: jax.Array) -> dict[str, Any]:
+    def stop_gradients(self, params: dict[str, Any], step: jax.Array) -> dict[str, Any]:
         """Returns the parameters, with no gradient to those that are frozen at a step.
 
         What is frozen for good is left out of the backward pass when it is compiled; what is trained later is not.
         """
 
-        def held(path: str, array: jax.Array) -> jax.Array:
+        def stopped(path: str, array: jax.Array) -> jax.Array:
             if path in self.frozen:
                 return jax.lax.stop_gradient(array)
             if path in self.starts:
                 return jnp.where(step >= self.starts[path], array, jax.lax.stop_gradient(array))
             return array
 
-        return map_paths(held, params)
+        return map_paths(stopped, params)
 
 
 def map_paths(function: Callable[[str, Any], Any], params: Any) -> Any:

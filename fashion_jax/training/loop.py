@@ -59,9 +59,9 @@ class Training:
     mesh: Mesh  # of the state
     step_at: Callable[[int], TrainStep]  # step -> the function that computes it, from `make_train_step`
     batches: Iterator[Mapping[str, np.ndarray]]  # this process's rows, beginning with the batch of the first step
-    # adds photos that lie on the devices to a batch there.
+    # adds photos that lie on the devices to a batch there
     add_photos: Callable[[dict[str, jax.Array]], dict[str, jax.Array]]
-    # state -> scores of the validation split; None where it is empty.
+    # state -> scores of the validation split; None where it is empty
     evaluate: Callable[[TrainState], dict[str, float]] | None
     lower_is_better: bool  # whether the metric that chooses the best checkpoint is a loss
     learning_rate: Callable[[int], Any]  # step -> its learning rate, to be logged

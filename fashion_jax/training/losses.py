@@ -23,14 +23,14 @@ class HeadLoss:
     """How one head's loss is computed."""
 
     # share of the probability that is spread over all classes, in [0, 1); one for all rows, or per class, of the rows
-    # that have it.
+    # that have it
     smoothing: float | Float32[np.ndarray, " classes"] = 0.0
     weight: float = 1.0  # of the head's loss in the sum
     class_weights: Float32[np.ndarray, " classes"] | None = None  # per class, the factor of its rows; None for 1
-    # per class, where the bias of the head's output starts; None for 0.
+    # per class, where the bias of the head's output starts; None for 0
     first_bias: Float32[np.ndarray, " classes"] | None = None
     focal_gamma: float = 0.0  # rows that are right already count less by (1 - p) ** gamma (Lin et al., ICCV 2017)
-    # per class, its part of `smoothing`; sums to 1; None for even parts.
+    # per class, its part of `smoothing`; sums to 1; None for even parts
     spread: Float32[np.ndarray, " classes"] | None = None
 
 

@@ -1,10 +1,9 @@
 """Mixup (Zhang et al., ICLR 2018) and CutMix (Yun et al., ICCV 2019): photos of two products in one, and both labels.
 
-Rows are mixed in pairs, the first with the second of its part of the batch, the third with the fourth: as neighbours
-they are on the same device, so that no photo is sent, and the pairs are the same on any number of devices of a process.
-(Processes deal the rows out among themselves, so another number of these makes other pairs.) The row itself has the
-larger share (but for a pixel's edge in CutMix), so that accuracies of training batches still mean something. A colour
-head never learns from a mixed photo: the mean of red and blue is purple.
+Rows are mixed in pairs of neighbours in the batch. Neighbours are on the same device, so no photo is sent between
+devices, and the pairs are the same on any number of devices. With another number of processes the pairs differ, because
+each process has its own part of the rows. The row itself has the larger share, so that the accuracy on training batches
+keeps its meaning. A colour head is never trained on a mixed photo, because the mean of red and blue is purple.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ def mixing_shares(
     Args:
         keys: one per row; the same key draws the same.
         height: of the photos, in pixels.
-        width: likewise.
+        width: of the photos, in pixels.
         config: strengths and probability.
 
     Returns:

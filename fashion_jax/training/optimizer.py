@@ -50,7 +50,7 @@ def make_optimizer(
         schedule: step -> learning rate.
         plan: what is frozen, trained later, or trained at a share of the rate. What is frozen has no state in the
             optimiser. What is trained later begins then as at a first step (zero moments), at the schedule's rate of
-            that step. Gradients are expected to be zero until then, as `FineTuning.hold` makes them.
+            that step. Gradients are expected to be zero until then, as `FineTuning.stop_gradients` makes them.
     """
     plan = plan or FineTuning()
     parts = _direction(config)

@@ -64,8 +64,8 @@ class StepOptions:
     accumulation_steps: int
     average_decay: float  # of the moving average of parameters and batch statistics; 0 for none
     seed: int  # of augmentation and dropout
-    # parameters, step -> the same values, through which no gradient flows to what is frozen at that step.
-    hold: Callable[[dict[str, Any], jax.Array], dict[str, Any]]
+    # parameters, step -> the same values, through which no gradient flows to what is frozen at that step
+    stop_gradients: Callable[[dict[str, Any], jax.Array], dict[str, Any]]
 
 
 class Counts(NamedTuple):
@@ -91,7 +91,7 @@ def make_train_step(
     def loss_of(
         params: dict[str, Any], batch_stats: dict[str, Any], part: Batch, counts: Counts, key: Any
     ) -> tuple[jax.Array, tuple[dict[str, Any], Metrics]]:
-        model = merge_network(network.graph, options.hold(params, part["step"]), batch_stats)
+        model = merge_network(network.graph, options.stop_gradients(params, part["step"]), batch_stats)
         augment_key, dropout_key = jax.random.split(key)
         keys = example_keys(augment_key, part["step"], part["row"])
         # Photos are shrunk before they are interpolated and mixed: after it, shrinking took a third of the step on
