@@ -15,7 +15,9 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--attributes", type=_names, default=(), help="attributes to audit, such as category,colour (the model's)"
     )
-    parser.add_argument("--folds", type=int, default=5, help="each part is judged by what the others teach (5)")
+    parser.add_argument(
+        "--folds", type=int, default=5, help="parts of the catalogue; each part is checked by a model of the others (5)"
+    )
     parser.add_argument("--corrections", type=Path, help="labels that were corrected already, such as findings.csv")
     add_schema_flag(parser)
 

@@ -68,7 +68,7 @@ class Pretrained:
 
     info: PretrainedInfo  # where it comes from and what it is
     # "params/backbone/..." and "batch_stats/backbone/..." -> float32 array, of stem and stages, and the power of GeM
-    # where there is one; "params/colour/..." and "batch_stats/colour/..." likewise
+    # where there is one; the same for "colour"
     weights: dict[str, np.ndarray]
 
 

@@ -1,4 +1,4 @@
-"""Where metrics go: `metrics.jsonl` and TensorBoard. All take clu's `MetricWriter` calls."""
+"""Writes metrics to `metrics.jsonl` and TensorBoard, with the interface of clu's `MetricWriter`."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class MetricWriter(Protocol):
 class JsonLinesWriter:
     """One JSON object per line: {"step": 50, "train/loss": 2.31, ...}.
 
-    A killed run may leave lines beyond the checkpoint that it resumes from, and half a line at the end; both go
-    when the run resumes, so the file tells of each step once.
+    A killed run may leave lines beyond the checkpoint from which it resumes, and half a line at the end. Both are removed
+    when the run resumes, so that the file has each step once.
     """
 
     def __init__(self, path: Path, *, resume_step: int) -> None:
@@ -41,7 +41,7 @@ class JsonLinesWriter:
         self._file = path.open("a", encoding="utf-8")
 
     def write_scalars(self, step: int, scalars: Mapping[str, Scalar]) -> None:
-        # NaN is no JSON; null says that there is no number.
+        # JSON has no NaN; null stands for it.
         finite = {name: value if abs(value) < float("inf") else None for name, value in scalars.items()}
         self._file.write(json.dumps({"step": step, **finite}) + "\n")
         self._file.flush()
