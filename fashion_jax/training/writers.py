@@ -28,8 +28,8 @@ class MetricWriter(Protocol):
 class JsonLinesWriter:
     """One JSON object per line: {"step": 50, "train/loss": 2.31, ...}.
 
-    A killed run may leave lines beyond the checkpoint from which it resumes, and half a line at the end. Both are removed
-    when the run resumes, so that the file has each step once.
+    A killed run may leave lines beyond the checkpoint from which it resumes, and half a line at the end. Both are
+    removed when the run resumes, so that the file has each step once.
     """
 
     def __init__(self, path: Path, *, resume_step: int) -> None:
