@@ -90,14 +90,14 @@ def fit_on_validation(session: Session, state: TrainState) -> ValidationFit | No
     some = spread_rows(training, REFERENCE_ROWS)
     reference = session.evaluator("train", rows=some, keep_outputs=True)(state).outputs
     assert reference is not None
-    wanted = session.config.decision
+    config = session.config
     decision, pairs = fit_decision(
         scored.outputs,
         labels,
         _labels(session, training),
         reference.features,
-        precision=wanted.precision,
-        coverage=wanted.label_set_coverage,
+        precision=config.decision.precision,
+        coverage=config.decision.label_set_coverage,
     )
     embedding, sizes = session.config.embedding, {n: len(v) for n, v in session.vocabularies.items()}
     plan = fit_embedding(
