@@ -21,13 +21,15 @@ GROUPS: dict[str, tuple[Command, ...]] = {
     "Find products that look alike": (INDEX, SEARCH, EMBED),
     "Find wrong labels": (AUDIT,),
     "Train on your own catalogue": (PREPARE, TRAIN, EVALUATE, SWEEP),
-    "See all of it at work, on drawn products": (DEMO,),
+    "Try everything on generated products": (DEMO,),
 }
 
 _ABOUT = """Labels fashion products by their photos, finds products that look alike, and finds wrong labels.
 
 Try first, with a photo of a product:
   fashion-jax predict --model small --source photo.jpg
+
+A source is a photo, a folder of photos, or a catalogue. A training keeps its files in a folder, the workdir.
 """
 
 

@@ -82,22 +82,25 @@ def audit(
     require_cleanlab()
     out = Path(out)
     if Path(source).is_dir() and out.resolve().is_relative_to(Path(source).resolve()):
-        raise UserError(f"{out} lies in the source, which would have a second table then; give an --out outside of it")
+        raise UserError(f"{out} lies in the source, and its tables would be read as products; give another --out")
     if (out / "findings.csv").exists() and holds_decisions(out / "findings.csv"):
-        raise UserError(f"{out / 'findings.csv'} holds decisions of a person; move it, or give another --out")
+        raise UserError(
+            f"{out / 'findings.csv'} holds your decisions, which would be overwritten; move it, or give another --out"
+        )
     network = load_model(model)
     prepared = _read_source(source, out, network, corrections, schema, progress)
     names = _choose_attributes(attributes, prepared, network)
     _, groups = np.unique(prepared.groups, return_inverse=True)
     if not 2 <= num_folds <= groups.max() + 1:
         raise UserError(
-            f"--folds={num_folds} must be between 2 and {groups.max() + 1:,}, the number of groups of near-duplicates"
+            f"--folds={num_folds} must be from 2 to {groups.max() + 1:,}: near-duplicates are one group, and each fold "
+            "needs a group"
         )
     trained = ever_trained_on(Path(model))
     if trained is None and progress:
         say(
-            f"{model} does not say which products it was trained on, so its own probabilities are not used; the "
-            "classifiers that are fitted to its features are"
+            f"note: {model} does not say which products it was trained on, so the audit does not use its own "
+            "predictions, only classifiers that are fitted on its features"
         )
     outputs = run_network(network, prepared, find_new_rows(prepared, trained), out / "photos", progress=progress)
     sizes = [len(classes) for classes in prepared.vocabularies.values()]

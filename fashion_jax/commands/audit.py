@@ -10,15 +10,25 @@ from fashion_jax.commands.command import MODEL, SOURCES, Command, add_schema_fla
 
 def _add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, type=Path, help=MODEL)
-    parser.add_argument("--source", required=True, help=f"prepared records, or {SOURCES}")
-    parser.add_argument("--out", type=Path, default=Path("audit"), help="folder for the findings (audit)")
+    parser.add_argument("--source", required=True, help=f"a folder from fashion-jax prepare, or {SOURCES}")
+    parser.add_argument("--out", type=Path, default=Path("audit"), help="folder for the findings")
     parser.add_argument(
-        "--attributes", type=_names, default=(), help="attributes to audit, such as category,colour (the model's)"
+        "--attributes",
+        type=_names,
+        default=(),
+        help="attributes to audit, such as category,colour; all of the model's where not given",
     )
     parser.add_argument(
-        "--folds", type=int, default=5, help="parts of the catalogue; each part is checked by a model of the others (5)"
+        "--folds",
+        type=int,
+        default=5,
+        help="parts of the cross-validation: a classifier checks each part and is fitted on the others",
     )
-    parser.add_argument("--corrections", type=Path, help="labels that were corrected already, such as findings.csv")
+    parser.add_argument(
+        "--corrections",
+        type=Path,
+        help="a table of corrected labels, such as an earlier findings.csv; it is applied before the audit",
+    )
     add_schema_flag(parser)
 
 
@@ -40,7 +50,8 @@ def _run(flags: argparse.Namespace) -> int:
         schema=read_schema(flags),
     )
     print(format_audit(result))
-    print(f"to look at: {flags.out / 'findings.html'}\nto edit:    {flags.out / 'findings.csv'}")
+    print(f"to look at: {flags.out / 'findings.html'}")
+    print(f"to correct: {flags.out / 'findings.csv'}, in its columns decision and corrected")
     return 0
 
 

@@ -10,18 +10,27 @@ from fashion_jax.commands.command import SOURCES, Command, add_schema_flag, read
 
 def _add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--source", required=True, help=SOURCES)
-    parser.add_argument("--out", required=True, type=Path, help="folder for the records")
+    parser.add_argument("--out", required=True, type=Path, help="folder for the checked catalogue (records)")
     add_schema_flag(parser)
-    parser.add_argument("--max-side", type=int, default=256, help="larger photos are scaled to so many pixels (256)")
-    parser.add_argument("--max-bad-fraction", type=float, default=0.05, help="stop above this share of bad rows (0.05)")
-    parser.add_argument("--split", default="group", help="group (the default), random, column or file:PATH")
+    parser.add_argument(
+        "--max-side", type=int, default=256, help="photos with a longer side are scaled down to it, in pixels"
+    )
+    parser.add_argument(
+        "--max-bad-fraction", type=float, default=0.05, help="stop where a larger share of the rows is bad"
+    )
+    parser.add_argument(
+        "--split",
+        default="group",
+        help="group keeps near-duplicates together; random; column: the schema's split_column; file:PATH, a CSV "
+        "with the columns id and split",
+    )
     parser.add_argument(
         "--split-fractions",
         type=_three_shares,
         default=(0.7, 0.1, 0.2),
-        help="shares for training, validation and test (0.7,0.1,0.2)",
+        help="shares for training, validation and test",
     )
-    parser.add_argument("--split-seed", type=int, default=0, help="another number gives another split (0)")
+    parser.add_argument("--split-seed", type=int, default=0, help="another number gives another split")
     parser.add_argument("--corrections", type=Path, help="a table of corrected labels, such as an audit's findings.csv")
 
 
@@ -53,7 +62,7 @@ def _run(flags: argparse.Namespace) -> int:
 
 PREPARE = Command(
     "prepare",
-    "reads a catalogue, checks every row and photo, splits it and writes records",
+    "checks a catalogue, splits it into training, validation and test rows, and writes it for training",
     _add_flags,
     _run,
     ("fashion-jax prepare --source synthetic:500 --out runs/records",),

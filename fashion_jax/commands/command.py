@@ -12,10 +12,18 @@ if TYPE_CHECKING:
     from fashion_jax.data.schema import Schema
 
 SOURCES = (
-    "the products: a table (CSV, TSV, Parquet), a zip or tar archive, a folder, synthetic[:N], "
-    "kaggle:OWNER/NAME or hf:OWNER/NAME"
+    "the products: a table (CSV, TSV, Parquet), a zip or tar archive, a folder, synthetic:N (N generated products), "
+    "kaggle:OWNER/NAME or hf:OWNER/NAME (data sets of Kaggle and the Hugging Face Hub, extra hub)"
 )
-MODEL = "small (it comes with the library), a workdir, or the folder of a model package"
+MODEL = "'small', which comes with the library, the --workdir of a training, or the folder of a model package"
+
+
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Adds "(default: X)" to the help of every flag with a default."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        none = action.default is None or action.default is False or action.default in ([], (), argparse.SUPPRESS)
+        return action.help if none else f"{action.help} (default: %(default)s)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +45,7 @@ class Command:
             help=self.about,
             description=self.about[0].upper() + self.about[1:] + ".",
             epilog="\n  ".join(("examples:", *self.examples)) if self.examples else None,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=_HelpFormatter,
             allow_abbrev=False,
         )
         self.add_flags(parser)
@@ -47,7 +55,11 @@ class Command:
 
 def add_schema_flag(parser: argparse.ArgumentParser) -> None:
     """Adds `--schema`, which `read_schema` reads."""
-    parser.add_argument("--schema", type=Path, help="a schema.json; by default the schema is known or inferred")
+    parser.add_argument(
+        "--schema",
+        type=Path,
+        help="a schema.json, which says what the columns mean; without it they are guessed (docs/your-catalogue.md)",
+    )
 
 
 def read_schema(flags: argparse.Namespace) -> Schema | None:

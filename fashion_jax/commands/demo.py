@@ -1,4 +1,4 @@
-"""`fashion-jax demo`: the whole way, on drawn products."""
+"""`fashion-jax demo`: the whole way, on generated products."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fashion_jax.commands.command import Command
 
 
 def _add_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--workdir", type=Path, default=Path("runs/demo"), help="folder of the run (runs/demo)")
+    parser.add_argument("--workdir", type=Path, default=Path("runs/demo"), help="folder of the run")
 
 
 def _run(flags: argparse.Namespace) -> int:
@@ -28,7 +28,7 @@ def _run(flags: argparse.Namespace) -> int:
 
 DEMO = Command(
     "demo",
-    "trains on drawn products, scores the model, and builds an index to search",
+    "trains on generated products, scores the model, and builds an index that you can search",
     _add_flags,
     _run,
     ("fashion-jax demo",),

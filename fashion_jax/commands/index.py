@@ -12,6 +12,7 @@ from fashion_jax.system.errors import UserError
 
 if TYPE_CHECKING:
     from fashion_jax.search.index import Index
+    from fashion_jax.search.planner import Health
 
 
 def _add_flags(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +27,11 @@ def _add_index_flag(parser: argparse.ArgumentParser) -> None:
 
 def _add_products_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--source", required=True, help=SOURCES)
-    parser.add_argument("--table", type=Path, help="a table with an id column and more columns to filter by")
+    parser.add_argument(
+        "--table",
+        type=Path,
+        help="more columns to filter by, such as prices: a table whose column id has the products' ids",
+    )
     add_schema_flag(parser)
 
 
@@ -34,14 +39,25 @@ def _add_build_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, type=Path, dest="index", help="folder for the index")
     parser.add_argument("--model", required=True, type=Path, help=MODEL)
     _add_products_flags(parser)
-    parser.add_argument("--target-recall", type=float, default=0.95, help="share of the true nearest to find (0.95)")
-    parser.add_argument("--backend", default="auto", help="auto, exact or scann (auto)")
-    parser.add_argument("--batch", type=int, default=1, help="typical number of queries in one search (1)")
+    parser.add_argument(
+        "--target-recall", type=float, default=0.95, help="share of the truly nearest products that a search must find"
+    )
+    parser.add_argument(
+        "--backend", default="auto", help="exact compares all products; scann is faster for many (Linux); auto chooses"
+    )
+    parser.add_argument(
+        "--batch",
+        type=int,
+        default=1,
+        help="number of queries that you usually send at once, for which the index is tuned",
+    )
 
 
 def _add_add_flags(parser: argparse.ArgumentParser) -> None:
     _add_index_flag(parser)
-    parser.add_argument("--model", type=Path, help="the model that made the index; needed when it has moved")
+    parser.add_argument(
+        "--model", type=Path, help="the model that made the index; needed where the model's folder has moved"
+    )
     _add_products_flags(parser)
 
 
@@ -92,19 +108,18 @@ def _info(flags: argparse.Namespace) -> int:
     print(f"vectors    {base.vectors.shape[1]} values")
     if index.subspaces:
         print(f"parts      {', '.join(f'{name} {size}' for name, size in index.subspaces.items())}")
-    print(f"model      {index.about.get('model') or 'unknown'} ({index.model or 'no fingerprint'})")
+    print(f"model      {index.about.get('model') or 'unknown'} (checksum {index.model or 'unknown'})")
     print(f"catalogue  {index.about.get('source') or 'unknown'}")
     print(f"backend    {_summary(index)}")
     for point in base.points:
         print(
-            f"  up to {point.neighbours:>5,} neighbours: {point.leaves} of {max(1, base.leaves)} leaves, "
-            f"{point.reorder:,} candidates; recall {point.recall:.4f}, one query {point.single_seconds * 1e6:.0f} us, "
-            f"batches {1 / point.batch_seconds:,.0f} queries/s"
+            f"  up to {point.neighbours:>5,} results: reads {point.leaves} of {max(1, base.leaves)} clusters, compares "
+            f"{point.reorder:,} products exactly, finds {point.recall:.4f} of the nearest; "
+            f"{point.single_seconds * 1e6:.0f} microseconds a query, in batches {1 / point.batch_seconds:,.0f} a second"
         )
-    state = "; ".join(health.reasons)
     if index.journal_warning:
         print(f"journal    {index.journal_warning}")
-    print(f"health     recall@10 now {health.recall:.4f}; {f'rebuild it: {state}' if state else 'no rebuild is due'}")
+    print(f"health     {_describe(health, flags.index)}")
     return 0
 
 
@@ -139,10 +154,14 @@ def _verify(flags: argparse.Namespace) -> int:
     if index.journal_warning:
         raise UserError(index.journal_warning)
     health = index.health()
-    print(f"{flags.index}: every byte is as it was saved; {len(index):,} products; recall@10 {health.recall:.4f}")
-    if health.rebuild_due:
-        print(f"a rebuild is due: {'; '.join(health.reasons)}")
+    print(f"{flags.index}: no file is damaged; {len(index):,} products; {_describe(health, flags.index)}")
     return 0
+
+
+def _describe(health: Health, folder: Path) -> str:
+    rebuild = f"run fashion-jax index rebuild --index {folder}: {'; '.join(health.reasons)}"
+    due = rebuild if health.rebuild_due else "no rebuild is due"
+    return f"a search finds {health.recall:.4f} of the 10 nearest products; {due}"
 
 
 def _summary(index: Index) -> str:
@@ -151,8 +170,8 @@ def _summary(index: Index) -> str:
         return "exact search"
     point = base.points[0]
     return (
-        f"ScaNN, asked for recall {base.target_recall:g}, has {point.recall:.4f} at {point.neighbours} neighbours, "
-        f"{point.single_seconds * 1e6:.0f} us a query"
+        f"ScaNN, finds {point.recall:.4f} of the {point.neighbours} nearest products (asked for: "
+        f"{base.target_recall:g}), {point.single_seconds * 1e6:.0f} microseconds a query"
     )
 
 
@@ -168,9 +187,11 @@ _ACTIONS = (
     Command(
         "delete", "removes products", _add_delete_flags, _delete, ("fashion-jax index delete --index index --id 7",)
     ),
-    Command("info", "shows what an index holds, its recall, and whether a rebuild is due", _add_index_flag, _info),
+    Command("info", "shows what an index holds, how good it is, and whether to rebuild it", _add_index_flag, _info),
     Command("rebuild", "rebuilds the index from its products; searches go on meanwhile", _add_index_flag, _rebuild),
-    Command("verify", "reads every byte and compares the answers with exact search", _add_index_flag, _verify),
+    Command(
+        "verify", "checks that no file is damaged, and that results agree with exact search", _add_index_flag, _verify
+    ),
 )
 INDEX = Command(
     "index",

@@ -11,7 +11,7 @@ from fashion_jax.commands.command import MODEL, SOURCES, Command, add_schema_fla
 def _add_shared_flags(parser: argparse.ArgumentParser, out: str) -> None:
     parser.add_argument("--model", required=True, type=Path, help=MODEL)
     parser.add_argument("--source", required=True, help=f"a photo, a folder of photos, or {SOURCES}")
-    parser.add_argument("--out", type=Path, default=Path(out), help=f"the file to write ({out})")
+    parser.add_argument("--out", type=Path, default=Path(out), help="the file to write")
     add_schema_flag(parser)
 
 
@@ -21,7 +21,7 @@ def _add_predict_flags(parser: argparse.ArgumentParser) -> None:
         "--operating-point",
         default="accuracy",
         choices=("accuracy", "macro_f1"),
-        help="macro_f1 predicts rare classes more often: better macro-F1, slightly lower accuracy (accuracy)",
+        help="how a label is chosen: for the most right labels (accuracy), or with rare classes more often (macro_f1)",
     )
 
 
@@ -42,7 +42,9 @@ def _predict(flags: argparse.Namespace) -> int:
 
 def _add_embed_flags(parser: argparse.ArgumentParser) -> None:
     _add_shared_flags(parser, "embeddings.npz")
-    parser.add_argument("--dtype", default="float32", choices=("float32", "float16"), help="of the numbers (float32)")
+    parser.add_argument(
+        "--dtype", default="float32", choices=("float32", "float16"), help="number type; float16 halves the file"
+    )
 
 
 def _embed(flags: argparse.Namespace) -> int:

@@ -127,7 +127,7 @@ def load_index_model(index: Index, given: Path | None) -> Predictor:
 
     where = given or index.about.get("model", "")
     if not where:
-        raise UserError("the index does not name its model; give it by --model")
+        raise UserError("the index does not say which model made it; name the model with --model")
     model = load_model(where)
     check_model(index, model)
     return model

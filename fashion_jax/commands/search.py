@@ -13,25 +13,41 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
     query = parser.add_argument_group("what to search for (one of these)")
     query.add_argument("--image", type=Path, nargs="+", help="photos of one product")
     query.add_argument("--id", nargs="+", help="ids of products in the index; each is a query of its own")
-    query.add_argument("--attribute", nargs="+", metavar="COLUMN=VALUE", help="a description, such as baseColour=Red")
+    query.add_argument(
+        "--attribute", nargs="+", metavar="COLUMN=VALUE", help="values that results must have, such as baseColour=Red"
+    )
     results = parser.add_argument_group("which results to show")
-    results.add_argument("-k", type=int, default=10, help="number of results (10)")
+    results.add_argument("-k", type=int, default=10, help="number of results")
     results.add_argument("--where", help="a filter, such as \"gender == 'Women' and baseColour in ['Red', 'Maroon']\"")
-    results.add_argument("--keep", nargs="+", default=[], metavar="COLUMN", help="results share the query's value")
     results.add_argument(
-        "--change", nargs="+", default=[], metavar="COLUMN=VALUE", help="results have this value instead of the query's"
+        "--keep", nargs="+", default=[], metavar="COLUMN", help="results must have the query's value here"
     )
-    results.add_argument("--group-by", metavar="COLUMN", help="show one product for each value, such as of a title")
-    results.add_argument("--diversity", type=float, default=0.0, help="variety among the results, in [0, 1] (0)")
     results.add_argument(
-        "--weigh", nargs="+", default=[], metavar="PART=FACTOR", help="weights in the similarity, such as baseColour=3"
+        "--change", nargs="+", default=[], metavar="COLUMN=VALUE", help="results must have this value instead"
     )
-    results.add_argument("--min-score", type=float, help="the least similarity of a result")
+    results.add_argument(
+        "--group-by", metavar="COLUMN", help="show only the best product of each value, such as of each title"
+    )
+    results.add_argument(
+        "--diversity", type=float, default=0.0, help="0 to 1; higher values give more different results"
+    )
+    results.add_argument(
+        "--weigh",
+        nargs="+",
+        default=[],
+        metavar="PART=FACTOR",
+        help="baseColour=3 counts the colour three times; index info lists the parts",
+    )
+    results.add_argument("--min-score", type=float, help="leave out products with a lower similarity (1: identical)")
     output = parser.add_argument_group("output")
     output.add_argument("--json", action="store_true", help="print JSON")
-    output.add_argument("--contact-sheet", type=Path, metavar="PNG", help="draw the queries and their results")
-    output.add_argument("--source", help="where the photos of the picture are; by default the index's catalogue")
-    output.add_argument("--model", type=Path, help="the model that made the index; needed when it has moved")
+    output.add_argument("--contact-sheet", type=Path, metavar="PNG", help="write a picture of queries and results")
+    output.add_argument(
+        "--source", help="the catalogue with the photos for --contact-sheet; that of the index where not given"
+    )
+    output.add_argument(
+        "--model", type=Path, help="the model that made the index; needed where the model's folder has moved"
+    )
 
 
 def _run(flags: argparse.Namespace) -> int:
@@ -42,7 +58,7 @@ def _run(flags: argparse.Namespace) -> int:
 
 SEARCH = Command(
     "search",
-    "finds products that look like a photo or a product, or that fit a description",
+    "finds products that look like a photo or a product, or that have given attributes",
     _add_flags,
     _run,
     (

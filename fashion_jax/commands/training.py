@@ -36,10 +36,12 @@ def add_train_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", required=True, help=_CONFIG)
     parser.add_argument("--workdir", required=True, help="folder of the run: checkpoints, metrics, scores, the model")
     parser.add_argument("--corrections", help="a table of corrected labels, such as an audit's findings.csv")
-    parser.add_argument("--coordinator-address", help="HOST:PORT of process 0, for a run of several processes")
-    parser.add_argument("--num-processes", type=int, help="number of processes of the run")
-    parser.add_argument("--process-id", type=int, help="number of this process, from 0")
-    parser.add_argument("--local-device-ids", type=_integers, help="accelerators of this process, such as 0,1,2,3")
+    parser.add_argument(
+        "--coordinator-address", help="for several hosts (docs/accelerators.md): HOST:PORT of the first one"
+    )
+    parser.add_argument("--num-processes", type=int, help="for several hosts: number of processes")
+    parser.add_argument("--process-id", type=int, help="for several hosts: number of this process, from 0")
+    parser.add_argument("--local-device-ids", type=_integers, help="GPUs of this process, such as 0,1,2,3")
 
 
 def _integers(text: str) -> list[int]:
@@ -77,8 +79,8 @@ def run_train(flags: argparse.Namespace) -> int:
 
 def _add_evaluate_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workdir", required=True, type=Path, help="folder of the run")
-    parser.add_argument("--split", default="test", choices=("train", "validation", "test"), help="(test)")
-    parser.add_argument("--retrieval", action="store_true", help="score the nearest neighbours of embeddings instead")
+    parser.add_argument("--split", default="test", choices=("train", "validation", "test"), help="rows to score")
+    parser.add_argument("--retrieval", action="store_true", help="score the similarity search instead of the labels")
 
 
 def _evaluate(flags: argparse.Namespace) -> int:
@@ -103,9 +105,14 @@ def _evaluate(flags: argparse.Namespace) -> int:
 
 def _add_sweep_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", required=True, help=_CONFIG)
-    parser.add_argument("--space", required=True, type=Path, help="JSON: field -> list of values, or low and high")
-    parser.add_argument("--out", required=True, type=Path, help="folder of the search; the same folder resumes it")
-    parser.add_argument("--trials", type=int, default=20, help="number of trainings, with those already done (20)")
+    parser.add_argument(
+        "--space",
+        required=True,
+        type=Path,
+        help="a JSON file with the settings to try (docs/your-catalogue.md shows one)",
+    )
+    parser.add_argument("--out", required=True, type=Path, help="folder for the trials; the same folder continues them")
+    parser.add_argument("--trials", type=int, default=20, help="number of trials in total; those already done count")
 
 
 def _sweep(flags: argparse.Namespace) -> int:
@@ -127,7 +134,7 @@ def _sweep(flags: argparse.Namespace) -> int:
 
 TRAIN = Command(
     "train",
-    "trains a model, or resumes the run of a workdir; --config.KEY=VALUE changes a setting",
+    "trains a model, or continues a training; --config.KEY=VALUE changes a setting (docs/configuration.md lists all)",
     add_train_flags,
     run_train,
     (
@@ -138,7 +145,7 @@ TRAIN = Command(
 )
 EVALUATE = Command(
     "evaluate",
-    "scores the best checkpoint of a run on a split",
+    "scores the best checkpoint of a training on its training, validation or test rows",
     _add_evaluate_flags,
     _evaluate,
     (
@@ -148,7 +155,7 @@ EVALUATE = Command(
 )
 SWEEP = Command(
     "sweep",
-    "searches settings of a configuration for the best validation score, with Optuna",
+    "tries many values of settings with Optuna, and finds those with the best validation score",
     _add_sweep_flags,
     _sweep,
     ("fashion-jax sweep --config demo --space space.json --out runs/sweep --trials 10",),

@@ -11,7 +11,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from fashion_jax.config.values import choice, parse_duration, require
+from fashion_jax.config.values import choice, parse_duration, require, within
 
 IMBALANCE_METHODS = ("none", "balanced", "prior", "focal")
 
@@ -29,13 +29,13 @@ class AugmentConfig:
     rand_magnitude: float = 0.3  # RandAugment's strength, in [0, 1]
 
     def validate(self) -> None:
-        require(0 < self.min_crop_area <= 1, "data.augment.min_crop_area", self.min_crop_area, "in (0, 1]")
-        require(0 <= self.max_shift < 0.5, "data.augment.max_shift", self.max_shift, "in [0, 0.5) of the side")
-        require(0 <= self.flip_probability <= 1, "data.augment.flip_probability", self.flip_probability, "in [0, 1]")
-        require(0 <= self.max_rotation <= 180, "data.augment.max_rotation", self.max_rotation, "in [0, 180] degrees")
-        require(0 <= self.erase_probability <= 1, "data.augment.erase_probability", self.erase_probability, "in [0, 1]")
-        require(0 <= self.rand_operations <= 16, "data.augment.rand_operations", self.rand_operations, "in [0, 16]")
-        require(0 <= self.rand_magnitude <= 1, "data.augment.rand_magnitude", self.rand_magnitude, "in [0, 1]")
+        within(self, "data.augment.min_crop_area", 0, 1, without="low")
+        within(self, "data.augment.max_shift", 0, 0.5, without="high", unit="of the side")
+        within(self, "data.augment.flip_probability", 0, 1)
+        within(self, "data.augment.max_rotation", 0, 180, unit="degrees")
+        within(self, "data.augment.erase_probability", 0, 1)
+        within(self, "data.augment.rand_operations", 0, 16)
+        within(self, "data.augment.rand_magnitude", 0, 1)
 
 
 @dataclass(slots=True)
@@ -48,9 +48,9 @@ class MixConfig:
     until: str = "100 percent"  # of the run; later photos are not mixed
 
     def validate(self) -> None:
-        require(0 <= self.probability <= 1, "train.mix.probability", self.probability, "in [0, 1]")
-        require(self.mixup_alpha >= 0, "train.mix.mixup_alpha", self.mixup_alpha, "at least 0")
-        require(self.cutmix_alpha >= 0, "train.mix.cutmix_alpha", self.cutmix_alpha, "at least 0")
+        within(self, "train.mix.probability", 0, 1)
+        within(self, "train.mix.mixup_alpha", 0)
+        within(self, "train.mix.cutmix_alpha", 0)
         parse_duration(self.until, "train.mix.until")
 
     @property
@@ -82,23 +82,24 @@ class DataConfig:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
     def validate(self) -> None:
-        require(bool(self.source), "data.source", self.source, "a path, synthetic[:N], kaggle:O/N or hf:O/N")
-        require(8 <= self.height <= 4096, "data.height", self.height, "in [8, 4096] pixels")
-        require(8 <= self.width <= 4096, "data.width", self.width, "in [8, 4096] pixels")
+        sources = "a path, synthetic:COUNT, kaggle:OWNER/NAME or hf:OWNER/NAME"
+        require(bool(self.source), "data.source", self.source, sources)
+        within(self, "data.height", 8, 4096, unit="pixels")
+        within(self, "data.width", 8, 4096, unit="pixels")
         for name, values, low in (("mean", self.mean, 0.0), ("std", self.std, 1e-6)):
             sound = len(values) in (0, 3) and all(low <= v <= 1 for v in values)
-            require(sound, f"data.{name}", values, f"3 in [{low:g}, 1], or none")
-        require(16 <= self.max_side <= 8192, "data.max_side", self.max_side, "in [16, 8192] pixels")
+            require(sound, f"data.{name}", values, f"three numbers (red, green, blue) from {low:g} to 1, or none")
+        within(self, "data.max_side", 16, 8192, unit="pixels")
         side = max(self.height, self.width)
         enough = f"at least the photos' size, {side}, or they are scaled down and up again"
         require(self.max_side >= side, "data.max_side", self.max_side, enough)
-        require(0 <= self.max_bad_fraction <= 1, "data.max_bad_fraction", self.max_bad_fraction, "in [0, 1]")
+        within(self, "data.max_bad_fraction", 0, 1)
         known = self.split in ("group", "random", "column") or self.split.startswith("file:")
         require(known, "data.split", self.split, "'group', 'random', 'column' or 'file:PATH'")
         shares = self.split_fractions
         sound = len(shares) == 3 and all(0 < share < 1 for share in shares) and abs(sum(shares) - 1) < 1e-6
         require(sound, "data.split_fractions", shares, "3 shares that sum to 1")
-        require(0 <= self.split_seed < 2**32, "data.split_seed", self.split_seed, "in [0, 2**32)")
+        within(self, "data.split_seed", 0, 2**32 - 1)
         choice("data.storage", self.storage, ("auto", "device", "host", "stream"))
         self.augment.validate()
 
@@ -123,11 +124,9 @@ class ModelConfig:
 
     def validate(self) -> None:
         choice("model.depth", self.depth, (10, 18, 34, 50, 101, 152))
-        require(1 <= self.width <= 1024, "model.width", self.width, "in [1, 1024] channels")
         choice("model.stem", self.stem, ("auto", "imagenet", "small", "deep", "resnet_d"))
-        deep = self.stem in ("deep", "resnet_d")
-        require(not deep or self.width >= 2, "model.width", self.width, "at least 2 with a deep stem")
-        require(0 <= self.drop_path < 1, "model.drop_path", self.drop_path, "in [0, 1)")
+        within(self, "model.width", 2 if self.stem in ("deep", "resnet_d") else 1, 1024, unit="channels")
+        within(self, "model.drop_path", 0, 1, without="high")
         choice("model.pooling", self.pooling, ("average", "gem"))
         choice("model.dtype", self.dtype, ("auto", "float32", "bfloat16"))
 
@@ -156,14 +155,14 @@ class OptimizerConfig:
 
     def validate(self) -> None:
         choice("optimizer.name", self.name, ("adamw", "sgd", "lamb"))
-        require(self.learning_rate > 0, "optimizer.learning_rate", self.learning_rate, "above 0")
+        within(self, "optimizer.learning_rate", 0, without="low")
         choice("optimizer.schedule", self.schedule, ("cosine", "linear", "constant"))
         parse_duration(self.warmup, "optimizer.warmup")
-        require(self.weight_decay >= 0, "optimizer.weight_decay", self.weight_decay, "at least 0")
-        require(self.clip_norm >= 0, "optimizer.clip_norm", self.clip_norm, "at least 0")
+        within(self, "optimizer.weight_decay", 0)
+        within(self, "optimizer.clip_norm", 0)
         for pattern, factor in self.multipliers.items():
-            require(0 < factor <= 1e6, f"optimizer.multipliers[{pattern}]", factor, "in (0, 1e6]")
-        require(0 < self.layer_decay <= 1, "optimizer.layer_decay", self.layer_decay, "in (0, 1]")
+            require(0 < factor <= 1e6, f"optimizer.multipliers[{pattern}]", factor, "above 0, at most 1000000")
+        within(self, "optimizer.layer_decay", 0, 1, without="low")
         for pattern, duration in self.unfreeze.items():
             parse_duration(duration, f"optimizer.unfreeze[{pattern}]")
 
@@ -182,11 +181,11 @@ class LossConfig:
 
     def validate(self) -> None:
         choice("loss.imbalance", self.imbalance, IMBALANCE_METHODS)
+        within(self, "loss.label_smoothing", 0, 1, without="high")
         rare = self.rare_label_smoothing
-        require(rare < 1, "loss.rare_label_smoothing", rare, "in [0, 1), or -1")
-        for name, value in {"": self.label_smoothing, **self.head_label_smoothing}.items():
-            where = f"loss.head_label_smoothing[{name}]" if name else "loss.label_smoothing"
-            require(0 <= value < 1, where, value, "in [0, 1)")
+        require(rare < 1, "loss.rare_label_smoothing", rare, "below 1; negative to use loss.label_smoothing")
+        for name, value in self.head_label_smoothing.items():
+            require(0 <= value < 1, f"loss.head_label_smoothing[{name}]", value, "at least 0, below 1")
         for name, value in self.head_weights.items():
             require(value >= 0, f"loss.head_weights[{name}]", value, "at least 0")
 
@@ -214,20 +213,20 @@ class TrainConfig:
         for name in ("duration", "evaluate_every", "checkpoint_every"):
             amount, unit = parse_duration(getattr(self, name), f"train.{name}")
             require(amount > 0, f"train.{name}", getattr(self, name), "above 0")
-            require(name != "duration" or unit != "percent", "train.duration", self.duration, "not in percent")
-        require(self.batch_size >= 1, "train.batch_size", self.batch_size, "at least 1")
-        require(self.accumulation_steps >= 1, "train.accumulation_steps", self.accumulation_steps, "at least 1")
+            wanted = "steps, epochs or examples, such as '10 epochs'"
+            require(name != "duration" or unit != "percent", "train.duration", self.duration, wanted)
+        within(self, "train.batch_size", 1)
+        within(self, "train.accumulation_steps", 1)
         parts = self.accumulation_steps
         whole = self.batch_size % parts == 0
         require(whole, "train.batch_size", self.batch_size, f"divisible by train.accumulation_steps={parts}")
-        require(0 <= self.seed < 2**32, "train.seed", self.seed, "in [0, 2**32)")
-        require(0 <= self.average_decay < 1, "train.average_decay", self.average_decay, "in [0, 1)")
-        require(0.25 <= self.progressive_scale <= 1, "train.progressive_scale", self.progressive_scale, "in [0.25, 1]")
+        within(self, "train.seed", 0, 2**32 - 1)
+        within(self, "train.average_decay", 0, 1, without="high")
+        within(self, "train.progressive_scale", 0.25, 1)
         parse_duration(self.progressive_until, "train.progressive_until")
         self.mix.validate()
         require(bool(self.best_metric), "train.best_metric", self.best_metric, "the name of a validation metric")
-        patience = self.early_stopping_patience
-        require(patience >= 0, "train.early_stopping_patience", patience, "at least 0")
+        within(self, "train.early_stopping_patience", 0)
 
 
 @dataclass(slots=True)
@@ -238,8 +237,8 @@ class DecisionConfig:
     label_set_coverage: float = 0.95  # share of products whose label set should hold the true label; 0: no label sets
 
     def validate(self) -> None:
-        require(0 < self.precision < 1, "decision.precision", self.precision, "in (0, 1); no number of rows promises 1")
-        require(0 <= self.label_set_coverage < 1, "decision.label_set_coverage", self.label_set_coverage, "in [0, 1)")
+        within(self, "decision.precision", 0, 1, without="both")
+        within(self, "decision.label_set_coverage", 0, 1, without="high")
 
 
 @dataclass(slots=True)
@@ -253,8 +252,8 @@ class EmbeddingConfig:
     appearance: float = 0.15  # share of the pooled features in the similarity, in [0, 1)
 
     def validate(self) -> None:
-        require(2 <= self.size <= 65536, "embedding.size", self.size, "in [2, 65536]")
-        require(0 <= self.appearance < 1, "embedding.appearance", self.appearance, "in [0, 1)")
+        within(self, "embedding.size", 2, 65536)
+        within(self, "embedding.appearance", 0, 1, without="high")
 
 
 @dataclass(slots=True)
@@ -265,7 +264,7 @@ class RuntimeConfig:
     tensorboard: bool = False  # also write event files to WORKDIR/tensorboard; needs the extra "tensorboard"
 
     def validate(self) -> None:
-        require(0 <= self.cpu_devices <= 256, "runtime.cpu_devices", self.cpu_devices, "in [0, 256]")
+        within(self, "runtime.cpu_devices", 0, 256)
 
 
 @dataclass(slots=True)

@@ -70,7 +70,9 @@ def find_config(path: str | Path) -> Path:
         if candidate.is_file():
             return candidate
     known = sorted(file.stem for folder in shipped if folder.is_dir() for file in folder.glob("*.py"))
-    raise UserError(f"no configuration at {path}{nearest(path.stem, known)}; those that ship are: {', '.join(known)}")
+    raise UserError(
+        f"there is no configuration at {path}{nearest(path.stem, known)}; the library has: {', '.join(known)}"
+    )
 
 
 def set_value(config: Config, key: str, text: str) -> None:
@@ -98,7 +100,9 @@ def checked_copy(config: Config) -> Config:
     try:
         values = config.to_dict()
     except TypeError as error:
-        raise UserError(f"the configuration holds a value that JSON does not know: {error}") from error
+        raise UserError(
+            f"the configuration holds a value that is no number, text, list or dictionary: {error}"
+        ) from error
     return config_from_dict(values)
 
 
@@ -128,7 +132,7 @@ def _update(target: Any, values: dict[str, Any], prefix: str) -> None:
         _known(target, name, key)
         if dataclasses.is_dataclass(hints[name]):
             if not isinstance(value, dict):
-                raise UserError(f"config.{key} must be an object, not {type(value).__name__}")
+                raise UserError(f"config.{key} must be a JSON object, not {type(value).__name__}")
             _update(getattr(target, name), value, key + ".")
         else:
             setattr(target, name, _convert(value, hints[name], key))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from fashion_jax.system.errors import UserError, nearest
 
 DURATION_UNITS = ("steps", "epochs", "examples", "percent")
@@ -57,6 +59,27 @@ def require(holds: bool, key: str, value: object, expected: str) -> None:
     """Raises UserError for a value of a field that is out of range."""
     if not holds:
         raise UserError(f"config.{key}={value!r} is out of range: expected {expected}")
+
+
+def within(part: object, key: str, low: float, high: float = math.inf, *, without: str = "", unit: str = "") -> None:
+    """Raises UserError where a field lies outside of a range.
+
+    Args:
+        part: the dataclass; its field has the last name of `key`.
+        key: dotted name of the field.
+        low: smallest value.
+        high: largest value.
+        without: "low", "high" or "both", where these ends do not belong to the range.
+        unit: of the numbers, for the error.
+    """
+    value = getattr(part, key.rpartition(".")[2])
+    open_low, open_high = without in ("low", "both"), without in ("high", "both")
+    expected = f"{'above' if open_low else 'at least'} {low}"
+    if high < math.inf:
+        ends = f"{expected}, {'below' if open_high else 'at most'} {high}"
+        expected = ends if without else f"from {low} to {high}"
+    inside = (value > low if open_low else value >= low) and (value < high if open_high else value <= high)
+    require(inside, key, value, f"{expected} {unit}".strip())
 
 
 def choice(key: str, value: object, allowed: tuple[object, ...]) -> None:

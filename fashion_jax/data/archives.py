@@ -76,7 +76,9 @@ def safe_name(name: str, where: object) -> str:
     """Returns a member's name in plain form; UserError where it leads outside of the archive."""
     plain = posixpath.normpath(name.replace("\\", "/"))
     if plain.startswith(("/", "../")) or plain == ".." or (len(plain) > 1 and plain[1] == ":") or "\0" in plain:
-        raise UserError(f"{where} is not safe to read: its member {name!r} leads outside of it")
+        raise UserError(
+            f"{where} is not safe to read: its file {name!r} would be written outside of it; pack the files again"
+        )
     return plain
 
 
@@ -244,5 +246,5 @@ def _check_total(path: Path, total: int) -> None:
     if total > FREE_BYTES and total > MAX_RATIO * packed:
         raise UserError(
             f"{path} is not safe to read: its {packed:,} bytes unpack to {total:,} or more, "
-            f"over {MAX_RATIO} times as many"
+            f"over {MAX_RATIO} times as many; if you trust it, unpack it yourself and give the folder"
         )

@@ -122,7 +122,7 @@ def open_catalog(
     found = find_source(text, labelled=labelled)
     if not found.tables:
         if corrections:
-            raise UserError(f"{text} holds no table of labels to which corrections could be applied")
+            raise UserError(f"{text} holds no table of labels, so corrections cannot be applied; leave them out")
         return _photos_only(text, found)
     parts, digest = [], hashlib.sha256()
     for name in found.tables:
@@ -174,8 +174,8 @@ def _choose_schema(frame: pd.DataFrame, schema: Schema | None, labelled: bool, n
     if missing:
         hint = nearest(missing[0], columns)
         raise UserError(
-            f"the table lacks the column{'s' if len(missing) > 1 else ''} {', '.join(missing)}{hint}; "
-            f"it has: {', '.join(columns[:30])}"
+            f"the table lacks the column{'s' if len(missing) > 1 else ''} {', '.join(missing)}, which the schema names"
+            f"{hint}; it has: {', '.join(columns[:30])}"
         )
     return schema
 
@@ -205,7 +205,9 @@ def _read_rows(catalog: Catalog, table: Table, base: str, labelled: bool) -> Non
         unknown = (values != "") & ~values.isin(attribute.classes)
         if attribute.on_unknown == "drop" and labelled:
             for row in labels.index[unknown & keep]:
-                reasons[row] = f"{attribute.name} {values[row]!r} is not among its {len(attribute.classes)} classes"
+                reasons[row] = (
+                    f"{attribute.name} {values[row]!r} is none of the {len(attribute.classes)} classes of the schema"
+                )
                 catalog.dropped[f"{attribute.name} outside its classes"] += 1
             keep &= ~unknown
         else:
@@ -215,7 +217,7 @@ def _read_rows(catalog: Catalog, table: Table, base: str, labelled: bool) -> Non
         known = labels[attribute.name].isin(catalog.vocabularies[attribute.name])
         labels.loc[~known, attribute.name] = ""
     if labelled and not fixed and catalog.vocabularies and not any(catalog.vocabularies.values()):
-        raise UserError(f"no attribute of {catalog.source} has a class with enough rows")
+        raise UserError(f"no label of {catalog.source} occurs in enough rows (min_rows of the schema)")
     documented = [a.name for a in fixed if a.name in DOCUMENTED] or [a.name for a in fixed]
     whole = keep & (labels[documented] != "").all(axis=1) if documented else keep
     catalog.documented_rows = int(whole.sum())
@@ -237,7 +239,7 @@ def _add_products(
         if not reason and not product_id:
             reason = "the row has no id"
         if not reason and product_id in seen:
-            reason = f"the id stands in row {seen[product_id]} already"
+            reason = f"row {seen[product_id]} has the same id"
         photo: str | bytes = b""
         if not reason:
             seen[product_id] = row

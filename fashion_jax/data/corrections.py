@@ -97,7 +97,9 @@ def read_corrections(path: str | Path, schema: Schema) -> Corrections:
             if before.label != item.label and item.given == before.label:
                 items[item.id, item.attribute] = dataclasses.replace(item, given=before.given)
             elif before.label != item.label:
-                fault = f"{item.attribute} of {item.id!r} stands in line {before.line} already, as {before.label!r}"
+                fault = (
+                    f"line {before.line} corrects {item.attribute} of {item.id!r} too, to {before.label!r}; delete one"
+                )
         if fault:
             faults.append(f"line {line}: {fault}")
     _raise_faults(path, faults)

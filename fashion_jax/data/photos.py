@@ -315,7 +315,7 @@ def _load_truncated(data: bytes, max_side: int, cause: Exception) -> Image.Image
     filled = (np.abs(rows - 128) <= 2).all(1) | (rows == 0).all(1)
     lost = len(filled) if filled.all() else int(np.argmin(filled[::-1]))
     if lost > _MAX_LOST * len(filled):
-        raise BadPhoto(f"the photo is truncated: {lost} of its {len(filled)} rows are lost")
+        raise BadPhoto(f"the photo is truncated: {lost} of its {len(filled)} lines of pixels are lost")
     return image
 
 

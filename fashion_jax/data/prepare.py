@@ -156,7 +156,9 @@ def _make_records(catalog: Catalog, staged: Staged, split: SplitOptions) -> _Rec
     # An attribute without a class cannot be learnt.
     places = [(i, a.name) for i, a in enumerate(catalog.schema.attributes) if catalog.vocabularies[a.name]]
     if not places:
-        raise UserError(f"{catalog.source} has no attribute with a class; there is nothing to learn")
+        raise UserError(
+            f"{catalog.source} has no column of labels that can be learnt; name the label columns in a schema.json"
+        )
     vocabularies = {name: catalog.vocabularies[name] for _, name in places}
     numbers = {name: {c: i for i, c in enumerate(classes)} for name, classes in vocabularies.items()}
     labels = np.array(
@@ -288,7 +290,7 @@ def _check_out(out: Path) -> None:
     elif out.exists():
         raise UserError(f"{out} is a file; give a new folder")
     if os.path.ismount(out) or Path.cwd().is_relative_to(out):
-        raise UserError(f"{out} cannot be replaced in one step; give a folder inside of it, such as {out / 'records'}")
+        raise UserError(f"{out} is the current folder or a mount point; give for example {out / 'records'}")
 
 
 @contextlib.contextmanager

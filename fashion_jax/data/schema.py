@@ -14,6 +14,7 @@ import pandas as pd
 from fashion_jax.system import files
 from fashion_jax.system.errors import UserError, nearest
 
+_GUIDE = "docs/your-catalogue.md shows one"
 MISSING = -1  # in place of a class number where a row has no label
 
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
@@ -58,11 +59,13 @@ class Schema:
         names = [attribute.name for attribute in self.attributes]
         for attribute in self.attributes:
             if not attribute.name or set(attribute.name) & _NOT_IN_NAMES or attribute.name.startswith("."):
-                raise UserError(f"the attribute name {attribute.name!r} must be a plain word without / or \\")
+                raise UserError(
+                    f"the attribute name {attribute.name!r} must not be empty, begin with a dot, or hold / or \\"
+                )
             if attribute.name == "id" or f"{attribute.name}_confidence" in names:
                 raise UserError(
                     f"the attribute name {attribute.name!r} cannot be used: predictions have the columns id and "
-                    'NAME_confidence; give it another name, and its column as "column"'
+                    'NAME_confidence; give it another "name", and name the table\'s column as "column"'
                 )
             if len(set(attribute.classes)) < len(attribute.classes):
                 double = next(c for c in attribute.classes if attribute.classes.count(c) > 1)
@@ -70,7 +73,7 @@ class Schema:
             if names.count(attribute.name) > 1:
                 raise UserError(f"the schema names the attribute {attribute.name!r} twice")
             if attribute.on_unknown not in ("mask", "drop"):
-                raise UserError(f"on_unknown={attribute.on_unknown!r} of {attribute.name!r} is not 'mask' or 'drop'")
+                raise UserError(f"on_unknown of {attribute.name!r} is {attribute.on_unknown!r}; give 'mask' or 'drop'")
         rest = self.image_template.replace("{id}", "")
         if not self.image_column and ("{id}" not in self.image_template or set(rest) & set("{}")):
             raise UserError("the schema needs an image_column, or an image_template with {id} and no other braces")
@@ -171,7 +174,7 @@ def infer_schema(table: pd.DataFrame, name: str = "catalogue", *, labelled: bool
     if not image and not id_column:
         raise UserError(
             f"no column holds photo paths (ending in {', '.join(PHOTO_SUFFIXES[:3])}) or ids; "
-            f"the columns are: {', '.join(columns)}; write a schema.json that names image_column"
+            f"the columns are: {', '.join(columns)}; write a schema.json that names image_column ({_GUIDE})"
         )
     split = find_split_column(table)
     title = next((c for c in rest if c.lower() in ("title", "name", "productdisplayname", "description")), "")
@@ -187,7 +190,7 @@ def infer_schema(table: pd.DataFrame, name: str = "catalogue", *, labelled: bool
     if not attributes and labelled:
         raise UserError(
             f"no column looks like an attribute (2 to {_MAX_INFERRED_CLASSES} values that repeat); "
-            f"the columns are: {', '.join(columns)}; write a schema.json that names them"
+            f"the columns are: {', '.join(columns)}; write a schema.json that names attributes ({_GUIDE})"
         )
     return Schema(
         name=name,
@@ -241,6 +244,6 @@ def _checked(kind: type, values: Any, what: str) -> dict[str, Any]:
         if not isinstance(value, wanted) or isinstance(value, bool):
             raise UserError(f"{key!r} of a {what} must be {wanted.__name__}, not {value!r}")
         if isinstance(value, list) and fields[key] == "tuple[str, ...]" and not all(isinstance(i, str) for i in value):
-            raise UserError(f"{key!r} of a {what} must list texts, not {value!r}")
+            raise UserError(f"{key!r} of a {what} must be a list of strings, not {value!r}")
         checked[key] = tuple(value) if isinstance(value, list) else value
     return checked

@@ -73,7 +73,7 @@ def choose_splits(
     else:
         splits = read_splits(Path(options.kind.removeprefix("file:")), ids)
     if not (splits == 0).any():
-        raise UserError("the split leaves no products for training")
+        raise UserError("no product is in the training split; raise its share of --split-fractions, or add products")
     return splits
 
 

@@ -90,7 +90,7 @@ def _read_csv(name: str, data: bytes) -> Table:
         text = text.replace("\0", "")
     lines = io.StringIO(text, newline=None).readlines()  # splitlines would split at characters that CSV does not
     if not lines or not lines[0].strip():
-        raise UserError(f"{name} is empty, or its first line, the column names, is")
+        raise UserError(f"{name} is empty, or its first line, which holds the names of the columns, is empty")
     delimiter = "\t" if name.lower().endswith(".tsv") else max(",;\t|", key=lines[0].count)
     records = _split(lines, delimiter, repairs)
     header = [cell.strip() for cell in records[0]]

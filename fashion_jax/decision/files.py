@@ -117,7 +117,7 @@ def _naming(where: Path) -> Iterator[_Check]:
     except UserError:
         raise
     except (KeyError, TypeError, AttributeError, OverflowError, ValueError) as error:
-        raise UserError(f"{where} does not hold what it should: {error!r}") from error
+        raise UserError(f"{where} is damaged or was made by another program: {error!r}") from error
 
 
 class _Check:
@@ -265,7 +265,7 @@ def plan_from_json(
     try:
         arrays = safetensors.numpy.load(data)
     except (safetensors.SafetensorError, ValueError) as error:
-        raise UserError(f"the arrays of {where} cannot be read: {error}") from error
+        raise UserError(f"the arrays of {where} are damaged: {error}") from error
     with _naming(where) as check:
         check(value["format"] == FORMAT, f"has the format {value['format']!r}; this version reads {FORMAT}")
         given = value["subspaces"]

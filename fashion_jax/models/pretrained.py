@@ -103,7 +103,9 @@ def find_weights(source: str) -> WeightFiles:
         return local
     match = _HUB_NAME.fullmatch(source)
     if not match or Path(source).suffix in (".safetensors", *_PICKLES):
-        raise UserError(f"config.model.pretrained={source!r}: there is nothing at that path, and it is no OWNER/NAME")
+        raise UserError(
+            f"config.model.pretrained={source!r}: there is no such path, and it is no OWNER/NAME of Hugging Face"
+        )
     return _from_folder(source, _download(source, match[1], match[2]))
 
 
@@ -117,7 +119,7 @@ def find_local_weights(source: str) -> WeightFiles | None:
     if path.suffix != ".safetensors":
         raise UserError(f"{source} is no .safetensors file{_about_pickles([path])}")
     if not path.is_file():
-        raise UserError(f"{source} is no ordinary file")
+        raise UserError(f"{source} is a link or a device; give a file")
     return _read(source, path)
 
 
@@ -129,7 +131,9 @@ def _from_folder(source: str, folder: Path) -> WeightFiles:
         return _read(source, folder / WEIGHTS)
     if (folder / "checkpoints").is_dir():
         raise UserError(f"{source} is the workdir of a run that has not finished: it holds no package/{OWN_WEIGHTS}")
-    raise UserError(f"{source} holds no {WEIGHTS}, and is no package of ours{_about_pickles(sorted(folder.iterdir()))}")
+    raise UserError(
+        f"{source} holds no {WEIGHTS}, and is no package of fashion_jax{_about_pickles(sorted(folder.iterdir()))}"
+    )
 
 
 def _read(source: str, weights: Path) -> WeightFiles:
@@ -149,7 +153,7 @@ def _read_object(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     if path.stat().st_size > _MOST_JSON:
-        raise UserError(f"{path} is larger than a configuration is")
+        raise UserError(f"{path} is too large for a configuration, which has at most {_MOST_JSON:,} bytes")
     return stored.read_json_object(path)
 
 
@@ -195,7 +199,9 @@ def load_pretrained(source: str) -> Pretrained:
             types = {short: part.get_dtype() for short, part in slices.items()}
             layout = find_layout(where, shapes)
             if (layout is OWN) != files.own:
-                raise UserError(f"{where} is of a package of ours, but not beside its config.json; give the folder")
+                raise UserError(
+                    f"{where} is part of a package whose config.json is not beside it; give the whole folder"
+                )
             if files.own:
                 _check_own(files)
             else:
@@ -264,7 +270,7 @@ def _match(
         name = layout.name(path[1:], architecture["stem"])
         if name not in shapes:
             if name.endswith(("running_mean", "running_var")):
-                raise refuse(where, f"a ResNet without running statistics (it lacks {name}): another normalisation")
+                raise refuse(where, f"a ResNet without batch norm (it lacks {name})")
             raise UserError(f"{where} lacks {name}, which a ResNet-{architecture['depth']} has")
         here = shape if layout is OWN else _torch_shape(shape)
         if shapes[name] != here:
@@ -279,7 +285,7 @@ def _match(
         wanted["/".join(map(str, path))] = name
     unknown = sorted(shapes.keys() - set(wanted.values()))
     if odd := [name for name in unknown if not layout.other.fullmatch(name)]:
-        raise refuse(where, f"a network with more in it than a ResNet has: {odd[0]}")
+        raise refuse(where, f"a network that is no plain ResNet: it has {odd[0]}")
     return wanted
 
 
@@ -297,9 +303,9 @@ def _finite(where: object, name: str, array: np.ndarray) -> np.ndarray:
     with np.errstate(over="ignore"):
         array = np.asarray(array).astype(np.float32)
     if not np.isfinite(array).all():
-        raise UserError(f"{where}: {name} holds values that are not finite")
+        raise UserError(f"{where}: {name} holds NaN or infinity, so the file is damaged")
     if name.endswith(("running_var", "norm/var")) and (array < 0).any():
-        raise UserError(f"{where}: {name} holds a negative variance")
+        raise UserError(f"{where}: {name} holds a negative variance of batch norm, so the file is damaged")
     return array
 
 
@@ -333,7 +339,7 @@ def _normalisation(files: WeightFiles) -> tuple[tuple[float, ...], tuple[float, 
             given = values.get(name)
             numbers = given if isinstance(given, list) and all(type(v) in (int, float) for v in given) else []
             if len(numbers) != 3 or not all(low <= v <= 1 for v in numbers):
-                raise UserError(f"{files.weights.parent}: {name}={given!r} is no {'std' if low else 'mean'} of RGB")
+                raise UserError(f"{files.weights.parent}: {name}={given!r} is not three numbers from {low:g} to 1")
             found.append(tuple(float(v) for v in numbers))
         return found[0], found[1]
     return IMAGENET_MEAN, IMAGENET_STD

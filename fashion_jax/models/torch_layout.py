@@ -135,7 +135,7 @@ OWN = Layout(
 
 def refuse(where: object, what: str) -> UserError:
     """Returns the error for a network that is none of ours."""
-    return UserError(f"{where} holds {what}; {_INSTEAD}")
+    return UserError(f"{where} cannot be used. It holds {what}; {_INSTEAD}")
 
 
 def find_layout(where: object, shapes: Shapes) -> Layout:
@@ -145,7 +145,7 @@ def find_layout(where: object, shapes: Shapes) -> Layout:
             return layout
     if "stem.conv.weight" in shapes and any(name.startswith("stages.") for name in shapes):
         raise refuse(where, "a pre-activation ResNetV2 or another network with stages of its own")
-    raise refuse(where, f"no ResNet that is known here (its tensors are named like {min(shapes, default='nothing')!r})")
+    raise refuse(where, f"no known ResNet (its tensors have names such as {min(shapes, default='nothing')!r})")
 
 
 def check_config(where: object, config: Mapping[str, Any]) -> None:
@@ -196,7 +196,7 @@ def read_architecture(where: object, shapes: Shapes, layout: Layout, config: Map
         """Kernel side, inputs, outputs."""
         shape = shapes.get(name, ())
         if len(shape) != 4:
-            raise UserError(f"{where}: {name} has the shape {shape}, which is no convolution's")
+            raise UserError(f"{where}: {name} has the shape {shape}, which no convolution has")
         return (shape[0], shape[2], shape[3]) if own else (shape[2], shape[1], shape[0])
 
     number = max(n for n, names in layout.stems.items() if all(name in shapes for name in names))
@@ -222,7 +222,7 @@ def read_architecture(where: object, shapes: Shapes, layout: Layout, config: Map
     depths = [d for d, c in DEPTHS.items() if c == counts and (d in BOTTLENECK_DEPTHS) == bottleneck]
     if not depths:
         form = "bottlenecks" if bottleneck else "basic blocks"
-        raise refuse(where, f"a ResNet of {', '.join(map(str, counts))} {form}")
+        raise refuse(where, f"a ResNet of {', '.join(map(str, counts))} {form} in its stages")
     # ResNet-D keeps a place for the pool before the shortcut's convolution, which is number 1 then.
     pooled = len(shapes.get("layer2.0.downsample.1.weight", ())) == 4
     if (own and config.get("model", {}).get("stem") == "resnet_d") or pooled:

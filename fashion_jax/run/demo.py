@@ -30,7 +30,7 @@ def run_demo(workdir: Path) -> None:
     config = load_config("demo")
     count, seed = (int(part) for part in config.data.source.split(":")[1:])
     catalogue, photos = workdir / "catalogue", workdir / "photos"
-    print(f"[1/4] Drawing {count:,} products, as a catalogue with photos and labels")
+    print(f"[1/4] Generating {count:,} products with photos and labels")
     if not (catalogue / "styles.csv").is_file():  # it is written last
         write_catalog(catalogue, count, seed)
         write_new_photos(photos, seed + 1)
@@ -44,11 +44,11 @@ def run_demo(workdir: Path) -> None:
         print(f"{name:<16}{accuracy:.4f}")
     print("[4/4] Building an index of the catalogue and searching it", flush=True)
     index, agreement = search_demo(result, catalogue)
-    print(f"{len(index):,} products indexed; {agreement:.0%} of the labels of similar products agree")
+    print(f"{len(index):,} products indexed; similar products have the same label in {agreement:.0%} of the cases")
     print(f"\nMade in {time.monotonic() - begin:.0f} s:")
     folder = workdir / "evaluation" / "test"
     for path, about in (
-        (catalogue, "the drawn catalogue"),
+        (catalogue, "the generated catalogue"),
         (photos, f"{_NEW_PHOTOS} photos of products that are not in the catalogue"),
         (result.package, "the model"),
         (folder, "scores and confusion matrices"),

@@ -82,7 +82,7 @@ def fit_on_validation(session: Session, state: TrainState) -> ValidationFit | No
     """
     if not len(session.prepared.indices("validation")):
         return None
-    say("fitting decisions on the validation split", show=session.progress)
+    say("calibrating probabilities and choosing thresholds on the validation rows", show=session.progress)
     scored = session.evaluator("validation", keep_outputs=True)(state)
     assert scored.outputs is not None
     labels = _labels(session, scored.rows)

@@ -84,8 +84,8 @@ def fill_in(config: Config, prepared: Prepared, workdir: Path | None = None) -> 
     data.attributes = data.attributes or prepared.attributes
     if model.second_heads and not model.colour_heads:
         raise UserError(
-            "config.model.second_heads needs colour heads, and there are none; add --config.model.colour_heads=auto, "
-            "or leave it out"
+            "config.model.second_heads needs config.model.colour_heads, which is empty; add "
+            "--config.model.colour_heads=auto, or leave second_heads out"
         )
     model.colour_heads = resolve_colour_heads(model.colour_heads, data.attributes)
     if not model.colour_heads:
@@ -119,8 +119,8 @@ def _check_attributes(config: Config) -> None:
 def _check_settings_have_an_effect(config: Config) -> None:
     if config.optimizer.freeze_batch_norm and not config.model.pretrained:
         raise UserError(
-            "config.optimizer.freeze_batch_norm=true needs config.model.pretrained: without pretrained weights the "
-            "running statistics would stay as they are drawn; leave it out"
+            "config.optimizer.freeze_batch_norm=true needs config.model.pretrained: the frozen values would be random; "
+            "leave freeze_batch_norm out"
         )
 
 
@@ -150,10 +150,10 @@ def _check_durations(config: Config, prepared: Prepared) -> None:
         ends["train.mix.until"] = train.mix.until
     for field, duration in ends.items():
         if run_steps(config, prepared, duration) >= total:
-            hint = "; or set config.train.mix.probability below 1" if field == "train.mix.until" else ""
+            hint = ", or set config.train.mix.probability below 1" if field == "train.mix.until" else ""
             raise UserError(
-                f"config.{field}={duration!r} is no earlier than the end of the run ({total:,} steps), so that "
-                f"{_NEVER_TRAINED[field.partition('[')[0]]}; set it lower{hint}"
+                f"config.{field}={duration!r} ends with the run ({total:,} steps) or after it, so "
+                f"{_NEVER_TRAINED[field.partition('[')[0]]}; choose a shorter time{hint}"
             )
 
 
@@ -171,8 +171,8 @@ def _check_embedding(config: Config, prepared: Prepared) -> None:
     taken = sum(len(prepared.vocabularies[name]) for name in embedding.attributes)
     if taken > embedding.size or len(set(embedding.attributes)) < len(embedding.attributes):
         raise UserError(
-            f"config.embedding.attributes={','.join(embedding.attributes)} have {taken} classes together; name each "
-            f"attribute once, and have at most config.embedding.size={embedding.size} classes"
+            f"config.embedding.attributes={','.join(embedding.attributes)} has {taken} classes in total; name each "
+            f"attribute once, with at most config.embedding.size={embedding.size} classes in total"
         )
 
 
@@ -191,6 +191,6 @@ def _check_records(config: Config, prepared: Prepared) -> None:
     measured += [f"{name}/{key}" for name in labelled for key in ("accuracy", "macro_f1", "loss")]
     if config.train.best_metric not in measured:
         raise UserError(
-            f"config.train.best_metric={config.train.best_metric!r} is not among the validation split's: "
+            f"config.train.best_metric={config.train.best_metric!r} does not exist; the validation split has: "
             f"{', '.join(sorted(measured))}{nearest(config.train.best_metric, measured)}"
         )

@@ -87,7 +87,7 @@ def restore_second_heads(session: Session, state: TrainState) -> tuple[Session, 
     try:
         package = load_package(folder)
     except (UserError, OSError) as error:
-        say(f"the package cannot be used, so second heads are fitted again: {error}", show=session.progress)
+        say(f"note: the saved model cannot be read, so second heads are fitted again: {error}", show=session.progress)
         return None
     if (package.extra.get(TRIED), package.extra.get("fingerprint")) != (list(wanted), session.prepared.fingerprint):
         return None
@@ -180,8 +180,8 @@ def _choose_weights(
         chosen[name], losses = choose_weight(first, second, labels[known])
         best = min(losses, key=lambda weight: losses[weight])
         say(
-            f"second head of {name}: validation loss {losses[0.0]:.4f} without it, {losses[best]:.4f} with a weight of "
-            f"{best:g}; it is {'kept' if chosen[name] else 'left out'}",
+            f"second head of {name}: validation loss {losses[0.0]:.4f} without it, {losses[best]:.4f} with it (weight "
+            f"{best:g}); it is {'kept' if chosen[name] else 'left out'}",
             show=session.progress,
         )
     return chosen

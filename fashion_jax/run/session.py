@@ -206,8 +206,8 @@ class Session:
         drawn = sorted(path for path in self.fine_tuning.frozen if f"params/{path}" not in given)
         if drawn:
             say(
-                f"note: {len(drawn)} frozen parameters are not in the pretrained weights and stay as they are drawn, "
-                f"such as {drawn[0]}; narrow config.optimizer.freeze to train them",
+                f"note: {len(drawn)} frozen parameters are not in the pretrained weights and keep random values, "
+                f"such as {drawn[0]}; to train them, freeze fewer parameters with config.optimizer.freeze",
                 show=self.progress,
             )
         for name, loss in self.head_losses.items():

@@ -111,9 +111,9 @@ def warn_of_known_products(prepared: Prepared, workdir: Path) -> None:
         known = np.isin(prepared.ids[prepared.indices(split)].astype(str), sorted(before)).sum()
         if known:
             say(
-                f"warning: {known:,} products of the {split} split have ids of training products of {info.source}. If "
-                "they are the same products, their scores are too good; keep the split of that run with "
-                "--config.data.source=ITS_WORKDIR/records"
+                f"warning: {known:,} products of the {split} split have the ids of products on which {info.source} was "
+                "trained. If they are the same products, the scores are too high; use the split of that training: "
+                "--config.data.source=WORKDIR/records"
             )
 
 

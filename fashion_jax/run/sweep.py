@@ -90,7 +90,7 @@ def read_space(path: str | Path) -> Space:
     """
     given, space = files.read_json_object(Path(path)), Space()
     if not given:
-        raise UserError(f"{path} names no field to search")
+        raise UserError(f"{path} names no setting to try")
     for name, entry in given.items():
         if isinstance(entry, list) and entry and all(isinstance(value, (str, int, float)) for value in entry):
             space[name] = tuple(_text(value) for value in entry)
@@ -102,9 +102,9 @@ def read_space(path: str | Path) -> Space:
             raise UserError(f"{path}: {name!r} needs numbers as low, high and step, and log as true or false")
         found = Range(**entry)
         if not found.low < found.high or (found.step is not None and (found.step <= 0 or found.log)):
-            raise UserError(f"{path}: {name!r} needs low < high, and a step above 0 without log: {entry!r}")
+            raise UserError(f"{path}: {name!r} needs low < high, and step above 0, which log does not allow: {entry!r}")
         if found.log and found.low <= 0:
-            raise UserError(f"{path}: {name!r} needs a low above 0 for log, not {found.low!r}")
+            raise UserError(f"{path}: {name!r} needs low above 0 for log, not {found.low!r}")
         space[name] = found
     return space
 
@@ -215,7 +215,7 @@ def _open_study(folder: Path, minimize: bool) -> optuna.Study:
         from optuna.storages import JournalStorage
         from optuna.storages.journal import JournalFileBackend
     except ImportError as error:
-        raise UserError("a sweep needs Optuna: pip install 'fashion-jax[sweep]'") from error
+        raise UserError("a sweep needs Optuna; install it with: pip install 'fashion-jax[sweep]'") from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
         storage=JournalStorage(JournalFileBackend(str(folder / "study.jsonl"))),

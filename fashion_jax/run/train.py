@@ -165,8 +165,8 @@ def _train(
         say(_describe(session, state), show=session.progress)
         if session.config.train.mix.active and not session.colours:
             say(
-                "note: no attribute is a colour, so mixed photos train all attributes; if one is a colour, name it "
-                "with --config.model.colour_heads=NAME",
+                "note: no attribute has a colour's name, so mixed photos (mixup, CutMix) train all attributes; name a "
+                "colour with --config.model.colour_heads=NAME",
                 show=session.progress,
             )
         batches, add_photos = session.batches.training(start)

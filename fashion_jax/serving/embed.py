@@ -151,7 +151,9 @@ def _summarise(products: list[Product], outputs: Outputs, model: Predictor, cata
     sound = np.isfinite(lengths) & (lengths > 0)
     for product, good in zip(products, sound, strict=True):
         if not good:
-            catalog.rejected.append(Rejected(product.row, product.id, "the model gives it no finite embedding"))
+            catalog.rejected.append(
+                Rejected(product.row, product.id, "the embedding of the photo holds NaN or infinity")
+            )
     kept = [product for product, good in zip(products, sound, strict=True) if good]
     labels, confidences = (np.zeros((len(kept), len(model.attributes)), kind) for kind in (np.int64, np.float32))
     columns = {attribute.name: place for place, attribute in enumerate(catalog.schema.attributes)}

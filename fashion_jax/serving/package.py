@@ -172,7 +172,7 @@ def _check_labels(folder: Path, labels: dict[str, Any], model: Mapping[str, Any]
             raise UserError(f"{where}: {name!r} names a class twice")
         odd = [c for c in (name, *classes) if not files.is_line(c)]
         if odd:
-            raise UserError(f"{where}: {odd[0]!r} of {name!r} is not a line of text")
+            raise UserError(f"{where}: {odd[0]!r} of {name!r} is not a string without line breaks")
     if {name: len(classes) for name, classes in labels.items()} != model["classes"]:
         raise UserError(f"{where} does not fit config.json: the heads have {model['classes']} classes")
     return {name: tuple(classes) for name, classes in labels.items()}
@@ -199,7 +199,7 @@ def _check_model(folder: Path, model: dict[str, Any], features: int) -> dict[str
         and all(isinstance(n, int) and 1 <= n <= _MAX_CLASSES for n in model["classes"].values())
     )
     if not sound:
-        raise UserError(f"{folder / 'config.json'} describes a model that this version does not build: {model}")
+        raise UserError(f"{folder / 'config.json'} describes a model that this version cannot build: {model}")
     if features != num_features(model["depth"], model["width"]):
         raise UserError(f"{folder / 'config.json'} is not consistent: num_features={features} does not fit the model")
     return model
@@ -216,7 +216,7 @@ def _check_preprocessing(folder: Path, values: dict[str, Any]) -> dict[str, Any]
         and _are_shares(values["mean"], 0)
         and _are_shares(values["std"], _MIN_STD)
     ):
-        raise UserError(f"{folder / 'config.json'} has an impossible preprocessing: {values}")
+        raise UserError(f"{folder / 'config.json'} has an impossible preprocessing, so it is damaged: {values}")
     return values
 
 
@@ -248,7 +248,7 @@ def _check_weights(folder: Path, data: bytes, model: dict[str, Any]) -> tuple[di
                 f"{where}: {name} is {tensor.dtype} {tensor.shape}, but the model has {leaf.dtype} {leaf.shape}"
             )
         if not np.isfinite(tensor).all():
-            raise UserError(f"{where}: {name} holds values that are not finite")
+            raise UserError(f"{where}: {name} holds NaN or infinity, so the file is damaged")
         flat[path] = tensor.astype(leaf.dtype, copy=False)
     tree = traverse_util.unflatten_dict(flat)
     return tree["params"], tree["batch_stats"]

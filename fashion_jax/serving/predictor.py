@@ -234,7 +234,9 @@ class Predictor:
     def _check_images(self, images: np.ndarray) -> np.ndarray:
         images = np.asarray(images)
         if images.ndim != 4 or images.shape[1:] != (*self.size, 3) or images.dtype != np.uint8:
-            raise UserError(f"photos must be uint8 {('n', *self.size, 3)}, not {images.dtype} {images.shape}")
+            raise UserError(
+                f"photos must be uint8 (photos, {self.size[0]}, {self.size[1]}, 3), not {images.dtype} {images.shape}"
+            )
         return images
 
     def _decide(self, outputs: dict[str, Any], operating_point: str) -> Outputs:

@@ -153,11 +153,9 @@ def _check_out(out: Path, source: Path) -> None:
     if out.is_dir():
         raise UserError(f"{out} is a folder; give the name of a file to write")
     if out.exists() and not out.is_file():
-        raise UserError(f"{out} is no regular file; give the name of a file to write")
+        raise UserError(f"{out} is a device or a pipe; give the name of a file to write")
     if source.is_dir() and out.is_relative_to(source.resolve()) and out.name.lower().endswith(TABLE_SUFFIXES):
-        raise UserError(
-            f"{out} lies in the source, and would be read as its table the next time; give a place outside of it"
-        )
+        raise UserError(f"{out} lies in the source, and would be read as its table the next time; give another --out")
     if out.exists() and source.exists() and out.samefile(source):
         raise UserError(f"{out} is the source itself; give another --out")
     folder = next(parent for parent in out.parents if parent.exists())

@@ -151,7 +151,7 @@ def start_processes(
         raise UserError("--coordinator-address, --num-processes and --process-id belong together; give all three")
     assert coordinator_address is not None and num_processes is not None and process_id is not None
     if not 0 <= process_id < num_processes:
-        raise UserError(f"--process-id={process_id} must lie in [0, {num_processes})")
+        raise UserError(f"--process-id={process_id} must be from 0 to {num_processes - 1}")
     host, _, port = coordinator_address.rpartition(":")
     if not host or not port.isdecimal():
         raise UserError(f"--coordinator-address={coordinator_address} is not of the form HOST:PORT")

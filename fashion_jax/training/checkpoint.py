@@ -130,7 +130,7 @@ class Checkpoints:
             first_line = str(error).strip().splitlines()[0]
             raise UserError(
                 f"the checkpoint of step {step} in {self._manager.directory} cannot be restored ({first_line}); "
-                "it is damaged, or the model's configuration has changed"
+                "it is damaged, or the model has changed; use the old settings, or a new --workdir"
             ) from error
         return restored["state"], restored["early_stopping"]
 

@@ -75,7 +75,9 @@ def plan_fine_tuning(
     frozen = set(_match("freeze", dict.fromkeys(config.freeze), paths))
     starts = {path: resolve(duration) for path, duration in _match("unfreeze", config.unfreeze, paths).items()}
     if both := sorted(frozen & starts.keys()):
-        raise UserError(f"config.optimizer.freeze and config.optimizer.unfreeze both match {both[0]}; say one of them")
+        raise UserError(
+            f"config.optimizer.freeze and config.optimizer.unfreeze both match {both[0]}; remove it from one of them"
+        )
     if config.freeze_batch_norm:
         below = tuple(f"{norm}/" for norm in norms)
         frozen |= {path for path in paths if path.startswith(below)}
