@@ -18,15 +18,15 @@ IMBALANCE_METHODS = ("none", "balanced", "prior", "focal")
 
 @dataclass(slots=True)
 class AugmentConfig:
-    """Random changes of a training photo. Only its geometry changes, because colour is a label."""
+    """Random changes of training photos. Colours are not changed, because colour is a label."""
 
-    min_crop_area: float = 0.7  # smallest share of the photo that a random crop keeps, in (0, 1]; 1: no crops
-    max_shift: float = 0.0  # largest move by whole pixels, as a share of the side, in [0, 0.5)
-    flip_probability: float = 0.5  # of the mirror image
-    max_rotation: float = 6.0  # degrees, to the left or right
-    erase_probability: float = 0.2  # of a white rectangle (random erasing)
-    rand_operations: int = 0  # RandAugment's number of operations, geometric ones only; 0: off; usual is 2
-    rand_magnitude: float = 0.3  # RandAugment's strength, in [0, 1]
+    min_crop_area: float = 0.7  # smallest share of a photo's area that a random crop keeps; 1: no crops
+    max_shift: float = 0.0  # largest shift of a photo, as a share of its height or width, below 0.5; 0: none
+    flip_probability: float = 0.5  # probability that a photo is mirrored
+    max_rotation: float = 6.0  # largest rotation of a photo to either side, in degrees
+    erase_probability: float = 0.2  # probability that a white rectangle covers a part of a photo (random erasing)
+    rand_operations: int = 0  # number of random geometric changes of a photo (RandAugment); 0: none; 2 is usual
+    rand_magnitude: float = 0.3  # strength of these changes, from 0 to 1
 
     def validate(self) -> None:
         within(self, "data.augment.min_crop_area", 0, 1, without="low")
@@ -40,12 +40,14 @@ class AugmentConfig:
 
 @dataclass(slots=True)
 class MixConfig:
-    """Mixup and CutMix: one photo made of two products. Mixed photos train every attribute except colours."""
+    """Mixup and CutMix make one photo of two products. Colours are learned only from photos that are not mixed."""
 
-    probability: float = 0.5  # share of the rows that are mixed, with mixup or CutMix on; the rest trains colours too
-    mixup_alpha: float = 0.0  # of mixup's Beta distribution; 0: no mixup; usual is 0.2
-    cutmix_alpha: float = 0.0  # of CutMix's Beta distribution; 0: no CutMix; usual is 1; with both, each row draws one
-    until: str = "100 percent"  # of the run; later photos are not mixed
+    probability: float = 0.5  # share of the rows that are mixed, if mixup or CutMix is on
+    mixup_alpha: float = 0.0  # strength of mixup (parameter of its Beta distribution); 0: off; 0.2 is usual
+    # strength of CutMix (parameter of its Beta distribution); 0: off; 1 is usual; with both on, chance chooses for each
+    # row
+    cutmix_alpha: float = 0.0
+    until: str = "100 percent"  # time after which no photo is mixed
 
     def validate(self) -> None:
         within(self, "train.mix.probability", 0, 1)
@@ -61,24 +63,30 @@ class MixConfig:
 
 @dataclass(slots=True)
 class DataConfig:
-    """Where the products come from and how they become batches."""
+    """Which products are used, and how their photos are read."""
 
-    source: str = "synthetic"  # anything that `fashion-jax prepare --source` reads, or a prepared folder
-    schema: str = ""  # a schema.json that says what the columns mean; empty: known data sets by name, else inferred
-    corrections: str = ""  # a table of corrected labels, such as an audit's findings; empty: none
-    # attributes to train, in the order of the heads; empty: every attribute of the schema
+    source: str = "synthetic"  # products: anything that `fashion-jax prepare --source` reads, or a folder that it wrote
+    # a schema.json that says what the columns mean; empty: the library knows Kaggle's table, and guesses for others
+    schema: str = ""
+    corrections: str = ""  # a table of corrected labels, such as the findings of an audit; empty: no corrections
+    # attributes to train, in the order of the heads; empty: all attributes of the schema
     attributes: tuple[str, ...] = ()
-    height: int = 80  # pixels to which photos are fitted
-    width: int = 60  # pixels to which photos are fitted
-    mean: tuple[float, ...] = ()  # subtracted from RGB in [0, 1]; empty: that of the pretrained weights, else 0.5
-    std: tuple[float, ...] = ()  # RGB in [0, 1] is divided by it; empty: that of the pretrained weights, else 0.5
-    max_side: int = 256  # pixels; larger photos are scaled down to it once, at preparation
-    max_bad_fraction: float = 0.05  # share of unusable rows above which preparation stops
-    split: str = "group"  # "group" (near-duplicates stay together), "random", "column" or "file:PATH" (a splits.csv)
+    height: int = 80  # height of the network's input, in pixels; photos are scaled to fit, and padded with white
+    width: int = 60  # width of the network's input, in pixels
+    # mean of red, green and blue (0 to 1), which is subtracted; empty: that of the pretrained weights, or 0.5
+    mean: tuple[float, ...] = ()
+    # standard deviation by which they are divided; empty: that of the pretrained weights, or 0.5
+    std: tuple[float, ...] = ()
+    max_side: int = 256  # photos whose longer side has more pixels are scaled down once, when the catalogue is read
+    max_bad_fraction: float = 0.05  # preparation stops if a larger share of the rows cannot be used
+    # "group": near-duplicates stay together; "random"; "column": the schema names it; "file:PATH": a splits.csv
+    split: str = "group"
     split_fractions: tuple[float, ...] = (0.7, 0.1, 0.2)  # shares of training, validation and test rows
-    split_seed: int = 0  # seed of the split
-    storage: str = "auto"  # decoded photos are kept on the "device" or the "host"; "stream" decodes them in each epoch
-    test_time_flip: bool = False  # score and predict with the mean probabilities of a photo and its mirror image
+    split_seed: int = 0  # random seed of the split
+    # keep decoded photos in the memory of the "device" or "host", or decode each epoch ("stream"); auto: the first that
+    # fits
+    storage: str = "auto"
+    test_time_flip: bool = False  # predict with the mean probabilities of a photo and its mirror image
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
     def validate(self) -> None:
@@ -106,21 +114,28 @@ class DataConfig:
 
 @dataclass(slots=True)
 class ModelConfig:
-    """The backbone and the heads.
+    """The backbone (all layers before the heads) and the heads.
 
-    Pretrained weights bring their own depth, width and stem where these settings have their defaults.
-    A package with GeM brings its pooling too.
+    Pretrained weights bring their own depth, width and stem, and a package its pooling, unless these are set.
     """
 
-    pretrained: str = ""  # "small", a Hub name (OWNER/NAME[@REVISION]), a package, folder or .safetensors file
-    depth: int = 18  # of the ResNet: 10, 18, 34, 50, 101 or 152
+    # weights to start from: "small", OWNER/NAME[@REVISION] of the Hub, a package, folder or .safetensors file; empty:
+    # random weights
+    pretrained: str = ""
+    depth: int = 18  # number of layers of the ResNet: 10, 18, 34, 50, 101 or 152
     width: int = 64  # channels of the first stage; published networks have 64
-    stem: str = "auto"  # "imagenet", "small" (3x3, no pooling), "deep" or "resnet_d"; auto: small up to 96 pixels
-    drop_path: float = 0.0  # stochastic depth: probability of skipping the last block in training
-    pooling: str = "average"  # "average", or "gem": the generalised mean with a learned power
-    colour_heads: tuple[str, ...] = ()  # attributes whose head also sees colour features; ("auto",): those named so
-    second_heads: tuple[str, ...] = ()  # attributes whose head gets a second one after training; ("auto",): all
-    dtype: str = "auto"  # of convolutions: "float32", "bfloat16"; auto: bfloat16 where it is faster
+    # first layers: "imagenet", "small" (for small photos), "deep" or "resnet_d"; auto: small up to 96 pixels, else
+    # imagenet
+    stem: str = "auto"
+    # probability that a training step skips the last block; lower for earlier blocks (stochastic depth)
+    drop_path: float = 0.0
+    # how the features of all places are joined: "average", or "gem" (generalised mean, which strong features dominate)
+    pooling: str = "average"
+    # attributes whose head also gets a histogram of the photo's colours; auto: those with colour or color in their name
+    colour_heads: tuple[str, ...] = ()
+    # attributes for which a second head is trained on the finished features, and kept if it is better; auto: all
+    second_heads: tuple[str, ...] = ()
+    dtype: str = "auto"  # number type of the convolutions: "float32" or "bfloat16"; auto: bfloat16 where it is faster
 
     def validate(self) -> None:
         choice("model.depth", self.depth, (10, 18, 34, 50, 101, 152))
@@ -133,23 +148,25 @@ class ModelConfig:
 
 @dataclass(slots=True)
 class OptimizerConfig:
-    """One of optax's optimisers under a learning-rate schedule.
+    """The optimiser, its learning rates, and which layers are trained.
 
-    Patterns are of parameters' paths, such as "backbone/stages/3/*", "heads/colour" or "*/norm/*"; `*` crosses slashes,
-    and a module's path stands for all in it. See training/fine_tuning.py.
+    Patterns such as "backbone/stages/3/*" or "*/norm/*" choose parameters by their names. `*` also matches slashes.
+    "backbone" alone chooses all whose names begin with "backbone/".
     """
 
-    name: str = "adamw"  # "adamw", "sgd" (Nesterov momentum 0.9) or "lamb"
-    learning_rate: float = 4e-3  # the highest learning rate, after the warm-up
-    schedule: str = "cosine"  # of the learning rate after the warm-up: "cosine" or "linear" to 0, or "constant"
-    warmup: str = "10 percent"  # duration of the linear rise of the learning rate from 0
-    weight_decay: float = 0.05  # on kernels, never on biases or batch norm
-    clip_norm: float = 0.0  # largest global norm of the gradient; 0: no clipping
+    name: str = "adamw"  # "adamw", "sgd" (with Nesterov momentum 0.9) or "lamb"
+    learning_rate: float = 4e-3  # highest learning rate, after the warm-up
+    # how the learning rate falls after the warm-up: "cosine" or "linear" (both to 0), or "constant" (not at all)
+    schedule: str = "cosine"
+    warmup: str = "10 percent"  # duration in which the learning rate rises from 0
+    weight_decay: float = 0.05  # strength of the weight decay of weights; biases and batch norms have none
+    clip_norm: float = 0.0  # largest norm of the whole gradient; 0: no limit
     # pattern -> factor of the learning rate; the first match counts
     multipliers: dict[str, float] = field(default_factory=dict)
-    layer_decay: float = 1.0  # learning rate of a block as a share of the next block's; heads have the whole rate
+    # learning rate of a block, divided by that of the next block; the heads have the full rate
+    layer_decay: float = 1.0
     freeze: tuple[str, ...] = ()  # patterns of parameters that are never trained
-    # pattern -> duration after which these parameters are trained
+    # pattern -> duration after which these parameters are trained; until then they are frozen
     unfreeze: dict[str, str] = field(default_factory=dict)
     freeze_batch_norm: bool = False  # keep the backbone's batch norms as they are: statistics, scale and bias
 
@@ -169,15 +186,16 @@ class OptimizerConfig:
 
 @dataclass(slots=True)
 class LossConfig:
-    """Cross-entropy per head, over the rows that hold its label."""
+    """The loss of each head. A row without the attribute's label does not count."""
 
-    label_smoothing: float = 0.0  # share of the probability that is spread over all classes, in [0, 1)
-    # label smoothing of the rarest class (label-aware smoothing); below 0: as for others
+    label_smoothing: float = 0.0  # share of the probability that is spread over all classes, below 1
+    # label smoothing of the rarest class; others have values in between; -1: all have `loss.label_smoothing`
     rare_label_smoothing: float = -1.0
-    head_label_smoothing: dict[str, float] = field(default_factory=dict)  # attribute -> label smoothing of its head
-    # attribute -> weight of its head's loss; 1 where absent
-    head_weights: dict[str, float] = field(default_factory=dict)
-    imbalance: str = "none"  # against rare classes: "prior", "focal", "balanced"; see training/losses.py
+    head_label_smoothing: dict[str, float] = field(default_factory=dict)  # attribute -> its own `loss.label_smoothing`
+    head_weights: dict[str, float] = field(default_factory=dict)  # attribute -> weight of its loss; others have 1
+    # help for rare classes: "none"; "prior": biases start at the log-frequencies; "focal": uncertain rows count more;
+    # "balanced": all classes weigh the same
+    imbalance: str = "none"
 
     def validate(self) -> None:
         choice("loss.imbalance", self.imbalance, IMBALANCE_METHODS)
@@ -192,22 +210,24 @@ class LossConfig:
 
 @dataclass(slots=True)
 class TrainConfig:
-    """How long, how much at once, and what is kept. Durations are "10 epochs", "500 steps", "20000 examples",
-    or "5 percent" of the whole."""
+    """How long a training is, and what it keeps. A duration is "10 epochs", "500 steps", "20000 examples", or
+    "5 percent" of the training."""
 
-    duration: str = "10 epochs"  # length of the run
-    batch_size: int = 128  # photos of a step, over all devices and processes
+    duration: str = "10 epochs"  # length of the training
+    batch_size: int = 128  # photos in a step, over all devices and processes
     accumulation_steps: int = 1  # parts of a batch that are computed one after another, to save memory
-    seed: int = 0  # of everything random in training
-    evaluate_every: str = "1 epochs"  # time between two scores of the validation split
-    checkpoint_every: str = "1 epochs"  # time between two checkpoints
-    # of the moving average of the weights (EMA), which is scored and packaged; 0: no average
+    seed: int = 0  # random seed of the training
+    evaluate_every: str = "1 epochs"  # time between two scores of the validation rows
+    checkpoint_every: str = "1 epochs"  # time between two checkpoints (saved states)
+    # decay of a moving average of the weights (EMA), which is scored and becomes the model; 0: no average
     average_decay: float = 0.0
     progressive_scale: float = 1.0  # scale of the photos' sides until `progressive_until`; small photos train faster
-    progressive_until: str = "50 percent"  # of the run; later photos have their full size
+    progressive_until: str = "50 percent"  # time after which photos have their full size
     mix: MixConfig = field(default_factory=MixConfig)
-    best_metric: str = "mean/accuracy"  # validation score that chooses the best checkpoint
-    early_stopping_patience: int = 0  # evaluations without a better `best_metric` after which the run ends; 0: never
+    # validation score that chooses the best checkpoint, such as mean/accuracy, mean/macro_f1 or gender/accuracy
+    best_metric: str = "mean/accuracy"
+    # the training ends after so many evaluations without a better `best_metric`; 0: never
+    early_stopping_patience: int = 0
 
     def validate(self) -> None:
         for name in ("duration", "evaluate_every", "checkpoint_every"):
@@ -231,10 +251,11 @@ class TrainConfig:
 
 @dataclass(slots=True)
 class DecisionConfig:
-    """Which promises are fitted on the validation split after training."""
+    """When a label is accepted. The thresholds are computed from the validation rows after training."""
 
-    precision: float = 0.98  # share of accepted labels that should be right
-    label_set_coverage: float = 0.95  # share of products whose label set should hold the true label; 0: no label sets
+    precision: float = 0.98  # share of the accepted labels that should be right
+    # share of the products whose label set should contain the true class; 0: no label sets
+    label_set_coverage: float = 0.95
 
     def validate(self) -> None:
         within(self, "decision.precision", 0, 1, without="both")
@@ -243,13 +264,13 @@ class DecisionConfig:
 
 @dataclass(slots=True)
 class EmbeddingConfig:
-    """What the package's embeddings are made of. They are fitted after training."""
+    """What the model's embeddings hold. They are computed after training."""
 
-    # attributes whose predicted labels are compared; auto: those that no finer one determines; empty: none, only the
+    # attributes that count in the similarity; auto: all that do not follow from another one; empty: none, only the
     # pooled features
     attributes: tuple[str, ...] = ("auto",)
-    size: int = 256  # largest number of values in an embedding
-    appearance: float = 0.15  # share of the pooled features in the similarity, in [0, 1)
+    size: int = 256  # largest size of an embedding
+    appearance: float = 0.15  # share of the pooled features in the similarity, below 1
 
     def validate(self) -> None:
         within(self, "embedding.size", 2, 65536)
@@ -258,10 +279,10 @@ class EmbeddingConfig:
 
 @dataclass(slots=True)
 class RuntimeConfig:
-    """What does not change the result: it may differ when a run is resumed."""
+    """These settings do not change the result. They may differ when a training is continued."""
 
-    cpu_devices: int = 0  # number of JAX devices on a CPU; 0: chosen by the number of cores
-    tensorboard: bool = False  # also write event files to WORKDIR/tensorboard; needs the extra "tensorboard"
+    cpu_devices: int = 0  # number of virtual JAX devices on a CPU; 0: chosen by the number of cores
+    tensorboard: bool = False  # also write event files to WORKDIR/tensorboard; needs the extra [tensorboard]
 
     def validate(self) -> None:
         within(self, "runtime.cpu_devices", 0, 256)
