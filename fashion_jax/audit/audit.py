@@ -3,7 +3,6 @@
 OUT/
   findings.csv       id, attribute, given, suggested, score, reason, and two columns for a person: decision, corrected
   findings.html      the first 300 findings with their photos, in one file without links
-  findings.png       the first 48 findings as a picture
   quarantine.csv     rows whose photo or labels could not be read, and why
   records/           the catalogue as records, unless the source is prepared already
   photos/            what the network computed from the photos, so that the same command does not compute it again
@@ -31,11 +30,11 @@ from fashion_jax.run.start import ever_trained_on
 from fashion_jax.serving.predictor import Predictor, load_model
 from fashion_jax.system import files
 from fashion_jax.system.errors import UserError, nearest
-from fashion_jax.system.pictures import WRONG, CaptionedPhoto, write_photo_grid
 from fashion_jax.system.progress import say
+from fashion_jax.system.text import format_table
 
 COLUMNS = ("id", "attribute", "given", "suggested", "score", "reason", "decision", "corrected")
-_ON_PAGE, _ON_SHEET, _SHEET_COLUMNS = 300, 48, 8
+_ON_PAGE = 300  # findings
 _THUMBNAIL = (120, 90)  # height, width in pixels
 
 
@@ -117,14 +116,14 @@ def format_audit(result: Audit) -> str:
     """Returns a table for the console: labels and findings of each attribute."""
     counts = Counter(finding.attribute for finding in result.findings)
     sure = Counter(finding.attribute for finding in result.findings if finding.score >= 0.99)
-    lines = [f"{'attribute':<16}{'labels':>9}{'findings':>10}{'score >= 0.99':>15}"]
+    if not counts:
+        return "no label looks wrong"
+    rows = [["attribute", "labels", "findings", "score >= 0.99"]]
     for place, name in enumerate(result.prepared.attributes):
         if name in counts:
             labelled = int((result.prepared.labels[:, place] >= 0).sum())
-            lines.append(f"{name:<16}{labelled:>9,}{counts[name]:>10,}{sure[name]:>15,}")
-    if not counts:
-        lines = ["no label looks wrong"]
-    return "\n".join(lines)
+            rows.append([name, f"{labelled:,}", f"{counts[name]:,}", f"{sure[name]:,}"])
+    return format_table(*rows)
 
 
 def _read_source(
@@ -174,13 +173,6 @@ def _write(result: Audit) -> None:
     files.write_text(out / "findings.csv", files.format_csv(rows))
     cards = [_card(result, finding) for finding in result.findings[:_ON_PAGE]]
     write_page(out / "findings.html", cards, total=len(result.findings), products=len(prepared))
-    shown = [
-        CaptionedPhoto(card.photo, [(f"{card.suggested} {card.score:.0%} ({card.given})", WRONG)])
-        for card in cards
-        if card.photo is not None
-    ][:_ON_SHEET]
-    grid = [shown[start : start + _SHEET_COLUMNS] for start in range(0, len(shown), _SHEET_COLUMNS)]
-    write_photo_grid(out / "findings.png", grid)
     quarantine = prepared.folder / "quarantine.csv"
     if quarantine.is_file():
         files.write_bytes(out / "quarantine.csv", quarantine.read_bytes())

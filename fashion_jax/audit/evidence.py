@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int32, Int64
+from scipy.stats import entropy
 
 from fashion_jax.audit.judges import Probabilities
 from fashion_jax.system.errors import UserError
@@ -196,36 +197,22 @@ def _label_evidence(
     given: Int64[np.ndarray, " n"], other: Int64[np.ndarray, " n"], count: int, other_count: int
 ) -> Float64[np.ndarray, "n classes"]:
     """Returns the nats that a row's label `other` adds to each class, by how often other rows have both labels."""
-    counts = _count(given, other, count, other_count)
-    if counts.sum() == 0:
+    counts, both = np.zeros((count, other_count)), (given >= 0) & (other >= 0)
+    np.add.at(counts, (given[both], other[both]), 1)
+    if not both.any():
         return np.zeros((len(given), count))
-    entropy = _entropy(counts.sum(1))
-    shared = entropy + _entropy(counts.sum(0)) - _entropy(counts.ravel())
-    weight = float(np.clip(shared / entropy, 0, 1)) if entropy > 0 else 0.0
+    own = entropy(counts.sum(1))
+    shared = own + entropy(counts.sum(0)) - entropy(counts.ravel())
+    weight = float(np.clip(shared / own, 0, 1)) if own > 0 else 0.0
     # A row does not count for itself: where few rows have the label `other`, its own label would be the evidence.
     rows = np.arange(len(given))
     itself = np.zeros((len(given), count))
-    both = (given >= 0) & (other >= 0)
     itself[rows[both], given[both]] = 1
     column = np.maximum(other, 0)
     prior = ((counts.sum(0)[column] - both) / max(counts.sum() - 1, 1))[:, None]
     shares = (counts.T[column] - itself + _PRIOR_ROWS * prior) / (counts.sum(1) - itself + _PRIOR_ROWS)
     nats = weight * np.log((shares + 1e-9) / (prior + 1e-9))
     return np.where(other[:, None] >= 0, nats, 0.0)
-
-
-def _count(
-    first: np.ndarray, second: np.ndarray, first_count: int, second_count: int
-) -> Float64[np.ndarray, "first second"]:
-    both = (first >= 0) & (second >= 0)
-    table = np.zeros((first_count, second_count))
-    np.add.at(table, (first[both], second[both]), 1)
-    return table
-
-
-def _entropy(counts: np.ndarray) -> float:
-    shares = counts[counts > 0] / counts.sum()
-    return float(-(shares * np.log(shares)).sum())
 
 
 def _reason(

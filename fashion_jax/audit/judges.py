@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Float32, Int32, Int64
+from scipy.special import softmax
 
 from fashion_jax.system.progress import progress_bar
 
@@ -100,7 +101,7 @@ def linear_probabilities(
                 weights = np.asarray(_fit(x, y, penalties, tuple(num_classes), _ITERATIONS))
                 logits[mine] = features[mine] @ weights[:-1] + weights[-1]
                 bar.update()
-    return [_softmax(part) for part in np.split(logits, ends[:-1], axis=1)]
+    return [softmax(part, axis=1) for part in np.split(logits, ends[:-1], axis=1)]
 
 
 @partial(jax.jit, static_argnums=(3, 4))
@@ -135,16 +136,11 @@ def _fit(
     return weights
 
 
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    powers = np.exp(logits - logits.max(1, keepdims=True))
-    return np.asarray(powers / powers.sum(1, keepdims=True), np.float32)
-
-
 def _cross_entropies(logits: np.ndarray, labels: np.ndarray, ends: list[int]) -> list[float]:
     """Returns the mean negative log-likelihood of the known labels, for each attribute."""
     result = []
     for i, part in enumerate(np.split(logits, ends[:-1], axis=1)):
         known = np.flatnonzero(labels[:, i] >= 0)
-        likely = _softmax(part)[known, labels[known, i]]
+        likely = softmax(part, axis=1)[known, labels[known, i]]
         result.append(float(-np.log(np.maximum(likely, 1e-12)).mean()) if len(known) else 0.0)
     return result

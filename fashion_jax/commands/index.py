@@ -28,9 +28,7 @@ def _add_index_flag(parser: argparse.ArgumentParser) -> None:
 def _add_products_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--source", required=True, help=SOURCES)
     parser.add_argument(
-        "--table",
-        type=Path,
-        help="more columns to filter by, such as prices: a table whose column id has the products' ids",
+        "--table", type=Path, help="more columns to filter by, such as prices: a table with a column id"
     )
     add_schema_flag(parser)
 
@@ -39,25 +37,16 @@ def _add_build_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, type=Path, dest="index", help="folder for the index")
     parser.add_argument("--model", required=True, type=Path, help=MODEL)
     _add_products_flags(parser)
-    parser.add_argument(
-        "--target-recall", type=float, default=0.95, help="share of the truly nearest products that a search must find"
-    )
+    parser.add_argument("--target-recall", type=float, default=0.95, help="share of the nearest products to find")
     parser.add_argument(
         "--backend", default="auto", help="exact compares all products; scann is faster for many (Linux); auto chooses"
     )
-    parser.add_argument(
-        "--batch",
-        type=int,
-        default=1,
-        help="number of queries that you usually send at once, for which the index is tuned",
-    )
+    parser.add_argument("--batch", type=int, default=1, help="number of queries that you usually send at once")
 
 
 def _add_add_flags(parser: argparse.ArgumentParser) -> None:
     _add_index_flag(parser)
-    parser.add_argument(
-        "--model", type=Path, help="the model that made the index; needed where the model's folder has moved"
-    )
+    parser.add_argument("--model", type=Path, help="the model that made the index, if its folder has moved")
     _add_products_flags(parser)
 
 

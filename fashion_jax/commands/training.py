@@ -31,8 +31,7 @@ def split_settings(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]
     return settings, rest
 
 
-def add_train_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags of a training; `--config.KEY=VALUE` is split off by `split_settings`."""
+def _add_train_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", required=True, help=_CONFIG)
     parser.add_argument("--workdir", required=True, help="folder of the run: checkpoints, metrics, scores, the model")
     parser.add_argument("--corrections", help="a table of corrected labels, such as an audit's findings.csv")
@@ -51,12 +50,7 @@ def _integers(text: str) -> list[int]:
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers such as 0,1") from None
 
 
-def run_train(flags: argparse.Namespace) -> int:
-    """Trains, or resumes the run of the workdir; returns the exit code.
-
-    Args:
-        flags: the flags of `add_train_flags`, and `settings`: dotted field -> text.
-    """
+def _train(flags: argparse.Namespace) -> int:
     from fashion_jax.config.files import load_config
 
     settings = {**flags.settings, **({"data.corrections": flags.corrections} if flags.corrections else {})}
@@ -135,8 +129,8 @@ def _sweep(flags: argparse.Namespace) -> int:
 TRAIN = Command(
     "train",
     "trains a model, or continues a training; --config.KEY=VALUE changes a setting (docs/configuration.md lists all)",
-    add_train_flags,
-    run_train,
+    _add_train_flags,
+    _train,
     (
         "fashion-jax train --config small_finetune --workdir runs/mine --config.data.source=products.csv",
         "fashion-jax train --config demo --workdir runs/short --config.train.duration='1 epochs'",

@@ -15,9 +15,10 @@ import io
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core.utils import tqdm_utils
@@ -27,21 +28,14 @@ _SHARD_ROWS = 16_384  # rows of a file
 LABEL_PREFIX = "label_"  # keeps an attribute called "image" or "id" apart from those
 
 
-class RecordSource(Protocol):
+@dataclass(frozen=True, slots=True)
+class RecordSource:
     """What the builder writes."""
 
-    @property
-    def vocabularies(self) -> Mapping[str, tuple[str, ...]]:
-        """Attribute -> class names."""
-        ...
-
-    def split_sizes(self) -> Mapping[str, int]:
-        """Returns the number of rows of each split that has any."""
-        ...
-
-    def examples(self, split: str, start: int, stop: int) -> Iterator[dict[str, Any]]:
-        """Yields rows of a split: id, title, image (JPEG), labels (attribute -> class number, -1 where missing)."""
-        ...
+    vocabularies: Mapping[str, tuple[str, ...]]  # attribute -> class names
+    split_sizes: Mapping[str, int]  # the number of rows of each split that has any
+    # (split, start, stop) -> rows: id, title, image (JPEG), labels (attribute -> class number, -1 where missing)
+    examples: Callable[[str, int, int], Iterator[dict[str, Any]]]
 
 
 class _LocalInfo(tfds.core.DatasetInfo):
@@ -88,7 +82,7 @@ class FashionProducts(tfds.core.ShardBasedBuilder):
         assert self._records is not None, "these records are written already"
         return {
             split: [partial(self._examples, split, start) for start in range(0, count, _SHARD_ROWS)]
-            for split, count in self._records.split_sizes().items()
+            for split, count in self._records.split_sizes.items()
         }
 
     def _examples(self, split: str, start: int) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -46,12 +46,15 @@ class Product:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A row that was left out, and why. `by_schema` is True where the row is fine and the schema drops it."""
+    """A row that was left out."""
 
-    row: int
-    id: str
-    reason: str
-    by_schema: bool = False
+    row: int  # number in the table, from 1
+    id: str  # of the product; may be empty
+    reason: str  # why it was left out
+    by_schema: bool = False  # whether the row is fine and the schema drops it
+
+    def __str__(self) -> str:
+        return f"row {self.row} (id {self.id!r}): {self.reason}"
 
 
 @dataclass

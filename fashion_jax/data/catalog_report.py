@@ -12,6 +12,7 @@ from jaxtyping import Int8, Int32, Int64
 from fashion_jax.data.catalog import Catalog
 from fashion_jax.data.schema import MISSING
 from fashion_jax.data.splits import SPLITS
+from fashion_jax.system.text import format_table
 
 
 def make_report(
@@ -75,10 +76,11 @@ def format_report(report: Mapping[str, Any]) -> str:
         *(f"  left out: {reason}: {count:,}" for reason, count in report["quarantine_reasons"].items()),
         *(f"  repaired: {name}: {count:,}" for name, count in repairs.items()),
         *(f"  corrected labels: {name}: {count:,}" for name, count in report["corrected_labels"].items()),
-        "  attribute         classes  present  missing labels",
     ]
+    table = [["  attribute", "classes", "present", "missing labels"]]
     for name, counts in report["classes"].items():
-        lines.append(f"    {name:<16}{counts['known']:>7}{counts['present']:>9}{counts['missing_labels']:>16,}")
+        table.append([f"  {name}", str(counts["known"]), str(counts["present"]), f"{counts['missing_labels']:,}"])
+    lines.append(format_table(*table))
     for key, what in (("identical", "identical photos"), ("near_duplicates", "near-duplicates")):
         counts = report[key]
         differ = ", ".join(f"{name} {share:.1%}" for name, share in counts["disagreement"].items() if share)

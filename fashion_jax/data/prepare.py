@@ -202,14 +202,14 @@ def _write(
     options: dict[str, Any],
     begin: float,
 ) -> None:
-    from fashion_jax.data.builder import write_records
+    from fashion_jax.data.builder import RecordSource, write_records
 
     save_schema(catalog.schema, aside / "schema.json")
     write_splits(aside / "splits.csv", [p.id for p in records.products], records.splits, records.groups)
     files.write_text(aside / "quarantine.csv", format_quarantine(catalog.rejected))
     table = _format_products(records)
     files.write_text(aside / "products.csv", table)
-    write_records(records, aside)
+    write_records(RecordSource(records.vocabularies, records.split_sizes(), records.examples), aside)
     report = make_report(
         catalog,
         repairs,
@@ -269,9 +269,7 @@ def _check_enough(catalog: Catalog, max_bad_fraction: float) -> None:
     """Raises UserError where too many rows are unusable. Rows that the schema drops on purpose do not count."""
     bad = len(catalog.rejected) - sum(catalog.dropped.values())
     if bad > max_bad_fraction * max(catalog.num_rows, 1):
-        examples = "; ".join(
-            f"row {r.row} (id {r.id!r}): {r.reason}" for r in [r for r in catalog.rejected if not r.by_schema][:5]
-        )
+        examples = "; ".join([str(item) for item in catalog.rejected if not item.by_schema][:5])
         raise UserError(
             f"{bad:,} of {catalog.num_rows:,} rows of {catalog.source} are unusable ({bad / catalog.num_rows:.1%}, "
             f"more than --max-bad-fraction={max_bad_fraction}), for instance {examples}"

@@ -31,6 +31,7 @@ from fashion_jax.serving.package import write_package
 from fashion_jax.serving.predict import prediction_cells, prediction_columns
 from fashion_jax.system import files
 from fashion_jax.system.progress import say
+from fashion_jax.system.text import format_table
 from fashion_jax.training.placement import to_host
 from fashion_jax.training.state import TrainState
 
@@ -152,12 +153,11 @@ def package_outputs(result: Evaluation, decision: Decision | None) -> Outputs:
 
 def format_summaries(summaries: Mapping[str, Mapping[str, Any]]) -> str:
     """Returns a table of scores, one attribute a line: rows, accuracy, macro-F1, weighted F1, top-5 accuracy."""
-    lines = [f"{'attribute':<16}{'rows':>7}{'accuracy':>10}{'macro-F1':>10}{'weighted':>10}{'top-5':>8}"]
+    rows = [["attribute", "rows", "accuracy", "macro-F1", "weighted F1", "top-5 accuracy"]]
     for name, summary in summaries.items():
         scores = [summary[key] for key in ("accuracy", "macro_f1", "weighted_f1", "top5_accuracy")]
-        cells = ["-" if score is None else f"{score:.4f}" for score in scores]
-        lines.append(f"{name:<16}{summary['count']:>7}{cells[0]:>10}{cells[1]:>10}{cells[2]:>10}{cells[3]:>8}")
-    return "\n".join(lines)
+        rows.append([name, f"{summary['count']:,}", *("-" if score is None else f"{score:.4f}" for score in scores)])
+    return format_table(*rows)
 
 
 def format_scores(evaluation: Evaluation) -> str:

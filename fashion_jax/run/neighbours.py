@@ -16,6 +16,7 @@ from fashion_jax.serving.predictor import load_model
 from fashion_jax.system import files
 from fashion_jax.system.cielab import product_pixels
 from fashion_jax.system.errors import UserError
+from fashion_jax.system.text import format_table
 
 JOINT = ("articleType", "gender", "baseColour")  # a neighbour must agree in all three, where a catalogue has them
 
@@ -67,17 +68,12 @@ def format_retrieval(results: Mapping[str, Any]) -> str:
 
     "all P@10" also counts queries without a relevant candidate, as 0.
     """
-    lines = [
-        f"{'label':<36}"
-        + "".join(f"{method + ' P@10':>24}" for method in results)
-        + f"{'P@1':>8}{'mAP@R':>8}{'nDCG@10':>9}{'all P@10':>10}"
-    ]
+    rows = [["label", *(f"{method} P@10" for method in results), "P@1", "mAP@R", "nDCG@10", "all P@10"]]
     for label, own in results["model"].items():
-        cells = "".join(f"{results[m][label]['p@10']:>24.4f}" for m in results)
-        lines.append(
-            f"{label:<36}{cells}{own['p@1']:>8.4f}{own['map@r']:>8.4f}{own['ndcg@10']:>9.4f}{own['p@10_labelled']:>10.4f}"
-        )
-    return "\n".join(lines)
+        scores = [results[method][label]["p@10"] for method in results]
+        scores += [own[key] for key in ("p@1", "map@r", "ndcg@10", "p@10_labelled")]
+        rows.append([label, *(f"{score:.4f}" for score in scores)])
+    return format_table(*rows)
 
 
 def colour_histogram(image: UInt8[np.ndarray, "height width 3"]) -> Float32[np.ndarray, " bins"]:

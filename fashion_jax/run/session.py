@@ -17,7 +17,6 @@ from jax.sharding import Mesh
 from jaxtyping import Int, UInt8
 
 from fashion_jax.config.fields import Config, MixConfig
-from fashion_jax.data.class_colours import class_colours, colour_differences
 from fashion_jax.data.loader import (
     Batch,
     PhotoSource,
@@ -29,6 +28,7 @@ from fashion_jax.data.loader import (
 )
 from fashion_jax.data.records import Prepared
 from fashion_jax.data.schema import MISSING
+from fashion_jax.evaluation.colour_report import class_colours, colour_differences
 from fashion_jax.evaluation.evaluate import Evaluation, EvaluationStep, evaluate_split, make_evaluation_step
 from fashion_jax.models.classifier import Classifier, abstract_classifier, frozen_norm_classifier
 from fashion_jax.run.resolve import colours, run_steps

@@ -25,7 +25,7 @@ from fashion_jax.data.records import Prepared
 from fashion_jax.models.pretrained import PretrainedInfo, find_local_weights, load_pretrained
 from fashion_jax.models.torch_layout import OWN
 from fashion_jax.run.workdir import TRAINED_ON, has_checkpoints, read_ids, trained_on
-from fashion_jax.serving.zoo import find_model
+from fashion_jax.serving.package import find_model
 from fashion_jax.system import files
 from fashion_jax.system.errors import UserError
 from fashion_jax.system.progress import say

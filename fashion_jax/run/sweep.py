@@ -31,6 +31,7 @@ from fashion_jax.system import files
 from fashion_jax.system.errors import UserError
 from fashion_jax.system.pictures import RIGHT, UNKNOWN, render_png, shorten
 from fashion_jax.system.progress import say
+from fashion_jax.system.text import format_table
 from fashion_jax.training.writers import read_scalars
 
 if TYPE_CHECKING:
@@ -181,11 +182,11 @@ def format_trials(trials: Sequence[Mapping[str, Any]], most: int = 10) -> str:
     """Returns a table of the best trials."""
     known = ("trial", "state", "score", "workdir", "reason")
     names = [name for name in trials[0] if name not in known] if trials else []
-    lines = [f"{'score':>8}  {'state':<9}" + "  ".join(names)]
+    rows = [["state", "score", *names]]
     for trial in trials[:most]:
         score = "-" if trial["score"] is None else f"{trial['score']:.4f}"
-        lines.append(f"{score:>8}  {trial['state']:<9}" + "  ".join(f"{name}={trial[name]}" for name in names))
-    return "\n".join(lines)
+        rows.append([trial["state"], score, *(str(trial[name]) for name in names)])
+    return format_table(*rows)
 
 
 def _check_space(config: str | Path, overrides: Mapping[str, str], space: Space) -> None:
@@ -339,7 +340,6 @@ def write_picture(path: Path, trials: Sequence[Mapping[str, Any]], space: Space,
         trials: as `sweep` returns them, the best first.
     """
     from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     scored = [trial for trial in trials if trial["score"] is not None]
     columns = min(_PANELS_PER_ROW, len(space))
@@ -358,9 +358,6 @@ def write_picture(path: Path, trials: Sequence[Mapping[str, Any]], space: Space,
             axes.set_xlim(-0.5, len(entry) - 0.5)
         elif entry.log:
             axes.set_xscale("log")
-            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-            axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel(shorten(name, _LONGEST_NAME), parse_math=False)
         axes.grid(axis="y", linewidth=0.4)
     for axes in panels[::columns]:

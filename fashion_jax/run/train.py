@@ -33,7 +33,6 @@ from fashion_jax.run.workdir import (
     find_records,
     has_checkpoints,
     load_run_config,
-    lock_workdir,
     prepare_records,
 )
 from fashion_jax.system import files
@@ -45,7 +44,7 @@ from fashion_jax.training.checkpoint import Checkpoints
 from fashion_jax.training.loop import EarlyStopping, Training, run_loop
 from fashion_jax.training.progress import ProgressLine
 from fashion_jax.training.state import TrainState
-from fashion_jax.training.writers import open_writer
+from fashion_jax.training.writers import MetricWriter
 
 OnEvaluation = Callable[[int, int, Mapping[str, float]], None]  # step, last step, scores of the validation split
 
@@ -126,7 +125,8 @@ def _open(config: Config, workdir: Path, *, progress: bool) -> Iterator[Session]
     with contextlib.ExitStack() as stack:
 
         def prepare() -> None:
-            stack.enter_context(lock_workdir(workdir))
+            busy = f"another run is using {workdir}; wait for it or choose another workdir"
+            stack.enter_context(files.hold_lock(workdir / ".lock", what=f"the workdir {workdir}", busy=busy))
             files.remove_stale(workdir / "package")
             prepare_records(given, workdir, progress=progress)
             prepare_pretrained(given, workdir, progress=progress)
@@ -181,7 +181,7 @@ def _train(
         )
         stack.callback(line.close)
         writer = stack.enter_context(
-            open_writer(
+            MetricWriter(
                 session.workdir,
                 resume_step=start,
                 tensorboard=session.config.runtime.tensorboard,

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -160,15 +159,3 @@ def load_run_config(workdir: Path) -> Config:
     if not (workdir / "config.json").is_file():
         raise UserError(f"{workdir} is no workdir of a run: it has no config.json")
     return config_from_dict(files.read_json_object(workdir / "config.json"))
-
-
-@contextlib.contextmanager
-def lock_workdir(workdir: Path) -> Iterator[None]:
-    """Holds the workdir for this run; the operating system releases it however the run ends.
-
-    Raises:
-        UserError: it cannot be written, or another run holds it.
-    """
-    busy = f"another run is using {workdir}; wait for it or choose another workdir"
-    with files.hold_lock(workdir / ".lock", what=f"the workdir {workdir}", busy=busy):
-        yield

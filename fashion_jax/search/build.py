@@ -28,7 +28,7 @@ def check_target(target_recall: object, backend: object) -> None:
     except (TypeError, ValueError, OverflowError):
         number = float("nan")
     if not 0 < number <= 1:
-        raise UserError(f"target_recall must be in (0, 1], not {target_recall!r}")
+        raise UserError(f"target_recall must be above 0, at most 1, not {target_recall!r}")
     if not isinstance(backend, str) or backend not in BACKENDS:
         hint = nearest(str(backend), BACKENDS)
         raise UserError(f"there is no backend {backend!r}{hint}; there are {', '.join(BACKENDS)}")

@@ -117,7 +117,7 @@ def check_ids(ids: Any, count: int | None = None, kind: str | None = None) -> np
             raise UserError(f"the id {bad!r} is no text that can be stored")
     else:
         if len(array) and (array.min() < 0 or array.max() > np.iinfo(np.int64).max):
-            raise UserError("ids must be integers in [0, 2**63); -1 stands for no product")
+            raise UserError("ids must be integers from 0 to 2**63 - 1; -1 stands for no product")
         array = array.astype(np.int64)
     values, counts = np.unique(array, return_counts=True)
     if len(values) < len(array):
@@ -163,5 +163,5 @@ def _from_objects(values: list[Any]) -> np.ndarray:
         try:
             return np.array(values, np.int64)
         except OverflowError:
-            raise UserError("ids must be integers in [0, 2**63); -1 stands for no product") from None
+            raise UserError("ids must be integers from 0 to 2**63 - 1; -1 stands for no product") from None
     raise UserError("ids must be all integers or all texts, not both")

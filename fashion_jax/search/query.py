@@ -26,24 +26,14 @@ _LARGEST_WEIGHT = 1e6
 _LARGEST_SCORE = 1e30
 
 
+@dataclass(frozen=True, slots=True)
 class Hits:
-    """The neighbours of some queries, best first.
+    """The neighbours of some queries, best first."""
 
-    Attributes:
-        ids: (queries, k), -1 (an empty text where ids are texts) where there are fewer.
-        scores: float32 (queries, k), cosine similarity in [-1, 1], -inf where there are fewer.
-    """
-
-    __slots__ = ("_positions", "_table", "ids", "scores")
-
-    def __init__(
-        self,
-        ids: np.ndarray,
-        scores: Float32[np.ndarray, "queries k"],
-        table: AttributeTable,
-        positions: Int64[np.ndarray, "queries k"],
-    ) -> None:
-        self.ids, self.scores, self._table, self._positions = ids, scores, table, positions
+    ids: np.ndarray  # (queries, k), -1 (an empty text where ids are texts) where there are fewer
+    scores: Float32[np.ndarray, "queries k"]  # cosine similarity in [-1, 1], -inf where there are fewer
+    _table: AttributeTable  # of the version that was searched
+    _positions: Int64[np.ndarray, "queries k"]  # rows of the table, -1 where there are fewer
 
     def attributes(self, query: int = 0) -> list[dict[str, Scalar]]:
         """Returns the attributes of one query's hits, best first, in the version that was searched."""
@@ -51,9 +41,6 @@ class Hits:
 
     def __len__(self) -> int:
         return len(self.scores)
-
-    def __repr__(self) -> str:
-        return f"Hits({len(self.scores)} queries, k={self.scores.shape[1]})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +89,9 @@ def find(snapshot: Snapshot, queries: Queries, k: int, refinement: Refinement) -
 
 
 def _refine(snapshot: Snapshot, queries: Queries, k: int, asked: Refinement) -> tuple[Scores, Positions]:
-    diversity, lowest = _check_diversity(asked.diversity), _check_score(asked.min_score)
+    diversity, lowest = _check_number(asked.diversity, 0, 1, "diversity"), None
+    if asked.min_score is not None:
+        lowest = _check_number(asked.min_score, -_LARGEST_SCORE, _LARGEST_SCORE, "min_score")
     groups = None if asked.group_by is None else snapshot.attributes.groups(asked.group_by)
     plain = asked.where is None and snapshot.is_plain and not asked.exact
     selection = None if plain else snapshot.select(asked.where)
@@ -292,10 +281,7 @@ def weigh(queries: Queries, subspaces: Mapping[str, int], weights: Mapping[str, 
         )
     factors = []
     for name, size in subspaces.items():
-        factor = weights.get(name, 1.0)
-        number = isinstance(factor, (int, float, np.integer, np.floating)) and not isinstance(factor, bool)
-        if not number or not 0 <= factor <= _LARGEST_WEIGHT:
-            raise UserError(f"the weight of {name!r} must be a number in [0, {_LARGEST_WEIGHT:g}], not {factor!r}")
+        factor = _check_number(weights.get(name, 1.0), 0, _LARGEST_WEIGHT, f"the weight of {name!r}")
         factors.append(np.full(size, factor, np.float32))
     unknown = [name for name in weights if name not in subspaces]
     if unknown:
@@ -309,17 +295,8 @@ def weigh(queries: Queries, subspaces: Mapping[str, int], weights: Mapping[str, 
     return check_vectors(weighted, None, "weighted queries")
 
 
-def _check_diversity(diversity: Any) -> float:
-    number = isinstance(diversity, (int, float, np.integer, np.floating)) and not isinstance(diversity, bool)
-    if not number or not 0 <= diversity <= 1:
-        raise UserError(f"diversity must be a number in [0, 1], not {diversity!r}")
-    return float(diversity)
-
-
-def _check_score(score: Any) -> float | None:
-    if score is None:
-        return None
-    number = isinstance(score, (int, float, np.integer, np.floating)) and not isinstance(score, bool)
-    if not number or not score < _LARGEST_SCORE:
-        raise UserError(f"min_score must be a number, a cosine similarity, not {score!r}")
-    return float(max(score, -_LARGEST_SCORE))
+def _check_number(value: Any, low: float, high: float, what: str) -> float:
+    number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+    if not number or not low <= value <= high:
+        raise UserError(f"{what} must be a number from {low:g} to {high:g}, not {value!r}")
+    return float(value)

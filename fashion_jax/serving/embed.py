@@ -133,9 +133,7 @@ def run_embedding(model: Predictor, run: SourceRun, shards: Shards) -> Embedded:
             shards.write(arrays)
     if waiting:
         put(join_waiting())
-    if not usable.any():
-        examples = "; ".join(f"row {r.row} (id {r.id!r}): {r.reason}" for r in catalog.rejected[:3])
-        raise UserError(f"no row of {catalog.source} has an embedding: {examples}")
+    run.check_enough(int(usable.sum()))
     return Embedded(
         [product for product, kept in zip(catalog.products, usable, strict=True) if kept],
         embeddings if usable.all() else embeddings[usable],

@@ -37,6 +37,7 @@ from fashion_jax.system import files
 from fashion_jax.system.errors import UserError
 
 FORMAT = 1
+ZOO = Path(__file__).resolve().parent / "packages"  # packages that come with the library
 _FILES = ("weights.safetensors", "config.json", "labels.json")
 _OPTIONAL = ("decision.json", "embedding.json", "embedding.safetensors")
 _MAX_CLASSES = 100_000
@@ -263,3 +264,16 @@ def _version() -> str:
         return metadata.version("fashion-jax")
     except metadata.PackageNotFoundError:
         return "(not installed)"
+
+
+def zoo_models() -> tuple[str, ...]:
+    """Returns the names of the packages that come with the library."""
+    return tuple(sorted(file.parent.name for file in ZOO.glob("*/config.json")))
+
+
+def find_model(path: str | Path) -> Path:
+    """Returns `path` where it exists, else the folder of the library's package of that name, if there is one."""
+    given = Path(path)
+    if not given.exists() and given.parent == Path() and given.name in zoo_models():
+        return ZOO / given.name
+    return given

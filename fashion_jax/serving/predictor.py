@@ -26,8 +26,7 @@ from fashion_jax.models.classifier import (
 )
 from fashion_jax.models.resnet import num_features
 from fashion_jax.serving.outputs import Outputs, Prediction, decide, name_labels
-from fashion_jax.serving.package import Package, load_package
-from fashion_jax.serving.zoo import find_model
+from fashion_jax.serving.package import Package, find_model, load_package
 from fashion_jax.system.devices import computes_bfloat16_faster, on_accelerator, one_blas_thread
 from fashion_jax.system.errors import UserError, nearest
 from fashion_jax.system.process import num_cores

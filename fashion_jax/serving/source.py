@@ -105,7 +105,7 @@ class SourceRun:
         self.out = Path(out).resolve()
         _check_out(self.out, Path(source))
         self.catalog: Catalog = open_catalog(source, schema, labelled=False)
-        self._check_enough(len(self.catalog.products))
+        self.check_enough(len(self.catalog.products))
 
     def batches(self, done: Collection[int] = ()) -> Iterator[tuple[list[Product], Outputs]]:
         """Yields products with the model's outputs, in the order in which the source is read fastest.
@@ -131,11 +131,12 @@ class SourceRun:
                 usable += len(products)
                 yield products, outputs
                 bar.update(len(products))
-        self._check_enough(usable)
+        self.check_enough(usable)
 
-    def _check_enough(self, usable: int) -> None:
+    def check_enough(self, usable: int) -> None:
+        """Raises UserError where no row was usable."""
         if not usable:
-            examples = "; ".join(f"row {r.row} (id {r.id!r}): {r.reason}" for r in self.catalog.rejected[:3])
+            examples = "; ".join(map(str, self.catalog.rejected[:3]))
             raise UserError(f"no row of {self._source} is usable: {examples or 'it has none'}")
 
     def write_quarantine(self) -> str:

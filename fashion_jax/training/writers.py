@@ -1,13 +1,13 @@
-"""Writes metrics to `metrics.jsonl` and TensorBoard, with the interface of clu's `MetricWriter`."""
+"""Writes metrics to `metrics.jsonl`, and to TensorBoard where that is asked for."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from fashion_jax.system import files
 from fashion_jax.system.errors import UserError
@@ -15,44 +15,55 @@ from fashion_jax.system.errors import UserError
 Scalar = float | int
 
 
-class MetricWriter(Protocol):
-    """The part of `clu.metric_writers.MetricWriter` that training uses."""
-
-    def write_scalars(self, step: int, scalars: Mapping[str, Scalar]) -> None: ...
-
-    def flush(self) -> None: ...
-
-    def close(self) -> None: ...
-
-
-class JsonLinesWriter:
+class MetricWriter(contextlib.AbstractContextManager["MetricWriter"]):
     """One JSON object per line: {"step": 50, "train/loss": 2.31, ...}.
 
     A killed run may leave lines beyond the checkpoint from which it resumes, and half a line at the end. Both are
     removed when the run resumes, so that the file has each step once.
     """
 
-    def __init__(self, path: Path, *, resume_step: int) -> None:
-        self._path = path
+    def __init__(self, workdir: Path, *, resume_step: int, tensorboard: bool, is_first_process: bool) -> None:
+        """Opens the files; only the first process writes.
+
+        Raises:
+            UserError: TensorBoard is asked for and its extra is not installed.
+        """
+        self._first = is_first_process
+        if not self._first:
+            return
+        path = workdir / "metrics.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists():
             kept = [line for line in read_json_lines(path) if line["step"] <= resume_step]
             files.write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+        self._events = _tensorboard_writer(workdir / "tensorboard") if tensorboard else None
         self._file = path.open("a", encoding="utf-8")
 
     def write_scalars(self, step: int, scalars: Mapping[str, Scalar]) -> None:
+        """Writes the metrics of a step."""
+        if not self._first:
+            return
         # JSON has no NaN; null stands for it.
         finite = {name: value if abs(value) < float("inf") else None for name, value in scalars.items()}
         self._file.write(json.dumps({"step": step, **finite}) + "\n")
         self._file.flush()
+        if self._events is not None:
+            self._events.write_scalars(step, scalars)
 
     def flush(self) -> None:
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        """Returns when all is on the disk."""
+        if self._first:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            if self._events is not None:
+                self._events.flush()
 
-    def close(self) -> None:
+    def __exit__(self, *_: object) -> None:
         self.flush()
-        self._file.close()
+        if self._first:
+            self._file.close()
+            if self._events is not None:
+                self._events.close()
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
@@ -72,47 +83,7 @@ def read_scalars(path: Path, name: str) -> list[tuple[int, float]]:
     return [(row["step"], float(row[name])) for row in rows if isinstance(row.get(name), (int, float))]
 
 
-class MultiWriter:
-    """Hands every call on to several writers."""
-
-    def __init__(self, writers: Sequence[MetricWriter]) -> None:
-        self._writers = tuple(writers)
-
-    def write_scalars(self, step: int, scalars: Mapping[str, Scalar]) -> None:
-        for writer in self._writers:
-            writer.write_scalars(step, scalars)
-
-    def flush(self) -> None:
-        for writer in self._writers:
-            writer.flush()
-
-    def close(self) -> None:
-        for writer in self._writers:
-            writer.close()
-
-
-@contextlib.contextmanager
-def open_writer(
-    workdir: Path, *, resume_step: int, tensorboard: bool, is_first_process: bool
-) -> Iterator[MetricWriter]:
-    """Yields the run's writer; only the first process writes.
-
-    Raises:
-        UserError: TensorBoard is asked for and its extra is not installed.
-    """
-    writers: list[MetricWriter] = []
-    if is_first_process:
-        writers.append(JsonLinesWriter(workdir / "metrics.jsonl", resume_step=resume_step))
-        if tensorboard:
-            writers.append(_tensorboard_writer(workdir / "tensorboard"))
-    writer = MultiWriter(writers)
-    try:
-        yield writer
-    finally:
-        writer.close()
-
-
-def _tensorboard_writer(folder: Path) -> MetricWriter:
+def _tensorboard_writer(folder: Path) -> Any:
     try:
         import tensorflow as tf
         from clu import metric_writers
@@ -122,5 +93,4 @@ def _tensorboard_writer(folder: Path) -> MetricWriter:
         ) from error
     tf.config.set_visible_devices([], "GPU")  # TensorFlow must not take the accelerator's memory
     tf.config.set_visible_devices([], "TPU")
-    writer: MetricWriter = metric_writers.SummaryWriter(str(folder))
-    return writer
+    return metric_writers.SummaryWriter(str(folder))
