@@ -6,10 +6,10 @@ import hashlib
 import json
 import os
 import shutil
-import struct
 import zipfile
-import zlib
+from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -22,6 +22,7 @@ from fashion_jax.search.index import Index
 from fashion_jax.search.journal import append_update, read_updates
 from fashion_jax.search.snapshot import Update, Updater
 from fashion_jax.system.errors import UserError
+from forging import set_at
 
 VECTORS, QUERIES = np.split(clustered(1_040, 16), [1_000])
 ATTRIBUTES = attributes_of(VECTORS)
@@ -51,30 +52,21 @@ def journal_of(folder):
     return next(folder.glob("*.journal"))
 
 
-def fail_with(error):
-    def fail(*_, **__):
-        raise error
-
-    return fail
+def generation(folder):
+    return next(p for p in folder.glob("generation-*") if p.is_dir())
 
 
 EXACT = pytest.mark.parametrize("template", ["exact"], indirect=True)  # the backend does not matter
-
-
-def generation(folder):
-    return next(p for p in folder.glob("generation-*") if p.is_dir())
 
 
 def test_loaded_is_the_same(saved):
     index, folder = saved
     loaded = Index.load(folder)
     assert len(loaded) == len(index) == 1_000
-    assert loaded.model == "abc"
-    assert loaded.columns == index.columns
+    assert (loaded.model, loaded.columns) == ("abc", index.columns)
     for where in (None, "side == 'left'", "side == 'new'", "share < 0.01"):
         ours, theirs = index.search(QUERIES, 7, where=where), loaded.search(QUERIES, 7, where=where)
-        assert np.array_equal(ours.ids, theirs.ids)
-        assert np.array_equal(ours.scores, theirs.scores)
+        assert np.array_equal(ours.ids, theirs.ids) and np.array_equal(ours.scores, theirs.scores)
     assert loaded.attributes([2_000, 3]) == index.attributes([2_000, 3])
     assert loaded.snapshot.base.points == index.snapshot.base.points
 
@@ -108,19 +100,16 @@ def test_one_writer_at_a_time_and_readers_catch_up(saved):
     with pytest.raises(UserError, match="another process is changing"):
         second.delete([5_000])
     assert 5_000 not in second
-    assert second.refresh()
-    assert 5_000 in second
-    assert not second.refresh()
+    assert second.refresh() and 5_000 in second and not second.refresh()
     first.rebuild()
     first.delete([5_000])
-    assert second.refresh()
-    assert 5_000 not in second
+    assert second.refresh() and 5_000 not in second
     first.close()
-    second.upsert([6_000], QUERIES[6:7])  # reads what it missed, then writes
-    second.close()
-    first.upsert([7_000], QUERIES[7:8])
-    assert 6_000 in first
-    first.close()
+    with second:
+        second.upsert([6_000], QUERIES[6:7])  # reads what it missed, then writes
+    with first:
+        first.upsert([7_000], QUERIES[7:8])
+        assert 6_000 in first
 
 
 def test_a_damaged_byte_anywhere_is_a_sentence(saved):
@@ -188,22 +177,30 @@ def test_a_damaged_update_before_others_is_not_passed_over(saved):
 
 
 @EXACT
-def test_what_is_no_index_is_said(saved, tmp_path):
-    _, folder = saved
-    with pytest.raises(UserError, match="no index"):
-        Index.load(tmp_path / "nothing")
+def test_what_is_no_index_is_said_and_left_alone(saved, tmp_path):
+    index, folder = saved
     manifest = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps({**manifest, "format": 99}))
     with pytest.raises(UserError, match="format 99"):
         Index.load(folder)
-    other = tmp_path / "photos"
-    other.mkdir()
-    (other / "holiday.jpg").write_bytes(b"x")
-    with pytest.raises(UserError, match="holds other files"):
-        Index.build(VECTORS, np.arange(1_000)).save(other)
+    foreign = tmp_path / "records"
+    foreign.mkdir()
+    (foreign / "manifest.json").write_text('{"format": 1, "fingerprint": "x", "num_products": 3}')
+    with pytest.raises(UserError, match=r"holds other files, such as manifest\.json"):
+        index.save(foreign)
     with pytest.raises(UserError, match="is a file"):
-        Index.build(VECTORS, np.arange(1_000)).save(other / "holiday.jpg")
-    assert (other / "holiday.jpg").read_bytes() == b"x"
+        index.save(foreign / "manifest.json")
+    assert "fingerprint" in (foreign / "manifest.json").read_text()
+
+
+@EXACT
+def test_saving_removes_nothing_but_its_own(saved):
+    _, folder = saved
+    (folder / "generation-1").mkdir()
+    (folder / "generation-1/data.txt").write_text("mine")
+    with Index.load(folder) as loaded:
+        loaded.save(folder)
+    assert (folder / "generation-1/data.txt").read_text() == "mine"
 
 
 def test_nothing_foreign_is_loaded(saved):
@@ -215,36 +212,44 @@ def test_nothing_foreign_is_loaded(saved):
         Index.load(folder)
 
 
-def forge(folder, change):
-    """Changes files of an index as somebody would who means harm: digests and all are right."""
-    place, path = generation(folder), folder / "manifest.json"
-    manifest = json.loads(path.read_text())
-    change(place, manifest)
-    for name in manifest["files"]:
-        data = (place / name).read_bytes()
-        manifest["files"][name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-    manifest.pop("sha256", None)
-    path.write_text(json.dumps({**manifest, "sha256": storage.manifest_digest(manifest)}))
-
-
-def change_array(name, change):
-    def do(place, manifest):
+def with_array(name, rows, value):
+    def change(place, manifest):
         array = np.load(place / name)
-        change(array)
+        array[rows] = value
         np.save(place / name, array)
 
-    return do
+    return change
 
 
-def change_npz(name, **arrays):
-    def do(place, manifest):
+def with_npz(name, save=np.savez, **arrays):
+    def change(place, manifest):
         with np.load(place / name) as old:
-            np.savez(place / name, **{**old, **arrays})
+            save(place / name, **{**old, **arrays})
 
-    return do
+    return change
 
 
-def claim_much(place, manifest):
+def with_bytes(name, data):
+    return lambda place, manifest: (place / name).write_bytes(data)
+
+
+def with_zip_bytes(*changes):
+    def change(place, manifest):
+        data = bytearray((place / "columns.npz").read_bytes())
+        for mark, offset, new in changes:
+            start = data.rfind(mark) + offset
+            data[start : start + len(new)] = new
+        (place / "columns.npz").write_bytes(bytes(data))
+
+    return change
+
+
+def with_text_among_arrays(place, manifest):
+    with zipfile.ZipFile(place / "columns.npz", "a") as archive:
+        archive.writestr("column9.npy", "hello")
+
+
+def with_much_claimed(place, manifest):
     """A header of 10**13 rows, as the manifest says, and the bytes of a thousand."""
     with (place / "vectors.npy").open("wb") as file:
         shape = {"descr": "<f4", "fortran_order": False, "shape": (10**13, 12)}
@@ -253,118 +258,52 @@ def claim_much(place, manifest):
     manifest["rows"] = 10**13
 
 
-def overstate(place, manifest):
-    """A directory of the npz in which an array is said to take a terabyte."""
-    data = bytearray((place / "columns.npz").read_bytes())
-    entry = data.rfind(b"PK\x01\x02")
-    data[entry + 20 : entry + 28] = struct.pack("<II", 0xFFFFFFF0, 0xFFFFFFF0)
-    (place / "columns.npz").write_bytes(bytes(data))
-
-
-def encrypt(place, manifest):
-    data = bytearray((place / "columns.npz").read_bytes())
-    for mark, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
-        data[data.find(mark) + offset] |= 1
-    (place / "columns.npz").write_bytes(bytes(data))
-
-
-def put_text_among_arrays(place, manifest):
-    with zipfile.ZipFile(place / "columns.npz", "a") as archive:
-        archive.writestr("column9.npy", "hello")
-
-
-def compress(place, manifest):
-    with np.load(place / "columns.npz") as old:
-        np.savez_compressed(place / "columns.npz", **old)
-
-
-def set_in(*path_and_value):
-    *path, last, value = path_and_value
-
-    def do(place, manifest):
-        part = manifest
-        for key in path:
-            part = part[key]
-        part[last] = value
-
-    return do
-
-
-def fill(rows, value):
-    def do(array):
-        array[rows] = value
-
-    return do
+HARMS = [
+    with_array("vectors.npy", (5, 0), np.nan), with_array("vectors.npy", 5, 0),
+    with_array("ids.npy", 5, 6), with_array("ids.npy", 5, -7),
+    with_bytes("vectors.npy", b"\x93NUMPY\x01"), with_bytes("columns.npz", b"PK\x03\x04" + b"x" * 50),
+    with_bytes("vectors.npy", b"\x93NUMPY\x01\x00\x14\x00{'descr': ('<f4',    \n"),
+    with_zip_bytes((b"PK\x01\x02", 20, b"\xf0\xff\xff\xff" * 2)),  # an array is said to take gigabytes
+    with_zip_bytes((b"PK\x03\x04", 6, b"\x01"), (b"PK\x01\x02", 8, b"\x01")),  # encrypted
+    with_npz("columns.npz", column0=np.full(1_000, 99, np.int32)), with_npz("columns.npz", np.savez_compressed),
+    with_text_among_arrays, with_much_claimed, ("rows", -1), ("dim", 0), ("version", None), ("columns", [3]),
+    ("generation", "generation-../../../etc"), ("settings", {}), ("settings.backend", 5), ("settings.batch", -1),
+    ("base", {}), ("base.rows", 10**9), ("base.rows", 0), ("base.backend", "faiss"), ("base.target_recall", "much"),
+    ("base.device_costs", [-1, 1]), ("base.points", [{"neighbours": 10}]), ("base.host_costs", []),
+    ("base.host_costs", {"single": 1.0}), ("base.host_costs.rows", [5, 3]), ("base.host_costs.batch", float("nan")),
+]  # fmt: skip
+SCANN_HARMS = [
+    ("base.leaves", 10**12), ("base.points.0.leaves", 10**9), ("base.points.0.reorder", -1), ("base.points", []),
+    ("base.points.0.neighbours", 0), ("base.points.0.single_seconds", -1.0), ("base.points.0.batch_seconds", 0.0),
+    with_array("scann/dataset.npy", 3, 0.5), with_npz("sample.npz", scores=np.zeros(3, np.float32)),
+    lambda place, manifest: np.save(place / "scann/dataset.npy", np.zeros((9_000, 12), np.float32)),
+    with_npz("sample.npz", rows=np.full(600, 10**6)),
+    with_npz("sample.npz", scores=np.full((600, 999), np.nan, np.float32)),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    "change",
-    [
-        change_array("vectors.npy", fill((5, 0), np.nan)),
-        change_array("vectors.npy", fill(5, 0)),
-        change_array("ids.npy", fill(5, 6)),
-        change_array("ids.npy", fill(5, -7)),
-        claim_much,
-        overstate,
-        encrypt,
-        put_text_among_arrays,
-        lambda place, manifest: (place / "vectors.npy").write_bytes(
-            b"\x93NUMPY\x01\x00\x14\x00{'descr': ('<f4',    \n"
-        ),
-        set_in("base", "host_costs", []),
-        set_in("base", "host_costs", "rows", [5, 3]),
-        set_in("settings", "backend", 5),
-        set_in("settings", "batch", -1),
-        compress,
-        lambda place, manifest: (place / "vectors.npy").write_bytes(b"\x93NUMPY\x01"),
-        lambda place, manifest: (place / "columns.npz").write_bytes(b"PK\x03\x04" + b"x" * 50),
-        change_npz("columns.npz", column0=np.full(1_000, 99, np.int32)),
-        set_in("rows", -1),
-        set_in("dim", 0),
-        set_in("generation", "generation-../../../etc"),
-        set_in("base", {}),
-        set_in("base", "rows", 10**9),
-        set_in("base", "rows", 0),
-        set_in("base", "backend", "faiss"),
-        set_in("base", "target_recall", "much"),
-        set_in("base", "host_costs", {"single": 1.0}),
-        set_in("base", "host_costs", "batch", float("nan")),
-        set_in("base", "device_costs", [-1, 1]),
-        set_in("base", "points", [{"neighbours": 10}]),
-        set_in("settings", {}),
-        set_in("columns", [3]),
-        set_in("version", None),
-    ],
+    ("template", "change"),
+    [*(("exact", change) for change in HARMS), *(("scann", change) for change in SCANN_HARMS)],
+    indirect=["template"],
 )
 def test_a_folder_that_means_harm_is_refused_with_a_sentence(saved, change):
+    """Files are changed as somebody would who means harm: digests and all are right."""
     _, folder = saved
     journal_of(folder).unlink()
-    forge(folder, change)
+    place, path = generation(folder), folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    if callable(change):
+        change(place, manifest)
+    else:
+        set_at(manifest, *change)
+    for name in manifest["files"]:
+        data = (place / name).read_bytes()
+        manifest["files"][name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    del manifest["sha256"]
+    path.write_text(json.dumps({**manifest, "sha256": storage.manifest_digest(manifest)}))
     with pytest.raises(UserError, match="damaged"):
         Index.load(folder)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        set_in("base", "leaves", 10**12),
-        set_in("base", "points", 0, "leaves", 10**9),
-        set_in("base", "points", 0, "reorder", -1),
-        set_in("base", "points", 0, "neighbours", 0),
-        set_in("base", "points", 0, "single_seconds", -1.0),
-        set_in("base", "points", 0, "batch_seconds", 0.0),
-        set_in("base", "points", []),
-        change_array("scann/dataset.npy", fill(3, 0.5)),
-        lambda place, manifest: np.save(place / "scann/dataset.npy", np.zeros((9_000, 12), np.float32)),
-        lambda place, manifest: np.save(place / "scann/dataset.npy", np.zeros((1_000, 13), np.float32)),
-        change_npz("sample.npz", rows=np.full(600, 10**6)),
-        change_npz("sample.npz", scores=np.full((600, 999), np.nan, np.float32)),
-        change_npz("sample.npz", scores=np.zeros(3, np.float32)),
-    ],
-)
-@pytest.mark.parametrize("template", ["scann"], indirect=True)
-def test_numbers_of_scann_out_of_range_are_refused(saved, change):
-    test_a_folder_that_means_harm_is_refused_with_a_sentence(saved, change)
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, "{}", "[]", "3", "\xff", '{"format": ' + "9" * 5_000 + "}", ""])
@@ -379,44 +318,27 @@ def test_a_manifest_that_is_none_is_a_sentence(saved, text):
 ROW = {"side": [None], "share": [0], "title": [""]}
 
 
-def addition(vectors, columns=ROW, name=5):
-    return Update(False, np.array([name]), np.asarray(vectors, np.float32), columns)
+def addition(vectors=np.eye(1, 12), name=5, **columns):  # noqa: B008
+    return Update(False, np.array([name]), np.asarray(vectors, np.float32), {**ROW, **columns})
 
 
 @pytest.mark.parametrize(
     "update",
     [
-        addition(np.full((1, 12), np.nan)),
-        addition(np.ones((1, 12))),
-        addition(np.eye(1, 9)),
-        addition(np.eye(1, 12), {"side": [None]}),
-        addition(np.eye(1, 12), {**ROW, "side": [3]}),
-        addition(np.eye(1, 12), {**ROW, "side": []}),
-        addition(np.eye(1, 12), name=-5),
-        Update(True, np.array(["a"])),
-        Update(True, np.array([], np.int64)),
+        addition(np.ones((1, 12))), addition(np.eye(1, 9)), addition(name=-5), addition(another=[None]),
+        addition(side=[3]), addition(side=[]), addition(side=["\ud800"]), addition(share=[10**400]),
+        Update(True, np.array(["a"])), Update(True, np.array([], np.int64)),
     ],
-)
-def test_updates_that_no_index_wrote_are_refused(saved, update):
+)  # fmt: skip
+@EXACT
+def test_updates_that_no_index_wrote_are_refused(saved, update, monkeypatch):
     _, folder = saved
+    dumps = json.dumps
+    monkeypatch.setattr(json, "dumps", lambda values, **_: dumps(values))  # which writes half of a surrogate pair too
     with journal_of(folder).open("ab", buffering=0) as file:
         append_update(file, update)
-    with pytest.raises(UserError, match=r"damaged record|another index"):
-        Index.load(folder)
-
-
-@pytest.mark.parametrize("value", ["1" + "0" * 400, '"\\ud800"'])
-def test_values_that_no_column_holds_are_refused_in_a_journal(saved, value):
-    _, folder = saved
-    column, other = ("share", "side") if value.isdigit() else ("side", "share")
-    columns = f'{{"{column}": [{value}], "{other}": [null], "title": [null]}}'
-    header = f'{{"deletes": false, "ids": [5], "width": 12, "columns": {columns}}}'
-    payload = np.eye(1, 12, dtype="<f4").tobytes()
-    body = header.encode() + payload
-    frame = struct.pack("<4sIQI", b"FJR1", len(header.encode()), len(payload), zlib.crc32(body))
-    with journal_of(folder).open("ab") as file:
-        file.write(frame + struct.pack("<I", zlib.crc32(frame)) + body)
-    with pytest.raises(UserError, match=r"another index|cannot be read"):
+    monkeypatch.undo()
+    with pytest.raises(UserError, match=r"damaged record|another index|cannot be read"):
         Index.load(folder)
 
 
@@ -434,11 +356,11 @@ def test_links_and_pipes_in_the_folder_lead_nowhere(saved, tmp_path):
             Index.load(folder).delete([10])
         assert victim.read_bytes() == b"precious" * 1_000
         place.unlink()
-    for make in (Path.mkdir, os.mkfifo):
+    for make, remove in ((Path.mkdir, Path.rmdir), (os.mkfifo, Path.unlink)):
         make(journal)
         with pytest.raises(UserError, match="no ordinary file"):
             Index.load(folder)
-        journal.rmdir() if make is Path.mkdir else journal.unlink()
+        remove(journal)
     journal.write_bytes(whole)
     assert len(Index.load(folder)) == 1_000
 
@@ -459,9 +381,10 @@ def test_a_journal_that_vanishes_is_not_written_on(saved):
 @EXACT
 def test_an_interrupted_catching_up_starts_again(saved, monkeypatch):
     _, folder = saved
-    writer, reader = Index.load(folder), Index.load(folder)
-    writer.delete([2_000])
-    writer.upsert([5_000], QUERIES[:1])
+    with Index.load(folder) as writer:
+        reader = Index.load(folder)
+        writer.delete([2_000])
+        writer.upsert([5_000], QUERIES[:1])
     real, calls = Updater.apply, []
 
     def interrupted(self, snapshot, update):
@@ -475,10 +398,7 @@ def test_an_interrupted_catching_up_starts_again(saved, monkeypatch):
         reader.refresh()
     monkeypatch.undo()
     assert reader.refresh()
-    assert 2_000 not in reader
-    assert 5_000 in reader
-    assert len(reader) == len(writer)
-    writer.close()
+    assert 2_000 not in reader and 5_000 in reader and len(reader) == len(writer)
 
 
 def test_words_that_no_row_has_are_not_kept(tmp_path):
@@ -509,19 +429,13 @@ def test_a_long_journal_is_saved_away(tmp_path, monkeypatch):
 
 def test_what_cannot_be_saved_away_is_kept_all_the_same(tmp_path, monkeypatch):
     monkeypatch.setattr(storage, "_LEAST_JOURNAL", 0)
+    save = Mock(side_effect=MemoryError)
     with Index.build(VECTORS[:2], np.arange(2), backend="exact") as index:
         index.save(tmp_path / "index")
-
-        tries = []
-
-        def full(*_, **__):
-            tries.append(1)
-            raise MemoryError
-
-        monkeypatch.setattr(np, "save", full)
+        monkeypatch.setattr(np, "save", save)
         for step in range(20):
             index.upsert([step], QUERIES[:1])
-    assert 1 <= len(tries) < 10  # not with every change
+    assert 1 <= save.call_count < 10  # not with every change
     assert len(Index.load(tmp_path / "index")) == 20
 
 
@@ -530,11 +444,10 @@ def test_times_are_measured_again_on_another_machine(saved, monkeypatch):
     monkeypatch.setattr(storage, "machine_name", lambda: "another machine")
     before, after = index.snapshot.base, Index.load(folder).snapshot.base
     assert before.host.costs != after.host.costs
-    assert [(p.neighbours, p.leaves, p.reorder, p.recall) for p in before.points] == [
-        (p.neighbours, p.leaves, p.reorder, p.recall) for p in after.points
-    ]
-    assert all(p.single_seconds > 0 and p.batch_seconds > 0 for p in after.points)
     assert before.backend == "exact" or before.points != after.points
+    assert all(p.single_seconds > 0 and p.batch_seconds > 0 for p in after.points)
+    same = {"single_seconds": 0, "batch_seconds": 0}
+    assert [replace(p, **same) for p in before.points] == [replace(p, **same) for p in after.points]
 
 
 @pytest.mark.parametrize(("call", "fails"), [("save", (np, "save")), ("delete", (os, "fsync"))])
@@ -543,7 +456,7 @@ def test_a_full_disk_leaves_the_index_as_it_was(saved, monkeypatch, call, fails)
     loaded = Index.load(folder)
     loaded.delete([11])
     before = sorted(p.name for p in folder.iterdir())
-    monkeypatch.setattr(*fails, fail_with(OSError(28, "No space left on device")))
+    monkeypatch.setattr(*fails, Mock(side_effect=OSError(28, "No space left on device")))
     with pytest.raises(OSError, match="No space"):
         loaded.save(folder) if call == "save" else loaded.delete([14])
     monkeypatch.undo()
@@ -558,13 +471,12 @@ def test_a_full_disk_leaves_the_index_as_it_was(saved, monkeypatch, call, fails)
 def test_an_error_after_the_swap_loses_no_later_update(saved, monkeypatch):
     """The new generation is the current one, and what follows goes there, whatever fails behind the swap."""
     _, folder = saved
-    loaded = Index.load(folder)
-    monkeypatch.setattr(storage, "remove_others", fail_with(KeyboardInterrupt))
-    with pytest.raises(KeyboardInterrupt):
-        loaded.save(folder)
-    monkeypatch.undo()
-    loaded.delete([13])
-    loaded.close()
+    with Index.load(folder) as loaded:
+        monkeypatch.setattr(storage, "remove_others", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            loaded.save(folder)
+        monkeypatch.undo()
+        loaded.delete([13])
     assert 13 not in Index.load(folder)
 
 
@@ -588,7 +500,7 @@ def test_an_update_that_is_interrupted_leaves_every_vector_with_its_id(saved, mo
         wanted = QUERIES[2:3] / np.linalg.norm(QUERIES[2])
         index.upsert([3_000], QUERIES[:1])
         with monkeypatch.context() as patch:
-            patch.setattr(AttributeTable, where, fail_with(KeyboardInterrupt))
+            patch.setattr(AttributeTable, where, Mock(side_effect=KeyboardInterrupt))
             with pytest.raises(KeyboardInterrupt):
                 index.upsert([3_001], QUERIES[1:2])
         index.upsert([3_002], QUERIES[2:3])
@@ -599,30 +511,6 @@ def test_an_update_that_is_interrupted_leaves_every_vector_with_its_id(saved, mo
     assert np.allclose(again.vectors([3_002]), wanted, atol=1e-6)
     # On the disk before the interrupt came, or not begun.
     assert (3_001 in again) == (3_001 in index) == (where == "append")
-
-
-def test_other_programs_folders_are_left_alone(tmp_path):
-    index = Index.build(VECTORS, np.arange(1_000))
-    foreign = tmp_path / "records"
-    foreign.mkdir()
-    (foreign / "manifest.json").write_text('{"format": 1, "fingerprint": "x", "num_products": 3}')
-    with pytest.raises(UserError, match=r"holds other files, such as manifest\.json"):
-        index.save(foreign)
-    index.save(tmp_path / "index")
-    (tmp_path / "index/generation-1").mkdir()
-    (tmp_path / "index/generation-1/data.txt").write_text("mine")
-    index.save(tmp_path / "index")
-    index.close()
-    assert (tmp_path / "index/generation-1/data.txt").read_text() == "mine"
-    assert len(list((tmp_path / "index").glob("generation-*.journal"))) == 1
-
-
-def test_a_copied_folder_is_an_index(saved, tmp_path):
-    index, folder = saved
-    shutil.copytree(folder, tmp_path / "elsewhere")
-    shutil.rmtree(folder)
-    moved = Index.load(tmp_path / "elsewhere")
-    assert np.array_equal(moved.search(QUERIES, 5).ids, index.search(QUERIES, 5).ids)
 
 
 def test_health_says_when_a_rebuild_is_due():
