@@ -252,9 +252,9 @@ def with_text_among_arrays(place, manifest):
 def with_much_claimed(place, manifest):
     """A header of 10**13 rows, as the manifest says, and the bytes of a thousand."""
     with (place / "vectors.npy").open("wb") as file:
-        shape = {"descr": "<f4", "fortran_order": False, "shape": (10**13, 12)}
+        shape = {"descr": "<f4", "fortran_order": False, "shape": (10**13, 16)}
         np.lib.format.write_array_header_1_0(file, shape)
-        file.write(bytes(48_000))
+        file.write(bytes(64_000))
     manifest["rows"] = 10**13
 
 
@@ -276,7 +276,7 @@ SCANN_HARMS = [
     ("base.leaves", 10**12), ("base.points.0.leaves", 10**9), ("base.points.0.reorder", -1), ("base.points", []),
     ("base.points.0.neighbours", 0), ("base.points.0.single_seconds", -1.0), ("base.points.0.batch_seconds", 0.0),
     with_array("scann/dataset.npy", 3, 0.5), with_npz("sample.npz", scores=np.zeros(3, np.float32)),
-    lambda place, manifest: np.save(place / "scann/dataset.npy", np.zeros((9_000, 12), np.float32)),
+    lambda place, manifest: np.save(place / "scann/dataset.npy", np.zeros((9_000, 16), np.float32)),
     with_npz("sample.npz", rows=np.full(600, 10**6)),
     with_npz("sample.npz", scores=np.full((600, 999), np.nan, np.float32)),
 ]  # fmt: skip
@@ -318,21 +318,23 @@ def test_a_manifest_that_is_none_is_a_sentence(saved, text):
 ROW = {"side": [None], "share": [0], "title": [""]}
 
 
-def addition(vectors=np.eye(1, 12), name=5, **columns):  # noqa: B008
+def addition(vectors=np.eye(1, 16), name=5, **columns):  # noqa: B008
     return Update(False, np.array([name]), np.asarray(vectors, np.float32), {**ROW, **columns})
 
 
 @pytest.mark.parametrize(
     "update",
     [
-        addition(np.ones((1, 12))), addition(np.eye(1, 9)), addition(name=-5), addition(another=[None]),
-        addition(side=[3]), addition(side=[]), addition(side=["\ud800"]), addition(share=[10**400]),
+        addition(np.ones((1, 16))), addition(np.eye(1, 9)), addition(name=-5), addition(side=[3]),
+        addition(side=[]), addition(side=["\ud800"]), addition(share=[10**400]),
         Update(True, np.array(["a"])), Update(True, np.array([], np.int64)),
+        Update(False, np.array([5]), np.eye(1, 16, dtype=np.float32), {"side": [None]}),
     ],
 )  # fmt: skip
 @EXACT
 def test_updates_that_no_index_wrote_are_refused(saved, update, monkeypatch):
-    _, folder = saved
+    index, folder = saved
+    assert addition().fits(index.snapshot)
     dumps = json.dumps
     monkeypatch.setattr(json, "dumps", lambda values, **_: dumps(values))  # which writes half of a surrogate pair too
     with journal_of(folder).open("ab", buffering=0) as file:
