@@ -28,11 +28,11 @@ VECTORS, QUERIES = np.split(clustered(1_040, 16), [1_000])
 ATTRIBUTES = attributes_of(VECTORS)
 
 
-@pytest.fixture(scope="module", params=["exact", "scann"])
+@pytest.fixture(scope="module")
 def template(request, tmp_path_factory):
-    """An index in memory, which tests only read, and its folder, with two updates in the journal."""
+    """An index in memory and its folder, with two updates in the journal; exact unless a test asks for ScaNN."""
     folder = tmp_path_factory.mktemp("template") / "index"
-    index = Index.build(VECTORS, np.arange(1_000), ATTRIBUTES, backend=request.param, model="abc")
+    index = Index.build(VECTORS, np.arange(1_000), ATTRIBUTES, backend=getattr(request, "param", "exact"), model="abc")
     index.save(folder)
     index.upsert([3, 2_000], QUERIES[:2], {"side": ["new", "new"]})
     index.delete([4])
@@ -41,11 +41,18 @@ def template(request, tmp_path_factory):
 
 
 @pytest.fixture
-def saved(template, tmp_path):
-    """The same with a copy of the folder, which a test may change."""
-    index, folder = template
-    shutil.copytree(folder, tmp_path / "index")
-    return index, tmp_path / "index"
+def index(template):
+    """The index in memory, which tests only read."""
+    return template[0]
+
+
+@pytest.fixture
+def folder(template, tmp_path):
+    """A copy of its folder, which a test may change."""
+    return shutil.copytree(template[1], tmp_path / "index")
+
+
+BOTH = pytest.mark.parametrize("template", ["exact", "scann"], indirect=True)
 
 
 def journal_of(folder):
@@ -56,11 +63,8 @@ def generation(folder):
     return next(p for p in folder.glob("generation-*") if p.is_dir())
 
 
-EXACT = pytest.mark.parametrize("template", ["exact"], indirect=True)  # the backend does not matter
-
-
-def test_loaded_is_the_same(saved):
-    index, folder = saved
+@BOTH
+def test_loaded_is_the_same(index, folder):
     loaded = Index.load(folder)
     assert len(loaded) == len(index) == 1_000
     assert (loaded.model, loaded.columns) == ("abc", index.columns)
@@ -71,30 +75,31 @@ def test_loaded_is_the_same(saved):
     assert loaded.snapshot.base.points == index.snapshot.base.points
 
 
-def test_saving_again_leaves_one_generation_and_an_empty_journal(saved):
-    _, folder = saved
+@BOTH
+def test_saving_again_leaves_one_generation_and_an_empty_journal(folder):
+    (folder / "generation-1").mkdir()  # not ours
     with Index.load(folder) as loaded:
         loaded.save(folder)
-        assert sorted(p.name.split("-")[0] for p in folder.iterdir()) == [
-            ".lock", "generation", "generation", "manifest.json",
-        ]  # fmt: skip
-        assert [p.stat().st_size for p in folder.glob("*.journal")] == [0]
-    again = Index.load(folder)
-    assert np.array_equal(again.search(QUERIES, 5).ids, loaded.search(QUERIES, 5).ids)
+    names = sorted(p.name.split("-")[0] for p in folder.iterdir() if p.name != "generation-1")
+    assert names == [".lock", "generation", "generation", "manifest.json"]
+    assert (folder / "generation-1").is_dir() and journal_of(folder).stat().st_size == 0
+    assert np.array_equal(Index.load(folder).search(QUERIES, 5).ids, loaded.search(QUERIES, 5).ids)
 
 
-def test_text_ids_survive(tmp_path):
-    names = [f"ключ {i}" for i in range(20)]
-    with Index.build(VECTORS[:20], names) as index:
-        index.save(tmp_path / "index")
-        index.upsert(["a much longer name than the others"], VECTORS[30:31])
-    loaded = Index.load(tmp_path / "index")
-    assert loaded.search(VECTORS[[30, 4]], 1).ids[:, 0].tolist() == ["a much longer name than the others", names[4]]
+def test_text_ids_survive_and_words_that_no_row_has_do_not(tmp_path):
+    names, longer, place = [f"ключ {i}" for i in range(20)], "a much longer name than the others", tmp_path / "index"
+    with Index.build(VECTORS[:20], names, {"n": ["start"] * 20}, backend="exact") as index:
+        index.save(place)
+        for step in range(40):
+            index.upsert([longer], VECTORS[30:31], {"n": [f"word {step}"]})
+        assert Index.load(place).search(VECTORS[[30, 4]], 1).ids[:, 0].tolist() == [longer, names[4]]
+        index.save(place)
+    loaded = Index.load(place)
+    assert sorted(loaded.snapshot.attributes.column("n").vocabulary) == ["start", "word 39"]
+    assert loaded.attributes([longer, names[4]]) == [{"n": "word 39"}, {"n": "start"}]
 
 
-@EXACT
-def test_one_writer_at_a_time_and_readers_catch_up(saved):
-    _, folder = saved
+def test_one_writer_at_a_time_and_readers_catch_up(folder):
     first, second = Index.load(folder), Index.load(folder)
     first.upsert([5_000], QUERIES[5:6])
     with pytest.raises(UserError, match="another process is changing"):
@@ -112,8 +117,8 @@ def test_one_writer_at_a_time_and_readers_catch_up(saved):
         assert 6_000 in first
 
 
-def test_a_damaged_byte_anywhere_is_a_sentence(saved):
-    _, folder = saved
+@BOTH
+def test_a_damaged_byte_anywhere_is_a_sentence(folder):
     paths = [p for p in folder.rglob("*") if p.is_file() and p.stat().st_size and p.suffix != ".journal"]
     assert len(paths) >= 5
     for path in paths:
@@ -130,9 +135,7 @@ def test_a_damaged_byte_anywhere_is_a_sentence(saved):
     assert len(Index.load(folder)) == 1_000
 
 
-@EXACT
-def test_the_journal_ends_at_what_a_crash_cut_short(saved):
-    _, folder = saved
+def test_the_journal_ends_at_what_a_crash_cut_short(folder):
     journal = journal_of(folder)
     whole = journal.read_bytes()
     ends = [0]
@@ -153,9 +156,7 @@ def test_the_journal_ends_at_what_a_crash_cut_short(saved):
     assert 10 not in Index.load(folder)  # the half record was removed before the next one was written
 
 
-@EXACT
-def test_a_damaged_last_update_is_told_of(saved, capsys):
-    _, folder = saved
+def test_a_damaged_last_update_is_told_of(folder, capsys):
     journal = journal_of(folder)
     journal.write_bytes(journal.read_bytes()[:-1] + b"!")
     loaded = Index.load(folder)
@@ -165,9 +166,7 @@ def test_a_damaged_last_update_is_told_of(saved, capsys):
     assert "no whole update" in capsys.readouterr().err
 
 
-@EXACT
-def test_a_damaged_update_before_others_is_not_passed_over(saved):
-    _, folder = saved
+def test_a_damaged_update_before_others_is_not_passed_over(folder):
     journal = journal_of(folder)
     whole = journal.read_bytes()
     for place in (2, 6, 40):
@@ -176,9 +175,7 @@ def test_a_damaged_update_before_others_is_not_passed_over(saved):
             Index.load(folder)
 
 
-@EXACT
-def test_what_is_no_index_is_said_and_left_alone(saved, tmp_path):
-    index, folder = saved
+def test_what_is_no_index_is_said_and_left_alone(index, folder, tmp_path):
     manifest = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps({**manifest, "format": 99}))
     with pytest.raises(UserError, match="format 99"):
@@ -193,18 +190,8 @@ def test_what_is_no_index_is_said_and_left_alone(saved, tmp_path):
     assert "fingerprint" in (foreign / "manifest.json").read_text()
 
 
-@EXACT
-def test_saving_removes_nothing_but_its_own(saved):
-    _, folder = saved
-    (folder / "generation-1").mkdir()
-    (folder / "generation-1/data.txt").write_text("mine")
-    with Index.load(folder) as loaded:
-        loaded.save(folder)
-    assert (folder / "generation-1/data.txt").read_text() == "mine"
-
-
-def test_nothing_foreign_is_loaded(saved):
-    _, folder = saved
+@BOTH
+def test_nothing_foreign_is_loaded(folder):
     place = generation(folder)
     strange = (place / "scann" if (place / "scann").is_dir() else place) / "scann_docids.pkl"
     strange.write_bytes(b"cos\nsystem\n(S'touch /tmp/owned'\ntR.")
@@ -287,9 +274,8 @@ SCANN_HARMS = [
     [*(("exact", change) for change in HARMS), *(("scann", change) for change in SCANN_HARMS)],
     indirect=["template"],
 )
-def test_a_folder_that_means_harm_is_refused_with_a_sentence(saved, change):
+def test_a_folder_that_means_harm_is_refused_with_a_sentence(folder, change):
     """Files are changed as somebody would who means harm: digests and all are right."""
-    _, folder = saved
     journal_of(folder).unlink()
     place, path = generation(folder), folder / "manifest.json"
     manifest = json.loads(path.read_text())
@@ -307,9 +293,7 @@ def test_a_folder_that_means_harm_is_refused_with_a_sentence(saved, change):
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, "{}", "[]", "3", "\xff", '{"format": ' + "9" * 5_000 + "}", ""])
-@EXACT
-def test_a_manifest_that_is_none_is_a_sentence(saved, text):
-    _, folder = saved
+def test_a_manifest_that_is_none_is_a_sentence(folder, text):
     (folder / "manifest.json").write_text(text, encoding="latin-1")
     with pytest.raises(UserError, match=r"damaged|format"):
         Index.load(folder)
@@ -331,9 +315,7 @@ def addition(vectors=np.eye(1, 16), name=5, **columns):  # noqa: B008
         Update(False, np.array([5]), np.eye(1, 16, dtype=np.float32), {"side": [None]}),
     ],
 )  # fmt: skip
-@EXACT
-def test_updates_that_no_index_wrote_are_refused(saved, update, monkeypatch):
-    index, folder = saved
+def test_updates_that_no_index_wrote_are_refused(index, folder, update, monkeypatch):
     assert addition().fits(index.snapshot)
     dumps = json.dumps
     monkeypatch.setattr(json, "dumps", lambda values, **_: dumps(values))  # which writes half of a surrogate pair too
@@ -344,9 +326,7 @@ def test_updates_that_no_index_wrote_are_refused(saved, update, monkeypatch):
         Index.load(folder)
 
 
-@EXACT
-def test_links_and_pipes_in_the_folder_lead_nowhere(saved, tmp_path):
-    _, folder = saved
+def test_links_and_pipes_in_the_folder_lead_nowhere(folder, tmp_path):
     victim = tmp_path / "victim"
     journal = journal_of(folder)
     whole = journal.read_bytes()
@@ -367,9 +347,7 @@ def test_links_and_pipes_in_the_folder_lead_nowhere(saved, tmp_path):
     assert len(Index.load(folder)) == 1_000
 
 
-@EXACT
-def test_a_journal_that_vanishes_is_not_written_on(saved):
-    index, folder = saved
+def test_a_journal_that_vanishes_is_not_written_on(index, folder):
     loaded = Index.load(folder)
     journal_of(folder).unlink()
     with pytest.raises(UserError, match="has lost updates"):
@@ -380,9 +358,7 @@ def test_a_journal_that_vanishes_is_not_written_on(saved):
     assert len(Index.load(folder.with_name("elsewhere"))) == len(index)
 
 
-@EXACT
-def test_an_interrupted_catching_up_starts_again(saved, monkeypatch):
-    _, folder = saved
+def test_an_interrupted_catching_up_starts_again(folder, monkeypatch):
     with Index.load(folder) as writer:
         reader = Index.load(folder)
         writer.delete([2_000])
@@ -401,16 +377,6 @@ def test_an_interrupted_catching_up_starts_again(saved, monkeypatch):
     monkeypatch.undo()
     assert reader.refresh()
     assert 2_000 not in reader and 5_000 in reader and len(reader) == len(writer)
-
-
-def test_words_that_no_row_has_are_not_kept(tmp_path):
-    with Index.build(VECTORS[:20], np.arange(20), {"n": ["start"] * 20}, backend="exact") as index:
-        for step in range(40):
-            index.upsert([3], QUERIES[:1], {"n": [f"word {step}"]})
-        index.save(tmp_path / "index")
-        loaded = Index.load(tmp_path / "index")
-        assert sorted(loaded.snapshot.attributes.column("n").vocabulary) == ["start", "word 39"]
-        assert loaded.attributes([3, 4]) == [{"n": "word 39"}, {"n": "start"}]
 
 
 def test_a_long_journal_is_saved_away(tmp_path, monkeypatch):
@@ -441,8 +407,8 @@ def test_what_cannot_be_saved_away_is_kept_all_the_same(tmp_path, monkeypatch):
     assert len(Index.load(tmp_path / "index")) == 20
 
 
-def test_times_are_measured_again_on_another_machine(saved, monkeypatch):
-    index, folder = saved
+@BOTH
+def test_times_are_measured_again_on_another_machine(index, folder, monkeypatch):
     monkeypatch.setattr(storage, "machine_name", lambda: "another machine")
     before, after = index.snapshot.base, Index.load(folder).snapshot.base
     assert before.host.costs != after.host.costs
@@ -452,9 +418,9 @@ def test_times_are_measured_again_on_another_machine(saved, monkeypatch):
     assert [replace(p, **same) for p in before.points] == [replace(p, **same) for p in after.points]
 
 
+@BOTH
 @pytest.mark.parametrize(("call", "fails"), [("save", (np, "save")), ("delete", (os, "fsync"))])
-def test_a_full_disk_leaves_the_index_as_it_was(saved, monkeypatch, call, fails):
-    _, folder = saved
+def test_a_full_disk_leaves_the_index_as_it_was(folder, monkeypatch, call, fails):
     loaded = Index.load(folder)
     loaded.delete([11])
     before = sorted(p.name for p in folder.iterdir())
@@ -469,10 +435,8 @@ def test_a_full_disk_leaves_the_index_as_it_was(saved, monkeypatch, call, fails)
     assert [name in again for name in (11, 12, 14)] == [False, False, True]
 
 
-@EXACT
-def test_an_error_after_the_swap_loses_no_later_update(saved, monkeypatch):
+def test_an_error_after_the_swap_loses_no_later_update(folder, monkeypatch):
     """The new generation is the current one, and what follows goes there, whatever fails behind the swap."""
-    _, folder = saved
     with Index.load(folder) as loaded:
         monkeypatch.setattr(storage, "remove_others", Mock(side_effect=KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
@@ -482,9 +446,7 @@ def test_an_error_after_the_swap_loses_no_later_update(saved, monkeypatch):
     assert 13 not in Index.load(folder)
 
 
-@EXACT
-def test_a_stale_copy_does_not_overwrite_what_others_wrote(saved, monkeypatch):
-    _, folder = saved
+def test_a_stale_copy_does_not_overwrite_what_others_wrote(folder, monkeypatch):
     stale, other = Index.load(folder), Index.load(folder)
     with other:
         other.upsert([9_000], QUERIES[9:10])
@@ -495,9 +457,9 @@ def test_a_stale_copy_does_not_overwrite_what_others_wrote(saved, monkeypatch):
     assert 9_000 in Index.load(folder)
 
 
+@BOTH
 @pytest.mark.parametrize("where", ["append", "conform"])
-def test_an_update_that_is_interrupted_leaves_every_vector_with_its_id(saved, monkeypatch, where):
-    _, folder = saved
+def test_an_update_that_is_interrupted_leaves_every_vector_with_its_id(folder, monkeypatch, where):
     for index in (Index.build(VECTORS, np.arange(1_000), ATTRIBUTES, backend="exact"), Index.load(folder)):
         wanted = QUERIES[2:3] / np.linalg.norm(QUERIES[2])
         index.upsert([3_000], QUERIES[:1])
