@@ -31,14 +31,6 @@ def test_every_way_to_say_missing():
     assert make_table(frame, 2).to_lists() == {"a": [1, None], "b": ["x", None], "c": [None, None]}
 
 
-def test_appended_tables_keep_their_words():
-    table = make_table({"colour": ["Red", None], "price": [1, 2]}, 2)
-    more = make_table({"colour": ["Green", None, "Red"], "price": [3, None, 5]}, 3)
-    assert table.append(more, lambda name, ours, theirs: np.concatenate([ours, theirs])).to_lists() == {
-        "colour": ["Red", None, "Green", None, "Red"], "price": [1, 2, 3, None, 5],
-    }  # fmt: skip
-
-
 def test_groups_are_equal_values_and_missing_ones_stand_alone():
     table = make_table({"t": ["a", None, "a", None, "b"], "n": [1.0, None, 1.0, None, 2.0]}, 5)
     for name in ("t", "n"):

@@ -171,66 +171,53 @@ def test_confidences_are_of_the_labels_that_are_kept(shop, index):
     assert differing > 0
 
 
-def test_ids_are_of_the_indexs_kind(shop, run, tmp_path):
-    extra = write_products(tmp_path / "new", 3, seed=9)
-    extra.write_text(extra.read_text().replace("S00", "1"))  # 1000, 1037, 1074: integers here, texts in the index
-    shutil.copytree(shop / "index", tmp_path / "index")
-    assert "153 in all" in run("index", "add", "--index", tmp_path / "index", "--source", extra).out
-    assert "1037" in Index.load(tmp_path / "index")
-
-
 def test_products_are_added_replaced_and_removed(shop, run, tmp_path):
-    extra = write_products(tmp_path / "new", 4, seed=9)
-    extra.write_text(extra.read_text().replace("S00000", "NEW-0").replace("S00037", "NEW-1"))
+    extra, place = write_products(tmp_path / "new", 4, seed=9), shutil.copytree(shop / "index", tmp_path / "index")
+    drawn = extra.read_text()
+    extra.write_text(drawn.replace("S00000", "NEW-0").replace("S00037", "NEW-1"))
     (tmp_path / "more.csv").write_text("id,price\nNEW-0,999\nNEW-1,998\n")
-    place = shutil.copytree(shop / "index", tmp_path / "index")
     out = run("index", "add", "--index", place, "--source", extra, "--table", tmp_path / "more.csv").out
     assert "4 products added or replaced, 152 in all" in out
-    with Index.load(place) as index:
-        assert index.attributes(["NEW-0"])[0]["price"] == 999
-        assert index.attributes(["S00074"])[0]["price"] == 2  # replaced, and its price kept
+    index = Index.load(place)
+    assert index.attributes(["NEW-0"])[0]["price"] == 999
+    assert index.attributes(["S00074"])[0]["price"] == 2  # replaced, and its price kept
     assert "150 products left" in run("index", "delete", "--index", place, "--id", "NEW-0", "NEW-1").out
     run("index", "rebuild", "--index", place)
     assert "every byte" in run("index", "verify", "--index", place).out
+    extra.write_text(drawn.replace("S00", "1"))  # 1000, 1037 and so on: integers here, texts in the index
+    assert "154 in all" in run("index", "add", "--index", place, "--source", extra).out
+    assert "1037" in Index.load(place)
+
+
+BAD_INPUT = {
+    "{build} --backend scan": "did you mean 'scann'", "{build} --target-recall 1.5": "target_recall",
+    "{build} --batch 0": "batch must be", "{build} --table {tmp}/nobody": "none of the catalogue's products",
+    "{build} --out {tmp}": "holds other files", "{add} --table {tmp}/prise": "did you mean 'price'",
+    "{add} --table {tmp}/no_id": "no column 'id'", "{add} --table {tmp}/twice": "'1' twice",
+    "{add} --source {tmp}/gone": "nothing at", "{add} --model small": "another model",
+    "index delete --index {index} --id " + "9" * 5_000: "no product", "{search} --id S99999": "no product 'S99999'",
+    "{search} --id S00000 --where color=='red'": "did you mean 'colour'", "{search} --image none": "cannot be read",
+    "{search} --id S00000 --keep kid": "did you mean 'kind'", "{search} --image {tmp}/twice": "not usable",
+    "{search} --id S00000 --change colour=redd": "did you mean 'red'", "{search} --attribute price=3": "holds numbers",
+    "{search} --id S00000 --change colour": "COLUMN=VALUE", "{search} --id S00000 --weigh colour=much": "PART=FACTOR",
+    "{search} --image {photo} --model small": "made by another model",
+}  # fmt: skip
 
 
 def test_bad_input_gets_a_sentence_before_anything_is_embedded(shop, run, tmp_path, monkeypatch):
     monkeypatch.setattr(gallery, "run_embedding", lambda *_: pytest.fail("it was embedded"))
-    source, table = shop / "shop/products.csv", tmp_path / "prices.csv"
-    build = ["index", "build", "--model", shop / "run", "--source", source, "--out", tmp_path / "i"]
-    add = ["index", "add", "--index", shop / "index"]
-    for columns, arguments, message in (
-        ("id,price\nnobody,3", [*build, "--backend", "scan"], "did you mean 'scann'"),
-        ("id,price\nnobody,3", [*build, "--target-recall", "1.5"], "target_recall"),
-        ("id,price\nnobody,3", [*build, "--batch", "0"], "batch must be"),
-        ("id,price\nnobody,3", [*build, "--table", table], "none of the catalogue's products"),
-        ("id,price\nnobody,3", [*build[:-1], tmp_path], "holds other files"),
-        ("id,prise\nS00000,3", [*add, "--source", source, "--table", table], "did you mean 'price'"),
-        ("sku,price\n1,2", [*add, "--source", source, "--table", table], "no column 'id'"),
-        ("id,price\n1,2\n1,3", [*add, "--source", source, "--table", table], "'1' twice"),
-        ("", [*add, "--source", tmp_path / "gone"], "nothing at"),
-        ("", [*add, "--source", tmp_path, "--model", "small"], "another model"),
-        ("", ["index", "delete", "--index", shop / "index", "--id", "9" * 5_000], "no product"),
-    ):
-        table.write_text(columns)
-        assert message in run(*arguments, code=2).err
+    tables = {"nobody": "id,price\nx,3", "prise": "id,prise\nS00000,3", "no_id": "sku\n1", "twice": "id\n1\n1"}
+    for name, text in tables.items():
+        (tmp_path / name).write_text(text)
+    index, source = shop / "index", shop / "shop/products.csv"
+    words = {
+        "build": f"index build --model {shop / 'run'} --source {source} --out {tmp_path / 'i'}",
+        "add": f"index add --index {index} --source {source}", "search": f"search --index {index}",
+        "index": index, "photo": shop / "shop/photos/p7.jpg", "tmp": tmp_path,
+    }  # fmt: skip
+    for arguments, message in BAD_INPUT.items():
+        assert message in run(*arguments.format(**words).split(), code=2).err
     assert not (tmp_path / "i").exists()
-
-
-BAD_SEARCHES = {
-    "--id S99999": "no product 'S99999'", "--id S00000 --where color=='red'": "did you mean 'colour'",
-    "--id S00000 --keep kid": "did you mean 'kind'", "--id S00000 --change colour=redd": "did you mean 'red'",
-    "--id S00000 --change colour": "COLUMN=VALUE", "--id S00000 --weigh colour=much": "PART=FACTOR",
-    "--attribute price=3": "holds numbers", "--image no/such.jpg": "cannot be read",
-    "--image {photos}.csv": "not usable", "--image {photos}/p7.jpg --model small": "made by another model",
-}  # fmt: skip
-
-
-def test_bad_searches_get_a_sentence(shop, run):
-    (shop / "shop/photos.csv").write_text("not a photo")
-    for arguments, message in BAD_SEARCHES.items():
-        words = arguments.format(photos=shop / "shop/photos").split()
-        assert message in run("search", "--index", shop / "index", *words, code=2).err
 
 
 def test_colour_above_all(search, index):

@@ -73,8 +73,7 @@ def test_a_filter_costs_neither_hits_nor_recall(index, share, num_queries):
     parts = np.split(QUERIES, len(QUERIES) // num_queries)
     found = np.concatenate([positions(index.search(part, 10, where=f"share < {share}")) for part in parts])
     wanted = truth(VECTORS, QUERIES, 10, mask)
-    assert np.array_equal(found >= 0, wanted >= 0)
-    assert mask[found[found >= 0]].all()
+    assert np.array_equal(found >= 0, wanted >= 0) and mask[found[found >= 0]].all()
     assert recall(found, wanted) >= 0.95
 
 
@@ -119,13 +118,6 @@ def test_the_plan_follows_the_measured_costs(index):
     assert planner.plan(index_wins, 1000, 5_000, None) is index_wins.host  # nothing was tuned for that many
 
 
-def test_fewer_rows_than_asked_for_leave_places_empty(index):
-    hits = index.search(QUERIES[:3], 5, where="title == 'title 4'")
-    assert (np.sort(hits.ids[:, :3], axis=1) == IDS[12:15]).all()
-    assert (hits.ids[:, 3:] == -1).all() and np.isneginf(hits.scores[:, 3:]).all()
-    assert (index.search(QUERIES[:3], 5, where="title == 'no such title'").ids == -1).all()
-
-
 def test_groups_give_their_nearest_alone(index):
     hits = index.search(QUERIES[:20], 10, group_by="title")
     groups = np.array([i // 3 for i in range(6_000)])
@@ -136,8 +128,7 @@ def test_groups_give_their_nearest_alone(index):
         assert len(set(groups[found])) == 10
         assert len(set(found) & set(wanted)) >= 8  # all ten where the search is exact
     side = index.search(QUERIES[:2], 10, group_by="side")
-    assert (side.ids[:, :2] >= 0).all()
-    assert (side.ids[:, 2:] == -1).all()
+    assert (side.ids[:, :2] >= 0).all() and (side.ids[:, 2:] == -1).all()
 
 
 def test_few_groups_among_many_rows_are_found_in_bounded_memory(index, monkeypatch):
@@ -149,8 +140,7 @@ def test_few_groups_among_many_rows_are_found_in_bounded_memory(index, monkeypat
     for side in ("left", "right"):
         best = truth(VECTORS, QUERIES[:20], 1, mask & (sides == side))[:, 0]
         assert all(row in found for row, found in zip(best, positions(hits)[:, :2], strict=True))
-    assert (hits.ids[:, 2:] == -1).all()
-    assert (np.diff(hits.scores[:, :2], axis=1) <= 0).all()
+    assert (hits.ids[:, 2:] == -1).all() and (np.diff(hits.scores[:, :2], axis=1) <= 0).all()
     titles = index.search(QUERIES[:3], 30, group_by="title")
     monkeypatch.undo()
     assert np.allclose(titles.scores, index.search(QUERIES[:3], 30, group_by="title").scores, atol=0.05)
@@ -174,8 +164,7 @@ def test_diversity_is_maximal_marginal_relevance():
         picks.append(pool.pop(int(np.argmax(value))))
     assert positions(index.search(QUERIES[0], 6, diversity=0.4))[0].tolist() == picks
     few = index.search(QUERIES[:2], 10, diversity=0.4, exclude=IDS[8:200])
-    assert (np.sort(positions(few)[:, :8], axis=1) == np.arange(8)).all()
-    assert (few.ids[:, 8:] == -1).all()
+    assert (np.sort(positions(few)[:, :8], axis=1) == np.arange(8)).all() and (few.ids[:, 8:] == -1).all()
 
 
 def test_a_smallest_score_and_exclusions(index):
@@ -184,8 +173,7 @@ def test_a_smallest_score_and_exclusions(index):
     cut = index.search(QUERIES[:4], 10, min_score=lowest)
     assert np.array_equal(cut.ids >= 0, plain.scores >= lowest)
     without = index.search(VECTORS[5], 3, exclude=[IDS[5]])
-    assert IDS[5] not in without.ids
-    assert (without.ids >= 0).all()
+    assert IDS[5] not in without.ids and (without.ids >= 0).all()
 
 
 def test_memory_of_exact_search_is_bounded_by_tiles(monkeypatch):
@@ -217,9 +205,9 @@ def test_memory_of_exact_search_is_bounded_by_tiles(monkeypatch):
         (lambda i: i.upsert([True], QUERIES[:1]), "true and false"), (lambda i: i.upsert([10**400], QUERIES[:1]), "63"),
         (lambda i: i.upsert([1, 1], QUERIES[:2]), "2 times"), (lambda i: i.upsert([1, 2], QUERIES[:1]), "2 ids for 1"),
         (lambda i: i.upsert([-1], QUERIES[:1]), "63"), (lambda i: i.upsert(["x"], QUERIES[:1]), "integers as ids"),
-        (lambda i: i.upsert([1.5], QUERIES[:1]), "ids must"), (lambda i: i.search(QUERIES, 3, diversity=2), "diversity"),
+        (lambda i: i.upsert([1.5], QUERIES[:1]), "ids must"), (lambda i: i.search(QUERIES[:1], diversity=2), "diversity"),
         (lambda i: Index.build(VECTORS[:2], ["", "b"]), "characters"), (lambda i: Index.build([], []), "shape"),
-        (lambda i: Index.build(VECTORS[:2], [1, "1"]), "all texts"), (lambda i: Index.build(VECTORS[:0], []), "at least one"),
+        (lambda i: Index.build(VECTORS[:2], [1, "1"]), "all texts"), (lambda i: Index.build(VECTORS[:0], []), "least one"),
         (lambda i: Index.build(VECTORS[:2], ["a\0", "b"]), "no text that can be stored"),
         (lambda i: Index.build(VECTORS, IDS, backend=None), "no backend"),
     ],
@@ -248,7 +236,7 @@ def test_stored_things_are_found_by_id_and_others_are_key_errors(index):
 def test_ids_of_any_width_and_kind_of_array_are_found():
     index = Index.build(VECTORS[:50], [f"sku-{i}" for i in range(50)], {"n": list(range(50))}, backend="exact")
     hits = index.search(VECTORS[7], 3, where="n < 2")
-    assert set(hits.ids[0].tolist()) == {"sku-0", "sku-1", ""} and hits.ids[0, 2] == ""
+    assert set(hits.ids[0, :2]) == {"sku-0", "sku-1"} and hits.ids[0, 2] == "" and np.isneginf(hits.scores[0, 2])
     assert "sku-7" in index and "sku-7 but much longer than any other" not in index and "x" * 1_000 not in index
     index.upsert(["a longer one than the others"], VECTORS[50:51])
     assert "a longer one than the others" in index

@@ -129,8 +129,6 @@ class Model(RuleBasedStateMachine):
 
 
 class ScannModel(Model):
-    """The same over ScaNN."""
-
     backend = "scann"
 
 
