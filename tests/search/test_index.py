@@ -43,8 +43,7 @@ def test_exact_search_is_exact():
     for k in (1, 10, 33, 1000):
         hits = index.search(QUERIES, k)
         assert same_neighbours(positions(hits), truth(VECTORS, QUERIES, k))
-        assert (np.diff(hits.scores, axis=1) <= 0).all()
-        assert hits.scores.dtype == np.float32
+        assert (np.diff(hits.scores, axis=1) <= 0).all() and hits.scores.dtype == np.float32
 
 
 def test_scores_are_cosine_similarities(index):
@@ -146,14 +145,6 @@ def test_few_groups_among_many_rows_are_found_in_bounded_memory(index, monkeypat
     assert np.allclose(titles.scores, index.search(QUERIES[:3], 30, group_by="title").scores, atol=0.05)
 
 
-def test_many_exclusions_are_as_few(index, monkeypatch):
-    out = IDS[:400:2]
-    many = index.search(QUERIES[:10], 8, exclude=out, where="share < 0.4")
-    monkeypatch.setattr(query, "_FEW_EXCLUDED", 0)
-    assert same_neighbours(positions(many), positions(index.search(QUERIES[:10], 8, exclude=out, where="share < 0.4")))
-    assert not np.isin(many.ids, out).any()
-
-
 def test_diversity_is_maximal_marginal_relevance():
     index = Index.build(VECTORS[:200], IDS[:200], backend="exact")
     rows = unit(VECTORS[:200])
@@ -167,13 +158,18 @@ def test_diversity_is_maximal_marginal_relevance():
     assert (np.sort(positions(few)[:, :8], axis=1) == np.arange(8)).all() and (few.ids[:, 8:] == -1).all()
 
 
-def test_a_smallest_score_and_exclusions(index):
+def test_a_smallest_score_and_exclusions(index, monkeypatch):
     plain = index.search(QUERIES[:4], 10)
     lowest = float(plain.scores[0, 4])
     cut = index.search(QUERIES[:4], 10, min_score=lowest)
     assert np.array_equal(cut.ids >= 0, plain.scores >= lowest)
     without = index.search(VECTORS[5], 3, exclude=[IDS[5]])
     assert IDS[5] not in without.ids and (without.ids >= 0).all()
+    options = {"exclude": IDS[:400:2], "where": "share < 0.4"}
+    few = index.search(QUERIES[:10], 8, **options)
+    monkeypatch.setattr(query, "_FEW_EXCLUDED", 0)  # many are left out in another way
+    assert same_neighbours(positions(few), positions(index.search(QUERIES[:10], 8, **options)))
+    assert not np.isin(few.ids, options["exclude"]).any()
 
 
 def test_memory_of_exact_search_is_bounded_by_tiles(monkeypatch):
@@ -186,32 +182,29 @@ def test_memory_of_exact_search_is_bounded_by_tiles(monkeypatch):
             assert same_neighbours(searcher.search(unit(QUERIES), 600, passing)[1], wanted)
 
 
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda i: i.search([np.nan] + [1.0] * 31, 3), "row 0 is not finite"), (lambda i: i.vectors(None), "ids must"),
-        (lambda i: i.search(np.zeros((2, 32)), 3), "all zeros"), (lambda i: i.search(np.zeros((0, 32)), 3), "no query"),
-        (lambda i: i.search(np.ones((2, 31)), 3), "shape"), (lambda i: i.search(1j * QUERIES, 3), "real numbers"),
-        (lambda i: i.search(QUERIES, 0), "at least 1"), (lambda i: i.search(QUERIES, 10**400), "has 6,000 products"),
-        (lambda i: i.search(QUERIES, 2.5), "integer"), (lambda i: i.search(QUERIES, True), "integer"),
-        (lambda i: i.search(QUERIES, 3, where=["side"]), "is a text"),
-        (lambda i: i.search(QUERIES, 3, group_by="titel"), "did you mean 'title'"),
-        (lambda i: i.search(QUERIES, 3, group_by=["title"]), "name of a column"),
-        (lambda i: i.search(QUERIES, 3, min_score="high"), "min_score"),
-        (lambda i: i.search(QUERIES, 3, min_score=10**400), "min_score"),
-        (lambda i: i.search(QUERIES, 3, exclude=[[1], [2, 3]]), "list of integers or of texts"),
-        (lambda i: i.upsert([1], QUERIES[:1], {"share": [10**400]}), "too large"),
-        (lambda i: i.upsert([1], QUERIES[:1], {"side": ["\ud800"]}), "no text that can be stored"),
-        (lambda i: i.upsert([True], QUERIES[:1]), "true and false"), (lambda i: i.upsert([10**400], QUERIES[:1]), "63"),
-        (lambda i: i.upsert([1, 1], QUERIES[:2]), "2 times"), (lambda i: i.upsert([1, 2], QUERIES[:1]), "2 ids for 1"),
-        (lambda i: i.upsert([-1], QUERIES[:1]), "63"), (lambda i: i.upsert(["x"], QUERIES[:1]), "integers as ids"),
-        (lambda i: i.upsert([1.5], QUERIES[:1]), "ids must"), (lambda i: i.search(QUERIES[:1], diversity=2), "diversity"),
-        (lambda i: Index.build(VECTORS[:2], ["", "b"]), "characters"), (lambda i: Index.build([], []), "shape"),
-        (lambda i: Index.build(VECTORS[:2], [1, "1"]), "all texts"), (lambda i: Index.build(VECTORS[:0], []), "least one"),
-        (lambda i: Index.build(VECTORS[:2], ["a\0", "b"]), "no text that can be stored"),
-        (lambda i: Index.build(VECTORS, IDS, backend=None), "no backend"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("call", "message"), [
+    (lambda i: i.search([np.nan] + [1.0] * 31), "row 0 is not finite"), (lambda i: i.vectors(None), "ids must"),
+    (lambda i: i.search(np.zeros((2, 32))), "all zeros"), (lambda i: i.search(np.zeros((0, 32))), "no query"),
+    (lambda i: i.search(np.ones((2, 31))), "shape"), (lambda i: i.search(1j * QUERIES), "real numbers"),
+    (lambda i: i.search(QUERIES, 0), "at least 1"), (lambda i: i.search(QUERIES, 10**400), "has 6,000 products"),
+    (lambda i: i.search(QUERIES, 2.5), "integer"), (lambda i: i.search(QUERIES, True), "integer"),
+    (lambda i: i.search(QUERIES, 3, where=["side"]), "is a text"),
+    (lambda i: i.search(QUERIES, 3, group_by="titel"), "did you mean 'title'"),
+    (lambda i: i.search(QUERIES, 3, group_by=["title"]), "name of a column"),
+    (lambda i: i.search(QUERIES, 3, min_score="high"), "min_score"),
+    (lambda i: i.search(QUERIES, 3, min_score=10**400), "min_score"),
+    (lambda i: i.search(QUERIES, 3, exclude=[[1], [2, 3]]), "list of integers or of texts"),
+    (lambda i: i.upsert([1], QUERIES[:1], {"share": [10**400]}), "too large"),
+    (lambda i: i.upsert([1], QUERIES[:1], {"side": ["\ud800"]}), "no text that can be stored"),
+    (lambda i: i.upsert([True], QUERIES[:1]), "true and false"), (lambda i: i.upsert([10**400], QUERIES[:1]), "63"),
+    (lambda i: i.upsert([1, 1], QUERIES[:2]), "2 times"), (lambda i: i.upsert([1, 2], QUERIES[:1]), "2 ids for 1"),
+    (lambda i: i.upsert([-1], QUERIES[:1]), "63"), (lambda i: i.upsert(["x"], QUERIES[:1]), "integers as ids"),
+    (lambda i: i.upsert([1.5], QUERIES[:1]), "ids must"), (lambda i: i.search(QUERIES[:1], diversity=2), "diversity"),
+    (lambda i: Index.build(VECTORS[:2], ["", "b"]), "characters"), (lambda i: Index.build([], []), "shape"),
+    (lambda i: Index.build(VECTORS[:2], [1, "1"]), "all texts"), (lambda i: Index.build(VECTORS[:0], []), "least one"),
+    (lambda i: Index.build(VECTORS[:2], ["a\0", "b"]), "no text that can be stored"),
+    (lambda i: Index.build(VECTORS, IDS, backend=None), "no backend"),
+])  # fmt: skip
 def test_misuse_is_a_sentence_and_changes_nothing(index, call, message):
     before = index.snapshot
     with pytest.raises(ValueError, match=message):

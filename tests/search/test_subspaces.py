@@ -69,14 +69,11 @@ def test_parts_are_kept_on_the_disk_and_by_changes(tmp_path):
         assert loaded.subspaces == PARTS
 
 
-@pytest.mark.parametrize(
-    ("weights", "message"),
-    [
-        ({"color": 2}, "no subspace 'color'.*colour"), ({"colour": 0, "shape": 0}, "leave nothing"),
-        *[({"colour": bad}, "weight of 'colour' must be") for bad in (-1, float("nan"), True, "2")],
-        ([("colour", 2)], "must map subspaces"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("weights", "message"), [
+    ({"color": 2}, "no subspace 'color'.*colour"), ({"colour": 0, "shape": 0}, "leave nothing"),
+    *[({"colour": bad}, "weight of 'colour' must be") for bad in (-1, float("nan"), True, "2")],
+    ([("colour", 2)], "must map subspaces"),
+])  # fmt: skip
 def test_bad_weights_get_a_sentence(weights, message):
     with pytest.raises(UserError, match=message):
         make().search(QUERIES, 3, weights=weights)

@@ -10,6 +10,7 @@ import sys
 import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ DIM = 8
 POOL = clustered(4_000, DIM, clusters=30)
 COLOURS = ("Red", "Blue", "")
 SEEDS = st.integers(0, 10**6)
-HERE = Path(__file__).resolve().parent
+TESTS = Path(__file__).resolve().parent.parent
 
 
 class Model(RuleBasedStateMachine):
@@ -91,9 +92,7 @@ class Model(RuleBasedStateMachine):
     @rule()
     def crash_and_load(self) -> None:
         # What is in memory is lost, as if the process had ended: only the lock is released.
-        saved = self.index._saved
-        assert saved is not None
-        saved._lock.close()
+        self.index._saved._lock.close()
         self.index = Index.load(self.folder / "index")
 
     @precondition(lambda self: self.products)
@@ -121,78 +120,64 @@ class Model(RuleBasedStateMachine):
 
     @invariant()
     def same_products(self) -> None:
-        if hasattr(self, "index"):
-            assert len(self.index) == len(self.products)
-            assert set(self.index.ids.tolist()) == set(self.products)
-            some = sorted(self.products)[:3]
-            assert [a["colour"] or "" for a in self.index.attributes(some)] == [self.products[i][1] for i in some]
+        assert len(self.index) == len(self.products)
+        assert set(self.index.ids.tolist()) == set(self.products)
+        some = sorted(self.products)[:3]
+        assert [a["colour"] or "" for a in self.index.attributes(some)] == [self.products[i][1] for i in some]
 
 
 class ScannModel(Model):
     backend = "scann"
 
 
-_STEPS = settings(
-    max_examples=int(os.environ.get("FASHION_MODEL_EXAMPLES", "12")),
-    stateful_step_count=40,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-)
+EXAMPLES = int(os.environ.get("FASHION_MODEL_EXAMPLES", "12"))
+STEPS = settings(stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck))
 TestExactModel = Model.TestCase
-TestExactModel.settings = _STEPS
+TestExactModel.settings = settings(STEPS, max_examples=EXAMPLES)
 TestScannModel = ScannModel.TestCase
-TestScannModel.settings = settings(_STEPS, max_examples=max(2, _STEPS.max_examples // 4), stateful_step_count=25)
+TestScannModel.settings = settings(STEPS, max_examples=max(2, EXAMPLES // 4), stateful_step_count=25)
 
 
 def test_readers_see_whole_versions_beside_a_writer():
     """Every product of version n has the stamp n; a reader must never see two stamps in one answer."""
     seconds = float(os.environ.get("FASHION_READER_SECONDS", "3"))
-    products, pool = np.arange(200), unit(POOL)
+    products, pool, stop = np.arange(200), unit(POOL), threading.Event()
     index = Index.build(POOL[:200], products, {"stamp": [0] * 200})
-    stop, torn, answers = threading.Event(), [], [0] * 8
 
-    def read(number: int) -> None:
-        queries = pool[number : number + 4]
-        while not stop.is_set() and not torn:
+    def read(number: int) -> int:
+        queries, answers = pool[number : number + 4], 0
+        while not stop.is_set():
             hits = index.search(queries, 20)
             for query, ids in enumerate(hits.ids):
-                stamps = {row["stamp"] for row in hits.attributes(query)}
+                (stamp,) = {row["stamp"] for row in hits.attributes(query)}
+                assert len(set(ids.tolist())) == 20 and (ids >= 0).all()
                 # The vectors of a version follow from its stamp: ids, attributes and scores must be of one version.
-                scores = pool[min(stamps, default=0) % 1000 + ids] @ queries[query]
-                whole = len(stamps) == 1 and len(set(ids.tolist())) == 20 and (ids >= 0).all()
-                if not whole or not np.allclose(scores, hits.scores[query], atol=1e-5):
-                    torn.append((stamps, ids))
-            answers[number] += 1
+                assert np.allclose(pool[stamp % 1000 + ids] @ queries[query], hits.scores[query], atol=1e-5)
+            answers += 1
+        return answers
 
-    readers = [threading.Thread(target=read, args=(n,)) for n in range(8)]
-    for reader in readers:
-        reader.start()
-    end, stamp = time.monotonic() + seconds, 0
-    while time.monotonic() < end and not torn:
-        stamp += 1
-        index.upsert(products, POOL[stamp % 1000 : stamp % 1000 + 200], {"stamp": [stamp] * 200})
-        if stamp % 50 == 0:
-            index.rebuild()
-    stop.set()
-    for reader in readers:
-        reader.join()
-    assert not torn
-    assert min(answers) > 0 and stamp > 10
+    with ThreadPoolExecutor(8) as threads:
+        readers = [threads.submit(read, number) for number in range(8)]
+        end, stamp = time.monotonic() + seconds, 0
+        try:
+            while time.monotonic() < end and not any(reader.done() for reader in readers):
+                stamp += 1
+                index.upsert(products, POOL[stamp % 1000 : stamp % 1000 + 200], {"stamp": [stamp] * 200})
+                if stamp % 50 == 0:
+                    index.rebuild()
+        finally:
+            stop.set()
+    assert min(reader.result() for reader in readers) > 0 and stamp > 10
 
 
 def test_reading_waits_for_no_writer():
     index = Index.build(POOL[:100], np.arange(100), {"n": list(range(100))})
     index.upsert([100], POOL[100:101], {"n": [100]})
-    answers = []
-
-    def read() -> None:
-        answers.extend((index.attributes([3, 100]), index.vectors([3]).shape, 100 in index, 101 in index))
-
-    with index._lock:  # as a writer has it that saves or rebuilds
-        reader = threading.Thread(target=read)
-        reader.start()
-        reader.join(timeout=20)
-        assert answers == [[{"n": 3}, {"n": 100}], (1, 8), True, False]
+    with ThreadPoolExecutor(1) as threads, index._lock:  # as a writer has it that saves or rebuilds
+        read = threads.submit(
+            lambda: (index.attributes([3, 100]), index.vectors([3]).shape, 100 in index, 101 in index)
+        )
+        assert read.result(timeout=20) == ([{"n": 3}, {"n": 100}], (1, 8), True, False)
 
 
 def test_rows_that_were_added_and_count_no_more_are_dropped(monkeypatch):
@@ -254,12 +239,11 @@ def test_changes_made_during_a_rebuild_are_kept(monkeypatch):
 WRITER = """
 import sys, numpy as np
 from fashion_jax.search.index import Index
-from search.clustered import clustered, unit
+from search.clustered import clustered
 pool = clustered(4000, 8, clusters=30)
 index, start = Index.load(sys.argv[1]), int(sys.argv[2])
 for step in range(start, 10**6):
-    index.upsert(np.arange(step * 3, step * 3 + 3), pool[[step % 4000, (step + 1) % 4000, (step + 2) % 4000]],
-                 {"step": [step] * 3})
+    index.upsert(step * 3 + np.arange(3), pool[(step + np.arange(3)) % 4000], {"step": [step] * 3})
     if step % 5 == 4:
         index.delete([step * 3 + 1])
     if step % 40 == 39:
@@ -274,7 +258,7 @@ def test_killed_writers_lose_nothing_that_was_acknowledged(tmp_path):
     folder, output, done, cut_short = tmp_path / "index", tmp_path / "out", 0, set()
     with Index.build(POOL[:3], np.arange(3), {"step": [0] * 3}) as index:
         index.save(folder)
-    chance, environment = random.Random(0), {**os.environ, "PYTHONPATH": str(HERE.parent)}
+    chance, environment = random.Random(0), {**os.environ, "PYTHONPATH": str(TESTS)}
     for _ in range(int(os.environ.get("FASHION_KILLS", "4"))):
         command = [sys.executable, "-c", WRITER, str(folder), str(done + 1)]
         with output.open("w") as out, subprocess.Popen(command, stdout=out, env=environment) as writer:

@@ -30,37 +30,31 @@ def passing(text: str) -> list[int]:
     return np.flatnonzero(parse_where(text).evaluate(TABLE)).tolist()
 
 
-@pytest.mark.parametrize(
-    ("text", "rows"),
-    [
-        ("gender in ['Men', \"Boys\"]", [1, 4, 5]), ("gender not in ['Men']", [0, 2, 3, 4]),
-        ("gender == none", [2]), ("baseColour == none", [5]), ("year != none", [0, 1, 2, 4, 5]),
-        ("year < 2.012e3", [2, 5]), ("`in stock` == true", [0, 2, 3, 5]), ("`in stock` == FALSE", [1, 4]),
-        (r"baseColour == 'It\'s'", [4]), ('baseColour == "It\'s"', [4]),
-        ("baseColour > 'Blue' and baseColour < 'Red'", [3, 4]),
-        ("gender == 'Women' and baseColour == 'Red' or year == 2010", [0, 5]),
-        ("gender == 'Women' and (baseColour == 'Red' or year == 2010)", [0]),
-        ("not not (gender == 'Men')", [1, 5]), ("not gender == 'Men' and year == 2012", [0, 4]),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("text", "rows"), [
+    ("gender in ['Men', \"Boys\"]", [1, 4, 5]), ("gender not in ['Men']", [0, 2, 3, 4]),
+    ("gender == none", [2]), ("baseColour == none", [5]), ("year != none", [0, 1, 2, 4, 5]),
+    ("year < 2.012e3", [2, 5]), ("`in stock` == true", [0, 2, 3, 5]), ("`in stock` == FALSE", [1, 4]),
+    (r"baseColour == 'It\'s'", [4]), ('baseColour == "It\'s"', [4]),
+    ("baseColour > 'Blue' and baseColour < 'Red'", [3, 4]),
+    ("gender == 'Women' and baseColour == 'Red' or year == 2010", [0, 5]),
+    ("gender == 'Women' and (baseColour == 'Red' or year == 2010)", [0]),
+    ("not not (gender == 'Men')", [1, 5]), ("not gender == 'Men' and year == 2012", [0, 4]),
+])  # fmt: skip
 def test_meaning(text, rows):
     assert passing(text) == rows
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "at character 1, the end: the name of a column"), ("2012 <= year", "the name of a column"),
-        ("gendr == 'Men'", "no column 'gendr'; did you mean 'gender'"), ("gender = 'Men'", "write =="),
-        ("gender == Men", "a text in quotes"), ("gender == 'Men", "never closed"), ("gender", "one of == !="),
-        ("gender == 'Men' 'Women'", "'and', 'or' or the end"), ("(gender == 'Men'", "')' is expected"),
-        ("gender in 'Men'", "'[' is expected"), ("gender in ['Men' 'Women']", "',' is expected"),
-        ("gender == 3", "holds texts"), ("year == '2012'", "holds numbers"), ("year < none", "no meaning"),
-        ("__import__('os').system('true')", "'.' has no meaning"), ("year == 12abc", "not understood"),
-        ("not " * 200 + "year == 1", "nested"), ("(" * 5000 + "year == 1" + ")" * 5000, "nested"),
-        ("year == " + "1" * 30_000, "characters"), (3, "is a text"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("text", "message"), [
+    ("", "at character 1, the end: the name of a column"), ("2012 <= year", "the name of a column"),
+    ("gendr == 'Men'", "no column 'gendr'; did you mean 'gender'"), ("gender = 'Men'", "write =="),
+    ("gender == Men", "a text in quotes"), ("gender == 'Men", "never closed"), ("gender", "one of == !="),
+    ("gender == 'Men' 'Women'", "'and', 'or' or the end"), ("(gender == 'Men'", "')' is expected"),
+    ("gender in 'Men'", "'[' is expected"), ("gender in ['Men' 'Women']", "',' is expected"),
+    ("gender == 3", "holds texts"), ("year == '2012'", "holds numbers"), ("year < none", "no meaning"),
+    ("__import__('os').system('true')", "'.' has no meaning"), ("year == 12abc", "not understood"),
+    ("not " * 200 + "year == 1", "nested"), ("(" * 5000 + "year == 1" + ")" * 5000, "nested"),
+    ("year == " + "1" * 30_000, "characters"), (3, "is a text"),
+])  # fmt: skip
 def test_what_is_not_understood_is_said(text, message):
     with pytest.raises(UserError, match=re.escape(message)):
         parse_where(text).evaluate(TABLE)
