@@ -15,10 +15,11 @@ def clustered(count: int, dim: int = 32, clusters: int = 60, noise: float = 0.5,
 def attributes_of(vectors: np.ndarray, seed: int = 0) -> dict[str, list]:
     """Returns a column that follows the vectors, and two that do not."""
     random = np.random.default_rng(seed)
-    side = np.where(vectors[:, 0] > 0, "left", "right")
-    share = random.random(len(vectors))
-    titles = [f"title {i // 3}" for i in range(len(vectors))]
-    return {"side": side.tolist(), "share": share.tolist(), "title": titles}
+    return {
+        "side": np.where(vectors[:, 0] > 0, "left", "right").tolist(),
+        "share": random.random(len(vectors)).tolist(),
+        "title": [f"title {i // 3}" for i in range(len(vectors))],
+    }
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
@@ -28,8 +29,7 @@ def unit(vectors: np.ndarray) -> np.ndarray:
 
 def truth(vectors: np.ndarray, queries: np.ndarray, k: int, mask: np.ndarray | None = None) -> np.ndarray:
     """Returns the positions of the k nearest by cosine, -1 where there are fewer, in double precision."""
-    unit = vectors.astype(np.float64) / np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
-    scores = (queries / np.linalg.norm(queries, axis=1, keepdims=True)).astype(np.float64) @ unit.T
+    scores = unit(queries.astype(np.float64)) @ unit(vectors.astype(np.float64)).T
     if mask is not None:
         scores[:, ~mask] = -np.inf
     order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
@@ -39,8 +39,5 @@ def truth(vectors: np.ndarray, queries: np.ndarray, k: int, mask: np.ndarray | N
 
 def recall(found: np.ndarray, wanted: np.ndarray) -> float:
     """Returns the mean share of the wanted positions that were found."""
-    shares = []
-    for ours, theirs in zip(found, wanted, strict=True):
-        there = set(theirs[theirs >= 0].tolist())
-        shares.append(len(there & set(ours.tolist())) / max(1, len(there)))
-    return float(np.mean(shares))
+    hits = [np.isin(theirs[theirs >= 0], ours).sum() for ours, theirs in zip(found, wanted, strict=True)]
+    return float(np.mean(hits / np.maximum(1, (wanted >= 0).sum(1))))

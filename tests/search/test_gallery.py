@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from drawn_products import draw_product, write_products
+from drawn_products import draw_product, make_tiny_config, write_products
 from fashion_jax.cli import main
 from fashion_jax.run.train import train
 from fashion_jax.search import gallery
-from fashion_jax.search.gallery import read_columns
 from fashion_jax.search.index import Index
 from fashion_jax.search.recommend import by_attributes, explain, keep_and_change, one_query, similar
 from fashion_jax.serving import embed as embed_module
-from fashion_jax.serving.embed import embed_source
+from fashion_jax.serving.embed import embed_source, open_shards
 from fashion_jax.serving.predictor import load_model
+from fashion_jax.serving.source import SourceRun
 from fashion_jax.system.errors import UserError
 
 COUNT = 150
@@ -30,123 +30,101 @@ def shop(tmp_path_factory):
     """A catalogue with prices, a model trained on it, and an index."""
     folder = tmp_path_factory.mktemp("gallery")
     table = write_products(folder / "shop", COUNT, seed=3, missing=0.1)
-    with (folder / "prices.csv").open("w", newline="") as file:
-        rows = [[f"S{i * 37:05}", i, i % 2 == 0, f"style {i // 3}"] for i in range(COUNT)]
-        csv.writer(file).writerows([["id", "price", "in_stock", "style"], *rows])
-    from drawn_products import make_tiny_config
-
+    prices = [f"S{i * 37:05},{i},{i % 2 == 0},style {i // 3}\n" for i in range(COUNT)]
+    (folder / "prices.csv").write_text("id,price,in_stock,style\n" + "".join(prices))
     train(make_tiny_config(table, train__duration="60 steps"), folder / "run", progress=False)
-    build = [
-        "index", "build", "--model", folder / "run", "--source", table, "--out", folder / "index", "--table",
-        folder / "prices.csv",
-    ]  # fmt: skip
-    assert main([str(part) for part in build]) == 0
+    build = ("index", "build", "--model", folder / "run", "--source", table, "--out", folder / "index")
+    assert main([str(part) for part in (*build, "--table", folder / "prices.csv")]) == 0
     return folder
+
+
+@pytest.fixture(scope="module")
+def index(shop):
+    """The index, which tests only read."""
+    return Index.load(shop / "index")
 
 
 @pytest.fixture
 def run(shop, capsys):
-    """Runs a command with the index, and returns exit code, output and errors."""
+    """Runs a command and returns its output and errors."""
 
-    def call(*arguments):
-        code = main([str(a) for a in arguments])
+    def call(*arguments, code=0):
+        assert main([str(a) for a in arguments]) == code, arguments
         output = capsys.readouterr()
         assert "Traceback" not in output.err
-        return code, output.out, output.err
+        return output
 
     return call
 
 
-def test_the_index_knows_its_catalogue(shop, run):
-    with Index.load(shop / "index") as index:
-        assert len(index) == COUNT
-        assert set(index.columns) == {
-            "title", "kind", "colour", "kind confidence", "colour confidence", "price", "in_stock", "style",
-        }  # fmt: skip
-        row = index.attributes(["S00037"])[0]
-        assert row["price"] == 1
-        assert row["in_stock"] == 0
-        assert row["style"] == "style 0"
-        assert index.model == load_model(shop / "run").fingerprint
-        # A label that the catalogue lacks is the model's.
-        assert all(a["kind"] in ("round", "square", "tall") for a in index.attributes(index.ids))
-    code, out, _ = run("index", "info", "--index", shop / "index")
-    assert code == 0
-    assert "products   150" in out
-    assert "no rebuild is due" in out
+@pytest.fixture
+def search(shop, run):
+    """Searches and returns the answers."""
+    return lambda *arguments: json.loads(run("search", "--index", shop / "index", "--json", *arguments).out)
+
+
+def test_the_index_knows_its_catalogue(shop, run, index):
+    assert len(index) == COUNT
+    assert set(index.columns) == {
+        "title", "kind", "colour", "kind confidence", "colour confidence", "price", "in_stock", "style",
+    }  # fmt: skip
+    row = index.attributes(["S00037"])[0]
+    assert (row["price"], row["in_stock"], row["style"]) == (1, 0, "style 0")
+    assert index.model == load_model(shop / "run").fingerprint
+    # A label that the catalogue lacks is the model's.
+    assert all(a["kind"] in ("round", "square", "tall") for a in index.attributes(index.ids))
+    out = run("index", "info", "--index", shop / "index").out
+    assert "products   150" in out and "no rebuild is due" in out
     assert not (shop / "index/products.shards").exists()
 
 
-def test_search_by_photo_id_and_description(shop, run, tmp_path):
-    photo = shop / "shop/photos/p7.jpg"
-    code, out, _ = run("search", "--index", shop / "index", "--image", photo, "-k", 3, "--json")
-    answer = json.loads(out)
-    assert code == 0
-    assert answer[0]["hits"][0]["id"] == "S00259"
-    assert answer[0]["hits"][0]["score"] == pytest.approx(1, abs=1e-4)
-    code, out, _ = run(
-        "search", "--index", shop / "index", "--id", "S00259", "S00000", "-k", 4, "--where",
-        "in_stock == true and price < 100", "--group-by", "style", "--json",
-    )  # fmt: skip
-    answers = json.loads(out)
+def test_search_by_photo_id_and_description(shop, run, search, index, tmp_path):
+    hit = search("--image", shop / "shop/photos/p7.jpg", "-k", 3)[0]["hits"][0]
+    assert hit["id"] == "S00259"
+    assert hit["score"] == pytest.approx(1, abs=1e-4)
+    photos = [shop / f"shop/photos/p{i}.jpg" for i in (7, 8)]
+    (answer,) = search("--image", *photos, "-k", 2)  # several photos are one query
+    mean = one_query(load_model(shop / "run").embed(photos))
+    assert [hit["id"] for hit in answer["hits"]] == [hit.id for hit in similar(index, mean, {}, 2)]
+    output = run("search", "--index", shop / "index", "--id", "S00000", "--where", "colour == 'redd'")
+    assert "nothing was found" in output.out
+    assert "no product has the colour 'redd'; did you mean 'red'?" in output.err
+    where = "in_stock == true and price < 100"
+    answers = search("--id", "S00259", "S00000", "-k", 4, "--where", where, "--group-by", "style")
     assert len(answers) == 2
     for answer in answers:
         rows = [hit["attributes"] for hit in answer["hits"]]
-        assert len(rows) == 4
         assert all(row["in_stock"] == 1 and row["price"] < 100 for row in rows)
-        assert len({row["style"] for row in rows}) == 4
+        assert len(rows) == len({row["style"] for row in rows}) == 4
         assert answer["query"] not in [hit["id"] for hit in answer["hits"]]
     sheet = tmp_path / "sheet.png"
-    code, out, _ = run(
-        "search", "--index", shop / "index", "--attribute", "colour=red", "kind=tall", "-k", 5, "--contact-sheet", sheet
-    )
-    assert code == 0
-    assert out.count("\n") == 7
+    words = ("--attribute", "colour=red", "kind=tall", "-k", 5, "--contact-sheet", sheet)
+    assert run("search", "--index", shop / "index", *words).out.count("\n") == 7
     with Image.open(sheet) as picture:
         assert picture.width > 500
         pixels = np.asarray(picture.convert("RGB")).reshape(-1, 3).astype(int)
     assert ((pixels[:, 0] > 180) & (pixels[:, 1] < 80)).sum() > 500  # red things are on it
 
 
-def test_several_photos_are_one_query(shop, run):
-    photos = [shop / f"shop/photos/p{i}.jpg" for i in (7, 8)]
-    code, out, _ = run("search", "--index", shop / "index", "--image", *photos, "-k", 2, "--json")
-    assert code == 0
-    assert len(json.loads(out)) == 1
-    model, index = load_model(shop / "run"), Index.load(shop / "index")
-    mean = one_query(model.embed(photos))
-    assert [h.id for h in similar(index, mean, {}, 2)] == [hit["id"] for hit in json.loads(out)[0]["hits"]]
-
-
-def test_the_same_in_another_colour(shop, run):
-    index = Index.load(shop / "index")
+def test_the_same_in_another_colour(search, index):
     name = next(n for n, a in zip(index.ids, index.attributes(index.ids), strict=True) if a["colour"] == "blue")
     labels = index.attributes([name])[0]
     hits = keep_and_change(index, index.vectors([name]), labels, ["kind"], {"colour": "red"}, 5)
-    rows = index.attributes([hit.id for hit in hits])
-    assert rows
-    assert all(row["kind"] == labels["kind"] and row["colour"] == "red" for row in rows)
+    assert hits and all(hit.attributes["kind"] == labels["kind"] and hit.attributes["colour"] == "red" for hit in hits)
     assert all({"kind", "colour"} <= set(hit.agrees) for hit in hits)
     # It is the nearest among them that come first, seen from where the red ones of its like are.
-    scores = [hit.score for hit in hits]
-    assert scores == sorted(scores, reverse=True)
-    code, out, _ = run(
-        "search", "--index", shop / "index", "--id", name, "--keep", "kind", "--change", "colour=red", "-k", 5, "--json"
-    )
-    assert code == 0
-    assert [hit["id"] for hit in json.loads(out)[0]["hits"]] == [hit.id for hit in hits]
+    assert hits == sorted(hits, key=lambda hit: -hit.score)
+    answers = search("--id", name, "--keep", "kind", "--change", "colour=red", "-k", 5)
+    assert [hit["id"] for hit in answers[0]["hits"]] == [hit.id for hit in hits]
 
 
-def test_descriptions_rank_by_probability_and_likeness(shop):
-    index = Index.load(shop / "index")
+def test_descriptions_rank_by_probability_and_likeness(index):
     hits = by_attributes(index, {"colour": "red"}, 100)
-    rows = index.attributes([hit.id for hit in hits])
-    assert all(row["colour"] == "red" for row in rows)
-    vectors = index.vectors([hit.id for hit in hits])
+    rows = [hit.attributes for hit in hits]
     everything = [n for n, a in zip(index.ids, index.attributes(index.ids), strict=True) if a["colour"] == "red"]
-    assert len(hits) == len(everything)
+    assert sorted(hit.id for hit in hits) == sorted(everything)
     prototype = index.vectors(everything).mean(0)
-    likeness = vectors @ prototype / np.linalg.norm(prototype)
+    likeness = index.vectors([hit.id for hit in hits]) @ prototype / np.linalg.norm(prototype)
     confidence = np.array([row["colour confidence"] for row in rows])
     assert np.allclose([hit.score for hit in hits], (confidence + likeness) / 2, atol=1e-4)
     assert by_attributes(index, {"colour": "red"}, 3, where="price < 0") == []
@@ -154,42 +132,32 @@ def test_descriptions_rank_by_probability_and_likeness(shop):
     assert len(one_each) == len({row["kind"] for row in rows})
 
 
-def test_why_a_hit_is_one(shop):
-    index = Index.load(shop / "index")
-    hits = explain(index.search(index.vectors(["S00000"]), 4), {"colour": "blue", "kind": None, "absent": 1})
-    for hit in hits:
-        row = index.attributes([hit.id])[0]
+def test_why_a_hit_is_one_by_the_version_that_was_searched(index):
+    hits = index.search(index.vectors(["S00000"]), 4)
+    rows = index.attributes(hits.ids[0])
+    memory = Index(index.snapshot, {"model": "", "subspaces": {}, "backend": "exact", "batch": 1, "about": {}})
+    memory.delete(hits.ids[0].tolist())  # beside the one who searched
+    for hit, row in zip(explain(hits, {"colour": "blue", "kind": None, "absent": 1}), rows, strict=True):
+        assert hit.attributes == row
         assert hit.agrees == (("colour",) if row["colour"] == "blue" else ())
         assert hit.differs == ({} if row["colour"] == "blue" else {"colour": row["colour"]})
 
 
-def test_a_filter_of_the_users_cannot_escape_from_its_place(shop):
-    index = Index.load(shop / "index")
+def test_a_filter_of_the_users_cannot_escape_from_its_place(index):
+    labels, escape = index.attributes(["S00000"])[0], {"where": "price < 0) or (colour == 'blue'"}
     with pytest.raises(UserError, match="not understood"):
-        by_attributes(index, {"colour": "red"}, 5, where="price < 0) or (colour == 'blue'")
-    labels = index.attributes(["S00000"])[0]
+        by_attributes(index, {"colour": "red"}, 5, **escape)
     with pytest.raises(UserError, match="not understood"):
-        keep_and_change(index, index.vectors(["S00000"]), labels, ["kind"], {}, 5, where="price < 0) or (price > 0")
+        keep_and_change(index, index.vectors(["S00000"]), labels, ["kind"], {}, 5, **escape)
 
 
-def test_hits_are_explained_by_the_version_that_was_searched(shop):
-    index = Index.load(shop / "index")
-    hits = index.search(index.vectors(["S00000"]), 4)
-    before = index.attributes(hits.ids[0])
-    memory = Index(index.snapshot, {"model": "", "subspaces": {}, "backend": "exact", "batch": 1, "about": {}})
-    memory.delete(hits.ids[0].tolist())  # beside the one who searched
-    assert [hit.attributes for hit in explain(hits, {"colour": "red"})] == before
-
-
-def test_confidences_are_of_the_labels_that_are_kept(shop):
-    model, index = load_model(shop / "run"), Index.load(shop / "index")
+def test_confidences_are_of_the_labels_that_are_kept(shop, index):
+    model = load_model(shop / "run")
     outputs = model.predict_arrays(np.stack([model.read(shop / f"shop/photos/p{i}.jpg") for i in range(COUNT)]))
     with (shop / "shop/products.csv").open() as file:
         given = [row["kind"] for row in csv.DictReader(file)]
-    differing = 0
-    for row, label, probabilities in zip(
-        index.attributes(index.ids), given, outputs.probabilities["kind"], strict=True
-    ):
+    rows, differing = index.attributes(index.ids), 0
+    for row, label, probabilities in zip(rows, given, outputs.probabilities["kind"], strict=True):
         likeliest = model.classes["kind"][probabilities.argmax()]
         assert row["kind"] == (label or likeliest)
         wanted = probabilities[model.classes["kind"].index(row["kind"])]
@@ -198,139 +166,62 @@ def test_confidences_are_of_the_labels_that_are_kept(shop):
     assert differing > 0
 
 
-def test_ids_are_of_the_indexs_kind(shop, run, tmp_path):
-    extra = write_products(tmp_path / "new", 3, seed=9)
-    extra.write_text(extra.read_text().replace("S00", "1"))  # 1000, 1037, 1074: integers here, texts in the index
-    shutil.copytree(shop / "index", tmp_path / "index")
-    code, out, _ = run("index", "add", "--index", tmp_path / "index", "--source", extra)
-    assert code == 0
-    assert "153 in all" in out
-    assert "1037" in Index.load(tmp_path / "index")
-
-
 def test_products_are_added_replaced_and_removed(shop, run, tmp_path):
-    extra = write_products(tmp_path / "new", 4, seed=9)
-    extra.write_text(extra.read_text().replace("S00000", "NEW-0").replace("S00037", "NEW-1"))
-    with (tmp_path / "more.csv").open("w") as file:
-        file.write("id,price\nNEW-0,999\nNEW-1,998\n")
-    shutil.copytree(shop / "index", tmp_path / "index")
-    code, out, _ = run(
-        "index", "add", "--index", tmp_path / "index", "--source", extra, "--table", tmp_path / "more.csv"
-    )
-    assert code == 0
+    extra, place = write_products(tmp_path / "new", 4, seed=9), shutil.copytree(shop / "index", tmp_path / "index")
+    drawn = extra.read_text()
+    extra.write_text(drawn.replace("S00000", "NEW-0").replace("S00037", "NEW-1"))
+    (tmp_path / "more.csv").write_text("id,price\nNEW-0,999\nNEW-1,998\n")
+    out = run("index", "add", "--index", place, "--source", extra, "--table", tmp_path / "more.csv").out
     assert "4 products added or replaced, 152 in all" in out
-    code, out, _ = run("search", "--index", tmp_path / "index", "--attribute", "kind=tall", "--where", "price > 900")
-    assert code == 0
-    with Index.load(tmp_path / "index") as index:
-        assert index.attributes(["NEW-0"])[0]["price"] == 999
-        assert index.attributes(["S00074"])[0]["price"] == 2  # replaced, and its price kept
-    code, out, _ = run("index", "delete", "--index", tmp_path / "index", "--id", "NEW-0", "NEW-1")
-    assert code == 0
-    assert "150 products left" in out
-    assert run("index", "rebuild", "--index", tmp_path / "index")[0] == 0
-    code, out, _ = run("index", "verify", "--index", tmp_path / "index")
-    assert code == 0
-    assert "every byte" in out
+    index = Index.load(place)
+    assert index.attributes(["NEW-0"])[0]["price"] == 999
+    assert index.attributes(["S00074"])[0]["price"] == 2  # replaced, and its price kept
+    assert "150 products left" in run("index", "delete", "--index", place, "--id", "NEW-0", "NEW-1").out
+    run("index", "rebuild", "--index", place)
+    assert "every byte" in run("index", "verify", "--index", place).out
+    extra.write_text(drawn.replace("S00", "1"))  # 1000, 1037 and so on: integers here, texts in the index
+    assert "154 in all" in run("index", "add", "--index", place, "--source", extra).out
+    assert "1037" in Index.load(place)
 
 
-def test_options_are_checked_before_anything_is_embedded(shop, run, tmp_path, monkeypatch):
+BAD_INPUT = {
+    "{build} --backend scan": "did you mean 'scann'", "{build} --target-recall 1.5": "target_recall",
+    "{build} --batch 0": "batch must be", "{build} --table {tmp}/nobody": "none of the catalogue's products",
+    "{build} --out {tmp}": "holds other files", "{add} --table {tmp}/prise": "did you mean 'price'",
+    "{add} --table {tmp}/no_id": "no column 'id'", "{add} --table {tmp}/twice": "'1' twice",
+    "{add} --source {tmp}/gone": "nothing at", "{add} --model small": "another model",
+    "index delete --index {index} --id " + "9" * 5_000: "no product", "{search} --id S99999": "no product 'S99999'",
+    "{search} --id S00000 --where color=='red'": "did you mean 'colour'", "{search} --image none": "cannot be read",
+    "{search} --id S00000 --keep kid": "did you mean 'kind'", "{search} --image {tmp}/twice": "not usable",
+    "{search} --id S00000 --change colour=redd": "did you mean 'red'", "{search} --attribute price=3": "holds numbers",
+    "{search} --id S00000 --change colour": "COLUMN=VALUE", "{search} --id S00000 --weigh colour=much": "PART=FACTOR",
+    "{search} --image {photo} --model small": "made by another model",
+}  # fmt: skip
+
+
+def test_bad_input_gets_a_sentence_before_anything_is_embedded(shop, run, tmp_path, monkeypatch):
     monkeypatch.setattr(gallery, "run_embedding", lambda *_: pytest.fail("it was embedded"))
-    table = tmp_path / "prices.csv"
-    build = ("index", "build", "--model", shop / "run", "--source", shop / "shop/products.csv", "--out", tmp_path / "i")
-    for flags, message in (
-        (("--backend", "scan"), "did you mean 'scann'"),
-        (("--target-recall", "1.5"), "target_recall"),
-        (("--batch", "0"), "batch must be"),
-        (("--table", table), "none of the catalogue's products"),
-    ):
-        table.write_text("id,price\nnobody,3\n")
-        code, _, errors = run(*build, *flags)
-        assert code == 2, flags
-        assert message in errors
+    tables = {"nobody": "id,price\nx,3", "prise": "id,prise\nS00000,3", "no_id": "sku\n1", "twice": "id\n1\n1"}
+    for name, text in tables.items():
+        (tmp_path / name).write_text(text)
+    index, source = shop / "index", shop / "shop/products.csv"
+    words = {
+        "build": f"index build --model {shop / 'run'} --source {source} --out {tmp_path / 'i'}",
+        "add": f"index add --index {index} --source {source}", "search": f"search --index {index}",
+        "index": index, "photo": shop / "shop/photos/p7.jpg", "tmp": tmp_path,
+    }  # fmt: skip
+    for arguments, message in BAD_INPUT.items():
+        assert message in run(*arguments.format(**words).split(), code=2).err
     assert not (tmp_path / "i").exists()
-    table.write_text("id,prise\nS00000,3\n")
-    add = ("index", "add", "--index", shop / "index", "--source", shop / "shop/products.csv", "--table", table)
-    code, _, errors = run(*add)
-    assert code == 2
-    assert "did you mean 'price'" in errors
-    code, _, errors = run("index", "delete", "--index", shop / "index", "--id", "9" * 5_000)
-    assert code == 2
-    assert "no product" in errors
 
 
-BAD_SEARCHES = {
-    "": "give one of --image, --id and --attribute",
-    "--id S00000 --attribute colour=red": "give one of",
-    "--id S99999": "no product 'S99999'",
-    "--id S00000 -k 0": "at least 1",
-    "--id S00000 --where colour='red'": "write ==",
-    "--id S00000 --where color=='red'": "did you mean 'colour'",
-    "--id S00000 --group-by styl": "did you mean 'style'",
-    "--id S00000 --keep kid": "did you mean 'kind'",
-    "--id S00000 --change colour=redd": "did you mean 'red'",
-    "--id S00000 --change colour": "COLUMN=VALUE",
-    "--id S00000 --weigh colour=much": "PART=FACTOR",
-    "--id S00000 --weigh colr=2": "did you mean 'colour'",
-    "--attribute price=3": "holds numbers",
-    "--attribute colour=red --keep kind": "need a product",
-    "--attribute colour=red --min-score 0.5": "need a product",
-    "--attribute colour=red --weigh colour=2": "need a product",
-    "--image no/such.jpg": "cannot be read",
-    "--image {photo} --model small": "made by another model",
-}
-
-
-@pytest.mark.parametrize("arguments", BAD_SEARCHES)
-def test_bad_searches_get_a_sentence(shop, run, arguments):
-    arguments, message = arguments.format(photo=shop / "shop/photos/p7.jpg"), BAD_SEARCHES[arguments]
-    code, _, errors = run("search", "--index", shop / "index", *arguments.split())
-    assert code == 2
-    assert message in errors
-
-
-def test_colour_above_all(shop, run):
-    index = Index.load(shop / "index")
+def test_colour_above_all(search, index):
     assert list(index.subspaces) == ["kind", "colour", "appearance"]
-    code, output, _ = run(
-        "search", "--index", shop / "index", "--id", "S00037", "--weigh", "kind=0", "colour=9", "--json"
-    )
-    assert code == 0
-    found = [hit["id"] for hit in json.loads(output)[0]["hits"]]
-    options = {"exclude": ["S00037"], "weights": {"kind": 0, "colour": 9}}
-    assert found == index.search(index.vectors(["S00037"]), len(found), **options).ids[0].tolist()
-    assert found != index.search(index.vectors(["S00037"]), len(found), exclude=["S00037"]).ids[0].tolist()
-
-
-def test_a_filter_that_nothing_passes_is_hinted_at(shop, run):
-    code, out, errors = run("search", "--index", shop / "index", "--id", "S00000", "--where", "colour == 'redd'")
-    assert code == 0
-    assert "nothing was found" in out
-    assert "no product has the colour 'redd'; did you mean 'red'?" in errors
-
-
-def test_other_bad_input(shop, run, tmp_path):
-    (tmp_path / "note.jpg").write_text("not a photo")
-    for arguments, message in (
-        (["search", "--index", tmp_path, "--id", "1"], "no index"),
-        (["search", "--index", shop / "index", "--image", tmp_path / "note.jpg"], "not usable"),
-        (["index", "info", "--index", tmp_path / "none"], "no index"),
-        (["index", "delete", "--index", shop / "index", "--id", "X"], "no product 'X'"),
-        (
-            ["index", "build", "--model", shop / "run", "--source", shop / "shop/products.csv", "--out", tmp_path],
-            "other",
-        ),
-        (["index", "add", "--index", shop / "index", "--source", tmp_path / "gone"], "nothing at"),
-        (["index", "add", "--index", shop / "index", "--source", tmp_path, "--model", "small"], "another model"),
-    ):
-        code, _, errors = run(*arguments)
-        assert code == 2, arguments
-        assert message in errors
-    (tmp_path / "t.csv").write_text("sku,price\n1,2\n")
-    with pytest.raises(UserError, match="no column 'id'"):
-        read_columns(tmp_path / "t.csv")
-    (tmp_path / "t.csv").write_text("id,price\n1,2\n1,3\n")
-    with pytest.raises(UserError, match="'1' twice"):
-        read_columns(tmp_path / "t.csv")
+    answers = search("--id", "S00037", "--weigh", "kind=0", "colour=9")
+    found, query = [hit["id"] for hit in answers[0]["hits"]], index.vectors(["S00037"])
+    plain = index.search(query, len(found), exclude=["S00037"])
+    weighted = index.search(query, len(found), exclude=["S00037"], weights={"kind": 0, "colour": 9})
+    assert found == weighted.ids[0].tolist() != plain.ids[0].tolist()
 
 
 def test_an_embedding_run_that_was_stopped_goes_on(shop, tmp_path, monkeypatch):
@@ -361,26 +252,24 @@ def test_an_embedding_run_that_was_stopped_goes_on(shop, tmp_path, monkeypatch):
         assert np.allclose(whole["embeddings"], resumed["embeddings"], atol=1e-5)
 
 
-def test_shards_of_another_model_are_not_used(shop, tmp_path):
-    model, table = load_model(shop / "run"), shop / "shop/products.csv"
-    (tmp_path / "e.npz.shards").mkdir()
-    np.savez(
-        tmp_path / "e.npz.shards/000000.npz", stamp=np.array("other"), rows=np.arange(1, COUNT + 1),
-        embeddings=np.zeros((COUNT, 32), np.float32), labels=np.zeros((COUNT, 2)), confidences=np.zeros((COUNT, 2)),
-    )  # fmt: skip
-    (tmp_path / "e.npz.shards/000001.npz").write_bytes(b"PK half of one")
-    assert embed_source(model, table, tmp_path / "e.npz", dtype="float16", progress=False) == COUNT
-    with np.load(tmp_path / "e.npz") as arrays:
+def test_shards_of_another_model_are_not_used(shop, tmp_path, monkeypatch):
+    model, table, out = load_model(shop / "run"), shop / "shop/products.csv", tmp_path / "e.npz"
+    with monkeypatch.context() as patch:
+        patch.setattr(type(model), "fingerprint", "another")
+        shards = open_shards(model, SourceRun(model, table, out, progress=False))
+        zeros = {"labels": np.zeros((COUNT, 2)), "confidences": np.zeros((COUNT, 2))}
+        shards.write({"rows": np.arange(1, COUNT + 1), "embeddings": np.zeros((COUNT, 32), np.float32), **zeros})
+    assert embed_source(model, table, out, dtype="float16", progress=False) == COUNT
+    with np.load(out) as arrays:
         assert arrays["embeddings"].dtype == np.float16
         assert np.allclose(np.linalg.norm(arrays["embeddings"].astype(np.float32), axis=1), 1, atol=1e-2)
     with pytest.raises(UserError, match="float32 or float16"):
-        embed_source(model, table, tmp_path / "e.npz", dtype="int8", progress=False)
+        embed_source(model, table, out, dtype="int8", progress=False)
 
 
-def test_a_draw_is_found_among_its_like(shop):
+def test_a_draw_is_found_among_its_like(shop, index):
     """The trained model's neighbours of a photo that it never saw are of its colour, well above chance."""
-    model, index = load_model(shop / "run"), Index.load(shop / "index")
-    hits = 0
+    model, hits = load_model(shop / "run"), 0
     for seed, colour in enumerate(["red", "blue", "green", "yellow"] * 5):
         photo = draw_product("round", colour, 900_000 + seed)
         found = index.search(model.embed(photo), 5)

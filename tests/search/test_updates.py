@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from search.clustered import clustered, unit
 
+from fashion_jax.search import index as index_module
 from fashion_jax.search import snapshot as versions
 from fashion_jax.search.index import Index
 from fashion_jax.search.snapshot import Update, Updater
@@ -28,7 +29,8 @@ from fashion_jax.system.errors import UserError
 DIM = 8
 POOL = clustered(4_000, DIM, clusters=30)
 COLOURS = ("Red", "Blue", "")
-HERE = Path(__file__).resolve().parent
+SEEDS = st.integers(0, 10**6)
+TESTS = Path(__file__).resolve().parent.parent
 
 
 class Model(RuleBasedStateMachine):
@@ -50,47 +52,35 @@ class Model(RuleBasedStateMachine):
     def put(self, ids: list[int], seed: int) -> tuple[np.ndarray, list[str]]:
         vectors = POOL[np.random.default_rng(seed).integers(0, len(POOL), len(ids))]
         colours = [COLOURS[(i + seed) % 3] for i in ids]
-        self.products.update({i: (v, c) for i, v, c in zip(ids, vectors, colours, strict=True)})
-        return vectors, colours
+        self.products.update(zip(ids, zip(vectors, colours, strict=True), strict=True))
+        return vectors.reshape(-1, DIM), colours
 
-    @initialize(count=st.integers(1, 200), seed=st.integers(0, 10**6))
+    @initialize(count=st.integers(1, 200), seed=SEEDS)
     def build(self, count: int, seed: int) -> None:
-        ids = list(range(count))
-        vectors, colours = self.put(ids, seed)
+        vectors, colours = self.put(list(range(count)), seed)
         # A target of 1 makes ScaNN look at everything, so that its answers can be compared one by one.
-        self.index = Index.build(vectors, ids, {"colour": colours}, backend=self.backend, target_recall=1.0)
+        self.index = Index.build(vectors, range(count), {"colour": colours}, backend=self.backend, target_recall=1.0)
 
-    @rule(ids=st.lists(st.integers(0, 300), max_size=12, unique=True), seed=st.integers(0, 10**6))
-    def upsert(self, ids: list[int], seed: int) -> None:
+    @rule(ids=st.lists(st.integers(0, 300), max_size=12, unique=True), seed=SEEDS, with_colours=st.booleans())
+    def upsert(self, ids: list[int], seed: int, with_colours: bool) -> None:
+        before = dict(self.products)
         vectors, colours = self.put(ids, seed)
-        self.index.upsert(ids, vectors.reshape(-1, DIM), {"colour": colours})
+        if not with_colours:
+            self.products.update({i: (self.products[i][0], before[i][1] if i in before else "") for i in ids})
+        self.index.upsert(ids, vectors, {"colour": colours} if with_colours else None)
 
-    @rule(ids=st.lists(st.integers(0, 300), max_size=5, unique=True), seed=st.integers(0, 10**6))
-    def upsert_vectors_alone(self, ids: list[int], seed: int) -> None:
-        before = {i: self.products[i][1] for i in ids if i in self.products}
-        vectors, _ = self.put(ids, seed)
-        for i in ids:
-            self.products[i] = (self.products[i][0], before.get(i, ""))
-        self.index.upsert(ids, vectors.reshape(-1, DIM))
-
+    @precondition(lambda self: self.products)
     @rule(data=st.data())
     def delete(self, data: st.DataObject) -> None:
-        ids = (
-            data.draw(st.lists(st.sampled_from(sorted(self.products)), max_size=6, unique=True))
-            if self.products
-            else []
-        )
+        ids = data.draw(st.lists(st.sampled_from(sorted(self.products)), max_size=6, unique=True))
         self.index.delete(ids)
         for i in ids:
             del self.products[i]
 
-    @rule(i=st.integers(301, 400))
-    def delete_unknown(self, i: int) -> None:
+    @rule(i=st.integers(301, 400), bad=st.sampled_from([np.nan, np.inf, -np.inf]))
+    def change_wrongly(self, i: int, bad: float) -> None:
         with pytest.raises(KeyError):
             self.index.delete([*sorted(self.products)[:1], i])
-
-    @rule(bad=st.sampled_from([np.nan, np.inf, -np.inf]))
-    def upsert_bad(self, bad: float) -> None:
         with pytest.raises(UserError):
             self.index.upsert([1, 2], np.stack([POOL[0], np.full(DIM, bad)]))
 
@@ -102,9 +92,7 @@ class Model(RuleBasedStateMachine):
     @rule()
     def crash_and_load(self) -> None:
         # What is in memory is lost, as if the process had ended: only the lock is released.
-        saved = self.index._saved
-        assert saved is not None
-        saved._lock.close()
+        self.index._saved._lock.close()
         self.index = Index.load(self.folder / "index")
 
     @precondition(lambda self: self.products)
@@ -113,14 +101,13 @@ class Model(RuleBasedStateMachine):
         self.index.rebuild()
 
     @precondition(lambda self: self.products)
-    @rule(seed=st.integers(0, 10**6), k=st.integers(1, 12), where=st.sampled_from([None, "Red", "Blue", "none"]))
-    def search(self, seed: int, k: int, where: str | None) -> None:
+    @rule(seed=SEEDS, k=st.integers(1, 12), colour=st.sampled_from([None, "Red", "Blue", ""]))
+    def search(self, seed: int, k: int, colour: str | None) -> None:
         queries = POOL[np.random.default_rng(seed).integers(0, len(POOL), 3)] + np.float32(0.01)
         k = min(k, len(self.products))
-        quoted = "none" if where == "none" else f"{where!r}"
-        hits = self.index.search(queries, k, where=None if where is None else f"colour == {quoted}")
-        wanted = {None: None, "none": ""}.get(where, where)
-        names = [i for i, (_, c) in self.products.items() if wanted is None or c == wanted]
+        where = None if colour is None else f"colour == {colour!r}" if colour else "colour == none"
+        hits = self.index.search(queries, k, where=where)
+        names = [i for i, (_, c) in self.products.items() if colour is None or c == colour]
         assert ((hits.ids >= 0).sum(1) == min(k, len(names))).all()
         if not names:
             return
@@ -133,88 +120,64 @@ class Model(RuleBasedStateMachine):
 
     @invariant()
     def same_products(self) -> None:
-        if hasattr(self, "index"):
-            assert len(self.index) == len(self.products)
-            assert set(self.index.ids.tolist()) == set(self.products)
-            some = sorted(self.products)[:3]
-            assert [a["colour"] or "" for a in self.index.attributes(some)] == [self.products[i][1] for i in some]
+        assert len(self.index) == len(self.products)
+        assert set(self.index.ids.tolist()) == set(self.products)
+        some = sorted(self.products)[:3]
+        assert [a["colour"] or "" for a in self.index.attributes(some)] == [self.products[i][1] for i in some]
 
 
 class ScannModel(Model):
-    """The same over ScaNN."""
-
     backend = "scann"
 
 
-_STEPS = settings(
-    max_examples=int(os.environ.get("FASHION_MODEL_EXAMPLES", "12")),
-    stateful_step_count=40,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-)
+EXAMPLES = int(os.environ.get("FASHION_MODEL_EXAMPLES", "12"))
+STEPS = settings(stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck))
 TestExactModel = Model.TestCase
-TestExactModel.settings = _STEPS
+TestExactModel.settings = settings(STEPS, max_examples=EXAMPLES)
 TestScannModel = ScannModel.TestCase
-TestScannModel.settings = settings(_STEPS, max_examples=max(2, _STEPS.max_examples // 4), stateful_step_count=25)
+TestScannModel.settings = settings(STEPS, max_examples=max(2, EXAMPLES // 4), stateful_step_count=25)
 
 
 def test_readers_see_whole_versions_beside_a_writer():
     """Every product of version n has the stamp n; a reader must never see two stamps in one answer."""
     seconds = float(os.environ.get("FASHION_READER_SECONDS", "3"))
-    ids = np.arange(200)
-    vectors = POOL[:200]
-    index = Index.build(vectors, ids, {"stamp": [0] * 200})
-    stop, torn, answers = threading.Event(), [], [0] * 8
+    products, pool, stop = np.arange(200), unit(POOL), threading.Event()
+    index = Index.build(POOL[:200], products, {"stamp": [0] * 200})
 
-    pool = unit(POOL)
-
-    def read(number: int) -> None:
-        queries = pool[number : number + 4]
+    def read(number: int) -> int:
+        queries, answers = pool[number : number + 4], 0
         while not stop.is_set():
             hits = index.search(queries, 20)
-            for query in range(4):
-                stamps = {row["stamp"] for row in hits.attributes(query)}
-                ids = hits.ids[query]
-                if len(stamps) != 1 or len(set(ids.tolist())) != 20 or (ids < 0).any():
-                    torn.append((stamps, ids))
-                    return
+            for query, ids in enumerate(hits.ids):
+                (stamp,) = {row["stamp"] for row in hits.attributes(query)}
+                assert len(set(ids.tolist())) == 20 and (ids >= 0).all()
                 # The vectors of a version follow from its stamp: ids, attributes and scores must be of one version.
-                start = stamps.pop() % 1000
-                if not np.allclose(pool[start + ids] @ queries[query], hits.scores[query], atol=1e-5):
-                    torn.append((start, ids))
-                    return
-            answers[number] += 1
+                assert np.allclose(pool[stamp % 1000 + ids] @ queries[query], hits.scores[query], atol=1e-5)
+            answers += 1
+        return answers
 
-    readers = [threading.Thread(target=read, args=(n,)) for n in range(8)]
-    for reader in readers:
-        reader.start()
-    end, stamp = time.monotonic() + seconds, 0
-    while time.monotonic() < end and not torn:
-        stamp += 1
-        index.upsert(ids, POOL[stamp % 1000 : stamp % 1000 + 200], {"stamp": [stamp] * 200})
-        if stamp % 50 == 0:
-            index.rebuild()
-    stop.set()
-    for reader in readers:
-        reader.join()
-    assert not torn
-    assert min(answers) > 0
-    assert stamp > 10
+    with ThreadPoolExecutor(8) as threads:
+        readers = [threads.submit(read, number) for number in range(8)]
+        end, stamp = time.monotonic() + seconds, 0
+        try:
+            while time.monotonic() < end and not any(reader.done() for reader in readers):
+                stamp += 1
+                index.upsert(products, POOL[stamp % 1000 : stamp % 1000 + 200], {"stamp": [stamp] * 200})
+                if stamp % 50 == 0:
+                    index.rebuild()
+        finally:
+            stop.set()
+    assert min(reader.result() for reader in readers) > 0 and stamp > 10
 
 
 def test_reading_waits_for_no_writer():
     index = Index.build(POOL[:100], np.arange(100), {"n": list(range(100))})
     index.upsert([100], POOL[100:101], {"n": [100]})
-    answers = []
-
-    def read() -> None:
-        answers.append((index.attributes([3, 100]), index.vectors([3]).shape, 100 in index, 101 in index))
-
-    with index._lock:  # as a writer has it that saves or rebuilds
-        reader = threading.Thread(target=read)
-        reader.start()
-        reader.join(timeout=20)
-        assert answers == [([{"n": 3}, {"n": 100}], (1, 8), True, False)]
+    with ThreadPoolExecutor(1) as threads, index._lock:  # as a writer has it that saves or rebuilds
+        read = threads.submit(
+            lambda: (index.attributes([3, 100]), index.vectors([3]).shape, 100 in index, 101 in index)
+        )
+        assert read.result(timeout=20) == ([{"n": 3}, {"n": 100}], (1, 8), True, False)
 
 
 def test_rows_that_were_added_and_count_no_more_are_dropped(monkeypatch):
@@ -228,43 +191,36 @@ def test_rows_that_were_added_and_count_no_more_are_dropped(monkeypatch):
     assert np.allclose(index.vectors([3, 101]) @ index.vectors([3, 101]).T, unit(POOL[49:51]) @ unit(POOL[49:51]).T)
 
 
-@pytest.mark.parametrize("texts", [False, True])
-def test_many_updates_at_once_are_one_after_the_other(texts):
+@pytest.mark.parametrize("name", [int, "sku {}".format])
+def test_many_updates_at_once_are_one_after_the_other(name):
     chance = np.random.default_rng(0)
-    name = (lambda i: f"sku {i}") if texts else int
-    build = lambda: Index.build(POOL[:30], [name(i) for i in range(30)], {"n": [0] * 30, "c": ["a"] * 30})  # noqa: E731
-    one, updates = build(), []
-    there = set(range(30))
+    start = [name(i) for i in range(30)]
+    one, other = (Index.build(POOL[:30], start, {"n": [0] * 30, "c": ["a"] * 30}) for _ in range(2))
+    updates = []
     for step in range(80):
         if step % 3 == 2:
-            ids = chance.choice(sorted(there), min(2, len(there)), replace=False).tolist()
-            there -= set(ids)
-            updates.append(Update(True, np.array([name(i) for i in ids])))
-            one.delete([name(i) for i in ids])
-            continue
-        ids = chance.choice(60, 3, replace=False).tolist()
-        there |= set(ids)
-        columns = {"n": [step] * 3, "c": [f"word {step % 7}", None, "b"]}
-        vectors = unit(POOL[step : step + 3])
-        updates.append(Update(False, np.array([name(i) for i in ids]), vectors, columns))
-        one.upsert([name(i) for i in ids], vectors, columns)
-    before = build().snapshot
+            names = chance.choice(one.ids, 2, replace=False)
+            updates.append(Update(True, names))
+            one.delete(names)
+        else:
+            names = np.array([name(i) for i in chance.choice(60, 3, replace=False)])
+            columns = {"n": [step] * 3, "c": [f"word {step % 7}", None, "b"]}
+            vectors = unit(POOL[step : step + 3])
+            updates.append(Update(False, names, vectors, columns))
+            one.upsert(names, vectors, columns)
+    before = other.snapshot
     after = Updater(before).apply_all(before, updates)
-    live = after.ids[after.live]
-    assert live.tolist() == one.ids.tolist()
-    rows = after.find(live.tolist())
+    assert after.ids[after.live].tolist() == one.ids.tolist()
+    rows = after.find(one.ids.tolist())
     assert [after.attributes.row(row) for row in rows] == one.attributes(one.ids)
     assert np.allclose(after.vectors(rows), one.vectors(one.ids), atol=1e-6)
     assert after.num_live == len(one)
-    assert before.num_live == 30  # versions never change
-    assert before.attributes.row(5) == {"n": 0, "c": "a"}
+    assert before.num_live == 30 and before.attributes.row(5) == {"n": 0, "c": "a"}  # versions never change
 
 
 def test_changes_made_during_a_rebuild_are_kept(monkeypatch):
     index = Index.build(POOL[:100], np.arange(100), {"n": list(range(100))})
-    from fashion_jax.search import index as module
-
-    real = module.build_base
+    real = index_module.build_base
 
     def slow(*args, **kwargs):
         base = real(*args, **kwargs)
@@ -273,10 +229,9 @@ def test_changes_made_during_a_rebuild_are_kept(monkeypatch):
         index.upsert([8], POOL[300:301], {"n": [-8]})
         return base
 
-    monkeypatch.setattr(module, "build_base", slow)
+    monkeypatch.setattr(index_module, "build_base", slow)
     index.rebuild()
-    assert len(index) == 100
-    assert 7 not in index
+    assert len(index) == 100 and 7 not in index
     assert [a["n"] for a in index.attributes([5, 8, 9, 500])] == [-5, -8, 9, 500]
     assert index.search(POOL[[200, 201, 300, 9]], 1).ids[:, 0].tolist() == [5, 500, 8, 9]
 
@@ -284,12 +239,11 @@ def test_changes_made_during_a_rebuild_are_kept(monkeypatch):
 WRITER = """
 import sys, numpy as np
 from fashion_jax.search.index import Index
-from search.clustered import clustered, unit
+from search.clustered import clustered
 pool = clustered(4000, 8, clusters=30)
 index, start = Index.load(sys.argv[1]), int(sys.argv[2])
 for step in range(start, 10**6):
-    index.upsert(np.arange(step * 3, step * 3 + 3), pool[[step % 4000, (step + 1) % 4000, (step + 2) % 4000]],
-                 {"step": [step] * 3})
+    index.upsert(step * 3 + np.arange(3), pool[(step + np.arange(3)) % 4000], {"step": [step] * 3})
     if step % 5 == 4:
         index.delete([step * 3 + 1])
     if step % 40 == 39:
@@ -301,25 +255,19 @@ for step in range(start, 10**6):
 @pytest.mark.slow
 def test_killed_writers_lose_nothing_that_was_acknowledged(tmp_path):
     """SIGKILL at random moments: every update that the writer reported is there, whole, and the index is readable."""
-    kills = int(os.environ.get("FASHION_KILLS", "4"))
-    folder, done, cut_short = tmp_path / "index", 0, set()
+    folder, output, done, cut_short = tmp_path / "index", tmp_path / "out", 0, set()
     with Index.build(POOL[:3], np.arange(3), {"step": [0] * 3}) as index:
         index.save(folder)
-    chance = random.Random(0)
-    for _ in range(kills):
-        with (tmp_path / "out").open("w+") as out:
-            environment = {**os.environ, "PYTHONPATH": str(HERE.parent)}
-            writer = subprocess.Popen(
-                [sys.executable, "-c", WRITER, str(folder), str(done + 1)], stdout=out, env=environment
-            )
-            while "\n" not in (tmp_path / "out").read_text():
+    chance, environment = random.Random(0), {**os.environ, "PYTHONPATH": str(TESTS)}
+    for _ in range(int(os.environ.get("FASHION_KILLS", "4"))):
+        command = [sys.executable, "-c", WRITER, str(folder), str(done + 1)]
+        with output.open("w") as out, subprocess.Popen(command, stdout=out, env=environment) as writer:
+            while "\n" not in output.read_text():
                 assert writer.poll() is None
                 time.sleep(0.01)
             time.sleep(chance.uniform(0, 0.8))
-            os.kill(writer.pid, signal.SIGKILL)
-            writer.wait()
-        lines = (tmp_path / "out").read_text().splitlines()
-        acknowledged = int(lines[-1])
+            writer.kill()
+        acknowledged = int(output.read_text().splitlines()[-1])
         loaded = Index.load(folder)
         steps = [row["step"] for row in loaded.attributes(loaded.ids)]
         done = max(steps)

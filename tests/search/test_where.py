@@ -30,69 +30,34 @@ def passing(text: str) -> list[int]:
     return np.flatnonzero(parse_where(text).evaluate(TABLE)).tolist()
 
 
-@pytest.mark.parametrize(
-    ("text", "rows"),
-    [
-        ("gender == 'Women'", [0, 3]),
-        ("gender != 'Women'", [1, 2, 4, 5]),
-        ("'Women' == gender", [0, 3]),
-        ("gender in ['Men', \"Boys\"]", [1, 4, 5]),
-        ("gender in []", []),
-        ("gender == none", [2]),
-        ("baseColour == none", [5]),
-        ("year != none", [0, 1, 2, 4, 5]),
-        ("year >= 2012", [0, 1, 4]),
-        ("2012 <= year", [0, 1, 4]),
-        ("year < 2.012e3", [2, 5]),
-        ("not year < 2012", [0, 1, 3, 4]),
-        ("`in stock` == true", [0, 2, 3, 5]),
-        ("`in stock` == FALSE", [1, 4]),
-        (r"baseColour == 'It\'s'", [4]),
-        ('baseColour == "It\'s"', [4]),
-        ("baseColour > 'Blue' and baseColour < 'Red'", [3, 4]),
-        ("gender == 'Women' and baseColour == 'Red' or year == 2010", [0, 5]),
-        ("gender == 'Women' and (baseColour == 'Red' or year == 2010)", [0]),
-        ("not not (gender == 'Men')", [1, 5]),
-        ("not gender == 'Men' and year == 2012", [0, 4]),
-        ("baseColour == 'no such colour'", []),
-    ],
-)
+@pytest.mark.parametrize(("text", "rows"), [
+    ("gender in ['Men', \"Boys\"]", [1, 4, 5]), ("gender not in ['Men']", [0, 2, 3, 4]),
+    ("gender == none", [2]), ("baseColour == none", [5]), ("year != none", [0, 1, 2, 4, 5]),
+    ("year < 2.012e3", [2, 5]), ("`in stock` == true", [0, 2, 3, 5]), ("`in stock` == FALSE", [1, 4]),
+    (r"baseColour == 'It\'s'", [4]), ('baseColour == "It\'s"', [4]),
+    ("baseColour > 'Blue' and baseColour < 'Red'", [3, 4]),
+    ("gender == 'Women' and baseColour == 'Red' or year == 2010", [0, 5]),
+    ("gender == 'Women' and (baseColour == 'Red' or year == 2010)", [0]),
+    ("not not (gender == 'Men')", [1, 5]), ("not gender == 'Men' and year == 2012", [0, 4]),
+])  # fmt: skip
 def test_meaning(text, rows):
     assert passing(text) == rows
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "at character 1, the end: the name of a column"),
-        ("gendr == 'Men'", "no column 'gendr'; did you mean 'gender'"),
-        ("gender = 'Men'", "write =="),
-        ("gender == Men", "a text in quotes"),
-        ("gender == 'Men", "never closed"),
-        ("gender == 'Men' 'Women'", "'and', 'or' or the end"),
-        ("(gender == 'Men'", "')' is expected"),
-        ("gender in 'Men'", "'[' is expected"),
-        ("gender in ['Men' 'Women']", "',' is expected"),
-        ("gender", "one of == !="),
-        ("gender == 3", "holds texts"),
-        ("year == '2012'", "holds numbers"),
-        ("year < none", "no meaning"),
-        ("gender == gender", "a text in quotes"),
-        ("__import__('os').system('true')", "'.' has no meaning"),
-        ("not " * 200 + "year == 1", "nested"),
-        ("(" * 5000 + "year == 1" + ")" * 5000, "nested"),
-        ("year == " + "1" * 30_000, "characters"),
-        ("year == 12abc", "not understood"),
-    ],
-)
+@pytest.mark.parametrize(("text", "message"), [
+    ("", "at character 1, the end: the name of a column"), ("2012 <= year", "the name of a column"),
+    ("gendr == 'Men'", "no column 'gendr'; did you mean 'gender'"), ("gender = 'Men'", "write =="),
+    ("gender == Men", "a text in quotes"), ("gender == 'Men", "never closed"), ("gender", "one of == !="),
+    ("gender == 'Men' 'Women'", "'and', 'or' or the end"), ("(gender == 'Men'", "')' is expected"),
+    ("gender in 'Men'", "'[' is expected"), ("gender in ['Men' 'Women']", "',' is expected"),
+    ("gender == 3", "holds texts"), ("year == '2012'", "holds numbers"), ("year < none", "no meaning"),
+    ("__import__('os').system('true')", "'.' has no meaning"), ("year == 12abc", "not understood"),
+    ("not " * 200 + "year == 1", "nested"), ("(" * 5000 + "year == 1" + ")" * 5000, "nested"),
+    ("year == " + "1" * 30_000, "characters"), (3, "is a text"),
+])  # fmt: skip
 def test_what_is_not_understood_is_said(text, message):
     with pytest.raises(UserError, match=re.escape(message)):
         parse_where(text).evaluate(TABLE)
-
-
-def test_a_filter_must_be_a_text():
-    with pytest.raises(UserError, match="is a text"):
-        parse_where(3)  # type: ignore[arg-type]
 
 
 def test_words_that_no_product_has_are_named():
@@ -119,14 +84,10 @@ def filters(draw, depth=3):
     if kind == "in":
         chosen = draw(st.lists(st.sampled_from(values), max_size=3))
         return f"{column} in {chosen!r}", series.isin(chosen)
-    mark, value = draw(st.sampled_from(["==", "!=", "<", ">="])), draw(st.sampled_from(values))
-    known = series.notna()
-    compare = {"==": series == value, "!=": series != value}
-    if mark in ("<", ">="):
-        compare[mark] = known & ((series[known] < value) if mark == "<" else (series[known] >= value)).reindex(
-            series.index, fill_value=False
-        )
-    return f"{column} {mark} {value!r}", compare[mark]
+    mark, value = draw(st.sampled_from(["==", "!=", "<", "<=", ">", ">="])), draw(st.sampled_from(values))
+    rows = series if mark in ("==", "!=") else series.dropna()
+    passing_rows = {"==": rows.eq, "!=": rows.ne, "<": rows.lt, "<=": rows.le, ">": rows.gt, ">=": rows.ge}[mark](value)
+    return f"{column} {mark} {value!r}", passing_rows.reindex(series.index, fill_value=False)
 
 
 @given(filters())
