@@ -8,56 +8,26 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from flax import traverse_util
 
-from fashion_jax.models.classifier import split_network
 from fashion_jax.serving import zoo
-from fashion_jax.serving.package import load_package, write_package
+from fashion_jax.serving.package import load_package
 from fashion_jax.serving.predictor import load_model
 from fashion_jax.serving.zoo import ZOO, find_model, zoo_models
 from fashion_jax.system.errors import UserError
-from small_models import BASE, model_of
 
 
-@pytest.fixture(scope="module")
-def package(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("zoo") / "package"
-    _, params, batch_stats = split_network(model_of(BASE))
-    flat = traverse_util.flatten_dict({"params": params, "batch_stats": batch_stats})
-    write_package(
-        folder,
-        weights={"/".join(map(str, path)): np.asarray(array) for path, array in flat.items()},
-        model=BASE,
-        vocabularies={"kind": ("a", "b", "c"), "colour": ("1", "2", "3", "4", "5")},
-        preprocessing={
-            "height": 20,
-            "width": 16,
-            "max_side": 64,
-            "mean": [0.5] * 3,
-            "std": [0.5] * 3,
-            "test_time_flip": False,
-        },
-        extra={"note": "drawn"},
-    )  # fmt: skip
-    return folder
-
-
-def test_names_stand_for_the_librarys_own(package, tmp_path, monkeypatch):
-    shutil.copytree(package, tmp_path / "zoo" / "drawn")
+def test_names_stand_for_the_librarys_own(tmp_path, monkeypatch):
+    assert "small" in zoo_models()  # of the quick start
+    shutil.copytree(ZOO / "small", tmp_path / "zoo" / "drawn")
     monkeypatch.setattr(zoo, "ZOO", tmp_path / "zoo")
     monkeypatch.chdir(tmp_path)
     assert zoo_models() == ("drawn",)
-    assert find_model("drawn") == tmp_path / "zoo" / "drawn"
-    assert load_model("drawn").package.extra == {"note": "drawn"}
+    assert find_model("drawn") == load_model("drawn").package.folder == tmp_path / "zoo" / "drawn"
     assert find_model("./elsewhere/drawn") == Path("elsewhere/drawn")
     (tmp_path / "drawn").mkdir()  # a path that is there is the user's
     assert find_model("drawn") == Path("drawn")
     with pytest.raises(UserError, match="no model package"):
         load_model("nothing")
-
-
-def test_the_model_of_the_quick_start_is_there():
-    assert "small" in zoo_models()
 
 
 @pytest.mark.parametrize("name", zoo_models())
