@@ -31,14 +31,11 @@ def test_the_temperature_that_made_the_labels_is_found(temperature):
 def test_scaling_removes_the_calibration_error():
     logits, labels = drawn(20_000, 2.5)
     others, truth = drawn(20_000, 2.5, seed=1)
-    fitted = fit_temperature(logits, labels)
-
-    def error(scale: float) -> float:
-        probabilities = scipy.special.softmax(others / scale, axis=1)
-        return calibration_error(probabilities.max(1), probabilities.argmax(1) == truth)
-
-    assert error(1.0) > 0.2
-    assert error(fitted) < 0.02
+    errors = []
+    for temperature in (1.0, fit_temperature(logits, labels)):
+        probabilities = scipy.special.softmax(others / temperature, axis=1)
+        errors.append(calibration_error(probabilities.max(1), probabilities.argmax(1) == truth))
+    assert errors[0] > 0.2 and errors[1] < 0.02
 
 
 def test_the_error_is_what_its_definition_says():
@@ -61,11 +58,8 @@ def test_a_threshold_accepts_as_many_as_the_precision_allows():
     confidences = np.round(random.random(400), 2)  # with ties
     correct = random.random(400) < confidences
     found = fit_threshold(confidences, correct, 0.9)
-    best = 0.0
-    for candidate in np.unique(confidences):
-        accepted = confidences >= candidate
-        if correct[accepted].mean() >= 0.9:
-            best = max(best, accepted.mean())
+    every = [confidences >= candidate for candidate in np.unique(confidences)]
+    best = max(accepted.mean() for accepted in every if correct[accepted].mean() >= 0.9)
     accepted = confidences >= found
     assert accepted.mean() == pytest.approx(best) and correct[accepted].mean() >= 0.9
     assert fit_threshold(confidences, np.zeros(400, bool), 0.9) == math.inf
@@ -83,9 +77,7 @@ def test_sets_hold_the_truth_as_often_as_asked(coverage):
         assert sets.any(1).all()
         inside.append(sets[np.arange(150), labels[150:]].mean())
     assert coverage - 0.01 < np.mean(inside) < coverage + 0.03
-
-
-def test_too_few_rows_put_every_class_into_the_set():
-    probabilities = np.full((4, 3), 1 / 3)
-    assert fit_label_sets(probabilities, np.zeros(4, int), 0.95) == 0
+    # Too few rows put every class into the set.
+    probabilities = np.full((3, 3), 1 / 3)
+    assert fit_label_sets(probabilities, np.zeros(3, int), coverage) == 0
     assert label_sets(probabilities, 0.0).all()
