@@ -28,16 +28,6 @@ def test_the_temperature_that_made_the_labels_is_found(temperature):
     assert fit_temperature(logits[:0], labels[:0]) == 1.0
 
 
-def test_scaling_removes_the_calibration_error():
-    logits, labels = drawn(20_000, 2.5)
-    others, truth = drawn(20_000, 2.5, seed=1)
-    errors = []
-    for temperature in (1.0, fit_temperature(logits, labels)):
-        probabilities = scipy.special.softmax(others / temperature, axis=1)
-        errors.append(calibration_error(probabilities.max(1), probabilities.argmax(1) == truth))
-    assert errors[0] > 0.2 and errors[1] < 0.02
-
-
 def test_the_error_is_what_its_definition_says():
     random = np.random.default_rng(0)
     confidences, correct = np.append(random.random(500), [0.0, 1.0]), random.random(502) < 0.6

@@ -9,13 +9,7 @@ import scipy.special
 
 from fashion_jax.data.schema import MISSING
 from fashion_jax.decision import embedding
-from fashion_jax.decision.embedding import (
-    EmbeddingPlan,
-    Subspace,
-    compared_attributes,
-    fit_embedding,
-    principal_directions,
-)
+from fashion_jax.decision.embedding import EmbeddingPlan, Subspace, compared_attributes, fit_embedding
 from fashion_jax.decision.hierarchy import Pair
 
 PAIRS = [Pair("type", "kind", np.ones((30, 5), np.int64), 1.0)]
@@ -121,7 +115,7 @@ def test_shadows_on_all_directions_keep_every_cosine():
     rng = np.random.default_rng(1)
     features = rng.random((50, 8)) * rng.random((50, 1)) * 9
     unit = features / np.linalg.norm(features, axis=1, keepdims=True)
-    directions = principal_directions(features, 8)
+    directions = embedding.principal_directions(features, 8)
     np.testing.assert_allclose((unit @ directions) @ (unit @ directions).T, unit @ unit.T, atol=1e-6)
     # The first direction has the longest shadows of all.
     assert np.square(unit @ directions[:, 0]).sum() == pytest.approx(np.linalg.eigvalsh(unit.T @ unit)[-1])

@@ -142,54 +142,49 @@ def test_the_adjustment_of_a_loss_is_undone(fitted):
     assert scores[best_strength(sweep, "macro_f1")] > max(scores.values()) - 0.01
 
 
-def made_sweep(accuracy, macro_f1, supported=lambda strength: 0.4) -> list[dict]:
-    """Scores as functions of the strengths -0.2, -0.1, ..., 0.6."""
-    names = ("strength", "accuracy", "macro_f1", "macro_f1_supported", "won", "lost")
-    scores = [(s, accuracy(s), macro_f1(s), supported(s), 0, 5) for s in np.arange(-2, 7) / 10]
-    return [dict(zip(names, values, strict=True)) for values in scores]
+STEPS = tuple(np.arange(-2, 7) / 10)
+
+
+def made_sweep(accuracy, macro_f1, supported) -> list[dict]:
+    """Scores at the strengths of STEPS."""
+    names = ("strength", "accuracy", "macro_f1", "macro_f1_supported")
+    rows = zip(STEPS, accuracy, macro_f1, supported, strict=True)
+    return [{**dict(zip(names, row, strict=True)), "won": 0, "lost": 5} for row in rows]
 
 
 def test_an_accuracy_that_chance_explains_changes_nothing():
-    sweep = made_sweep(lambda s: 0.5 - 0.03 * s, lambda s: 0.5)
+    sweep = made_sweep([0.5 - 0.03 * s for s in STEPS], [0.5] * 9, [0.4] * 9)
     sweep[1].update(won=8, lost=5)
-    assert best_strength(sweep, "accuracy") == 0
+    assert best_strength(sweep, "accuracy") == best_strength([], "accuracy") == 0
     sweep[1].update(won=40, lost=5, accuracy=0.535)
     assert best_strength(sweep, "accuracy") == -0.1
-    assert best_strength([], "accuracy") == 0
 
 
 def test_little_accuracy_is_given_for_much_macro_f1():
-    def best(score, gain, supported_gain, lost=0.001):
-        gains = (lambda s: 0.3 + gain * s), (lambda s: 0.4 + supported_gain * s)
-        return best_strength(made_sweep(lambda s: 0.7 - lost * max(s, 0), *gains), score)
-
-    # At most 0.002 of accuracy is lost, and the strength is at most 0.25 higher.
-    assert best("accuracy", 0.1, 0.1) == 0.2
-    assert best("accuracy", 0.1, 0.1, lost=0.015) == 0.1
-    assert best("accuracy", 0.1, 0.1, lost=0.05) == 0
-    assert best("accuracy", 0.04, 0.1) == 0
-    assert best("accuracy", 0.1, 0.01) == 0  # by classes of a few rows alone
-    assert best("accuracy", -0.1, -0.1) == 0  # never against rare classes
-    # The other operating point is another one only where that is worth something.
-    assert best("macro_f1", 0.1, 0.1, lost=0.05) == 0.6
-    assert best("macro_f1", 0.005, 0.005, lost=0.05) == 0
-    assert best("macro_f1", 0.005, 0.1, lost=0.05) == best("accuracy", 0.005, 0.1)
-    assert best("macro_f1", 0.1, 0.1) == 0.6
-    assert best("macro_f1", 0.1, 0.1, lost=0.11) == 0.4  # at most 0.05 of accuracy is lost
+    for score, gain, supported_gain, lost, wanted in (
+        # At most 0.002 of accuracy is lost, and the strength is at most 0.25 higher.
+        ("accuracy", 0.1, 0.1, 0.001, 0.2), ("accuracy", 0.1, 0.1, 0.015, 0.1), ("accuracy", 0.1, 0.1, 0.05, 0),
+        # Neither for little, nor by classes of a few rows alone, and never against rare classes.
+        ("accuracy", 0.04, 0.1, 0.001, 0), ("accuracy", 0.1, 0.01, 0.001, 0), ("accuracy", -0.1, -0.1, 0.001, 0),
+        # The other operating point is another one only where that is worth something, and loses 0.05 at most.
+        ("macro_f1", 0.1, 0.1, 0.05, 0.6), ("macro_f1", 0.005, 0.005, 0.05, 0), ("macro_f1", 0.005, 0.1, 0.05, 0),
+        ("accuracy", 0.005, 0.1, 0.001, 0), ("macro_f1", 0.1, 0.1, 0.001, 0.6), ("macro_f1", 0.1, 0.1, 0.11, 0.4),
+    ):  # fmt: skip
+        scores = [[start + rise * s for s in STEPS] for start, rise in ((0.3, gain), (0.4, supported_gain))]
+        sweep = made_sweep([0.7 - lost * max(s, 0) for s in STEPS], *scores)
+        assert best_strength(sweep, score) == wanted, (score, gain, supported_gain, lost)
 
 
 def test_what_is_given_is_given_on_the_rows_themselves():
     """Not on the mean with the neighbouring strengths alone, in which a single bad one is lost."""
 
-    def taken(at_peak, score, peak=0.1):
-        raised = {peak: 0.5, round(peak + 0.1, 1): 0.4}
-        f1 = [lambda s: raised.get(s, 0.3)] * 2
-        return best_strength(made_sweep(lambda s: at_peak if s == peak else 0.7, *f1), score)
-
-    assert taken(0.7, "accuracy") == taken(0.7, "macro_f1") == 0.1
-    assert taken(0.695, "accuracy") == 0.2
-    assert taken(0.66, "macro_f1", peak=0.4) == 0.4
-    assert taken(0.6, "macro_f1", peak=0.4) == 0.5
+    for at_peak, score, peak, wanted in (
+        (0.7, "accuracy", 3, 0.1), (0.7, "macro_f1", 3, 0.1), (0.695, "accuracy", 3, 0.2),
+        (0.66, "macro_f1", 6, 0.4), (0.6, "macro_f1", 6, 0.5),
+    ):  # fmt: skip
+        accuracy, macro_f1 = [0.7] * 9, [0.3] * 9
+        accuracy[peak], macro_f1[peak : peak + 2] = at_peak, (0.5, 0.4)
+        assert best_strength(made_sweep(accuracy, macro_f1, macro_f1), score) == wanted
 
 
 def test_what_is_said_is_in_its_label_set():
@@ -228,9 +223,7 @@ def test_the_auroc_is_the_chance_of_a_higher_score():
     slowly = np.mean([(b > a) + 0.5 * (b == a) for a in inside for b in outside])
     assert auroc(inside, outside) == pytest.approx(slowly)
     assert auroc(np.zeros(3), np.ones(3)) == 1
-
-
-def test_the_threshold_flags_no_more_than_asked():
+    # The threshold flags no more than asked.
     flagged = []
     for seed in range(200):
         scores = np.random.default_rng(seed).normal(size=400)
@@ -239,16 +232,12 @@ def test_the_threshold_flags_no_more_than_asked():
 
 
 def test_strange_photos_score_higher(fitted):
-    decision, _, _, test = fitted
-    score, rng = decision.out_of_catalogue, np.random.default_rng(0)
-    far = rng.normal(size=(200, 8)) * 6
-    found = score_detection(
-        score.scores(test.outputs.features, test.outputs.energies),
-        score.scores(far, np.full(200, test.outputs.energies.mean())),
-        ["x"] * 200, {"x": "group"}, score.threshold,
-    )  # fmt: skip
-    assert found["others"]["all"]["auroc"] > 0.9
-    assert found["others"]["x"] == found["others"]["group"] == found["others"]["all"]
+    score, outputs = fitted[0].out_of_catalogue, fitted[3].outputs
+    far = np.random.default_rng(0).normal(size=(200, 8)) * 6
+    scores = score.scores(outputs.features, outputs.energies), score.scores(far, np.full(200, outputs.energies.mean()))
+    found = score_detection(*scores, ["x"] * 200, {"x": "group"}, score.threshold)["others"]
+    assert found["all"]["auroc"] > 0.9
+    assert found["x"] == found["group"] == found["all"]
 
 
 def test_the_distance_is_mahalanobis_where_all_directions_are_kept():
