@@ -20,7 +20,6 @@ from fashion_jax.decision.operating_points import STRENGTHS, best_strength, labe
 from fashion_jax.decision.out_of_catalogue import auroc, fit_out_of_catalogue, score_detection, threshold_above
 from fashion_jax.decision.report import format_accepted, format_report
 from fashion_jax.evaluation.evaluate import RowOutputs
-from fashion_jax.evaluation.metrics import summarize
 
 PRIOR = np.array([0.6, 0.25, 0.1, 0.05])
 
@@ -192,15 +191,6 @@ def test_what_is_said_is_in_its_label_set():
     log_probs = {"kind": np.log(np.array([[0.8, 0.15, 0.05], [0.45, 0.35, 0.2]]))}
     sets = choose_sets(Decision({"kind": head}), log_probs, {"kind": np.array([2, 2])})["kind"]
     assert sets.tolist() == [[True, False, True], [True, True, True]]
-
-
-def test_scores_are_those_of_the_summary():
-    rng = np.random.default_rng(0)
-    labels, said = rng.choice(6, 200, p=[0.5, 0.3, 0.15, 0.03, 0.02, 0]), rng.integers(0, 6, 200)
-    confusion = np.zeros((6, 6), int)
-    np.add.at(confusion, (labels, said), 1)
-    found, wanted = label_scores(labels, said, 6), summarize(confusion, 0, 200, 0.0, tuple("abcdef"))
-    assert found == pytest.approx({key: wanted[key] for key in ("accuracy", "macro_f1", "macro_f1_supported")})
 
 
 def test_few_rows_promise_no_precision():

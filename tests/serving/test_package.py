@@ -76,14 +76,6 @@ def photos(count: int) -> np.ndarray:
     return np.stack([draw_product(kinds[i % 3], colours[i % 4], i) for i in range(count)])
 
 
-def test_what_is_loaded_is_what_was_written(package, network):
-    loaded = load_package(package)
-    assert loaded.vocabularies == VOCABULARIES
-    assert (loaded.preprocessing, loaded.extra) == (PREPROCESSING, {"note": "drawn"})
-    for a, b in zip(jax.tree.leaves(network), jax.tree.leaves((loaded.params, loaded.batch_stats)), strict=True):
-        assert np.array_equal(a, b)
-
-
 def test_a_package_may_ask_for_mirror_images(tmp_path, network):
     plain = load_model(write(tmp_path / "plain", network))
     flip, images = load_model(write(tmp_path / "flip", network, test_time_flip=True)), photos(5)
@@ -118,11 +110,19 @@ def test_predictions_are_the_networks(package, network, count):
         np.testing.assert_allclose(outputs.probabilities[name], jax.nn.softmax(logits), rtol=1e-3, atol=1e-4)
 
 
+def test_what_is_loaded_is_what_was_written(planned, network):
+    loaded = load_package(planned)
+    assert loaded.vocabularies == VOCABULARIES
+    assert (loaded.preprocessing, loaded.extra) == ({**PREPROCESSING, "test_time_flip": True}, {"note": "drawn"})
+    assert loaded.embedding.subspaces == PLAN.subspaces
+    assert np.array_equal(loaded.embedding.components, PLAN.components)
+    for a, b in zip(jax.tree.leaves(network), jax.tree.leaves((loaded.params, loaded.batch_stats)), strict=True):
+        assert np.array_equal(a, b)
+
+
 def test_embeddings_are_the_plans(planned):
     model, images = load_model(planned), photos(5)
-    loaded = model.package.embedding
-    assert loaded.subspaces == PLAN.subspaces and np.array_equal(loaded.components, PLAN.components)
-    assert model.embedding_size == 13 and model.num_features == 32
+    assert (model.embedding_size, model.num_features) == (13, 32)
     assert model.subspaces == {"kind": 3, "hue": 4, "rest": 6}
     plain = model.predict_arrays(images, flip=False)
     logits = {name: np.log(values) for name, values in plain.probabilities.items()}
@@ -387,12 +387,12 @@ def test_a_result_stays_when_the_next_run_finds_nothing(tmp_path, run):
 
 
 def test_a_schema_can_be_given(tmp_path, capsys, run):
-    photos_ = write_products(tmp_path / "shop", 6).parent / "photos"
-    for photo in list(photos_.iterdir()):
+    for photo in list((write_products(tmp_path / "shop", 6).parent / "photos").iterdir()):
         photo.rename(photo.with_suffix(""))
-    (tmp_path / "codes.csv").write_text("code,picture\n" + "\n".join(f"c{i},shop/photos/p{i}" for i in range(6)))
-    assert run(tmp_path / "codes.csv", tmp_path / "out") == 2
+    table, schema = tmp_path / "codes.csv", tmp_path / "schema.json"
+    table.write_text("code,picture\n" + "\n".join(f"c{i},shop/photos/p{i}" for i in range(6)))
+    assert run(table, tmp_path / "out") == 2
     assert "write a schema.json that names image_column" in capsys.readouterr().err
-    save_schema(Schema("codes", (), id_column="code", image_column="picture"), tmp_path / "schema.json")
-    assert run(tmp_path / "codes.csv", tmp_path / "out", "--schema", tmp_path / "schema.json") == 0
+    save_schema(Schema("codes", (), id_column="code", image_column="picture"), schema)
+    assert run(table, tmp_path / "out", "--schema", schema) == 0
     assert "6 " in capsys.readouterr().out
