@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.special
@@ -25,14 +24,9 @@ def drawn(count: int = 7):
     return logits, features, EmbeddingPlan((*parts, Subspace("appearance", None, 5, 0.2)), components)
 
 
-def embed(plan: EmbeddingPlan, logits, features) -> np.ndarray:
-    on_device = {n: jnp.asarray(v, jnp.float32) for n, v in logits.items()}
-    return np.asarray(plan.embed(on_device, jnp.asarray(features)))
-
-
 def test_the_cosine_is_the_shared_sum_of_overlaps():
     logits, features, plan = drawn()
-    vectors = embed(plan, logits, features)
+    vectors = np.asarray(plan.embed(logits, features))
     assert vectors.shape == (7, 15) and vectors.dtype == np.float32
     assert list(plan.sizes.items()) == [("kind", 4), ("colour", 6), ("appearance", 5)]
     shadows = features @ plan.components
@@ -47,9 +41,9 @@ def test_the_cosine_is_the_shared_sum_of_overlaps():
 
 def test_features_of_any_length_and_sure_heads_are_embedded():
     logits, features, plan = drawn()
-    np.testing.assert_allclose(embed(plan, logits, features * 1e4), embed(plan, logits, features), atol=1e-6)
+    np.testing.assert_allclose(plan.embed(logits, features * 1e4), plan.embed(logits, features), atol=1e-6)
     sure = {name: values * 1e5 for name, values in logits.items()}
-    vectors = embed(plan, sure, np.zeros_like(features))
+    vectors = plan.embed(sure, np.zeros_like(features))
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
 
 

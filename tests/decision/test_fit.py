@@ -1,4 +1,4 @@
-"""Decisions are fitted on some rows and hold on others."""
+"""Decisions are fitted on some rows and hold on others: calibration, operating points, what is no product."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import scipy.special
 
 from fashion_jax.data.drawn.not_products import KINDS, draw_not_products
 from fashion_jax.data.schema import MISSING
-from fashion_jax.decision.calibration import fit_threshold
-from fashion_jax.decision.decisions import Decision, HeadDecision, choose_labels, choose_sets, log_probabilities
+from fashion_jax.decision.calibration import calibration_error, fit_label_sets, fit_temperature, fit_threshold
+from fashion_jax.decision.decisions import Decision, HeadDecision, choose_sets, label_sets, log_probabilities
 from fashion_jax.decision.fit import OUTSIDE_SHARE, fit_decision, score_decision
-from fashion_jax.decision.operating_points import STRENGTHS, best_strength, label_scores, sweep_strengths
+from fashion_jax.decision.operating_points import STRENGTHS, best_strength, sweep_strengths
 from fashion_jax.decision.out_of_catalogue import auroc, fit_out_of_catalogue, score_detection, threshold_above
 from fashion_jax.decision.report import format_accepted, format_report
 from fashion_jax.evaluation.evaluate import RowOutputs
@@ -65,7 +65,11 @@ def test_what_is_fitted_holds_on_other_rows(fitted):
         assert losses["after"] <= losses["temperature"] + 1e-3 <= losses["before"] + 2e-3
     assert group["hierarchy"]["finer"] == "kind"
     assert group["operating_points"]["accuracy"]["accuracy"] > group["plain"]["accuracy"] + 0.02
-    taken = kind["operating_points"]["accuracy"]["accepted"]
+    best, rare = (kind["operating_points"][point] for point in ("accuracy", "macro_f1"))
+    assert best["accuracy"] >= rare["accuracy"] - 0.002 and rare["macro_f1"] >= best["macro_f1"] - 0.002
+    log_probs = log_probabilities(decision, test.outputs.logits)["kind"]  # nothing but a temperature
+    assert np.array_equal(log_probs.argmax(1), test.outputs.logits["kind"].argmax(1))
+    taken = best["accepted"]
     assert taken["precision"] > 0.94 and taken["coverage"] > 0.3
     assert kind["label_sets"]["coverage"] == pytest.approx(0.9, abs=0.02)
     assert 1 <= kind["label_sets"]["mean_size"] < 2
@@ -73,18 +77,6 @@ def test_what_is_fitted_holds_on_other_rows(fitted):
     assert found["before"]["any"]["contradictions"] > 100
     assert all(found[f"after ({point})"]["any"]["contradictions"] == 0 for point in ("accuracy", "macro_f1"))
     assert report["out_of_catalogue"]["products_above_threshold"] == pytest.approx(OUTSIDE_SHARE, abs=0.005)
-
-
-def test_labels_at_both_points_come_from_the_same_probabilities(fitted):
-    decision, _, _, test = fitted
-    log_probs = log_probabilities(decision, test.outputs.logits)
-    assert np.array_equal(log_probs["kind"].argmax(1), test.outputs.logits["kind"].argmax(1))  # only a temperature
-    assert np.allclose(np.exp(log_probs["kind"]).sum(1), 1)
-    best, rare = (choose_labels(decision, log_probs, point)["kind"] for point in ("accuracy", "macro_f1"))
-    truth, known = test.labels["kind"], test.labels["kind"] != MISSING
-    best, rare = (label_scores(truth[known], said[known], 4) for said in (best, rare))
-    assert best["accuracy"] >= rare["accuracy"] - 0.002
-    assert rare["macro_f1"] >= best["macro_f1"] - 0.002
 
 
 def test_rows_without_the_label_do_not_count(fitted):
@@ -191,6 +183,65 @@ def test_what_is_said_is_in_its_label_set():
     log_probs = {"kind": np.log(np.array([[0.8, 0.15, 0.05], [0.45, 0.35, 0.2]]))}
     sets = choose_sets(Decision({"kind": head}), log_probs, {"kind": np.array([2, 2])})["kind"]
     assert sets.tolist() == [[True, False, True], [True, True, True]]
+
+
+def drawn_logits(count: int, temperature: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Logits, and labels that follow softmax(logits / temperature)."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(size=(count, 6)) * 3
+    chances = scipy.special.softmax(logits / temperature, axis=1)
+    labels = (rng.random((count, 1)) > np.cumsum(chances, axis=1)).sum(1)
+    return logits.astype(np.float32), np.minimum(labels, 5)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.5])
+def test_the_temperature_that_made_the_labels_is_found(temperature):
+    logits, labels = drawn_logits(20_000, temperature)
+    assert fit_temperature(logits, labels) == pytest.approx(temperature, rel=0.05)
+    assert fit_temperature(logits[:0], labels[:0]) == 1.0
+
+
+def test_the_error_is_what_its_definition_says():
+    rng = np.random.default_rng(0)
+    confidences, correct = np.append(rng.random(500), [0.0, 1.0]), rng.random(502) < 0.6
+    slowly = 0.0
+    for number in range(15):
+        low, high = number / 15, (number + 1) / 15
+        inside = (confidences > low) & (confidences <= high) | ((number == 0) & (confidences == 0))
+        if inside.any():
+            slowly += inside.mean() * abs(correct[inside].mean() - confidences[inside].mean())
+    assert calibration_error(confidences, correct) == pytest.approx(slowly)
+    assert calibration_error(np.zeros(0), np.zeros(0, bool)) == 0
+
+
+def test_a_threshold_accepts_as_many_as_the_precision_allows():
+    rng = np.random.default_rng(0)
+    confidences = np.round(rng.random(400), 2)  # with ties
+    correct = rng.random(400) < confidences
+    found = fit_threshold(confidences, correct, 0.9)
+    every = [confidences >= candidate for candidate in np.unique(confidences)]
+    best = max(accepted.mean() for accepted in every if correct[accepted].mean() >= 0.9)
+    accepted = confidences >= found
+    assert accepted.mean() == pytest.approx(best) and correct[accepted].mean() >= 0.9
+    assert fit_threshold(confidences, np.zeros(400, bool), 0.9) == math.inf
+    assert fit_threshold(confidences, np.ones(400, bool), 1.0) == confidences.min()
+
+
+@pytest.mark.parametrize("coverage", [0.8, 0.95])
+def test_sets_hold_the_truth_as_often_as_asked(coverage):
+    inside = []
+    for seed in range(40):
+        logits, labels = drawn_logits(300, 2.0, seed=seed)
+        probabilities = scipy.special.softmax(logits, axis=1)  # overconfident, and still
+        threshold = fit_label_sets(probabilities[:150], labels[:150], coverage)
+        sets = label_sets(probabilities[150:], threshold)
+        assert sets.any(1).all()
+        inside.append(sets[np.arange(150), labels[150:]].mean())
+    assert coverage - 0.01 < np.mean(inside) < coverage + 0.03
+    # Too few rows put every class into the set.
+    probabilities = np.full((3, 3), 1 / 3)
+    assert fit_label_sets(probabilities, np.zeros(3, int), coverage) == 0
+    assert label_sets(probabilities, 0.0).all()
 
 
 def test_few_rows_promise_no_precision():

@@ -1,4 +1,4 @@
-"""Packages and prediction: what was trained is what predicts, and nothing else is believed."""
+"""Packages, those of the library too: what was trained is what predicts, and nothing else is believed."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -24,10 +26,13 @@ from fashion_jax.data.photos import decode_photo, encode_photo, normalise_photo
 from fashion_jax.data.schema import Schema, save_schema
 from fashion_jax.decision.embedding import EmbeddingPlan, Subspace
 from fashion_jax.models.classifier import abstract_classifier, merge_network, split_network
+from fashion_jax.serving import zoo
 from fashion_jax.serving.embed import embed_source
 from fashion_jax.serving.package import load_package, write_package
 from fashion_jax.serving.predict import predict_source
 from fashion_jax.serving.predictor import load_model
+from fashion_jax.serving.shards import Shards
+from fashion_jax.serving.zoo import ZOO, find_model, zoo_models
 from fashion_jax.system.errors import UserError
 from forging import GONE, set_at
 from small_models import BASE, model_of
@@ -76,19 +81,6 @@ def photos(count: int) -> np.ndarray:
     return np.stack([draw_product(kinds[i % 3], colours[i % 4], i) for i in range(count)])
 
 
-def test_a_package_may_ask_for_mirror_images(tmp_path, network):
-    plain = load_model(write(tmp_path / "plain", network))
-    flip, images = load_model(write(tmp_path / "flip", network, test_time_flip=True)), photos(5)
-    once, again = plain.predict_arrays(images), plain.predict_arrays(images[:, :, ::-1])
-    both, mirrored = flip.predict_arrays(images), flip.predict_arrays(images[:, :, ::-1])
-    for name in VOCABULARIES:
-        mean = (once.probabilities[name] + again.probabilities[name]) / 2
-        assert np.allclose(both.probabilities[name], mean, atol=1e-6)
-        assert np.allclose(mirrored.probabilities[name], mean, atol=1e-6)
-        assert not np.allclose(once.probabilities[name], mean, atol=1e-4)
-    assert np.allclose(both.embeddings, once.embeddings, atol=1e-6)
-
-
 def test_batches_that_are_read_ahead_are_predicted_as_alone(package):
     model, given = load_model(package), [photos(3), photos(5)[2:], photos(1)]
     found = list(model.predict_batches(iter(given)))
@@ -120,16 +112,22 @@ def test_what_is_loaded_is_what_was_written(planned, network):
         assert np.array_equal(a, b)
 
 
-def test_embeddings_are_the_plans(planned):
+def test_embeddings_are_the_plans_and_probabilities_of_mirror_images_too(planned):
     model, images = load_model(planned), photos(5)
     assert (model.embedding_size, model.num_features) == (13, 32)
     assert model.subspaces == {"kind": 3, "hue": 4, "rest": 6}
-    plain = model.predict_arrays(images, flip=False)
+    plain, mirrored = (model.predict_arrays(some, flip=False) for some in (images, images[:, :, ::-1]))
+    both, turned = model.predict_arrays(images), model.predict_arrays(images[:, :, ::-1])
+    for name, once in plain.probabilities.items():
+        mean = (once + mirrored.probabilities[name]) / 2
+        assert not np.allclose(once, mean, atol=1e-4)
+        for found in (both, turned):
+            assert np.allclose(found.probabilities[name], mean, atol=1e-6)
     logits = {name: np.log(values) for name, values in plain.probabilities.items()}
     wanted = np.asarray(PLAN.embed(logits, plain.features))
-    for found in (model.embed(images), model.predict_arrays(images).embeddings, plain.embeddings):
-        np.testing.assert_allclose(found, wanted, atol=1e-6)  # also where labels are of photos and mirror images
-    np.testing.assert_allclose(model.predict_arrays(images).features, plain.features, atol=1e-5)
+    for found in (model.embed(images), both.embeddings, plain.embeddings):
+        np.testing.assert_allclose(found, wanted, atol=1e-6)  # of the photos themselves
+    np.testing.assert_allclose(both.features, plain.features, atol=1e-5)
     assert model.embed([]).shape == (0, 13)
 
 
@@ -396,3 +394,50 @@ def test_a_schema_can_be_given(tmp_path, capsys, run):
     save_schema(Schema("codes", (), id_column="code", image_column="picture"), schema)
     assert run(table, tmp_path / "out", "--schema", schema) == 0
     assert "6 " in capsys.readouterr().out
+
+
+def test_names_stand_for_the_librarys_own(tmp_path, monkeypatch):
+    assert "small" in zoo_models()  # of the quick start
+    shutil.copytree(ZOO / "small", tmp_path / "zoo" / "drawn")
+    monkeypatch.setattr(zoo, "ZOO", tmp_path / "zoo")
+    monkeypatch.chdir(tmp_path)
+    assert zoo_models() == ("drawn",)
+    assert find_model("drawn") == load_model("drawn").package.folder == tmp_path / "zoo" / "drawn"
+    assert find_model("./elsewhere/drawn") == Path("elsewhere/drawn")
+    (tmp_path / "drawn").mkdir()  # a path that is there is the user's
+    assert find_model("drawn") == Path("drawn")
+    with pytest.raises(UserError, match="no model package"):
+        load_model("nothing")
+
+
+@pytest.mark.parametrize("name", zoo_models())
+def test_models_of_the_library_are_sound_and_small(name):
+    folder = ZOO / name
+    assert sum(file.stat().st_size for file in folder.iterdir()) <= 25 * 2**20
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert all(word in card for word in ("Command", "Data", "Scores", "Limits"))
+    model = load_model(name)
+    photo = np.full((80, 60, 3), 200, np.uint8)
+    (prediction,) = model.predict([photo])
+    assert prediction.keys() == model.classes.keys()
+    assert model.embed([photo]).shape == (1, model.embedding_size)
+    assert model.package.extra["test"] and model.package.decision is not None and model.embedding_size <= 256
+
+
+def test_only_whole_files_of_the_same_key_are_read(tmp_path):
+    shards = Shards(tmp_path / "s", ["model", 3])
+    assert list(shards.read()) == []
+    for start in (0, 5):
+        shards.write({"rows": np.arange(start, start + 5), "vectors": np.full((5, 100), start, np.float32)})
+    again = list(Shards(tmp_path / "s", ["model", 3]).read())
+    assert [found["rows"].tolist() for found in again] == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
+    assert all(np.array_equal(found["vectors"], np.full((5, 100), found["rows"][0])) for found in again)
+    first, second = sorted((tmp_path / "s").iterdir())
+    data = bytearray(first.read_bytes())
+    data[len(data) // 2] ^= 1  # a flipped bit within the vectors
+    first.write_bytes(data)
+    assert [found["rows"][0] for found in shards.read()] == [5] and not first.exists()
+    shards.write({"rows": np.arange(3)})
+    assert list(Shards(tmp_path / "s", ["another", 3]).read()) == [] and not second.exists()
+    shards.remove()
+    assert not (tmp_path / "s").exists()
