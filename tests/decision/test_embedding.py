@@ -2,55 +2,34 @@
 
 from __future__ import annotations
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.special
 
 from fashion_jax.data.schema import MISSING
 from fashion_jax.decision import embedding
-from fashion_jax.decision.embedding import (
-    EmbeddingPlan,
-    Subspace,
-    compared_attributes,
-    fit_embedding,
-    principal_directions,
-)
+from fashion_jax.decision.embedding import EmbeddingPlan, Subspace, compared_attributes, fit_embedding
 from fashion_jax.decision.hierarchy import Pair
 
 PAIRS = [Pair("type", "kind", np.ones((30, 5), np.int64), 1.0)]
 
 
 def drawn(count: int = 7):
+    """Logits, features and a plan for them."""
     rng = np.random.default_rng(3)
     logits = {"kind": rng.normal(size=(count, 4)) * 3, "colour": rng.normal(size=(count, 6)) * 3}
     features = rng.random((count, 10))
-    components = np.linalg.qr(rng.normal(size=(10, 5)))[0]
-    return logits, features, components.astype(np.float32)
-
-
-def plan(components, shares=(0.5, 0.3, 0.2)) -> EmbeddingPlan:
-    kind, colour, rest = shares
-    return EmbeddingPlan(
-        (
-            Subspace("kind", "kind", 4, kind, 0.5),
-            Subspace("colour", "colour", 6, colour, 2.0),
-            Subspace("appearance", None, 5, rest),
-        ),
-        components,
-    )
-
-
-def embed(made: EmbeddingPlan, logits, features) -> np.ndarray:
-    on_device = {n: jnp.asarray(v, jnp.float32) for n, v in logits.items()}
-    return np.asarray(made.embed(on_device, jnp.asarray(features)))
+    components = np.linalg.qr(rng.normal(size=(10, 5)))[0].astype(np.float32)
+    parts = Subspace("kind", "kind", 4, 0.5, 0.5), Subspace("colour", "colour", 6, 0.3, 2.0)
+    return logits, features, EmbeddingPlan((*parts, Subspace("appearance", None, 5, 0.2)), components)
 
 
 def test_the_cosine_is_the_shared_sum_of_overlaps():
-    logits, features, components = drawn()
-    vectors = embed(plan(components), logits, features)
+    logits, features, plan = drawn()
+    vectors = np.asarray(plan.embed(logits, features))
     assert vectors.shape == (7, 15) and vectors.dtype == np.float32
-    shadows = features @ components
+    assert list(plan.sizes.items()) == [("kind", 4), ("colour", 6), ("appearance", 5)]
+    shadows = features @ plan.components
     shadows /= np.linalg.norm(shadows, axis=1, keepdims=True)
     wanted = 0.2 * shadows @ shadows.T
     for name, temperature, share in (("kind", 0.5, 0.5), ("colour", 2.0, 0.3)):
@@ -61,18 +40,11 @@ def test_the_cosine_is_the_shared_sum_of_overlaps():
 
 
 def test_features_of_any_length_and_sure_heads_are_embedded():
-    logits, features, components = drawn()
-    made = plan(components)
-    np.testing.assert_allclose(embed(made, logits, features * 1e4), embed(made, logits, features), atol=1e-6)
+    logits, features, plan = drawn()
+    np.testing.assert_allclose(plan.embed(logits, features * 1e4), plan.embed(logits, features), atol=1e-6)
     sure = {name: values * 1e5 for name, values in logits.items()}
-    vectors = embed(made, sure, np.zeros_like(features))
+    vectors = plan.embed(sure, np.zeros_like(features))
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
-
-
-def test_sizes_are_told_in_order():
-    made = plan(drawn()[2])
-    assert made.size == 15
-    assert list(made.sizes.items()) == [("kind", 4), ("colour", 6), ("appearance", 5)]
 
 
 def test_finest_attributes_are_compared_as_far_as_they_fit():
@@ -88,20 +60,15 @@ def drawn_rows(count: int = 600):
     """Rows whose kind is told well and whose colour is guessed."""
     rng = np.random.default_rng(0)
     labels = {"kind": rng.integers(0, 6, count), "colour": rng.integers(0, 5, count)}
-    logits = {
-        "kind": 2.0 * np.eye(6)[labels["kind"]] + rng.normal(size=(count, 6)),
-        "colour": rng.normal(size=(count, 5)) * 4,
-    }
-    labels["kind"][:20] = MISSING
+    kind = 2.0 * np.eye(6)[labels["kind"]] + rng.normal(size=(count, 6))
+    logits = {"kind": kind, "colour": rng.normal(size=(count, 5)) * 4}
+    labels["kind"][: count // 30] = MISSING
     return logits, rng.random((count, 16)), labels
 
 
 def fit(logits, features, labels, **changes):
-    wanted = {
-        "attributes": ("kind", "colour"), "size": 20, "appearance": 0.2,
-    }  # fmt: skip
-    groups = np.arange(len(features))
-    return fit_embedding(logits, labels, groups, features[:100], **{**wanted, **changes})
+    options = {"attributes": ("kind", "colour"), "size": 20, "appearance": 0.2, **changes}
+    return fit_embedding(logits, labels, np.arange(len(features)), features[:100], **options)
 
 
 def test_what_is_only_guessed_gets_the_smaller_share(monkeypatch):
@@ -129,17 +96,12 @@ def test_appearance_takes_what_is_left_and_may_be_left_out():
     assert fit(logits, features, labels, attributes=(), size=features.shape[1]) is None
 
 
-def test_few_rows_leave_shares_even():
-    logits, features, labels = ({n: v[:8] for n, v in part.items()} if isinstance(part, dict) else part[:8]
-                                for part in drawn_rows())  # fmt: skip
+def test_few_rows_leave_shares_even_and_an_attribute_may_be_called_appearance():
+    logits, features, labels = drawn_rows(8)
     plan = fit(logits, features, labels, appearance=0.0)
     assert [s.share for s in plan.subspaces] == [0.5, 0.5]
-
-
-def test_an_attribute_may_be_called_appearance():
     logits, features, labels = drawn_rows()
-    renamed = [{"appearance": part["kind"]} for part in (logits, labels)]
-    plan = fit(renamed[0], features, renamed[1], attributes=("appearance",))
+    plan = fit({"appearance": logits["kind"]}, features, {"appearance": labels["kind"]}, attributes=("appearance",))
     assert len({s.name for s in plan.subspaces}) == 2
 
 
@@ -147,7 +109,7 @@ def test_shadows_on_all_directions_keep_every_cosine():
     rng = np.random.default_rng(1)
     features = rng.random((50, 8)) * rng.random((50, 1)) * 9
     unit = features / np.linalg.norm(features, axis=1, keepdims=True)
-    directions = principal_directions(features, 8)
+    directions = embedding.principal_directions(features, 8)
     np.testing.assert_allclose((unit @ directions) @ (unit @ directions).T, unit @ unit.T, atol=1e-6)
     # The first direction has the longest shadows of all.
     assert np.square(unit @ directions[:, 0]).sum() == pytest.approx(np.linalg.eigvalsh(unit.T @ unit)[-1])
