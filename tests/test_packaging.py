@@ -20,23 +20,15 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")
-def prefix(tmp_path_factory) -> Path:
-    """A folder into which pip has installed the wheel, and nothing else."""
+def installed(tmp_path_factory) -> Path:
+    """The site-packages of a folder into which pip has installed the wheel, and nothing else."""
     folder = tmp_path_factory.mktemp("wheel")
-    subprocess.run(
-        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)],
-        cwd=ROOT, check=True, capture_output=True,
-    )  # fmt: skip
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
     (wheel,) = folder.glob("*.whl")
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--ignore-installed"]
     subprocess.run([*pip, "--prefix", str(folder / "env"), str(wheel)], check=True, capture_output=True)
-    return folder / "env"
-
-
-@pytest.fixture(scope="module")
-def installed(prefix) -> Path:
-    """Its site-packages."""
-    (site,) = prefix.glob("lib/python*/site-packages")
+    (site,) = folder.glob("env/lib/python*/site-packages")
     return site
 
 
@@ -68,12 +60,8 @@ def test_it_holds_the_package_and_the_configurations(installed):
 def test_what_is_imported_is_declared(installed):
     """Every third-party module that the package imports comes with a dependency or an extra other than dev."""
     (metadata,) = installed.glob("fashion_jax-*.dist-info/METADATA")
-    lines = [line for line in metadata.read_text().splitlines() if line.startswith("Requires-Dist: ")]
-    declared = {
-        re.match(r"[\w.-]+", line.removeprefix("Requires-Dist: ")).group().lower().replace("_", "-")
-        for line in lines
-        if "extra == 'dev'" not in line and 'extra == "dev"' not in line
-    }
+    lines = re.findall(r"^Requires-Dist: ([\w.-]+)(.*)$", metadata.read_text(), re.M)
+    declared = {name.lower().replace("_", "-") for name, rest in lines if not re.search("extra == .dev", rest)}
     owners = packages_distributions()
     for path in (ROOT / "fashion_jax").rglob("*.py"):
         for node in ast.walk(parse(path)):
@@ -88,27 +76,24 @@ def test_the_trained_model_comes_along(installed):
     code = (
         "import fashion_jax, numpy as np; model = fashion_jax.load_model('small');"
         "photo = np.full((80, 60, 3), 255, np.uint8);"
-        "print(sorted(model.predict(photo)[0]), model.embed(photo).shape)"
+        "print(sorted(model.predict(photo)[0]), model.embed(photo).shape, fashion_jax.__file__)"
     )
     done = run(installed, sys.executable, "-c", code)
     assert done.returncode == 0, done.stderr
     assert "'articleType', 'baseColour', 'gender'" in done.stdout and "(1, 256)" in done.stdout
+    assert str(installed) in done.stdout
 
 
 def test_it_runs_outside_of_the_repository(installed):
-    code = "import fashion_jax, sys; print(fashion_jax.__file__)"
-    assert str(installed) in run(installed, sys.executable, "-c", code).stdout
-    prepared = run(installed, "prepare", "--source", "synthetic:150", "--out", "records")
-    assert prepared.returncode == 0, prepared.stderr
-    assert "150 rows" in prepared.stdout
-    again = run(
-        installed, "train", "--config=demo", "--workdir=w", "--config.data.source=records",
-        "--config.train.duration=2 steps", "--config.model.pretrained=", "--config.model.depth=10",
-        "--config.model.width=4",
-    )  # fmt: skip
-    assert again.returncode == 0, again.stderr
-    package = installed.parents[2].parent / "w/package"
-    assert (package / "weights.safetensors").is_file()
-    assert run(installed, "evaluate", "--workdir", "w", "--split", "validation").returncode == 0
-    predicted = run(installed, "predict", "--model", "w", "--source", "synthetic:150", "--out", "p.csv")
-    assert predicted.returncode == 0, predicted.stderr
+    config = ("data.source=records", "train.duration=2 steps", "model.pretrained=", "model.depth=10", "model.width=4")
+    settings = [f"--config.{setting}" for setting in config]
+    for arguments in (
+        ("prepare", "--source", "synthetic:150", "--out", "records"),
+        ("train", "--config=demo", "--workdir=w", *settings),
+        ("evaluate", "--workdir", "w", "--split", "validation"),
+        ("predict", "--model", "w", "--source", "synthetic:150", "--out", "p.csv"),
+    ):
+        done = run(installed, *arguments)
+        assert done.returncode == 0, done.stderr
+        assert arguments[0] != "prepare" or "150 rows" in done.stdout
+    assert (installed.parents[2].parent / "w/package/weights.safetensors").is_file()

@@ -14,7 +14,6 @@ from fashion_jax.commands.index import _ACTIONS
 from fashion_jax.commands.training import split_settings
 
 COMMANDS = {command.name: command for group in cli.GROUPS.values() for command in group}
-NAMES = [*([name] for name in COMMANDS), *(["index", action.name] for action in _ACTIONS)]
 
 
 def shown(capsys, *arguments: str) -> str:
@@ -33,18 +32,16 @@ def test_help_fits_on_a_screen_and_says_what_to_try_first(capsys):
         assert f"  {name:<10}{command.about}" in lines
 
 
-@pytest.mark.parametrize("words", NAMES, ids=" ".join)
-def test_every_command_explains_itself(words, capsys):
-    assert shown(capsys, *words).startswith(f"usage: fashion-jax {' '.join(words)}")
-
-
 @pytest.mark.parametrize("command", [*COMMANDS.values(), *_ACTIONS], ids=lambda c: c.name)
-def test_examples_can_be_parsed(command, capsys):
+def test_every_command_explains_itself_with_examples_that_can_be_parsed(command, capsys):
+    words = ["index", command.name] if command in _ACTIONS else [command.name]
+    text = shown(capsys, *words)
+    assert text.startswith(f"usage: fashion-jax {' '.join(words)}")
     for example in command.examples:
         settings, rest = split_settings(shlex.split(example)[1:])
-        flags = cli.make_parser().parse_args(rest)
-        assert not settings or flags.takes_settings
-        assert example in shown(capsys, *rest[: 2 if rest[0] == "index" and command.name != "index" else 1])
+        assert not settings or cli.make_parser().parse_args(rest).takes_settings
+        cli.make_parser().parse_args(rest)
+        assert example in text
 
 
 def test_every_flag_says_what_it_is():
@@ -62,33 +59,25 @@ def test_every_flag_says_what_it_is():
 @pytest.mark.parametrize(
     ("arguments", "names"),
     [
-        ([], "COMMAND"),
-        (["trian"], "trian"),
-        (["predict", "--source", "x"], "--model"),
-        (["predict", "--model", "small", "--source", "x", "--config.train.seed=1"], "--config.KEY=VALUE"),
-        (["train", "--config=demo"], "--workdir"),
-        (["train", "--config=demo", "--workdir=w", "--config.train.seed"], "--config.train.seed"),
-        (["train", "--config=dmeo", "--workdir=w"], "did you mean 'demo'"),
-        (["train", "--config=demo", "--workdir=w", "--config.train.sed=1"], "seed"),
-        (["train", "--config=demo", "--workdir=w", "--local-device-ids=a"], "--local-device-ids"),
-        (["train", "--config=demo", "--workdir=w", "--process-id=0"], "--num-processes"),
-        (["prepare", "--source=s", "--out=o", "--split-fractions=1,2"], "--split-fractions"),
-        (["evaluate", "--workdir=absent"], "absent"),
-        (["audit", "--model=small", "--source=s", "--judge=me"], "--judge"),
-        (["index"], "ACTION"),
-        (["index", "info", "--index", "absent"], "absent"),
-        (["search", "--index=i"], "--image"),
-        (["search", "--index=i", "--id=1", "--image=p.jpg"], "only one"),
-        (["search", "--index=i", "--attribute", "a=b", "--keep", "c"], "--keep"),
-        (["search", "--index=i", "--attribute", "a=b", "--diversity", "0.5"], "--diversity"),
-        (["sweep", "--config=demo", "--space=absent.json", "--out=o"], "absent.json"),
+        ("", "COMMAND"), ("trian", "trian"), ("predict --source x", "--model"), ("train --config=demo", "--workdir"),
+        ("predict --model small --source x --config.train.seed=1", "--config.KEY=VALUE"), ("index", "ACTION"),
+        ("train --config=demo --workdir=w --config.train.seed", "--config.train.seed"),
+        ("train --config=dmeo --workdir=w", "did you mean 'demo'"), ("evaluate --workdir=absent", "absent"),
+        ("train --config=demo --workdir=w --config.train.sed=1", "seed"), ("index info --index absent", "absent"),
+        ("train --config=demo --workdir=w --local-device-ids=a", "--local-device-ids"), ("search --index=i", "--image"),
+        ("train --config=demo --workdir=w --process-id=0", "--num-processes"),
+        ("prepare --source=s --out=o --split-fractions=1,2", "--split-fractions"),
+        ("audit --model=small --source=s --judge=me", "--judge"),
+        ("search --index=i --id=1 --image=p.jpg", "only one"),
+        ("search --index=i --attribute a=b --keep c", "--keep"),
+        ("search --index=i --attribute a=b --diversity 0.5", "--diversity"),
+        ("sweep --config=demo --space=absent.json --out=o", "absent.json"),
     ],
-    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
-)
+)  # fmt: skip
 def test_bad_input_is_refused_by_name_with_code_2(arguments, names, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     try:
-        code = cli.main(arguments)
+        code = cli.main(arguments.split())
     except SystemExit as stop:  # argparse's own
         code = stop.code
     error = capsys.readouterr().err

@@ -5,7 +5,9 @@ from __future__ import annotations
 import ast
 import dataclasses
 import functools
+import operator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,19 +25,45 @@ CONFIGS = sorted((ROOT / "configs").glob("*.py"))
 def test_every_configuration_loads_and_survives_json(path):
     config = load_config(path)
     assert config_from_dict(config.to_dict()) == config
-    docstring = ast.get_docstring(parse(path))
-    assert docstring is not None
-    assert "Command:" in docstring
     assert find_config(path.stem).samefile(path)
 
 
-def fields(kind: type = Config, prefix: str = "") -> list[str]:
-    found = []
-    for field in dataclasses.fields(kind):
-        value = getattr(kind(), field.name)
-        nested = dataclasses.is_dataclass(value)
-        found += fields(type(value), f"{prefix}{field.name}.") if nested else [f"{prefix}{field.name}"]
-    return found
+# All settings. A new one needs a shipped configuration that sets it, or a documented use.
+SETTINGS = {
+    "data": "attributes corrections height max_bad_fraction max_side mean schema source split split_fractions "
+    "split_seed std storage test_time_flip width",
+    "data.augment": "erase_probability flip_probability max_rotation max_shift min_crop_area rand_magnitude "
+    "rand_operations",
+    "decision": "label_set_coverage precision",
+    "embedding": "appearance attributes size",
+    "loss": "head_label_smoothing head_weights imbalance label_smoothing rare_label_smoothing",
+    "model": "colour_heads depth drop_path dtype pooling pretrained second_heads stem width",
+    "optimizer": "clip_norm freeze freeze_batch_norm layer_decay learning_rate multipliers name schedule unfreeze "
+    "warmup weight_decay",
+    "runtime": "cpu_devices tensorboard",
+    "train": "accumulation_steps average_decay batch_size best_metric checkpoint_every duration "
+    "early_stopping_patience evaluate_every progressive_scale progressive_until seed",
+    "train.mix": "cutmix_alpha mixup_alpha probability until",
+}
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        value, name = getattr(config, field.name), f"{prefix}{field.name}"
+        values |= flatten(value, f"{name}.") if dataclasses.is_dataclass(value) else {name: value}
+    return values
+
+
+def test_settings_are_these_and_each_is_set_by_a_shipped_configuration_or_documented():
+    default = flatten(Config())
+    assert sorted(default) == sorted(f"{group}.{name}" for group, names in SETTINGS.items() for name in names.split())
+    assert len(default) <= 70
+    used = set()
+    for path in CONFIGS:
+        used |= {name for name, value in flatten(load_config(path)).items() if value != default[name]}
+    text = "\n".join(path.read_text() for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+    assert not [name for name in default if name not in used and name not in text]
 
 
 @functools.cache
@@ -45,13 +73,16 @@ def reads() -> set[tuple[str, str]]:
     sections["AugmentConfig"], sections["MixConfig"] = "augment", "mix"
     found = set()
     for path in (ROOT / "fashion_jax").rglob("*.py"):
-        if path.name in ("config.py", "config_files.py"):
+        if path.parent.name == "config":
             continue
         for function in (n for n in ast.walk(parse(path)) if isinstance(n, ast.FunctionDef)):
             known = {name: name for name in sections.values()}  # a variable called `data` holds config.data
             for argument in (*function.args.args, *function.args.kwonlyargs):
                 kind = ast.unparse(argument.annotation) if argument.annotation else ""
                 known[argument.arg] = sections.get(kind, known.get(argument.arg, ""))
+            for node in ast.walk(function):  # `wanted = session.config.decision`
+                if isinstance(node, ast.Assign) and isinstance(node.value, ast.Attribute):
+                    known |= {target.id: node.value.attr for target in node.targets if isinstance(target, ast.Name)}
             for node in (n for n in ast.walk(function) if isinstance(n, ast.Attribute)):
                 owner = node.value
                 name = owner.attr if isinstance(owner, ast.Attribute) else getattr(owner, "id", "")
@@ -59,7 +90,7 @@ def reads() -> set[tuple[str, str]]:
     return found
 
 
-@pytest.mark.parametrize("name", fields())
+@pytest.mark.parametrize("name", flatten(Config()))
 def test_every_field_is_read_outside_the_configuration(name):
     section, _, field = name.rpartition(".")
     assert (section.rpartition(".")[2], field) in reads()
@@ -68,60 +99,38 @@ def test_every_field_is_read_outside_the_configuration(name):
 @pytest.mark.parametrize(
     ("key", "text", "value"),
     [
-        ("train.seed", "3", 3),
-        ("train.batch_size", "64.0", 64),
-        ("optimizer.learning_rate", "1e-3", 1e-3),
-        ("optimizer.learning_rate", "1", 1.0),
-        ("data.mean", "0.1,.2,.3", (0.1, 0.2, 0.3)),
-        ("data.mean", "[0.1, 0.2, 0.3]", (0.1, 0.2, 0.3)),
-        ("data.attributes", "a, b", ("a", "b")),
-        ("data.attributes", "", ()),
-        ("loss.head_weights", "a:2,b:0.5", {"a": 2.0, "b": 0.5}),
-        ("loss.head_weights", '{"a": 2}', {"a": 2.0}),
-        ("runtime.tensorboard", "true", True),
-        ("runtime.tensorboard", "False", False),
-        ("data.source", "12", "12"),
-        ("data.augment.max_rotation", "3", 3.0),
+        ("train.seed", "3", 3), ("train.batch_size", "64.0", 64), ("data.source", "12", "12"),
+        ("optimizer.learning_rate", "1e-3", 1e-3), ("optimizer.learning_rate", "1", 1.0),
+        ("data.mean", "0.1,.2,.3", (0.1, 0.2, 0.3)), ("data.mean", "[0.1, 0.2, 0.3]", (0.1, 0.2, 0.3)),
+        ("data.attributes", "a, b", ("a", "b")), ("data.attributes", "", ()), ("runtime.tensorboard", "true", True),
+        ("loss.head_weights", "a:2,b:0.5", {"a": 2.0, "b": 0.5}), ("loss.head_weights", '{"a": 2}', {"a": 2.0}),
+        ("runtime.tensorboard", "False", False), ("data.augment.max_rotation", "3", 3.0),
     ],
-)
+)  # fmt: skip
 def test_overrides(key, text, value):
     config = Config()
     set_value(config, key, text)
-    target = config
-    for part in key.split("."):
-        target = getattr(target, part)
-    assert target == value
-    assert type(target) is type(value)
+    found = operator.attrgetter(key)(config)
+    assert found == value and type(found) is type(value)
     config.validate()
 
 
 @pytest.mark.parametrize(
     ("key", "text", "message"),
     [
-        ("train.sed", "3", "did you mean 'seed'"),
-        ("trian.seed", "3", "did you mean 'train'"),
-        ("train.seed.x", "3", "no fields"),
-        ("train", "3", "is a group"),
-        ("train.seed", "x", "expected int, got str"),
-        ("train.seed", "1.5", "expected int, got float"),
-        ("train.seed", "true", "expected int, got bool"),
-        ("optimizer.learning_rate", "nan", "wrong type"),
-        ("optimizer.learning_rate", "-1", "out of range"),
-        ("data.mean", "1,2", "3 in"),
-        ("loss.head_weights", "a", "wrong type"),
-        ("runtime.tensorboard", "maybe", "expected bool"),
-        ("model.stem", "smal", "did you mean 'small'"),
-        ("train.duration", "10", "is no duration"),
-        ("train.duration", "-1 epochs", "is no duration"),
-        ("train.duration", "50 percent", "not in percent"),
-        ("train.evaluate_every", "0 steps", "above 0"),
-        ("data.split", "groups", "'group', 'random'"),
-        ("data.split_seed", "-1", "out of range"),
-        ("data.height", "512", "at least the photos' size, 512"),
-        ("data.split_fractions", "0.5,0.5,0.5", "sum to 1"),
-        ("train.accumulation_steps", "3", "divisible by"),
+        ("train.sed", "3", "did you mean 'seed'"), ("trian.seed", "3", "did you mean 'train'"),
+        ("train.seed.x", "3", "no fields"), ("train", "3", "is a group"), ("data.mean", "1,2", "3 in"),
+        ("train.seed", "x", "expected int, got str"), ("train.seed", "1.5", "expected int, got float"),
+        ("train.seed", "true", "expected int, got bool"), ("optimizer.learning_rate", "nan", "wrong type"),
+        ("optimizer.learning_rate", "-1", "out of range"), ("loss.head_weights", "a", "wrong type"),
+        ("runtime.tensorboard", "maybe", "expected bool"), ("model.stem", "smal", "did you mean 'small'"),
+        ("train.duration", "10", "is no duration"), ("train.duration", "-1 epochs", "is no duration"),
+        ("train.duration", "50 percent", "not in percent"), ("train.evaluate_every", "0 steps", "above 0"),
+        ("data.split", "groups", "'group', 'random'"), ("data.split_seed", "-1", "out of range"),
+        ("data.height", "512", "at least the photos' size, 512"), ("train.accumulation_steps", "3", "divisible by"),
+        ("data.split_fractions", "0.5,0.5,0.5", "sum to 1"), ("model.depth", "19", "is not one of 10, 18, 34"),
     ],
-)
+)  # fmt: skip
 def test_bad_values_get_a_sentence(key, text, message):
     config = Config()
     with pytest.raises(UserError, match=message):
@@ -129,46 +138,39 @@ def test_bad_values_get_a_sentence(key, text, message):
         config.validate()
 
 
-def assigning(statement: str) -> str:
-    lines = [
-        "from fashion_jax.config.fields import Config",
-        "def get_config():",
-        " c = Config()",
-        f" c.{statement}",
-        " return c",
-    ]
-    return "\n".join(lines)
-
-
-def test_files_that_are_no_configuration(tmp_path):
-    for text, message in (
-        ("x = 1", "does not define get_config"),
-        ("def get_config(): return 3", "returned int"),
-        ("def get_config(:", "cannot be run"),
-        (
-            "from fashion_jax.config.fields import Config\ndef get_config():\n    c = Config()\n    c.train.sede = 1",
-            "sede",
-        ),
-        ("import absent_module", "absent_module"),
-        ("def get_config(): raise ValueError('of its own')", "of its own"),
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x = 1", "does not define get_config"), ("def get_config(): return 3", "returned int"),
+        ("def get_config(:", "cannot be run"), ("import absent_module", "absent_module"),
         ("def get_config(): return {}['x']", "cannot be run: KeyError"),
-        (assigning("train.batch_size = 'many'"), "train.batch_size='many' has the wrong type"),
-        (assigning("train.duration = 10"), "train.duration=10 has the wrong type"),
-        (assigning("optimizer.learning_rate = '1e-3'"), "optimizer.learning_rate='1e-3' has the wrong type"),
-        (assigning("train.seed = 1.5"), "train.seed=1.5 has the wrong type"),
-        (assigning("data.attributes = 'colour'"), "data.attributes='colour' has the wrong type"),
-        (assigning("data.source = __import__('pathlib').Path('x')"), "a value that JSON does not know"),
-    ):
-        (tmp_path / "c.py").write_text(text)
-        with pytest.raises(UserError, match=message):
-            load_config(tmp_path / "c.py")
+    ],
+)  # fmt: skip
+def test_files_that_are_no_configuration(tmp_path, text, message):
+    (tmp_path / "c.py").write_text(text)
+    with pytest.raises(UserError, match=message):
+        load_config(tmp_path / "c.py")
+
+
+@pytest.mark.parametrize(
+    ("statement", "message"),
+    [
+        ("train.sede = 1", "sede"), ("train.duration = 10", "train.duration=10 has the wrong type"),
+        ("optimizer.learning_rate = '1e-3'", "wrong type"), ("train.seed = 1.5", "train.seed=1.5 has the wrong type"),
+        ("data.attributes = 'colour'", "wrong type"), ("data.source = Path('x')", "a value that JSON does not know"),
+    ],
+)  # fmt: skip
+def test_files_that_assign_what_does_not_fit(tmp_path, statement, message):
+    imports = "from pathlib import Path\nfrom fashion_jax.config.fields import Config\n"
+    (tmp_path / "c.py").write_text(f"{imports}def get_config():\n c = Config()\n c.{statement}\n return c")
+    with pytest.raises(UserError, match=message):
+        load_config(tmp_path / "c.py")
 
 
 def test_saved_values_are_checked():
-    with pytest.raises(UserError, match="did you mean 'train'"):
-        config_from_dict({"trane": {}})
-    with pytest.raises(UserError, match="must be an object"):
-        config_from_dict({"train": 3})
+    for values, message in (({"trane": {}}, "did you mean 'train'"), ({"train": 3}, "must be an object")):
+        with pytest.raises(UserError, match=message):
+            config_from_dict(values)
 
 
 def test_durations():

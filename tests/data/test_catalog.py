@@ -47,8 +47,8 @@ def write_folder(folder: Path, content: dict[str, bytes]) -> Path:
     return folder
 
 
-def write_zip(path: Path, content: dict[str, bytes]) -> Path:
-    with zipfile.ZipFile(path, "w") as archive:
+def write_zip(path: Path, content: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> Path:
+    with zipfile.ZipFile(path, "w", compression) as archive:
         for name, data in content.items():
             archive.writestr(name, data)
     return path
@@ -96,11 +96,7 @@ def test_of_two_files_of_a_name_in_a_tar_the_last_counts(tmp_path, held_bytes):
     content = kaggle_files()
     path = write_tar(tmp_path / "c.tar", content, "w")
     table = content["styles.csv"].replace(b",Blue,", b",Red,")
-    with tarfile.open(path, "a") as archive:
-        for name, data in (("images/3.jpg", b"another"), ("styles.csv", table)):
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
+    write_tar(path, {"images/3.jpg": b"another", "styles.csv": table}, "a")
     catalog = open_catalog(path)
     assert {product.labels[3] for product in catalog.products} == {"Red"}
     some = catalog.products[2:5]
@@ -127,24 +123,19 @@ def test_a_small_tar_is_read_once_and_of_a_large_one_what_has_gone_is_said(tmp_p
 
 def test_a_map_of_holes_is_not_read_unless_it_is_asked_for(tmp_path):
     """Reading a map of many holes takes hours, and it may claim a negative size."""
-    path = write_tar(tmp_path / "c.tar", kaggle_files(), "w")
     holes = ",".join(f"{2 * i},1" for i in range(500))
-    for size, refused in ((1_000, False), (-(10**12), True)):
-        hostile = tmp_path / f"{size}.tar"
-        hostile.write_bytes(path.read_bytes())
-        with tarfile.open(hostile, "a", format=tarfile.PAX_FORMAT) as archive:
+    for size in (1_000, -(10**12)):
+        path = write_tar(tmp_path / f"{size}.tar", kaggle_files(), "w")
+        with tarfile.open(path, "a", format=tarfile.PAX_FORMAT) as archive:
             info = tarfile.TarInfo("images/sparse.jpg")
             info.size = 500
             info.pax_headers = {"GNU.sparse.map": holes, "GNU.sparse.size": str(size)}
             archive.addfile(info, io.BytesIO(bytes(500)))
-        if refused:
-            with pytest.raises(UserError, match="negative"):
-                open_catalog(hostile)
-        else:
-            catalog = open_catalog(hostile)
-            assert "images/1.jpg" in catalog.files._in_memory
-            assert "images/sparse.jpg" not in catalog.files._in_memory
-            assert read_all(catalog) == {str(i): PHOTO for i in range(20)}
+    catalog = open_catalog(tmp_path / "1000.tar")
+    assert "images/1.jpg" in catalog.files._in_memory and "images/sparse.jpg" not in catalog.files._in_memory
+    assert read_all(catalog) == {str(i): PHOTO for i in range(20)}
+    with pytest.raises(UserError, match="negative"):
+        open_catalog(path)
 
 
 def test_the_stamp_changes_with_the_content_and_not_with_the_name(tmp_path):
@@ -163,27 +154,20 @@ def test_the_stamp_changes_with_the_content_and_not_with_the_name(tmp_path):
 
 def test_rows_leave_with_a_reason_and_keep_what_they_have(tmp_path):
     rows = [
-        row(1),
-        row(2, baseColour="NA"),
-        row(3, subCategory="Free Gifts"),
-        row(1, gender="Women"),
-        row(5),
-        row(0).replace("0,Men", ",Men", 1),
-        "7,Men,Apparel",
-        row(8, articleType="Rare"),
-        row(9) + ", with, commas",
+        row(1), row(2, baseColour="NA"), row(3, subCategory="Free Gifts"), row(1, gender="Women"), row(5),
+        row(0).replace("0,Men", ",Men", 1), "7,Men,Apparel", row(8, articleType="Rare"), row(9) + ", with, commas",
         *(row(i) for i in range(20, 40)),
-    ]
+    ]  # fmt: skip
     content = {"styles.csv": "\n".join([HEADER, *rows]).encode()}
     content |= {f"images/{i}.jpg": PHOTO for i in (1, 2, 3, 8, 9, *range(20, 40))}
     catalog = open_catalog(write_folder(tmp_path / "c", content))
     reasons = {(r.row, r.id): r.reason for r in catalog.rejected}
-    assert set(reasons) == {(3, "3"), (4, "1"), (5, "5"), (6, ""), (7, "7")}
-    assert "subCategory 'Free Gifts'" in reasons[3, "3"]
-    assert "row 1" in reasons[4, "1"]
-    assert "no photo images/5.jpg" in reasons[5, "5"]
-    assert "no id" in reasons[6, ""]
-    assert "3 of 10 columns" in reasons[7, "7"]
+    expected = {
+        (3, "3"): "subCategory 'Free Gifts'", (4, "1"): "row 1", (5, "5"): "no photo images/5.jpg", (6, ""): "no id",
+        (7, "7"): "3 of 10 columns",
+    }  # fmt: skip
+    assert reasons.keys() == expected.keys()
+    assert all(expected[key] in reason for key, reason in reasons.items())
     products = {p.id: p for p in catalog.products}
     assert products["2"].labels[3] is None
     assert products["2"].labels[0] == "Apparel"
@@ -200,15 +184,15 @@ def test_rows_leave_with_a_reason_and_keep_what_they_have(tmp_path):
 @pytest.mark.parametrize(
     ("encode", "repair"),
     [
-        (lambda t: t.encode(), None),
+        (lambda t: t.encode(), None), (lambda t: t.replace("\n", "\r\n").encode(), None),
+        (lambda t: t.replace(",", ";").encode(), None), (lambda t: t.replace(",", "|").encode(), None),
+        (lambda t: t.replace(",", "\t").encode(), None), (lambda t: t.encode("utf-16"), "byte-order mark"),
         (lambda t: b"\xef\xbb\xbf" + t.encode(), "byte-order mark"),
-        (lambda t: t.encode("utf-16"), "byte-order mark"),
         (lambda t: t.encode("cp1252"), "not UTF-8, read as Windows-1252"),
-        (lambda t: t.replace("\n", "\r\n").encode(), None),
         (lambda t: t.replace("Café", "Ca\0fé").encode(), "NUL characters removed"),
     ],
-)
-def test_encodings(encode, repair):
+)  # fmt: skip
+def test_encodings_and_delimiters(encode, repair):
     table = read_table("t.csv", encode("id , name\n1,Café\n2,Zoë\n"))
     assert table.frame.to_dict("list") == {"id": ["1", "2"], "name": ["Café", "Zoë"]}
     assert list(table.repairs) == ([repair] if repair else [])
@@ -236,12 +220,10 @@ def test_quoted_cells_hold_line_ends_and_leave_the_other_rows_alone():
 @pytest.mark.parametrize(
     "changes",
     [
-        [(5, '5,"never closed,k')],
-        [(5, '5,"never closed,k'), (9, '9,"nor this,k')],
-        [(5, '5,"opened,k'), (9, '9,and closed",k')],
-        [(19, '19,"the last,k')],
+        [(5, '5,"never closed,k')], [(5, '5,"never closed,k'), (9, '9,"nor this,k')],
+        [(5, '5,"opened,k'), (9, '9,and closed",k')], [(19, '19,"the last,k')],
     ],
-)
+)  # fmt: skip
 def test_stray_quotes_swallow_no_row(changes):
     table = read_table("t.csv", rows_with(*changes))
     assert table.num_rows == len(table.frame) == 20
@@ -251,22 +233,6 @@ def test_stray_quotes_swallow_no_row(changes):
     assert table.repairs == {"stray quotes, read as text": opened}
     untouched = set(range(20)) - {number for number, _ in changes}
     assert all(table.frame["title"][i + 1] == f"short, text {i}" for i in untouched)
-
-
-@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
-def test_delimiters(separator):
-    table = read_table("t.csv", separator.join("abc").encode() + b"\n" + separator.join("123").encode())
-    assert table.frame.to_dict("list") == {"a": ["1"], "b": ["2"], "c": ["3"]}
-
-
-def test_own_csv_is_inferred(products_csv):
-    catalog = open_catalog(products_csv)
-    assert catalog.schema.id_column == "sku"
-    assert catalog.schema.image_column == "file"
-    assert [a.name for a in catalog.schema.attributes] == ["kind", "colour"]
-    assert catalog.vocabularies == {"kind": ("round", "square", "tall"), "colour": ("blue", "green", "red", "yellow")}
-    assert len(catalog.products) == 120
-    assert any(p.labels[0] is None for p in catalog.products)
 
 
 def test_tsv_and_parquet_with_bytes_read_like_the_csv(products_csv, tmp_path):
@@ -285,66 +251,41 @@ def test_hub_layout(tmp_path):
     frame = pd.DataFrame([r.split(",") for r in [row(i) for i in range(30)]], columns=HEADER.split(","))
     frame["image"] = [{"bytes": PHOTO, "path": f"{i}.jpg"} for i in range(30)]
     (tmp_path / "data").mkdir()
-    frame[:18].to_parquet(tmp_path / "data" / "train-00000-of-00002.parquet")
+    # Parts of a table may differ in columns.
+    frame[:18].drop(columns="season").to_parquet(tmp_path / "data" / "train-00000-of-00002.parquet")
     frame[18:].to_parquet(tmp_path / "data" / "train-00001-of-00002.parquet")
     catalog = open_catalog(tmp_path)
     assert [p.id for p in catalog.products] == [str(i) for i in range(30)]
+    assert [p.labels[5] for p in catalog.products] == [None] * 18 + ["Fall"] * 12
     assert len({p.row for p in catalog.products}) == 30
     assert set(read_all(catalog).values()) == {PHOTO}
 
 
-def test_parts_of_a_table_may_differ_in_columns(tmp_path):
-    base = pd.DataFrame({"id": range(12), "image": [PHOTO] * 12, "kind": ["a", "b"] * 6})
-    (tmp_path / "data").mkdir()
-    base.to_parquet(tmp_path / "data/train-0.parquet")
-    second = base.assign(id=range(12, 24), colour=["red", "blue", "red"] * 4)
-    second.to_parquet(tmp_path / "data/train-1.parquet")
-    catalog = open_catalog(tmp_path)
-    assert len(catalog.products) == 24
-    assert {p.labels for p in catalog.products[:12]} == {("a", None), ("b", None)}
-
-
-def test_large_binary_images_of_the_hub(tmp_path):
+def test_large_binary_images_and_line_ends_in_ids_and_titles(tmp_path):
     kind = pa.struct([("bytes", pa.large_binary()), ("path", pa.string())])
     image = pa.array([{"bytes": PHOTO, "path": None}] * 6, kind)
-    pq.write_table(pa.table({"id": pa.array(range(6)), "image": image, "kind": ["a", "b"] * 3}), tmp_path / "t.parquet")
-    assert len(open_catalog(tmp_path / "t.parquet").products) == 6
+    columns = {"id": [f"a\r{i}" for i in range(6)], "title": ["x\r\ny"] * 6, "image": image, "kind": ["a", "b"] * 3}
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet")
+    products = open_catalog(tmp_path / "t.parquet").products
+    assert len(products) == 6
+    assert (products[0].id, products[0].title) == ("a 0", "x y")
 
 
-def with_hub_names(folder: Path) -> Path:
-    table = kaggle_files()["styles.csv"].replace(b"masterCategory", b"category1").replace(b"subCategory", b"category2")
-    return write_folder(folder, {**kaggle_files(), "styles.csv": table})
-
-
-def with_photo_paths(folder: Path) -> Path:
-    """The known data set may name its photos."""
-    lines = [f"{HEADER},file", *(f"{row(i)},pics/{i}.jpg" for i in range(20))]
-    return write_folder(folder, {"mine.csv": "\n".join(lines).encode(), **{f"pics/{i}.jpg": PHOTO for i in range(20)}})
-
-
-def with_litter(folder: Path) -> Path:
-    """Files that macOS adds are no tables."""
-    litter = {"._styles.csv": b"\0\5\x16", "__MACOSX/._styles.csv": b"\0", "images/._1.jpg": b"\0"}
-    return write_zip(folder / "c.zip", {**kaggle_files(), **litter})
-
-
-def not_unpacked(folder: Path) -> Path:
-    """A folder that holds nothing but an archive."""
-    return write_zip(folder / "data.zip", kaggle_files()).parent
-
-
-@pytest.mark.parametrize("write", [with_hub_names, with_photo_paths, with_litter, not_unpacked])
-def test_usual_variations_of_the_layout(tmp_path, write):
-    products = open_catalog(write(tmp_path)).products
-    assert len(products) == 20
-    assert products[0].labels[:2] == ("Apparel", "Topwear")
-
-
-def test_line_ends_in_ids_and_titles_become_spaces(tmp_path):
-    table = pd.DataFrame({"id": [f"a\r{i}" for i in range(6)], "title": ["x\r\ny"] * 6, "kind": ["a", "b"] * 3})
-    table.assign(image=[PHOTO] * 6).to_parquet(tmp_path / "t.parquet")
-    product = open_catalog(tmp_path / "t.parquet").products[0]
-    assert (product.id, product.title) == ("a 0", "x y")
+def test_usual_variations_of_the_layout(tmp_path):
+    content = kaggle_files()
+    hub_names = content["styles.csv"].replace(b"masterCategory", b"category1").replace(b"subCategory", b"category2")
+    named = "\n".join([f"{HEADER},file", *(f"{row(i)},pics/{i}.jpg" for i in range(20))]).encode()
+    litter = {"._styles.csv": b"\0\5\x16", "__MACOSX/._styles.csv": b"\0", "images/._1.jpg": b"\0"}  # by macOS
+    packed = write_zip(tmp_path / "c.zip", content)
+    for source in (
+        write_folder(tmp_path / "hub", {**content, "styles.csv": hub_names}),
+        write_folder(tmp_path / "named", {"mine.csv": named, **{f"pics/{i}.jpg": PHOTO for i in range(20)}}),
+        write_zip(tmp_path / "litter.zip", {**content, **litter}),
+        write_folder(tmp_path / "packed", {"data.zip": packed.read_bytes()}),
+    ):
+        products = open_catalog(source).products
+        assert len(products) == 20
+        assert products[0].labels[:2] == ("Apparel", "Topwear")
 
 
 @pytest.mark.parametrize("name", ["../evil.csv", "/etc/evil.csv", "a/../../evil", "C:\\evil.csv", "..\\evil.csv"])
@@ -372,14 +313,8 @@ def test_links_that_lead_outside_are_refused(tmp_path, target):
 @pytest.mark.parametrize("kind", ["zip", "tar.gz"])
 def test_bombs_are_refused(tmp_path, monkeypatch, kind):
     monkeypatch.setattr(archives, "FREE_BYTES", 1_000_000)
-    content = {**kaggle_files(), "bomb": bytes(30_000_000)}
-    path = tmp_path / f"c.{kind}"
-    if kind == "zip":
-        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-            for name, data in content.items():
-                archive.writestr(name, data)
-    else:
-        write_tar(path, content, "w:gz")
+    content, path = {**kaggle_files(), "bomb": bytes(30_000_000)}, tmp_path / f"c.{kind}"
+    path = write_zip(path, content, zipfile.ZIP_DEFLATED) if kind == "zip" else write_tar(path, content, "w:gz")
     with pytest.raises(UserError, match="unpack to"):
         open_catalog(path)
 
@@ -401,23 +336,19 @@ def test_paths_of_a_table_stay_inside(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("make", "message"),
+    ("source", "files", "message"),
     [
-        (lambda t: t / "absent.zip", "nothing at"),
-        (lambda t: write_folder(t, {"x.zip": b"not an archive" * 100}) / "x.zip", "not a zip or tar"),
-        (lambda t: write_zip(t / "e.zip", {}), "no table"),
-        (lambda t: write_zip(t / "p.zip", {"images/1.jpg": PHOTO}), "no table"),
-        (lambda t: write_folder(t, {"t.csv": b""}) / "t.csv", "empty"),
-        (lambda t: write_folder(t, {"t.csv": b"a,a\n1,2\n"}) / "t.csv", "two columns named 'a'"),
-        (lambda t: write_folder(t, {"t.csv": b"a,b\n1,2\n"}) / "t.csv", "no column holds photo paths"),
-        (lambda t: write_folder(t, {"t.parquet": b"PAR1 no"}) / "t.parquet", "Parquet"),
-        (lambda t: write_folder(t, {"a.csv": b"x", "b.csv": b"y"}), "several tables"),
-        (lambda t: "synthetic:ten", "synthetic"),
+        ("absent.zip", {}, "nothing at"), ("x.zip", {"x.zip": b"not an archive" * 100}, "not a zip or tar"),
+        ("e.zip", {"e.zip": b"PK\5\6" + bytes(18)}, "no table"), ("t.csv", {"t.csv": b""}, "empty"),
+        ("t.csv", {"t.csv": b"a,a\n1,2\n"}, "two columns named 'a'"), (".", {"a.csv": b"x", "b.csv": b"y"}, "several"),
+        ("t.csv", {"t.csv": b"a,b\n1,2\n"}, "no column holds photo paths"), ("synthetic:ten", {}, "synthetic"),
+        ("t.parquet", {"t.parquet": b"PAR1 no"}, "Parquet"),
     ],
-)
-def test_bad_sources_get_a_sentence(tmp_path, make, message):
+)  # fmt: skip
+def test_bad_sources_get_a_sentence(tmp_path, monkeypatch, source, files, message):
+    monkeypatch.chdir(write_folder(tmp_path, files))
     with pytest.raises(UserError, match=message):
-        open_catalog(make(tmp_path))
+        open_catalog(source)
 
 
 def test_missing_columns_are_named(products_csv):
@@ -427,9 +358,8 @@ def test_missing_columns_are_named(products_csv):
 
 
 def test_a_truncated_archive_is_refused(tmp_path):
-    path = write_tar(
-        tmp_path / "c.tar.xz", {**kaggle_files(), "noise": np.random.default_rng(0).bytes(100_000)}, "w:xz"
-    )
+    noise = np.random.default_rng(0).bytes(100_000)
+    path = write_tar(tmp_path / "c.tar.xz", {**kaggle_files(), "noise": noise}, "w:xz")
     path.write_bytes(path.read_bytes()[:-20_000])
     with pytest.raises(UserError, match="damaged"):
         open_catalog(path)
@@ -442,10 +372,8 @@ def test_a_member_damaged_in_a_zip_is_one_bad_photo(tmp_path):
     data = bytearray(path.read_bytes())
     data[offset : offset + 8] = bytes(8)
     path.write_bytes(data)
-    catalog = open_catalog(path)
-    photos = read_all(catalog)
-    assert isinstance(photos["7"], BadPhoto)
-    assert sum(isinstance(p, BadPhoto) for p in photos.values()) == 1
+    photos = read_all(open_catalog(path))
+    assert [name for name, photo in photos.items() if isinstance(photo, BadPhoto)] == ["7"]
 
 
 def test_photos_alone_will_do_without_labels(tmp_path):
@@ -459,7 +387,7 @@ def test_photos_alone_will_do_without_labels(tmp_path):
 
 def test_mutated_tables_and_archives_never_crash(tmp_path, held_bytes):
     rng = np.random.default_rng(1)
-    outcomes = {"good": 0, "bad": 0}
+    good = bad = 0
     archive = write_zip(tmp_path / "c.zip", kaggle_files(5)).read_bytes()
     packed = write_tar(tmp_path / "c.tar.gz", kaggle_files(5), "w:gz").read_bytes()
     samples = [("m.csv", kaggle_files(5)["styles.csv"]), ("m.zip", archive), ("m.tar.gz", packed)]
@@ -471,8 +399,8 @@ def test_mutated_tables_and_archives_never_crash(tmp_path, held_bytes):
         path.write_bytes(bytes(data[: int(rng.integers(1, len(data) + 1))]) if number % 4 == 0 else bytes(data))
         try:
             list(read_all(open_catalog(path)))
-            outcomes["good"] += 1
+            good += 1
         except UserError as error:
             assert str(error)
-            outcomes["bad"] += 1
-    assert min(outcomes.values()) > 10
+            bad += 1
+    assert min(good, bad) > 10

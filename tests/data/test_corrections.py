@@ -45,10 +45,10 @@ def write(path: Path, rows: list[dict[str, str]], columns: tuple[str, ...] = (),
 def test_they_are_the_table_edited_by_hand(shop, tmp_path):
     rows, before = read(shop), read(shop)
     unlabelled = next(i for i, row in enumerate(rows) if not row["kind"])
-    labelled = [i for i, row in enumerate(rows) if row["kind"]]
+    one, two, *_ = (i for i, row in enumerate(rows) if row["kind"])
     changes = [
-        {"id": rows[labelled[0]]["sku"], "attribute": "kind", "corrected": "tall"},
-        {"id": rows[labelled[1]]["sku"], "attribute": "kind", "corrected": "NA"},
+        {"id": rows[one]["sku"], "attribute": "kind", "corrected": "tall"},
+        {"id": rows[two]["sku"], "attribute": "kind", "corrected": "NA"},
         {"id": rows[unlabelled]["sku"], "attribute": "kind", "corrected": "  round "},
         {"id": rows[5]["sku"], "attribute": "colour", "decision": "Accept", "suggested": "yellow"},
         {"id": rows[6]["sku"], "attribute": "colour", "decision": "keep", "suggested": "green"},
@@ -57,13 +57,8 @@ def test_they_are_the_table_edited_by_hand(shop, tmp_path):
     columns = ("id", "attribute", "suggested", "decision", "corrected", "remark")
     corrections = PrepareOptions(corrections=write(tmp_path / "c.csv", changes, columns))
     corrected = prepare(shop, tmp_path / "a", corrections, progress=False)
-    for i, name, label in (
-        (labelled[0], "kind", "tall"), (labelled[1], "kind", ""), (unlabelled, "kind", "round"),
-        (5, "colour", "yellow"),
-    ):  # fmt: skip
-        rows[i][name] = label
-    write(shop, rows)
-    by_hand = prepare(shop, tmp_path / "b", progress=False)
+    rows[one]["kind"], rows[two]["kind"], rows[unlabelled]["kind"], rows[5]["colour"] = "tall", "", "round", "yellow"
+    by_hand = prepare(write(shop, rows), tmp_path / "b", progress=False)
     assert corrected.fingerprint == by_hand.fingerprint
     assert (tmp_path / "a/products.csv").read_bytes() == (tmp_path / "b/products.csv").read_bytes()
     changed = {n: sum(a[n] != b[n] for a, b in zip(before, rows, strict=True)) for n in ("kind", "colour")}
@@ -88,23 +83,21 @@ def test_what_changes_labels_changes_the_stamp(shop, tmp_path):
 @pytest.mark.parametrize(
     ("change", "fault"),
     [
-        ({"id": "S9"}, "no product 'S9'"),
-        ({"attribute": "color"}, "did you mean 'colour'?"),
-        ({"corrected": "rde"}, "did you mean 'red'?"),
-        ({"decision": "yes"}, "'yes'"),
-        ({"decision": "keep"}, "'red' stands under corrected"),
+        ({"id": "S9"}, "no product 'S9'"), ({"attribute": "color"}, "did you mean 'colour'?"),
+        ({"corrected": "rde"}, "did you mean 'red'?"), ({"decision": "yes"}, "'yes'"), ({"id": ""}, "no id"),
+        ({"decision": "keep"}, "'red' stands under corrected"), ({"given": "violet"}, "colour of 'S00037'"),
         ({"decision": "accept", "corrected": ""}, "suggested"),
-        ({"id": ""}, "no id"),
-        ({"given": "violet"}, "colour of 'S00037'"),
     ],
-)
-def test_what_does_not_fit_is_refused_by_line(shop, tmp_path, change, fault):
+)  # fmt: skip
+def test_what_does_not_fit_is_refused_by_line(shop, tmp_path, capsys, change, fault):
     good = {"id": "S00000", "attribute": "colour", "given": read(shop)[0]["colour"], "suggested": ""}
     good |= {"decision": "", "corrected": "red"}
     bad = {**good, "id": "S00037", "given": read(shop)[1]["colour"], **change}
-    with pytest.raises(UserError) as error:
-        open_catalog(shop, corrections=write(tmp_path / "c.csv", [good, bad]))
-    assert fault in str(error.value) and "line 3" in str(error.value) and "line 2" not in str(error.value)
+    changes = write(tmp_path / "c.csv", [good, bad])
+    command = ["prepare", "--source", str(shop), "--out", str(tmp_path / "out"), "--corrections", str(changes)]
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert fault in error and "line 3" in error and "line 2" not in error
 
 
 def test_two_lines_that_contradict_each_other_are_refused(tmp_path):
@@ -115,19 +108,19 @@ def test_two_lines_that_contradict_each_other_are_refused(tmp_path):
 
 
 def test_tables_of_successive_audits_are_applied_in_their_order(shop, tmp_path):
+    row = {"id": read(shop)[0]["sku"], "attribute": "colour"}
     label = read(shop)[0]["colour"]
     first, second, last = [name for name in ("red", "green", "blue", "yellow") if name != label][:3]
-    row = {"id": read(shop)[0]["sku"], "attribute": "colour"}
-    tables = [
-        write(tmp_path / f"{given}.csv", [{**row, "given": given, "corrected": corrected}])
-        for given, corrected in ((label, first), (first, second))
-    ]
     both = tmp_path / "both.csv"
-    both.write_text("".join(table.read_text() for table in tables))  # as `cat` puts them, the header twice
+
+    def put(*changes: tuple[str, str]) -> None:  # as `cat` puts them, the header twice
+        tables = [write(both, [{**row, "given": given, "corrected": to}]).read_text() for given, to in changes]
+        both.write_text("".join(tables))
+
+    put((label, first), (first, second))
     product = next(p for p in open_catalog(shop, corrections=both).products if p.id == row["id"])
     assert product.labels[1] == second
-    write(tables[1], [{**row, "given": last, "corrected": second}])
-    both.write_text("".join(table.read_text() for table in tables))
+    put((label, first), (last, second))
     with pytest.raises(UserError, match=r"line 4: colour of .* stands in line 2 already"):
         open_catalog(shop, corrections=both)
 
@@ -135,16 +128,14 @@ def test_tables_of_successive_audits_are_applied_in_their_order(shop, tmp_path):
 @pytest.mark.parametrize(
     ("content", "fault"),
     [
-        (b"", "id, attribute"),
-        (b"id,attribute\n", r"corrected \(or decision\)"),
+        (b"", "id, attribute"), (b"id,attribute\n", r"corrected \(or decision\)"), (None, "cannot be read"),
         (b"id,attribute,corrected\n1,kind\n", "line 2: it has 2 of 3 columns"),
         (b'id,attribute,corrected\n\n"1\n2,kind,a\n', "no CSV: line 3"),
         (b"id,attribute,corrected\n1,kind,\xff\n", "not UTF-8"),
         # Lines are counted as an editor counts them.
         (b'id,attribute,corrected,reason\n1,kind,a,"two\nlines"\n\n2,sort,a,x\n', "line 5: .*'sort'"),
-        (None, "cannot be read"),
     ],
-)
+)  # fmt: skip
 def test_files_that_are_none_are_refused(tmp_path, content, fault):
     if content is not None:
         (tmp_path / "c.csv").write_bytes(content)
@@ -172,14 +163,14 @@ def test_no_cell_is_a_formula_and_all_come_back(text):
 
 def test_a_row_that_the_schema_dropped_can_be_brought_back(tmp_path, shop):
     rows = read(shop)
-    rows[3]["colour"] = "violet"
+    product, rows[3]["colour"] = rows[3]["sku"], "violet"
     write(shop, rows)
     colour = Attribute("colour", classes=("blue", "green", "red", "yellow"), on_unknown="drop")
     schema = Schema("shop", (colour,), id_column="sku", image_column="file")
-    assert rows[3]["sku"] not in {p.id for p in open_catalog(shop, schema).products}
-    changes = write(tmp_path / "c.csv", [{"id": rows[3]["sku"], "attribute": "colour", "corrected": "blue"}])
+    assert product not in {p.id for p in open_catalog(shop, schema).products}
+    changes = write(tmp_path / "c.csv", [{"id": product, "attribute": "colour", "corrected": "blue"}])
     products = {p.id: p for p in open_catalog(shop, schema, corrections=changes).products}
-    assert products[rows[3]["sku"]].labels == ("blue",)
+    assert products[product].labels == ("blue",)
 
 
 def test_prepared_records_and_photos_alone_take_none(prepared, tmp_path, shop):
@@ -190,15 +181,12 @@ def test_prepared_records_and_photos_alone_take_none(prepared, tmp_path, shop):
         open_catalog(shop.parent / "photos", labelled=False, corrections=tmp_path / "c.csv")
 
 
-def test_the_command_counts_them_and_refuses_with_code_2(shop, tmp_path, capsys):
+def test_the_command_counts_them(shop, tmp_path, capsys):
     row = next(r for r in read(shop) if r["colour"] != "red")
     changes = write(tmp_path / "c.csv", [{"id": row["sku"], "attribute": "colour", "corrected": "red"}])
     command = ["prepare", "--source", str(shop), "--out", str(tmp_path / "out"), "--corrections", str(changes)]
     assert main(command) == 0
     assert "corrected labels: colour: 1" in capsys.readouterr().out
-    changes.write_text(changes.read_text().replace("red", "rot"))
-    assert main(command) == 2
-    assert "line 2: 'rot' is no class of colour" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])

@@ -17,16 +17,10 @@ def photos(count: int = 150) -> list[np.ndarray]:
 
 def groups_of(images: list[np.ndarray], **kwargs) -> np.ndarray:
     count = len(images)
-    defaults = {
-        "ids": [str(i * 100) for i in range(count)],
-        "titles": [""] * count,
-        "digests": [str(i) for i in range(count)],
-    }
-    return find_groups(
-        **{**defaults, **kwargs},
-        hashes=np.array([perceptual_hash(i) for i in images]),
-        thumbnails=np.array([thumbnail(i) for i in images]),
-    )
+    ids, digests = [str(i * 100) for i in range(count)], [str(i) for i in range(count)]
+    hashes = np.array([perceptual_hash(i) for i in images])
+    given = {"ids": ids, "titles": [""] * count, "digests": digests, **kwargs}
+    return find_groups(**given, hashes=hashes, thumbnails=np.array([thumbnail(i) for i in images]))
 
 
 def test_twins_are_found_and_strangers_stay_apart():

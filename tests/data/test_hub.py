@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import types
 
@@ -18,36 +19,30 @@ def client(monkeypatch, module: str, **functions) -> None:
     monkeypatch.setitem(sys.modules, module, types.SimpleNamespace(**functions))
 
 
-@pytest.fixture
-def shop(tmp_path):
-    return write_products(tmp_path / "shop", 60).parent
-
-
-def test_kaggle(monkeypatch, shop):
-    asked = []
+def test_kaggle(monkeypatch, tmp_path):
+    asked, shop = [], write_products(tmp_path / "shop", 60).parent
     client(monkeypatch, "kagglehub", dataset_download=lambda name: asked.append(name) or str(shop))
     assert len(open_catalog("kaggle:owner/fashion-products").products) == 60
     assert asked == ["owner/fashion-products"]
 
 
-def test_hugging_face(monkeypatch, shop, tmp_path):
+def test_hugging_face(monkeypatch, tmp_path):
     # The hub's cache keeps a snapshot's files as links into a folder of blobs beside it.
     repository = tmp_path / "hub/datasets--owner--name"
     snapshot, blobs = repository / "snapshots/0123abc", repository / "blobs"
     (snapshot / "data").mkdir(parents=True)
     blobs.mkdir()
-    table = pd.read_csv(shop / "products.csv")
-    table["image"] = [{"bytes": (shop / name).read_bytes(), "path": name} for name in table["file"]]
+    shop = write_products(tmp_path / "shop", 60)
+    table = pd.read_csv(shop)
+    table["image"] = [{"bytes": (shop.parent / name).read_bytes(), "path": name} for name in table["file"]]
     table.drop(columns="file").to_parquet(blobs / "beef")
+    secret = shutil.copy(blobs / "beef", tmp_path / "secret.parquet")
     (snapshot / "data/train-00000-of-00001.parquet").symlink_to("../../../blobs/beef")
-    secret = tmp_path / "secret.parquet"
-    secret.write_bytes((blobs / "beef").read_bytes())
     (snapshot / "data/train-00001-of-00001.parquet").symlink_to(secret)
     asked = []
     client(monkeypatch, "huggingface_hub", snapshot_download=lambda **kwargs: asked.append(kwargs) or str(snapshot))
     assert len(open_catalog("hf:owner/name").products) == 60  # and not 120: links elsewhere are not followed
-    assert asked[0]["repo_id"] == "owner/name"
-    assert asked[0]["repo_type"] == "dataset"
+    assert (asked[0]["repo_id"], asked[0]["repo_type"]) == ("owner/name", "dataset")
     assert "*.parquet" in asked[0]["allow_patterns"]
 
 

@@ -80,21 +80,21 @@ def test_storage_is_chosen_by_what_fits():
     assert choose_storage("stream", **size, device_bytes=10**9) == "stream"
 
 
-@pytest.mark.parametrize("version", [1, 2])
-def test_a_containers_limit_counts(tmp_path, monkeypatch, version):
-    folder = tmp_path if version == 2 else tmp_path / "memory"
-    folder.mkdir(exist_ok=True)
-    names = {
-        2: ("memory.max", "memory.current", "inactive_file"),
-        1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-    }
-    limit, used, cache = names[version]
+@pytest.mark.parametrize(
+    ("folder", "limit", "used", "cache"),
+    [
+        (".", "memory.max", "memory.current", "inactive_file"),
+        ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ],
+)
+def test_a_containers_limit_counts(tmp_path, monkeypatch, folder, limit, used, cache):
+    group = tmp_path / folder
+    group.mkdir(exist_ok=True)
     monkeypatch.setattr(loader, "_CONTROL_GROUP", tmp_path)
-    free = loader._free_memory()
-    assert free > 50_000_000
-    (folder / "memory.stat").write_text(f"anon 1\n{cache} 5000\n")
-    (folder / limit).write_text("40000000\n")
-    (folder / used).write_text("30000000\n")
+    assert loader._free_memory() > 50_000_000
+    (group / "memory.stat").write_text(f"anon 1\n{cache} 5000\n")
+    (group / limit).write_text("40000000\n")
+    (group / used).write_text("30000000\n")
     assert loader._free_memory() == 10_005_000
-    (folder / limit).write_text("max\n")
+    (group / limit).write_text("max\n")
     assert loader._free_memory() > 50_000_000

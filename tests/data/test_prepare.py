@@ -34,8 +34,6 @@ from fashion_jax.data.splits import SplitOptions
 from fashion_jax.data.staging import stage_photos
 from fashion_jax.system.errors import UserError
 
-OTHER_SPLIT = PrepareOptions(split=SplitOptions(seed=1))
-
 
 def photos_of(records) -> list[bytes]:
     return [records.read_photo(row) for row in range(len(records))]
@@ -72,10 +70,8 @@ def test_it_is_a_tfds_data_set(prepared):
 
 def test_tensorflow_is_not_needed(prepared):
     code = (
-        "import sys\n"
-        "from fashion_jax.data.records import open_prepared\n"
-        "prepared = open_prepared(sys.argv[1]); assert prepared.read_photo(0)[:2] == b'\\xff\\xd8'\n"
-        "assert 'tensorflow' not in sys.modules"
+        "import sys; from fashion_jax.data.records import open_prepared\n"
+        "assert open_prepared(sys.argv[1]).read_photo(0)[:2] == b'\\xff\\xd8'; assert 'tensorflow' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code, str(prepared.folder)], check=True)
 
@@ -98,11 +94,13 @@ def test_what_is_there_is_used_and_other_options_replace_it(products_csv, tmp_pa
     out, neighbour = tmp_path / "out", tmp_path / ".out.v2.abcd1234.part"
     for folder in (neighbour, tmp_path / ".out.abcd1234.part"):  # another folder's unfinished work, and our own
         folder.mkdir()
-    first = prepare(products_csv, out, progress=False)
-    made = (out / "manifest.json").stat().st_mtime_ns
-    assert prepare(products_csv, out, progress=False).fingerprint == first.fingerprint
-    assert (out / "manifest.json").stat().st_mtime_ns == made
-    other = prepare(products_csv, out, OTHER_SPLIT, progress=False)
+    for source in ("synthetic:150:3", products_csv):  # the drawn catalogue, too, is known again
+        first = prepare(source, out, progress=False)
+        made = (out / "manifest.json").stat().st_mtime_ns
+        again = prepare(source, out, progress=False)
+        assert (again.fingerprint, again.stamp) == (first.fingerprint, first.stamp)
+        assert (out / "manifest.json").stat().st_mtime_ns == made
+    other = prepare(products_csv, out, PrepareOptions(split=SplitOptions(seed=1)), progress=False)
     assert other.fingerprint != first.fingerprint
     assert not np.array_equal(other.ids, first.ids)
     assert sorted(p.name for p in tmp_path.iterdir()) == [neighbour.name, "out"]
@@ -110,13 +108,6 @@ def test_what_is_there_is_used_and_other_options_replace_it(products_csv, tmp_pa
     with pytest.raises(UserError, match=r"such as notes\.txt"):
         prepare(products_csv, out, progress=False)
     assert (out / "notes.txt").exists()
-
-
-def test_the_drawn_catalogue_is_known_again(tmp_path):
-    first = prepare("synthetic:150:3", tmp_path / "out", progress=False)
-    made = (tmp_path / "out/manifest.json").stat().st_mtime_ns
-    assert prepare("synthetic:150:3", tmp_path / "out", progress=False).stamp == first.stamp
-    assert (tmp_path / "out/manifest.json").stat().st_mtime_ns == made
 
 
 def test_lists_of_a_split_can_be_given(products_csv, prepared, tmp_path):
@@ -128,9 +119,8 @@ def test_lists_of_a_split_can_be_given(products_csv, prepared, tmp_path):
 
 def test_a_split_column(tmp_path):
     table = write_products(tmp_path / "shop", 60)
-    lines = table.read_text().splitlines()
     splits = ["split", *["train", "test", "val"] * 20]
-    table.write_text("\n".join(f"{line},{split}" for line, split in zip(lines, splits, strict=True)))
+    table.write_text("\n".join(map(",".join, zip(table.read_text().splitlines(), splits, strict=True))))
     records = prepare(table, tmp_path / "out", PrepareOptions(split=SplitOptions("column")), progress=False)
     assert records.schema.split_column == "split"
     assert [int((records.splits == s).sum()) for s in range(3)] == [20, 20, 20]
@@ -153,8 +143,7 @@ def test_bad_photos_go_to_quarantine_and_the_rest_goes_on(tmp_path, capsys):
         rows = list(csv.DictReader(file))
     assert [(r["row"], r["id"]) for r in rows] == [("8", "S00259"), ("10", "S00333")]
     assert "empty" in rows[0]["reason"] and "no photo" in rows[1]["reason"]
-    assert len(records) == 58
-    assert records.report["quarantined"] == 2
+    assert len(records) == 58 and records.report["quarantined"] == 2
     assert "58 usable products" in capsys.readouterr().out
 
 
@@ -175,21 +164,17 @@ def test_what_was_left_out_is_no_formula_to_a_spreadsheet():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--source", "absent.csv"], "absent.csv"),
-        (["--source", "{csv}", "--split", "grop"], "--split=grop"),
-        (["--source", "{csv}", "--split", "column"], "split_column"),
-        (["--source", "{csv}", "--split", "file:absent"], "list of splits"),
-        (["--source", "{csv}", "--split-fractions", "0.5,0.2,0.2"], "--split-fractions"),
-        (["--source", "{csv}", "--schema", "absent.json"], "absent.json"),
-        (["--source", "{csv}", "--max-side", "0"], "--max-side=0"),
-        (["--source", "{csv}", "--split-seed", "-1"], "--split-seed=-1"),
-        (["--source", "{csv}", "--max-bad-fraction", "nan"], "--max-bad-fraction=nan"),
-        (["--source", "x" * 300], "name too long"),
+        ("--source absent.csv", "absent.csv"), (f"--source {'x' * 300}", "name too long"),
+        ("--source {csv} --split grop", "--split=grop"), ("--source {csv} --split column", "split_column"),
+        ("--source {csv} --split file:absent", "list of splits"), ("--source {csv} --split-seed -1", "--split-seed=-1"),
+        ("--source {csv} --schema absent.json", "absent.json"), ("--source {csv} --max-side 0", "--max-side=0"),
+        ("--source {csv} --split-fractions 0.5,0.2,0.2", "--split-fractions"),
+        ("--source {csv} --max-bad-fraction nan", "--max-bad-fraction=nan"),
     ],
-)
+)  # fmt: skip
 def test_bad_input_gets_a_sentence(products_csv, tmp_path, capsys, arguments, message):
-    out = tmp_path / "out"
-    assert main(["prepare", "--out", str(out), *(a.format(csv=products_csv) for a in arguments)]) == 2
+    given = [word.format(csv=products_csv) for word in arguments.split()]
+    assert main(["prepare", "--out", str(tmp_path / "out"), *given]) == 2
     error = capsys.readouterr().err
     assert message in error and "Traceback" not in error
     assert list(tmp_path.iterdir()) == []
@@ -241,8 +226,7 @@ def test_a_changed_photo_of_equal_size_makes_other_records(tmp_path):
     data = photo.read_bytes()
     os.utime(photo, (1, 1))
     touched = prepare(table, tmp_path / "out", progress=False)
-    assert touched.fingerprint == first.fingerprint
-    assert touched.stamp != first.stamp
+    assert touched.fingerprint == first.fingerprint and touched.stamp != first.stamp
     comment = data[:2] + b"\xff\xfe\x00\x04ab" + data[2:]
     fingerprints = {first.fingerprint}
     for changed in (comment, comment.replace(b"\x04ab", b"\x04cd")):
@@ -252,8 +236,7 @@ def test_a_changed_photo_of_equal_size_makes_other_records(tmp_path):
 
 
 def test_damaged_records_are_named_and_made_again(products_csv, prepared, tmp_path):
-    out = tmp_path / "out"
-    shutil.copytree(prepared.folder, out)
+    out = shutil.copytree(prepared.folder, tmp_path / "out")
     lines = (out / "products.csv").read_text().splitlines()
     (out / "products.csv").write_text("\n".join(lines[:-5]))
     with pytest.raises(UserError, match="does not fit"):
@@ -303,8 +286,7 @@ def test_report_counts_duplicates(tmp_path):
     rows[4][2:] = rows[3][2:]
     table.write_text("\n".join(map(",".join, rows)))
     report = prepare(table, tmp_path / "out", progress=False).report
-    assert report["identical"]["groups"] == 2
-    assert report["identical"]["products"] == 4
+    assert (report["identical"]["groups"], report["identical"]["products"]) == (2, 4)
     assert report["identical"]["disagreement"]["colour"] == 0.5
     assert "identical photos: 4 products in 2 groups" in format_report(report)
     assert "colour 50.0%" in format_report(report)

@@ -21,11 +21,6 @@ def catalogue() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return labels, groups, split_groups(labels, groups, FRACTIONS, 0)
 
 
-def test_no_group_falls_apart(catalogue):
-    _, groups, splits = catalogue
-    assert len(np.unique(np.stack([groups, splits], 1), axis=0)) == len(np.unique(groups))
-
-
 def test_sizes_and_classes_are_in_proportion(catalogue):
     labels, groups, splits = catalogue
     at_random = random_split(len(labels), FRACTIONS, 1)
@@ -42,18 +37,16 @@ def test_sizes_and_classes_are_in_proportion(catalogue):
     assert np.mean(errors) < np.mean(random_errors)
 
 
-def test_seed_decides_and_nothing_else(catalogue):
+def test_no_group_falls_apart_and_the_seed_decides(catalogue):
     labels, groups, splits = catalogue
+    assert len(np.unique(np.stack([groups, splits], 1), axis=0)) == len(np.unique(groups))
     assert np.array_equal(splits, split_groups(labels, groups, FRACTIONS, 0))
     assert not np.array_equal(splits, split_groups(labels, groups, FRACTIONS, 1))
 
 
-def test_labels_may_all_be_missing():
+def test_labels_may_all_be_missing_and_a_random_split_has_exact_sizes():
     splits = split_groups(np.full((1000, 2), -1, np.int32), np.arange(1000), FRACTIONS, 0)
     assert np.allclose(np.bincount(splits, minlength=3) / 1000, FRACTIONS, atol=0.005)
-
-
-def test_random_split_has_exact_sizes():
     assert np.bincount(random_split(1000, FRACTIONS, 0)).tolist() == [700, 100, 200]
 
 

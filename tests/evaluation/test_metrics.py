@@ -40,13 +40,11 @@ def reference(logits, labels):
     per_class, f1s, supported, weighted = {}, [], [], 0.0
     for c in range(10):
         tp, fp, fn = ((p == c) & (y == c)).sum(), ((p == c) & (y != c)).sum(), ((p != c) & (y == c)).sum()
-        f1 = 2 * tp / max(2 * tp + fp + fn, 1)
-        per_class[NAMES[c]] = (tp / (tp + fp) if tp + fp else None, tp / (tp + fn) if tp + fn else None, tp + fn)
-        if (y == c).any():
-            f1s.append(f1)
-            weighted += f1 * (y == c).sum() / len(y)
-        if (y == c).sum() >= 10:
-            supported.append(f1)
+        f1, support = 2 * tp / max(2 * tp + fp + fn, 1), tp + fn
+        per_class[NAMES[c]] = (tp / (tp + fp) if tp + fp else None, tp / support if support else None, support)
+        weighted += f1 * support / len(y)
+        f1s += [f1] if support else []
+        supported += [f1] if support >= 10 else []
     ranks = (logits > logits[np.arange(len(y)), y][:, None]).sum(1)
     log_sum = np.log(np.exp(logits.astype(np.float64)).sum(1))
     return {
@@ -80,8 +78,7 @@ def test_batches_merge_to_the_whole(size):
     for start in range(0, 200, size):
         total = total.merge(measure(logits[start : start + size], labels[start : start + size]))
     whole = measure(logits, labels)
-    assert np.array_equal(total.confusion, whole.confusion)
-    assert int(total.count) == int(whole.count)
+    assert np.array_equal(total.confusion, whole.confusion) and int(total.count) == int(whole.count)
     assert float(total.loss) == pytest.approx(float(whole.loss), rel=1e-5)
 
 
@@ -101,6 +98,5 @@ def test_few_classes_have_a_top_five():
 
 def test_no_rows_have_no_scores():
     scores = summary(HeadMetrics.empty(10))
-    assert scores["count"] == 0
-    for name in ("accuracy", "macro_f1", "macro_f1_supported", "weighted_f1", "top5_accuracy", "loss"):
-        assert scores[name] is None
+    named = ("count", "accuracy", "macro_f1", "macro_f1_supported", "weighted_f1", "top5_accuracy", "loss")
+    assert [scores[name] for name in named] == [0] + [None] * 6

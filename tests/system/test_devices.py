@@ -51,9 +51,7 @@ def test_bfloat16_and_prediction_take_a_device_per_core_and_training_in_float32_
     assert start(PLAIN, training=False) == [2]
     assert start(PLAIN, training=False, cores=64) == [16]
     assert start(AMX, 3, "auto") == start(AMX, 3, training=False) == [3]
-
-
-def test_what_the_user_set_counts(start):
+    # What the user has set counts.
     assert start(AMX, 0, "auto", environment={"JAX_NUM_CPU_DEVICES": "5"}) == []
     assert start(AMX, 0, "auto", environment={"XLA_FLAGS": "--xla_cpu_max_isa=AVX512"}) == [8]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from unittest.mock import Mock
 
 import pytest
 
@@ -14,10 +15,8 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch)
     path = tmp_path / "a" / "f.json"
     files.write_json(path, {"x": 1})
 
-    def full(descriptor):
-        raise OSError(errno.ENOSPC, "No space left on device", str(path))
-
-    monkeypatch.setattr(files.os, "fsync", full)
+    full = OSError(errno.ENOSPC, "No space left on device", str(path))
+    monkeypatch.setattr(files.os, "fsync", Mock(side_effect=full))
     with pytest.raises(OSError, match="No space"):
         files.write_json(path, {"x": 2})
     assert path.read_text() == '{\n  "x": 1\n}\n'
@@ -46,25 +45,18 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
 @pytest.mark.parametrize(
     ("error", "code", "message"),
     [
-        (UserError("what was wrong"), 2, "error: what was wrong"),
+        (UserError("what was wrong"), 2, "error: what was wrong"), (KeyboardInterrupt(), 130, "interrupted"),
         (OSError(errno.ENOSPC, "No space left", "/x/y"), 2, "the disk is full at /x/y"),
         (PermissionError(errno.EACCES, "Permission denied", "/x"), 2, "no permission at /x"),
         (FileNotFoundError(errno.ENOENT, "No such file", "/x"), 2, "No such file at /x"),
-        (KeyboardInterrupt(), 130, "interrupted"),
     ],
-)
+)  # fmt: skip
 def test_exit_codes(capsys, error, code, message):
-    def run():
-        raise error
-
-    assert exit_on_user_error(run) == code
+    assert exit_on_user_error(Mock(side_effect=error)) == code
     assert message in capsys.readouterr().err
 
 
 def test_our_own_faults_keep_their_traceback():
-    def run():
-        raise ZeroDivisionError
-
     with pytest.raises(ZeroDivisionError):
-        exit_on_user_error(run)
+        exit_on_user_error(lambda: 1 // 0)
     assert exit_on_user_error(lambda: None) == 0
