@@ -16,7 +16,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # A stage imports itself and the stages before it; stages of one line do not import each other.
 STAGES = (
     ("system",), ("config", "models"), ("data",), ("training",), ("evaluation",), ("decision",), ("serving",),
-    ("search",), ("run",), ("audit",), ("commands",), ("main",), ("cli",),
+    ("search",), ("run",), ("audit",), ("commands",), ("cli",), ("main",),
 )  # fmt: skip
 RANKS = {stage: rank for rank, stages in enumerate(STAGES) for stage in stages}
 # Third-party package -> the one file that imports it.

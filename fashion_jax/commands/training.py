@@ -9,7 +9,7 @@ from pathlib import Path
 from fashion_jax.commands.command import Command
 from fashion_jax.system.errors import UserError
 
-_CONFIG = "a configuration file, or the name of one that ships with the library, such as small_finetune"
+_CONFIG = "a configuration file, or the name of one that ships with the library, such as small_finetune; docs/configuration.md lists all settings"
 
 
 def split_settings(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
@@ -128,7 +128,7 @@ def _sweep(flags: argparse.Namespace) -> int:
 
 TRAIN = Command(
     "train",
-    "trains a model, or continues a training; --config.KEY=VALUE changes a setting (docs/configuration.md lists all)",
+    "trains a model, or continues a training; --config.KEY=VALUE changes a setting",
     _add_train_flags,
     _train,
     (
@@ -149,7 +149,7 @@ EVALUATE = Command(
 )
 SWEEP = Command(
     "sweep",
-    "tries many values of settings with Optuna, and finds those with the best validation score",
+    "tries many values of settings with Optuna, to find the best validation score",
     _add_sweep_flags,
     _sweep,
     ("fashion-jax sweep --config demo --space space.json --out runs/sweep --trials 10",),

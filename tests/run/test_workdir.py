@@ -10,7 +10,8 @@ from drawn_products import write_products
 from fashion_jax.data.prepare import prepare
 from fashion_jax.run.resolve import resolve
 from fashion_jax.run.train import train
-from fashion_jax.run.workdir import check_workdir, claim_workdir, lock_workdir, trained_on
+from fashion_jax.run.workdir import check_workdir, claim_workdir, trained_on
+from fashion_jax.system import files
 from fashion_jax.system.errors import UserError
 
 
@@ -66,5 +67,8 @@ def test_a_run_notes_what_it_is_trained_on(begun, tiny_config, prepared, tmp_pat
 
 
 def test_two_runs_in_one_workdir_are_refused(tiny_config, tmp_path):
-    with lock_workdir(tmp_path / "w"), pytest.raises(UserError, match="another run is using"):
+    with (
+        files.hold_lock(tmp_path / "w/.lock", what="", busy=""),
+        pytest.raises(UserError, match="another run is using"),
+    ):
         train(tiny_config(), tmp_path / "w", progress=False)

@@ -26,13 +26,11 @@ from fashion_jax.data.photos import decode_photo, encode_photo, normalise_photo
 from fashion_jax.data.schema import Schema, save_schema
 from fashion_jax.decision.embedding import EmbeddingPlan, Subspace
 from fashion_jax.models.classifier import abstract_classifier, merge_network, split_network
-from fashion_jax.serving import zoo
 from fashion_jax.serving.embed import embed_source
-from fashion_jax.serving.package import load_package, write_package
+from fashion_jax.serving.package import ZOO, find_model, load_package, write_package, zoo_models
 from fashion_jax.serving.predict import predict_source
 from fashion_jax.serving.predictor import load_model
 from fashion_jax.serving.shards import Shards
-from fashion_jax.serving.zoo import ZOO, find_model, zoo_models
 from fashion_jax.system.errors import UserError
 from forging import GONE, set_at
 from small_models import BASE, model_of
@@ -205,21 +203,21 @@ def test_a_file_that_is_absent_or_another_is_refused(planned, name, content, mes
     ("place", "value", "message"),
     [
         ("config.format", 99, "format 99"), ("config.model", GONE, "not a model's configuration"),
-        ("config.model.width", 10**9, "does not build"), ("config.model.depth", 19, "does not build"),
+        ("config.model.width", 10**9, "cannot build"), ("config.model.depth", 19, "cannot build"),
         ("config.num_features", 7, "num_features=7"), ("config.preprocessing.std", [0, 1, 1], "impossible preproc"),
         ("config.preprocessing.height", 10**6, "impossible preproc"),
         ("config.preprocessing.test_time_flip", "yes", "impossible preproc"),
         ("labels.kind", [*"abcd"], "does not fit config.json"), ("labels.kind.1", "round", "names a class twice"),
-        ("labels.kind.1", "a\nb", "not a line of text"), ("labels.kind.1", "\ud800", "not a line of text"),
+        ("labels.kind.1", "a\nb", "without line breaks"), ("labels.kind.1", "\ud800", "without line breaks"),
         ("labels.kind.1", 3, "not a list of texts"), ("labels.kind", [], "not a list of texts"),
-        ("labels./kind", ["a"], "must be a plain word"), ("labels.id", ["a"], "cannot be used"),
+        ("labels./kind", ["a"], "must not be empty"), ("labels.id", ["a"], "cannot be used"),
         ("embedding.format", 2, "format"), ("embedding.subspaces", [], "no list"),
         ("embedding.subspaces.0.size", 4, "size of 'kind'"), ("embedding.subspaces.0.attribute", "a", "does not have"),
         ("embedding.subspaces.0.share", 0.9, "sum to 1"), ("embedding.subspaces.0.share", float("nan"), "share of"),
         ("embedding.subspaces.0.name", "", "no line of"), ("embedding.subspaces.0.name", "a\nb", "no line of"),
         ("embedding.subspaces.1.temperature", 0, "temperature of"), ("embedding.subspaces.1.name", "kind", "twice"),
         ("embedding.subspaces.1.share", GONE, "alone"), ("embedding.subspaces.2", GONE, "sum to 1"),
-        ("embedding.subspaces.2", {}, "alone"), ("embedding.subspaces", GONE, "does not hold"),
+        ("embedding.subspaces.2", {}, "alone"), ("embedding.subspaces", GONE, "damaged"),
     ],
 )  # fmt: skip
 def test_values_that_do_not_fit_are_refused(planned, place, value, message):
@@ -243,7 +241,7 @@ def test_weights_that_do_not_fit_are_refused(package):
     for change, message in (
         ({name: None}, "missing or unknown"), ({"extra": kernel}, "missing or unknown"),
         ({name: kernel[..., :3].copy()}, "but the model has"), ({name: kernel.astype(np.float64)}, "float64"),
-        ({name: kernel * np.float32("nan")}, "not finite"),
+        ({name: kernel * np.float32("nan")}, "NaN or infinity"),
     ):  # fmt: skip
         tensors = {key: tensor for key, tensor in {**sound, **change}.items() if tensor is not None}
         file.write_bytes(safetensors.numpy.save(tensors))
@@ -362,7 +360,7 @@ def test_bad_input_gets_a_sentence(tmp_path, capsys, run):
         ("absent", out, "nothing at absent"), (gone, out, "no row of"), (gone, out, "there is no photo absent0.jpg"),
         (shop, tmp_path, "is a folder"), (shop, shop, "is the source itself"),
         (shop.parent, shop, "lies in the source"), (shop.parent, shop.parent / "photos/p.csv", "lies in the source"),
-        (shop, tmp_path / "fifo", "no regular file"), (shop, shop / "x.csv", "cannot be written"),
+        (shop, tmp_path / "fifo", "a device or a pipe"), (shop, shop / "x.csv", "cannot be written"),
         (shop, tmp_path / ("x" * 240), "too long"),
     ):  # fmt: skip
         assert run(source, to) == 2, message
@@ -399,7 +397,7 @@ def test_a_schema_can_be_given(tmp_path, capsys, run):
 def test_names_stand_for_the_librarys_own(tmp_path, monkeypatch):
     assert "small" in zoo_models()  # of the quick start
     shutil.copytree(ZOO / "small", tmp_path / "zoo" / "drawn")
-    monkeypatch.setattr(zoo, "ZOO", tmp_path / "zoo")
+    monkeypatch.setattr("fashion_jax.serving.package.ZOO", tmp_path / "zoo")
     monkeypatch.chdir(tmp_path)
     assert zoo_models() == ("drawn",)
     assert find_model("drawn") == load_model("drawn").package.folder == tmp_path / "zoo" / "drawn"
