@@ -86,12 +86,15 @@ def test_normalisation_and_digest_are_the_files(tmp_path):
     folder = write_checkpoint(tmp_path / "b", "timm_resnet50c", pretrained_cfg=given)
     assert load_pretrained(str(folder)).info.mean == (0.1, 0.2, 0.3)
     (folder / "config.json").write_text(json.dumps({"architecture": "resnet50c"}))
-    for about, mean in (({"image_mean": [0.2] * 3, "image_std": [0.3] * 3}, 0.2), ({"do_normalize": False}, 0.0)):
-        (folder / "preprocessor_config.json").write_text(json.dumps(about))
+    for given, wanted in (
+        ({"image_mean": [0.2] * 3, "image_std": [0.3] * 3}, (0.2, 0.3)),
+        ({"do_normalize": False}, (0, 1)),
+    ):
+        (folder / "preprocessor_config.json").write_text(json.dumps(given))
         info = load_pretrained(str(folder)).info
-        assert info.mean == (mean,) * 3 and info.std == ((0.3,) * 3 if mean else (1.0,) * 3)
-    (folder / "preprocessor_config.json").unlink()
+        assert (info.mean, info.std) == tuple((value,) * 3 for value in wanted)
     # A bare file says nothing, and ImageNet's are what such files were trained with.
+    (folder / "preprocessor_config.json").unlink()
     (folder / "config.json").unlink()
     assert load_pretrained(str(folder / "model.safetensors")).info.mean == IMAGENET_MEAN
 
@@ -101,7 +104,7 @@ def test_other_precisions_are_read(tmp_path, kind):
     tensors = {n: a.astype(kind) if a.dtype == np.float32 else a for n, a in drawn_tensors(SMALL).items()}
     loaded = load_pretrained(str(write_checkpoint(tmp_path, tensors=tensors)))
     assert {a.dtype for a in loaded.weights.values()} == {np.dtype(np.float32)}
-    expected = tensors["embedder.embedder.convolution.weight"].astype(np.float32).transpose(2, 3, 1, 0)
+    expected = tensors[STEM].astype(np.float32).transpose(2, 3, 1, 0)
     assert np.array_equal(loaded.weights["params/backbone/stem/0/conv/kernel"], expected)
 
 
@@ -156,12 +159,11 @@ def test_tensors_that_do_not_fit_are_named(tmp_path, name, array, message):
 
 
 @pytest.mark.parametrize(
-    ("names", "message"),
-    [(("cls_token", "blocks.0.attn"), "named like .blocks"), (("stem.conv.weight", "stages.0.x"), "V2")],
+    ("names", "message"), [("cls_token a.b", "named like 'a.b'"), ("stem.conv.weight stages.0.x", "V2")]
 )
 def test_a_network_of_another_kind_is_refused_by_its_tensors(tmp_path, names, message):
     with pytest.raises(UserError, match=message):
-        load_pretrained(str(write_checkpoint(tmp_path, tensors=dict.fromkeys(names, zeros(2, 2)))))
+        load_pretrained(str(write_checkpoint(tmp_path, tensors=dict.fromkeys(names.split(), zeros(2)))))
 
 
 def file_of(header: bytes) -> bytes:
@@ -171,19 +173,17 @@ def file_of(header: bytes) -> bytes:
 HUGE = b'{"conv1.weight": {"dtype": "F32", "shape": [%d, 3, 7, 7], "data_offsets": [0, %d]}}' % (1 << 40, 147 << 42)
 
 
-@pytest.mark.parametrize("data", [b"", b"\xff" * 64, file_of(b"{}")[:-1], file_of(HUGE[:50]), file_of(HUGE)])
-def test_damaged_files_are_a_sentence_and_allocate_nothing(tmp_path, data):
-    write_checkpoint(tmp_path)
-    (tmp_path / "model.safetensors").write_bytes(data)
-    with pytest.raises(UserError, match="no readable safetensors file"):
-        load_pretrained(str(tmp_path))
+DAMAGED = {
+    "model.safetensors": (b"", b"\xff" * 64, file_of(b"{}")[:-1], file_of(HUGE[:50]), file_of(HUGE)),
+    "config.json": (b"{", b"[1]", b"[" * 100_000, b"\xff"),
+}
 
 
-@pytest.mark.parametrize("text", ["{", "[1]", "[" * 100_000, "\udcff"])
-def test_damaged_json_is_a_sentence(tmp_path, text):
+@pytest.mark.parametrize(("name", "data"), [(name, data) for name, given in DAMAGED.items() for data in given])
+def test_damaged_files_are_a_sentence_and_allocate_nothing(tmp_path, name, data):
     write_checkpoint(tmp_path)
-    (tmp_path / "config.json").write_bytes(text.encode(errors="surrogateescape"))
-    with pytest.raises(UserError, match=r"config\.json (is not JSON|does not hold)"):
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(UserError, match=r"no readable safetensors file|config\.json (is not JSON|does not hold)"):
         load_pretrained(str(tmp_path))
 
 
@@ -195,9 +195,7 @@ def test_pickles_are_refused(tmp_path, name):
             load_pretrained(str(source))
 
 
-@pytest.mark.parametrize(
-    "source", ["nowhere", "/nowhere/x", "a/b/c", "owner/../x", "owner/x@../y", "a/b.safetensors", "a\0/b"]
-)
+@pytest.mark.parametrize("source", ["nowhere", "/a/x", "a/b/c", "a/../x", "a/x@../y", "a/b.safetensors", "a\0/b"])
 def test_what_is_neither_a_path_nor_a_name(source):
     with pytest.raises(UserError, match="nothing at that path"):
         load_pretrained(source)
@@ -211,22 +209,18 @@ def test_the_hub_is_asked_for_what_is_needed_alone(tmp_path, monkeypatch):
     for number, file in enumerate(sorted(blobs.iterdir())):
         file.rename(blobs / f"beef{number}")
         (snapshot / file.name).symlink_to(f"../../blobs/beef{number}")
-    client = Mock(snapshot_download=Mock(return_value=str(snapshot)))
-    monkeypatch.setitem(sys.modules, "huggingface_hub", client)
+    download = Mock(return_value=str(snapshot))
+    monkeypatch.setitem(sys.modules, "huggingface_hub", Mock(snapshot_download=download))
     assert load_pretrained("owner/name@refs/pr/3").info.source == "owner/name@refs/pr/3"
     assert load_pretrained("owner/name").info.depth == 18
     wanted = ["config.json", "preprocessor_config.json", "model.safetensors"]
-    assert client.snapshot_download.mock_calls == [
+    assert download.mock_calls == [
         call(repo_id="owner/name", revision=revision, allow_patterns=wanted) for revision in ("refs/pr/3", None)
     ]
     (snapshot / "model.safetensors").unlink()
     with pytest.raises(UserError, match=r"owner/name holds no model\.safetensors"):
         load_pretrained("owner/name")
-
-
-def test_without_a_connection_or_the_extra(monkeypatch):
-    fail = Mock(side_effect=ConnectionError("Name or service not known\nmore"))
-    monkeypatch.setitem(sys.modules, "huggingface_hub", Mock(snapshot_download=fail))
+    download.side_effect = ConnectionError("Name or service not known\nmore")
     with pytest.raises(UserError, match=r"could not be downloaded .*ConnectionError: Name or service not known"):
         load_pretrained("owner/name")
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
