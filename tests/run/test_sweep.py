@@ -13,7 +13,7 @@ from PIL import Image
 
 import fashion_jax.run.sweep as sweep_module
 from fashion_jax.cli import main
-from fashion_jax.config.values import resolve_steps, share_of
+from fashion_jax.config.values import resolve_steps
 from fashion_jax.run.sweep import Range, format_trials, read_space, sweep, write_picture
 from fashion_jax.run.train import Result
 from fashion_jax.system import files
@@ -48,16 +48,12 @@ class FakeTraining:
     """Two evaluations per run; the score is better the nearer the learning rate is to .001, and rises by a tenth."""
 
     def __init__(self) -> None:
-        self.runs, self.stop_at, self.finished, self.fails = [], None, 0, lambda runs: None
-        self.steps = (1, 2)
+        self.runs, self.steps, self.fails, self.finished = [], (1, 2), lambda run: None, 0
 
     def __call__(self, config, workdir, *, on_evaluation, finish, **_):
         assert not finish
-        if self.stop_at == len(self.runs):
-            self.stop_at = None
-            raise Interrupted(3, 15)
         self.runs.append((config.optimizer.learning_rate, config.model.drop_path, workdir))
-        if error := self.fails(self.runs):
+        if error := self.fails(len(self.runs)):
             raise error
         for step in self.steps:
             on_evaluation(step, 2, {"mean/accuracy": 0.8 - abs(config.optimizer.learning_rate - 1e-3) + step / 10})
@@ -99,64 +95,48 @@ def test_trials_worse_than_the_median_are_pruned(search, training):
     assert trials[-len(pruned) :] == pruned and trials[0]["state"] == "complete"
 
 
-@pytest.mark.parametrize(
-    ("every", "parts"),
-    [("1 epochs", [333, 667, 1000]), ("2 epochs", [667, 1000]), ("25 percent", [250, 500, 750, 1000])],
-)
-def test_evaluations_of_batches_of_any_size_are_compared(every, parts):
-    share = share_of(every, "3 epochs")
-    for batch in (96, 128, 256, 512, 1000):
-        total = resolve_steps("3 epochs", num_examples=26_980, batch_size=batch)
-        step = resolve_steps(every, num_examples=26_980, batch_size=batch, total_steps=total)
-        evaluated = [*range(step, total, step), total]
-        assert sorted({sweep_module._part(at, total, share) for at in evaluated}) == parts, batch
-    assert share_of("100 steps", "3 epochs") is None
-    assert sweep_module._part(100, 400, None) == 250
+@pytest.mark.parametrize("every", ["1 epochs", "2 epochs", "25 percent"])
+def test_trials_with_batches_of_any_size_are_compared(search, monkeypatch, every):
+    passed = []
 
-
-def test_trials_with_large_batches_are_pruned_by_those_with_small_ones(search, monkeypatch):
-    totals = {8: 632, 16: 316, 32: 158}
-    reached = []
-
-    def run(config, workdir, *, on_evaluation, finish, **_):
-        total, badness = totals[config.train.batch_size], 0 if len(reached) < 5 else 0.5
-        reached.append(0)
-        for step in (round(total / 3), 2 * round(total / 3), total):
-            on_evaluation(step, total, {"mean/accuracy": 0.8 - badness})
-            reached[-1] = step / total
+    def run(config, workdir, *, on_evaluation, **_):
+        sizes = {"num_examples": 26_980, "batch_size": config.train.batch_size}
+        total = resolve_steps("3 epochs", **sizes)
+        step = resolve_steps(every, **sizes, total_steps=total)
+        score = 0.8 if len(passed) < 5 else 0.3
+        passed.append(0)
+        for at in (*range(step, total, step), total):
+            on_evaluation(at, total, {"mean/accuracy": score})
+            passed[-1] += 1
         return Result(workdir, 2)
 
     monkeypatch.setattr(sweep_module, "train", run)
-    space = {"train.batch_size": [8, 16, 32]}
-    trials = search(14, space, train__evaluate_every="1 epochs", train__duration="3 epochs")
-    assert [trial["state"] for trial in trials].count("pruned") == 9
-    assert all(share < 0.5 for share in reached[5:])
+    space = {"train.batch_size": [96, 128, 256, 512, 1000]}
+    trials = search(20, space, train__evaluate_every=every, train__duration="3 epochs")
+    assert [trial["state"] for trial in trials].count("pruned") == 15
+    assert passed[5:] == [0] * 15  # at the first evaluation
 
 
-def test_a_stopped_search_goes_on_with_the_same_values(search, tmp_path, training):
-    training.stop_at = 2
+def test_a_stopped_search_goes_on_with_the_same_values(search, training):
+    training.fails = lambda run: Interrupted(3, 15) if run == 3 else None
     with pytest.raises(Interrupted):
         search(4)
-    journal = (tmp_path / "out" / "study.jsonl").read_text()
     trials = search(4)
     assert len(trials) == 4 == len({trial["workdir"] for trial in trials})
-    # What the stopped trial had drawn is what the first one afterwards has.
-    assert repr(training.runs[2][0]) in journal
-    assert search(4) == trials
-    assert len(training.runs) == 4
+    assert training.runs[2] == training.runs[3]
+    assert search(4) == trials and len(training.runs) == 5
 
 
 @pytest.mark.parametrize("error", [UserError, jax.errors.JaxRuntimeError])
 def test_a_trial_that_fails_is_noted_and_not_repeated(search, training, capsys, error):
-    training.fails = lambda runs: error("Out of memory.\nMany lines") if len(runs) in (1, 3) else None
+    training.fails = lambda run: error("Out of memory.\nMany lines") if run in (1, 3) else None
     trials = search(5, progress=True)
     assert [trial["state"] for trial in trials] == ["complete"] * 3 + ["failed"] * 2
     assert [trial["reason"] for trial in trials] == [""] * 3 + ["Out of memory."] * 2
     assert trials[-1]["score"] is None and len(training.runs) == 5
     assert capsys.readouterr().err.count("failed: Out of memory.") == 2
     assert "failed" in format_trials(trials)
-    assert len(search(6)) == 6
-    assert len(training.runs) == 6
+    assert len(search(6)) == len(training.runs) == 6
 
 
 def test_values_between_the_ends_that_the_configuration_refuses_fail(search, tmp_path, training):
@@ -179,15 +159,13 @@ def test_one_search_at_a_time(search, tmp_path, training):
     assert not training.runs
 
 
-def test_scores_of_a_run_that_was_stopped_count(search, training, monkeypatch):
-    def stopped(config, workdir, **_):
-        workdir.mkdir(parents=True)
-        (workdir / "metrics.jsonl").write_text('{"step": 7, "validation/mean/accuracy": 0.999}\n{"step": 8, "valid')
-        raise Interrupted(7, 15)
-
-    with monkeypatch.context() as patch, pytest.raises(Interrupted):
-        patch.setattr(sweep_module, "train", stopped)
+def test_scores_of_a_run_that_was_stopped_count(search, training):
+    training.fails = lambda run: Interrupted(7, 15) if run == 1 else None
+    with pytest.raises(Interrupted):
         search(1)
+    ((_, _, workdir),) = training.runs
+    workdir.mkdir(parents=True)
+    (workdir / "metrics.jsonl").write_text('{"step": 7, "validation/mean/accuracy": 0.999}\n{"step": 8, "valid')
     (trial,) = search(1)
     assert trial["score"] == 0.999
 
@@ -211,10 +189,9 @@ def test_two_real_trials(config, tmp_path, capsys):
 def test_the_picture_has_a_panel_per_field_and_a_dot_per_score(tmp_path, monkeypatch):
     figures = []
     monkeypatch.setattr(sweep_module, "render_png", lambda figure: figures.append(figure) or render_png(figure))
-    space = {"optimizer.learning_rate": Range(1e-4, 1e-2, True), "loss.imbalance": ("none", "$x_"), "a": ("1", "2")}
+    space = {"rate": Range(1e-4, 1e-2, True), "method": ("none", "$x_"), "a": ("1", "2")}
     drawn = [("complete", 0.9, 0.001, "$x_"), ("pruned", 0.5, 0.01, "none"), ("failed", None, 0.002, "none")]
-    keys = ("state", "score", "optimizer.learning_rate", "loss.imbalance")
-    trials = [{**dict(zip(keys, values, strict=True)), "a": "2"} for values in drawn]
+    trials = [{"state": s, "score": score, "rate": rate, "method": m, "a": "2"} for s, score, rate, m in drawn]
     write_picture(tmp_path / "trials.png", trials, space, "mean/accuracy")
     with Image.open(tmp_path / "trials.png") as picture:
         assert np.asarray(picture.convert("L")).std() > 5
@@ -242,11 +219,10 @@ def test_spaces_are_read(tmp_path):
     given = {**SPACE, "train.batch_size": {"low": 16, "high": 64, "step": 16}, "a": [True, "x"]}
     (tmp_path / "space.json").write_text(json.dumps(given))
     space = read_space(tmp_path / "space.json")
-    assert space["optimizer.learning_rate"] == Range(1e-4, 1e-2, True)
-    assert space["train.batch_size"] == Range(16, 64, step=16)
-    assert space["a"] == ("true", "x")
-    assert space["train.batch_size"].of_integers and not space["optimizer.learning_rate"].of_integers
-    assert not Range(0, 2, step=0.5).of_integers
+    rate, size = Range(1e-4, 1e-2, True), Range(16, 64, step=16)
+    assert space == {"optimizer.learning_rate": rate, "model.drop_path": ("0", "0.1"), "train.batch_size": size,
+                     "a": ("true", "x")}  # fmt: skip
+    assert [found.of_integers for found in (size, rate, Range(0, 2, step=0.5))] == [True, False, False]
 
 
 @pytest.mark.parametrize(
