@@ -25,13 +25,7 @@ from fashion_jax.run import second_heads
 from fashion_jax.run import train as experiment
 from fashion_jax.run.finish import package_outputs
 from fashion_jax.run.resolve import resolve
-from fashion_jax.run.second_heads import (
-    choose_weight,
-    empty_second_head,
-    fit_second_head,
-    fit_second_heads,
-    restore_second_heads,
-)
+from fashion_jax.run.second_heads import empty_second_head, fit_second_head, fit_second_heads
 from fashion_jax.run.session import Session
 from fashion_jax.run.train import evaluate, train
 from fashion_jax.serving.predictor import load_model
@@ -96,17 +90,14 @@ def test_the_rest_is_as_without(run, prepared):
     assert after.summaries["colour"]["loss"] < before.summaries["colour"]["loss"]
 
 
-def test_evaluating_again_finds_the_same_without_a_fit(run, copied, monkeypatch):
+def test_evaluating_and_running_again_find_the_same_without_a_fit(run, copied, monkeypatch):
     monkeypatch.setattr(second_heads, "fit_second_head", None)
     assert evaluate(copied, progress=False).summaries == run[2].test.summaries
-
-
-def test_running_again_leaves_the_package_as_it_is(run, copied):
     train(run[1], copied, progress=False)
     assert_same(weights(run[0]), weights(copied))
 
 
-def test_the_package_predicts_what_was_scored(run, prepared):
+def test_the_package_predicts_what_was_scored_and_is_a_start_for_others(run, prepared):
     workdir, _, result = run
     model = load_model(workdir)
     assert model.package.model["second_heads"] == ["colour"]
@@ -114,18 +105,20 @@ def test_the_package_predicts_what_was_scored(run, prepared):
     found = model.predict_arrays(photos).probabilities
     for name, wanted in package_outputs(result.test, model.package.decision).probabilities.items():
         np.testing.assert_allclose(found[name], wanted, atol=1e-3)
+    loaded = load_pretrained(str(workdir / "package"))
+    assert {name.split("/")[1] for name in loaded.weights} == {"backbone", "colour"}  # and no head
 
 
 def test_a_package_of_another_network_is_not_believed(run, prepared, tmp_path):
     session, state = trained(run, prepared)
     session.workdir = tmp_path
     other = create_state(session.arguments, session.optimizer, 1, session.mesh, averaged=True)
-    assert restore_second_heads(session, state) is None  # no package at all
+    assert second_heads.restore_second_heads(session, state) is None  # no package at all
     shutil.copytree(run[0] / "package", tmp_path / "package")
-    assert restore_second_heads(session, other) is None
-    assert restore_second_heads(session, state) is not None
+    assert second_heads.restore_second_heads(session, other) is None
+    assert second_heads.restore_second_heads(session, state) is not None
     session.config.model.second_heads = ("kind", "colour")
-    assert restore_second_heads(session, state) is None  # the other was not tried for it
+    assert second_heads.restore_second_heads(session, state) is None  # the other was not tried for it
 
 
 def fit_to_nothing(config, prepared, folder, devices: int = 1):
@@ -211,11 +204,11 @@ def test_a_second_head_weighs_what_it_knows():
     labels = random.integers(0, 3, 2000)
     known = np.eye(3)[labels]
     good, poor = (log_softmax(sure * known + random.normal(size=known.shape), 1) for sure in (2.0, 0.5))
-    weight, losses = choose_weight(good, poor, labels)
+    weight, losses = second_heads.choose_weight(good, poor, labels)
     assert 0 < weight < 0.5 and losses[weight] == min(losses.values()) < 0.99 * losses[0.0]
-    assert choose_weight(poor, good, labels)[0] > 0.5
-    assert choose_weight(good, log_softmax(random.normal(size=known.shape), 1), labels)[0] == 0
-    assert choose_weight(good, good, labels)[0] == 0  # what gains nothing is left out
+    assert second_heads.choose_weight(poor, good, labels)[0] > 0.5
+    assert second_heads.choose_weight(good, log_softmax(random.normal(size=known.shape), 1), labels)[0] == 0
+    assert second_heads.choose_weight(good, good, labels)[0] == 0  # what gains nothing is left out
 
 
 def test_a_finished_run_can_have_them_later(run, copied, monkeypatch):
@@ -242,11 +235,6 @@ def test_second_heads_that_make_no_sense_are_refused(copied, value):
     (copied / "package/config.json").write_text(json.dumps(config))
     with pytest.raises(UserError):
         load_model(copied)
-
-
-def test_such_a_package_is_a_start_for_others(run):
-    loaded = load_pretrained(str(run[0] / "package"))
-    assert {name.split("/")[1] for name in loaded.weights} == {"backbone", "colour"}  # and no head
 
 
 # One second head -------------------------------------------------------------------------------------------------
