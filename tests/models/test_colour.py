@@ -20,19 +20,22 @@ from fashion_jax.models.colour import (
 from fashion_jax.system.cielab import to_cielab as reference
 from small_models import BASE, images, model_of
 
-RNG = np.random.default_rng(0)
+RNG, RED = np.random.default_rng(0), (0.8, 0.1, 0.2)
 
 
-@nnx.jit
-def logits_of(model, photos):
-    return model(photos, train=False).logits
-
-
-def photo_of(colour: tuple[float, float, float], border: int = 8) -> np.ndarray:
-    """A square of a colour on white, RGB in [0, 1]."""
+def photo_of(colour: tuple[float, float, float], border: int) -> jnp.ndarray:
+    """A square of a colour on white, in CIELAB."""
     photo = np.ones((1, 8 + 2 * border, 8 + 2 * border, 3), np.float32)
     photo[:, border : border + 8, border : border + 8] = colour
-    return photo
+    return to_cielab(jnp.asarray(photo))
+
+
+def mean_of(lab) -> np.ndarray:
+    return np.asarray(pool_foreground(lab, foreground(lab)))[0]
+
+
+def histogram_of(lab) -> np.ndarray:
+    return np.asarray(colour_histogram(lab, foreground(lab)))
 
 
 def test_cielab_is_the_reference_implementation():
@@ -53,37 +56,28 @@ def test_gradients_are_finite_from_black_to_white(level):
 
 
 def test_white_around_a_product_changes_nothing():
-    def mean_of(border: int) -> np.ndarray:
-        lab = to_cielab(jnp.asarray(photo_of((0.8, 0.1, 0.2), border)))
-        return np.asarray(pool_foreground(lab, foreground(lab)))[0]
-
-    red = np.asarray(to_cielab(jnp.array([0.8, 0.1, 0.2])))
-    np.testing.assert_allclose(mean_of(2), red, atol=0.2)
-    np.testing.assert_allclose(mean_of(20), red, atol=1.5)
-    lab = to_cielab(jnp.asarray(photo_of((0.8, 0.1, 0.2), 20)))
-    assert np.abs(np.asarray(lab).mean((0, 1, 2)) - red).max() > 30  # what a plain mean would say
-    assert np.isfinite(mean_of(0)).all()
-    white = to_cielab(jnp.ones((1, 6, 6, 3)))
-    np.testing.assert_allclose(np.asarray(pool_foreground(white, foreground(white)))[0], [100, 0, 0], atol=0.1)
+    narrow, wide = photo_of(RED, 2), photo_of(RED, 20)
+    red = np.asarray(to_cielab(jnp.array(RED)))
+    np.testing.assert_allclose(mean_of(narrow), red, atol=0.2)
+    np.testing.assert_allclose(mean_of(wide), red, atol=1.5)
+    assert np.abs(wide.mean((0, 1, 2)) - red).max() > 30  # what a plain mean would say
+    assert np.isfinite(mean_of(photo_of(RED, 0))).all()
+    np.testing.assert_allclose(mean_of(to_cielab(jnp.ones((1, 6, 6, 3)))), [100, 0, 0], atol=0.1)
+    histogram = histogram_of(narrow)
+    assert np.abs(histogram - histogram_of(photo_of(RED, 12))).max() < 0.1
+    assert np.abs(histogram - histogram_of(photo_of((0.79, 0.11, 0.2), 2))).max() < 0.2  # changes little with it
+    assert histogram[0] @ histogram_of(photo_of((0.1, 0.2, 0.8), 2))[0] < 0.05  # blue
 
 
 def test_the_photos_normalisation_is_undone():
-    arguments = {"mean": (0.4, 0.5, 0.6), "std": (0.2, 0.25, 0.3)}
+    mean, std = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
     plain = ColourFeatures(4, mean=(0.0,) * 3, std=(1.0,) * 3, rngs=nnx.Rngs(0))
-    other = ColourFeatures(4, **arguments, rngs=nnx.Rngs(0))
-    photo = jnp.asarray(RNG.uniform(size=(2, 12, 10, 3)), jnp.float32)
-    normalised = (photo - jnp.array(arguments["mean"])[None, None, None]) / jnp.array(arguments["std"])[
-        None, None, None
-    ]
+    other = ColourFeatures(4, mean=mean, std=std, rngs=nnx.Rngs(0))
+    photo = RNG.uniform(size=(2, 12, 10, 3)).astype(np.float32)
+    normalised = (photo - np.array(mean, np.float32)) / np.array(std, np.float32)
     maps = [jnp.asarray(RNG.normal(size=(2, 6, 5, 4)), jnp.float32)]
-    np.testing.assert_allclose(
-        plain(photo, maps, train=False), other(normalised, maps, train=False), rtol=1e-3, atol=1e-3
-    )
-
-
-def histogram_of(photo: np.ndarray) -> np.ndarray:
-    lab = to_cielab(jnp.asarray(photo, jnp.float32))
-    return np.asarray(colour_histogram(lab, foreground(lab)))
+    wanted, found = plain(jnp.asarray(photo), maps, train=False), other(jnp.asarray(normalised), maps, train=False)
+    np.testing.assert_allclose(wanted, found, rtol=1e-3, atol=1e-3)
 
 
 def test_the_histogram_counts_each_pixel_in_the_bins_beside_it():
@@ -99,24 +93,17 @@ def test_the_histogram_counts_each_pixel_in_the_bins_beside_it():
                 bins = [min(int(place) + up, size) for place, up, size in zip(places, corner, (7, 8, 8), strict=True)]
                 parts = [place % 1 if up else 1 - place % 1 for place, up in zip(places, corner, strict=True)]
                 wanted[row][tuple(bins)] += share * np.prod(parts) / weight[row].sum()
-    found = histogram_of(photo)
+    found = histogram_of(to_cielab(jnp.asarray(photo)))
     np.testing.assert_allclose(found, np.sqrt(wanted.reshape(2, -1)), atol=2e-3)
     np.testing.assert_allclose(np.square(found).sum(1), 1, atol=1e-5)
 
 
-def test_a_histogram_is_of_the_product_and_changes_little_with_it():
-    red = histogram_of(photo_of((0.8, 0.1, 0.2), 2))
-    assert np.abs(red - histogram_of(photo_of((0.8, 0.1, 0.2), 12))).max() < 0.1  # more white around it
-    assert np.abs(red - histogram_of(photo_of((0.79, 0.11, 0.2), 2))).max() < 0.2
-    assert (red[0] @ histogram_of(photo_of((0.1, 0.2, 0.8), 2))[0]) < 0.05  # blue
-
-
 @pytest.mark.parametrize(("depth", "stem", "height", "width"), [(18, "small", 21, 16), (50, "imagenet", 45, 33)])
 def test_only_colour_heads_see_colour(depth, stem, height, width):
-    arguments = {**BASE, "depth": depth, "stem": stem, "colour_heads": ["colour"]}
-    model, photos = model_of(arguments), images(2, height, width)
-    before = logits_of(model, photos)
+    model = model_of({**BASE, "depth": depth, "stem": stem, "colour_heads": ["colour"]})
+    logits_of = nnx.jit(lambda model: model(images(2, height, width), train=False).logits)
+    before = logits_of(model)
     model.colour[0].pixels[0].kernel[...] += 1.0
-    after = logits_of(model, photos)
+    after = logits_of(model)
     np.testing.assert_array_equal(before["kind"], after["kind"])
     assert np.abs(before["colour"] - after["colour"]).max() > 0

@@ -29,10 +29,8 @@ def drawn(height: int, width: int, side: int, dtype=jnp.float32):
 
 
 def reference(x, kernel, stride: int):
-    pad = kernel.shape[0] // 2
-    return lax.conv_general_dilated(
-        x, kernel, (stride, stride), [(pad, pad)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
+    layout, pad = ("NHWC", "HWIO", "NHWC"), kernel.shape[0] // 2
+    return lax.conv_general_dilated(x, kernel, (stride, stride), [(pad, pad)] * 2, dimension_numbers=layout)
 
 
 @pytest.mark.parametrize(("height", "width", "side", "stride"), SHAPES)
@@ -60,8 +58,7 @@ def test_bfloat16_is_rounded_once():
 
 
 def test_nothing_is_sent_between_devices_that_share_a_batch():
-    mesh = mesh_of(4)
-    rows, everywhere = NamedSharding(mesh, PartitionSpec("data")), NamedSharding(mesh, PartitionSpec())
+    rows, everywhere = (NamedSharding(mesh_of(4), PartitionSpec(*axes)) for axes in (("data",), ()))
     x, kernel = drawn(8, 6, 3, jnp.bfloat16)
     run = jax.jit(lambda x, k: convolve(convolve(x, k, 2)[..., [0, 1, 2, 0, 1]], k, 1),
                   in_shardings=(rows, everywhere), out_shardings=rows)  # fmt: skip
@@ -72,13 +69,11 @@ def test_nothing_is_sent_between_devices_that_share_a_batch():
 # In training, batch norm of the deep network's last few pixels makes gradients of tens of thousands of rounding errors.
 @pytest.mark.parametrize(("depth", "train"), [(18, True), (50, False)])
 def test_a_network_of_products_is_the_network(depth, train, monkeypatch):
-    arguments = {**BASE, "depth": depth, "stem": "resnet_d"}
-    graph, params, batch_stats = split_network(model_of(arguments))
-    photos = images(4, 20, 16)
+    graph, params, batch_stats = split_network(model_of({**BASE, "depth": depth, "stem": "resnet_d"}))
 
     def gradients():
         def loss(params):
-            outputs = merge_network(graph, params, batch_stats)(photos, train=train)
+            outputs = merge_network(graph, params, batch_stats)(images(), train=train)
             return sum(jnp.sum(jnp.sin(v)) for v in outputs.logits.values()) + jnp.sum(outputs.features)
 
         return jax.jit(jax.value_and_grad(loss))(params)

@@ -24,12 +24,6 @@ def outputs_of(model, photos):
     return model(photos, train=False)
 
 
-def shapes_of(arguments):
-    """What a network returns of two photos, without a number."""
-    graph, params, batch_stats = abstract_classifier(arguments)
-    return jax.eval_shape(lambda *trees: merge_network(graph, *trees)(images(2), train=False), params, batch_stats)
-
-
 def stacked_model(**changes):
     """A network whose second heads are sure of something."""
     model = model_of({**PLAIN, "second_heads": COLOURS, **changes})
@@ -55,50 +49,41 @@ def test_only_their_attribute_hears_them():
         left = dict(theirs)
         assert left.pop("second").keys() == set(COLOURS)
         jax.tree.map(np.testing.assert_array_equal, {k: v for k, v in ours.items() if v}, left)
-    photos = images(4)
-    before, after = outputs_of(plain, photos), outputs_of(stacked, photos)
+    before, after = outputs_of(plain, images(4)), outputs_of(stacked, images(4))
     assert before.second_inputs is None
     np.testing.assert_array_equal(before.features, after.features)
     np.testing.assert_array_equal(before.colour, after.colour)
     np.testing.assert_array_equal(before.logits["kind"], after.logits["kind"])
     np.testing.assert_allclose(mean_energy(before.logits), mean_energy(after.logits), rtol=1e-5)
-    answers, seen = log_softmax(before.logits["kind"], -1), np.asarray(after.second_inputs)
-    np.testing.assert_allclose(seen[:, :3], answers, atol=1e-5)
+    seen = np.asarray(after.second_inputs)
     np.testing.assert_array_equal(seen[:, -before.colour.shape[1] :], before.colour)
     assert seen.shape[1] == 3 + before.colour.shape[1] + HISTOGRAM_SIZE
     np.testing.assert_allclose(np.square(seen[:, 3 : 3 + HISTOGRAM_SIZE]).sum(1), 1, atol=1e-5)
-    for name in COLOURS:
-        second = stacked.second[name](after.second_inputs)
-        np.testing.assert_allclose(after.logits[name], pool_logits(before.logits[name], second, 0.5), atol=1e-5)
-        assert np.abs(after.logits[name] - before.logits[name]).max() > 0.1
 
 
-def test_heads_that_see_no_colour_may_have_one_that_does():
-    plain, stacked = model_of(PLAIN), stacked_model(second_heads=["kind", "colour"])
+# Heads that see no colour may have a second head that does.
+@pytest.mark.parametrize("second_heads", [COLOURS, ["kind", "colour"]])
+def test_second_heads_see_what_is_said_of_other_attributes_and_are_pooled(second_heads):
+    plain, stacked = model_of(PLAIN), stacked_model(second_heads=second_heads)
     before, after = outputs_of(plain, images(4)), outputs_of(stacked, images(4))
-    np.testing.assert_allclose(
-        np.asarray(after.second_inputs)[:, :3], log_softmax(before.logits["kind"], -1), atol=1e-5
-    )
-    for name in ("kind", "colour"):
+    answers = log_softmax(before.logits["kind"], -1)
+    np.testing.assert_allclose(np.asarray(after.second_inputs)[:, :3], answers, atol=1e-5)
+    for name in second_heads:
         second = stacked.second[name](after.second_inputs)
         np.testing.assert_allclose(after.logits[name], pool_logits(before.logits[name], second, 0.5), atol=1e-5)
         assert np.abs(after.logits[name] - before.logits[name]).max() > 0.1
 
 
 def test_training_does_not_hear_them():
-    plain, stacked = model_of(PLAIN), stacked_model()
-    found = []
-    for model in (plain, stacked):
-        graph, params, batch_stats = split_network(model)
-        found.append(merge_network(graph, params, batch_stats)(images(4), train=True))
-    assert found[1].second_inputs is None
-    for name in CLASSES:
-        np.testing.assert_array_equal(found[0].logits[name], found[1].logits[name])
+    plain, stacked = (model(images(4), train=True) for model in (model_of(PLAIN), stacked_model()))
+    assert stacked.second_inputs is None
+    jax.tree.map(np.testing.assert_array_equal, plain.logits, stacked.logits)
 
 
 def test_colours_alone_are_enough():
     arguments = {**PLAIN, "classes": {"colour": 5}, "colour_heads": ["colour"], "second_heads": ["colour"]}
-    outputs = shapes_of(arguments)
+    graph, *trees = abstract_classifier(arguments)
+    outputs = jax.eval_shape(lambda *given: merge_network(graph, *given)(images(2), train=False), *trees)
     assert outputs.second_inputs.shape == (2, HISTOGRAM_SIZE + outputs.colour.shape[1])
 
 

@@ -41,10 +41,8 @@ def test_forward_and_gradients_are_torchs(case):
     def loss_of(p):
         model = merge_network(graph, p, batch_stats)
         out = model(images, train=True)
-        losses = [
-            optax.softmax_cross_entropy_with_integer_labels(v, jnp.arange(len(v)) % v.shape[1]).mean()
-            for v in out.logits.values()
-        ]
+        entropy = optax.softmax_cross_entropy_with_integer_labels
+        losses = [entropy(v, jnp.arange(len(v)) % v.shape[1]).mean() for v in out.logits.values()]
         return sum(losses), (out, split_network(model)[2])
 
     (loss, (out, moved)), gradients = jax.jit(jax.value_and_grad(loss_of, has_aux=True))(params)
@@ -61,11 +59,8 @@ def test_forward_and_gradients_are_torchs(case):
 
 @pytest.mark.parametrize("stem", ["small", "imagenet", "deep", "resnet_d"])
 def test_names_are_one_to_one_and_conversion_goes_both_ways(stem):
-    arguments = {
-        **golden_weights.CASES["resnet50_small"][0], "stem": stem,
-    }  # fmt: skip
+    arguments = {**golden_weights.CASES["resnet50_small"][0], "stem": stem}
     state = drawn_state(arguments)
-    params, batch_stats = from_torch_layout(state, arguments)
-    assert len(state) == len(jax.tree.leaves((params, batch_stats)))
-    again = to_torch_layout(params, batch_stats, arguments)
-    assert all(np.array_equal(again[name], array) for name, array in state.items())
+    trees = from_torch_layout(state, arguments)
+    assert len(state) == len(jax.tree.leaves(trees))
+    jax.tree.map(np.testing.assert_array_equal, to_torch_layout(*trees, arguments), state)

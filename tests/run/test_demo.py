@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 import shlex
 
@@ -22,7 +23,7 @@ def test_it_ends_with_scores_paths_and_commands_that_work(tmp_path, monkeypatch,
     monkeypatch.setattr(demo, "load_config", lambda name: config)
     monkeypatch.chdir(tmp_path)
     workdir = tmp_path / "w"
-    assert demo.run_demo(workdir) == 0
+    demo.run_demo(workdir)
     text = capsys.readouterr().out
     for name in ("catalogue", "photos", "evaluation/test/contact_sheet.png", "package", "index", "neighbours.png"):
         assert (workdir / name).exists()
@@ -30,15 +31,15 @@ def test_it_ends_with_scores_paths_and_commands_that_work(tmp_path, monkeypatch,
     # Counted again, row by row, from the files.
     prepared, wrong = open_prepared(workdir / "records"), wrong_labels(200, 3)
     assert wrong
-    lines = (workdir / "evaluation/test/predictions.csv").read_text().splitlines()
-    header, rows = lines[0].split(","), [line.split(",") for line in lines[1:]]
+    with (workdir / "evaluation/test/predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
     places = {product: row for row, product in enumerate(prepared.ids)}
     for name in config.data.attributes:
         column, hits = prepared.attributes.index(name), []
-        for cells in rows:
-            label = prepared.labels[places[cells[0]], column]
-            if label >= 0 and (cells[0], name) not in wrong:
-                hits.append(prepared.vocabularies[name][label] == cells[header.index(name)])
+        for row in rows:
+            label = prepared.labels[places[row["id"]], column]
+            if label >= 0 and (row["id"], name) not in wrong:
+                hits.append(prepared.vocabularies[name][label] == row[name])
         assert f"{name:<16}{np.mean(hits):.4f}" in text
     commands = re.findall(r"^  fashion-jax (.*)$", text, re.M)
     assert [command.split()[0] for command in commands] == ["predict", "search", "search", "audit"]

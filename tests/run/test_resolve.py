@@ -24,31 +24,29 @@ def test_what_is_left_open_is_filled_in(tiny_config, prepared):
     assert (resolved.model.stem, resolved.model.dtype, resolved.data.mean) == ("small", "float32", (0.5, 0.5, 0.5))
     assert resolve(resolved, prepared) == resolved
     assert config.data.attributes == ()  # the given configuration stays as it was
+    config.data.attributes = ("kind",)
+    assert resolve(config, prepared).model.second_heads == ()  # without a colour, what needs one is left out
 
 
 @pytest.mark.parametrize(
     ("key", "changes"),
     [
         ("no attribute 'color'; did you mean 'colour'", {"data__attributes": ("color",)}),
-        ("no attribute 'colours'", {"model__second_heads": ("colours",), "model__colour_heads": ("auto",)}),
+        ("size=4 .* use 8$", {"train__batch_size": 4}), ("needs colour heads", {"model__second_heads": ("auto",)}),
         ("no attribute 'knid'", {"loss__head_weights": {"knid": 2.0}}),
+        ("optimizer.freeze_batch_norm", {"optimizer__freeze_batch_norm": True}),
         ("model.second_heads", {**COLOUR_ALONE, "model__second_heads": ("kind",)}),
-        ("model.second_heads needs colour heads", {"model__second_heads": ("auto",)}),
         ("loss.head_weights", {"loss__head_weights": {"kind": 5.0}, "data__attributes": ("colour",)}),
-        ("loss.head_label_smoothing", {"loss__head_label_smoothing": {"kind": 0.1}, "data__attributes": ("colour",)}),
         ("embedding.attributes", {"embedding__attributes": ("kind",), "data__attributes": ("colour",)}),
         ("embedding.size", {"embedding__attributes": ("kind", "colour"), "embedding__size": 6}),
-        ("optimizer.freeze_batch_norm", {"optimizer__freeze_batch_norm": True}),
         ("train.batch_size=12 does not divide over 8 devices; use 8 or 16", {"train__batch_size": 12}),
-        ("train.batch_size=4 .* use 8$", {"train__batch_size": 4}),
         ("train.batch_size=64 in 16 parts .* use 128$", {"train__batch_size": 64, "train__accumulation_steps": 16}),
         ("train.batch_size=24 .*train.mix needs; use 16 or 32", {"train__batch_size": 24, "train__mix": MIX}),
-        ("train.mix.until", {"train__mix": ALWAYS}),
+        ("train.mix.until", {"train__mix": ALWAYS}), ("data.height='32' has the wrong type", {"data__height": "32"}),
         ("train.progressive_until", {"train__progressive_scale": 0.5, "train__progressive_until": "12 steps"}),
         (r"optimizer.unfreeze\[backbone\]", {"optimizer__unfreeze": {"backbone": "100 percent"}}),
         ("data.height=300", {"data__height": 300, "data__max_side": 400}),
         ("train.best_metric='accuracy' .*mean/accuracy", {"train__best_metric": "accuracy"}),
-        ("data.height='32' has the wrong type", {"data__height": "32"}),
     ],
 )  # fmt: skip
 def test_what_cannot_be_trained_is_refused_by_its_key(tiny_config, prepared, key, changes):
@@ -70,11 +68,6 @@ def test_neighbours_of_what_is_refused_are_not(tiny_config, prepared):
     ):
         resolve(tiny_config(**changes), prepared)
     resolve(tiny_config(train__batch_size=24, train__mix=MIX), prepared, num_devices=4)
-
-
-def test_what_needs_a_colour_is_left_out_where_the_catalogue_has_none(tiny_config, prepared):
-    config = tiny_config(model__colour_heads=("auto",), model__second_heads=("auto",), data__attributes=("kind",))
-    assert resolve(config, prepared).model.second_heads == ()
 
 
 def test_a_run_keeps_its_dtype_on_another_machine(tiny_config, prepared, tmp_path):

@@ -13,11 +13,11 @@ import pytest
 import safetensors.numpy
 from scipy.special import softmax
 
-from fashion_jax.config.files import config_from_dict
 from fashion_jax.data.photos import decode_photo
 from fashion_jax.run import session as session_module
 from fashion_jax.run import train as experiment
 from fashion_jax.run.train import evaluate, train
+from fashion_jax.run.workdir import load_run_config
 from fashion_jax.serving.predictor import Predictor, load_model
 from fashion_jax.system.errors import Interrupted, UserError
 from fashion_jax.training import loop
@@ -30,8 +30,8 @@ def weights(workdir) -> dict[str, np.ndarray]:
     return safetensors.numpy.load_file(workdir / "package" / "weights.safetensors")
 
 
-def same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
-    return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
+def assert_same(workdir, other) -> None:
+    jax.tree.map(np.testing.assert_array_equal, weights(workdir), weights(other))
 
 
 def test_a_run_leaves_what_it_promises(finished, prepared):
@@ -39,16 +39,13 @@ def test_a_run_leaves_what_it_promises(finished, prepared):
     assert sorted(p.name for p in workdir.iterdir()) == [
         ".lock", "checkpoints", "config.json", "evaluation", "metrics.jsonl", "package", "trained_on.json",
     ]  # fmt: skip
-    resolved = config_from_dict(json.loads((workdir / "config.json").read_text()))
+    resolved = load_run_config(workdir)
     assert resolved.data.attributes == ("kind", "colour")
-    assert resolved.model.stem == "small"
-    assert resolved.model.dtype == "float32"
-    assert resolved.train == config.train
+    assert (resolved.model.stem, resolved.model.dtype, resolved.train) == ("small", "float32", config.train)
     lines = read_json_lines(workdir / "metrics.jsonl")
     assert [line["step"] for line in lines if "train/loss" in line] == [12]  # the last step
     assert [line["step"] for line in lines if "validation/loss" in line] == [6, 12]
     rows = prepared.indices("test")
-    assert result.test is not None
     assert sorted(result.test.rows) == rows.tolist()
     for column, name in enumerate(prepared.attributes):
         labels = prepared.labels[result.test.rows, column]
@@ -61,7 +58,7 @@ def test_a_run_leaves_what_it_promises(finished, prepared):
     assert predictions[0] == f"id,{heads},out_of_catalogue,is_out_of_catalogue"
     assert len(predictions) == len(rows) + 1
     colours = json.loads((workdir / "evaluation/test/metrics.json").read_text())["colours"]
-    assert colours.keys() == {"colour"} and colours["colour"] == result.test.colours["colour"]
+    assert colours == {"colour": result.test.colours["colour"]}
     assert 0 <= colours["colour"]["accuracy"] <= colours["colour"]["tolerant_accuracy"] <= 1
     assert "by colour family" in experiment.format_scores(result.test)
 
@@ -69,104 +66,97 @@ def test_a_run_leaves_what_it_promises(finished, prepared):
 @pytest.mark.parametrize("stop", [1, 6, 12])
 def test_resumed_is_uninterrupted_bit_for_bit(finished, tmp_path, monkeypatch, stop):
     workdir, config, _ = finished
-    with monkeypatch.context() as patch:
+    with monkeypatch.context() as patch, pytest.raises(Interrupted) as caught:
         patch.setattr(experiment, "stop_on_signals", lambda **_: nullcontext(StopAt(stop)))
-        with pytest.raises(Interrupted) as caught:
-            train(config, tmp_path / "w", progress=False)
+        train(config, tmp_path / "w", progress=False)
     assert caught.value.exit_code == 143
     assert not (tmp_path / "w/package").exists()  # also when the last step was done
     train(config, tmp_path / "w", progress=False)
-    assert same(weights(workdir), weights(tmp_path / "w"))
-    whole, resumed = (read_json_lines(w / "metrics.jsonl") for w in (workdir, tmp_path / "w"))
-    assert [line["step"] for line in whole] == [line["step"] for line in resumed]
-    validation = [[v for k, v in line.items() if k.startswith("validation/")] for line in whole]
-    assert validation == [[v for k, v in line.items() if k.startswith("validation/")] for line in resumed]
+    assert_same(workdir, tmp_path / "w")
+    whole, resumed = (
+        [{k: v for k, v in line.items() if k == "step" or k.startswith("validation/")} for line in lines]
+        for lines in (read_json_lines(folder / "metrics.jsonl") for folder in (workdir, tmp_path / "w"))
+    )
+    assert whole == resumed
 
 
 def test_a_finished_run_goes_on_to_the_same_whatever_is_free(finished, tiny_config, tmp_path):
-    shutil.copytree(finished.workdir, tmp_path / "w")
-    changes = {"train__average_decay": 0.5, "train__checkpoint_every": "2 steps"}
-    train(tiny_config(**changes), tmp_path / "w", progress=False)
-    assert same(weights(finished.workdir), weights(tmp_path / "w"))
-    with pytest.raises(UserError, match=r"train\.duration was .*, now '14 steps'"):
-        train(tiny_config(**changes, train__duration="14 steps"), tmp_path / "w", progress=False)
+    workdir = shutil.copytree(finished.workdir, tmp_path / "w")
+    config = tiny_config(train__average_decay=0.5, train__checkpoint_every="2 steps")
+    train(config, workdir, progress=False)
+    assert_same(finished.workdir, workdir)
+    config.train.duration = "14 steps"
+    with pytest.raises(UserError, match="duration"):
+        train(config, workdir, progress=False)
 
 
 def test_evaluating_again_finds_the_same(finished, tmp_path):
     # A run of one device may be scored on eight devices, over which its batches do not divide.
-    shutil.copytree(finished.workdir, tmp_path / "w")
-    path = tmp_path / "w/config.json"
+    workdir = shutil.copytree(finished.workdir, tmp_path / "w")
+    path, scores = workdir / "config.json", workdir / "evaluation/test/metrics.json"
     path.write_text(path.read_text().replace('"batch_size": 16', '"batch_size": 12'))
-    before = (tmp_path / "w/evaluation/test/metrics.json").read_text()
-    assert evaluate(tmp_path / "w", progress=False).summaries == finished.result.test.summaries
-    assert (tmp_path / "w/evaluation/test/metrics.json").read_text() == before
+    before = scores.read_text()
+    assert evaluate(workdir, progress=False).summaries == finished.result.test.summaries
+    assert scores.read_text() == before
 
 
 def test_where_photos_are_kept_does_not_matter(tiny_config, prepared, tmp_path):
     kept = []
     for storage in ("stream", "host", "device"):
         session = session_on(tiny_config(data__storage=storage), prepared, tmp_path, 8)
-        images = []
-        for batches, add_photos in (session.batches.training(3), session.batches.split("validation")()):
-            batch = add_photos(put_batch(dict(next(batches)), session.mesh))
-            images.append(np.asarray(batch["image"]))
-        kept.append(images)
+        parts = (session.batches.training(3), session.batches.split("validation")())
+        kept.append([np.asarray(add(put_batch(dict(next(batches)), session.mesh))["image"]) for batches, add in parts])
     for images in kept[1:]:
         assert all(map(np.array_equal, images, kept[0]))
 
 
 def test_scores_by_photos_and_their_mirror_images_are_the_packages_predictions(tiny_config, prepared, tmp_path):
     config = tiny_config(data__test_time_flip=True, data__attributes=("colour",), train__duration="2 steps")
-    result = train(config, tmp_path / "w", progress=False)
+    test = train(config, tmp_path / "w", progress=False).test
     # The network's own probabilities: calibrated ones are no means.
     model = Predictor(dataclasses.replace(load_model(tmp_path / "w").package, decision=None))
-    images = np.stack([decode_photo(prepared.read_photo(row), *model.size) for row in result.test.rows])
+    images = np.stack([decode_photo(prepared.read_photo(row), *model.size) for row in test.rows])
     outputs = model.predict_arrays(images)
-    plain = [model.predict_arrays(some, flip=False) for some in (images, images[:, :, ::-1])]
-    mean = (plain[0].probabilities["colour"] + plain[1].probabilities["colour"]) / 2
+    plain, mirrored = (model.predict_arrays(some, flip=False) for some in (images, images[:, :, ::-1]))
+    first = plain.probabilities["colour"]
+    mean = (first + mirrored.probabilities["colour"]) / 2
     assert np.allclose(outputs.probabilities["colour"], mean, atol=1e-5)
-    assert not np.allclose(mean, plain[0].probabilities["colour"], atol=1e-5)
-    np.testing.assert_allclose(outputs.embeddings, plain[0].embeddings, rtol=1e-4, atol=1e-6)
-    own = softmax(result.test.outputs.own_logits["colour"], axis=1)  # of which embeddings are made
-    assert np.allclose(own, plain[0].probabilities["colour"], atol=1e-5)
-    assert list(result.test.summaries) == ["colour"]
-    assert np.allclose(softmax(result.test.outputs.logits["colour"], axis=1), mean, atol=1e-5)
-    assert (result.test.predictions["colour"] == mean.argmax(1)).mean() > 0.9  # nearly untrained: ties turn over
+    assert not np.allclose(mean, first, atol=1e-5)
+    np.testing.assert_allclose(outputs.embeddings, plain.embeddings, rtol=1e-4, atol=1e-6)
+    own = softmax(test.outputs.own_logits["colour"], axis=1)  # of which embeddings are made
+    assert np.allclose(own, first, atol=1e-5)
+    assert list(test.summaries) == ["colour"]
+    assert np.allclose(softmax(test.outputs.logits["colour"], axis=1), mean, atol=1e-5)
+    assert (test.predictions["colour"] == mean.argmax(1)).mean() > 0.9  # nearly untrained: ties turn over
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_spares_its_checkpoints(
-    finished, prepared, tiny_config, tmp_path, monkeypatch
-):
-    workdir, changes = tmp_path / "w", {"data__storage": "host", "train__checkpoint_every": "1 steps"}
-    config, real = tiny_config(train__average_decay=0.5, **changes), session_module.training_batches
+def test_a_loss_that_is_not_finite_stops_the_run(finished, prepared, tiny_config, tmp_path, monkeypatch):
+    workdir, real = tmp_path / "w", session_module.training_batches
+    config = tiny_config(train__average_decay=0.5, train__checkpoint_every="1 steps", data__storage="host")
 
     def poisoned(*args, **kwargs):
         for number, batch in enumerate(real(*args, **kwargs)):
             poison = {"image": batch["image"] * np.float32("nan")} if number == 5 and args[1] is not None else {}
             yield {**batch, **poison}
 
-    with monkeypatch.context() as patch:
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="not finite at step 5") as caught:
         patch.setattr(session_module, "training_batches", poisoned)
-        with pytest.raises(UserError, match="not finite at step 5") as caught:
-            train(config, workdir, progress=False)
+        train(config, workdir, progress=False)
     record = json.loads((workdir / "non_finite_batch.json").read_text())
     assert record["step"] == 5 and len(record["ids"]) == 16 and set(record["ids"]) <= set(prepared.ids)
     assert record["ids"][0] in str(caught.value)
     # Step 6 would be of the fault. Without it the run goes on, and ends as one that was never harmed.
     assert sorted(p.name for p in (workdir / "checkpoints").glob("step_*")) == ["step_4", "step_5"]
     train(config, workdir, progress=False)
-    assert same(weights(finished.workdir), weights(workdir))
+    assert_same(finished.workdir, workdir)
 
 
 def test_early_stopping_stops_at_the_step_it_must(tiny_config, tmp_path):
     # Frozen batch norms and a vanishing learning rate: no evaluation is better than the first.
     config = tiny_config(
-        train__duration="100 steps",
-        train__evaluate_every="2 steps",
-        train__early_stopping_patience=3,
-        optimizer__learning_rate=1e-12,
-        optimizer__freeze=("backbone",),
-    )
+        train__duration="100 steps", train__evaluate_every="2 steps", train__early_stopping_patience=3,
+        optimizer__learning_rate=1e-12, optimizer__freeze=("backbone",),
+    )  # fmt: skip
     for _ in range(2):  # the second time nothing is trained
         result = train(config, tmp_path / "w", progress=False)
         lines = read_json_lines(tmp_path / "w/metrics.jsonl")
@@ -176,33 +166,20 @@ def test_early_stopping_stops_at_the_step_it_must(tiny_config, tmp_path):
         assert accuracies[result.best_step // 2 - 1] == max(accuracies)
 
 
-def test_patience_counts_evaluations_without_gain():
-    early = loop.EarlyStopping("accuracy")
-    for metric, stopped in ((0.5, False), (0.6, False), (0.6, False), (0.4, True)):
-        early.record(metric, lower_is_better=False, patience=2)
-        assert early.stopped == stopped
-    early = loop.EarlyStopping("loss")
-    for metric in (0.5, 0.4, 0.3):
-        early.record(metric, lower_is_better=True, patience=1)
-        assert not early.stopped
-    assert early.best == 0.3
-    assert loop.EarlyStopping(**json.loads(json.dumps(dataclasses.asdict(early)))) == early
+@pytest.mark.parametrize(("lower", "metrics"), [(False, (0.5, 0.6, 0.6, 0.4)), (True, (0.5, 0.4, 0.4, 0.6))])
+def test_patience_counts_evaluations_without_gain(lower, metrics):
+    early, stopped = loop.EarlyStopping("metric"), []
+    for metric in metrics:
+        early.record(metric, lower_is_better=lower, patience=2)
+        stopped.append(early.stopped)
+    assert stopped == [False, False, False, True] and early.best == metrics[1]
 
 
 @pytest.mark.parametrize(("name", "rate"), [("adamw", 4e-3), ("sgd", 0.1), ("lamb", 0.03)])
 def test_every_optimizer_learns(tiny_config, prepared, tmp_path, name, rate):
     config = tiny_config(
-        train__duration="60 steps",
-        optimizer__name=name,
-        optimizer__learning_rate=rate,
-        optimizer__weight_decay=1e-4,
-        model__width=8,
-        data__attributes=("colour",),
-    )
-    _, steps, _ = run(session_on(config, prepared, tmp_path, 1), 60)
-    losses = [step["loss"] for step in steps]
+        train__duration="60 steps", data__attributes=("colour",), model__width=8,
+        optimizer__name=name, optimizer__learning_rate=rate, optimizer__weight_decay=1e-4,
+    )  # fmt: skip
+    losses = [step["loss"] for step in run(session_on(config, prepared, tmp_path, 1), 60)[1]]
     assert np.median(losses[-9:]) < 0.6 * losses[0]
-
-
-def test_eight_devices_are_there():
-    assert jax.device_count() == 8

@@ -10,64 +10,40 @@ import pytest
 
 from fashion_jax.config.fields import LossConfig
 from fashion_jax.data.schema import MISSING
-from fashion_jax.training.losses import (
-    HeadLoss,
-    balanced_weights,
-    head_cross_entropy,
-    label_aware_smoothing,
-    log_frequencies,
-    make_head_loss,
-    multi_head_loss,
-)
-from stepping import session_on
+from fashion_jax.training import losses
+from fashion_jax.training.losses import HeadLoss, balanced_weights, head_cross_entropy, make_head_loss
 
 
-def problem(seed: int = 0, rows: int = 32, classes: int = 7):
+def problem(seed: int = 0, rows: int = 32, classes: int = 7, missing: bool = True):
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, classes, rows)
-    labels[::5] = MISSING
+    if missing:
+        labels[::5] = MISSING
     return jnp.asarray(rng.normal(0, 3, (rows, classes)), jnp.float32), jnp.asarray(labels, jnp.int32)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
 def test_equals_optax(smoothing):
-    logits, labels = problem()
-    labels = jnp.maximum(labels, 0)
+    logits, labels = problem(missing=False)
     wanted = optax.softmax_cross_entropy(logits, optax.smooth_labels(jax.nn.one_hot(labels, 7), smoothing))
     assert np.allclose(head_cross_entropy(logits, labels, HeadLoss(smoothing)), wanted, atol=1e-5)
 
 
-def test_each_class_may_have_its_own_smoothing():
-    logits, labels = problem()
-    labels = jnp.maximum(labels, 0)
-    own = np.linspace(0, 0.3, 7, dtype=np.float32)
-    found = head_cross_entropy(logits, labels, HeadLoss(own))
-    for row in range(len(labels)):
-        alone = head_cross_entropy(logits[row : row + 1], labels[row : row + 1], HeadLoss(float(own[labels[row]])))
-        assert float(found[row]) == pytest.approx(float(alone[0]), rel=1e-5)
-
-
-SMOOTHED = HeadLoss(0.1)
+WEIGHTS = np.linspace(0.5, 2, 7, dtype=np.float32)
+OWN_SMOOTHING = np.linspace(0, 0.3, 7, dtype=np.float32)
+EVERY_WAY = [
+    HeadLoss(0.1), HeadLoss(class_weights=WEIGHTS), HeadLoss(focal_gamma=2.0), HeadLoss(OWN_SMOOTHING),
+    HeadLoss(0.1, 1.0, WEIGHTS, focal_gamma=2.0), HeadLoss(0.1, spread=WEIGHTS / WEIGHTS.sum()),
+]  # fmt: skip
 
 
 def count(labels):
     return jnp.sum(labels != MISSING).astype(jnp.float32)
 
 
-def loss(logits, labels, counts=None, how=SMOOTHED):
+def loss(logits, labels, counts=None, how=EVERY_WAY[0]):
     counts = count(labels) if counts is None else counts
-    return multi_head_loss({"a": logits}, {"a": labels}, {"a": counts}, {"a": how})[0]
-
-
-WEIGHTS = np.linspace(0.5, 2, 7, dtype=np.float32)
-EVERY_WAY = [
-    HeadLoss(0.1),
-    HeadLoss(class_weights=WEIGHTS),
-    HeadLoss(focal_gamma=2.0),
-    HeadLoss(np.linspace(0, 0.3, 7, dtype=np.float32)),
-    HeadLoss(0.1, 1.0, WEIGHTS, focal_gamma=2.0),
-    HeadLoss(0.1, spread=WEIGHTS / WEIGHTS.sum()),
-]
+    return losses.multi_head_loss({"a": logits}, {"a": labels}, {"a": counts}, {"a": how})[0]
 
 
 @pytest.mark.parametrize("how", EVERY_WAY)
@@ -81,13 +57,16 @@ def test_masked_is_subset(how):
 
 
 def test_each_way_is_its_formula():
-    logits, labels = problem()
-    labels = jnp.maximum(labels, 0)
+    logits, labels = problem(missing=False)
     plain = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     weighted = head_cross_entropy(logits, labels, HeadLoss(class_weights=WEIGHTS))
     assert np.allclose(weighted, plain * WEIGHTS[labels], rtol=1e-5)
     focal = head_cross_entropy(logits, labels, HeadLoss(focal_gamma=1.5))
     assert np.allclose(focal, (1 - np.exp(-plain)) ** 1.5 * plain, rtol=1e-4, atol=1e-6)
+    found = head_cross_entropy(logits, labels, HeadLoss(OWN_SMOOTHING))
+    for row, own in enumerate(OWN_SMOOTHING[labels]):
+        alone = head_cross_entropy(logits[row : row + 1], labels[row : row + 1], HeadLoss(float(own)))
+        assert float(found[row]) == pytest.approx(float(alone[0]), rel=1e-5)
 
 
 def test_the_focal_loss_has_a_gradient_where_a_row_is_certain():
@@ -97,28 +76,21 @@ def test_the_focal_loss_has_a_gradient_where_a_row_is_certain():
     assert float(gradient[1, 0]) == pytest.approx(-1, abs=1e-3)
 
 
-def test_no_label_at_all_is_zero_and_finite():
+def test_no_label_at_all_is_zero_and_parts_add_up_to_the_whole():
     logits, labels = problem()
     none = jnp.full_like(labels, MISSING)
     assert float(loss(logits, none)) == 0
     assert not np.asarray(jax.grad(loss)(logits, none)).any()
-
-
-def test_parts_add_up_to_the_whole():
-    logits, labels = problem()
     parts = [loss(logits[i::4], labels[i::4], count(labels)) for i in range(4)]
     assert np.allclose(sum(parts), loss(logits, labels), rtol=1e-6)
 
 
 def test_weights_and_heads_add_up():
-    logits, labels = problem(0)
-    others, marks = problem(1, classes=3)
-    total, per_head = multi_head_loss(
-        {"a": logits, "b": others},
-        {"a": labels, "b": marks},
-        {"a": count(labels), "b": count(marks)},
+    (logits, labels), (others, marks) = problem(0), problem(1, classes=3)
+    total, per_head = losses.multi_head_loss(
+        {"a": logits, "b": others}, {"a": labels, "b": marks}, {"a": count(labels), "b": count(marks)},
         {"a": HeadLoss(0.1, weight=2.0), "b": HeadLoss(weight=0.5)},
-    )
+    )  # fmt: skip
     assert np.allclose(total, 2 * per_head["a"] + 0.5 * per_head["b"], rtol=1e-6)
     assert np.allclose(per_head["a"], loss(logits, labels), rtol=1e-6)
 
@@ -126,33 +98,25 @@ def test_weights_and_heads_add_up():
 COUNTS = np.array([900, 90, 10, 0])
 
 
-def test_balanced_weights_keep_the_scale_of_the_loss():
-    weights = balanced_weights(COUNTS)
-    assert np.allclose(weights[:3] * COUNTS[:3], weights[0] * COUNTS[0]) and weights[3] == 0
-    assert (weights * COUNTS).sum() / COUNTS.sum() == pytest.approx(1)
-
-
-def test_frequencies_are_logarithms_of_shares():
-    shares = np.exp(log_frequencies(COUNTS))
-    assert shares.sum() == pytest.approx(1)
-    assert shares[0] / shares[1] == pytest.approx(10, rel=1e-4)
-    assert np.isfinite(log_frequencies(COUNTS)).all()
-
-
 def test_every_method_makes_its_loss():
     def of(method):
         return make_head_loss("a", COUNTS, LossConfig(imbalance=method, label_smoothing=0.1))
 
     assert of("none").class_weights is None and of("none").smoothing == 0.1
-    assert np.allclose(of("balanced").class_weights, balanced_weights(COUNTS))
-    assert np.allclose(of("prior").first_bias, log_frequencies(COUNTS))
     assert of("focal").focal_gamma == 2
+    weights = of("balanced").class_weights
+    assert np.allclose(weights[:3] * COUNTS[:3], weights[0] * COUNTS[0]) and weights[3] == 0
+    assert (weights * COUNTS).sum() / COUNTS.sum() == pytest.approx(1)  # the scale of the loss is kept
+    assert np.allclose(of("prior").first_bias, losses.log_frequencies(COUNTS))
+    shares = np.exp(losses.log_frequencies(COUNTS))
+    assert shares.sum() == pytest.approx(1) and (shares > 0).all()
+    assert shares[0] / shares[1] == pytest.approx(10, rel=1e-4)
 
 
 def test_common_classes_are_smoothed_more():
-    smoothing = label_aware_smoothing(np.array([1, 51, 101]), 0.3, 0.1)
+    smoothing = losses.label_aware_smoothing(np.array([1, 51, 101]), 0.3, 0.1)
     assert smoothing == pytest.approx([0.1, 0.1 + 0.2 * np.sin(np.pi / 4), 0.3])
-    assert label_aware_smoothing(np.array([5, 5]), 0.3, 0.1) == pytest.approx([0.1, 0.1])
+    assert losses.label_aware_smoothing(np.array([5, 5]), 0.3, 0.1) == pytest.approx([0.1, 0.1])
     loss = make_head_loss("a", COUNTS, LossConfig(label_smoothing=0.2, rare_label_smoothing=0.0))
     assert loss.smoothing[0] == pytest.approx(0.2) and loss.smoothing[3] == 0
     own = LossConfig(label_smoothing=0.2, head_label_smoothing={"a": 0.4}, rare_label_smoothing=0.0)
@@ -171,7 +135,7 @@ def test_prior_smooths_towards_the_frequencies():
     assert fitted.argmax(1).tolist() == [0, 1, 2, 3, 4]
 
 
-def test_a_run_counts_the_classes_of_its_training_rows(tiny_config, prepared, tmp_path):
-    losses = session_on(tiny_config(loss__imbalance="balanced"), prepared, tmp_path, 1).head_losses
+def test_a_run_counts_the_classes_of_its_training_rows(session_of, prepared):
+    found = session_of(1, loss__imbalance="balanced").head_losses["kind"]
     labels = prepared.labels[prepared.indices("train"), prepared.attributes.index("kind")]
-    assert np.allclose(losses["kind"].class_weights, balanced_weights(np.bincount(labels[labels >= 0], minlength=3)))
+    assert np.allclose(found.class_weights, balanced_weights(np.bincount(labels[labels >= 0], minlength=3)))
