@@ -10,9 +10,8 @@ import safetensors.numpy
 from flax import nnx, traverse_util
 
 from fashion_jax.models.classifier import abstract_classifier
-from fashion_jax.models.pretrained import backbone_arrays
 from fashion_jax.models.resnet import ResNet, num_features
-from fashion_jax.models.torch_layout import torch_name, transformers_name, transpose_from_torch
+from fashion_jax.models.torch_layout import torch_name, transpose_from_torch
 
 _MEAN, _STD = [0.4, 0.5, 0.6], [0.2, 0.3, 0.4]
 
@@ -33,10 +32,8 @@ def from_torch_layout(state: dict[str, np.ndarray], arguments: dict) -> tuple[di
     return tree["params"], tree["batch_stats"]
 
 
-def write_hub_folder(
-    folder: Path, *, seed: int = 0, depth: int = 10, width: int = 4, layout: str = "timm"
-) -> dict[str, np.ndarray]:
-    """Writes a random ResNet in timm's or transformers' layout, as the Hub has it; returns its state dict."""
+def write_hub_folder(folder: Path, *, seed: int = 0, depth: int = 10, width: int = 4) -> dict[str, np.ndarray]:
+    """Writes a random ResNet in timm's layout, as the Hub has it; returns its state dict."""
     arguments = {"depth": depth, "width": width, "stem": "imagenet"}
     model = ResNet(depth=depth, width=width, stem="imagenet", rngs=nnx.Rngs(seed))
     _, params, stats = nnx.split(model, nnx.Param, nnx.BatchStat)
@@ -44,17 +41,7 @@ def write_hub_folder(
     state = {n: np.ascontiguousarray(a) for n, a in to_torch_layout(*trees, arguments).items()}
     folder.mkdir(parents=True, exist_ok=True)
     about = {"architecture": f"resnet{depth}", "pretrained_cfg": {"mean": _MEAN, "std": _STD}}
-    if layout == "transformers":
-        paths = [path[1:] for path in backbone_arrays(arguments)]
-        state = {f"resnet.{transformers_name(path)}": state[torch_name(path, stem="imagenet")] for path in paths}
-        about = {
-            "architectures": ["ResNetForImageClassification"], "model_type": "resnet", "layer_type": "basic",
-            "depths": [1, 1, 1, 1], "hidden_sizes": [width * 2**stage for stage in range(4)],
-            "embedding_size": width, "hidden_act": "relu",
-        }  # fmt: skip
-        (folder / "preprocessor_config.json").write_text(json.dumps({"image_mean": _MEAN, "image_std": _STD}))
-    else:
-        state["fc.weight"] = np.zeros((1000, num_features(depth, width)), np.float32)
+    state["fc.weight"] = np.zeros((1000, num_features(depth, width)), np.float32)
     safetensors.numpy.save_file(state, folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps(about))
     return state

@@ -62,7 +62,7 @@ def _run(flags: argparse.Namespace) -> int:
 
 PREPARE = Command(
     "prepare",
-    "checks a catalogue, splits it into training, validation and test rows, and writes records",
+    "checks a catalogue, splits it into training, validation and test, and writes records",
     _add_flags,
     _run,
     ("fashion-jax prepare --source synthetic:500 --out runs/records",),

@@ -17,6 +17,8 @@ SOURCES = (
 )
 MODEL = "'small', which comes with the library, the --workdir of a training, or the folder of a model package"
 
+_SETTINGS = " docs/configuration.md lists all settings, which --config.KEY=VALUE changes."
+
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
     """Adds "(default: X)" to the help of every flag with a default."""
@@ -43,7 +45,7 @@ class Command:
         parser = commands.add_parser(
             self.name,
             help=self.about,
-            description=self.about[0].upper() + self.about[1:] + ".",
+            description=f"{self.about[0].upper()}{self.about[1:]}." + (_SETTINGS if self.takes_settings else ""),
             epilog="\n  ".join(("examples:", *self.examples)) if self.examples else None,
             formatter_class=_HelpFormatter,
             allow_abbrev=False,

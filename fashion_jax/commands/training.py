@@ -9,7 +9,7 @@ from pathlib import Path
 from fashion_jax.commands.command import Command
 from fashion_jax.system.errors import UserError
 
-_CONFIG = "a configuration file, or the name of one that ships with the library, such as small_finetune; docs/configuration.md lists all settings"
+_CONFIG = "a configuration file, or the name of one that ships with the library, such as small_finetune"
 
 
 def split_settings(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
