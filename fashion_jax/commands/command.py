@@ -17,7 +17,7 @@ SOURCES = (
 )
 MODEL = "'small', which comes with the library, the --workdir of a training, or the folder of a model package"
 
-_SETTINGS = " docs/configuration.md lists all settings, which --config.KEY=VALUE changes."
+_SETTINGS = " docs/configuration.md lists all settings."
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
