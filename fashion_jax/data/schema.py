@@ -86,8 +86,8 @@ class Schema:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Schema:
         """Returns the schema that `to_dict` wrote; UserError for unknown keys and wrong types."""
-        top = _checked(cls, values, "schema")
-        attributes = tuple(Attribute(**_checked(Attribute, item, "attribute")) for item in top.pop("attributes", ()))
+        top = _checked(cls, values, "the schema")
+        attributes = tuple(Attribute(**_checked(Attribute, item, "an attribute")) for item in top.pop("attributes", ()))
         if "name" not in top or any(not item.name for item in attributes):
             raise UserError("a schema and each of its attributes need a name")
         return cls(attributes=attributes, **top)
@@ -234,16 +234,16 @@ def _attribute_name(column: str, taken: set[str]) -> str:
 def _checked(kind: type, values: Any, what: str) -> dict[str, Any]:
     """Returns the values of a dataclass's fields; UserError for unknown keys and wrong types."""
     if not isinstance(values, Mapping):
-        raise UserError(f"a {what} must be a JSON object, not {type(values).__name__}")
+        raise UserError(f"{what} must be a JSON object, not {type(values).__name__}")
     fields = {field.name: str(field.type) for field in dataclasses.fields(kind)}
     checked: dict[str, Any] = {}
     for key, value in values.items():
         if key not in fields:
-            raise UserError(f"the {what} has an unknown key {key!r}{nearest(str(key), fields)}")
+            raise UserError(f"{what} has an unknown key {key!r}{nearest(str(key), fields)}")
         wanted: type = {"str": str, "int": int}.get(fields[key], list)
         if not isinstance(value, wanted) or isinstance(value, bool):
-            raise UserError(f"{key!r} of a {what} must be {wanted.__name__}, not {value!r}")
+            raise UserError(f"{key!r} of {what} must be {wanted.__name__}, not {value!r}")
         if isinstance(value, list) and fields[key] == "tuple[str, ...]" and not all(isinstance(i, str) for i in value):
-            raise UserError(f"{key!r} of a {what} must be a list of strings, not {value!r}")
+            raise UserError(f"{key!r} of {what} must be a list of strings, not {value!r}")
         checked[key] = tuple(value) if isinstance(value, list) else value
     return checked

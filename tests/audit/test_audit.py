@@ -283,7 +283,7 @@ def test_what_was_computed_is_kept_and_decisions_are_not_written_over(done, tmp_
         audit_quietly(done.workdir, done.shop, out)
     header, first, *_ = (out / "findings.csv").read_text().splitlines()
     (out / "findings.csv").write_text(f"{header}\n{first}accept\n")
-    with pytest.raises(UserError, match="holds decisions of a person"):
+    with pytest.raises(UserError, match="holds your decisions"):
         audit_quietly(done.workdir, done.shop, out)
 
 

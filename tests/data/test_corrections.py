@@ -102,7 +102,7 @@ def test_what_does_not_fit_is_refused_by_line(shop, tmp_path, capsys, change, fa
 
 def test_two_lines_that_contradict_each_other_are_refused(tmp_path):
     rows = [{"id": "1", "attribute": "kind", "corrected": label} for label in ("a", "b")]
-    with pytest.raises(UserError, match="line 3: kind of '1' stands in line 2 already"):
+    with pytest.raises(UserError, match="line 3: line 2 corrects kind of '1' too"):
         read_corrections(write(tmp_path / "c.csv", rows), SCHEMA)
     assert len(read_corrections(write(tmp_path / "c.csv", [rows[0]] * 2), SCHEMA).items) == 1
 
@@ -121,7 +121,7 @@ def test_tables_of_successive_audits_are_applied_in_their_order(shop, tmp_path):
     product = next(p for p in open_catalog(shop, corrections=both).products if p.id == row["id"])
     assert product.labels[1] == second
     put((label, first), (last, second))
-    with pytest.raises(UserError, match=r"line 4: colour of .* stands in line 2 already"):
+    with pytest.raises(UserError, match=r"line 4: line 2 corrects colour of .* too"):
         open_catalog(shop, corrections=both)
 
 

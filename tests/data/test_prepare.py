@@ -187,7 +187,7 @@ def test_a_folder_with_other_things_is_left_alone(products_csv, tmp_path, monkey
             prepare(products_csv, tmp_path, progress=False)
         (tmp_path / name).unlink()
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="cannot be replaced in one step"):
+    with pytest.raises(UserError, match="current folder or a mount point"):
         prepare(products_csv, ".", progress=False)
 
 

@@ -174,7 +174,7 @@ def test_two_real_trials(config, tmp_path, capsys):
     (tmp_path / "space.json").write_text('{"optimizer.learning_rate": [0.001, 0.004]}')
     paths = [f"--config={config}", f"--space={tmp_path}/space.json", f"--out={tmp_path}/out"]
     assert main(["sweep", *paths, "--trials=2", "--config.train.duration=6 steps"]) == 0
-    assert "optimizer.learning_rate=0.00" in capsys.readouterr().out
+    assert "complete  0." in capsys.readouterr().out
     rows = table_of(tmp_path)
     assert len(rows) == 2
     for row in rows:
@@ -249,6 +249,6 @@ def test_a_folder_belongs_to_one_search(search, training):
     for changes in ({"train__seed": "3"}, {"space": {"train.seed": [1, 2]}}):
         with pytest.raises(UserError, match="another configuration or space"):
             search(3, **changes)
-    for trials, space, message in ((0, SPACE, "at least 1"), (2, {}, "no field")):
+    for trials, space, message in ((0, SPACE, "at least 1"), (2, {}, "names no setting")):
         with pytest.raises(UserError, match=message):
             search(trials, space)

@@ -139,7 +139,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(finished, prepared, tiny_config
             poison = {"image": batch["image"] * np.float32("nan")} if number == 5 and args[1] is not None else {}
             yield {**batch, **poison}
 
-    with monkeypatch.context() as patch, pytest.raises(UserError, match="not finite at step 5") as caught:
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="NaN or infinite at step 5") as caught:
         patch.setattr(session_module, "training_batches", poisoned)
         train(config, workdir, progress=False)
     record = json.loads((workdir / "non_finite_batch.json").read_text())
