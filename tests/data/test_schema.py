@@ -50,8 +50,8 @@ def test_tables_that_cannot_be_guessed():
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        ("atributes", [], "did you mean 'attributes'"), ("id_column", 3, "'id_column' of a schema must be str"),
-        ("attributes.0.min_rows", "3", "'min_rows' of a attribute must be int"), ("name", GONE, "need a name"),
+        ("atributes", [], "did you mean 'attributes'"), ("id_column", 3, "'id_column' of the schema must be str"),
+        ("attributes.0.min_rows", "3", "'min_rows' of an attribute must be int"), ("name", GONE, "need a name"),
         ("attributes.0.min_rows", True, "must be int"), ("attributes.0.classes", ["a", 3], "a list of strings"),
         ("attributes.0.classes", ["x", "y", "y"], "class 'y' twice"), ("attributes.0.name", "a/b", "must not be empty"),
         ("attributes.0.name", "gender", "twice"), ("attributes.0.on_unknown", "keep", "'mask' or 'drop'"),

@@ -32,7 +32,7 @@ def test_what_is_left_open_is_filled_in(tiny_config, prepared):
     ("key", "changes"),
     [
         ("no attribute 'color'; did you mean 'colour'", {"data__attributes": ("color",)}),
-        ("size=4 .* use 8$", {"train__batch_size": 4}), ("needs config.model.colour_heads", {"model__second_heads": ("auto",)}),
+        ("size=4 .* use 8$", {"train__batch_size": 4}), ("needs .*colour_heads", {"model__second_heads": ("auto",)}),
         ("no attribute 'knid'", {"loss__head_weights": {"knid": 2.0}}),
         ("optimizer.freeze_batch_norm", {"optimizer__freeze_batch_norm": True}),
         ("model.second_heads", {**COLOUR_ALONE, "model__second_heads": ("kind",)}),
