@@ -91,8 +91,8 @@ def place(tmp_path_factory) -> Path:
         (demo / "photos" / f"{name}.jpg").write_bytes(encode_photo(draw_product("round", "red", 0)))
     table = write_products(folder, 60)
     table.write_text(table.read_text().replace("kind", "category"))
-    product = table.read_text().splitlines()[1].split(",")[0]
-    (folder / "corrections.csv").write_text(f"id,attribute,corrected\n{product},category,round\n")
+    product = (demo / "catalogue/styles.csv").read_text().splitlines()[1].split(",")[0]
+    (folder / "corrections.csv").write_text(f"id,attribute,corrected\n{product},gender,Men\n")
     for name, key in (("schema.json", "name"), ("space.json", "optimizer.learning_rate")):
         (folder / name).write_text(re.search(rf'^ {{4}}(\{{"{key}".*?\}})\n\n', GUIDE, re.M | re.S)[1])
     for kind in ("zip", "xztar"):

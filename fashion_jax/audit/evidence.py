@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float32, Float64, Int32, Int64
 from scipy.stats import entropy
 
 from fashion_jax.audit.judges import Probabilities
-from fashion_jax.system.errors import UserError
+from fashion_jax.system.errors import missing_extra
 
 _FLOOR = 1e-6  # added to a photo's probabilities, so that a photo cannot outweigh all other evidence
 _MOST_EVIDENCE = 6.0  # nats, the most that near-duplicates add to a class
@@ -45,9 +45,7 @@ def require_cleanlab() -> Any:
     try:
         from cleanlab import filter as cleanlab_filter
     except ImportError as error:
-        raise UserError(
-            f"the audit needs cleanlab ({error}); install it with: pip install 'fashion-jax[audit]'"
-        ) from error
+        raise missing_extra(f"the audit ({error})", "audit") from error
     return cleanlab_filter
 
 

@@ -10,19 +10,19 @@ from fashion_jax.commands.command import MODEL, SOURCES, Command, add_schema_fla
 
 def _add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, type=Path, help=MODEL)
-    parser.add_argument("--source", required=True, help=f"a folder from fashion-jax prepare, or {SOURCES}")
+    parser.add_argument("--source", required=True, help=f"a folder that fashion-jax prepare wrote, or {SOURCES}")
     parser.add_argument("--out", type=Path, default=Path("audit"), help="folder for the findings")
     parser.add_argument(
         "--attributes",
         type=_names,
         default=(),
-        help="attributes to audit, such as category,colour; all of the model's where not given",
+        help="attributes to audit, such as category,colour (default: all attributes of the model)",
     )
     parser.add_argument(
         "--folds",
         type=int,
         default=5,
-        help="parts of the cross-validation: a classifier checks each part and is fitted on the others",
+        help="number of parts of the cross-validation: each is checked by a classifier that is fitted on the others",
     )
     parser.add_argument(
         "--corrections",

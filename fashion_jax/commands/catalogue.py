@@ -16,7 +16,7 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
         "--max-side", type=int, default=256, help="photos with a longer side are scaled down to it, in pixels"
     )
     parser.add_argument(
-        "--max-bad-fraction", type=float, default=0.05, help="stop where a larger share of the rows is bad"
+        "--max-bad-fraction", type=float, default=0.05, help="stop if a larger share of the rows cannot be used"
     )
     parser.add_argument(
         "--split",
@@ -25,10 +25,7 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
         "with the columns id and split",
     )
     parser.add_argument(
-        "--split-fractions",
-        type=_three_shares,
-        default=(0.7, 0.1, 0.2),
-        help="shares for training, validation and test",
+        "--split-fractions", type=_three_shares, default="0.7,0.1,0.2", help="shares for training, validation and test"
     )
     parser.add_argument("--split-seed", type=int, default=0, help="another number gives another split")
     parser.add_argument("--corrections", type=Path, help="a table of corrected labels, such as an audit's findings.csv")
@@ -62,7 +59,7 @@ def _run(flags: argparse.Namespace) -> int:
 
 PREPARE = Command(
     "prepare",
-    "checks a catalogue, splits it into training, validation and test, and writes records",
+    "checks a catalogue, splits it into training, validation and test, and writes the result",
     _add_flags,
     _run,
     ("fashion-jax prepare --source synthetic:500 --out runs/records",),

@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     from fashion_jax.data.schema import Schema
 
 SOURCES = (
-    "the products: a table (CSV, TSV, Parquet), a zip or tar archive, a folder, synthetic:N (N generated products), "
-    "kaggle:OWNER/NAME or hf:OWNER/NAME (data sets of Kaggle and the Hugging Face Hub, extra hub)"
+    "a table (CSV, TSV, Parquet), a folder, zip or tar archive with a table, synthetic:N (N generated products), "
+    "kaggle:OWNER/NAME or hf:OWNER/NAME (data sets of Kaggle and Hugging Face; they need the extra [hub])"
 )
-MODEL = "'small', which comes with the library, the --workdir of a training, or the folder of a model package"
+MODEL = "'small' (comes with the library), the --workdir of a training, or the folder of a model package"
 
 _SETTINGS = " docs/configuration.md lists all settings."
 

@@ -9,7 +9,7 @@ from fashion_jax.commands.command import Command
 
 
 def _add_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--workdir", type=Path, default=Path("runs/demo"), help="folder of the run")
+    parser.add_argument("--workdir", type=Path, default=Path("runs/demo"), help="folder of the training")
 
 
 def _run(flags: argparse.Namespace) -> int:

@@ -178,9 +178,7 @@ _ACTIONS = (
     ),
     Command("info", "shows what an index holds, how good it is, and whether to rebuild it", _add_index_flag, _info),
     Command("rebuild", "rebuilds the index from its products; searches go on meanwhile", _add_index_flag, _rebuild),
-    Command(
-        "verify", "checks that no file is damaged, and that results agree with exact search", _add_index_flag, _verify
-    ),
+    Command("verify", "checks that no file is damaged, and measures how good the index is", _add_index_flag, _verify),
 )
 INDEX = Command(
     "index",

@@ -10,7 +10,7 @@ from fashion_jax.commands.command import MODEL, SOURCES, Command, add_schema_fla
 
 def _add_shared_flags(parser: argparse.ArgumentParser, out: str) -> None:
     parser.add_argument("--model", required=True, type=Path, help=MODEL)
-    parser.add_argument("--source", required=True, help=f"a photo, a folder of photos, or {SOURCES}")
+    parser.add_argument("--source", required=True, help=f"a photo, a folder of photos, or a catalogue: {SOURCES}")
     parser.add_argument("--out", type=Path, default=Path(out), help="the file to write")
     add_schema_flag(parser)
 

@@ -20,34 +20,32 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
     results.add_argument("-k", type=int, default=10, help="number of results")
     results.add_argument("--where", help="a filter, such as \"gender == 'Women' and baseColour in ['Red', 'Maroon']\"")
     results.add_argument(
-        "--keep", nargs="+", default=[], metavar="COLUMN", help="results must have the query's value here"
+        "--keep", nargs="+", default=[], metavar="COLUMN", help="results must have the query's value in these columns"
     )
     results.add_argument(
-        "--change", nargs="+", default=[], metavar="COLUMN=VALUE", help="results must have this value instead"
+        "--change", nargs="+", default=[], metavar="COLUMN=VALUE", help="results must have this value, not the query's"
     )
     results.add_argument(
-        "--group-by", metavar="COLUMN", help="show only the best product of each value, such as of each title"
+        "--group-by", metavar="COLUMN", help="show only the best product for each value of this column, such as title"
     )
     results.add_argument(
-        "--diversity", type=float, default=0.0, help="0 to 1; higher values give more different results"
+        "--diversity", type=float, default=0.0, help="0 to 1; with higher values the results differ more"
     )
     results.add_argument(
         "--weigh",
         nargs="+",
         default=[],
         metavar="PART=FACTOR",
-        help="baseColour=3 counts the colour three times; index info lists the parts",
+        help="baseColour=3: this part of the embedding counts three times; index info lists the parts",
     )
     results.add_argument("--min-score", type=float, help="leave out products with a lower similarity (1: identical)")
     output = parser.add_argument_group("output")
     output.add_argument("--json", action="store_true", help="print JSON")
     output.add_argument("--contact-sheet", type=Path, metavar="PNG", help="write a picture of queries and results")
     output.add_argument(
-        "--source", help="the catalogue with the photos for --contact-sheet; that of the index where not given"
+        "--source", help="the catalogue with the photos for --contact-sheet; by default that of the index"
     )
-    output.add_argument(
-        "--model", type=Path, help="the model that made the index; needed where the model's folder has moved"
-    )
+    output.add_argument("--model", type=Path, help="the model that made the index, if its folder has moved")
 
 
 def _run(flags: argparse.Namespace) -> int:

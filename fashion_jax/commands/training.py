@@ -33,7 +33,7 @@ def split_settings(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]
 
 def _add_train_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", required=True, help=_CONFIG)
-    parser.add_argument("--workdir", required=True, help="folder of the run: checkpoints, metrics, scores, the model")
+    parser.add_argument("--workdir", required=True, help="folder of the training: checkpoints, scores, the model")
     parser.add_argument("--corrections", help="a table of corrected labels, such as an audit's findings.csv")
     parser.add_argument(
         "--coordinator-address", help="for several hosts (docs/accelerators.md): HOST:PORT of the first one"
@@ -72,7 +72,7 @@ def _train(flags: argparse.Namespace) -> int:
 
 
 def _add_evaluate_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--workdir", required=True, type=Path, help="folder of the run")
+    parser.add_argument("--workdir", required=True, type=Path, help="folder of the training")
     parser.add_argument("--split", default="test", choices=("train", "validation", "test"), help="rows to score")
     parser.add_argument("--retrieval", action="store_true", help="score the similarity search instead of the labels")
 

@@ -75,7 +75,8 @@ class DataConfig:
     width: int = 60  # width of the network's input, in pixels
     # mean of red, green and blue (0 to 1), which is subtracted; empty: that of the pretrained weights, or 0.5
     mean: tuple[float, ...] = ()
-    # standard deviation by which they are divided; empty: that of the pretrained weights, or 0.5
+    # standard deviation of red, green and blue, by which they are divided; empty: that of the pretrained weights, or
+    # 0.5
     std: tuple[float, ...] = ()
     max_side: int = 256  # photos whose longer side has more pixels are scaled down once, when the catalogue is read
     max_bad_fraction: float = 0.05  # preparation stops if a larger share of the rows cannot be used
@@ -131,9 +132,9 @@ class ModelConfig:
     drop_path: float = 0.0
     # how the features of all places are joined: "average", or "gem" (generalised mean, which strong features dominate)
     pooling: str = "average"
-    # attributes whose head also gets a histogram of the photo's colours; auto: those with colour or color in their name
+    # attributes whose head also sees the product's colours; auto: those with colour or color in their name
     colour_heads: tuple[str, ...] = ()
-    # attributes for which a second head is trained on the finished features, and kept if it is better; auto: all
+    # attributes with a second head, trained after the network and kept if it is better; needs colour_heads; auto: all
     second_heads: tuple[str, ...] = ()
     dtype: str = "auto"  # number type of the convolutions: "float32" or "bfloat16"; auto: bfloat16 where it is faster
 
@@ -226,7 +227,7 @@ class TrainConfig:
     mix: MixConfig = field(default_factory=MixConfig)
     # validation score that chooses the best checkpoint, such as mean/accuracy, mean/macro_f1 or gender/accuracy
     best_metric: str = "mean/accuracy"
-    # the training ends after so many evaluations without a better `best_metric`; 0: never
+    # the training ends after this number of evaluations without a better `best_metric`; 0: never
     early_stopping_patience: int = 0
 
     def validate(self) -> None:
@@ -254,7 +255,7 @@ class DecisionConfig:
     """When a label is accepted. The thresholds are computed from the validation rows after training."""
 
     precision: float = 0.98  # share of the accepted labels that should be right
-    # share of the products whose label set should contain the true class; 0: no label sets
+    # share of the products whose label set (see trust.md) should contain the true class; 0: no label sets
     label_set_coverage: float = 0.95
 
     def validate(self) -> None:

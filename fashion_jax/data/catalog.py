@@ -220,7 +220,7 @@ def _read_rows(catalog: Catalog, table: Table, base: str, labelled: bool) -> Non
         known = labels[attribute.name].isin(catalog.vocabularies[attribute.name])
         labels.loc[~known, attribute.name] = ""
     if labelled and not fixed and catalog.vocabularies and not any(catalog.vocabularies.values()):
-        raise UserError(f"no label of {catalog.source} occurs in enough rows (min_rows of the schema)")
+        raise UserError(f"no label of {catalog.source} occurs in enough rows; lower min_rows in the schema")
     documented = [a.name for a in fixed if a.name in DOCUMENTED] or [a.name for a in fixed]
     whole = keep & (labels[documented] != "").all(axis=1) if documented else keep
     catalog.documented_rows = int(whole.sum())

@@ -272,7 +272,8 @@ def _check_enough(catalog: Catalog, max_bad_fraction: float) -> None:
         examples = "; ".join([str(item) for item in catalog.rejected if not item.by_schema][:5])
         raise UserError(
             f"{bad:,} of {catalog.num_rows:,} rows of {catalog.source} are unusable ({bad / catalog.num_rows:.1%}, "
-            f"more than --max-bad-fraction={max_bad_fraction}), for instance {examples}"
+            f"more than {max_bad_fraction:.1%}), for instance {examples}. Repair them, or allow more: "
+            "--max-bad-fraction of fashion-jax prepare, or config.data.max_bad_fraction"
         )
     if len(catalog.products) < _MIN_PRODUCTS:
         raise UserError(f"{catalog.source} has {len(catalog.products)} usable products; at least 3 are needed")

@@ -162,8 +162,8 @@ def _about_pickles(paths: list[Path]) -> str:
     if not pickles:
         return ""
     return (
-        f"; {pickles[0]} is pickled, and a pickle can run any program when it is read: convert it where you trust it, "
-        f"with safetensors.torch.save_file(torch.load(...), {WEIGHTS!r})"
+        f"; {pickles[0]} is a pickle, which can run any program when it is read: if you trust it, convert it with "
+        f"safetensors.torch.save_file(torch.load(...), {WEIGHTS!r})"
     )
 
 

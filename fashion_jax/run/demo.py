@@ -44,7 +44,7 @@ def run_demo(workdir: Path) -> None:
         print(f"{name:<16}{accuracy:.4f}")
     print("[4/4] Building an index of the catalogue and searching it", flush=True)
     index, agreement = search_demo(result, catalogue)
-    print(f"{len(index):,} products indexed; similar products have the same label in {agreement:.0%} of the cases")
+    print(f"{len(index):,} products indexed; the nearest products share {agreement:.0%} of the labels of the query")
     print(f"\nMade in {time.monotonic() - begin:.0f} s:")
     folder = workdir / "evaluation" / "test"
     for path, about in (

@@ -178,10 +178,11 @@ def _check_embedding(config: Config, prepared: Prepared) -> None:
 
 def _check_records(config: Config, prepared: Prepared) -> None:
     data = config.data
-    if max(data.height, data.width) > prepared.max_side:
+    side = max(data.height, data.width)
+    if side > prepared.max_side:
         raise UserError(
-            f"config.data.height={data.height} and width={data.width} are larger than the records' photos, which "
-            f"were scaled down to {prepared.max_side} pixels; prepare them with a larger max_side"
+            f"config.data.height={data.height} and width={data.width} are larger than the records' photos, which were "
+            f"scaled down to {prepared.max_side} pixels; prepare them again with --max-side={side}"
         )
     labels = prepared.labels[prepared.indices("validation")]
     if not len(labels):

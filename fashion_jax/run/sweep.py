@@ -28,7 +28,7 @@ from fashion_jax.data.records import is_prepared
 from fashion_jax.run.train import lower_is_better, train
 from fashion_jax.run.workdir import make_records
 from fashion_jax.system import files
-from fashion_jax.system.errors import UserError
+from fashion_jax.system.errors import UserError, missing_extra
 from fashion_jax.system.pictures import RIGHT, UNKNOWN, render_png, shorten
 from fashion_jax.system.progress import say
 from fashion_jax.system.text import format_table
@@ -103,7 +103,7 @@ def read_space(path: str | Path) -> Space:
             raise UserError(f"{path}: {name!r} needs numbers as low, high and step, and log as true or false")
         found = Range(**entry)
         if not found.low < found.high or (found.step is not None and (found.step <= 0 or found.log)):
-            raise UserError(f"{path}: {name!r} needs low < high, and step above 0, which log does not allow: {entry!r}")
+            raise UserError(f"{path}: {name!r} needs low < high, and a step above 0 (no step with log), not {entry!r}")
         if found.log and found.low <= 0:
             raise UserError(f"{path}: {name!r} needs low above 0 for log, not {found.low!r}")
         space[name] = found
@@ -147,7 +147,7 @@ def sweep(
         raise UserError(f"the number of trials must be at least 1, not {num_trials}")
     base = load_config(config, given)
     _check_space(config, given, wanted)
-    busy = f"another search is using {folder}; wait for it or choose another folder"
+    busy = f"another sweep is using {folder}; wait for it or choose another folder"
     with files.hold_lock(folder / ".lock", what=f"the folder {folder}", busy=busy):
         _claim(folder, base, files.read_json_object(Path(space)))
         study = _open_study(folder, lower_is_better(base))
@@ -194,7 +194,7 @@ def _check_space(config: str | Path, overrides: Mapping[str, str], space: Space)
     for name, entry in space.items():
         for prefix, reason in _NOT_SEARCHED.items():
             if name.startswith(prefix):
-                raise UserError(f"{name!r} cannot be searched: {reason}")
+                raise UserError(f"{name!r} cannot be tried: {reason}")
         for value in entry if isinstance(entry, tuple) else (_text(entry.low), _text(entry.high)):
             load_config(config, {**overrides, name: value})
 
@@ -207,7 +207,7 @@ def _claim(folder: Path, config: Config, space: Mapping[str, Any]) -> None:
     if not path.exists():
         files.write_json(path, described)
     elif files.read_json_object(path) != json.loads(json.dumps(described)):
-        raise UserError(f"{folder} belongs to a search of another configuration or space; choose another folder")
+        raise UserError(f"{folder} belongs to a sweep of another configuration or space; choose another folder")
 
 
 def _open_study(folder: Path, minimize: bool) -> optuna.Study:
@@ -216,7 +216,7 @@ def _open_study(folder: Path, minimize: bool) -> optuna.Study:
         from optuna.storages import JournalStorage
         from optuna.storages.journal import JournalFileBackend
     except ImportError as error:
-        raise UserError("a sweep needs Optuna; install it with: pip install 'fashion-jax[sweep]'") from error
+        raise missing_extra("a sweep", "sweep") from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
         storage=JournalStorage(JournalFileBackend(str(folder / "study.jsonl"))),

@@ -80,7 +80,7 @@ def train(
     with _open(config, Path(workdir), progress=progress and jax.process_index() == 0) as session:
         if on_evaluation is not None and not len(session.prepared.indices("validation")):
             raise UserError(
-                "runs are compared on the validation split, which is empty; give it a share in "
+                "trials are compared on the validation split, which is empty; give it a share in "
                 "config.data.split_fractions"
             )
         with _checkpoints(session) as checkpoints:
@@ -165,8 +165,8 @@ def _train(
         say(_describe(session, state), show=session.progress)
         if session.config.train.mix.active and not session.colours:
             say(
-                "note: no attribute has a colour's name, so mixed photos (mixup, CutMix) train all attributes; name a "
-                "colour with --config.model.colour_heads=NAME",
+                "note: no attribute has 'colour' or 'color' in its name, so mixed photos (mixup, CutMix) train all "
+                "attributes; name a colour with --config.model.colour_heads=NAME",
                 show=session.progress,
             )
         batches, add_photos = session.batches.training(start)

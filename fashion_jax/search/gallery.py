@@ -129,7 +129,7 @@ def _read_table(path: str | Path | None, catalog: Catalog, progress: bool) -> pd
     there = sum(product.id in extra.index for product in catalog.products)
     if not there:
         ours, theirs = catalog.products[0].id, extra.index[0] if len(extra) else "none at all"
-        raise UserError(f"{path} has none of the catalogue's products: ids there are such as {theirs}, here {ours}")
+        raise UserError(f"{path} has none of the catalogue's products: it has ids such as {theirs}, not {ours}")
     if progress and there < len(catalog.products):
         left = len(catalog.products) - there
         print(f"{path}: {left:,} of {len(catalog.products):,} products are not in this table; they get empty values")

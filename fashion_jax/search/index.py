@@ -182,7 +182,7 @@ class Index(contextlib.AbstractContextManager["Index"]):
             with self._lock:
                 _, now = self._begin_change()
                 if now.base is not before.base:
-                    raise UserError("another process rebuilt the index meanwhile")
+                    raise UserError("another process has just rebuilt the index; this rebuild was not saved")
                 self._updater, self._snapshot = None, replace_base(before, now, base)
                 if self._saved is not None:
                     self.save(self._saved.folder)

@@ -54,9 +54,7 @@ def check_vectors(vectors: Any, dim: int | None, what: str, *, copy: bool = True
     # Rare: very small and very large numbers, which double precision holds, or errors.
     bad = np.flatnonzero(~np.isfinite(array).all(1))
     if len(bad):
-        raise UserError(
-            f"{what}: row {bad[0]} is not finite (NaN or infinite); {len(bad):,} of {len(array):,} rows are not"
-        )
+        raise UserError(f"{what}: {len(bad):,} of {len(array):,} rows hold NaN or infinity, such as row {bad[0]}")
     wide = array.astype(np.float64)
     zeros = np.flatnonzero(~wide.any(1))
     if len(zeros):

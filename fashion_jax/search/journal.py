@@ -99,8 +99,8 @@ def _describe_rest(data: bytes, place: int, start: int, path: Path) -> str:
         following = data.find(_MAGIC, following + 1)
     left = len(data) - place
     return (
-        f"{path} ends in {left:,} bytes that are no whole update: either a crash cut an update short, which was never "
-        "acknowledged, or the last update was damaged since; the next change removes these bytes"
+        f"the last {left:,} bytes of {path} are no complete change and are ignored: a crash or the disk has damaged "
+        "them; check that your last change is in the index, and make it again if not"
     )
 
 

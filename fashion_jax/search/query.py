@@ -252,9 +252,9 @@ def check_subspaces(subspaces: Any, width: int) -> dict[str, int]:
         isinstance(name, str) and name and type(size) is int and size > 0 for name, size in subspaces.items()
     )
     if not sound:
-        raise UserError(f"subspaces must map names to numbers of values above 0, not {subspaces!r}")
+        raise UserError(f"subspaces must map the names of parts to numbers of values above 0, not {subspaces!r}")
     if sum(subspaces.values()) != width:
-        raise UserError(f"the subspaces have {sum(subspaces.values())} values together, and the embeddings {width}")
+        raise UserError(f"the parts have {sum(subspaces.values())} values together, and the embeddings {width}")
     return dict(subspaces)
 
 
@@ -273,10 +273,10 @@ def weigh(queries: Queries, subspaces: Mapping[str, int], weights: Mapping[str, 
         UserError: an unknown name, a factor out of range, no part left, or embeddings without parts.
     """
     if not isinstance(weights, Mapping):
-        raise UserError(f"weights must map subspaces to factors, not {weights!r}")
+        raise UserError(f"weights must map parts to factors, not {weights!r}")
     if weights and not subspaces:
         raise UserError(
-            "the index has no subspaces to weigh: its embeddings have one part only; build it with a model whose "
+            "the index has no parts to weigh: its embeddings have one part only; build it with a model whose "
             "package has an embedding.json"
         )
     factors = []
@@ -286,12 +286,12 @@ def weigh(queries: Queries, subspaces: Mapping[str, int], weights: Mapping[str, 
     unknown = [name for name in weights if name not in subspaces]
     if unknown:
         hint = nearest_name(str(unknown[0]), subspaces)
-        raise UserError(f"there is no subspace {unknown[0]!r}{hint}; there are {', '.join(subspaces)}")
+        raise UserError(f"there is no part {unknown[0]!r}{hint}; there are {', '.join(subspaces)}")
     if not factors:
         return queries
     weighted = queries * np.concatenate(factors)
     if not weighted.any(1).all():
-        raise UserError("the weights leave nothing of a query; give some subspace a weight above 0")
+        raise UserError("the weights leave nothing of a query; give some part a weight above 0")
     return check_vectors(weighted, None, "weighted queries")
 
 

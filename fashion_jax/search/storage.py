@@ -43,6 +43,7 @@ _PREFIX = "generation-"
 # A generation, its journal, or what a killed process left of a generation that it was writing.
 _OURS = re.compile(r"\.?generation-[0-9a-f]{12}(\.journal|\.[a-z0-9_]{8}\.(part|old))?")
 _LEAST_JOURNAL = 64 << 20  # bytes below which a journal is never long
+_RESTORE = "restore it from a copy, or build the index again"
 _ATTEMPTS = 5  # to read an index that a writer replaces meanwhile
 
 
@@ -242,7 +243,7 @@ def read_index(folder: Path) -> tuple[Snapshot, dict[str, Any], str]:
             if again["generation"] == manifest["generation"]:
                 if isinstance(error, UserError):
                     raise
-                raise UserError(f"{folder} is damaged: {error.filename} is missing") from error
+                raise UserError(f"{folder} is damaged: {error.filename} is missing; {_RESTORE}") from error
             manifest = again
     raise UserError(f"{folder} was replaced {_ATTEMPTS} times while it was read; try again")
 
@@ -270,11 +271,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     except UserError:
         raise
     except Exception as error:  # the file may hold anything
-        raise UserError(f"{path} is damaged ({error!r}); restore it or build the index again") from error
+        raise UserError(f"{path} is damaged ({error!r}); {_RESTORE}") from error
     if not _OURS.fullmatch(manifest["generation"]) or manifest["rows"] < 1 or manifest["dim"] < 1:
-        raise UserError(
-            f"{path} is damaged: it names {manifest['generation']!r}, {manifest['rows']} x {manifest['dim']}"
-        )
+        raise UserError(f"{path} is damaged: its name or size is impossible; {_RESTORE}")
     return manifest
 
 
@@ -338,9 +337,9 @@ def _read(folder: Path, manifest: dict[str, Any]) -> tuple[Snapshot, dict[str, A
     except (FileNotFoundError, UserError) as error:
         if isinstance(error, FileNotFoundError) or str(folder) in str(error):
             raise
-        raise UserError(f"{folder} is damaged: {error}") from error
+        raise UserError(f"{folder} is damaged: {error}; {_RESTORE}") from error
     except Exception as error:  # the files may hold anything
-        raise UserError(f"{folder} is damaged: {error or type(error).__name__}") from error
+        raise UserError(f"{folder} is damaged: {error or type(error).__name__}; {_RESTORE}") from error
 
 
 def _read_base(place: Path, manifest: dict[str, Any], vectors: np.ndarray) -> Base:
@@ -422,14 +421,14 @@ def _load_arrays(path: Path) -> dict[str, np.ndarray]:
 def _check_files(place: Path, digests: dict[str, Any]) -> None:
     present = {path.relative_to(place).as_posix() for path in place.rglob("*") if path.is_file()}
     if strange := sorted(present - digests.keys()):
-        raise UserError(f"{place} holds {strange[0]}, which the manifest does not name; this package did not write it")
+        raise UserError(f"{place} holds {strange[0]}, which is no file of this index; move it away")
     for name, known in digests.items():
         path = place / name
         if name not in present:
             raise FileNotFoundError(2, "missing", str(path))
         same = isinstance(known, dict) and path.stat().st_size == known.get("bytes")
         if not same or files.file_digest(path) != known.get("sha256"):
-            raise UserError(f"{path} is damaged: its bytes are not those that were saved; build the index again")
+            raise UserError(f"{path} is damaged: its bytes are not those that were saved; {_RESTORE}")
 
 
 def _check_settings(settings: dict[str, Any], width: int) -> None:

@@ -123,7 +123,9 @@ def load_package(path: str | Path) -> Package:
     where, config = folder / "config.json", files.read_json_object(folder / "config.json")
     try:
         if config["format"] != FORMAT:
-            raise UserError(f"{folder} has the format {config['format']!r}; this version reads {FORMAT}")
+            raise UserError(
+                f"{folder} has the format {config['format']!r} and this version reads {FORMAT}; train again"
+            )
         contents = _read_files(folder, config["digests"])
         features, classes = config["num_features"], config["model"]["classes"]
         vocabularies = _check_labels(folder, files.read_json_object(folder / "labels.json"), config["model"])

@@ -6,7 +6,7 @@ import importlib
 import re
 from types import ModuleType
 
-from fashion_jax.system.errors import UserError
+from fashion_jax.system.errors import UserError, missing_extra
 
 # OWNER/NAME, as Kaggle and Hugging Face name repositories.
 REPOSITORY = r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*"
@@ -22,7 +22,7 @@ def hub_client(module: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise UserError(f"downloads need {module}; run: pip install 'fashion-jax[hub]'") from error
+        raise missing_extra("a download", "hub") from error
 
 
 def download_error(source: str, error: Exception) -> UserError:

@@ -7,6 +7,7 @@ import errno
 import sys
 from collections.abc import Callable, Iterable
 from itertools import islice
+from pathlib import Path
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
@@ -27,6 +28,13 @@ class Interrupted(Exception):  # noqa: N818 - not an error: the run has saved an
     def __init__(self, step: int, signal_number: int) -> None:
         super().__init__(f"stopped at step {step} and saved; the same command goes on from here")
         self.exit_code = 128 + signal_number
+
+
+def missing_extra(what: str, extra: str) -> UserError:
+    """Returns the error for an extra that is not installed, with the command that installs it."""
+    root = Path(__file__).resolve().parents[2]
+    target = f"-e '{root}[{extra}]'" if (root / "pyproject.toml").is_file() else f"'fashion-jax[{extra}]'"
+    return UserError(f"{what} needs more packages; run: {sys.executable} -m pip install {target}")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -104,7 +104,7 @@ def _match(name: str, patterns: Mapping[str, Any], paths: tuple[str, ...]) -> di
             modules = sorted({path.rsplit("/", n)[0] for path in paths for n in (1, 2, 3) if path.count("/") >= n})
             why = f"no parameter{nearest(pattern, modules)}; there are for instance {', '.join(_shown(paths))}"
             if matched:
-                why = f"nothing that an earlier pattern does not match, such as {matched[0]}; the first one counts"
+                why = f"only what an earlier pattern matches, such as {matched[0]}; the first one counts"
             raise UserError(f"config.optimizer.{name}: the pattern {pattern!r} matches {why}")
         found.update(dict.fromkeys(new, value))
     return found

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fashion_jax.system import files
-from fashion_jax.system.errors import UserError
+from fashion_jax.system.errors import missing_extra
 
 Scalar = float | int
 
@@ -88,9 +88,7 @@ def _tensorboard_writer(folder: Path) -> Any:
         import tensorflow as tf
         from clu import metric_writers
     except ImportError as error:
-        raise UserError(
-            "config.runtime.tensorboard needs more packages; run: pip install 'fashion-jax[tensorboard]'"
-        ) from error
+        raise missing_extra("config.runtime.tensorboard", "tensorboard") from error
     tf.config.set_visible_devices([], "GPU")  # TensorFlow must not take the accelerator's memory
     tf.config.set_visible_devices([], "TPU")
     return metric_writers.SummaryWriter(str(folder))
