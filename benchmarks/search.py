@@ -56,7 +56,7 @@ def main() -> None:
     if flags.worker:
         work(flags.worker[0], Path(flags.worker[1]))
         return
-    from fashion_jax import files  # not for the workers, whose memory is measured
+    from fashion_jax.system import files  # not for the workers, whose memory is measured
 
     about: dict = {"machine": machine(), "k": K, "results": []}
     results = about["results"]

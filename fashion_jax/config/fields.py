@@ -117,7 +117,8 @@ class DataConfig:
 class ModelConfig:
     """The backbone (all layers before the heads) and the heads.
 
-    Pretrained weights bring their own depth, width and stem, and a package its pooling, unless these are set.
+    Pretrained weights bring their own depth, width and stem; other values are refused. A package with GeM brings its
+    pooling too.
     """
 
     # weights to start from: "small", OWNER/NAME[@REVISION] of the Hub, a package, folder or .safetensors file; empty:

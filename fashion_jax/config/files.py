@@ -169,4 +169,5 @@ def _convert(value: Any, kind: Any, key: str) -> Any:
     if origin in (str, bool, int) and type(value) is origin:
         return value
     expected = kind.__name__ if isinstance(kind, type) and not isinstance(kind, types.GenericAlias) else str(kind)
-    raise UserError(f"config.{key}={value!r} has the wrong type: expected {expected}, got {type(value).__name__}")
+    got = "no finite number" if origin is float and isinstance(value, float) else type(value).__name__
+    raise UserError(f"config.{key}={value!r} has the wrong type: expected {expected}, got {got}")

@@ -73,7 +73,7 @@ def choose_splits(
     else:
         splits = read_splits(Path(options.kind.removeprefix("file:")), ids)
     if not (splits == 0).any():
-        raise UserError("no product is in the training split; raise its share of --split-fractions, or add products")
+        raise UserError("no product is in the training split; give it a larger share or more products")
     return splits
 
 

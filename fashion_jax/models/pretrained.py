@@ -119,7 +119,7 @@ def find_local_weights(source: str) -> WeightFiles | None:
     if path.suffix != ".safetensors":
         raise UserError(f"{source} is no .safetensors file{_about_pickles([path])}")
     if not path.is_file():
-        raise UserError(f"{source} is a link or a device; give a file")
+        raise UserError(f"{source} is a device or a pipe; give a file")
     return _read(source, path)
 
 

@@ -59,7 +59,7 @@ class ValidationFit:
 
     decision: Decision  # probabilities, thresholds and labels of the package
     pairs: list[Pair]  # attributes of which one determines the other in the training rows
-    embedding: EmbeddingPlan | None  # how embeddings are made; None for the features themselves
+    embedding: EmbeddingPlan | None  # how embeddings are made; None for the pooled features as they are
 
 
 def finish_run(session: Session, state: TrainState, step: int) -> Result:

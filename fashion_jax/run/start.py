@@ -1,7 +1,7 @@
 """The pretrained weights of a run. They enter the run's first state; a run with a checkpoint does not need them.
 
 WORKDIR/pretrained/
-  info.json                source, digest, architecture, normalisation
+  info.json                 source, digest, architecture, normalisation
   backbone.safetensors      the backbone and the colour features, under our names; every process reads it
   trained_on.json           ids of the products that the weights were ever trained on; null where they are not known
 """

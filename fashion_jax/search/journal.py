@@ -100,7 +100,7 @@ def _describe_rest(data: bytes, place: int, start: int, path: Path) -> str:
     left = len(data) - place
     return (
         f"the last {left:,} bytes of {path} are no complete change and are ignored: a crash or the disk has damaged "
-        "them; check that your last change is in the index, and make it again if not"
+        "them, and the next change removes them; check that your last change is in the index"
     )
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -26,14 +27,14 @@ _LARGEST_WEIGHT = 1e6
 _LARGEST_SCORE = 1e30
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Hits:
     """The neighbours of some queries, best first."""
 
     ids: np.ndarray  # (queries, k), -1 (an empty text where ids are texts) where there are fewer
     scores: Float32[np.ndarray, "queries k"]  # cosine similarity in [-1, 1], -inf where there are fewer
-    _table: AttributeTable  # of the version that was searched
-    _positions: Int64[np.ndarray, "queries k"]  # rows of the table, -1 where there are fewer
+    _table: AttributeTable = field(repr=False)  # of the version that was searched
+    _positions: Int64[np.ndarray, "queries k"] = field(repr=False)  # rows of the table, -1 where there are fewer
 
     def attributes(self, query: int = 0) -> list[dict[str, Scalar]]:
         """Returns the attributes of one query's hits, best first, in the version that was searched."""
@@ -91,7 +92,7 @@ def find(snapshot: Snapshot, queries: Queries, k: int, refinement: Refinement) -
 def _refine(snapshot: Snapshot, queries: Queries, k: int, asked: Refinement) -> tuple[Scores, Positions]:
     diversity, lowest = _check_number(asked.diversity, 0, 1, "diversity"), None
     if asked.min_score is not None:
-        lowest = _check_number(asked.min_score, -_LARGEST_SCORE, _LARGEST_SCORE, "min_score")
+        lowest = _check_number(asked.min_score, -math.inf, _LARGEST_SCORE, "min_score, a cosine similarity,")
     groups = None if asked.group_by is None else snapshot.attributes.groups(asked.group_by)
     plain = asked.where is None and snapshot.is_plain and not asked.exact
     selection = None if plain else snapshot.select(asked.where)

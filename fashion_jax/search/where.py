@@ -197,7 +197,7 @@ class _Parser:
         if self._kind == "quoted":
             return self._take()[1:-1]
         if self._kind != "name" or self._value.lower() in ("and", "or", "not", "in", "true", "false", "none"):
-            self._fail("the name of a column is expected")
+            self._fail("the name of a column is expected; write the column first, such as year > 2012")
         return self._take()
 
     def _list(self) -> tuple[Literal, ...]:

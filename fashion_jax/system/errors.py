@@ -33,8 +33,10 @@ class Interrupted(Exception):  # noqa: N818 - not an error: the run has saved an
 def missing_extra(what: str, extra: str) -> UserError:
     """Returns the error for an extra that is not installed, with the command that installs it."""
     root = Path(__file__).resolve().parents[2]
-    target = f"-e '{root}[{extra}]'" if (root / "pyproject.toml").is_file() else f"'fashion-jax[{extra}]'"
-    return UserError(f"{what} needs more packages; run: {sys.executable} -m pip install {target}")
+    target = f"-c '{root}/constraints.txt' -e '{root}[{extra}]'"
+    if not (root / "constraints.txt").is_file():  # not a checkout
+        target = f"'fashion-jax[{extra}]'"
+    return UserError(f"{what} needs the extra [{extra}]; run: '{sys.executable}' -m pip install {target}")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

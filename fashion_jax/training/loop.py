@@ -99,11 +99,9 @@ def run_loop(
             metrics = {name: float(value) for name, value in jax.device_get(on_device).items()}
             if not metrics.pop("finite"):
                 raise NotFiniteError(
-                    f"the loss, its gradient or the parameters are NaN or infinite at step {step} "
-                    f"(loss {metrics['loss']}); "
-                    f"{training.name_batch(step)}. "
-                    "Lower optimizer.learning_rate or set optimizer.clip_norm=1, and use a new --workdir; the last "
-                    "checkpoint of this run is from before this step, and is sound"
+                    f"the loss, its gradient or the parameters are NaN or infinite at step {step} (loss "
+                    f"{metrics['loss']}); {training.name_batch(step)}. Lower optimizer.learning_rate or set "
+                    "optimizer.clip_norm=1, and use a new --workdir. Checkpoints of this run are from before this step"
                 )
             since_log.append(metrics)
             progress.update(step, metrics["loss"])

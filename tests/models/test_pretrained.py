@@ -191,7 +191,7 @@ def test_damaged_files_are_a_sentence_and_allocate_nothing(tmp_path, name, data)
 def test_pickles_are_refused(tmp_path, name):
     (tmp_path / name).write_bytes(b"\x80\x04.")
     for source in (tmp_path, tmp_path / name):
-        with pytest.raises(UserError, match=rf"{name} is pickled.*safetensors\.torch\.save_file"):
+        with pytest.raises(UserError, match=rf"{name} is a pickle.*safetensors\.torch\.save_file"):
             load_pretrained(str(source))
 
 
@@ -224,5 +224,5 @@ def test_the_hub_is_asked_for_what_is_needed_alone(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"could not be downloaded .*ConnectionError: Name or service not known"):
         load_pretrained("owner/name")
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(UserError, match=r"fashion-jax\[hub\]"):
+    with pytest.raises(UserError, match=r"\[hub\]"):
         load_pretrained("owner/name")

@@ -154,7 +154,7 @@ def test_trials_at_their_end_are_not_pruned(search, training, monkeypatch, steps
 
 def test_one_search_at_a_time(search, tmp_path, training):
     lock = files.hold_lock(tmp_path / "out" / ".lock", what="", busy="")
-    with lock, pytest.raises(UserError, match="another search"):
+    with lock, pytest.raises(UserError, match="another sweep"):
         search(1)
     assert not training.runs
 
@@ -233,7 +233,7 @@ def test_spaces_are_read(tmp_path):
         ("train.seed", {"low": 3, "high": 2}, "low < high"), ("train.sed", [1], "did you mean 'seed'"),
         ("train.seed", {"low": 0, "high": 2, "log": True}, "above 0"), ("train.seed", [1, -1], "train.seed"),
         ("train.seed", {"low": 0, "high": 2, "step": 0}, "step above 0"), ("data.max_side", [128, 256], "same records"),
-        ("decision.precision", [0.9, 0.99], "after training"), ("train.best_metric", ["loss"], "cannot be searched"),
+        ("decision.precision", [0.9, 0.99], "after training"), ("train.best_metric", ["loss"], "cannot be tried"),
         ("optimizer.learning_rate", {"low": -1.0, "high": 2.0}, "optimizer.learning_rate"),
     ],
 )  # fmt: skip

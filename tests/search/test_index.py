@@ -183,7 +183,7 @@ def test_memory_of_exact_search_is_bounded_by_tiles(monkeypatch):
 
 
 @pytest.mark.parametrize(("call", "message"), [
-    (lambda i: i.search([np.nan] + [1.0] * 31), "row 0 is not finite"), (lambda i: i.vectors(None), "ids must"),
+    (lambda i: i.search([np.nan] + [1.0] * 31), "1 of 1 rows hold NaN"), (lambda i: i.vectors(None), "ids must"),
     (lambda i: i.search(np.zeros((2, 32))), "all zeros"), (lambda i: i.search(np.zeros((0, 32))), "no query"),
     (lambda i: i.search(np.ones((2, 31))), "shape"), (lambda i: i.search(1j * QUERIES), "real numbers"),
     (lambda i: i.search(QUERIES, 0), "at least 1"), (lambda i: i.search(QUERIES, 10**400), "has 6,000 products"),

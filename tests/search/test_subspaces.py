@@ -70,9 +70,9 @@ def test_parts_are_kept_on_the_disk_and_by_changes(tmp_path):
 
 
 @pytest.mark.parametrize(("weights", "message"), [
-    ({"color": 2}, "no subspace 'color'.*colour"), ({"colour": 0, "shape": 0}, "leave nothing"),
+    ({"color": 2}, "no part 'color'.*colour"), ({"colour": 0, "shape": 0}, "leave nothing"),
     *[({"colour": bad}, "weight of 'colour' must be") for bad in (-1, float("nan"), True, "2")],
-    ([("colour", 2)], "must map subspaces"),
+    ([("colour", 2)], "must map parts"),
 ])  # fmt: skip
 def test_bad_weights_get_a_sentence(weights, message):
     with pytest.raises(UserError, match=message):
@@ -81,5 +81,5 @@ def test_bad_weights_get_a_sentence(weights, message):
 
 @pytest.mark.parametrize("parts", [{"shape": 6}, {"shape": 0, "colour": 10}, {"": 10}, [6, 4], {"shape": "10"}])
 def test_parts_must_make_up_the_embedding(parts):
-    with pytest.raises(UserError, match="subspaces"):
+    with pytest.raises(UserError, match="parts"):
         make(subspaces=parts)
