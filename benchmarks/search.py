@@ -225,7 +225,7 @@ def build_ours(rows: np.ndarray) -> Iterator[tuple[str, Search]]:
     from fashion_jax.search.tuning import tune
 
     index = Index.build(rows, np.arange(len(rows)), target_recall=0.95)
-    yield "target .95", lambda queries: index.search(queries, K).ids
+    yield "target 0.95", lambda queries: index.search(queries, K).ids
     snapshot = index.snapshot
     base = snapshot.base
     if not isinstance(base.index, ScannSearcher):
@@ -476,9 +476,10 @@ def at_recall(points: list[dict], kind: str, least: float = 0.95) -> dict | None
 
 
 def table(about: dict) -> str:
-    """Returns Markdown: per library, the fastest setting of recall .95 at least; then filters and overheads."""
+    """Returns Markdown: per library, the fastest setting of recall 0.95 at least; then filters and overheads."""
     lines = [f"Measured on {about['machine']}; k = {about['k']}.", ""]
-    lines += ["| vectors | library | build | memory | batch, recall >= .95 | single, recall >= .95 |", "|" + "---|" * 6]
+    lines.append("| vectors | library | build | memory | batch, recall >= 0.95 | single, recall >= 0.95 |")
+    lines.append("|" + "---|" * 6)
     for item in about["results"]:
         if "left out" in item:
             lines.append(f"| {item['data']} | {item['peer']} | {item['left out']} | | | |")
