@@ -29,7 +29,7 @@ _ABOUT = """Labels fashion products by their photos, finds products that look al
 Try first, with a photo of a product:
   fashion-jax predict --model small --source photo.jpg
 
-A source is a photo, a folder of photos, or a catalogue. A workdir is the folder of a training.
+A source is a catalogue, or photos (predict, embed). A workdir is the folder of a training.
 """
 
 

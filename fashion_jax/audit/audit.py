@@ -98,8 +98,8 @@ def audit(
     trained = ever_trained_on(Path(model))
     if trained is None and progress:
         say(
-            f"note: {model} does not say which products it was trained on, so the audit does not use its own "
-            "predictions, only classifiers that are fitted on its features"
+            f"note: {model} does not say which products it was trained on, so the audit uses no predictions "
+            "of the model, only classifiers that are fitted on its features"
         )
     outputs = run_network(network, prepared, find_new_rows(prepared, trained), out / "photos", progress=progress)
     sizes = [len(classes) for classes in prepared.vocabularies.values()]

@@ -20,7 +20,11 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
     results.add_argument("-k", type=int, default=10, help="number of results")
     results.add_argument("--where", help="a filter, such as \"gender == 'Women' and baseColour in ['Red', 'Maroon']\"")
     results.add_argument(
-        "--keep", nargs="+", default=[], metavar="COLUMN", help="results must have the query's value in these columns"
+        "--keep",
+        nargs="+",
+        default=[],
+        metavar="COLUMN",
+        help="results must have the query's value (a photo's is predicted)",
     )
     results.add_argument(
         "--change", nargs="+", default=[], metavar="COLUMN=VALUE", help="results must have this value, not the query's"

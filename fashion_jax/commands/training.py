@@ -149,7 +149,7 @@ EVALUATE = Command(
 )
 SWEEP = Command(
     "sweep",
-    "tries many values of settings with Optuna, to find the best validation score",
+    "tries settings for the best validation score; --config.KEY=VALUE fixes one",
     _add_sweep_flags,
     _sweep,
     ("fashion-jax sweep --config demo --space space.json --out runs/sweep --trials 10",),

@@ -19,9 +19,7 @@ def parse_duration(text: str, key: str = "duration") -> tuple[float, str]:
     except (ValueError, IndexError):
         amount = -1.0
     if unit not in DURATION_UNITS or not 0 <= amount < float("inf"):
-        raise UserError(
-            f"config.{key}={text!r} is no duration; write for instance '10 epochs', '500 steps' or '5 percent'"
-        )
+        raise UserError(f"config.{key}={text!r} is no duration; write for instance '10 epochs' or '500 steps'")
     return amount, unit
 
 

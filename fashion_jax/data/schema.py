@@ -65,7 +65,7 @@ class Schema:
             if attribute.name == "id" or f"{attribute.name}_confidence" in names:
                 raise UserError(
                     f"the attribute name {attribute.name!r} cannot be used: predictions have the columns id and "
-                    'NAME_confidence; give it another "name", and name the table\'s column as "column"'
+                    'NAME_confidence; set another "name", and set "column" to the table\'s column'
                 )
             if len(set(attribute.classes)) < len(attribute.classes):
                 double = next(c for c in attribute.classes if attribute.classes.count(c) > 1)

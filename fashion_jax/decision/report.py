@@ -147,7 +147,7 @@ def _outside(found: Mapping[str, Any]) -> str:
         [[name, f"{v['auroc']:.4f}", f"{v['above_threshold']:.1%}"] for name, v in found["others"].items()],
     )
     share = _percent(found["products_above_threshold"])
-    return f"## Out of catalogue\n\nProducts of the split above the threshold: {share}.\n\n{table}"
+    return f"## Out of catalogue\n\nProducts judged to be out of catalogue: {share}.\n\n{table}"
 
 
 def draw_reliability(title: str, curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> bytes:

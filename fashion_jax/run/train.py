@@ -166,7 +166,7 @@ def _train(
         if session.config.train.mix.active and not session.colours:
             say(
                 "note: no attribute has 'colour' or 'color' in its name, so mixed photos (mixup, CutMix) train all "
-                "attributes; name a colour with --config.model.colour_heads=NAME",
+                "attributes; name attributes of colour with --config.model.colour_heads=NAME",
                 show=session.progress,
             )
         batches, add_photos = session.batches.training(start)

@@ -184,7 +184,7 @@ class AttributeTable:
             if type(theirs) is not type(ours):
                 # A column of missing values fits both kinds.
                 if not _all_missing(theirs):
-                    raise UserError(f"the column {name!r} holds {_kind(ours)}, not {_kind(theirs)}")
+                    raise UserError(f"the index's column {name!r} holds {_kind(ours)}, not {_kind(theirs)}")
                 theirs = _missing_like(ours, len(other))
             columns[name] = theirs
         return AttributeTable(columns, len(other))
@@ -263,7 +263,7 @@ def _make_column(name: str, values: list[Any]) -> Column:
     if strange is not None:
         raise UserError(f"the column {name!r} mixes texts and others, such as {strange!r}; make it all of one kind")
     if (bad := next((value for value in present if not is_storable(value)), None)) is not None:
-        raise UserError(f"the column {name!r} holds {bad!r}, which is no text that can be stored")
+        raise UserError(f"the column {name!r} holds {bad!r}, which is not valid Unicode")
     vocabulary = Vocabulary()
     codes = [MISSING if value is None else vocabulary.add(str(value)) for value in known]
     return TextColumn(np.array(codes, np.int32), vocabulary)

@@ -96,7 +96,7 @@ def check_ids(ids: Any, count: int | None = None, kind: str | None = None) -> np
         if any(isinstance(i, (bool, np.bool_)) for i in ids):
             raise UserError("ids must be integers or texts, not true and false")
         if bad := next((i for i in ids if isinstance(i, str) and "\0" in i), ""):
-            raise UserError(f"the id {bad!r} is no text that can be stored")  # numpy would cut it short
+            raise UserError(f"the id {bad!r} holds a NUL character")  # numpy would cut it short
         if array.dtype.kind == "U" and not all(isinstance(i, str) for i in ids):
             raise UserError("ids must be all integers or all texts, not both")
     if array.ndim != 1 or array.dtype.kind not in "iuU":
@@ -112,7 +112,7 @@ def check_ids(ids: Any, count: int | None = None, kind: str | None = None) -> np
         if len(array) and (lengths.min() == 0 or lengths.max() > MAX_ID_LENGTH):
             raise UserError(f"an id must have 1 to {MAX_ID_LENGTH} characters")
         if bad := next((name for name in array.tolist() if not is_storable(name)), ""):
-            raise UserError(f"the id {bad!r} is no text that can be stored")
+            raise UserError(f"the id {bad!r} is not valid Unicode")
     else:
         if len(array) and (array.min() < 0 or array.max() > np.iinfo(np.int64).max):
             raise UserError("ids must be integers from 0 to 2**63 - 1; -1 stands for no product")

@@ -93,8 +93,8 @@ def _describe_rest(data: bytes, place: int, start: int, path: Path) -> str:
     while following >= 0:
         if _end_of_record(data, following) is not None:
             raise UserError(
-                f"{path} is damaged at byte {start + place}, before other updates; restore it from a copy, or delete "
-                "it to go back to the index as it was last saved"
+                f"{path} is damaged at byte {start + place}; restore it from a copy, or delete it and lose the changes "
+                "since the index was last built or rebuilt"
             )
         following = data.find(_MAGIC, following + 1)
     left = len(data) - place
