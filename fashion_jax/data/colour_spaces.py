@@ -92,8 +92,9 @@ def _png_profile(image: Image.Image) -> bytes | None:
     if usual_gamma and np.allclose(chromaticities, _SRGB_CHROMATICITIES, rtol=0, atol=0.005):
         return None
     try:
-        return _matrix_profile(tuple(chromaticities), 1 / gamma)
-    except (np.linalg.LinAlgError, ValueError, ZeroDivisionError, OverflowError, struct.error):
+        with np.errstate(all="raise"):
+            return _matrix_profile(tuple(chromaticities), 1 / gamma)
+    except (ArithmeticError, ValueError, struct.error):  # no colours, LinAlgError among them; a gamma beyond 255
         return b""
 
 
@@ -138,8 +139,6 @@ def _matrix_profile(chromaticities: tuple[float, ...], gamma: float) -> bytes:
     """Returns an ICC profile (version 2) of an RGB space: x and y of white, red, green and blue, and one gamma."""
     xy = np.array(chromaticities, np.float64).reshape(4, 2)
     xyz = np.stack([xy[:, 0] / xy[:, 1], np.ones(4), (1 - xy.sum(1)) / xy[:, 1]])  # one column for each
-    if not np.isfinite(xyz).all():
-        raise ValueError("a chromaticity without light")
     white, primaries = xyz[:, 0], xyz[:, 1:]
     primaries = primaries * np.linalg.solve(primaries, white)
     to_d50 = np.linalg.solve(_BRADFORD, np.diag(_BRADFORD @ _D50 / (_BRADFORD @ white)) @ _BRADFORD)

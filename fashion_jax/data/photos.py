@@ -5,10 +5,10 @@ from __future__ import annotations
 import io
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import simplejpeg
@@ -16,7 +16,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageFile, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
-from fashion_jax.data.colour_spaces import find_profile, is_srgb, to_srgb
+from fashion_jax.data.colour_spaces import CONVERTED, find_profile, is_srgb, to_srgb
 from fashion_jax.system.process import num_cores
 
 K = TypeVar("K")
@@ -25,6 +25,7 @@ T = TypeVar("T")
 MAX_PIXELS = 89_000_000  # of a photo before it is scaled; Pillow also refuses larger ones as a possible attack
 MAX_BYTES = 100_000_000  # of a photo's file
 _QUALITY = 92  # JPEG quality of photos that are encoded again
+_CONVERTED_QUALITY = 98  # the same after a change of the colour space, which has cost exactness already
 _MAX_LOST = 0.5  # share of a truncated photo's pixels that may be missing
 _ANIMATIONS = ("AVIF", "GIF", "PNG", "WEBP")  # formats whose further pictures are frames; in others they are previews
 _MAX_FRAMES = 50  # of an animation that are searched for the first one that is not blank
@@ -85,7 +86,9 @@ def normalise_photo(data: bytes, max_side: int = 256) -> tuple[bytes, tuple[str,
     if max(image.size) > max_side:
         repairs.append("scaled")
         image.draft(None, (max_side, max_side))
-    return encode_photo(_repair(image, repairs, max_side)), tuple(dict.fromkeys(repairs))
+    pixels = _repair(image, repairs, max_side)
+    quality = _CONVERTED_QUALITY if CONVERTED in repairs else _QUALITY
+    return encode_photo(pixels, quality), tuple(dict.fromkeys(repairs))
 
 
 def normalise_image(image: Image.Image, max_side: int = 256) -> UInt8[np.ndarray, "height width 3"]:
@@ -111,7 +114,7 @@ def _repair(image: Image.Image, repairs: list[str], max_side: int) -> UInt8[np.n
     except Exception as error:  # an unknown mode or palette
         raise BadPhoto(f"the photo's colours cannot be read: {_first_line(error)}") from error
     if lost is not None:
-        image.paste((255, 255, 255), mask=Image.fromarray(lost))
+        image = _replace(image, lost)
     if turn is not None:
         image = image.transpose(turn)
         repairs.append("rotated")
@@ -317,7 +320,6 @@ def _load(image: Image.Image, repairs: list[str]) -> tuple[Image.Image, np.ndarr
     Returns:
         The image, and a mask of its lost pixels, bool (height, width): None if it is complete.
     """
-    scale_transparency = _png_transparency(image)
     lost = None
     try:
         with _switch.strict():
@@ -327,20 +329,7 @@ def _load(image: Image.Image, repairs: list[str]) -> tuple[Image.Image, np.ndarr
     except Exception as error:  # on damaged data decoders raise OSError, SyntaxError, struct.error and others
         image, lost = _load_truncated(image, error)
         repairs.append("truncated")
-    if scale_transparency is not None:
-        image.info["transparency"] = scale_transparency
     return (_first_frame(image, repairs) if lost is None else image), lost
-
-
-def _png_transparency(image: Image.Image) -> int | tuple[int, ...] | None:
-    """Returns a PNG's transparent colour in the range of the pixels, where Pillow gives it in the range of the file."""
-    transparency = image.info.get("transparency")
-    if transparency is None or image.format != "PNG" or not getattr(image, "tile", None):
-        return None
-    raw_mode = image.tile[0][3]  # type: ignore[attr-defined]
-    if raw_mode in ("L;2", "L;4"):
-        return int(transparency) * {"L;2": 85, "L;4": 17}[raw_mode]
-    return tuple(value >> 8 for value in transparency) if raw_mode == "RGB;16B" else None
 
 
 def _load_truncated(image: Image.Image, cause: Exception) -> tuple[Image.Image, np.ndarray]:
@@ -371,6 +360,17 @@ def _load_over(data: bytes, value: int) -> Image.Image:
     image.im = Image.new(image.mode, image.size, value if bands == 1 else (value,) * bands).im
     image.load()
     return image
+
+
+def _replace(image: Image.Image, lost: np.ndarray) -> Image.Image:
+    """Makes the lost pixels of an RGB image white. A lost line between others becomes like the line above it."""
+    pixels, lines = np.array(image), np.any(lost, axis=1)
+    if np.count_nonzero(lines[:-1] & ~lines[1:]) > 1:  # interlaced: the file holds every other line first
+        above = np.roll(lost, 1, 0)
+        pixels = np.where((lost & ~above)[..., None], np.roll(pixels, 1, 0), pixels)
+        lost = lost & above
+    pixels[lost] = 255
+    return Image.fromarray(pixels)
 
 
 def _whole_segments(data: bytes) -> bytes:
@@ -482,16 +482,31 @@ def _split_alpha(image: Image.Image, repairs: list[str]) -> tuple[Image.Image, I
     if image.mode not in ("LA", "La", "PA", "P", "RGBA", "RGBa", "1", "L", "RGB"):
         return image, None  # a transparent colour that the mode cannot have
     repairs.append("alpha")
+    if key is not None and image.mode in ("L", "RGB"):
+        image = image.copy()
+        image.info["transparency"] = _in_8_bits(key, image)
     if image.mode in ("La", "RGBa"):
         image = image.convert("LA" if image.mode == "La" else "RGBA")
     image = image.convert("LA" if image.mode in ("1", "L", "LA") else "RGBA")
     return image.convert("L" if image.mode == "LA" else "RGB"), image.getchannel("A")
 
 
+def _in_8_bits(key: int | tuple[int, ...], image: Image.Image) -> int | tuple[int, ...]:
+    """Returns a PNG's transparent colour in the range of the pixels: Pillow scales these, but not the colour."""
+    if isinstance(key, tuple):
+        return tuple(value >> 8 for value in key) if max(key) > 255 else key
+    if 0 < key < 16:
+        levels = np.flatnonzero(image.histogram())
+        for step in (85, 17):  # between the values of a file of 2 or 4 bits; with 8 bits, the colour would not occur
+            if not (levels % step).any() and key * step < 256:
+                return key * step
+    return key
+
+
 def _to_8_bits(image: Image.Image) -> Image.Image:
     """Scales grey values of 12, 16 or 32 bits to 8.
 
-    Values of 16 bits are divided by the largest one that their type can hold, 65,535. Values of 32 bits are divided by
+    Values of 12 and 16 bits are divided by the largest one that their type can hold. Values of 32 bits are divided by
     the smallest of 255, 65,535 and the type's largest value that is large enough for the photo: programs use 32 bits
     for each of them. Floating-point values within 0 and 1 are multiplied by 255, others are divided by their maximum.
     Negative values become black, and NaN becomes white.
@@ -503,17 +518,22 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
         top = max(1.0, float(finite.max(initial=0)))
         values = np.nan_to_num(values.astype(np.float64), nan=top, posinf=top, neginf=0)
     elif image.mode == "I":
-        top = 2**31 - 1
-        if values.min(initial=0) < 0 and tags.get(_TIFF_SAMPLE_FORMAT) in (1, (1,)):
-            values, top = values.view(np.uint32), 2**32 - 1  # Pillow has no unsigned mode
-        top = next((limit for limit in (255, 65_535) if values.max(initial=0) <= limit), top)
+        bits = _tag(tags, _TIFF_BITS, 32)
+        top = 2 ** (bits - 1) - 1
+        if tags and bits == 32 and _tag(tags, _TIFF_SAMPLE_FORMAT, 1) == 1:
+            values, top = values.view(np.uint32), 2**32 - 1  # Pillow has no mode for these
+        top = next((limit for limit in (255, 65_535) if values.max(initial=0) <= limit < top), top)
     else:
-        bits = tags.get(_TIFF_BITS, (16,))
-        top = 2 ** (bits[0] if isinstance(bits, tuple) else bits) - 1
+        top = 2 ** _tag(tags, _TIFF_BITS, 16) - 1
     levels = np.clip(values / top, 0, 1) * 255
     if tags.get(_TIFF_PHOTOMETRIC) == 0:  # 0 is white; Pillow turns only values of 8 bits and fewer
         levels = 255 - levels
     return Image.fromarray(np.round(levels).astype(np.uint8))
+
+
+def _tag(tags: Mapping[int, Any], number: int, default: int) -> int:
+    value = tags.get(number, default)
+    return int(value[0] if isinstance(value, tuple) else value)
 
 
 def _first_line(error: Exception) -> str:
