@@ -8,15 +8,15 @@ from pathlib import Path
 from fashion_jax.commands.command import MODEL, SOURCES, Command, add_schema_flag, read_schema, start_for_prediction
 
 
-def _add_shared_flags(parser: argparse.ArgumentParser, out: str) -> None:
+def _add_shared_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, type=Path, help=MODEL)
     parser.add_argument("--source", required=True, help=f"a photo, a folder of photos, or a catalogue: {SOURCES}")
-    parser.add_argument("--out", type=Path, default=Path(out), help="the file to write")
     add_schema_flag(parser)
 
 
 def _add_predict_flags(parser: argparse.ArgumentParser) -> None:
-    _add_shared_flags(parser, "predictions.csv")
+    _add_shared_flags(parser)
+    parser.add_argument("--out", type=Path, help="the CSV file to write; without it the first 20 products are printed")
     parser.add_argument(
         "--operating-point",
         default="accuracy",
@@ -27,21 +27,24 @@ def _add_predict_flags(parser: argparse.ArgumentParser) -> None:
 
 def _predict(flags: argparse.Namespace) -> int:
     start_for_prediction()
-    from fashion_jax.serving.predict import predict_source
+    from fashion_jax.serving.predict import MOST_SHOWN, format_predictions, predict_source
     from fashion_jax.serving.predictor import load_model
 
-    predict_source(
+    predictions = predict_source(
         load_model(flags.model),
         flags.source,
         flags.out,
         schema=read_schema(flags),
         operating_point=flags.operating_point,
     )
+    if flags.out is None or len(predictions) <= MOST_SHOWN:
+        print(format_predictions(predictions))
     return 0
 
 
 def _add_embed_flags(parser: argparse.ArgumentParser) -> None:
-    _add_shared_flags(parser, "embeddings.npz")
+    _add_shared_flags(parser)
+    parser.add_argument("--out", type=Path, default=Path("embeddings.npz"), help="the file to write")
     parser.add_argument(
         "--dtype", default="float32", choices=("float32", "float16"), help="number type; float16 halves the file"
     )
@@ -58,7 +61,7 @@ def _embed(flags: argparse.Namespace) -> int:
 
 PREDICT = Command(
     "predict",
-    "labels the photos of a source with a trained model and writes a table",
+    "labels the photos of a source with a trained model, and prints or writes a table",
     _add_predict_flags,
     _predict,
     (

@@ -5,16 +5,18 @@ from __future__ import annotations
 import io
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import simplejpeg
 from jaxtyping import UInt8
 from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
 
+from fashion_jax.data.colour_spaces import CONVERTED, find_profile, is_srgb, to_srgb
 from fashion_jax.system.process import num_cores
 
 K = TypeVar("K")
@@ -23,11 +25,16 @@ T = TypeVar("T")
 MAX_PIXELS = 89_000_000  # of a photo before it is scaled; Pillow also refuses larger ones as a possible attack
 MAX_BYTES = 100_000_000  # of a photo's file
 _QUALITY = 92  # JPEG quality of photos that are encoded again
-_MAX_LOST = 0.5  # share of a truncated photo's rows that may be missing
+_CONVERTED_QUALITY = 98  # the same after a change of the colour space, which has cost exactness already
+_MAX_LOST = 0.5  # share of a truncated photo's pixels that may be missing
+_ANIMATIONS = ("AVIF", "GIF", "PNG", "WEBP")  # formats whose further pictures are frames; in others they are previews
+_MAX_FRAMES = 50  # of an animation that are searched for the first one that is not blank
+_BLANK = 3  # a frame is blank if no channel differs by more than this between any two pixels
 _BATCH_PHOTOS, _BATCH_BYTES = 64, 4_000_000  # a thread gets as many photos at a time as fit within both
 _WAITING_BYTES = 256_000_000  # of photos that have been read and not yet decoded
 
 _ORIENTATION_TAG = 0x0112
+_TIFF_BITS, _TIFF_PHOTOMETRIC, _TIFF_SAMPLE_FORMAT = 258, 262, 339
 _UPRIGHT = {  # EXIF orientation -> the operation that undoes it
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -48,15 +55,21 @@ class UnreadPhoto(BadPhoto):
 
 
 def normalise_photo(data: bytes, max_side: int = 256) -> tuple[bytes, tuple[str, ...]]:
-    """Turns any photo into a complete RGB JPEG of limited size. A photo that is one already is returned unchanged.
+    """Turns any photo into a complete sRGB JPEG of limited size. A photo that is one already is returned unchanged.
+
+    The photo is turned upright. Its embedded colour profile, or the colour space that Exif or PNG name, is converted
+    to sRGB. What is transparent becomes white, and so does the part that a truncated file lacks. Grey values of more
+    than 8 bits are scaled by their range (`_to_8_bits` says how). An animation's first frame is taken that is not of
+    one colour.
 
     Args:
         data: the bytes of a photo in any format that Pillow reads.
         max_side: the longest side of the result, in pixels; larger photos are scaled down.
 
     Returns:
-        JPEG bytes, and the names of the repairs: "grey-scale", "palette", "alpha", "CMYK", "rotated", "truncated",
-        "scaled", "not JPEG".
+        JPEG bytes, and the names of the repairs: "grey-scale", "palette", "alpha", "CMYK", "LAB", "HSV", "YCbCr",
+        "16-bit or float", "colour profile", "colour profile ignored", "animation", "blank first frame",
+        "several pages", "rotated", "truncated", "scaled", "not JPEG".
 
     Raises:
         BadPhoto: the file is empty or no photo, it has more than 89 million pixels, or more than half of it is lost.
@@ -67,35 +80,44 @@ def normalise_photo(data: bytes, max_side: int = 256) -> tuple[bytes, tuple[str,
         raise BadPhoto(f"the photo has more than {MAX_BYTES:,} bytes")
     if _is_sound(data, max_side):
         return data, ()
-    image, repairs = _open(data, max_side)
-    return encode_photo(_finish(image, repairs, max_side)), tuple(dict.fromkeys(repairs))
+    image, repairs = _header(data), []
+    if image.format not in ("JPEG", "MPO"):  # MPO is a JPEG with a second picture behind it
+        repairs.append("not JPEG")
+    if max(image.size) > max_side:
+        repairs.append("scaled")
+        image.draft(None, (max_side, max_side))
+    pixels = _repair(image, repairs, max_side)
+    quality = _CONVERTED_QUALITY if CONVERTED in repairs else _QUALITY
+    return encode_photo(pixels, quality), tuple(dict.fromkeys(repairs))
 
 
 def normalise_image(image: Image.Image, max_side: int = 256) -> UInt8[np.ndarray, "height width 3"]:
-    """Turns an opened Pillow image upright, puts it on white as RGB, and limits its size.
+    """Does with a Pillow image what `normalise_photo` does with a file, and returns the pixels.
 
-    This is what `normalise_photo` does with a file.
+    The frame is kept to which an animation was sought, unless that is the first one.
 
     Raises:
-        BadPhoto: the image cannot be decoded, has no pixels, or has too many.
+        BadPhoto: the image cannot be decoded, has no pixels or too many, or more than half of it is lost.
     """
-    if image.width * image.height > MAX_PIXELS:
-        raise BadPhoto(f"the photo has {image.width}x{image.height} pixels, more than {MAX_PIXELS:,}")
+    _check_size(image)
+    return _repair(image, [], max_side)
+
+
+def _repair(image: Image.Image, repairs: list[str], max_side: int) -> UInt8[np.ndarray, "height width 3"]:
+    """Loads an image, turns, converts and scales it; adds what it did to `repairs`."""
+    image, lost = _load(image, repairs)
     try:
-        with _switch.strict():
-            image.load()
-    except Exception as error:  # on damaged data decoders raise OSError, SyntaxError, struct.error and others
-        raise BadPhoto(f"the photo cannot be decoded: {_first_line(error)}") from error
-    return _finish(image, [], max_side)
-
-
-def _finish(image: Image.Image, repairs: list[str], max_side: int) -> UInt8[np.ndarray, "height width 3"]:
-    """Rotates, converts and scales a loaded image; adds what it did to `repairs`."""
-    turn = _UPRIGHT.get(_orientation(image))
+        turn = _UPRIGHT.get(_orientation(image))
+        image = _to_rgb(image, repairs)
+    except MemoryError:
+        raise BadPhoto("the photo does not fit into memory") from None
+    except Exception as error:  # an unknown mode or palette
+        raise BadPhoto(f"the photo's colours cannot be read: {_first_line(error)}") from error
+    if lost is not None:
+        image = _replace(image, lost)
     if turn is not None:
         image = image.transpose(turn)
         repairs.append("rotated")
-    image = _to_rgb(image, repairs)
     if max(image.size) > max_side:
         image.thumbnail((max_side, max_side), Image.Resampling.LANCZOS, reducing_gap=2.0)
     if min(image.size) < 1:
@@ -252,90 +274,266 @@ _switch = _TruncationSwitch()
 
 
 def _is_sound(data: bytes, max_side: int) -> bool:
-    """True for a complete, upright RGB JPEG whose sides are within `max_side`."""
+    """True for a complete, upright sRGB JPEG whose sides are within `max_side`."""
     if data[:2] != b"\xff\xd8":
         return False
     try:
-        if b"Exif\0" in data[:65536] and _orientation(_header(data)) != 1:
-            return False
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
         if colours not in ("YCbCr", "RGB") or max(height, width) > max_side:
             return False
+        if b"Exif\0" in data or b"ICC_PROFILE\0" in data or b"tiff:Orientation" in data:
+            header = _header(data)
+            if _orientation(header) != 1 or not is_srgb(header):
+                return False
         simplejpeg.decode_jpeg(data, "RGB")
     except ValueError:  # BadPhoto is one
         return False
     return True
 
 
-def _open(data: bytes, max_side: int) -> tuple[Image.Image, list[str]]:
-    """Loads a photo, or the part of it that is left; returns it with the names of its faults."""
-    repairs = []
-    image = _header(data)
-    if image.format != "JPEG":
-        repairs.append("not JPEG")
-    if max(image.size) > max_side:
-        repairs.append("scaled")
-        image.draft(None, (max_side, max_side))
+def _header(data: bytes) -> Image.Image:
+    """Opens a photo without decoding it."""
+    try:
+        try:
+            image = Image.open(io.BytesIO(data))
+        except ValueError:  # Pillow refuses a PNG with a long text or profile unless it is lenient
+            with _switch.lenient():
+                image = Image.open(io.BytesIO(data))
+    except UnidentifiedImageError:
+        raise BadPhoto("the file is no photo, or of an unknown format") from None
+    except Exception as error:
+        raise BadPhoto(f"the photo cannot be read: {_first_line(error)}") from error
+    _check_size(image)
+    return image
+
+
+def _check_size(image: Image.Image) -> None:
+    if image.width * image.height > MAX_PIXELS:
+        raise BadPhoto(f"the photo has {image.width}x{image.height} pixels, more than {MAX_PIXELS:,}; scale it down")
+    if min(image.size) < 1:
+        raise BadPhoto("the photo has no pixels")
+
+
+def _load(image: Image.Image, repairs: list[str]) -> tuple[Image.Image, np.ndarray | None]:
+    """Decodes an image, or the part of it that is left.
+
+    Returns:
+        The image, and a mask of its lost pixels, bool (height, width): None if it is complete.
+    """
+    lost = None
     try:
         with _switch.strict():
             image.load()
     except MemoryError:
         raise BadPhoto("the photo does not fit into memory") from None
-    except Exception as error:
-        image = _load_truncated(data, max_side, error)
+    except Exception as error:  # on damaged data decoders raise OSError, SyntaxError, struct.error and others
+        image, lost = _load_truncated(image, error)
         repairs.append("truncated")
-    return image, repairs
+    return (_first_frame(image, repairs) if lost is None else image), lost
 
 
-def _header(data: bytes) -> Image.Image:
+def _load_truncated(image: Image.Image, cause: Exception) -> tuple[Image.Image, np.ndarray]:
+    """Decodes what is left of a photo's file; returns it and a mask of the pixels that are lost."""
     try:
-        image = Image.open(io.BytesIO(data))
-        width, height = image.size
-    except UnidentifiedImageError:
-        raise BadPhoto("the file is no photo, or of an unknown format") from None
-    except Exception as error:
-        raise BadPhoto(f"the photo cannot be read: {_first_line(error)}") from error
-    if width * height > MAX_PIXELS:
-        raise BadPhoto(f"the photo has {width}x{height} pixels, more than {MAX_PIXELS:,}")
-    if min(width, height) < 1:
-        raise BadPhoto("the photo has no pixels")
-    return image
-
-
-def _load_truncated(data: bytes, max_side: int, cause: Exception) -> Image.Image:
-    image = _header(data)
-    image.draft(None, (max_side, max_side))
-    try:
+        file = image.fp  # type: ignore[attr-defined]
+        file.seek(0)
+        data = file.read()
+        jpeg = isinstance(image, JpegImageFile)
         with _switch.lenient():
-            image.load()
+            # Decoders leave lost pixels as they were, so these keep the colour of the ground.
+            black, image = (_load_over(_whole_segments(data) if jpeg else data, ground) for ground in (0, 255))
+            pixels = np.asarray(image)
+            lost = (np.asarray(black) != pixels).reshape(*pixels.shape[:2], -1).any(-1)
+            if jpeg:
+                lost |= _lost_by_jpeg(pixels, image.layer)  # type: ignore[attr-defined]
     except Exception as error:
         raise BadPhoto(f"the photo cannot be decoded: {_first_line(cause)}") from error
-    # Decoders fill the lost rows at the bottom with mid-grey (JPEG) or black (other formats).
-    rows = np.asarray(image.convert("L")).astype(int)
-    filled = (np.abs(rows - 128) <= 2).all(1) | (rows == 0).all(1)
-    lost = len(filled) if filled.all() else int(np.argmin(filled[::-1]))
-    if lost > _MAX_LOST * len(filled):
-        raise BadPhoto(f"the photo is truncated: {lost} of its {len(filled)} lines of pixels are lost")
+    if lost.mean() > _MAX_LOST:
+        raise BadPhoto(f"the photo is truncated: {100 * lost.mean():.0f} % of its pixels are lost")
+    return image, lost
+
+
+def _load_over(data: bytes, value: int) -> Image.Image:
+    """Decodes a photo over a plain ground."""
+    image = Image.open(io.BytesIO(data))
+    bands = len(image.getbands())
+    image.im = Image.new(image.mode, image.size, value if bands == 1 else (value,) * bands).im
+    image.load()
     return image
+
+
+def _replace(image: Image.Image, lost: np.ndarray) -> Image.Image:
+    """Makes the lost pixels of an RGB image white. A lost line between others becomes like the line above it."""
+    pixels, lines = np.array(image), np.any(lost, axis=1)
+    if np.count_nonzero(lines[:-1] & ~lines[1:]) > 1:  # interlaced: the file holds every other line first
+        above = np.roll(lost, 1, 0)
+        pixels = np.where((lost & ~above)[..., None], np.roll(pixels, 1, 0), pixels)
+        lost = lost & above
+    pixels[lost] = 255
+    return Image.fromarray(pixels)
+
+
+def _whole_segments(data: bytes) -> bytes:
+    """Removes the segment in which a JPEG ends, because libjpeg would take the end marker as a part of it."""
+    place = 2
+    while (place := data.find(b"\xff", place)) >= 0:
+        marker = data[place + 1 : place + 2]
+        if marker == b"\xff":  # a fill byte
+            place += 1
+        elif marker in b"\0\x01\xd0\xd1\xd2\xd3\xd4\xd5\xd6\xd7\xd8\xd9":  # no segment follows
+            place += 2
+        else:
+            end = place + 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+            if end > len(data) or place + 4 > len(data):
+                return data[:place]
+            place = end
+    return data
+
+
+def _lost_by_jpeg(image: np.ndarray, components: Sequence[tuple[int, ...]]) -> np.ndarray:
+    """Returns a mask of the pixels that a cut JPEG lacks.
+
+    The file holds blocks of pixels, line by line. libjpeg fills the blocks that are missing with mid-grey. A cut
+    progressive JPEG usually has all blocks, only coarser.
+
+    Args:
+        image: (height, width) or (height, width, channels).
+        components: of the file's colours: (id, horizontal and vertical sampling, table).
+    """
+    filled: np.ndarray = np.all(np.abs(image.reshape(*image.shape[:2], -1) - 127.5) < 1, axis=-1)
+    tall = wide = 8  # pixels of a block
+    if len(components) > 1:
+        wide, tall = (8 * max(component[place] for component in components) for place in (1, 2))
+    lost = np.zeros(filled.shape, bool)
+    for top in reversed(range(0, filled.shape[0], tall)):
+        for left in reversed(range(0, filled.shape[1], wide)):
+            # The colours of a lost block's first lines are mixed with those of its neighbour.
+            if not filled[top : top + tall, left : left + wide][2:, 2:].all():
+                return lost
+            lost[top : top + tall, left : left + wide] = True
+    return lost
+
+
+def _first_frame(image: Image.Image, repairs: list[str]) -> Image.Image:
+    """Returns the first frame of an animation that is not of one colour, or its first frame."""
+    if not getattr(image, "is_animated", False) or image.format not in (*_ANIMATIONS, "TIFF"):
+        return image
+    repairs.append("several pages" if image.format == "TIFF" else "animation")
+    if image.format == "TIFF":
+        return image
+    if image.tell() != 0 or not _is_blank(image):
+        return image
+    first, found = image.copy(), None
+    try:
+        with _switch.strict():
+            for number in range(1, min(image.n_frames, _MAX_FRAMES)):  # type: ignore[attr-defined]
+                image.seek(number)
+                if not _is_blank(image):
+                    found = image.copy()
+                    repairs.append("blank first frame")
+                    break
+            image.seek(0)
+    except Exception:  # the rest of the animation is damaged
+        return found or first
+    return found or first
+
+
+def _is_blank(image: Image.Image) -> bool:
+    colours = np.asarray(_to_rgb(image, [])).reshape(-1, 3)
+    return bool(np.all(np.ptp(colours, axis=0) <= _BLANK))
 
 
 def _to_rgb(image: Image.Image, repairs: list[str]) -> Image.Image:
+    """Returns a loaded image as sRGB on white."""
+    profile = find_profile(image)
+    colours, alpha = _split_alpha(image, repairs)
+    if colours.mode in ("1", "L", "I", "F") or colours.mode.startswith("I;16"):
+        repairs.append("grey-scale")
+        if colours.mode not in ("1", "L"):
+            repairs.append("16-bit or float")
+            colours = _to_8_bits(colours)
+        colours = colours.convert("L")
+    elif colours.mode not in ("RGB", "CMYK", "LAB"):
+        if colours.mode in ("HSV", "YCbCr"):
+            repairs.append(colours.mode)
+        colours = colours.convert("RGB")
+    if colours.mode in ("CMYK", "LAB"):
+        repairs.append(colours.mode)
+    if profile is not None:
+        colours, repair = to_srgb(colours, profile)
+        repairs += [repair] if repair else []
+    colours = colours.convert("RGB")
+    if alpha is None:
+        return colours
+    colours.putalpha(alpha)
+    return Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), colours).convert("RGB")
+
+
+def _split_alpha(image: Image.Image, repairs: list[str]) -> tuple[Image.Image, Image.Image | None]:
+    """Returns an image without alpha, and its alpha as an image of mode L: None if it is opaque."""
     if image.mode == "P":
         repairs.append("palette")
-        image = image.convert("RGBA" if "transparency" in image.info else "RGB")
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa"):
-        repairs.append("grey-scale" if image.mode.startswith("L") else "alpha")
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, image).convert("RGB")
-    if image.mode == "CMYK":
-        repairs.append("CMYK")
-    elif image.mode.startswith("I;16"):
-        repairs.append("grey-scale")
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
-    elif image.mode in ("L", "1", "I", "F"):
-        repairs.append("grey-scale")
-    return image.convert("RGB")
+    key = image.info.get("transparency")
+    if not image.has_transparency_data:
+        return (image.convert("RGB") if image.mode == "P" else image), None
+    if image.mode == "F" or image.mode.startswith("I"):
+        repairs.append("alpha")
+        return image, Image.fromarray(np.where(np.asarray(image) == key, 0, 255).astype(np.uint8))
+    if image.mode not in ("LA", "La", "PA", "P", "RGBA", "RGBa", "1", "L", "RGB"):
+        return image, None  # a transparent colour that the mode cannot have
+    repairs.append("alpha")
+    if key is not None and image.mode in ("L", "RGB"):
+        image = image.copy()
+        image.info["transparency"] = _in_8_bits(key, image)
+    if image.mode in ("La", "RGBa"):
+        image = image.convert("LA" if image.mode == "La" else "RGBA")
+    image = image.convert("LA" if image.mode in ("1", "L", "LA") else "RGBA")
+    return image.convert("L" if image.mode == "LA" else "RGB"), image.getchannel("A")
+
+
+def _in_8_bits(key: int | tuple[int, ...], image: Image.Image) -> int | tuple[int, ...]:
+    """Returns a PNG's transparent colour in the range of the pixels: Pillow scales these, but not the colour."""
+    if isinstance(key, tuple):
+        return tuple(value >> 8 for value in key) if max(key) > 255 else key
+    if 0 < key < 16:
+        levels = np.flatnonzero(image.histogram())
+        for step in (85, 17):  # between the values of a file of 2 or 4 bits; with 8 bits, the colour would not occur
+            if not (levels % step).any() and key * step < 256:
+                return key * step
+    return key
+
+
+def _to_8_bits(image: Image.Image) -> Image.Image:
+    """Scales grey values of 12, 16 or 32 bits to 8.
+
+    Values of 12 and 16 bits are divided by the largest one that their type can hold. Values of 32 bits are divided by
+    the smallest of 255, 65,535 and the type's largest value that is large enough for the photo: programs use 32 bits
+    for each of them. Floating-point values within 0 and 1 are multiplied by 255, others are divided by their maximum.
+    Negative values become black, and NaN becomes white.
+    """
+    tags = getattr(image, "tag_v2", {})
+    values = np.asarray(image)
+    if image.mode == "F":
+        finite = values[np.isfinite(values)]
+        top = max(1.0, float(finite.max(initial=0)))
+        values = np.nan_to_num(values.astype(np.float64), nan=top, posinf=top, neginf=0)
+    elif image.mode == "I":
+        bits = _tag(tags, _TIFF_BITS, 32)
+        top = 2 ** (bits - 1) - 1
+        if tags and bits == 32 and _tag(tags, _TIFF_SAMPLE_FORMAT, 1) == 1:
+            values, top = values.view(np.uint32), 2**32 - 1  # Pillow has no mode for these
+        top = next((limit for limit in (255, 65_535) if values.max(initial=0) <= limit < top), top)
+    else:
+        top = 2 ** _tag(tags, _TIFF_BITS, 16) - 1
+    levels = np.clip(values / top, 0, 1) * 255
+    if tags.get(_TIFF_PHOTOMETRIC) == 0:  # 0 is white; Pillow turns only values of 8 bits and fewer
+        levels = 255 - levels
+    return Image.fromarray(np.round(levels).astype(np.uint8))
+
+
+def _tag(tags: Mapping[int, Any], number: int, default: int) -> int:
+    value = tags.get(number, default)
+    return int(value[0] if isinstance(value, tuple) else value)
 
 
 def _first_line(error: Exception) -> str:

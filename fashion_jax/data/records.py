@@ -16,7 +16,7 @@ from fashion_jax.data.splits import SPLITS
 from fashion_jax.system import files
 from fashion_jax.system.errors import UserError
 
-FORMAT = 1  # of the folder's files; it goes into fingerprints
+FORMAT = 2  # of the folder's files; it goes into fingerprints
 
 
 @dataclass

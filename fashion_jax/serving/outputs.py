@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Bool, Float32, Int64
 
 from fashion_jax.decision import decisions as deciding
@@ -62,6 +63,67 @@ class Prediction(dict[str, tuple[str, float]]):
         self.accepted = accepted or {}
         self.out_of_catalogue, self.is_out_of_catalogue = out_of_catalogue, is_out_of_catalogue
         self.label_sets = label_sets or {}
+
+    def to_dict(self) -> dict[str, str | float | bool]:
+        """Returns the prediction's columns of predictions.csv: name -> value."""
+        values: dict[str, str | float | bool] = {}
+        for name, (label, probability) in self.items():
+            values |= {name: label, f"{name}_confidence": probability}
+            if name in self.accepted:
+                values[f"{name}_accepted"] = self.accepted[name]
+        if self.out_of_catalogue is not None:
+            values |= {"out_of_catalogue": self.out_of_catalogue, "is_out_of_catalogue": bool(self.is_out_of_catalogue)}
+        return values
+
+
+class Predictions(list[Prediction]):
+    """The predictions of several photos.
+
+    Attributes:
+        names: a name for each photo: the product's id, or the name of the photo's file, or its number.
+    """
+
+    def __init__(self, predictions: Iterable[Prediction] = (), names: Iterable[str] | None = None) -> None:
+        super().__init__(predictions)
+        self.names = [str(number) for number in range(len(self))] if names is None else list(names)
+
+    def to_dict(self) -> dict[str, dict[str, str | float | bool]]:
+        """Returns name -> column of predictions.csv -> value; of equal names the last one counts."""
+        return {name: prediction.to_dict() for name, prediction in zip(self.names, self, strict=True)}
+
+    def to_frame(self) -> pd.DataFrame:
+        """Returns a table with a row for each photo, the columns of predictions.csv, and the names as its index."""
+        return pd.DataFrame([prediction.to_dict() for prediction in self], pd.Index(self.names, name="id", dtype=str))
+
+
+class Embeddings(np.ndarray):
+    """Embeddings of several photos: float32 (n, size).
+
+    Attributes:
+        names: as in `Predictions`; None for an array that was computed from another one.
+    """
+
+    names: list[str] | None
+
+    @classmethod
+    def of(cls, vectors: Float32[np.ndarray, "n size"], names: Iterable[str]) -> Embeddings:
+        """Returns the vectors with a name for each row."""
+        array = vectors.view(cls)
+        array.names = list(names)
+        return array
+
+    def __array_finalize__(self, source: object) -> None:
+        self.names = None
+
+    def to_dict(self) -> dict[str, list[float]]:
+        """Returns name -> values; of equal names the last one counts."""
+        return dict(zip(self.to_frame().index, self.tolist(), strict=True))
+
+    def to_frame(self) -> pd.DataFrame:
+        """Returns a table with a row for each photo and the names as its index."""
+        return pd.DataFrame(
+            np.asarray(self), None if self.names is None else pd.Index(self.names, name="id", dtype=str)
+        )
 
 
 def decide(

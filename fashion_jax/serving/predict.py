@@ -7,51 +7,75 @@ from pathlib import Path
 
 from fashion_jax.data.schema import Schema
 from fashion_jax.decision.decisions import Decision
-from fashion_jax.serving.outputs import Prediction, name_labels
+from fashion_jax.serving.outputs import Prediction, Predictions, name_labels
 from fashion_jax.serving.predictor import Predictor
 from fashion_jax.serving.source import SourceRun
 from fashion_jax.system import files
+from fashion_jax.system.text import format_table
+
+MOST_SHOWN = 20  # products
 
 
 def predict_source(
     model: Predictor,
     source: str | Path,
-    out: str | Path,
+    out: str | Path | None = None,
     *,
     schema: Schema | None = None,
     progress: bool = True,
     operating_point: str = "accuracy",
-) -> int:
-    """Writes predictions.csv: id, then for each attribute its label and `<attribute>_confidence` in [0, 1].
+) -> Predictions:
+    """Predicts the products of a source, and writes predictions.csv.
 
-    Where the package has a decision, `<attribute>_accepted` (1 or 0) follows, and the last columns are
-    `out_of_catalogue` (a score) and `is_out_of_catalogue` (1 or 0). Rows keep the order of the source.
-    `<out>.quarantine.csv` lists unusable rows with their reason.
+    The columns are id, then for each attribute its label and `<attribute>_confidence` in [0, 1]. Where the package has
+    a decision, `<attribute>_accepted` (1 or 0) follows, and the last columns are `out_of_catalogue` (a score) and
+    `is_out_of_catalogue` (1 or 0). Rows keep the order of the source. `<out>.quarantine.csv` lists unusable rows with
+    their reason.
 
     Args:
         source: anything that `open_catalog` reads, with or without labels; also a photo or a folder of photos.
+        out: the file to write; None writes nothing.
         schema: how to read the source's table; None: known or inferred.
         operating_point: as `Predictor.predict_arrays` takes it.
 
     Returns:
-        The number of products.
+        The predictions in the order of the source, named by the products' ids.
 
     Raises:
         UserError: the source cannot be read or holds no usable row, `out` cannot be written, or the package has no such
             operating point.
     """
     run = SourceRun(model, source, out, schema=schema, progress=progress, operating_point=operating_point)
-    rows: list[tuple[int, list[str]]] = []
+    found: list[tuple[int, str, Prediction]] = []
     for products, outputs in run.batches():
         for product, prediction in zip(products, name_labels(outputs, model.classes), strict=True):
-            rows.append((product.row, [product.id, *prediction_cells(prediction)]))
-    rows.sort(key=lambda item: item[0])
-    header = ["id", *prediction_columns(model.attributes, model.package.decision)]
-    files.write_text(run.out, files.format_csv([header, *(cells for _, cells in rows)]))
+            found.append((product.row, product.id, prediction))
+    found.sort(key=lambda item: item[0])
+    predictions = Predictions((item[2] for item in found), (item[1] for item in found))
+    if out is not None:
+        header = ["id", *prediction_columns(model.attributes, model.package.decision)]
+        rows = ([name, *prediction_cells(one)] for name, one in zip(predictions.names, predictions, strict=True))
+        files.write_text(run.out, files.format_csv([header, *rows]))
     note = run.write_quarantine()
     if progress:
-        print(f"{out}: {len(rows):,} products; {note}")
-    return len(rows)
+        print(f"{out or source}: {len(predictions):,} products; {note}")
+    return predictions
+
+
+def format_predictions(predictions: Predictions) -> str:
+    """Returns a table of the first 20 products: id, and for each attribute its label and probability."""
+    shown = predictions[:MOST_SHOWN]
+    unsure = any(not sure for prediction in shown for sure in prediction.accepted.values())
+    rows = [["id", *(shown[0] if shown else ())]]
+    for name, prediction in zip(predictions.names, shown, strict=False):
+        marks = {name: "" if sure else "?" for name, sure in prediction.accepted.items()}
+        rows.append([name, *(f"{label} {p:.0%}{marks.get(a, '')}" for a, (label, p) in prediction.items())])
+    lines = [format_table(*rows)]
+    if len(predictions) > len(shown):
+        lines.append(f"... and {len(predictions) - len(shown):,} more products")
+    if unsure:
+        lines.append("?: not sure enough to be used without a check")
+    return "\n".join(lines)
 
 
 def prediction_columns(attributes: Sequence[str], decision: Decision | None) -> list[str]:
@@ -66,10 +90,11 @@ def prediction_columns(attributes: Sequence[str], decision: Decision | None) -> 
 def prediction_cells(prediction: Prediction) -> list[str]:
     """Returns the cells of one product, in the order of `prediction_columns`."""
     cells = []
-    for name, (label, probability) in prediction.items():
-        cells += [label, f"{probability:.6f}"]
-        if prediction.accepted:
-            cells.append(str(int(prediction.accepted[name])))
-    if prediction.out_of_catalogue is not None:
-        cells += [f"{prediction.out_of_catalogue:.4f}", str(int(bool(prediction.is_out_of_catalogue)))]
+    for name, value in prediction.to_dict().items():
+        if isinstance(value, bool):
+            cells.append(str(int(value)))
+        elif isinstance(value, float):
+            cells.append(f"{value:.{4 if name == 'out_of_catalogue' else 6}f}")
+        else:
+            cells.append(value)
     return cells

@@ -25,13 +25,13 @@ from fashion_jax.models.classifier import (
     num_colour_features,
 )
 from fashion_jax.models.resnet import num_features
-from fashion_jax.serving.outputs import Outputs, Prediction, decide, name_labels
+from fashion_jax.serving.outputs import Embeddings, Outputs, Prediction, Predictions, decide, name_labels
 from fashion_jax.serving.package import Package, find_model, load_package
 from fashion_jax.system.devices import computes_bfloat16_faster, on_accelerator, one_blas_thread
 from fashion_jax.system.errors import UserError, nearest
 from fashion_jax.system.process import num_cores
 
-__all__ = ["Outputs", "Photo", "Prediction", "Predictor", "load_model"]
+__all__ = ["Embeddings", "Outputs", "Photo", "Prediction", "Predictions", "Predictor", "load_model"]
 
 Photo = str | Path | bytes | Image.Image | UInt8[np.ndarray, "height width 3"]
 
@@ -141,7 +141,7 @@ class Predictor:
         pixels = _BATCH_PIXELS if on_accelerator() else _CPU_CORE_PIXELS * max(self._devices, num_cores())
         return self._round_up(max(1, min(_BATCH, pixels // (height * width))))
 
-    def predict(self, photos: Sequence[Photo] | Photo, *, operating_point: str = "accuracy") -> list[Prediction]:
+    def predict(self, photos: Sequence[Photo] | Photo, *, operating_point: str = "accuracy") -> Predictions:
         """Predicts the labels of photos.
 
         Args:
@@ -149,16 +149,27 @@ class Predictor:
             operating_point: as `predict_arrays` takes it.
 
         Returns:
-            For each photo, attribute -> (class, probability); `Prediction` says what else it holds.
+            A list with a `Prediction` for each photo: attribute -> (class, probability), and more. `to_frame()` makes
+            a pandas table of it, and `to_dict()` a dictionary.
 
         Raises:
             UserError: a photo that cannot be read, or an unknown operating point.
         """
-        return name_labels(self.predict_arrays(self._read_all(photos), operating_point=operating_point), self.classes)
+        outputs = self.predict_arrays(self._read_all(photos), operating_point=operating_point)
+        return Predictions(name_labels(outputs, self.classes), names_of(photos))
 
-    def embed(self, photos: Sequence[Photo] | Photo) -> Float32[np.ndarray, "n size"]:
-        """Returns the embeddings of photos, which are compared by their cosine. Takes the same photos as `predict`."""
-        return self.predict_arrays(self._read_all(photos), flip=False).embeddings
+    def predict_proba(self, photos: Sequence[Photo] | Photo) -> dict[str, Float32[np.ndarray, "n classes"]]:
+        """Returns attribute -> the probability of each class, in the order of `classes`; each row sums to 1."""
+        return self.predict_arrays(self._read_all(photos)).probabilities
+
+    def embed(self, photos: Sequence[Photo] | Photo) -> Embeddings:
+        """Returns the embeddings of photos, which are compared by their cosine. Takes the same photos as `predict`.
+
+        Returns:
+            float32 (n, size), with `to_frame()` and `to_dict()`.
+        """
+        found = self.predict_arrays(self._read_all(photos), flip=False).embeddings
+        return Embeddings.of(found, names_of(photos))
 
     def read(self, photo: Photo) -> UInt8[np.ndarray, "height width 3"]:
         """Repairs and decodes one photo and fits it to the model's size, as training did.
@@ -278,11 +289,18 @@ class Predictor:
             yield _fetch(*before)
 
     def _read_all(self, photos: Sequence[Photo] | Photo) -> np.ndarray:
-        single = isinstance(photos, (str, Path, bytes, Image.Image)) or (
-            isinstance(photos, np.ndarray) and photos.ndim == 3
-        )
-        images = [self.read(photo) for photo in cast(Sequence[Photo], [photos] if single else photos)]
+        images = [self.read(photo) for photo in _as_list(photos)]
         return np.stack(images) if images else np.empty((0, *self.size, 3), np.uint8)
+
+
+def names_of(photos: Sequence[Photo] | Photo) -> list[str]:
+    """Returns the names of photos' files; the number of a photo that is no file."""
+    return [Path(p).name if isinstance(p, (str, Path)) else str(n) for n, p in enumerate(_as_list(photos))]
+
+
+def _as_list(photos: Sequence[Photo] | Photo) -> Sequence[Photo]:
+    single = isinstance(photos, (str, Path, bytes, Image.Image)) or getattr(photos, "ndim", 0) == 3
+    return cast(Sequence[Photo], [photos] if single else photos)
 
 
 def _fetch(count: int, result: dict[str, Any]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from fashion_jax.system.errors import UserError
 from fashion_jax.system.progress import progress_bar
 
 K = TypeVar("K")
+_NAMED = 5  # rows that a sentence names
 
 
 def predict_photos(
@@ -80,7 +81,7 @@ class SourceRun:
         self,
         model: Predictor,
         source: str | Path,
-        out: str | Path,
+        out: str | Path | None,
         *,
         schema: Schema | None = None,
         progress: bool = True,
@@ -91,7 +92,7 @@ class SourceRun:
 
         Args:
             source: as `open_catalog` takes it.
-            out: the file that will be written. It is checked before the work, which may take hours.
+            out: the file that will be written; it is checked before the work, which may take hours. None for none.
             schema: how to read the table; None: known or inferred.
             flip, operating_point: as `Predictor.predict_arrays` takes them.
 
@@ -102,8 +103,10 @@ class SourceRun:
         model.check_operating_point(operating_point)
         self._model, self._source, self._progress = model, source, progress
         self._options: dict[str, Any] = {"flip": flip, "operating_point": operating_point}
-        self.out = Path(out).resolve()
-        _check_out(self.out, Path(source))
+        self._writes = out is not None
+        self.out = Path(out or source).resolve()
+        if self._writes:
+            _check_out(self.out, Path(source))
         self.catalog: Catalog = open_catalog(source, schema, labelled=False)
         self.check_enough(len(self.catalog.products))
 
@@ -140,11 +143,14 @@ class SourceRun:
             raise UserError(f"no row of {self._source} is usable: {examples or 'it has none'}")
 
     def write_quarantine(self) -> str:
-        """Writes `<out>.quarantine.csv` where rows were left out; returns a sentence about them."""
+        """Writes `<out>.quarantine.csv` if rows were left out and `out` was given; returns a sentence about them."""
         path = self.out.with_name(self.out.name + ".quarantine.csv")
         rejected = sorted(self.catalog.rejected, key=lambda item: item.row)
+        if rejected and not self._writes:
+            return f"{len(rejected):,} rows were left out: {'; '.join(map(str, rejected[:_NAMED]))}"
         if not rejected:
-            path.unlink(missing_ok=True)
+            if self._writes:
+                path.unlink(missing_ok=True)
             return "no row was left out"
         files.write_text(path, format_quarantine(rejected))
         return f"{len(rejected):,} rows were left out, with the reasons in {path}"

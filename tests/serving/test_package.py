@@ -15,6 +15,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pandas as pd
 import pytest
 import safetensors.numpy
 from flax import traverse_util
@@ -318,9 +319,51 @@ def test_folders_and_single_photos_need_no_table(package, tmp_path):
     folder, model = write_products(tmp_path / "shop", 5).parent / "photos", load_model(package)
     lines = []
     for source, count in ((folder, 5), (folder / "p2.jpg", 1)):
-        assert predict_source(model, source, tmp_path / "p.csv", progress=False) == count
+        assert len(predict_source(model, source, tmp_path / "p.csv", progress=False)) == count
         lines.append((tmp_path / "p.csv").read_text().splitlines())
     assert lines[0][3] == lines[1][1] and lines[1][1].startswith("p2,")
+
+
+def test_predictions_are_a_table_a_dictionary_and_lines_for_people(package, planned, tmp_path, capsys):
+    """The same values as predictions.csv has; with and without a file, and where more rows are there than are shown."""
+    table = write_products(tmp_path / "shop", 23)
+    (tmp_path / "shop/photos/p5.jpg").write_bytes(b"x")
+    for folder in (package, planned):
+        model = load_model(folder)
+        found = predict_source(model, table, tmp_path / "p.csv", progress=False)
+        written = pd.read_csv(tmp_path / "p.csv", dtype={"id": str}, index_col="id")
+        frame = found.to_frame()
+        assert list(frame.columns) == list(written.columns) and list(frame.index) == list(written.index)
+        for name in frame:
+            if frame[name].dtype.kind in "fb":
+                np.testing.assert_allclose(written[name], frame[name].astype(float), atol=1e-4)
+            else:
+                assert list(written[name]) == list(frame[name])
+        assert found.to_dict() == {name: dict(frame.loc[name]) for name in frame.index}
+    capsys.readouterr()
+    assert main(["predict", "--model", str(planned), "--source", str(table)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert (
+        "1 rows were left out: row 6 (id 'S00185')" in lines[0]
+        and not (tmp_path / "shop/products.csv.quarantine.csv").exists()
+    )
+    assert lines[1].split()[0] == "id" and len(lines) >= 1 + 1 + 20 + 1 and "... and 2 more products" in lines
+    label, share = found[0]["kind"]
+    assert lines[2].split()[0] == found.names[0] and f"{label} {share:.0%}" in lines[2]
+    few = predict_source(load_model(package), tmp_path / "shop/photos/p1.jpg", progress=False)
+    assert few.names == ["p1"] and few.to_frame().shape == (1, 4)
+
+
+def test_arrays_of_predictions_have_names(package, tmp_path):
+    table, model = write_products(tmp_path / "shop", 3), load_model(package)
+    photos = [tmp_path / f"shop/photos/p{i}.jpg" for i in range(3)]
+    shares, vectors = model.predict_proba(photos), model.embed([*photos[:2], photos[2].read_bytes()])
+    for name, classes in model.classes.items():
+        np.testing.assert_allclose(shares[name].sum(1), 1, rtol=1e-5)
+        assert [classes[n] for n in shares[name].argmax(1)] == [one[name][0] for one in model.predict(photos)]
+    assert vectors.names == ["p0.jpg", "p1.jpg", "2"] and list(vectors.to_frame().index) == vectors.names
+    assert vectors.to_dict()["p1.jpg"] == vectors[1].tolist() and (vectors / 2).to_frame().shape == vectors.shape
+    assert model.predict(photos[0]).names == ["p0.jpg"] and table.exists()
 
 
 def test_embeddings_of_a_source(package, tmp_path):
