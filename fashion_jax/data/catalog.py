@@ -302,7 +302,7 @@ def _add_products(
     else:
         photos = [schema.image_template.replace("{id}", name) if (name := one_line(raw)) else "" for raw in ids]
     found = finder.find(cell for cell in photos if isinstance(cell, str) and cell)
-    _check_found(catalog, found)
+    _check_found(catalog, finder, found)
     heic = _heic_problem(item.name for item in found.values())
     rows = zip(frame.index, ids, titles, splits, photos, labels.itertuples(index=False, name=None), strict=True)
     for row, raw_id, title, split, cell, values in rows:
@@ -331,14 +331,14 @@ def _add_products(
     catalog.rejected.sort(key=lambda item: item.row)
 
 
-def _check_found(catalog: Catalog, found: dict[str, Found]) -> None:
+def _check_found(catalog: Catalog, finder: PhotoFinder, found: dict[str, Found]) -> None:
     """Raises UserError where no photo was found and most cells have one fault that a sentence can mend."""
     lost = Counter(item.kind for item in found.values())
     if any(item.name for item in found.values()) or not lost:
         return
     kind, count = lost.most_common(1)[0]
-    example = next(cell for cell, item in found.items() if item.kind == kind)
-    example, column = one_line(example)[:200], catalog.schema.image_column
+    cell = next(cell for cell, item in found.items() if item.kind == kind)
+    example, column = one_line(cell)[:200], catalog.schema.image_column
     if count <= len(found) / 2:
         return
     if kind == ADDRESS:
@@ -350,8 +350,8 @@ def _check_found(catalog: Catalog, found: dict[str, Found]) -> None:
     if kind == OUTSIDE:
         raise UserError(
             f"the photo paths of {catalog.source}, such as {example}, lead outside of the catalogue's folder, and "
-            "nothing is read there; if this is where the photos lie, name their folder with --photos DIR (or "
-            "image_root in the schema)"
+            f"nothing is read there; if the photos lie there, add --photos {finder.outside_folder(cell) or 'DIR'} (or "
+            "image_root to the schema)"
         )
 
 

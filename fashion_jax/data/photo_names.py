@@ -42,8 +42,9 @@ def names_photo(text: str) -> bool:
 
 
 def has_suffix(name: str) -> bool:
-    """True for `a.jpg` and `a.json`; False for `a`, `v1.2` and `a.jpg_large`, whose first bytes tell what they are."""
-    return _SUFFIX.search(posixpath.basename(name).lstrip(".")) is not None
+    """False for `a`, `v1.2` and `a.jpg_large`, whose first bytes tell what they are; True for `a.json` and `.a`."""
+    base = posixpath.basename(name)
+    return base.startswith(".") or _SUFFIX.search(base) is not None
 
 
 def begins_like_photo(head: bytes) -> bool:

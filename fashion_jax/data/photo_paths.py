@@ -99,6 +99,13 @@ class PhotoFinder:
             found |= self._without_clashes({cell: self._match(cell, index) for cell in lost}, taken, index)
         return found
 
+    def outside_folder(self, cell: str) -> str:
+        """Returns the folder to which a path leads, by its text alone; empty text where it is of another system."""
+        path = posixpath.dirname(_local(cell))
+        if self._folder is None or _DRIVE.match(path) or path.startswith("//"):
+            return ""
+        return posixpath.normpath(posixpath.join(self._folder.root.as_posix(), self._base, path))
+
     def _exact(self, cell: str) -> Found:
         name = posixpath.join(self._base, cell)
         if name in self._sizes:
@@ -164,7 +171,7 @@ class PhotoFinder:
             closeness = [_closeness(posixpath.basename(name), parts[-1]) for name in hits]
             hits = [name for name, far in zip(hits, closeness, strict=True) if far == min(closeness)]
             if len(hits) > 1:
-                names = ", ".join(map(_shown, hits[:3])) + (", ..." if len(hits) > 3 else "")
+                names = ", ".join(map(_shown, sorted(hits)[:3])) + (", ..." if len(hits) > 3 else "")
                 return Found(problem=f"{_shown(cell)} fits several photos: {names}; write one of these", kind=SEVERAL)
             if hits:
                 return Found(hits[0], self._repairs(cell, parts, hits[0], min(closeness)))
@@ -335,7 +342,7 @@ def _fold(name: str) -> str:
 def _stem(name: str) -> str:
     """Returns a name without its photo suffixes: `a.jpg.jpg` becomes `a`, `v1.2` stays."""
     name = without_query(name)
-    while name.lower().endswith(PHOTO_SUFFIXES) and not name.startswith(".", 0, 1):
+    while name.lower().endswith(PHOTO_SUFFIXES) and not name.startswith("."):
         name = posixpath.splitext(name)[0].strip()
     return name
 

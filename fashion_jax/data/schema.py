@@ -80,6 +80,8 @@ class Schema:
             if attribute.on_unknown not in ("mask", "drop"):
                 raise UserError(f"on_unknown of {attribute.name!r} is {attribute.on_unknown!r}; give 'mask' or 'drop'")
         rest = self.image_template.replace("{id}", "")
+        if "\0" in self.image_root:
+            raise UserError("image_root holds a NUL character; give the path of a folder")
         if not self.image_column and ("{id}" not in self.image_template or set(rest) & set("{}")):
             raise UserError("the schema needs an image_column, or an image_template with {id} and no other braces")
 
