@@ -14,6 +14,8 @@ from fashion_jax.data.schema import MISSING
 from fashion_jax.data.splits import SPLITS
 from fashion_jax.system.text import format_table
 
+_MOST_KINDS = 8  # kinds of files that the text names; the JSON has all
+
 
 def make_report(
     catalog: Catalog,
@@ -76,7 +78,7 @@ def format_report(report: Mapping[str, Any]) -> str:
         *(f"  left out by the schema: {reason}: {count:,}" for reason, count in report["dropped"].items()),
         *(f"  left out: {reason}: {count:,}" for reason, count in report["quarantine_reasons"].items()),
         *(f"  repaired: {name}: {count:,}" for name, count in repairs.items()),
-        *(f"  files passed over: {kind}: {count:,}" for kind, count in report["passed_over"].items()),
+        *(f"  files passed over: {kind}: {count:,}" for kind, count in [*report["passed_over"].items()][:_MOST_KINDS]),
         *(f"  corrected labels: {name}: {count:,}" for name, count in report["corrected_labels"].items()),
     ]
     table = [["  attribute", "classes", "present", "missing labels"]]

@@ -23,6 +23,7 @@ from fashion_jax.system.errors import UserError
 from fashion_jax.system.progress import progress_bar
 
 K = TypeVar("K")
+_MOST_KINDS = 5  # kinds of files that a note names
 
 
 def predict_photos(
@@ -140,14 +141,18 @@ class SourceRun:
             raise UserError(f"no row of {self._source} is usable: {examples or 'it has none'}")
 
     def write_quarantine(self) -> str:
-        """Writes `<out>.quarantine.csv` where rows were left out; returns a sentence about them."""
+        """Writes `<out>.quarantine.csv` where rows were left out; returns what to say about them and about repairs."""
         path = self.out.with_name(self.out.name + ".quarantine.csv")
         rejected = sorted(self.catalog.rejected, key=lambda item: item.row)
         if not rejected:
             path.unlink(missing_ok=True)
-            return "no row was left out"
-        files.write_text(path, format_quarantine(rejected))
-        return f"{len(rejected):,} rows were left out, with the reasons in {path}"
+            note = "no row was left out"
+        else:
+            files.write_text(path, format_quarantine(rejected))
+            note = f"{len(rejected):,} rows were left out, with the reasons in {path}"
+        repairs = [f"repaired: {name}: {count:,}" for name, count in self.catalog.repairs.items()]
+        others = ", ".join(f"{count:,} {kind}" for kind, count in self.catalog.passed_over.most_common(_MOST_KINDS))
+        return "; ".join([note, *repairs, *([f"files passed over: {others}"] if others else [])])
 
 
 def _check_out(out: Path, source: Path) -> None:
