@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from fashion_jax.system.errors import UserError
 
 if TYPE_CHECKING:
     from fashion_jax.data.schema import Schema
@@ -56,19 +59,30 @@ class Command:
 
 
 def add_schema_flag(parser: argparse.ArgumentParser) -> None:
-    """Adds `--schema`, which `read_schema` reads."""
+    """Adds `--schema` and `--photos`, which `read_schema` reads."""
     parser.add_argument(
         "--schema",
         type=Path,
         help="a schema.json, which says what the columns mean; without it they are guessed (docs/your-catalogue.md)",
     )
+    parser.add_argument(
+        "--photos",
+        type=Path,
+        metavar="DIR",
+        help="folder of the photos, if they do not lie beside the table; no photo outside of it is read",
+    )
 
 
 def read_schema(flags: argparse.Namespace) -> Schema | None:
-    """Returns the schema that `--schema` names; None without the flag."""
-    from fashion_jax.data.schema import load_schema
+    """Returns the schema that `--schema` names, with the folder that `--photos` names; None without the flags."""
+    from fashion_jax.data.schema import Schema, load_schema
 
-    return load_schema(flags.schema) if flags.schema else None
+    schema = load_schema(flags.schema) if flags.schema else None
+    if flags.photos is None:
+        return schema
+    if not flags.photos.exists():
+        raise UserError(f"there is no folder {flags.photos}; check --photos")
+    return dataclasses.replace(schema or Schema("", ()), image_root=str(flags.photos.resolve()))
 
 
 def start_for_prediction() -> None:

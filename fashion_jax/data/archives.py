@@ -9,10 +9,12 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
-from fashion_jax.data.schema import PHOTO_SUFFIXES
+from fashion_jax.data.photo_names import HEAD_BYTES, has_suffix, names_photo
 from fashion_jax.data.tables import TABLE_SUFFIXES
 from fashion_jax.system.errors import UserError
 
@@ -35,6 +37,10 @@ class Files(Protocol):
 
     def read(self, name: str) -> bytes:
         """Returns a file's bytes; KeyError where there is none."""
+        ...
+
+    def head(self, name: str) -> bytes:
+        """Returns the first bytes of a file whose name has no suffix; empty where it cannot be read."""
         ...
 
     def read_many(self, names: Iterable[str]) -> Iterator[tuple[str, bytes | OSError]]:
@@ -87,23 +93,66 @@ class FolderFiles:
 
     def __init__(self, root: Path, links_within: Path | None = None) -> None:
         self.root = root.resolve()
+        given = posixpath.normpath(root.absolute().as_posix())
+        self.roots = tuple({path.rstrip("/") for path in (self.root.as_posix(), given)})  # with and without links
         self._allowed = (self.root, *([links_within.resolve()] if links_within else []))
 
     def sizes(self) -> dict[str, int]:
-        found = {}
+        return {name: entry.stat().st_size for name, entry in self._walk()}
+
+    def names(self, most: int) -> list[str] | None:
+        """Returns the names of all files; None where there are more than `most`."""
+        found = [name for name, _ in islice(self._walk(), most + 1)]
+        return found if len(found) <= most else None
+
+    def names_in(self, folder: str) -> list[str]:
+        """Returns the names of the files in one folder, without its subfolders."""
+        path = self.root / folder
+        if not self._inside(path):
+            return []
+        return [posixpath.join(folder, entry.name) for entry in self._entries(path)]
+
+    def size(self, name: str) -> int | None:
+        """Returns the size of one file; None where there is none inside of the folder."""
+        path = self.root / name
+        try:
+            return path.stat().st_size if self._inside(path) and path.is_file() else None
+        except (OSError, ValueError):  # a name that is too long, or holds a NUL
+            return None
+
+    def leads_out(self, name: str) -> bool:
+        """True where a link on the way to a file leads out of the folder."""
+        return not self._inside(self.root / name)
+
+    def _walk(self) -> Iterator[tuple[str, os.DirEntry[str]]]:
         for folder, _, _ in os.walk(self.root):
             base = Path(folder).relative_to(self.root)
-            with os.scandir(folder) as entries:
-                for entry in entries:
+            for entry in self._entries(folder):
+                yield (base / entry.name).as_posix(), entry
+
+    def _entries(self, folder: str | Path) -> Iterator[os.DirEntry[str]]:
+        """Yields the files in one folder, without links that lead nowhere or out of the root."""
+        with suppress(OSError), os.scandir(folder) as entries:
+            for entry in entries:
+                with suppress(OSError):
                     if entry.is_file() and (not entry.is_symlink() or self._inside(Path(entry.path))):
-                        found[(base / entry.name).as_posix()] = entry.stat().st_size
-        return found
+                        yield entry
 
     def read(self, name: str) -> bytes:
         path = self.root / name
         if not self._inside(path) or not path.is_file():
             raise KeyError(name)
         return path.read_bytes()
+
+    def head(self, name: str) -> bytes:
+        path = self.root / name
+        try:
+            if not self._inside(path) or not path.is_file():
+                return b""
+            with path.open("rb") as file:
+                return file.read(HEAD_BYTES)
+        except (OSError, ValueError):
+            return b""
 
     def read_many(self, names: Iterable[str]) -> Iterator[tuple[str, bytes | OSError]]:
         for name in names:
@@ -118,7 +167,10 @@ class FolderFiles:
         return (self.root / name).stat().st_mtime_ns
 
     def _inside(self, path: Path) -> bool:
-        target = path.resolve()
+        try:
+            target = path.resolve()
+        except (OSError, ValueError, RuntimeError):  # a NUL, or links in a circle
+            return False
         return any(target.is_relative_to(folder) for folder in self._allowed)
 
 
@@ -131,7 +183,7 @@ class ZipFiles:
         self._members: dict[str, zipfile.ZipInfo] = {}
         total = 0
         for info in self._zip.infolist():
-            name = safe_name(info.filename, path)
+            name = safe_name(_zip_name(info), path)
             if not info.is_dir():
                 self._members[name] = info
                 total += info.file_size
@@ -154,6 +206,13 @@ class ZipFiles:
             raise OSError("larger than the archive declares")
         return data
 
+    def head(self, name: str) -> bytes:
+        try:
+            with self._zip.open(self._members[name]) as file:
+                return file.read(HEAD_BYTES)
+        except Exception:  # as in `read`
+            return b""
+
     def read_many(self, names: Iterable[str]) -> Iterator[tuple[str, bytes | OSError]]:
         for name in sorted(names, key=lambda n: self._members[n].header_offset):
             try:
@@ -175,6 +234,7 @@ class TarFiles:
         self._times: dict[str, int] = {}
         self._copies: Counter[str] = Counter()
         self._in_memory: dict[str, bytes] = {}
+        self._heads: dict[str, bytes] = {}  # of files whose names have no suffix
         total = 0
         with tarfile.open(path, "r|*") as tar:
             for member in tar:
@@ -193,8 +253,11 @@ class TarFiles:
                 self._copies[name] += 1
                 self._in_memory.pop(name, None)
                 # A sparse file's map of holes may take hours to read, and no tool packs photos as sparse files.
-                is_photo = name.lower().endswith(PHOTO_SUFFIXES) and not member.issparse()
-                if (is_photo and total <= _IN_MEMORY_BYTES) or (_is_table(name) and member.size <= MAX_MEMBER_BYTES):
+                is_photo = names_photo(name) and not member.issparse()
+                if not has_suffix(name) and not member.issparse():
+                    file = tar.extractfile(member)
+                    self._heads[name] = file.read(HEAD_BYTES) if file else b""
+                elif (is_photo and total <= _IN_MEMORY_BYTES) or (_is_table(name) and member.size <= MAX_MEMBER_BYTES):
                     file = tar.extractfile(member)
                     self._in_memory[name] = file.read() if file else b""
         if total > _IN_MEMORY_BYTES:
@@ -214,6 +277,9 @@ class TarFiles:
                 raise data
             return data
         raise KeyError(name)
+
+    def head(self, name: str) -> bytes:
+        return self._heads.get(name, b"")
 
     def read_many(self, names: Iterable[str]) -> Iterator[tuple[str, bytes | OSError]]:
         wanted, passed = set(names), Counter[str]()
@@ -235,6 +301,14 @@ class TarFiles:
             raise UserError(f"{self.path} is damaged ({error}); if it is a download, fetch it again") from error
         for name in sorted(wanted):
             yield name, OSError("the archive changed while it was read")
+
+
+def _zip_name(info: zipfile.ZipInfo) -> str:
+    """Returns a member's name. macOS and others write UTF-8 without the flag that says so."""
+    if not info.flag_bits & 0x800 and not info.filename.isascii():
+        with suppress(UnicodeError):
+            return info.filename.encode("cp437").decode()
+    return info.filename
 
 
 def _is_table(name: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import posixpath
 import tempfile
@@ -12,13 +13,22 @@ from pathlib import Path
 
 import pandas as pd
 
-from fashion_jax.data.archives import Files, FolderFiles, safe_name
+from fashion_jax.data.archives import Files, open_files
 from fashion_jax.data.corrections import Corrections, apply_corrections, read_corrections
+from fashion_jax.data.photo_names import (
+    HEIC_SUFFIXES,
+    enable_heic,
+    is_address,
+    is_litter,
+    kind_of_file,
+    names_photo,
+    readable,
+)
+from fashion_jax.data.photo_paths import ADDRESS, OUTSIDE, Found, PhotoFinder
 from fashion_jax.data.photos import BadPhoto, UnreadPhoto
 from fashion_jax.data.schema import (
     DOCUMENTED,
     FASHION,
-    PHOTO_SUFFIXES,
     Attribute,
     Schema,
     find_image_column,
@@ -27,7 +37,7 @@ from fashion_jax.data.schema import (
     is_fashion,
 )
 from fashion_jax.data.sources import Source, find_source
-from fashion_jax.data.tables import Table, join_tables, one_line, read_table
+from fashion_jax.data.tables import TABLE_SUFFIXES, Table, join_tables, one_line, read_table
 from fashion_jax.system import files
 from fashion_jax.system.errors import UserError, nearest
 
@@ -51,6 +61,7 @@ class Rejected:
     row: int  # number in the table, from 1
     id: str  # of the product; may be empty
     reason: str  # why it was left out
+    kind: str = ""  # what the reason is counted as; empty: the reason without names and numbers
     by_schema: bool = False  # whether the row is fine and the schema drops it
 
     def __str__(self) -> str:
@@ -66,7 +77,6 @@ class Catalog:
     files: Files  # reads the photos
     table_digest: str  # hash of the table's bytes
     photo_sizes: dict[str, int]  # name of a photo's file -> bytes
-    is_listed: bool = True  # False where the source is a table: its photos are looked up one by one
     products: list[Product] = field(default_factory=list)  # usable rows with a photo, in the table's order
     # rows that were left out, those that the schema drops included
     rejected: list[Rejected] = field(default_factory=list)
@@ -76,6 +86,8 @@ class Catalog:
     # rows that have a known class in every attribute with fixed classes, with or without a photo
     documented_rows: int = 0
     vocabularies: dict[str, tuple[str, ...]] = field(default_factory=dict)  # attribute -> class names, sorted
+    # kind of file -> files of the source that are neither its table nor a photo that a row names
+    passed_over: Counter[str] = field(default_factory=Counter)
     corrections: Corrections | None = None  # the corrections that were applied to the table
     corrected: Counter[str] = field(default_factory=Counter)  # attribute -> labels that the corrections changed
     temporary: tempfile.TemporaryDirectory[str] | None = None  # a folder that must exist while the catalogue is used
@@ -87,7 +99,7 @@ class Catalog:
         """
         names = sorted({p.photo for p in self.products if isinstance(p.photo, str)})
         used = [(name, self.photo_sizes.get(name, 0), self.files.stamp(name)) for name in names]
-        schema = {key: value for key, value in self.schema.to_dict().items() if key != "name"}
+        schema = {key: value for key, value in self.schema.to_dict().items() if key not in ("name", "image_root")}
         changes = self.corrections.digest() if self.corrections else ""
         return files.digest([self.table_digest, used, schema, *([changes] if changes else [])])
 
@@ -135,32 +147,82 @@ def open_catalog(
     table = join_tables(parts) if len(parts) > 1 else parts[0]
     schema = _choose_schema(table.frame, schema, labelled, found.path.stem)
     base = posixpath.dirname(found.tables[0])
-    catalog = Catalog(text, schema, found.files, digest.hexdigest(), found.sizes, bool(found.sizes))
+    files, sizes, finder = _open_photos(found, schema, base)
+    catalog = Catalog(text, schema, files, digest.hexdigest(), sizes)
     catalog.temporary = found.temporary
     if corrections:
         catalog.corrections = read_corrections(corrections, schema)
-    _read_rows(catalog, table, base, labelled)
+    _read_rows(catalog, table, finder, labelled)
+    named = {product.photo for product in catalog.products}
+    catalog.passed_over = Counter(
+        f"{kind_of_file(name)} (photos of no usable row)" if names_photo(name) else kind_of_file(name)
+        for name in sizes
+        if name not in named and not name.lower().endswith(TABLE_SUFFIXES)
+    )
     return catalog
+
+
+def _open_photos(found: Source, schema: Schema, base: str) -> tuple[Files, dict[str, int], PhotoFinder]:
+    """Opens the photos of a table: those of its own source, or those in the schema's `image_root`.
+
+    Args:
+        base: the table's folder in the source.
+    """
+    root = schema.image_root.replace("\\", "/")
+    within = posixpath.normpath(posixpath.join(base, root))
+    if not root or any(name.startswith(f"{within}/") for name in found.sizes):
+        return found.files, found.sizes, PhotoFinder(found.files, found.sizes, base=within.removeprefix("."))
+    folder = (found.path if found.path.is_dir() else found.path.parent) / base
+    path = folder / schema.image_root
+    if not path.exists():
+        raise UserError(
+            f"there is no folder of photos at {path}; check --photos or the schema's image_root, which is relative to "
+            "the table"
+        )
+    files = open_files(path)
+    sizes = {name: size for name, size in files.sizes().items() if not is_litter(name)}
+    return files, sizes, PhotoFinder(files, sizes, table_folder=folder)
 
 
 def _photos_only(source: str, found: Source) -> Catalog:
     schema = Schema("photos", ())
-    names = sorted(n for n in found.sizes if n.lower().endswith(PHOTO_SUFFIXES))
-    stems = Counter(posixpath.splitext(posixpath.basename(n))[0] for n in names)
-    catalog = Catalog(source, schema, found.files, "", found.sizes, num_rows=len(names))
-    for row, name in enumerate(names, 1):
+    stems = Counter(posixpath.splitext(posixpath.basename(n))[0] for n in found.photos)
+    catalog = Catalog(source, schema, found.files, "", found.sizes, num_rows=len(found.photos))
+    catalog.passed_over = found.passed_over
+    heic = _heic_problem(found.photos)
+    for row, name in enumerate(found.photos, 1):
         stem = posixpath.splitext(posixpath.basename(name))[0]
-        catalog.products.append(Product(row, stem if stems[stem] == 1 else name, "", (), "", name))
+        product_id = one_line(readable(stem if stems[stem] == 1 else name))
+        if heic and _is_heic(name):
+            catalog.rejected.append(Rejected(row, product_id, heic, kind="the photo is HEIC"))
+        else:
+            catalog.products.append(Product(row, product_id, "", (), "", name))
     return catalog
+
+
+def _is_heic(name: str | bytes) -> bool:
+    return isinstance(name, str) and name.lower().endswith(HEIC_SUFFIXES)
+
+
+def _heic_problem(names: Iterable[str | bytes]) -> str:
+    """Lets Pillow read HEIC where a name needs it; returns why it cannot, or empty text."""
+    if any(map(_is_heic, names)):
+        try:
+            enable_heic()
+        except UserError as error:
+            return f"{error}; or convert the photos to JPEG"
+    return ""
 
 
 def _choose_schema(frame: pd.DataFrame, schema: Schema | None, labelled: bool, name: str) -> Schema:
     columns = [str(c) for c in frame.columns]
+    if schema is not None and not schema.name:
+        return dataclasses.replace(_choose_schema(frame, None, labelled, name), image_root=schema.image_root)
     if schema is None:
         if is_fashion(columns):
             found = tuple(a for a in FASHION.attributes if set(a.columns()) & set(columns))
             image = find_image_column(frame)
-            if image and any("://" in str(cell) for cell in frame[image].head(50) if not isinstance(cell, bytes)):
+            if image and any(isinstance(cell, str) and is_address(cell) for cell in frame[image].head(50)):
                 image = ""  # the column holds web addresses; the photo's file is named by its id
             return Schema(
                 FASHION.name,
@@ -183,7 +245,7 @@ def _choose_schema(frame: pd.DataFrame, schema: Schema | None, labelled: bool, n
     return schema
 
 
-def _read_rows(catalog: Catalog, table: Table, base: str, labelled: bool) -> None:
+def _read_rows(catalog: Catalog, table: Table, finder: PhotoFinder, labelled: bool) -> None:
     schema, frame = catalog.schema, table.frame
     catalog.num_rows, catalog.repairs = table.num_rows, table.repairs
     catalog.rejected = [Rejected(*item) for item in table.rejected]
@@ -224,17 +286,24 @@ def _read_rows(catalog: Catalog, table: Table, base: str, labelled: bool) -> Non
     documented = [a.name for a in fixed if a.name in DOCUMENTED] or [a.name for a in fixed]
     whole = keep & (labels[documented] != "").all(axis=1) if documented else keep
     catalog.documented_rows = int(whole.sum())
-    _add_products(catalog, frame, labels, reasons, base)
+    _add_products(catalog, frame, labels, reasons, finder)
 
 
 def _add_products(
-    catalog: Catalog, frame: pd.DataFrame, labels: pd.DataFrame, reasons: dict[int, str], base: str
+    catalog: Catalog, frame: pd.DataFrame, labels: pd.DataFrame, reasons: dict[int, str], finder: PhotoFinder
 ) -> None:
     schema, seen = catalog.schema, dict[str, int]()
     ids = frame[schema.id_column].tolist() if schema.id_column else [str(row) for row in frame.index]
     titles = frame[schema.title_column].tolist() if schema.title_column else [""] * len(frame)
     splits = frame[schema.split_column].tolist() if schema.split_column else [""] * len(frame)
-    photos = frame[schema.image_column].tolist() if schema.image_column else [None] * len(frame)
+    photos: list[str | bytes]
+    if schema.image_column:
+        photos = frame[schema.image_column].tolist()
+    else:
+        photos = [schema.image_template.replace("{id}", name) if (name := one_line(raw)) else "" for raw in ids]
+    found = finder.find(cell for cell in photos if isinstance(cell, str) and cell)
+    _check_found(catalog, finder, found)
+    heic = _heic_problem(item.name for item in found.values())
     rows = zip(frame.index, ids, titles, splits, photos, labels.itertuples(index=False, name=None), strict=True)
     for row, raw_id, title, split, cell, values in rows:
         product_id = one_line(raw_id)
@@ -243,40 +312,47 @@ def _add_products(
             reason = "the row has no id"
         if not reason and product_id in seen:
             reason = f"row {seen[product_id]} has the same id"
-        photo: str | bytes = b""
+        photo, kind = cell, ""
         if not reason:
             seen[product_id] = row
-            photo, reason = _find_photo(catalog, product_id, cell, base)
+            if isinstance(cell, str) and cell:
+                photo, reason, kind = found[cell].name, found[cell].problem, found[cell].kind
+                if not reason:
+                    catalog.repairs.update(found[cell].repairs)
+            elif not cell:
+                reason = "the row holds no photo" if isinstance(cell, bytes) else "the row names no photo"
+            if not reason and heic and _is_heic(photo):
+                reason, kind = heic, "the photo is HEIC"
         if reason:
-            catalog.rejected.append(Rejected(row, product_id, reason, by_schema=row in reasons))
+            catalog.rejected.append(Rejected(row, product_id, reason, kind, by_schema=row in reasons))
         else:
             named = tuple(value or None for value in values)
             catalog.products.append(Product(row, product_id, one_line(title), named, str(split), photo))
     catalog.rejected.sort(key=lambda item: item.row)
 
 
-def _find_photo(catalog: Catalog, product_id: str, cell: str | bytes | None, base: str) -> tuple[str | bytes, str]:
-    """Returns where a product's photo is, or the reason why it has none."""
-    if isinstance(cell, bytes):
-        return (cell, "") if cell else (b"", "the row holds no photo")
-    if cell == "":
-        return b"", "the row names no photo"
-    name = cell if cell is not None else catalog.schema.image_template.replace("{id}", product_id)
-    if cell is not None and ("://" in name):
-        return b"", f"the photo {name!r} is an address; download it first and give its path"
-    try:
-        name = safe_name(posixpath.join(base, name.replace("\\", "/")), "the table")
-    except UserError:
-        return b"", f"the photo path {name!r} leads outside of the catalogue"
-    if not catalog.is_listed and name not in catalog.photo_sizes:
-        assert isinstance(catalog.files, FolderFiles)
-        path = catalog.files.root / name
-        try:
-            if path.resolve().is_relative_to(catalog.files.root) and path.is_file():
-                catalog.photo_sizes[name] = path.stat().st_size
-        except (OSError, ValueError):
-            return b"", f"the photo {name!r} cannot be looked up"
-    return (name, "") if name in catalog.photo_sizes else (b"", f"there is no photo {name}")
+def _check_found(catalog: Catalog, finder: PhotoFinder, found: dict[str, Found]) -> None:
+    """Raises UserError where no photo was found and most cells have one fault that a sentence can mend."""
+    lost = Counter(item.kind for item in found.values())
+    if any(item.name for item in found.values()) or not lost:
+        return
+    kind, count = lost.most_common(1)[0]
+    cell = next(cell for cell, item in found.items() if item.kind == kind)
+    example, column = one_line(cell)[:200], catalog.schema.image_column
+    if count <= len(found) / 2:
+        return
+    if kind == ADDRESS:
+        raise UserError(
+            f"column {column!r} holds addresses, such as {example}, and {catalog.source} has no copies of them; "
+            "download the photos first (img2dataset does that), then put them beside the table under the last part of "
+            "their address, or name their folder with --photos"
+        )
+    if kind == OUTSIDE:
+        raise UserError(
+            f"the photo paths of {catalog.source}, such as {example}, lead outside of the catalogue's folder, and "
+            f"nothing is read there; if the photos lie there, add --photos {finder.outside_folder(cell) or 'DIR'} (or "
+            "image_root to the schema)"
+        )
 
 
 def _vocabulary(attribute: Attribute, values: pd.Series) -> tuple[str, ...]:

@@ -14,6 +14,8 @@ from fashion_jax.data.schema import MISSING
 from fashion_jax.data.splits import SPLITS
 from fashion_jax.system.text import format_table
 
+_MOST_KINDS = 8  # kinds of files that the text names; the JSON has all
+
 
 def make_report(
     catalog: Catalog,
@@ -50,6 +52,7 @@ def make_report(
         "quarantine_reasons": _reasons(catalog),
         "table_repairs": dict(catalog.repairs),
         "corrected_labels": dict(catalog.corrected),
+        "passed_over": dict(catalog.passed_over.most_common()),
         "photo_repairs": dict(photo_repairs),
         "classes": {
             name: {
@@ -75,6 +78,7 @@ def format_report(report: Mapping[str, Any]) -> str:
         *(f"  left out by the schema: {reason}: {count:,}" for reason, count in report["dropped"].items()),
         *(f"  left out: {reason}: {count:,}" for reason, count in report["quarantine_reasons"].items()),
         *(f"  repaired: {name}: {count:,}" for name, count in repairs.items()),
+        *(f"  files passed over: {kind}: {count:,}" for kind, count in [*report["passed_over"].items()][:_MOST_KINDS]),
         *(f"  corrected labels: {name}: {count:,}" for name, count in report["corrected_labels"].items()),
     ]
     table = [["  attribute", "classes", "present", "missing labels"]]
@@ -94,8 +98,12 @@ def format_report(report: Mapping[str, Any]) -> str:
 
 def _reasons(catalog: Catalog) -> dict[str, int]:
     """Counts why rows were left out. Words with names or numbers are cut, so that equal reasons count together."""
-    reasons = [r.reason for r in catalog.rejected if not r.by_schema]
-    return dict(Counter(" ".join(w for w in r.split() if not any(c in "/'0123456789" for c in w)) for r in reasons))
+    rejected = [r for r in catalog.rejected if not r.by_schema]
+    return dict(Counter(r.kind or _without_names(r.reason) for r in rejected))
+
+
+def _without_names(reason: str) -> str:
+    return " ".join(word for word in reason.split() if not any(c in "/'0123456789" for c in word))
 
 
 def _count_groups(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,14 +12,15 @@ from typing import Any
 
 import pandas as pd
 
+from fashion_jax.data.photo_names import PHOTO_SUFFIXES, is_address, names_photo
 from fashion_jax.system import files
 from fashion_jax.system.errors import UserError, nearest
 
 _GUIDE = "docs/your-catalogue.md shows one"
 MISSING = -1  # in place of a class number where a row has no label
 
-PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
 _MAX_INFERRED_CLASSES = 500
+_PHOTO_HEADING = re.compile(r"image|img|photo|picture", re.IGNORECASE)
 _NOT_IN_NAMES = set("/\\\0\n\r")  # attributes' names become names of columns and files
 
 
@@ -43,13 +45,16 @@ class Attribute:
 class Schema:
     """How to read a catalogue's table."""
 
-    name: str  # of the data set
+    # of the data set; empty: the schema is inferred from the table, and only `image_root` is taken from this one
+    name: str
     attributes: tuple[Attribute, ...]  # the label columns, in the order of the model's heads
     id_column: str = "id"  # the column of the products' ids; empty: the row's number is the id
     # the column of the photos' paths, relative to the table, or of their bytes; empty: see `image_template`
     image_column: str = ""
     # path of a product's photo, with `{id}`; used where `image_column` is empty
     image_template: str = "images/{id}.jpg"
+    # the folder to which photo paths are relative, from the table's folder or absolute; empty: the table's folder
+    image_root: str = ""
     title_column: str = ""  # the column of titles, which are shown and help to find near-duplicates; may be empty
     split_column: str = ""  # the column that holds train, validation or test; may be empty
     # texts that mean that there is no label
@@ -75,6 +80,8 @@ class Schema:
             if attribute.on_unknown not in ("mask", "drop"):
                 raise UserError(f"on_unknown of {attribute.name!r} is {attribute.on_unknown!r}; give 'mask' or 'drop'")
         rest = self.image_template.replace("{id}", "")
+        if "\0" in self.image_root:
+            raise UserError("image_root holds a NUL character; give the path of a folder")
         if not self.image_column and ("{id}" not in self.image_template or set(rest) & set("{}")):
             raise UserError("the schema needs an image_column, or an image_template with {id} and no other braces")
 
@@ -88,7 +95,7 @@ class Schema:
         """Returns the schema that `to_dict` wrote; UserError for unknown keys and wrong types."""
         top = _checked(cls, values, "the schema")
         attributes = tuple(Attribute(**_checked(Attribute, item, "an attribute")) for item in top.pop("attributes", ()))
-        if "name" not in top or any(not item.name for item in attributes):
+        if not top.get("name") or any(not item.name for item in attributes):
             raise UserError("a schema and each of its attributes need a name")
         return cls(attributes=attributes, **top)
 
@@ -203,14 +210,18 @@ def infer_schema(table: pd.DataFrame, name: str = "catalogue", *, labelled: bool
 
 
 def find_image_column(table: pd.DataFrame) -> str:
-    """Returns the column of photos' bytes, or else the column whose texts mostly end like a photo's name; or ""."""
+    """Returns the column of photos' bytes, or else of photos' names or addresses; or ""."""
     for column in table.columns:
         sample = table[column][table[column].astype(bool)].head(50)
         if len(sample) and all(isinstance(v, bytes) for v in sample):
             return str(column)
     for column in table.columns:
         texts = [v for v in table[column].head(50) if isinstance(v, str) and v]
-        if texts and sum(v.lower().endswith(PHOTO_SUFFIXES) for v in texts) > len(texts) / 2:
+        if texts and sum(map(names_photo, texts)) > len(texts) / 2:
+            return str(column)
+    for column in table.columns:  # `https://host/photo/123` does not end like a photo's name
+        texts = [v for v in table[column].head(50) if isinstance(v, str) and v]
+        if _PHOTO_HEADING.search(str(column)) and sum(map(is_address, texts)) > len(texts) / 2:
             return str(column)
     return ""
 

@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 import posixpath
 import tempfile
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from fashion_jax.data.archives import Files, FolderFiles, open_files
-from fashion_jax.data.schema import PHOTO_SUFFIXES
+from fashion_jax.data.photo_names import PHOTO_SUFFIXES, is_litter
+from fashion_jax.data.photo_paths import list_photos
 from fashion_jax.data.tables import TABLE_SUFFIXES
 from fashion_jax.system.downloads import download_error, hub_client, is_repository
 from fashion_jax.system.errors import UserError
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz")
-_DOWNLOADED = ["*.parquet", "*.csv", "*.tsv", "*.zip", "*.tar*", "*.jpg", "*.jpeg", "*.png", "*.webp"]
+_DOWNLOADED = ["*.parquet", "*.csv", "*.tsv", "*.zip", "*.tar*"]
+_DOWNLOADED += [f"*{suffix}" for lower in PHOTO_SUFFIXES for suffix in (lower, lower.upper())]
 
 
 @dataclass(slots=True)
@@ -30,6 +33,8 @@ class Source:
     sizes: dict[str, int]
     # a folder that must exist while the files are read, or None
     temporary: tempfile.TemporaryDirectory[str] | None = None
+    photos: list[str] = field(default_factory=list)  # names of the photos, where there is no table
+    passed_over: Counter[str] = field(default_factory=Counter)  # kind -> other files, where there is no table
 
     def read_table_file(self, name: str) -> bytes:
         """Returns a table's bytes; UserError where it is damaged, OSError where the system does not let it be read."""
@@ -89,14 +94,14 @@ def download(source: str) -> tuple[Path, Path | None]:
 
 
 def _locate(path: Path, labelled: bool, links_within: Path | None = None) -> Source:
-    suffix = path.suffix.lower()
-    if path.is_file() and suffix in (*TABLE_SUFFIXES, *(() if labelled else PHOTO_SUFFIXES)):
+    if path.is_file():
         folder = FolderFiles(path.parent)
-        if suffix in TABLE_SUFFIXES:
+        if path.suffix.lower() in TABLE_SUFFIXES:
             return Source(path, folder, [path.name], {})
-        return Source(path, folder, [], {path.name: path.stat().st_size})
+        if not labelled and list_photos(folder, [path.name])[0]:
+            return Source(path, folder, [], {path.name: path.stat().st_size}, photos=[path.name])
     files = open_files(path, links_within)
-    sizes = {name: size for name, size in files.sizes().items() if not _is_litter(name)}
+    sizes = {name: size for name, size in files.sizes().items() if not is_litter(name)}
     tables = sorted((n for n in sizes if n.lower().endswith(TABLE_SUFFIXES)), key=lambda n: (n.count("/"), n))
     styles = [n for n in tables if posixpath.basename(n) == "styles.csv"]
     parquet = [n for n in tables if n.endswith(".parquet")]
@@ -109,15 +114,11 @@ def _locate(path: Path, labelled: bool, links_within: Path | None = None) -> Sou
     archives = [n for n in sizes if n.lower().endswith(ARCHIVE_SUFFIXES)]
     if not chosen and path.is_dir() and len(archives) == 1:  # a download that has not been unpacked
         return _locate(path / archives[0], labelled)
-    if not chosen and (labelled or not any(n.lower().endswith(PHOTO_SUFFIXES) for n in sizes)):
+    photos, passed_over = ([], Counter[str]()) if chosen or labelled else list_photos(files, sizes)
+    if not chosen and not photos:
         sample = ", ".join(sorted(sizes)[:3]) or "nothing"
         raise UserError(f"{path} holds no table (styles.csv, or one .csv, .tsv or .parquet); it holds {sample}")
-    return Source(path, files, chosen, sizes)
-
-
-def _is_litter(name: str) -> bool:
-    """True for files that macOS adds to folders and zips."""
-    return posixpath.basename(name).startswith("._") or name.startswith("__MACOSX/") or "/__MACOSX/" in name
+    return Source(path, files, chosen, sizes, photos=photos, passed_over=passed_over)
 
 
 def _draw_catalogue(source: str) -> tempfile.TemporaryDirectory[str]:

@@ -76,6 +76,8 @@ def build_index(
         progress=progress,
     )
     index.about.update(model=str(model.package.folder.resolve()), source=_resolve(source))
+    if run.catalog.schema.image_root:
+        index.about["photos"] = run.catalog.schema.image_root
     index.save(folder)
     shards.remove()
     note = run.write_quarantine()
@@ -222,8 +224,11 @@ def open_gallery(index: Index, source: str | None = None) -> Catalog:
     where = source or str(index.about.get("source", ""))
     if not where:
         raise UserError("the index does not know its catalogue; name it with --source")
+    photos = str(index.about.get("photos", ""))
+    if source and not Path(photos).exists():
+        photos = ""  # the catalogue has moved
     try:
-        return open_catalog(where, labelled=False)
+        return open_catalog(where, Schema("", (), image_root=photos) if photos else None, labelled=False)
     except UserError as error:
         raise UserError(f"the photos of the index cannot be shown: {error}; name the catalogue with --source") from None
 

@@ -23,7 +23,7 @@ from fashion_jax.system.errors import UserError
 from fashion_jax.system.progress import progress_bar
 
 K = TypeVar("K")
-_NAMED = 5  # rows that a sentence names
+_NAMED = 5  # rows, and kinds of files, that a sentence names
 
 
 def predict_photos(
@@ -143,17 +143,24 @@ class SourceRun:
             raise UserError(f"no row of {self._source} is usable: {examples or 'it has none'}")
 
     def write_quarantine(self) -> str:
-        """Writes `<out>.quarantine.csv` if rows were left out and `out` was given; returns a sentence about them."""
+        """Writes `<out>.quarantine.csv` if rows were left out and `out` was given.
+
+        Returns:
+            What to say about rows that were left out, about repairs, and about files that were passed over.
+        """
         path = self.out.with_name(self.out.name + ".quarantine.csv")
         rejected = sorted(self.catalog.rejected, key=lambda item: item.row)
-        if rejected and not self._writes:
-            return f"{len(rejected):,} rows were left out: {'; '.join(map(str, rejected[:_NAMED]))}"
-        if not rejected:
-            if self._writes:
-                path.unlink(missing_ok=True)
-            return "no row was left out"
-        files.write_text(path, format_quarantine(rejected))
-        return f"{len(rejected):,} rows were left out, with the reasons in {path}"
+        note = "no row was left out"
+        if rejected and self._writes:
+            files.write_text(path, format_quarantine(rejected))
+            note = f"{len(rejected):,} rows were left out, with the reasons in {path}"
+        elif rejected:
+            note = f"{len(rejected):,} rows were left out: {'; '.join(map(str, rejected[:_NAMED]))}"
+        elif self._writes:
+            path.unlink(missing_ok=True)
+        repairs = [f"repaired: {name}: {count:,}" for name, count in self.catalog.repairs.items()]
+        others = ", ".join(f"{count:,} {kind}" for kind, count in self.catalog.passed_over.most_common(_NAMED))
+        return "; ".join([note, *repairs, *([f"files passed over: {others}"] if others else [])])
 
 
 def _check_out(out: Path, source: Path) -> None:

@@ -275,3 +275,19 @@ def test_a_draw_is_found_among_its_like(shop, index):
         found = index.search(model.embed(photo), 5)
         hits += sum(row["colour"] == colour for row in index.attributes(found.ids[0].tolist()))
     assert hits / 100 > 0.5
+
+
+def test_photos_that_lie_elsewhere_are_found_again(tmp_path, shop, capsys):
+    """`--photos` is kept in the index, and a repair of a photo's path is told."""
+    table = write_products(tmp_path / "shop", 12)
+    photos = (tmp_path / "shop/photos").rename(tmp_path / "elsewhere")
+    (photos / "p3.jpg").rename(photos / "p3.JPG")
+    (photos / "note.txt").write_text("not a photo")
+    build = ("index", "build", "--model", shop / "run", "--source", table, "--photos", photos, "--out", tmp_path / "i")
+    assert main([str(part) for part in build]) == 0
+    note = capsys.readouterr().out
+    assert "12 products; no row was left out; repaired: photos found by their name in another folder: 12" in note
+    assert "repaired: photo names in another case: 1; files passed over: 1 .txt" in note
+    catalog = gallery.open_gallery(Index.load(tmp_path / "i"))
+    assert all(isinstance(data, bytes) for _, data in catalog.iter_photos(catalog.products))
+    assert len(catalog.products) == 12

@@ -1,0 +1,88 @@
+"""How files of photos are called, and how they begin: suffixes, addresses, the first bytes."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+
+from fashion_jax.system.errors import missing_extra
+
+HEIC_SUFFIXES = (".heic", ".heif", ".hif")  # iPhones and cameras; Pillow reads them with the extra [heif]
+# Of the suffixes that Pillow reads, those of photos. Documents, icons, film and data of science are left out.
+PHOTO_SUFFIXES = (
+    ".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".jpe", ".jfif", ".apng", ".avif", ".avifs", ".dib", ".j2c",
+    ".j2k", ".jp2", ".jpc", ".jpf", ".jpx", ".mpo", ".pbm", ".pgm", ".pnm", ".ppm", ".qoi", ".tga", ".tif",
+    ".tiff", *HEIC_SUFFIXES,
+)  # fmt: skip
+HEAD_BYTES = 16  # of a file, which tell whether it is a photo
+
+_ADDRESS = re.compile(r"\s*([a-z][a-z0-9+.-]*://|//[^/\\\s]+\.[^/\\\s]+/|www\.[^/\\\s]+/|data:image/)", re.IGNORECASE)
+_QUERY = re.compile("({})[?#].*$".format("|".join(map(re.escape, PHOTO_SUFFIXES))), re.IGNORECASE | re.DOTALL)
+_SUFFIX = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,7}$")
+_HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_BEGINNINGS = (
+    b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"\xff\x4f\xff\x51", b"qoif",
+    b"\0\0\0\x0cjP  ",
+)  # fmt: skip
+
+
+def is_address(text: str) -> bool:
+    """True for `https://...`, `//host.com/...`, `s3://...`, `www.host.com/...`; not for `file://...`."""
+    return _ADDRESS.match(text) is not None and not text.lstrip().lower().startswith("file:")
+
+
+def without_query(text: str) -> str:
+    """Returns a photo's path or address without `?v=1` or `#x` after its suffix."""
+    return _QUERY.sub(r"\1", text) if "?" in text or "#" in text else text
+
+
+def names_photo(text: str) -> bool:
+    """True for paths and addresses that end like a photo's name."""
+    return without_query(text).lower().endswith(PHOTO_SUFFIXES)
+
+
+def has_suffix(name: str) -> bool:
+    """False for `a`, `v1.2` and `a.jpg_large`, whose first bytes tell what they are; True for `a.json` and `.a`."""
+    base = posixpath.basename(name)
+    return base.startswith(".") or _SUFFIX.search(base) is not None
+
+
+def begins_like_photo(head: bytes) -> bool:
+    """True where a file's first bytes (HEAD_BYTES of them) are those of a photo that Pillow reads, or of HEIC."""
+    if head.startswith(_BEGINNINGS):
+        return True
+    if head[4:8] == b"ftyp":
+        return head[8:12] in (b"avif", b"avis", *_HEIC_BRANDS)
+    bitmap = head[:2] == b"BM" and head[6:10] == bytes(4)
+    return bitmap or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
+
+
+def is_litter(name: str) -> bool:
+    """True for files that macOS adds to folders and zips."""
+    return posixpath.basename(name).startswith("._") or name.startswith("__MACOSX/") or "/__MACOSX/" in name
+
+
+def kind_of_file(name: str) -> str:
+    """Returns what a file is counted as: its suffix, "no suffix" or "hidden"."""
+    base = posixpath.basename(name)
+    if base.startswith("."):
+        return "hidden"
+    return posixpath.splitext(base)[1].lower() if has_suffix(base) else "no suffix"
+
+
+def readable(name: str) -> str:
+    """Returns a file's name as text that can be written. A name that is not UTF-8 is read as Windows-1252."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return name.encode("utf-8", "surrogateescape").decode("cp1252", "replace")
+    return name
+
+
+def enable_heic() -> None:
+    """Lets Pillow read HEIC in this process; UserError names the extra that it needs."""
+    try:
+        import pillow_heif
+    except ImportError as error:
+        raise missing_extra("reading HEIC photos (.heic, .heif)", "heif") from error
+    pillow_heif.register_heif_opener()

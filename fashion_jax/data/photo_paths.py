@@ -1,0 +1,361 @@
+"""From the paths in a table to files of the catalogue: one resolver. It never reads outside of the catalogue."""
+
+from __future__ import annotations
+
+import difflib
+import posixpath
+import re
+import unicodedata
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from urllib.parse import unquote
+
+from fashion_jax.data.archives import Files, FolderFiles
+from fashion_jax.data.photo_names import (
+    PHOTO_SUFFIXES,
+    begins_like_photo,
+    has_suffix,
+    is_address,
+    is_litter,
+    kind_of_file,
+    names_photo,
+    readable,
+    without_query,
+)
+
+IMAGES = "images"  # Kaggle's folder of photos; among files of one name those in it are taken
+# Why there is no photo. Rows are counted by it.
+ADDRESS = "the photo is an address, and the catalogue has no copy of it"
+OUTSIDE = "the photo's path leads outside of the catalogue"
+ABSENT = "the photo's file was not found"
+SEVERAL = "the photo's name fits several files or rows"
+# Names of repairs.
+_QUERY = "photo paths with ?... or #... after the name"
+_PERCENT = "photo paths with %20 or the like"
+_FROM_ROOT = "photo paths from the catalogue's folder instead of the table's"
+_FORM = "photo names in another Unicode form"
+_CASE = "photo names in another case"
+_SUFFIX = "photo names with another suffix"
+_FOLDER = "photos found by their name in another folder"
+_COPY = "photos given by address, found by their name"
+
+_MOST_LISTED = 300_000  # files in a lone table's folder; of a larger one only the folders that cells name are listed
+_MOST_ALIKE = 20  # files with one name; more are never told apart
+_MOST_HINTS = 1_000  # photos for which the nearest file is looked for
+_LONGEST = 160  # characters of a name in a message
+_DRIVE = re.compile(r"^/*[A-Za-z]:")
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a cell of the photo column leads to."""
+
+    name: str = ""  # of the file in the catalogue; empty where there is none
+    repairs: tuple[str, ...] = ()  # what had to be repaired to find it
+    problem: str = ""  # a sentence, where there is no file
+    kind: str = ""  # what the problem is counted as: ADDRESS, OUTSIDE, ABSENT or SEVERAL
+
+
+class PhotoFinder:
+    """Finds the files that the cells of a table name.
+
+    A path is relative to the table. It may be absolute or hold "..", as long as it ends inside of the catalogue's
+    folder. A file that is not there under its exact name is looked for by its name: in another case or Unicode form,
+    with another suffix, in another folder. Such a match is a repair. It must be the only one, and no other row may
+    have the file.
+
+    Args:
+        files: of the catalogue.
+        sizes: name -> bytes of the files that are known. It is empty for a lone table, whose folder may hold a whole
+            disk: then files are looked up one by one. Files that are found are added.
+        base: the folder in `files` to which paths are relative.
+        table_folder: where the table lies on the disk, if the photos have a folder of their own (`image_root`).
+    """
+
+    def __init__(
+        self, files: Files, sizes: dict[str, int], *, base: str = "", table_folder: Path | None = None
+    ) -> None:
+        self._files, self._sizes, self._base = files, sizes, base
+        self._folder = files if isinstance(files, FolderFiles) else None
+        self._is_listed = bool(sizes) or self._folder is None
+        self._table_folder = table_folder.absolute().as_posix() if table_folder else ""
+        self._hints = 0
+
+    def find(self, cells: Iterable[str]) -> dict[str, Found]:
+        """Returns what each cell leads to, by cell.
+
+        Args:
+            cells: all cells of a table at once, because a file that one row names is no match for another row.
+        """
+        found = {cell: self._exact(cell) for cell in cells}
+        lost = [cell for cell, item in found.items() if not item.name]
+        if lost:
+            index = self._list(lost)
+            taken = {item.name for item in found.values()}
+            found |= self._without_clashes({cell: self._match(cell, index) for cell in lost}, taken, index)
+        return found
+
+    def outside_folder(self, cell: str) -> str:
+        """Returns the folder to which a path leads, by its text alone; empty text where it is of another system."""
+        path = posixpath.dirname(_local(cell))
+        if self._folder is None or _DRIVE.match(path) or path.startswith("//"):
+            return ""
+        return posixpath.normpath(posixpath.join(self._folder.root.as_posix(), self._base, path))
+
+    def _exact(self, cell: str) -> Found:
+        name = posixpath.join(self._base, cell)
+        if name in self._sizes:
+            return Found(name)
+        for path, repairs in self._readings(cell):
+            if self._has(path):
+                return Found(path, repairs)
+        return Found()
+
+    def _readings(self, cell: str) -> Iterator[tuple[str, tuple[str, ...]]]:
+        """Yields names inside of the catalogue that a path may mean, the likeliest first, with their repairs."""
+        if is_address(cell):
+            return
+        plain = _local(cell)
+        texts: list[tuple[str, tuple[str, ...]]] = [(plain, ())]
+        if without_query(plain) != plain:
+            texts.append((without_query(plain), (_QUERY,)))
+        texts += [(unquote(text), (*repairs, _PERCENT)) for text, repairs in texts if "%" in text]
+        for text, repairs in texts:
+            places = [(posixpath.join(self._base, text), repairs)]
+            for whole in (text, posixpath.join(self._table_folder, text) if self._table_folder else ""):
+                for root in self._folder.roots if self._folder else ():
+                    if posixpath.normpath(whole).startswith(f"{root}/"):
+                        places.append((posixpath.normpath(whole)[len(root) + 1 :], repairs))
+            if self._base:
+                places.append((text, (*repairs, _FROM_ROOT)))
+            for path, found in places:
+                if name := _inside(path):
+                    yield name, found
+
+    def _has(self, name: str) -> bool:
+        if name not in self._sizes and self._folder:
+            size = self._folder.size(name)
+            if size is not None:
+                self._sizes[name] = size
+        return name in self._sizes
+
+    def _list(self, lost: list[str]) -> _Index:
+        """Returns the index of names, in which inexact matches are looked for."""
+        if self._is_listed or self._folder is None:
+            return _Index(self._sizes)
+        names = self._folder.names(_MOST_LISTED)
+        if names is not None:
+            return _Index(n for n in names if not is_litter(n))
+        folders = {posixpath.dirname(name) for cell in lost for name, _ in self._readings(cell)}
+        folders |= {self._base, posixpath.join(self._base, IMAGES)}
+        return _Index((n for f in sorted(folders) for n in self._folder.names_in(f)), is_whole=False)
+
+    def _match(self, cell: str, index: _Index) -> Found:
+        address = is_address(cell)
+        paths = [_parts(cell)]
+        if "%" in cell and not address:
+            paths.append([unquote(part) for part in paths[0]])
+        for parts in paths:
+            near = [self._base] if address else [posixpath.dirname(self._target(parts))]
+            near += [posixpath.join(self._base, IMAGES), IMAGES]
+            hits = [name for name in index.find(parts) if has_suffix(name) or self._is_photo(name)]
+            places = [_fold(folder) for folder in near]
+            for place in places:
+                hits = [name for name in hits if _fold(posixpath.dirname(name)) == place] or hits
+            if not index.is_whole:  # elsewhere may be more files of this name
+                hits = [name for name in hits if _fold(posixpath.dirname(name)) in places]
+            closeness = [_closeness(posixpath.basename(name), parts[-1]) for name in hits]
+            hits = [name for name, far in zip(hits, closeness, strict=True) if far == min(closeness)]
+            if len(hits) > 1:
+                names = ", ".join(map(_shown, sorted(hits)[:3])) + (", ..." if len(hits) > 3 else "")
+                return Found(problem=f"{_shown(cell)} fits several photos: {names}; write one of these", kind=SEVERAL)
+            if hits:
+                return Found(hits[0], self._repairs(cell, parts, hits[0], min(closeness)))
+        return self._missing(cell, index)
+
+    def _target(self, parts: list[str]) -> str:
+        """Returns the name that a file with these parts of a path would have if it was where the path says."""
+        return _inside(posixpath.join(self._base, *parts)) or "/".join(parts)
+
+    def _repairs(self, cell: str, parts: list[str], name: str, far: int) -> tuple[str, ...]:
+        repairs = []
+        if is_address(cell):
+            repairs.append(_COPY)
+        else:
+            plain, target = _local(cell), self._target(parts)
+            if without_query(plain) != plain:
+                repairs.append(_QUERY)
+            there = _inside(posixpath.join(self._base, without_query(plain)))
+            if not there or _fold(posixpath.dirname(name)) != _fold(posixpath.dirname(target)):
+                repairs.append(_FOLDER)
+            elif far == 0:  # so the folder's name differs
+                far = _closeness(name, target)
+        return (*repairs, *((), (_FORM,), (_CASE,), (_SUFFIX,))[far])
+
+    def _without_clashes(self, matches: dict[str, Found], taken: set[str], index: _Index) -> dict[str, Found]:
+        """Takes back matches with a file that another row names, or that several rows would get.
+
+        `A1/front.jpg` is absent and `A2/front.jpg` is there: it shows A2, and must not become the photo of A1.
+        """
+        loose = {cell: item for cell, item in matches.items() if {_SUFFIX, _FOLDER, _COPY} & set(item.repairs)}
+        taken |= {item.name for cell, item in matches.items() if cell not in loose}
+        takers: dict[str, dict[str, str]] = {}  # file -> path that fits it -> cell
+        for cell, item in loose.items():
+            takers.setdefault(item.name, {})["/".join(map(_fold, _parts(cell)))] = cell
+        checked = dict(matches)
+        for cell, item in loose.items():
+            cells = list(takers[item.name].values())
+            if item.name in taken:
+                missing = self._missing(cell, index)
+                begin = missing.problem.split("; the nearest file")[0]
+                checked[cell] = replace(missing, problem=f"{begin}; {_shown(item.name)} is another row's photo")
+            elif len(cells) > 1:
+                problem = f"{_shown(cells[0])} and {_shown(cells[1])} both fit the file {_shown(item.name)}"
+                checked[cell] = Found(problem=f"{problem}; write its path in the row that it belongs to", kind=SEVERAL)
+        return checked
+
+    def _is_photo(self, name: str) -> bool:
+        return begins_like_photo(self._files.head(name))
+
+    def _missing(self, cell: str, index: _Index) -> Found:
+        if cell.lstrip().lower().startswith("data:"):
+            problem = f"the cell holds a photo as text ({_shown(cell)[:30]}...); save it as a file and give its path"
+            return Found(problem=problem, kind=ABSENT)
+        if is_address(cell):
+            last = _shown(_parts(cell)[-1])
+            problem = f"the photo {_shown(cell)} is an address, and there is no file {last}; download it first"
+            return Found(problem=problem, kind=ADDRESS)
+        names = [name for name, _ in self._readings(cell)]
+        if not names:
+            return Found(problem=f"the photo path {_shown(cell)!r} leads outside of the catalogue", kind=OUTSIDE)
+        if self._folder and any(map(self._folder.leads_out, names)):
+            problem = f"the photo path {_shown(names[0])!r} leads outside of the catalogue through a link"
+            return Found(problem=f"{problem}; give the photos' folder with --photos", kind=OUTSIDE)
+        problem = f"there is no photo {_shown(names[0])}"
+        self._hints += 1
+        if self._hints <= _MOST_HINTS and (near := index.nearest(names[0])):
+            problem += f"; the nearest file is {_shown(near)}"
+        if not index.is_whole:
+            problem += "; the table's folder is too large to look for it, so give the photos' folder with --photos"
+        return Found(problem=problem, kind=ABSENT)
+
+
+class _Index:
+    """The names of a catalogue's files, by the end of their paths."""
+
+    def __init__(self, names: Iterable[str], *, is_whole: bool = True) -> None:
+        self.is_whole = is_whole  # whether all files of the catalogue are in it
+        self._all = list(names)
+        self._photos = [n for n in self._all if names_photo(n) or not has_suffix(n)]
+        self._tables: dict[int, dict[str, list[str]]] = {}
+        self._depth = max((n.count("/") + 1 for n in self._photos), default=0)
+
+    def find(self, parts: list[str]) -> list[str]:
+        """Returns the files whose paths have the longest end in common with these parts, suffixes aside."""
+        folded = [*map(_fold, parts[:-1]), _stem(_fold(parts[-1]))] if parts else []
+        for length in range(min(len(folded), self._depth), 0, -1):
+            if hits := self._table(length).get("/".join(folded[-length:])):
+                return hits
+        return []
+
+    def _table(self, length: int) -> dict[str, list[str]]:
+        if length not in self._tables:
+            table = self._tables[length] = {}
+            for name in self._photos:
+                parts = name.split("/")
+                if len(parts) >= length:
+                    key = "/".join([*map(_fold, parts[-length:-1]), _stem(_fold(parts[-1]))])
+                    same = table.setdefault(key, [])
+                    if len(same) < _MOST_ALIKE:
+                        same.append(name)
+        return self._tables[length]
+
+    @cached_property
+    def _sorted(self) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+        """All names, sorted by the file's name and by its name read backwards."""
+        keys = [(_fold(posixpath.basename(name)), name) for name in self._all]
+        return sorted(keys), sorted((key[::-1], name) for key, name in keys)
+
+    def nearest(self, name: str) -> str:
+        """Returns the file whose name is most like a name, or empty text where none is like it."""
+        key = _fold(posixpath.basename(name))
+        near: list[str] = []
+        for keys, wanted in zip(self._sorted, (key, key[::-1]), strict=True):
+            place = bisect_left(keys, (wanted, ""))
+            near += [candidate for _, candidate in keys[max(0, place - 4) : place + 4]]
+        same = [n for n in near if _stem(_fold(posixpath.basename(n))) == _stem(key)]
+        return next(iter(difflib.get_close_matches(name[:1000], same or near, n=1, cutoff=0.0 if same else 0.6)), "")
+
+
+def list_photos(files: Files, names: Collection[str]) -> tuple[list[str], Counter[str]]:
+    """Returns the photos among files, sorted, and counts the other files by their kind.
+
+    A file without a suffix is a photo if it begins like one.
+    """
+    photos, others = [], Counter[str]()
+    for name in sorted(names):
+        if names_photo(name) or (not has_suffix(name) and begins_like_photo(files.head(name))):
+            photos.append(name)
+        else:
+            others[kind_of_file(name)] += 1
+    return photos, others
+
+
+def _local(cell: str) -> str:
+    """Returns a path with forward slashes; `file://` is removed."""
+    text = cell.strip().replace("\\", "/")
+    if text.lower().startswith("file:"):
+        text = re.sub(r"^file:(//[^/]*)?", "", text, flags=re.IGNORECASE)
+    return text[1:] if re.match(r"/[A-Za-z]:/", text) else text
+
+
+def _parts(cell: str) -> list[str]:
+    """Returns the parts of a path or address, without drive, `..` and query; an address begins with its host."""
+    if is_address(cell):
+        text = unquote(re.split(r"[?#]", cell.strip(), maxsplit=1)[0])
+        text = re.sub(r"^[a-z][a-z0-9+.-]*:", "", text, flags=re.IGNORECASE)
+    else:
+        text = _DRIVE.sub("", without_query(_local(cell)))
+    return [part for part in posixpath.normpath(text).split("/") if part not in ("", ".", "..")] or [""]
+
+
+def _inside(path: str) -> str:
+    """Returns a name within the catalogue in its plain form, or empty text where the path leads outside."""
+    plain = posixpath.normpath(path)
+    bad = plain in (".", "..") or plain.startswith(("/", "../")) or "\0" in plain or _DRIVE.match(plain)
+    return "" if bad else plain
+
+
+def _fold(name: str) -> str:
+    """Returns a name in the form in which names are compared."""
+    if not name.isascii():
+        name = unicodedata.normalize("NFC", readable(name))
+        name = "".join(c for c in name if unicodedata.category(c) != "Cf")  # zero-width characters
+        return unicodedata.normalize("NFC", name.casefold()).strip()
+    return name.casefold().strip()
+
+
+def _stem(name: str) -> str:
+    """Returns a name without its photo suffixes: `a.jpg.jpg` becomes `a`, `v1.2` stays."""
+    name = without_query(name)
+    while name.lower().endswith(PHOTO_SUFFIXES) and not name.startswith("."):
+        name = posixpath.splitext(name)[0].strip()
+    return name
+
+
+def _closeness(name: str, wanted: str) -> int:
+    """Returns 0 for the same name, 1 if only its Unicode form differs, 2 if its case differs, and 3 otherwise."""
+    if name == wanted:
+        return 0
+    one, other = (unicodedata.normalize("NFC", readable(text)) for text in (name, wanted))
+    return 1 if one == other else 2 if _fold(one) == _fold(other) else 3
+
+
+def _shown(name: str) -> str:
+    """Returns a name as it may stand in a message: one line, not endless, and text that can be written."""
+    text = "".join(c if c.isprintable() else " " for c in readable(name)).strip()
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
