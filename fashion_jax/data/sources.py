@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fashion_jax.data.archives import Files, FolderFiles, open_files
 from fashion_jax.data.schema import PHOTO_SUFFIXES
-from fashion_jax.data.tables import TABLE_SUFFIXES
+from fashion_jax.data.tables import NAMED_SUFFIXES, TABLE_SUFFIXES
 from fashion_jax.system.downloads import download_error, hub_client, is_repository
 from fashion_jax.system.errors import UserError
 
@@ -89,10 +89,10 @@ def download(source: str) -> tuple[Path, Path | None]:
 
 
 def _locate(path: Path, labelled: bool, links_within: Path | None = None) -> Source:
-    suffix = path.suffix.lower()
-    if path.is_file() and suffix in (*TABLE_SUFFIXES, *(() if labelled else PHOTO_SUFFIXES)):
+    is_table = path.name.lower().endswith(NAMED_SUFFIXES)
+    if path.is_file() and (is_table or (not labelled and path.name.lower().endswith(PHOTO_SUFFIXES))):
         folder = FolderFiles(path.parent)
-        if suffix in TABLE_SUFFIXES:
+        if is_table:
             return Source(path, folder, [path.name], {})
         return Source(path, folder, [], {path.name: path.stat().st_size})
     files = open_files(path, links_within)
@@ -100,7 +100,7 @@ def _locate(path: Path, labelled: bool, links_within: Path | None = None) -> Sou
     tables = sorted((n for n in sizes if n.lower().endswith(TABLE_SUFFIXES)), key=lambda n: (n.count("/"), n))
     styles = [n for n in tables if posixpath.basename(n) == "styles.csv"]
     parquet = [n for n in tables if n.endswith(".parquet")]
-    chosen = styles[:1] or parquet or tables
+    chosen = styles[:1] or parquet or [n for n in tables if n.lower().endswith((".csv", ".tsv"))] or tables
     if len(chosen) > 1 and not parquet:
         shallow = [n for n in chosen if n.count("/") == chosen[0].count("/")]
         if len(shallow) > 1:
@@ -111,7 +111,11 @@ def _locate(path: Path, labelled: bool, links_within: Path | None = None) -> Sou
         return _locate(path / archives[0], labelled)
     if not chosen and (labelled or not any(n.lower().endswith(PHOTO_SUFFIXES) for n in sizes)):
         sample = ", ".join(sorted(sizes)[:3]) or "nothing"
-        raise UserError(f"{path} holds no table (styles.csv, or one .csv, .tsv or .parquet); it holds {sample}")
+        named = next((n for n in sizes if n.lower().endswith(NAMED_SUFFIXES)), "")
+        hint = f"; if {named} is the table, give its path" if named else ""
+        raise UserError(
+            f"{path} holds no table (styles.csv, or one .csv, .tsv, .jsonl, .xlsx or .parquet); it holds {sample}{hint}"
+        )
     return Source(path, files, chosen, sizes)
 
 

@@ -188,7 +188,7 @@ def test_rows_leave_with_a_reason_and_keep_what_they_have(tmp_path):
         (lambda t: t.replace(",", ";").encode(), None), (lambda t: t.replace(",", "|").encode(), None),
         (lambda t: t.replace(",", "\t").encode(), None), (lambda t: t.encode("utf-16"), "byte-order mark"),
         (lambda t: b"\xef\xbb\xbf" + t.encode(), "byte-order mark"),
-        (lambda t: t.encode("cp1252"), "not UTF-8, read as Windows-1252"),
+        (lambda t: t.encode("cp1252"), "not UTF-8, read as Windows-1252 (Western Europe)"),
         (lambda t: t.replace("Café", "Ca\0fé").encode(), "NUL characters removed"),
     ],
 )  # fmt: skip
