@@ -103,18 +103,15 @@ def decode_text(name: str, data: bytes, encoding: str = "") -> Text:
 
 def _decode_as(name: str, data: bytes, encoding: str) -> Text:
     try:
-        codec = codecs.lookup(encoding)
-        text = codec.decode(data)[0]
-        if not isinstance(text, str):
-            raise LookupError  # a codec of Python's that makes bytes, such as zlib
-    except (LookupError, TypeError) as error:
-        raise UserError(f"the schema's encoding {encoding!r} is unknown; {_examples()}") from error
+        text = data.decode(encoding).removeprefix("\ufeff")
     except UnicodeError as error:
         raise UserError(
             f'{name} is not written in the schema\'s encoding {encoding!r} ({error}); correct the key "encoding", or '
             "remove it to have the encoding found"
         ) from error
-    return Text(text.removeprefix("\ufeff"), encoding, _sample(text.removeprefix("\ufeff")))
+    except (LookupError, ValueError) as error:
+        raise UserError(f"the schema's encoding {encoding!r} is unknown; {_examples()}") from error
+    return Text(text, encoding, _sample(text))
 
 
 def _find_wide(data: bytes) -> str:

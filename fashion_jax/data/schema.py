@@ -29,8 +29,8 @@ _SURE_IDS = (
     "itemnumber productno productnumber productcode itemcode articlecode styleid styleno stylecode stylenumber "
     "modelno modelnumber mpn referencia référence артикул 商品番号 品番 货号 商品id 商品编号 상품번호"
 ).split()
-# Usual words, which may also name labels.
-_IDS = [*_SURE_IDS, *"handle item article artikel product reference ref code no number nr".split()]
+_USUAL_WORDS = "handle item article artikel product reference ref code no number nr".split()  # may also name labels
+_IDS = [*_SURE_IDS, *_USUAL_WORDS]
 _ENDS_IN_ID = re.compile(r"(?:[\W_][iI][dD]|[a-z](?:ID|Id)|^[iI][dD])$")
 _LEAST_IDS = 0.1  # share of different values that a column with a usual word as its name needs
 _NEARLY_UNIQUE = 0.9
@@ -232,7 +232,8 @@ def infer_schema(table: pd.DataFrame, name: str = "catalogue", *, labelled: bool
     image = find_image_column(table)
     rest = [c for c in columns if c != image]
     id_column = find_id_column(table, rest)
-    if not image and not id_column:
+    # Photos that are named by their ids need a column that certainly holds ids.
+    if not image and (not id_column or _plain(id_column) in _USUAL_WORDS):
         raise UserError(
             f"no column holds photo paths (ending in {', '.join(PHOTO_SUFFIXES[:3])}) or ids; "
             f"the columns are: {', '.join(columns)}; write a schema.json that names image_column ({_GUIDE})"

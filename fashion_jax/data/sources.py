@@ -15,7 +15,7 @@ from fashion_jax.system.downloads import download_error, hub_client, is_reposito
 from fashion_jax.system.errors import UserError
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz")
-_DOWNLOADED = ["*.parquet", "*.csv", "*.tsv", "*.zip", "*.tar*", "*.jpg", "*.jpeg", "*.png", "*.webp"]
+_DOWNLOADED = [*(f"*{suffix}" for suffix in TABLE_SUFFIXES), "*.zip", "*.tar*", "*.jpg", "*.jpeg", "*.png", "*.webp"]
 
 
 @dataclass(slots=True)

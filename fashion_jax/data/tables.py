@@ -258,9 +258,10 @@ def _find_delimiter(lines: list[str]) -> str:
     """Returns the sign that divides the header into most cells, in as many as most other lines have."""
     head = [re.sub(r'"[^"]*"', "", line) for line in lines[:_CHECKED_LINES] if line.strip()]
 
-    def fit(sign: str) -> tuple[bool, int]:
+    def fit(sign: str) -> tuple[bool, bool, int]:
         count = head[0].count(sign)
-        return count > 0 and 2 * sum(line.count(sign) >= count for line in head) > len(head), count
+        share = sum(line.count(sign) >= count for line in head) / len(head)
+        return count > 0 and share > 0.5, share > 0.9, count
 
     return max("\t;|,", key=fit)
 
