@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from fashion_jax.data.schema import Schema
 
 SOURCES = (
-    "a table (CSV, TSV, Parquet), a folder, zip or tar archive with a table, synthetic:N (N generated products), "
+    "a table (CSV, TSV, JSON, Excel, Parquet), a folder, zip or tar archive with a table, "
+    "synthetic:N (N generated products), "
     "kaggle:OWNER/NAME or hf:OWNER/NAME (data sets of Kaggle and Hugging Face; they need the extra [hub])"
 )
 MODEL = "'small' (comes with the library), the --workdir of a training, or the folder of a model package"

@@ -15,6 +15,7 @@ import pandas as pd
 
 from fashion_jax.data.archives import Files, open_files
 from fashion_jax.data.corrections import Corrections, apply_corrections, read_corrections
+from fashion_jax.data.encodings import Text
 from fashion_jax.data.photo_names import (
     HEIC_SUFFIXES,
     enable_heic,
@@ -31,6 +32,7 @@ from fashion_jax.data.schema import (
     FASHION,
     Attribute,
     Schema,
+    explain_unused,
     find_image_column,
     find_split_column,
     infer_schema,
@@ -38,6 +40,7 @@ from fashion_jax.data.schema import (
 )
 from fashion_jax.data.sources import Source, find_source
 from fashion_jax.data.tables import TABLE_SUFFIXES, Table, join_tables, one_line, read_table
+from fashion_jax.data.words import clean_column, clean_label, find_look_alikes, find_missing
 from fashion_jax.system import files
 from fashion_jax.system.errors import UserError, nearest
 
@@ -88,6 +91,15 @@ class Catalog:
     vocabularies: dict[str, tuple[str, ...]] = field(default_factory=dict)  # attribute -> class names, sorted
     # kind of file -> files of the source that are neither its table nor a photo that a row names
     passed_over: Counter[str] = field(default_factory=Counter)
+    text: Text | None = None  # the table's encoding, with sample words; None for Parquet and Excel
+    # attribute -> word that was taken as a missing label, the empty one included -> rows
+    missing_words: dict[str, Counter[str]] = field(default_factory=dict)
+    # attribute -> value that is no class, because the schema does not name it or it has too few rows -> rows
+    masked_words: dict[str, Counter[str]] = field(default_factory=dict)
+    merged: dict[str, Counter[str]] = field(default_factory=dict)  # attribute -> value that was merged -> rows
+    # attribute -> groups of classes that differ in case, spaces or hyphens only: class -> rows, the likeliest first
+    look_alikes: dict[str, list[dict[str, int]]] = field(default_factory=dict)
+    unused: dict[str, str] = field(default_factory=dict)  # column that is not used -> why it is no attribute
     corrections: Corrections | None = None  # the corrections that were applied to the table
     corrected: Counter[str] = field(default_factory=Counter)  # attribute -> labels that the corrections changed
     temporary: tempfile.TemporaryDirectory[str] | None = None  # a folder that must exist while the catalogue is used
@@ -122,9 +134,9 @@ def open_catalog(
     """Reads a catalogue's table and finds its photos.
 
     Args:
-        source: one of: a zip or tar (plain, gz, xz) in Kaggle's layout or with one table; such a folder; a CSV, TSV or
-            Parquet file that holds the photos' bytes or their paths, relative to the file; `kaggle:OWNER/NAME`;
-            `hf:OWNER/NAME`; or `synthetic[:COUNT[:SEED]]`, a catalogue that is drawn.
+        source: one of: a zip or tar (plain, gz, xz) in Kaggle's layout or with one table; such a folder; a table (CSV,
+            TSV, JSON, Excel, Parquet; text also packed with gzip) that holds the photos' bytes or their paths, relative
+            to the file; `kaggle:OWNER/NAME`; `hf:OWNER/NAME`; or `synthetic[:COUNT[:SEED]]`, a catalogue that is drawn.
         schema: how to read the table; None: Kaggle's schema where the table has its columns, else one that is inferred.
         labelled: False also accepts sources without labels: a photo, or a folder or archive of photos.
         corrections: a table of corrected labels; the module `corrections` describes it.
@@ -143,13 +155,15 @@ def open_catalog(
     for name in found.tables:
         data = found.read_table_file(name)
         digest.update(data)
-        parts.append(read_table(name, data))
+        parts.append(read_table(name, data, schema.encoding if schema else ""))
     table = join_tables(parts) if len(parts) > 1 else parts[0]
     schema = _choose_schema(table.frame, schema, labelled, found.path.stem)
     base = posixpath.dirname(found.tables[0])
     files, sizes, finder = _open_photos(found, schema, base)
     catalog = Catalog(text, schema, files, digest.hexdigest(), sizes)
     catalog.temporary = found.temporary
+    catalog.text = table.text
+    catalog.unused = explain_unused(table.frame, schema)
     if corrections:
         catalog.corrections = read_corrections(corrections, schema)
     _read_rows(catalog, table, finder, labelled)
@@ -251,13 +265,9 @@ def _read_rows(catalog: Catalog, table: Table, finder: PhotoFinder, labelled: bo
     catalog.rejected = [Rejected(*item) for item in table.rejected]
     if frame.empty:
         raise UserError(f"the table of {catalog.source} has no rows")
-    columns = {a: next((c for c in a.columns() if c in frame.columns), None) for a in schema.attributes}
-    labels = pd.DataFrame(
-        {a.name: frame[c] if c else pd.Series("", frame.index) for a, c in columns.items()}, index=frame.index
-    )
-    # Runs of spaces and line ends in a label become one space.
-    labels = labels.apply(lambda column: column.astype(str).str.split().str.join(" "))
-    labels = labels.mask(labels.isin(list(schema.missing_values)), "")
+    if schema.id_column:
+        _check_ids(catalog.source, schema.id_column, frame[schema.id_column])
+    labels = _read_labels(catalog, frame)
     if catalog.corrections:
         # Corrections come before the schema's rules, as if somebody had edited the table.
         ids = [one_line(i) for i in frame[schema.id_column]] if schema.id_column else [str(row) for row in frame.index]
@@ -268,6 +278,7 @@ def _read_rows(catalog: Catalog, table: Table, finder: PhotoFinder, labelled: bo
     for attribute in fixed:
         values = labels[attribute.name]
         unknown = (values != "") & ~values.isin(attribute.classes)
+        catalog.masked_words[attribute.name] = _count(values[unknown])
         if attribute.on_unknown == "drop" and labelled:
             for row in labels.index[unknown & keep]:
                 reasons[row] = (
@@ -280,6 +291,8 @@ def _read_rows(catalog: Catalog, table: Table, finder: PhotoFinder, labelled: bo
     for attribute in schema.attributes:
         catalog.vocabularies[attribute.name] = _vocabulary(attribute, labels.loc[keep, attribute.name])
         known = labels[attribute.name].isin(catalog.vocabularies[attribute.name])
+        if not attribute.classes:
+            catalog.masked_words[attribute.name] = _count(labels.loc[keep & ~known, attribute.name])
         labels.loc[~known, attribute.name] = ""
     if labelled and not fixed and catalog.vocabularies and not any(catalog.vocabularies.values()):
         raise UserError(f"no label of {catalog.source} occurs in enough rows; lower min_rows in the schema")
@@ -287,6 +300,40 @@ def _read_rows(catalog: Catalog, table: Table, finder: PhotoFinder, labelled: bo
     whole = keep & (labels[documented] != "").all(axis=1) if documented else keep
     catalog.documented_rows = int(whole.sum())
     _add_products(catalog, frame, labels, reasons, finder)
+
+
+def _read_labels(catalog: Catalog, frame: pd.DataFrame) -> pd.DataFrame:
+    """Returns a column of clean labels for each attribute, with empty text for missing ones; notes what was done."""
+    schema, columns = catalog.schema, {}
+    for attribute in schema.attributes:
+        name = next((c for c in attribute.columns() if c in frame.columns), None)
+        values = clean_column(frame[name] if name else pd.Series("", frame.index), catalog.repairs)
+        missing = find_missing(values, schema.missing_values, attribute.classes)
+        values = values.mask(values.isin(list(missing)), "")
+        merge = {clean_label(value)[0]: target for value, target in attribute.merge}
+        if merge:
+            found = _count(values)
+            catalog.merged[attribute.name] = Counter({value: found[value] for value in merge})
+            values = values.replace(merge)
+        catalog.missing_words[attribute.name] = missing
+        catalog.look_alikes[attribute.name] = find_look_alikes(_count(values), attribute.classes)
+        columns[attribute.name] = values
+    return pd.DataFrame(columns, index=frame.index)
+
+
+def _count(values: pd.Series) -> Counter[str]:
+    return Counter({str(value): int(rows) for value, rows in values[values != ""].value_counts().items()})
+
+
+def _check_ids(source: str, column: str, ids: pd.Series) -> None:
+    """Raises UserError where a spreadsheet has rounded ids, such as 1.23457E+12: several products may have the same."""
+    rounded = ids[ids.astype(str).str.fullmatch(r"\s*\d([.,]\d+)?[eE]\+\d{2,3}\s*")]
+    if len(rounded):
+        raise UserError(
+            f"the id {str(rounded.iloc[0]).strip()!r} in row {rounded.index[0]} of {source} (column {column!r}, "
+            f"{len(rounded):,} such rows) is a number that a spreadsheet has rounded; format the column as text in the "
+            "spreadsheet, put in the ids again from where they came, and save the table again"
+        )
 
 
 def _add_products(

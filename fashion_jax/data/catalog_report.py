@@ -10,11 +10,13 @@ import numpy as np
 from jaxtyping import Int8, Int32, Int64
 
 from fashion_jax.data.catalog import Catalog
-from fashion_jax.data.schema import MISSING
+from fashion_jax.data.schema import MISSING, Attribute
 from fashion_jax.data.splits import SPLITS
+from fashion_jax.data.words import merge_line, notable_missing
 from fashion_jax.system.text import format_table
 
 _MOST_KINDS = 8  # kinds of files that the text names; the JSON has all
+_SHOWN = 5  # values
 
 
 def make_report(
@@ -51,6 +53,9 @@ def make_report(
         "quarantined": len(catalog.rejected) - dropped,
         "quarantine_reasons": _reasons(catalog),
         "table_repairs": dict(catalog.repairs),
+        "encoding": _describe_encoding(catalog),
+        "words": {attribute.name: _describe_words(catalog, attribute) for attribute in catalog.schema.attributes},
+        "unused_columns": dict(catalog.unused),
         "corrected_labels": dict(catalog.corrected),
         "passed_over": dict(catalog.passed_over.most_common()),
         "photo_repairs": dict(photo_repairs),
@@ -81,6 +86,7 @@ def format_report(report: Mapping[str, Any]) -> str:
         *(f"  files passed over: {kind}: {count:,}" for kind, count in [*report["passed_over"].items()][:_MOST_KINDS]),
         *(f"  corrected labels: {name}: {count:,}" for name, count in report["corrected_labels"].items()),
     ]
+    lines += _format_words(report)
     table = [["  attribute", "classes", "present", "missing labels"]]
     for name, counts in report["classes"].items():
         table.append([f"  {name}", str(counts["known"]), str(counts["present"]), f"{counts['missing_labels']:,}"])
@@ -94,6 +100,57 @@ def format_report(report: Mapping[str, Any]) -> str:
         )
     lines.append("  splits: " + ", ".join(f"{name} {count:,}" for name, count in report["splits"].items()))
     return "\n".join(lines)
+
+
+def _describe_encoding(catalog: Catalog) -> dict[str, Any]:
+    text = catalog.text
+    if text is None:
+        return {}
+    return {"name": text.encoding, "words": list(text.words), "is_guess": text.is_guess, "or_else": text.other}
+
+
+def _describe_words(catalog: Catalog, attribute: Attribute) -> dict[str, Any]:
+    name = attribute.name
+    missing, alike = catalog.missing_words.get(name, Counter()), catalog.look_alikes.get(name, [])
+    return {
+        "missing": dict(missing),
+        "maybe_classes": notable_missing(missing, catalog.num_rows),
+        "no_class": dict(catalog.masked_words.get(name, {})),
+        "merged": dict(catalog.merged.get(name, {})),
+        "look_alikes": alike,
+        "merge_line": merge_line(name, alike, dict(attribute.merge)) if alike else "",
+    }
+
+
+def _format_words(report: Mapping[str, Any]) -> list[str]:
+    """Returns lines about the table's encoding, missing labels, merged and similar classes, and unused columns."""
+    lines, encoding = [], report["encoding"]
+    if encoding and encoding["words"]:
+        what = "guessed" if encoding["is_guess"] else "found"
+        lines.append(f"  encoding ({what}): {encoding['name']}; words: {', '.join(encoding['words'])}")
+        if encoding["is_guess"]:
+            also = f"; it may also be {encoding['or_else']}" if encoding["or_else"] else ""
+            lines.append(f'    if these words are wrong, name the encoding in the schema: "encoding": "..."{also}')
+    for name, words in report["words"].items():
+        taken = ", ".join(f"{word!r} {count:,}" for word, count in words["missing"].items() if word)
+        if taken:
+            lines.append(f"  {name}: taken as missing: {taken}")
+        for word in words["maybe_classes"]:
+            lines.append(
+                f'    if {word!r} is a class, list the missing words without it in the schema: "missing_values"'
+            )
+        if words["no_class"]:
+            shown = ", ".join(f"{word!r} {count:,}" for word, count in list(words["no_class"].items())[:_SHOWN])
+            lines.append(f"  {name}: {len(words['no_class']):,} values are no classes: {shown}")
+        for word, count in words["merged"].items():
+            lines.append(f"  {name}: merged: {word!r} {count:,}")
+        for group in words["look_alikes"]:
+            lines.append(f"  {name}: similar classes: " + ", ".join(f"{word!r} {n:,}" for word, n in group.items()))
+        if words["merge_line"]:
+            lines.append(f"    to merge them, put this into the schema's attributes: {words['merge_line']}")
+    for column, reason in report["unused_columns"].items():
+        lines.append(f"  column {column!r} is not used: {reason}")
+    return lines
 
 
 def _reasons(catalog: Catalog) -> dict[str, int]:

@@ -13,14 +13,44 @@ from typing import Any
 import pandas as pd
 
 from fashion_jax.data.photo_names import PHOTO_SUFFIXES, is_address, names_photo
+from fashion_jax.data.values import Values, read_values
 from fashion_jax.system import files
 from fashion_jax.system.errors import UserError, nearest
 
+_PAIRS = "tuple[tuple[str, str], ...]"
 _GUIDE = "docs/your-catalogue.md shows one"
 MISSING = -1  # in place of a class number where a row has no label
 
 _MAX_INFERRED_CLASSES = 500
 _PHOTO_HEADING = re.compile(r"image|img|photo|picture", re.IGNORECASE)
+# Names of id columns without separators, the likeliest first.
+_SURE_IDS = (
+    "id productid sku itemid articleid variantid variantsku skuid productsku itemsku asin gtin ean ean13 upc "
+    "isbn barcode uuid guid uid pid articleno articlenumber articlenr artno artnr artikelnr artikelnummer itemno "
+    "itemnumber productno productnumber productcode itemcode articlecode styleid styleno stylecode stylenumber "
+    "modelno modelnumber mpn referencia référence артикул 商品番号 品番 货号 商品id 商品编号 상품번호"
+).split()
+_USUAL_WORDS = "handle item article artikel product reference ref code no number nr".split()  # may also name labels
+_IDS = [*_SURE_IDS, *_USUAL_WORDS]
+_ENDS_IN_ID = re.compile(r"(?:[\W_][iI][dD]|[a-z](?:ID|Id)|^[iI][dD])$")
+_LEAST_IDS = 0.1  # share of different values that a column with a usual word as its name needs
+_NEARLY_UNIQUE = 0.9
+_TITLES = {"title", "name", "productdisplayname", "description", "productname", "producttitle", "itemname"}
+_FOLDS = {"fold", "folds", "kfold", "cv", "split", "subset", "partition"}
+# Words in the names of columns that hold prices, counts, measures, ratings and times.
+_AMOUNTS = set(
+    (
+        "price prices cost msrp rrp mrp discount rebate rabatt tax vat preis precio prix prezzo preço cena цена "
+        "価格 价格 가격 stock inventory qty quantity amount count counts num units sold sales bestand menge lager "
+        "cantidad quantité остаток 在庫 库存 재고 rating ratings stars score rank ranking review reviews likes views "
+        "clicks votes position sort order weight length width height depth gewicht age date time timestamp day week "
+        "month year years jahr año année год 年"
+    ).split()
+)
+NOT_NAMED = "the schema does not name it"
+_CLASSES = {"label", "labels", "class", "classes", "category", "target", "type", "kind", "attribute"}
+_MOST_NUMBERS = 20  # different whole numbers that may still be numbers of classes
+_SHOWN_COLUMNS = 5
 _NOT_IN_NAMES = set("/\\\0\n\r")  # attributes' names become names of columns and files
 
 
@@ -35,10 +65,34 @@ class Attribute:
     min_rows: int = 1  # where `classes` is empty, a value needs so many rows to become a class
     # what to do with a value that is no class: "mask" makes the label missing, "drop" drops the row
     on_unknown: str = "mask"
+    # (value, class) pairs: a value that becomes another class, such as a second spelling; an object in schema.json
+    merge: tuple[tuple[str, str], ...] = ()
 
     def columns(self) -> tuple[str, ...]:
         """Returns the names that the column may have, the likeliest first."""
         return (self.column or self.name, *self.aliases)
+
+
+def _check_merge(attribute: Attribute) -> None:
+    """Raises UserError for a merge with two targets, or with a target that is merged itself or is no class."""
+    merged = dict(attribute.merge)
+    if len(merged) < len(attribute.merge):
+        raise UserError(f"merge of {attribute.name!r} names a value twice")
+    for value, target in merged.items():
+        if target in merged:
+            raise UserError(
+                f"merge of {attribute.name!r} makes {target!r} of {value!r}, and merges {target!r} itself; give every "
+                "value its final class"
+            )
+        if not value or not target:
+            raise UserError(
+                f'merge of {attribute.name!r} holds an empty text; texts that mean "no label" stand in missing_values'
+            )
+        if attribute.classes and target not in attribute.classes:
+            raise UserError(
+                f"merge of {attribute.name!r} makes {target!r} of {value!r}, which is none of its classes"
+                f"{nearest(target, attribute.classes)}"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +111,11 @@ class Schema:
     image_root: str = ""
     title_column: str = ""  # the column of titles, which are shown and help to find near-duplicates; may be empty
     split_column: str = ""  # the column that holds train, validation or test; may be empty
-    # texts that mean that there is no label
-    missing_values: tuple[str, ...] = ("", "NA", "N/A", "NaN", "nan", "null", "None")
+    # texts that mean that there is no label; upper and lower case are the same
+    missing_values: tuple[str, ...] = (
+        "", "-", "--", "?", "NA", "N/A", "n.a.", "#N/A", "<NA>", "NaN", "null", "None"
+    )  # fmt: skip
+    encoding: str = ""  # of the table, as Python names it ("cp1252"); empty: it is found
 
     def __post_init__(self) -> None:
         names = [attribute.name for attribute in self.attributes]
@@ -79,6 +136,7 @@ class Schema:
                 raise UserError(f"the schema names the attribute {attribute.name!r} twice")
             if attribute.on_unknown not in ("mask", "drop"):
                 raise UserError(f"on_unknown of {attribute.name!r} is {attribute.on_unknown!r}; give 'mask' or 'drop'")
+            _check_merge(attribute)
         rest = self.image_template.replace("{id}", "")
         if "\0" in self.image_root:
             raise UserError("image_root holds a NUL character; give the path of a folder")
@@ -88,6 +146,8 @@ class Schema:
     def to_dict(self) -> dict[str, Any]:
         """Returns JSON values."""
         values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        for attribute in values["attributes"]:
+            attribute["merge"] = dict(attribute["merge"])
         return values
 
     @classmethod
@@ -162,7 +222,9 @@ def is_fashion(columns: list[str]) -> bool:
 def infer_schema(table: pd.DataFrame, name: str = "catalogue", *, labelled: bool = True) -> Schema:
     """Guesses the schema of a user's own table. `prepare` writes it to schema.json, which the user can edit.
 
-    A column becomes an attribute if its values repeat: 2 to 500 different values, each in 3 rows on average or more.
+    The column of ids is known by its name, such as `id`, `sku` or `product_id`, also where an id comes twice. A column
+    becomes an attribute if its values repeat: 2 to 500 different values, each in 3 rows on average or more.
+    `explain_unused` names what is never an attribute.
 
     Args:
         table: columns of text, with empty text for missing values; a column of bytes holds photos.
@@ -175,38 +237,124 @@ def infer_schema(table: pd.DataFrame, name: str = "catalogue", *, labelled: bool
     columns = [str(c) for c in table.columns]
     image = find_image_column(table)
     rest = [c for c in columns if c != image]
-    unique = [c for c in rest if len(table) and table[c].is_unique and (table[c] != "").all()]
-    by_name = [c for c in unique if c.lower() in ("id", "sku", "product_id", "item_id", "productid", "article_id")]
-    id_column = next(iter([*by_name, *(c for c in unique if c.lower().endswith("id"))]), "")
-    if not image and not id_column:
+    id_column = find_id_column(table, rest)
+    # Photos that are named by their ids need a column that certainly holds ids.
+    if not image and (not id_column or _plain(id_column) in _USUAL_WORDS):
         raise UserError(
             f"no column holds photo paths (ending in {', '.join(PHOTO_SUFFIXES[:3])}) or ids; "
             f"the columns are: {', '.join(columns)}; write a schema.json that names image_column ({_GUIDE})"
         )
     split = find_split_column(table)
-    title = next((c for c in rest if c.lower() in ("title", "name", "productdisplayname", "description")), "")
+    title = next((c for c in rest if _plain(c) in _TITLES and c != id_column), "")
+    schema = Schema(name, (), id_column=id_column, image_column=image, title_column=title, split_column=split)
+    unused = explain_unused(table, schema)
     attributes: list[Attribute] = []
     for column in rest:
-        if column in (id_column, split, title) or column.startswith("Unnamed"):
+        if unused.get(column) != NOT_NAMED:
             continue
-        present = table[column][table[column] != ""]
-        distinct = present.nunique()
-        if 2 <= distinct <= _MAX_INFERRED_CLASSES and len(present) >= 3 * distinct:
-            name_of = _attribute_name(column, {item.name for item in attributes})
-            attributes.append(Attribute(name_of, column="" if name_of == column else column))
+        name_of = _attribute_name(column, {item.name for item in attributes})
+        attributes.append(Attribute(name_of, column="" if name_of == column else column))
     if not attributes and labelled:
+        reasons = "; ".join(f"{column}: {reason}" for column, reason in list(unused.items())[:_SHOWN_COLUMNS])
         raise UserError(
             f"no column looks like an attribute (2 to {_MAX_INFERRED_CLASSES} values that repeat); "
-            f"the columns are: {', '.join(columns)}; write a schema.json that names attributes ({_GUIDE})"
+            f"the columns are: {', '.join(columns)} ({reasons}); write a schema.json that names attributes ({_GUIDE})"
         )
-    return Schema(
-        name=name,
-        attributes=tuple(attributes),
-        id_column=id_column,
-        image_column=image,
-        title_column=title,
-        split_column=split,
-    )
+    return dataclasses.replace(schema, attributes=tuple(attributes))
+
+
+def explain_unused(table: pd.DataFrame, schema: Schema) -> dict[str, str]:
+    """Returns column -> why it is not used: why `infer_schema` makes no attribute of it, or NOT_NAMED.
+
+    No attributes are: numbers with decimals, a currency or a unit; numbers of many different values; numbers and yes/no
+    whose column is named like a price, a count, a size in units, a rating or a year; dates; folds of a
+    cross-validation; ids; addresses and paths of photos; and columns of one value, or of values that hardly repeat.
+    """
+    used = {schema.id_column, schema.image_column, schema.title_column, schema.split_column}
+    used |= {column for attribute in schema.attributes for column in attribute.columns()}
+    missing = {word.casefold() for word in schema.missing_values}
+    reasons = {}
+    for column in map(str, table.columns):
+        if column not in used:
+            reasons[column] = _why_unused(column, table[column], missing) or NOT_NAMED
+    return reasons
+
+
+def _why_unused(column: str, cells: pd.Series, missing: set[str]) -> str:
+    if any(isinstance(cell, bytes) for cell in cells.head(50)):
+        return "it holds bytes"
+    counts = cells.astype(str).str.strip().value_counts()
+    counts = counts[[word.casefold() not in missing for word in counts.index]]
+    distinct, present = len(counts), int(counts.sum())
+    words = [str(word) for word in counts.index]
+    if distinct < 2:
+        return "it holds one value" if distinct else "it holds nothing"
+    if _plain(column) in _SURE_IDS and (distinct > _MOST_NUMBERS or distinct > _LEAST_IDS * present):
+        return "it holds ids"
+    if column.startswith("Unnamed"):
+        return "it has no name"
+    if present < 3 * distinct:
+        return f"its values hardly repeat: {distinct:,} different ones in {present:,} rows"
+    if distinct > _MAX_INFERRED_CLASSES:
+        return f"it has {distinct:,} different values; an attribute that is guessed has at most {_MAX_INFERRED_CLASSES}"
+    if sum("://" in word for word in words) > distinct / 2:
+        return "it holds addresses"
+    if sum(word.lower().endswith(PHOTO_SUFFIXES) for word in words) > distinct / 2:
+        return "it holds names of photos"
+    return _why_no_class(column, words, read_values(words))
+
+
+def _why_no_class(column: str, words: list[str], values: Values) -> str:
+    """Returns why values that repeat are no classes; "" if they may be."""
+    names = set(_tokens(column))
+    if values.kind == "date":
+        return "it holds dates"
+    if names & _FOLDS and values.kind == "number":
+        return "it is a fold of a cross-validation"
+    if names & _AMOUNTS and (values.kind in ("number", "boolean") or any(word[0].isdigit() for word in words)):
+        return "it is named like a price, a count or a measure"
+    if values.kind != "number":
+        return "its numbers have several units or currencies" if "several units" in values.how else ""
+    if ", in " in values.how or not all(isinstance(value, float) and value.is_integer() for value in values.values):
+        return "it holds numbers with decimals, a currency or a unit"
+    if all(1900 <= value <= 2100 for value in values.values if isinstance(value, float)):
+        return "it holds years"
+    if len(words) > _MOST_NUMBERS and not names & _CLASSES:
+        return f"it holds numbers, {len(words):,} different ones"
+    return ""
+
+
+def find_id_column(table: pd.DataFrame, columns: list[str]) -> str:
+    """Returns the column of ids, or "".
+
+    A column is known by its name, upper and lower case and separators ignored. Of several, the first in the order of
+    `_IDS` whose ids hardly repeat is taken, or else the first. A column with a usual word as its name (`item`, `code`)
+    must have many different values. Without a known name, a column of unique values whose name ends in "id" is taken.
+    """
+    named = sorted((c for c in columns if _plain(c) in _IDS), key=lambda c: _IDS.index(_plain(c)))
+    shares = {}
+    for column in columns:
+        present = table[column][table[column] != ""]
+        if not len(present) or any(isinstance(cell, bytes) for cell in present.head(50)):
+            continue
+        share = present.nunique() / len(present)
+        whole = len(present) == len(table) and share == 1
+        is_named = column in named and (share > _LEAST_IDS or _plain(column) in _SURE_IDS)
+        if (is_named and share * len(present) > 1) or (whole and _ENDS_IN_ID.search(column)):
+            shares[column] = share
+    known = [c for c in named if c in shares]
+    nearly = [c for c in known if shares[c] >= _NEARLY_UNIQUE]
+    return next(iter([*nearly, *known, *shares]), "")
+
+
+def _plain(column: str) -> str:
+    """Returns a column's name in small letters without separators: "Product-ID" becomes "productid"."""
+    return "".join(letter for letter in column.casefold() if letter.isalnum())
+
+
+def _tokens(column: str) -> list[str]:
+    """Returns the words of a column's name in small letters: "unitPrice (EUR)" becomes unit, price, eur."""
+    return [word.casefold() for word in re.findall(r"[A-Z]?[^\W\d_A-Z]+|[A-Z]+|[^\W_]+", column)]
 
 
 def find_image_column(table: pd.DataFrame) -> str:
@@ -251,6 +399,11 @@ def _checked(kind: type, values: Any, what: str) -> dict[str, Any]:
     for key, value in values.items():
         if key not in fields:
             raise UserError(f"{what} has an unknown key {key!r}{nearest(str(key), fields)}")
+        if fields[key] == _PAIRS:
+            if not isinstance(value, Mapping) or not all(isinstance(i, str) for i in [*value, *value.values()]):
+                raise UserError(f"{key!r} of {what} must be an object of strings, not {value!r}")
+            checked[key] = tuple((str(one), str(two)) for one, two in value.items())
+            continue
         wanted: type = {"str": str, "int": int}.get(fields[key], list)
         if not isinstance(value, wanted) or isinstance(value, bool):
             raise UserError(f"{key!r} of {what} must be {wanted.__name__}, not {value!r}")

@@ -12,12 +12,12 @@ from pathlib import Path
 from fashion_jax.data.archives import Files, FolderFiles, open_files
 from fashion_jax.data.photo_names import PHOTO_SUFFIXES, is_litter
 from fashion_jax.data.photo_paths import list_photos
-from fashion_jax.data.tables import TABLE_SUFFIXES
+from fashion_jax.data.tables import NAMED_SUFFIXES, TABLE_SUFFIXES
 from fashion_jax.system.downloads import download_error, hub_client, is_repository
 from fashion_jax.system.errors import UserError
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz")
-_DOWNLOADED = ["*.parquet", "*.csv", "*.tsv", "*.zip", "*.tar*"]
+_DOWNLOADED = [*(f"*{suffix}" for suffix in TABLE_SUFFIXES), "*.zip", "*.tar*"]
 _DOWNLOADED += [f"*{suffix}" for lower in PHOTO_SUFFIXES for suffix in (lower, lower.upper())]
 
 
@@ -96,7 +96,7 @@ def download(source: str) -> tuple[Path, Path | None]:
 def _locate(path: Path, labelled: bool, links_within: Path | None = None) -> Source:
     if path.is_file():
         folder = FolderFiles(path.parent)
-        if path.suffix.lower() in TABLE_SUFFIXES:
+        if path.name.lower().endswith(NAMED_SUFFIXES):
             return Source(path, folder, [path.name], {})
         if not labelled and list_photos(folder, [path.name])[0]:
             return Source(path, folder, [], {path.name: path.stat().st_size}, photos=[path.name])
@@ -105,7 +105,7 @@ def _locate(path: Path, labelled: bool, links_within: Path | None = None) -> Sou
     tables = sorted((n for n in sizes if n.lower().endswith(TABLE_SUFFIXES)), key=lambda n: (n.count("/"), n))
     styles = [n for n in tables if posixpath.basename(n) == "styles.csv"]
     parquet = [n for n in tables if n.endswith(".parquet")]
-    chosen = styles[:1] or parquet or tables
+    chosen = styles[:1] or parquet or [n for n in tables if n.lower().endswith((".csv", ".tsv"))] or tables
     if len(chosen) > 1 and not parquet:
         shallow = [n for n in chosen if n.count("/") == chosen[0].count("/")]
         if len(shallow) > 1:
@@ -117,7 +117,11 @@ def _locate(path: Path, labelled: bool, links_within: Path | None = None) -> Sou
     photos, passed_over = ([], Counter[str]()) if chosen or labelled else list_photos(files, sizes)
     if not chosen and not photos:
         sample = ", ".join(sorted(sizes)[:3]) or "nothing"
-        raise UserError(f"{path} holds no table (styles.csv, or one .csv, .tsv or .parquet); it holds {sample}")
+        named = next((n for n in sizes if n.lower().endswith(NAMED_SUFFIXES)), "")
+        hint = f"; if {named} is the table, give its path" if named else ""
+        raise UserError(
+            f"{path} holds no table (styles.csv, or one .csv, .tsv, .jsonl, .xlsx or .parquet); it holds {sample}{hint}"
+        )
     return Source(path, files, chosen, sizes, photos=photos, passed_over=passed_over)
 
 

@@ -1,22 +1,58 @@
-"""Reads tables: CSV with common faults, TSV and Parquet. All become columns of text."""
+"""Reads tables: delimited text with common faults, JSON, Parquet and Excel. All become columns of text."""
 
 from __future__ import annotations
 
+import bz2
 import contextlib
 import csv
+import gzip
 import io
+import json
+import lzma
+import re
+import zlib
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import IO, Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
+from fashion_jax.data.encodings import Text, decode_text
+from fashion_jax.data.excel import read_workbook
+from fashion_jax.data.hub_parquet import read_parquet
+from fashion_jax.data.values import cell_text
+from fashion_jax.data.words import clean_label
 from fashion_jax.system.errors import UserError
 
-TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
+_PACKED: dict[str, Callable[[IO[bytes]], Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+_TEXT_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson")
+# Files that are tables wherever they are found, and those that are tables only if a user names one: the .txt and .json
+# of a folder mostly hold something else.
+TABLE_SUFFIXES = (
+    *_TEXT_SUFFIXES, ".parquet", ".xlsx", *(suffix + packed for suffix in _TEXT_SUFFIXES for packed in _PACKED)
+)  # fmt: skip
+NAMED_SUFFIXES = (
+    *TABLE_SUFFIXES, ".txt", ".tab", ".psv", ".json", ".xlsm", ".txt.gz", ".json.gz",
+    ".xls", ".xlsb", ".ods", ".numbers", ".feather", ".arrow", ".html",  # which are named for what they are
+)  # fmt: skip
 _LONGEST_RECORD = 1000  # lines; a quoted cell may hold line ends
+_MOST_UNPACKED = 2_000_000_000  # bytes of a packed table
+_CHECKED_LINES = 100  # lines that decide what divides the cells
+_CSV_UTF8 = 'open it in a spreadsheet, and save it as "CSV UTF-8"'
+# First bytes -> what such a file is, and what to do. A suffix may lie.
+_NO_TABLES: tuple[tuple[bytes, str, str], ...] = (
+    (b"\xd0\xcf\x11\xe0", "an Excel workbook of the old kind (.xls), or a locked one", _CSV_UTF8),
+    (b"ARROW1", "an Arrow (Feather) file", "write it as Parquet"),
+    (b"%PDF", "a PDF document", "give the table that it was made of"),
+    (b"version https://git-lfs", "a pointer of Git LFS, in place of the file", "run `git lfs pull`"),
+    (b"SQLite format 3", "a SQLite database", "export the table as CSV"),
+    (b"<!doctype html", "a web page", f"{_CSV_UTF8}; if it is a download, the site may want a login"),
+    (b"<html", "a web page", f"{_CSV_UTF8}; if it is a download, the site may want a login"),
+    (b"<?xml", "an XML file", _CSV_UTF8),
+    (b"{\\rtf", "a text document (RTF)", "save the table as CSV"),
+)
 
 
 @dataclass(slots=True)
@@ -30,6 +66,7 @@ class Table:
     # (row, first cell, reason) of rows that could not be read
     rejected: list[tuple[int, str, str]] = field(default_factory=list)
     num_rows: int = 0  # the rows of the file, rejected ones included
+    text: Text | None = None  # how the bytes became text, without the text itself; None for Parquet and Excel
 
 
 def one_line(text: object) -> str:
@@ -37,11 +74,42 @@ def one_line(text: object) -> str:
     return " ".join(str(text).split())
 
 
-def read_table(name: str, data: bytes) -> Table:
-    """Reads a table whose name ends in .csv, .tsv or .parquet; UserError says what is wrong with it."""
-    if name.lower().endswith(".parquet"):
+def read_table(name: str, data: bytes, encoding: str = "") -> Table:
+    """Reads a table.
+
+    Args:
+        name: of the file. Its ending says what the file is: one of NAMED_SUFFIXES. First bytes that say otherwise win.
+        data: the file's bytes.
+        encoding: of a text file; empty: it is found.
+
+    Raises:
+        UserError: the file is of another kind, damaged, or its encoding cannot be told.
+    """
+    kind = name.lower()
+    packed = next((suffix for suffix in _PACKED if kind.endswith(suffix)), "")
+    if packed or data.startswith(b"\x1f\x8b"):
+        data = _unpack(name, data, packed or ".gz")
+        kind = kind.removesuffix(packed)
+    if data.startswith(b"PAR1"):
         return _read_parquet(name, data)
-    return _read_csv(name, data)
+    if data.startswith(b"PK\x03\x04"):
+        return _read_zipped(name, data)
+    start = data[:64].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    for mark, what, todo in _NO_TABLES:
+        if data.startswith(mark) or start.startswith(mark.lower()):
+            raise UserError(f"{name} is {what}, which cannot be read as a table; {todo}")
+    if kind.endswith(".parquet"):
+        return _read_parquet(name, data)
+    if kind.endswith((".xlsx", ".xlsm", ".xlsb", ".ods", ".numbers", ".feather", ".arrow")):
+        raise UserError(f"{name} is not what its ending says, or it is damaged; {_CSV_UTF8}")
+    text = decode_text(name, data, encoding)
+    if kind.endswith((".jsonl", ".ndjson", ".json")):
+        table = _read_json(name, text.text)
+    else:
+        table = _read_csv(name, text.text, kind)
+    table.repairs.update(dict(text.repairs))
+    table.text = Text("", text.encoding, text.words, text.is_guess, text.other)
+    return table
 
 
 def join_tables(tables: list[Table]) -> Table:
@@ -53,78 +121,149 @@ def join_tables(tables: list[Table]) -> Table:
         repairs += table.repairs
         offset += table.num_rows
     # A column that only some parts have is empty in the others.
-    return Table(pd.concat(frames).fillna(""), repairs, rejected, offset)
+    return Table(pd.concat(frames).fillna(""), repairs, rejected, offset, tables[0].text)
+
+
+def _unpack(name: str, data: bytes, suffix: str) -> bytes:
+    try:
+        with _PACKED[suffix](io.BytesIO(data)) as file:
+            unpacked = file.read(_MOST_UNPACKED + 1)
+    except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
+        raise UserError(f"{name} is damaged ({error}); if it is a download, fetch it again") from error
+    if len(unpacked) > _MOST_UNPACKED:
+        raise UserError(f"{name} unpacks to more than {_MOST_UNPACKED:,} bytes; unpack it yourself, and give that file")
+    return unpacked
 
 
 def _read_parquet(name: str, data: bytes) -> Table:
-    try:
-        arrow = pq.read_table(io.BytesIO(data))
-        columns = {}
-        for column in arrow.column_names:
-            values = arrow.column(column)
-            kind = values.type
-            if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:  # Hugging Face's image type
-                kind = kind.field("bytes").type
-                values = pa.chunked_array([chunk.field("bytes") for chunk in values.chunks], kind)
-            if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-                columns[column] = [value or b"" for value in values.to_pylist()]
-            elif not pa.types.is_nested(kind):
-                columns[column] = ["" if value is None else _text(value) for value in values.to_pylist()]
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise UserError(f"{name} is no readable Parquet file: {str(error).splitlines()[0]}") from error
-    frame = pd.DataFrame(columns, dtype=object, index=np.arange(1, len(arrow) + 1))
-    return Table(frame, num_rows=len(frame))
+    columns, rows, repairs = read_parquet(name, data)
+    frame = pd.DataFrame(columns, dtype=object, index=np.arange(1, rows + 1))
+    return Table(frame, repairs, num_rows=rows)
 
 
-def _text(value: object) -> str:
-    if isinstance(value, float):
-        return "" if value != value else (str(int(value)) if value.is_integer() else str(value))
-    return str(value).strip()
+def _read_zipped(name: str, data: bytes) -> Table:
+    """Reads an Excel workbook; other zips are named for what they are."""
+    if b"mimetypeapplication/vnd.oasis" in data[:100]:
+        raise UserError(f"{name} is an OpenDocument file (.ods), which cannot be read as a table; {_CSV_UTF8}")
+    if name.lower().endswith(".numbers"):
+        raise UserError(f"{name} is a file of Apple Numbers, which cannot be read as a table; {_CSV_UTF8}")
+    if name.lower().endswith(".xlsb"):
+        raise UserError(f"{name} is a binary Excel workbook (.xlsb), which cannot be read as a table; {_CSV_UTF8}")
+    rows, sheet = read_workbook(name, data)
+    if not rows:
+        raise UserError(f"{name} has no sheet with cells")
+    header, keep = _make_header(name, rows[0], rows[1:])
+    cells = [[row[place] for place in keep] for row in rows[1:]]
+    numbers = [number for number, row in enumerate(cells, 1) if any(row)]
+    frame = pd.DataFrame([row for row in cells if any(row)], columns=header, dtype=object, index=numbers)
+    return Table(frame, Counter({f"read the sheet {sheet!r}": 1}), num_rows=len(cells))
 
 
-def _read_csv(name: str, data: bytes) -> Table:
+def _read_json(name: str, text: str) -> Table:
+    """Reads a list of objects, or an object a line. Lists become texts with `|`, and nested objects are not read."""
+    records: list[Any] = []
+    rejected: list[tuple[int, str, str]] = []
     repairs: Counter[str] = Counter()
-    text = _decode(data, repairs)
+    try:
+        whole = json.loads(text)
+    except (ValueError, RecursionError):
+        whole = None
+    if isinstance(whole, dict):
+        lists = [value for value in whole.values() if isinstance(value, list) and value and isinstance(value[0], dict)]
+        records = lists[0] if len(lists) == 1 else [whole]
+    elif isinstance(whole, list):
+        records = whole
+    else:
+        for line in text.split("\n"):
+            if line.strip():
+                try:
+                    records.append(json.loads(line))
+                except (ValueError, RecursionError) as error:
+                    records.append(None)
+                    rejected.append((len(records), line[:40], f"the line is no JSON ({error})"))
+    rejected += [
+        (i, "", "it is no JSON object")
+        for i, item in enumerate(records, 1)
+        if item is not None and not isinstance(item, dict)
+    ]
+    good = {number: item for number, item in enumerate(records, 1) if isinstance(item, dict)}
+    if not good:
+        raise UserError(f"{name} holds no JSON objects; a table is a list of objects, or an object in each line")
+    columns: dict[str, dict[int, str]] = {}
+    for number, item in good.items():
+        for key, value in item.items():
+            if isinstance(value, dict) or (isinstance(value, list) and any(isinstance(i, (dict, list)) for i in value)):
+                repairs[f"cells of {key!r} that hold objects, not read"] += 1
+            else:
+                columns.setdefault(cell_text(key), {})[number] = cell_text(value)
+    frame = pd.DataFrame(
+        {key: [cells.get(number, "") for number in good] for key, cells in columns.items()},
+        dtype=object, index=list(good),
+    )  # fmt: skip
+    return Table(frame, repairs, sorted(rejected), len(records))
+
+
+def _make_header(name: str, cells: list[str], rows: list[list[str]]) -> tuple[list[str], list[int]]:
+    """Returns clean names of columns and their places. Columns without name and cells are left out."""
+    names = [clean_label(cell)[0] for cell in cells]
+    keep = [i for i, cell in enumerate(names) if cell or any(len(row) > i and row[i].strip() for row in rows)]
+    header = [names[i] or f"column {i + 1}" for i in keep]
+    if len(set(header)) < len(header):
+        double = next(cell for cell in header if header.count(cell) > 1)
+        raise UserError(f"{name} has two columns named {double!r}; rename one")
+    return header, keep
+
+
+def _read_csv(name: str, text: str, kind: str) -> Table:
+    repairs: Counter[str] = Counter()
     if "\0" in text:
         repairs["NUL characters removed"] = text.count("\0")
         text = text.replace("\0", "")
     lines = io.StringIO(text, newline=None).readlines()  # splitlines would split at characters that CSV does not
+    delimiter = ""
+    if lines and (match := re.fullmatch(r'"?sep=(.)"?[,;\t]*\n?', lines[0], re.IGNORECASE)):  # Excel's own first line
+        delimiter = match[1]
+        lines = lines[1:]
     if not lines or not lines[0].strip():
         raise UserError(f"{name} is empty, or its first line, which holds the names of the columns, is empty")
-    delimiter = "\t" if name.lower().endswith(".tsv") else max(",;\t|", key=lines[0].count)
+    delimiter = delimiter or ("\t" if kind.endswith((".tsv", ".tab")) else _find_delimiter(lines))
     records = _split(lines, delimiter, repairs)
-    header = [cell.strip() for cell in records[0]]
-    if len(set(header)) < len(header):
-        double = next(cell for cell in header if header.count(cell) > 1)
-        raise UserError(f"{name} has two columns named {double!r}; rename one")
+    header, keep = _make_header(name, records[0], records[1:])
+    width = len(records[0])
     rows, numbers, rejected = [], [], []
     number = 0
     for cells in records[1:]:
         if not cells or cells == [""]:
             continue
         number += 1
-        if len(cells) > len(header):
+        if len(cells) > width and not any(cell.strip() for cell in cells[width:]):
+            repairs["surplus empty cells"] += 1
+            cells = cells[:width]
+        elif len(cells) > width:
             repairs["surplus commas in the last column"] += 1
-            cells = [*cells[: len(header) - 1], delimiter.join(cells[len(header) - 1 :])]
-        elif len(cells) < len(header):
-            rejected.append((number, cells[0].strip(), f"the row has {len(cells)} of {len(header)} columns"))
+            cells = [*cells[: width - 1], delimiter.join(cells[width - 1 :])]
+        elif len(cells) < width:
+            rejected.append((number, cells[0].strip(), f"the row has {len(cells)} of {width} columns"))
             continue
         rows.append([cell.strip() for cell in cells])
         numbers.append(number)
+    if len(keep) < width:
+        repairs["columns without name and cells, left out"] = width - len(keep)
+        rows = [[cells[place] for place in keep] for cells in rows]
     frame = pd.DataFrame(rows, columns=header, dtype=object, index=numbers)
     return Table(frame, repairs, rejected, number)
 
 
-def _decode(data: bytes, repairs: Counter[str]) -> str:
-    for mark, encoding in ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16")):
-        if data.startswith(mark):
-            repairs["byte-order mark"] = 1
-            return data.decode(encoding, errors="replace")
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError:
-        repairs["not UTF-8, read as Windows-1252"] = 1
-        return data.decode("cp1252", errors="replace")
+def _find_delimiter(lines: list[str]) -> str:
+    """Returns the sign that divides the header into most cells, in as many as most other lines have."""
+    head = [re.sub(r'"[^"]*"', "", line) for line in lines[:_CHECKED_LINES] if line.strip()]
+
+    def fit(sign: str) -> tuple[bool, bool, int]:
+        count = head[0].count(sign)
+        share = sum(line.count(sign) >= count for line in head) / len(head)
+        return count > 0 and share > 0.5, share > 0.9, count
+
+    return max("\t;|,", key=fit)
 
 
 def _split(lines: list[str], delimiter: str, repairs: Counter[str]) -> list[list[str]]:

@@ -48,7 +48,7 @@ def build_index(
 
     Args:
         source: anything that `open_catalog` reads.
-        table: a CSV, TSV or Parquet file with an `id` column and more columns to filter by, such as price or stock.
+        table: a table with an `id` column and more columns to filter by, such as price or stock.
         schema: how to read the source's table; None for a known or inferred one.
         target_recall, backend, batch: as in `Index.build`.
 
@@ -197,7 +197,7 @@ def read_columns(path: str | Path) -> pd.DataFrame:
     for name in frame.columns:
         texts = frame[name].astype(str).str.strip().replace("", None)
         numbers = pd.to_numeric(texts, errors="coerce")
-        truths = texts.str.lower().map({"true": 1.0, "false": 0.0})
+        truths = texts.str.lower().map({"true": 1.0, "false": 0.0, "yes": 1.0, "no": 0.0})
         if (numbers.notna() == texts.notna()).all():
             frame[name] = numbers
         elif (truths.notna() == texts.notna()).all():

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
+import json
+import re
 import shutil
 import tarfile
 import zipfile
@@ -188,7 +191,7 @@ def test_rows_leave_with_a_reason_and_keep_what_they_have(tmp_path):
         (lambda t: t.replace(",", ";").encode(), None), (lambda t: t.replace(",", "|").encode(), None),
         (lambda t: t.replace(",", "\t").encode(), None), (lambda t: t.encode("utf-16"), "byte-order mark"),
         (lambda t: b"\xef\xbb\xbf" + t.encode(), "byte-order mark"),
-        (lambda t: t.encode("cp1252"), "not UTF-8, read as Windows-1252"),
+        (lambda t: t.encode("cp1252"), "not UTF-8, read as Windows-1252 (Western Europe)"),
         (lambda t: t.replace("Café", "Ca\0fé").encode(), "NUL characters removed"),
     ],
 )  # fmt: skip
@@ -349,6 +352,81 @@ def test_bad_sources_get_a_sentence(tmp_path, monkeypatch, source, files, messag
     monkeypatch.chdir(write_folder(tmp_path, files))
     with pytest.raises(UserError, match=message):
         open_catalog(source)
+
+
+def write_labels(folder: Path, labels: list[str]) -> Path:
+    """Writes a shop whose column `kind` holds the labels."""
+    content = {f"{i}.jpg": PHOTO for i in range(len(labels))}
+    with_header = [["file", "kind"], *([f"{i}.jpg", label] for i, label in enumerate(labels))]
+    file = io.StringIO()
+    csv.writer(file).writerows(with_header)
+    return write_folder(folder, {**content, "t.csv": file.getvalue().encode()}) / "t.csv"
+
+
+def test_labels_are_cleaned_merged_and_what_was_done_is_noted(tmp_path):
+    labels = ["Navy Blue"] * 4 + ["navy\u00a0blue"] * 3 + ["Navy\u2013Blue", "None", "none", "n/a", "", "Red", "Red"]
+    source = write_labels(tmp_path, labels * 2)
+    catalog = open_catalog(source)
+    assert catalog.vocabularies["kind"] == ("Navy Blue", "Navy-Blue", "Red", "navy blue")
+    assert catalog.repairs == {"labels with surplus or unusual spaces": 6, "labels with another dash": 2}
+    assert catalog.missing_words["kind"] == {"None": 2, "none": 2, "n/a": 2, "": 2}
+    assert catalog.look_alikes["kind"] == [{"Navy Blue": 8, "navy blue": 6, "Navy-Blue": 2}]
+    assert not catalog.merged
+    merge = (("navy blue", "Navy Blue"), ("Navy\u2011Blue", "Navy Blue"), ("absent", "Red"))
+    schema = Schema("x", (Attribute("kind", merge=merge),), "", "file", missing_values=("n/a",))
+    catalog = open_catalog(source, schema)
+    assert catalog.vocabularies["kind"] == ("Navy Blue", "None", "Red", "none")
+    assert catalog.merged["kind"] == {"navy blue": 6, "Navy-Blue": 2, "absent": 0}
+    assert catalog.look_alikes["kind"] == [{"None": 2, "none": 2}]
+    assert [p.labels[0] for p in catalog.products].count("Navy Blue") == 16
+
+
+def test_a_fixed_class_is_no_missing_word_and_other_values_are_noted(tmp_path):
+    source = write_labels(tmp_path, ["None", "None", "Striped", "striped", "-", "Dots"])
+    attribute = Attribute("kind", classes=("None", "Striped"))
+    catalog = open_catalog(source, Schema("x", (attribute,), "", "file"))
+    assert [p.labels[0] for p in catalog.products] == ["None", "None", "Striped", None, None, None]
+    assert catalog.missing_words["kind"] == {"-": 1}
+    assert catalog.masked_words["kind"] == {"striped": 1, "Dots": 1}
+    assert catalog.look_alikes["kind"] == [{"Striped": 1, "striped": 1}]
+    rare = open_catalog(source, Schema("x", (Attribute("kind", min_rows=2),), "", "file", missing_values=("-",)))
+    assert rare.masked_words["kind"] == {"Striped": 1, "striped": 1, "Dots": 1}
+
+
+def test_the_schemas_encoding_reads_the_table(tmp_path):
+    source = write_labels(tmp_path, ["赤", "青"] * 5)
+    source.write_bytes(source.read_text().encode("shift_jis"))
+    with pytest.raises(UserError, match='the key "encoding"'):
+        open_catalog(source)
+    catalog = open_catalog(source, Schema("x", (Attribute("kind"),), "", "file", encoding="shift_jis"))
+    assert catalog.vocabularies["kind"] == ("赤", "青")
+    assert catalog.text.words == ("赤", "青")
+
+
+@pytest.mark.parametrize("cell", ["1.00E+09", "1,23457E+12", "4E+12", "9.1e+15"])
+def test_ids_that_a_spreadsheet_has_rounded_are_refused(tmp_path, cell):
+    table = "\n".join(["sku;file;kind", *(f"{i};{i}.jpg;{'ab'[i % 2]}" for i in range(20)), f"{cell};20.jpg;a"])
+    source = write_folder(tmp_path, {"t.csv": table.encode(), **{f"{i}.jpg": PHOTO for i in range(21)}}) / "t.csv"
+    with pytest.raises(UserError, match=rf"'{re.escape(cell)}' in row 21.*format the column as text"):
+        open_catalog(source)
+    source.write_text(table.replace(cell, "0012"))
+    assert open_catalog(source).products[-1].id == "0012"
+
+
+@pytest.mark.parametrize("name", ["t.csv.gz", "t.jsonl", "t.parquet"])
+def test_a_folder_with_a_table_of_another_kind(tmp_path, name):
+    rows = [{"file": f"{i}.jpg", "kind": "ab"[i % 2]} for i in range(20)]
+    frame = pd.DataFrame(rows)
+    data = {
+        "t.csv.gz": gzip.compress(frame.to_csv(index=False).encode()),
+        "t.jsonl": "\n".join(map(json.dumps, rows)).encode(), "t.parquet": frame.to_parquet(),
+    }  # fmt: skip
+    content = {"README.txt": b"hello", "notes.json": b"{}", name: data[name], **{f"{i}.jpg": PHOTO for i in range(20)}}
+    for source in (write_folder(tmp_path / "c", content), write_zip(tmp_path / "c.zip", content)):
+        assert len(open_catalog(source).products) == 20
+    (tmp_path / "c" / name).unlink()
+    with pytest.raises(UserError, match=r"if (README.txt|notes.json) is the table, give its path"):
+        open_catalog(tmp_path / "c")
 
 
 def test_missing_columns_are_named(products_csv):

@@ -1,0 +1,112 @@
+"""Reads Parquet files, also those of the Hugging Face Hub, whose metadata holds the names of classes."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fashion_jax.data.values import cell_text
+from fashion_jax.system.errors import UserError
+
+
+def read_parquet(name: str, data: bytes) -> tuple[dict[str, list[Any]], int, Counter[str]]:
+    """Reads a Parquet file.
+
+    Class numbers become the names that the file's metadata holds. A column of images becomes the photos' bytes, or
+    their paths where no photo is inside.
+
+    Returns:
+        The columns, as texts or bytes; the number of rows; and name of a repair -> rows that needed it.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    repairs: Counter[str] = Counter()
+    try:
+        arrow = pq.read_table(io.BytesIO(data))
+        features = _features(arrow.schema.metadata)
+        columns = {}
+        for column in arrow.column_names:
+            values = _read_column(arrow.column(column), features.get(column), repairs)
+            if values is None:
+                repairs[f"column {column!r} holds nested values and was not read"] += 1
+            else:
+                columns[column] = values
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
+        raise UserError(f"{name} is no readable Parquet file: {(str(error).splitlines() or [''])[0]}") from error
+    return columns, len(arrow), repairs
+
+
+def _read_column(values: pa.ChunkedArray, feature: Any, repairs: Counter[str]) -> list[Any] | None:
+    """Returns texts or bytes, or None for values that are neither."""
+    kind = values.type
+    if pa.types.is_dictionary(kind):
+        values = values.cast(kind.value_type)
+        kind = values.type
+    if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:  # Hugging Face's image type
+        photos = pa.chunked_array([chunk.field("bytes") for chunk in values.chunks], kind.field("bytes").type)
+        if photos.null_count == len(photos) and kind.get_field_index("path") >= 0:
+            photos = pa.chunked_array([chunk.field("path") for chunk in values.chunks], kind.field("path").type)
+        values, kind = photos, photos.type
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
+        return [value or b"" for value in values.to_pylist()]
+    item = kind.value_type if _is_list(kind) else kind
+    if pa.types.is_nested(item) or pa.types.is_binary(item) or pa.types.is_large_binary(item):
+        return None
+    names = _class_names(feature)
+    cells = values.to_pylist()
+    if names and pa.types.is_integer(item):
+        return [_name_classes(cell, names, repairs) for cell in cells]
+    if pa.types.is_float32(item) or pa.types.is_float16(item):  # 0.1 as 0.1, and not as 0.10000000149
+        cells = [_narrow(cell) for cell in cells]
+    return [cell_text(cell) for cell in cells]
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+
+
+def _features(metadata: dict[bytes, bytes] | None) -> dict[str, Any]:
+    """Returns column -> description as the library `datasets` writes it; nothing where there is none."""
+    try:
+        features = json.loads((metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
+    except (ValueError, TypeError, LookupError, RecursionError):
+        return {}
+    return features if isinstance(features, dict) else {}
+
+
+def _class_names(feature: Any) -> list[str]:
+    """Returns the names of a ClassLabel, or of a list of them."""
+    for _ in range(2):
+        if isinstance(feature, list):
+            feature = feature[0] if feature else None
+        if not isinstance(feature, dict):
+            return []
+        names = feature.get("names")
+        if feature.get("_type") == "ClassLabel" and isinstance(names, list):
+            return [str(name) for name in names]
+        feature = feature.get("feature")
+    return []
+
+
+def _name_classes(cell: Any, names: list[str], repairs: Counter[str]) -> str:
+    if isinstance(cell, list):
+        return "|".join(name for item in cell if (name := _name_classes(item, names, repairs)))
+    if cell is None or cell == -1:  # -1 is a missing label
+        return ""
+    if not 0 <= cell < len(names):
+        repairs["class numbers without a name, read as missing"] += 1
+        return ""
+    return names[cell].strip()
+
+
+def _narrow(cell: Any) -> Any:
+    if isinstance(cell, list):
+        return [_narrow(item) for item in cell]
+    return None if cell is None else np.float32(cell)

@@ -1,0 +1,226 @@
+"""Tables of every kind read like the CSV they would be, and what is no table is named for what it is."""
+
+from __future__ import annotations
+
+import bz2
+import datetime
+import decimal
+import gzip
+import io
+import json
+import lzma
+import zipfile
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from fashion_jax.data.tables import read_table
+from fashion_jax.system.errors import UserError
+
+ROWS = [{"sku": f"00{i}", "colour": ["rot", "grün"][i % 2], "price": f"{i},40 €"} for i in range(9)]
+CSV = "sku;colour;price\n" + "".join(";".join(row.values()) + "\n" for row in ROWS)
+
+
+def records(name: str, data: bytes | str, encoding: str = "") -> list[dict[str, str]]:
+    found = read_table(name, data.encode() if isinstance(data, str) else data, encoding).frame
+    return found.to_dict("records")
+
+
+def write_parquet(columns: dict[str, pa.Array], features: object = None) -> bytes:
+    table, file = pa.table(columns), io.BytesIO()
+    if features is not None:
+        table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    pq.write_table(table, file)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("t.csv", CSV), ("T.CSV.txt", CSV), ("t.txt", CSV.replace(";", "\t")), ("t.tab", CSV.replace(";", "\t")),
+        ("t.psv", CSV.replace(";", "|")), ("t.csv.gz", gzip.compress(CSV.encode())),
+        ("t.csv", gzip.compress(CSV.encode())),
+        ("t.tsv.gz", gzip.compress(CSV.replace(";", "\t").encode())), ("t.csv.bz2", bz2.compress(CSV.encode())),
+        ("t.csv.xz", lzma.compress(CSV.encode())), ("t.csv", "sep=;\r\n" + CSV), ("t.csv", CSV.encode("utf-16")),
+        ("t.jsonl", "\n".join(map(json.dumps, ROWS))), ("t.ndjson", "\r\n\n".join(map(json.dumps, ROWS))),
+        ("t.json", json.dumps(ROWS)), ("t.json", json.dumps({"count": 9, "products": ROWS})),
+        ("t.parquet", write_parquet({key: pa.array([row[key] for row in ROWS]) for key in ROWS[0]})),
+        ("t.csv", "sku;colour;price;\n" + CSV.split("\n", 1)[1].replace("\n", ";\n")),
+        ("t.csv", "\ufeff sku ;colour\u200b;\u00a0price\n" + CSV.split("\n", 1)[1]),
+    ],
+)  # fmt: skip
+def test_every_kind_reads_alike(name, data):
+    assert records(name, data) == ROWS
+
+
+@pytest.mark.parametrize(
+    ("text", "header"),
+    [
+        ("id;Preis, netto\n1;2,5\n2;3,5\n", ["id", "Preis, netto"]), ("id,a;b\n1,x;y\n2,z\n", ["id", "a;b"]),
+        ("id,text\n1,a | b\n2,c\n", ["id", "text"]), ("id\tname, first\n1\tx\n", ["id", "name, first"]),
+        ("file name,Colour Name\n1,2\n", ["file name", "Colour Name"]), (",a,b\n1,2,3\n", ["column 1", "a", "b"]),
+        ("only\nx\ny\n", ["only"]),
+    ],
+)  # fmt: skip
+def test_headers_and_delimiters(text, header):
+    assert list(read_table("t.csv", text.encode()).frame.columns) == header
+
+
+def test_values_of_json_and_their_faults():
+    lines = [
+        '{"id": 7, "tags": ["a", "b"], "on": true, "x": null, "n": 1.50, "deep": {"a": 1}}', "[1]", "{broken",
+        '{"id": 8.0, "more": "\\ud800"}',
+    ]  # fmt: skip
+    table = read_table("t.jsonl", "\n".join(lines).encode())
+    assert table.frame.to_dict("index") == {
+        1: {"id": "7", "tags": "a|b", "on": "yes", "x": "", "n": "1.5", "more": ""},
+        4: {"id": "8", "tags": "", "on": "", "x": "", "n": "", "more": "?"},
+    }
+    assert [row for row, _, _ in table.rejected] == [2, 3]
+    assert table.repairs == {"cells of 'deep' that hold objects, not read": 1}
+    assert table.num_rows == 4
+
+
+def test_class_names_and_values_of_the_hubs_parquet():
+    label = {"names": ["red", "blue"], "_type": "ClassLabel"}
+    data = write_parquet(
+        {
+            "colour": pa.array([1, 0, -1, 7, None]),
+            "tags": pa.array([[0, 1], [], None, [1], [9]], pa.list_(pa.int8())),
+            "old": pa.array([[1], [0], [0], [0], [0]]),
+            "kind": pa.array(["a", None, "b", "a", "a"]).dictionary_encode(),
+            "sale": pa.array([True, False, None, True, True]),
+            "price": pa.array([decimal.Decimal("12.40")] * 5),
+            "size": pa.array([0.1, 2, None, 3.5, 4], pa.float32()),
+            "day": pa.array([datetime.datetime(2024, 5, 1)] * 5, pa.timestamp("ns")),
+            "place": pa.array([{"x": 1}] * 5),
+        },
+        {"colour": label, "tags": {"_type": "Sequence", "feature": label}, "old": [label], "broken": 3},
+    )
+    table = read_table("t.parquet", data)
+    assert {name: cells.tolist() for name, cells in table.frame.items()} == {
+        "colour": ["blue", "red", "", "", ""], "tags": ["red|blue", "", "", "blue", ""],
+        "old": ["blue", "red", "red", "red", "red"], "kind": ["a", "", "b", "a", "a"],
+        "sale": ["yes", "no", "", "yes", "yes"], "price": ["12.40"] * 5, "size": ["0.1", "2", "", "3.5", "4"],
+        "day": ["2024-05-01"] * 5,
+    }  # fmt: skip
+    assert table.repairs == {
+        "class numbers without a name, read as missing": 2, "column 'place' holds nested values and was not read": 1
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "metadata", [b"", b"{", b"[]", b'{"info": {"features": {"a": {"_type": "ClassLabel"}}}}', b"\xff"]
+)
+def test_foreign_metadata_changes_nothing(metadata):
+    file = io.BytesIO()
+    pq.write_table(pa.table({"a": pa.array([0, 1])}).replace_schema_metadata({b"huggingface": metadata}), file)
+    assert records("t.parquet", file.getvalue()) == [{"a": "0"}, {"a": "1"}]
+
+
+def test_photos_of_the_hub_are_bytes_or_else_paths():
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    for photo, cell in (({"bytes": b"x", "path": "a.jpg"}, b"x"), ({"bytes": None, "path": "a.jpg"}, "a.jpg")):
+        assert records("t.parquet", write_parquet({"image": pa.array([photo], kind)})) == [{"image": cell}]
+
+
+def zip_of(**members: bytes) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("t.xls", b"\xd0\xcf\x11\xe0" + bytes(99), "Excel workbook of the old kind"), ("t.csv", b"%PDF-1.7", "PDF"),
+        ("t.ods", zip_of(mimetype=b"application/vnd.oasis.opendocument.spreadsheet"), "OpenDocument"),
+        ("t.numbers", zip_of(Index=b"x"), "Apple Numbers"), ("t.xlsb", zip_of(x=b"x"), "binary Excel"),
+        ("t.xls", b"<html><table>", "web page"), ("t.csv", b"\xef\xbb\xbf\n<!DOCTYPE html>", "web page"),
+        ("t.csv", b"version https://git-lfs.github.com/spec/v1\noid", "Git LFS"),
+        ("t.csv", b"SQLite format 3\0", "SQLite"),
+        ("t.feather", b"ARROW1\0\0", "Feather"), ("t.xls", b"<?xml version='1.0'?>", "XML"),
+        ("t.ods", b"a,b\n1,2\n", "ending"),
+        ("t.csv.gz", gzip.compress(CSV.encode())[:40], "damaged"), ("t.csv.xz", b"no", "damaged"),
+        ("t.gz", b"no", "damaged"),
+        ("t.json", b"[]", "no JSON objects"), ("t.jsonl", b"nothing\n", "no JSON objects"),
+        ("t.json", b"[" * 200_000, "no JSON objects"), ("t.csv", b"a,A\xcc\x81,\xc3\x81\n1,2,3\n", "two columns named"),
+        ("t.csv", b"sep=;\n", "empty"),
+    ],
+)  # fmt: skip
+def test_what_is_no_table_is_named(name, data, message):
+    with pytest.raises(UserError, match=message):
+        read_table(name, data)
+
+
+def test_a_packed_table_cannot_fill_the_memory(monkeypatch):
+    monkeypatch.setattr("fashion_jax.data.tables._MOST_UNPACKED", 1000)
+    with pytest.raises(UserError, match="unpacks to more"):
+        read_table("t.csv.gz", gzip.compress(bytes(2000)))
+
+
+def workbook(**sheets: list[list[object]]) -> bytes:
+    openpyxl = pytest.importorskip("openpyxl")
+    book, file = openpyxl.Workbook(), io.BytesIO()
+    book.remove(book.active)
+    for title, rows in sheets.items():
+        sheet = book.create_sheet(title)
+        for cells in rows:
+            sheet.append(cells)
+        if title == "hidden":
+            sheet.sheet_state = "hidden"
+        for cell in sheet["A"]:
+            cell.number_format = "00000" if isinstance(cell.value, int) else "General"
+    book.save(file)
+    return file.getvalue()
+
+
+def test_excel_reads_like_the_csv():
+    day = datetime.datetime(2024, 5, 1)
+    rows = [[None] * 3, ["sku", "price", "day"], [123, 12.5, day], [None, None, None], [99999, 3, None]]
+    table = read_table("t.xlsx", workbook(products=rows, empty=[], hidden=[["x"]]))
+    assert table.frame.to_dict("index") == {
+        1: {"sku": "00123", "price": "12.5", "day": "2024-05-01"}, 3: {"sku": "99999", "price": "3", "day": ""}
+    }  # fmt: skip
+    assert table.repairs == {"read the sheet 'products'": 1}
+    with pytest.raises(UserError, match="2 sheets with cells"):
+        read_table("t.xlsx", workbook(one=rows, two=rows))
+    with pytest.raises(UserError, match="no sheet with cells"):
+        read_table("t.xlsx", workbook(one=[]))
+    with pytest.raises(UserError, match="no readable Excel workbook"):
+        read_table("t.xlsx", zip_of(x=b"x"))
+
+
+def test_without_the_extra_a_workbook_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "openpyxl", None)
+    with pytest.raises(UserError, match=r"\[excel\]"):
+        read_table("t.xlsx", zip_of(x=b"x"))
+
+
+def test_mutated_tables_never_crash():
+    rng = np.random.default_rng(3)
+    parquet = write_parquet(
+        {"a": pa.array([1, 2]), "b": pa.array(["x", "y"])}, {"a": {"_type": "ClassLabel", "names": ["u"]}}
+    )
+    samples = [
+        ("t.parquet", parquet),
+        ("t.jsonl", json.dumps(ROWS[0]).encode()),
+        ("t.csv.gz", gzip.compress(CSV.encode())),
+    ]
+    samples += [("t.csv", CSV.encode(encoding)) for encoding in ("utf-8", "cp1252", "utf-16-le")]
+    read = 0
+    for number in range(300):
+        name, original = samples[number % len(samples)]
+        data = bytearray(original)
+        for _ in range(int(rng.integers(1, 8))):
+            data[int(rng.integers(len(data)))] = int(rng.integers(256))
+        try:
+            read_table(name, bytes(data))
+            read += 1
+        except UserError:
+            pass
+    assert 10 < read < 300
