@@ -254,7 +254,7 @@ class TarFiles:
                 self._in_memory.pop(name, None)
                 # A sparse file's map of holes may take hours to read, and no tool packs photos as sparse files.
                 is_photo = names_photo(name) and not member.issparse()
-                if not has_suffix(name) and not member.issparse():
+                if not is_photo and not has_suffix(name) and not member.issparse():
                     file = tar.extractfile(member)
                     self._heads[name] = file.read(HEAD_BYTES) if file else b""
                 elif (is_photo and total <= _IN_MEMORY_BYTES) or (_is_table(name) and member.size <= MAX_MEMBER_BYTES):

@@ -9,9 +9,9 @@ import unicodedata
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import unquote
 
 from fashion_jax.data.archives import Files, FolderFiles
@@ -47,11 +47,11 @@ _MOST_LISTED = 300_000  # files in a lone table's folder; of a larger one only t
 _MOST_ALIKE = 20  # files with one name; more are never told apart
 _MOST_HINTS = 1_000  # photos for which the nearest file is looked for
 _LONGEST = 160  # characters of a name in a message
+_SUFFIXES = frozenset(PHOTO_SUFFIXES)
 _DRIVE = re.compile(r"^/*[A-Za-z]:")
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(NamedTuple):
     """What a cell of the photo column leads to."""
 
     name: str = ""  # of the file in the catalogue; empty where there is none
@@ -107,7 +107,7 @@ class PhotoFinder:
         return posixpath.normpath(posixpath.join(self._folder.root.as_posix(), self._base, path))
 
     def _exact(self, cell: str) -> Found:
-        name = posixpath.join(self._base, cell)
+        name = f"{self._base}/{cell}" if self._base else cell
         if name in self._sizes:
             return Found(name)
         for path, repairs in self._readings(cell):
@@ -212,7 +212,7 @@ class PhotoFinder:
             if item.name in taken:
                 missing = self._missing(cell, index)
                 begin = missing.problem.split("; the nearest file")[0]
-                checked[cell] = replace(missing, problem=f"{begin}; {_shown(item.name)} is another row's photo")
+                checked[cell] = missing._replace(problem=f"{begin}; {_shown(item.name)} is another row's photo")
             elif len(cells) > 1:
                 problem = f"{_shown(cells[0])} and {_shown(cells[1])} both fit the file {_shown(item.name)}"
                 checked[cell] = Found(problem=f"{problem}; write its path in the row that it belongs to", kind=SEVERAL)
@@ -250,43 +250,51 @@ class _Index:
     def __init__(self, names: Iterable[str], *, is_whole: bool = True) -> None:
         self.is_whole = is_whole  # whether all files of the catalogue are in it
         self._all = list(names)
-        self._photos = [n for n in self._all if names_photo(n) or not has_suffix(n)]
+        self._folded = [_fold(name.rpartition("/")[2]) for name in self._all]  # without their folders
         self._tables: dict[int, dict[str, list[str]]] = {}
-        self._depth = max((n.count("/") + 1 for n in self._photos), default=0)
 
     def find(self, parts: list[str]) -> list[str]:
         """Returns the files whose paths have the longest end in common with these parts, suffixes aside."""
-        folded = [*map(_fold, parts[:-1]), _stem(_fold(parts[-1]))] if parts else []
-        for length in range(min(len(folded), self._depth), 0, -1):
-            if hits := self._table(length).get("/".join(folded[-length:])):
-                return hits
-        return []
+        folded = [*map(_fold, parts[:-1]), _stem(_fold(parts[-1]))]
+        hits: list[str] = []
+        for length in range(1, len(folded) + 1):
+            longer = self._table(length).get("/".join(folded[-length:]), [])
+            hits = longer or hits
+            if len(longer) < 2:  # a longer end cannot tell more
+                break
+        return hits
 
     def _table(self, length: int) -> dict[str, list[str]]:
+        """Returns the photos by the last parts of their paths."""
         if length not in self._tables:
             table = self._tables[length] = {}
-            for name in self._photos:
-                parts = name.split("/")
-                if len(parts) >= length:
-                    key = "/".join([*map(_fold, parts[-length:-1]), _stem(_fold(parts[-1]))])
-                    same = table.setdefault(key, [])
-                    if len(same) < _MOST_ALIKE:
-                        same.append(name)
+            for name, base in zip(self._all, self._folded, strict=True):
+                if base[base.rfind(".") :] not in _SUFFIXES and not names_photo(base) and has_suffix(base):
+                    continue
+                key = _stem(base)
+                if length > 1:
+                    folders = name.split("/")[:-1]
+                    if len(folders) < length - 1:
+                        continue
+                    key = "/".join([*map(_fold, folders[len(folders) - length + 1 :]), key])
+                same = table.setdefault(key, [])
+                if len(same) < _MOST_ALIKE:
+                    same.append(name)
         return self._tables[length]
 
     @cached_property
-    def _sorted(self) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-        """All names, sorted by the file's name and by its name read backwards."""
-        keys = [(_fold(posixpath.basename(name)), name) for name in self._all]
-        return sorted(keys), sorted((key[::-1], name) for key, name in keys)
+    def _sorted(self) -> tuple[tuple[list[str], list[int]], ...]:
+        """For names, and for names read backwards: each name without its folder, and the places in sorted order."""
+        ways = (self._folded, [name[::-1] for name in self._folded])
+        return tuple((names, sorted(range(len(names)), key=names.__getitem__)) for names in ways)
 
     def nearest(self, name: str) -> str:
         """Returns the file whose name is most like a name, or empty text where none is like it."""
         key = _fold(posixpath.basename(name))
         near: list[str] = []
-        for keys, wanted in zip(self._sorted, (key, key[::-1]), strict=True):
-            place = bisect_left(keys, (wanted, ""))
-            near += [candidate for _, candidate in keys[max(0, place - 4) : place + 4]]
+        for (names, order), wanted in zip(self._sorted, (key, key[::-1]), strict=True):
+            place = bisect_left(order, wanted, key=names.__getitem__)
+            near += [self._all[number] for number in order[max(0, place - 4) : place + 4]]
         same = [n for n in near if _stem(_fold(posixpath.basename(n))) == _stem(key)]
         return next(iter(difflib.get_close_matches(name[:1000], same or near, n=1, cutoff=0.0 if same else 0.6)), "")
 
@@ -332,18 +340,18 @@ def _inside(path: str) -> str:
 
 def _fold(name: str) -> str:
     """Returns a name in the form in which names are compared."""
-    if not name.isascii():
-        name = unicodedata.normalize("NFC", readable(name))
-        name = "".join(c for c in name if unicodedata.category(c) != "Cf")  # zero-width characters
-        return unicodedata.normalize("NFC", name.casefold()).strip()
-    return name.casefold().strip()
+    if name.isascii():
+        return name.lower().strip()
+    name = unicodedata.normalize("NFC", readable(name))
+    name = "".join(c for c in name if unicodedata.category(c) != "Cf")  # zero-width characters
+    return unicodedata.normalize("NFC", name.casefold()).strip()
 
 
 def _stem(name: str) -> str:
     """Returns a name without its photo suffixes: `a.jpg.jpg` becomes `a`, `v1.2` stays."""
     name = without_query(name)
-    while name.lower().endswith(PHOTO_SUFFIXES) and not name.startswith("."):
-        name = posixpath.splitext(name)[0].strip()
+    while (dot := name.rfind(".")) > 0 and name[dot:].lower() in _SUFFIXES:
+        name = name[:dot].strip()
     return name
 
 
