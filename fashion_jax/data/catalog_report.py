@@ -111,7 +111,11 @@ def _describe_words(catalog: Catalog, attribute: Attribute) -> dict[str, Any]:
     name = attribute.name
     missing, alike = catalog.missing_words.get(name, Counter()), catalog.look_alikes.get(name, [])
     maybe = notable_missing(missing, catalog.num_rows)
-    others = [word for word in catalog.schema.missing_values if word.casefold() not in map(str.casefold, maybe)]
+    # One line for all attributes, because the schema has one list.
+    doubtful = {
+        w.casefold() for words in catalog.missing_words.values() for w in notable_missing(words, catalog.num_rows)
+    }
+    others = [word for word in catalog.schema.missing_values if word.casefold() not in doubtful]
     return {
         "missing": dict(missing),
         "maybe_classes": maybe,
