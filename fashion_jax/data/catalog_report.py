@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -112,9 +113,16 @@ def _describe_encoding(catalog: Catalog) -> dict[str, Any]:
 def _describe_words(catalog: Catalog, attribute: Attribute) -> dict[str, Any]:
     name = attribute.name
     missing, alike = catalog.missing_words.get(name, Counter()), catalog.look_alikes.get(name, [])
+    maybe = notable_missing(missing, catalog.num_rows)
+    # One line for all attributes, because the schema has one list.
+    doubtful = {
+        w.casefold() for words in catalog.missing_words.values() for w in notable_missing(words, catalog.num_rows)
+    }
+    others = [word for word in catalog.schema.missing_values if word.casefold() not in doubtful]
     return {
         "missing": dict(missing),
-        "maybe_classes": notable_missing(missing, catalog.num_rows),
+        "maybe_classes": maybe,
+        "missing_line": f'"missing_values": {json.dumps(others, ensure_ascii=False)}' if maybe else "",
         "no_class": dict(catalog.masked_words.get(name, {})),
         "merged": dict(catalog.merged.get(name, {})),
         "look_alikes": alike,
@@ -135,10 +143,8 @@ def _format_words(report: Mapping[str, Any]) -> list[str]:
         taken = ", ".join(f"{word!r} {count:,}" for word, count in words["missing"].items() if word)
         if taken:
             lines.append(f"  {name}: taken as missing: {taken}")
-        for word in words["maybe_classes"]:
-            lines.append(
-                f'    if {word!r} is a class, list the missing words without it in the schema: "missing_values"'
-            )
+        if words["maybe_classes"]:
+            lines.append(f"    if that is a class, write this into the schema: {words['missing_line']}")
         if words["no_class"]:
             shown = ", ".join(f"{word!r} {count:,}" for word, count in list(words["no_class"].items())[:_SHOWN])
             lines.append(f"  {name}: {len(words['no_class']):,} values are no classes: {shown}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import functools
+import math
 import re
 import unicodedata
 from dataclasses import dataclass
@@ -44,7 +45,7 @@ _MOST_WORDS = 2000  # different words that a guess looks at
 _SAMPLE = 5  # words that are shown
 _BAD_SHARE = 0.1  # share of impossible words from which an encoding is none of the possible ones
 _CLEAR = 1.5, 2.0  # how much likelier the best reading must be than the next: within the Latin alphabet, and elsewhere
-_LEAST_LETTERS = 6  # fewer different letters prove little about an alphabet
+_PROVE_NOTHING, _PROVE_LITTLE = 4, 6  # fewer different letters than these prove nothing, or little, about an alphabet
 _CLEAR_OF_FEW = 4.0  # how much likelier the best reading of so few letters must be
 _SIGNS = set("©®™°€£¥§«»‹›“”„‘’‚–—…•·½¼¾²³¹±×´¨¿¡ªº№¢†‡‰¸")
 _SIGN_IN_WORD = re.compile(r"[^\W\d_][¹²³¼½¾§£¥¢¿¡¨¸¬¦¤±©®][^\W\d_]|(?:^|(?<=[^\w]))[¹²³][^\W\d_]")
@@ -160,9 +161,9 @@ def _guess(name: str, data: bytes) -> Text:
     best, *others = ranked
     text = data.decode(best[1])
     latin = [item for item in others if _is_latin(item[2]) and _is_latin(best[2])]
-    few = len({letter for letter in best[2] if not letter.isascii()}) < _LEAST_LETTERS
-    clear = _CLEAR_OF_FEW if few else _CLEAR[1]
-    doubtful = [item for item in others if item not in latin and item[0] * clear >= best[0]]
+    letters = len({letter for letter in best[2] if not letter.isascii()})
+    clear = math.inf if letters < _PROVE_NOTHING else _CLEAR_OF_FEW if letters < _PROVE_LITTLE else _CLEAR[1]
+    doubtful = [item for item in others if item not in latin and (item[0] or 1e-9) * clear >= best[0]]
     if doubtful:
         shown = "; ".join(f'{_show(words)} with "{codec}"' for _, codec, words in [best, *doubtful][:3])
         raise UserError(f"the encoding of {name} cannot be told: its words are {shown}; {_way_out()}")

@@ -196,6 +196,11 @@ def _read_json(name: str, text: str) -> Table:
                 repairs[f"cells of {key!r} that hold objects, not read"] += 1
             else:
                 columns.setdefault(cell_text(key), {})[number] = cell_text(value)
+    if not columns or (isinstance(whole, dict) and repairs):
+        raise UserError(
+            f"{name} is an object with parts, no list of rows; write it as a list of objects, or as CSV (pandas: "
+            "to_csv, or to_json with orient='records')"
+        )
     frame = pd.DataFrame(
         {key: [cells.get(number, "") for number in good] for key, cells in columns.items()},
         dtype=object, index=list(good),

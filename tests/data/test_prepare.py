@@ -54,6 +54,29 @@ def test_records_hold_what_the_table_says(prepared, products_csv):
     assert [len(p) for p in parts] == pytest.approx([84, 12, 24], abs=3)
 
 
+def test_the_report_says_how_the_words_were_read(tmp_path):
+    folder = tmp_path / "shop"
+    source = write_products(folder, 60)
+    lines = source.read_text().splitlines()
+    kinds = ("None", "Écru", "écru", "striped")
+    lines = [f"{line},{kinds[i % 4] if i else 'pattern'},{i},9 €" for i, line in enumerate(lines)]
+    source.write_text("\n".join([f"{lines[0].removesuffix(',0,9 €')},rank,price", *lines[1:]]), encoding="cp1252")
+    report = prepare(source, tmp_path / "out", progress=False).report
+    assert report["encoding"]["name"].startswith("Windows-1252")
+    words = report["words"]["pattern"]
+    assert words["missing"] == words["maybe_classes"] == {"None": 15}
+    assert words["look_alikes"] == [{"Écru": 15, "écru": 15}]
+    assert set(report["unused_columns"]) == {"rank", "price"}
+    text = format_report(report)
+    for part in (
+        "Écru",
+        '"missing_values": ["", "-"',
+        '{"name": "pattern", "merge": {"écru": "Écru"}}',
+        "'price' is not used",
+    ):
+        assert part in text
+
+
 def test_it_is_a_tfds_data_set(prepared):
     data_set = tfds.builder("fashion_products", data_dir=str(prepared.folder))
     assert isinstance(data_set, FashionProducts)
