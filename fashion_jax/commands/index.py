@@ -104,7 +104,8 @@ def _info(flags: argparse.Namespace) -> int:
         print(
             f"  up to {point.neighbours:>5,} results: reads {point.leaves} of {max(1, base.leaves)} clusters, compares "
             f"{point.reorder:,} products exactly, finds {point.recall:.4f} of the nearest; "
-            f"{point.single_seconds * 1e6:.0f} microseconds a query; {1 / point.batch_seconds:,.0f} queries a second in batches"
+            f"{point.single_seconds * 1e6:.0f} microseconds a query, "
+            f"{1 / point.batch_seconds:,.0f} queries a second in batches"
         )
     if index.journal_warning:
         print(f"journal    {index.journal_warning}")
