@@ -58,7 +58,7 @@ def test_what_is_named_exists(path):
         assert re.search(rf"^{target}:", makefile, re.M), f"make {target}"
     for link in re.findall(r"\]\(([^)#]+)\)", text):
         assert link.startswith("http") or (path.parent / link).exists(), link
-    for name in re.findall(r"configs/\w+\.py", text):
+    for name in re.findall(r"(?:configs|tests/\w+|benchmarks)/\w+\.py", text):
         assert (ROOT / name).is_file(), name
     for extra in re.findall(r"'\.\[(\w+)\]'", text):
         assert f"\n{extra} = [" in (ROOT / "pyproject.toml").read_text(), extra

@@ -1,7 +1,7 @@
 """All settings of a run, as dataclasses that check themselves. `config.files` reads them from files and command lines.
 
 A setting exists only if a file in configs/ or the documentation sets it to something else than its default.
-`tests/config/test_settings.py` holds the list.
+`tests/config/test_config.py` holds the list.
 """
 
 from __future__ import annotations

@@ -119,7 +119,7 @@ def test_strength_zero_is_plain_and_one_is_for_even_classes():
 
 
 def test_the_adjustment_of_a_loss_is_undone(fitted):
-    """A network that was trained for even classes is most accurate at strength -1, one for the rows near 0."""
+    """The most accurate strength is near 0. For a network that was trained with equal classes it is -1."""
     _, _, validation, _ = fitted
     known = validation.labels["kind"] != MISSING
     true, labels = validation.outputs.logits["kind"][known] / 2, validation.labels["kind"][known]

@@ -16,7 +16,6 @@ from fashion_jax.data.photos import decode_photo, encode_photo
 
 _SCALE = 2  # photos are drawn larger and then averaged
 _LEAST_SIDE = 40  # pixels of the larger drawing; smaller ones have no room for some kinds
-Canvas = UInt8[np.ndarray, "height width 3"]
 _Painter = Callable[[np.random.Generator, int, int], np.ndarray]
 
 
