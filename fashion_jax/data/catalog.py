@@ -46,11 +46,12 @@ from fashion_jax.system.errors import UserError, nearest
 
 
 @dataclass(frozen=True, slots=True)
-class Product:
-    """A usable row."""
+class Record:
+    """A usable photo with the labels of its product."""
 
-    row: int  # number in the table, from 1
-    id: str  # unique in the catalogue
+    number: int  # unique in the catalogue, from 1; ascending in the table's order
+    row: int  # number of its row in the table, from 1
+    id: str  # of its product; the photos of one product share it
     title: str  # for people; may be empty
     labels: tuple[str | None, ...]  # one for each attribute of the schema, None where missing
     split: str  # the text in the table's split column, or empty
@@ -80,7 +81,7 @@ class Catalog:
     files: Files  # reads the photos
     table_digest: str  # hash of the table's bytes
     photo_sizes: dict[str, int]  # name of a photo's file -> bytes
-    products: list[Product] = field(default_factory=list)  # usable rows with a photo, in the table's order
+    records: list[Record] = field(default_factory=list)  # usable photos, in the table's order
     # rows that were left out, those that the schema drops included
     rejected: list[Rejected] = field(default_factory=list)
     dropped: Counter[str] = field(default_factory=Counter)  # reason -> rows that the schema drops
@@ -104,28 +105,33 @@ class Catalog:
     corrected: Counter[str] = field(default_factory=Counter)  # attribute -> labels that the corrections changed
     temporary: tempfile.TemporaryDirectory[str] | None = None  # a folder that must exist while the catalogue is used
 
+    @property
+    def num_products(self) -> int:
+        """Number of products that have a usable photo."""
+        return len({record.id for record in self.records})
+
     def stamp(self) -> str:
         """Returns a hash of table, corrections, schema, and the photos' names, sizes, and times or checksums.
 
         It changes when the source changes. No photo is read for it.
         """
-        names = sorted({p.photo for p in self.products if isinstance(p.photo, str)})
+        names = sorted({p.photo for p in self.records if isinstance(p.photo, str)})
         used = [(name, self.photo_sizes.get(name, 0), self.files.stamp(name)) for name in names]
         schema = {key: value for key, value in self.schema.to_dict().items() if key not in ("name", "image_root")}
         changes = self.corrections.digest() if self.corrections else ""
         return files.digest([self.table_digest, used, schema, *([changes] if changes else [])])
 
-    def iter_photos(self, products: Iterable[Product]) -> Iterator[tuple[Product, bytes | BadPhoto]]:
-        """Yields every given product once, with its photo's bytes, in the order in which reading is fastest."""
-        by_name: dict[str, list[Product]] = {}
-        for product in products:
-            if isinstance(product.photo, bytes):
-                yield product, product.photo
+    def iter_photos(self, records: Iterable[Record]) -> Iterator[tuple[Record, bytes | BadPhoto]]:
+        """Yields every given record once, with its photo's bytes, in the order in which reading is fastest."""
+        by_name: dict[str, list[Record]] = {}
+        for record in records:
+            if isinstance(record.photo, bytes):
+                yield record, record.photo
             else:
-                by_name.setdefault(product.photo, []).append(product)
+                by_name.setdefault(record.photo, []).append(record)
         for name, data in self.files.read_many(by_name):
-            for product in by_name[name]:
-                yield product, UnreadPhoto(f"the photo cannot be read: {data}") if isinstance(data, OSError) else data
+            for record in by_name[name]:
+                yield record, UnreadPhoto(f"the photo cannot be read: {data}") if isinstance(data, OSError) else data
 
 
 def open_catalog(
@@ -167,7 +173,7 @@ def open_catalog(
     if corrections:
         catalog.corrections = read_corrections(corrections, schema)
     _read_rows(catalog, table, finder, labelled)
-    named = {product.photo for product in catalog.products}
+    named = {product.photo for product in catalog.records}
     catalog.passed_over = Counter(
         f"{kind_of_file(name)} (photos of no usable row)" if names_photo(name) else kind_of_file(name)
         for name in sizes
@@ -210,7 +216,7 @@ def _photos_only(source: str, found: Source) -> Catalog:
         if heic and _is_heic(name):
             catalog.rejected.append(Rejected(row, product_id, heic, kind="the photo is HEIC"))
         else:
-            catalog.products.append(Product(row, product_id, "", (), "", name))
+            catalog.records.append(Record(row, row, product_id, "", (), "", name))
     return catalog
 
 
@@ -374,7 +380,7 @@ def _add_products(
             catalog.rejected.append(Rejected(row, product_id, reason, kind, by_schema=row in reasons))
         else:
             named = tuple(value or None for value in values)
-            catalog.products.append(Product(row, product_id, one_line(title), named, str(split), photo))
+            catalog.records.append(Record(row, row, product_id, one_line(title), named, str(split), photo))
     catalog.rejected.sort(key=lambda item: item.row)
 
 

@@ -49,7 +49,7 @@ def make_report(
         "source": str(catalog.source),
         "rows": catalog.num_rows,
         "documented_rows": catalog.documented_rows,
-        "products": len(catalog.products),
+        "products": len(catalog.records),
         "dropped": dict(catalog.dropped),
         "quarantined": len(catalog.rejected) - dropped,
         "quarantine_reasons": _reasons(catalog),

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int8, Int32, Int64
 
-from fashion_jax.data.catalog import Catalog, Product, Rejected, open_catalog
+from fashion_jax.data.catalog import Catalog, Record, Rejected, open_catalog
 from fashion_jax.data.catalog_report import make_report
 from fashion_jax.data.corrections import escape_cell
 from fashion_jax.data.duplicates import find_groups
@@ -126,10 +126,10 @@ def prepare(
 
 @dataclass(frozen=True, slots=True)
 class _Records:
-    """The usable products in the order of the records; arrays and lists have one entry for each product."""
+    """The usable records in their final order; arrays and lists have one entry for each record."""
 
     vocabularies: Mapping[str, tuple[str, ...]]  # attribute -> class names; attributes without a class are left out
-    products: list[Product]  # as the table has them
+    records: list[Record]  # as the table has them
     labels: Int32[np.ndarray, "n attributes"]  # class numbers, or MISSING
     groups: Int64[np.ndarray, " n"]  # near-duplicates have equal numbers
     splits: Int8[np.ndarray, " n"]  # place in SPLITS, ascending
@@ -142,17 +142,17 @@ class _Records:
 
     def examples(self, split: str, start: int, stop: int) -> Iterator[dict[str, Any]]:
         for i in np.flatnonzero(self.splits == SPLITS.index(split))[start:stop]:
-            product = self.products[i]
+            record = self.records[i]
             yield {
-                "id": product.id,
-                "title": product.title,
-                "image": self.staged.read(product.row),
+                "id": record.id,
+                "title": record.title,
+                "image": self.staged.read(record.number),
                 "labels": dict(zip(self.vocabularies, self.labels[i].tolist(), strict=True)),
             }
 
 
 def _make_records(catalog: Catalog, staged: Staged, split: SplitOptions) -> _Records:
-    products = catalog.products
+    records = catalog.records
     # An attribute without a class cannot be learnt.
     places = [(i, a.name) for i, a in enumerate(catalog.schema.attributes) if catalog.vocabularies[a.name]]
     if not places:
@@ -162,28 +162,28 @@ def _make_records(catalog: Catalog, staged: Staged, split: SplitOptions) -> _Rec
     vocabularies = {name: catalog.vocabularies[name] for _, name in places}
     numbers = {name: {c: i for i, c in enumerate(classes)} for name, classes in vocabularies.items()}
     labels = np.array(
-        [[numbers[name].get(p.labels[i] or "", MISSING) for i, name in places] for p in products], np.int32
-    ).reshape(len(products), len(places))
-    rows = [p.row for p in products]
-    digests = [staged.digests[row] for row in rows]
+        [[numbers[name].get(r.labels[i] or "", MISSING) for i, name in places] for r in records], np.int32
+    ).reshape(len(records), len(places))
+    ordinals = [r.number for r in records]
+    digests = [staged.digests[n] for n in ordinals]
     groups = find_groups(
-        [p.id for p in products],
-        [p.title for p in products],
+        [r.id for r in records],
+        [r.title for r in records],
         digests,
-        np.array([staged.hashes[row] for row in rows], np.uint64),
-        np.array([staged.thumbnails[row] for row in rows], np.uint8),
+        np.array([staged.hashes[n] for n in ordinals], np.uint64),
+        np.array([staged.thumbnails[n] for n in ordinals], np.uint8),
     )
     splits = choose_splits(
         split,
         labels,
         groups,
-        ids=[p.id for p in products],
-        column=[p.split for p in products] if catalog.schema.split_column else None,
+        ids=[r.id for r in records],
+        column=[r.split for r in records] if catalog.schema.split_column else None,
     )
     order = np.argsort(splits, kind="stable")
     return _Records(
         vocabularies,
-        [products[i] for i in order],
+        [records[i] for i in order],
         labels[order],
         groups[order],
         splits[order],
@@ -205,7 +205,7 @@ def _write(
     from fashion_jax.data.builder import RecordSource, write_records
 
     save_schema(catalog.schema, aside / "schema.json")
-    write_splits(aside / "splits.csv", [p.id for p in records.products], records.splits, records.groups)
+    write_splits(aside / "splits.csv", [r.id for r in records.records], records.splits, records.groups)
     files.write_text(aside / "quarantine.csv", format_quarantine(catalog.rejected))
     table = _format_products(records)
     files.write_text(aside / "products.csv", table)
@@ -226,7 +226,7 @@ def _write(
         "stamp": stamp,
         "source": Path(catalog.source).name,
         "options": options,
-        "num_products": len(records.products),
+        "num_products": len(records.records),
         "schema": catalog.schema.to_dict(),
         "vocabularies": {name: list(classes) for name, classes in records.vocabularies.items()},
         "report": report,
@@ -249,20 +249,20 @@ def format_quarantine(rejected: Iterable[Rejected]) -> str:
 def _format_products(records: _Records) -> str:
     classes = list(records.vocabularies.values())
     rows: list[list[object]] = [["row", "id", "title", "split", "group", *(f"label_{n}" for n in records.vocabularies)]]
-    for product, split, group, labels in zip(
-        records.products, records.splits, records.groups, records.labels.tolist(), strict=True
+    for record, split, group, labels in zip(
+        records.records, records.splits, records.groups, records.labels.tolist(), strict=True
     ):
         names = [classes[i][label] if label >= 0 else "" for i, label in enumerate(labels)]
-        rows.append([product.row, product.id, product.title, SPLITS[split], group, *names])
+        rows.append([record.row, record.id, record.title, SPLITS[split], group, *names])
     return files.format_csv(rows)
 
 
 def _quarantine_photos(catalog: Catalog, staged: Staged) -> None:
-    """Moves products whose photo is bad from the usable to the rejected rows."""
-    bad = [p for p in catalog.products if p.row in staged.bad]
-    catalog.rejected += [Rejected(p.row, p.id, staged.bad[p.row]) for p in bad]
+    """Moves records whose photo is bad from the usable to the rejected ones."""
+    bad = [r for r in catalog.records if r.number in staged.bad]
+    catalog.rejected += [Rejected(r.row, r.id, staged.bad[r.number]) for r in bad]
     catalog.rejected.sort(key=lambda item: item.row)
-    catalog.products = [p for p in catalog.products if p.row not in staged.bad]
+    catalog.records = [r for r in catalog.records if r.number not in staged.bad]
 
 
 def _check_enough(catalog: Catalog, max_bad_fraction: float) -> None:
@@ -275,8 +275,8 @@ def _check_enough(catalog: Catalog, max_bad_fraction: float) -> None:
             f"more than {max_bad_fraction:.1%}), for instance {examples}. Repair them, or allow more: "
             "--max-bad-fraction of fashion-jax prepare, or config.data.max_bad_fraction"
         )
-    if len(catalog.products) < _MIN_PRODUCTS:
-        raise UserError(f"{catalog.source} has {len(catalog.products)} usable products; at least 3 are needed")
+    if len(catalog.records) < _MIN_PRODUCTS:
+        raise UserError(f"{catalog.source} has {len(catalog.records)} usable products; at least 3 are needed")
 
 
 def _check_out(out: Path) -> None:

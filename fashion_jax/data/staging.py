@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from fashion_jax.data.catalog import Catalog, Product
+from fashion_jax.data.catalog import Catalog, Record
 from fashion_jax.data.duplicates import THUMBNAIL, perceptual_hash, thumbnail
 from fashion_jax.data.photos import BadPhoto, UnreadPhoto, decode_photo, decode_photos, letterbox, normalise_photo
 from fashion_jax.system import files
@@ -32,18 +32,18 @@ _VIEW = (80, 60)  # height and width at which photos are compared, whatever size
 
 @dataclass
 class Staged:
-    """The repaired photos of a catalogue, by row of its table."""
+    """The repaired photos of a catalogue, by the numbers of their records."""
 
-    photos: dict[int, tuple[Path, int, int]] = field(default_factory=dict)  # row -> (file, offset, length) of its JPEG
-    digests: dict[int, str] = field(default_factory=dict)  # row -> hash of the photo's bytes before the repair
-    hashes: dict[int, np.ndarray] = field(default_factory=dict)  # row -> perceptual hash
-    thumbnails: dict[int, np.ndarray] = field(default_factory=dict)  # row -> small copy
-    bad: dict[int, str] = field(default_factory=dict)  # row -> the reason why its photo cannot be used
+    photos: dict[int, tuple[Path, int, int]] = field(default_factory=dict)  # (file, offset, length) of each JPEG
+    digests: dict[int, str] = field(default_factory=dict)  # hash of the photo's bytes before the repair
+    hashes: dict[int, np.ndarray] = field(default_factory=dict)  # perceptual hash
+    thumbnails: dict[int, np.ndarray] = field(default_factory=dict)  # small copy
+    bad: dict[int, str] = field(default_factory=dict)  # the reason why a photo cannot be used
     repairs: Counter[str] = field(default_factory=Counter)  # name of a repair -> photos that needed it
 
-    def read(self, row: int) -> bytes:
-        """Returns a row's JPEG."""
-        path, offset, length = self.photos[row]
+    def read(self, number: int) -> bytes:
+        """Returns the JPEG of a record."""
+        path, offset, length = self.photos[number]
         with path.open("rb") as file:
             file.seek(offset)
             return file.read(length)
@@ -62,7 +62,7 @@ def stage_photos(catalog: Catalog, folder: Path, key: str, *, max_side: int, pro
     """Repairs, scales and hashes every photo of a catalogue.
 
     Args:
-        catalog: its products' photos are read.
+        catalog: its records' photos are read.
         folder: for the chunks. Chunks that were made with another key are removed first.
         key: names everything that the chunks depend on.
         max_side: of the stored photos, in pixels.
@@ -72,22 +72,22 @@ def stage_photos(catalog: Catalog, folder: Path, key: str, *, max_side: int, pro
         shutil.rmtree(folder)
     files.write_text(marker, key)
     staged = Staged()
-    numbers = []
+    chunks = []
     for path in sorted(folder.glob("chunk-*.npz")):
-        numbers.append(int(path.stem.removeprefix("chunk-")))
+        chunks.append(int(path.stem.removeprefix("chunk-")))
         _add_chunk(staged, path)
     done = staged.photos.keys() | staged.bad.keys()
-    rest = [product for product in catalog.products if product.row not in done]
-    next_number = max(numbers, default=-1) + 1
-    bar = progress_bar(len(catalog.products), "reading photos", show=progress, initial=len(done), unit="photo")
+    rest = [record for record in catalog.records if record.number not in done]
+    next_number = max(chunks, default=-1) + 1
+    bar = progress_bar(len(catalog.records), "reading photos", show=progress, initial=len(done), unit="photo")
     photos = decode_photos(partial(_repair, max_side=max_side), catalog.iter_photos(rest))
     with bar, closing(photos):
         while chunk := list(islice(photos, _CHUNK)):
             path = folder / f"chunk-{next_number:06}.npz"
             # A photo that could not be read is not kept: the next preparation tries it again.
-            _write_chunk(path, [(p, photo) for p, photo in chunk if not isinstance(photo, UnreadPhoto)])
+            _write_chunk(path, [(r, photo) for r, photo in chunk if not isinstance(photo, UnreadPhoto)])
             _add_chunk(staged, path)
-            staged.bad.update({p.row: str(photo) for p, photo in chunk if isinstance(photo, UnreadPhoto)})
+            staged.bad.update({r.number: str(photo) for r, photo in chunk if isinstance(photo, UnreadPhoto)})
             next_number += 1
             bar.update(len(chunk))
     return staged
@@ -100,14 +100,14 @@ def _repair(data: bytes, max_side: int) -> _Photo:
     return _Photo(repaired, files.digest(data), repairs, perceptual_hash(image), thumbnail(image))
 
 
-def _write_chunk(path: Path, chunk: Sequence[tuple[Product, _Photo | BadPhoto]]) -> None:
-    good = [(product.row, photo) for product, photo in chunk if isinstance(photo, _Photo)]
+def _write_chunk(path: Path, chunk: Sequence[tuple[Record, _Photo | BadPhoto]]) -> None:
+    good = [(record.number, photo) for record, photo in chunk if isinstance(photo, _Photo)]
     photos = [photo for _, photo in good]
     table: dict[str, Any] = {
-        "rows": [row for row, _ in good],
+        "numbers": [number for number, _ in good],
         "lengths": [len(photo.data) for photo in photos],
         "digests": [photo.digest for photo in photos],
-        "bad": {str(product.row): str(photo) for product, photo in chunk if isinstance(photo, BadPhoto)},
+        "bad": {str(record.number): str(photo) for record, photo in chunk if isinstance(photo, BadPhoto)},
         "repairs": Counter(name for photo in photos for name in photo.repairs),
     }
     buffer = io.BytesIO()
@@ -126,12 +126,12 @@ def _add_chunk(staged: Staged, path: Path) -> None:
         table = json.loads(arrays["table"].tobytes())
         hashes, thumbnails = arrays["hashes"], arrays["thumbnails"]
     offset = _offset_of_photos(path)
-    for place, (row, length) in enumerate(zip(table["rows"], table["lengths"], strict=True)):
-        staged.photos[row] = (path, offset, length)
-        staged.digests[row] = table["digests"][place]
-        staged.hashes[row], staged.thumbnails[row] = hashes[place], thumbnails[place]
+    for place, (number, length) in enumerate(zip(table["numbers"], table["lengths"], strict=True)):
+        staged.photos[number] = (path, offset, length)
+        staged.digests[number] = table["digests"][place]
+        staged.hashes[number], staged.thumbnails[number] = hashes[place], thumbnails[place]
         offset += length
-    staged.bad.update({int(row): reason for row, reason in table["bad"].items()})
+    staged.bad.update({int(number): reason for number, reason in table["bad"].items()})
     staged.repairs.update(table["repairs"])
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fashion_jax.data.catalog import Catalog, Product, open_catalog
+from fashion_jax.data.catalog import Catalog, Record, open_catalog
 from fashion_jax.data.photos import BadPhoto, decode_photos
 from fashion_jax.data.schema import Schema
 from fashion_jax.data.tables import read_table
@@ -114,13 +114,13 @@ def add_products(
     columns = describe(model, embedded, extra)
     known = {name: values for name, values in columns.items() if name in index.columns}
     if extra is not None:
-        _keep_values(index, ids, embedded.products, extra, known)
+        _keep_values(index, ids, embedded.records, extra, known)
     index.upsert(ids, embedded.embeddings, known)
     shards.remove()
     note = run.write_quarantine()
     if progress:
-        print(f"{index.folder}: {len(embedded.products):,} products added or replaced, {len(index):,} in all; {note}")
-    return len(embedded.products)
+        print(f"{index.folder}: {len(embedded.records):,} products added or replaced, {len(index):,} in all; {note}")
+    return len(embedded.records)
 
 
 def _read_table(path: str | Path | None, catalog: Catalog, progress: bool) -> pd.DataFrame | None:
@@ -128,22 +128,22 @@ def _read_table(path: str | Path | None, catalog: Catalog, progress: bool) -> pd
     if path is None:
         return None
     extra = read_columns(path)
-    there = sum(product.id in extra.index for product in catalog.products)
+    there = sum(record.id in extra.index for record in catalog.records)
     if not there:
-        ours, theirs = catalog.products[0].id, extra.index[0] if len(extra) else "none at all"
+        ours, theirs = catalog.records[0].id, extra.index[0] if len(extra) else "none at all"
         raise UserError(f"{path} has none of the catalogue's products: it has ids such as {theirs}, not {ours}")
-    if progress and there < len(catalog.products):
-        left = len(catalog.products) - there
-        print(f"{path}: {left:,} of {len(catalog.products):,} products are not in this table; they get empty values")
+    if progress and there < len(catalog.records):
+        left = len(catalog.records) - there
+        print(f"{path}: {left:,} of {len(catalog.records):,} products are not in this table; they get empty values")
     return extra
 
 
 def _keep_values(
-    index: Index, ids: np.ndarray, products: list[Product], extra: pd.DataFrame, columns: dict[str, list[Any]]
+    index: Index, ids: np.ndarray, records: list[Record], extra: pd.DataFrame, columns: dict[str, list[Any]]
 ) -> None:
     """Fills in the values that the index has for products that the table does not name."""
-    for place, (name, product) in enumerate(zip(ids.tolist(), products, strict=True)):
-        if product.id not in extra.index and name in index:
+    for place, (name, record) in enumerate(zip(ids.tolist(), records, strict=True)):
+        if record.id not in extra.index and name in index:
             row = index.attributes([name])[0]
             for column in extra.columns:
                 if column in columns:
@@ -162,18 +162,18 @@ def check_model(index: Index, model: Predictor) -> None:
 
 def describe(model: Predictor, embedded: Embedded, extra: pd.DataFrame | None = None) -> dict[str, list[Any]]:
     """Returns the columns that `build_index` describes, with a value per product."""
-    products, schema = embedded.products, embedded.catalog.schema
-    columns: dict[str, list[Any]] = {TITLE: [product.title or None for product in products]}
+    records, schema = embedded.records, embedded.catalog.schema
+    columns: dict[str, list[Any]] = {TITLE: [record.title or None for record in records]}
     for place, attribute in enumerate(schema.attributes):
-        columns[attribute.name] = [p.labels[place] if place < len(p.labels) else None for p in products]
+        columns[attribute.name] = [r.labels[place] if place < len(r.labels) else None for r in records]
     for head in model.attributes:
         names = model.classes[head]
         predicted = [names[number] for number in embedded.labels[head]]
-        given = columns.get(head, [None] * len(products))
+        given = columns.get(head, [None] * len(records))
         columns[head] = [label or guess for label, guess in zip(given, predicted, strict=True)]
         columns[head + CONFIDENCE] = embedded.confidences[head].astype(np.float64).round(4).tolist()
     if extra is not None:
-        rows = extra.reindex([product.id for product in products])
+        rows = extra.reindex([record.id for record in records])
         for name in rows.columns:
             columns[str(name)] = [None if pd.isna(value) else value for value in rows[name].tolist()]
     return columns
@@ -209,13 +209,13 @@ def read_columns(path: str | Path) -> pd.DataFrame:
 
 def read_photos(catalog: Catalog, ids: Sequence[int | str], model: Predictor) -> dict[int | str, np.ndarray | None]:
     """Returns products' photos as the model sees them; None where a photo cannot be read."""
-    by_name = {product.id: product for product in catalog.products}
-    wanted = {by_name[str(name)].row: name for name in ids if str(name) in by_name}
+    by_name = {record.id: record for record in catalog.records}
+    wanted = {by_name[str(name)].number: name for name in ids if str(name) in by_name}
     found: dict[int | str, np.ndarray | None] = dict.fromkeys(ids)
-    chosen = [product for product in catalog.products if product.row in wanted]
-    for product, photo in decode_photos(model.decode, catalog.iter_photos(chosen)):
+    chosen = [record for record in catalog.records if record.number in wanted]
+    for record, photo in decode_photos(model.decode, catalog.iter_photos(chosen)):
         if not isinstance(photo, BadPhoto):
-            found[wanted[product.row]] = photo
+            found[wanted[record.number]] = photo
     return found
 
 

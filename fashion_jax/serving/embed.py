@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from fashion_jax.data.catalog import Catalog, Product, Rejected
+from fashion_jax.data.catalog import Catalog, Record, Rejected
 from fashion_jax.data.schema import Schema
 from fashion_jax.serving.predictor import Outputs, Predictor
 from fashion_jax.serving.shards import SHARD_ROWS, Shards
@@ -22,9 +22,9 @@ DTYPES = ("float32", "float16")
 
 @dataclass
 class Embedded:
-    """The usable products of a source with the model's outputs, in the order of the source."""
+    """The usable records of a source with the model's outputs, in the order of the source."""
 
-    products: list[Product]  # that were usable
+    records: list[Record]  # that were usable
     embeddings: Float32[np.ndarray, "n size"]  # of length 1
     labels: dict[str, Int64[np.ndarray, " n"]]  # attribute -> predicted class numbers
     # attribute -> probability in [0, 1] of the source's label where it has one (NaN where the model does not know that
@@ -43,7 +43,7 @@ class Embedded:
     @property
     def text_ids(self) -> np.ndarray:
         """The products' ids as the source writes them."""
-        return np.array([product.id for product in self.products], dtype=str)
+        return np.array([record.id for record in self.records], dtype=str)
 
 
 def embed_source(
@@ -81,8 +81,8 @@ def embed_source(
     shards.remove()
     note = run.write_quarantine()
     if progress:
-        print(f"{out}: {len(embedded.products):,} embeddings of size {model.embedding_size}; {note}")
-    return len(embedded.products)
+        print(f"{out}: {len(embedded.records):,} embeddings of size {model.embedding_size}; {note}")
+    return len(embedded.records)
 
 
 def open_shards(model: Predictor, run: SourceRun) -> Shards:
@@ -101,7 +101,7 @@ def run_embedding(model: Predictor, run: SourceRun, shards: Shards) -> Embedded:
         UserError: no photo was usable, or the shards cannot be written.
     """
     catalog, heads = run.catalog, model.attributes
-    places = {product.row: place for place, product in enumerate(catalog.products)}
+    places = {record.number: place for place, record in enumerate(catalog.records)}
     # Each embedding is stored in its place at once, so that memory holds a large catalogue's only once.
     embeddings = np.empty((len(places), model.embedding_size), np.float32)
     labels = np.zeros((len(places), len(heads)), np.int32)
@@ -109,14 +109,14 @@ def run_embedding(model: Predictor, run: SourceRun, shards: Shards) -> Embedded:
     usable = np.zeros(len(places), bool)
 
     def put(arrays: dict[str, np.ndarray]) -> None:
-        where = [places[row] for row in arrays["rows"].tolist()]
+        where = [places[number] for number in arrays["numbers"].tolist()]
         embeddings[where], labels[where] = arrays["embeddings"], arrays["labels"]
         confidences[where], usable[where] = arrays["confidences"], True
 
     done: set[int] = set()
     for arrays in shards.read():
         put(arrays)
-        done.update(arrays["rows"].tolist())
+        done.update(arrays["numbers"].tolist())
     waiting: dict[str, list[np.ndarray]] = defaultdict(list)
 
     def join_waiting() -> dict[str, np.ndarray]:
@@ -124,10 +124,10 @@ def run_embedding(model: Predictor, run: SourceRun, shards: Shards) -> Embedded:
         waiting.clear()
         return arrays
 
-    for products, outputs in run.batches(done):
-        for name, array in _summarise(products, outputs, model, catalog).items():
+    for records, outputs in run.batches(done):
+        for name, array in _summarise(records, outputs, model, catalog).items():
             waiting[name].append(array)
-        if sum(map(len, waiting["rows"])) >= SHARD_ROWS:
+        if sum(map(len, waiting["numbers"])) >= SHARD_ROWS:
             arrays = join_waiting()
             put(arrays)
             shards.write(arrays)
@@ -135,7 +135,7 @@ def run_embedding(model: Predictor, run: SourceRun, shards: Shards) -> Embedded:
         put(join_waiting())
     run.check_enough(int(usable.sum()))
     return Embedded(
-        [product for product, kept in zip(catalog.products, usable, strict=True) if kept],
+        [record for record, kept in zip(catalog.records, usable, strict=True) if kept],
         embeddings if usable.all() else embeddings[usable],
         {head: labels[usable, place].astype(np.int64) for place, head in enumerate(heads)},
         {head: confidences[usable, place] for place, head in enumerate(heads)},
@@ -143,16 +143,14 @@ def run_embedding(model: Predictor, run: SourceRun, shards: Shards) -> Embedded:
     )
 
 
-def _summarise(products: list[Product], outputs: Outputs, model: Predictor, catalog: Catalog) -> dict[str, np.ndarray]:
-    """Returns rows, embeddings, labels and confidences of products with a finite embedding; rejects the others."""
+def _summarise(records: list[Record], outputs: Outputs, model: Predictor, catalog: Catalog) -> dict[str, np.ndarray]:
+    """Returns numbers, embeddings, labels and confidences of records with a finite embedding; rejects the others."""
     lengths = np.linalg.norm(outputs.embeddings, axis=1)
     sound = np.isfinite(lengths) & (lengths > 0)
-    for product, good in zip(products, sound, strict=True):
+    for record, good in zip(records, sound, strict=True):
         if not good:
-            catalog.rejected.append(
-                Rejected(product.row, product.id, "the embedding of the photo holds NaN or infinity")
-            )
-    kept = [product for product, good in zip(products, sound, strict=True) if good]
+            catalog.rejected.append(Rejected(record.row, record.id, "the embedding of the photo holds NaN or infinity"))
+    kept = [record for record, good in zip(records, sound, strict=True) if good]
     labels, confidences = (np.zeros((len(kept), len(model.attributes)), kind) for kind in (np.int64, np.float32))
     columns = {attribute.name: place for place, attribute in enumerate(catalog.schema.attributes)}
     for place, head in enumerate(model.attributes):
@@ -160,12 +158,12 @@ def _summarise(products: list[Product], outputs: Outputs, model: Predictor, cata
         labels[:, place] = outputs.labels[head][sound]
         confidences[:, place] = np.take_along_axis(probabilities, labels[:, place, None], 1)[:, 0]
         numbers = {name: number for number, name in enumerate(model.classes[head])}
-        for row, product in enumerate(kept):
-            given = product.labels[columns[head]] if head in columns and product.labels else None
+        for row, record in enumerate(kept):
+            given = record.labels[columns[head]] if head in columns and record.labels else None
             if given is not None:
                 confidences[row, place] = probabilities[row, numbers[given]] if given in numbers else np.nan
     return {
-        "rows": np.array([product.row for product in kept], np.int64),
+        "numbers": np.array([record.number for record in kept], np.int64),
         "embeddings": outputs.embeddings[sound] / lengths[sound, None],
         "labels": labels,
         "confidences": confidences,

@@ -47,9 +47,9 @@ def predict_source(
     """
     run = SourceRun(model, source, out, schema=schema, progress=progress, operating_point=operating_point)
     found: list[tuple[int, str, Prediction]] = []
-    for products, outputs in run.batches():
-        for product, prediction in zip(products, name_labels(outputs, model.classes), strict=True):
-            found.append((product.row, product.id, prediction))
+    for records, outputs in run.batches():
+        for record, prediction in zip(records, name_labels(outputs, model.classes), strict=True):
+            found.append((record.number, record.id, prediction))
     found.sort(key=lambda item: item[0])
     predictions = Predictions((item[2] for item in found), (item[1] for item in found))
     if out is not None:

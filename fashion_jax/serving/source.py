@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from fashion_jax.data.catalog import Catalog, Product, Rejected, open_catalog
+from fashion_jax.data.catalog import Catalog, Record, Rejected, open_catalog
 from fashion_jax.data.photos import BadPhoto, decode_photos
 from fashion_jax.data.prepare import format_quarantine
 from fashion_jax.data.schema import Schema
@@ -73,7 +73,7 @@ class SourceRun:
     """One pass of a model over the products of a source.
 
     Attributes:
-        catalog: the products; its rejected rows grow as photos turn out to be unusable.
+        catalog: the records; its rejected rows grow as photos turn out to be unusable.
         out: the file that will be written, links followed.
     """
 
@@ -108,32 +108,32 @@ class SourceRun:
         if self._writes:
             _check_out(self.out, Path(source))
         self.catalog: Catalog = open_catalog(source, schema, labelled=False)
-        self.check_enough(len(self.catalog.products))
+        self.check_enough(len(self.catalog.records))
 
-    def batches(self, done: Collection[int] = ()) -> Iterator[tuple[list[Product], Outputs]]:
-        """Yields products with the model's outputs, in the order in which the source is read fastest.
+    def batches(self, done: Collection[int] = ()) -> Iterator[tuple[list[Record], Outputs]]:
+        """Yields records with the model's outputs, in the order in which the source is read fastest.
 
         Args:
-            done: rows to leave out because an earlier run computed them.
+            done: numbers of records to leave out because an earlier run computed them.
 
         Raises:
             UserError: at the end, where no photo was usable.
         """
-        left = [p for p in self.catalog.products if p.row not in done] if done else self.catalog.products
-        count, usable = len(self.catalog.products), len(done)
+        left = [r for r in self.catalog.records if r.number not in done] if done else self.catalog.records
+        count, usable = len(self.catalog.records), len(done)
         bar = progress_bar(count, "predicting", show=self._progress, unit="photo", initial=count - len(left))
 
-        def reject(product: Product, error: BadPhoto) -> None:
-            self.catalog.rejected.append(Rejected(product.row, product.id, str(error)))
+        def reject(record: Record, error: BadPhoto) -> None:
+            self.catalog.rejected.append(Rejected(record.row, record.id, str(error)))
             bar.update()
 
         with bar:
-            for products, outputs in predict_photos(
+            for records, outputs in predict_photos(
                 self._model, self.catalog.iter_photos(left), decode=self._model.decode, reject=reject, **self._options
             ):
-                usable += len(products)
-                yield products, outputs
-                bar.update(len(products))
+                usable += len(records)
+                yield records, outputs
+                bar.update(len(records))
         self.check_enough(usable)
 
     def check_enough(self, usable: int) -> None:

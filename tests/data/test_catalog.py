@@ -67,7 +67,7 @@ def write_tar(path: Path, content: dict[str, bytes], mode: str) -> Path:
 
 
 def read_all(catalog) -> dict[str, bytes]:
-    return {product.id: data for product, data in catalog.iter_photos(catalog.products)}
+    return {product.id: data for product, data in catalog.iter_photos(catalog.records)}
 
 
 @pytest.fixture(params=[0, 10**9], ids=["read twice", "held in memory"])
@@ -89,8 +89,8 @@ def test_all_containers_read_alike(tmp_path, prefix, kind, held_bytes):
     else:
         path = write_tar(tmp_path / f"c.{kind}", content, {"tar": "w", "tar.gz": "w:gz", "tar.xz": "w:xz"}[kind])
     catalog = open_catalog(path)
-    assert [p.id for p in catalog.products] == [str(i) for i in range(20)]
-    assert catalog.products[3].labels == ("Apparel", "Topwear", "Shirts", "Blue", "Men", "Fall", "Casual")
+    assert [p.id for p in catalog.records] == [str(i) for i in range(20)]
+    assert catalog.records[3].labels == ("Apparel", "Topwear", "Shirts", "Blue", "Men", "Fall", "Casual")
     assert catalog.schema.name == FASHION.name
     assert read_all(catalog) == {str(i): PHOTO for i in range(20)}
 
@@ -101,8 +101,8 @@ def test_of_two_files_of_a_name_in_a_tar_the_last_counts(tmp_path, held_bytes):
     table = content["styles.csv"].replace(b",Blue,", b",Red,")
     write_tar(path, {"images/3.jpg": b"another", "styles.csv": table}, "a")
     catalog = open_catalog(path)
-    assert {product.labels[3] for product in catalog.products} == {"Red"}
-    some = catalog.products[2:5]
+    assert {product.labels[3] for product in catalog.records} == {"Red"}
+    some = catalog.records[2:5]
     assert dict((p.id, data) for p, data in catalog.iter_photos(some)) == {"2": PHOTO, "3": b"another", "4": PHOTO}
     assert read_all(catalog) == {str(i): PHOTO for i in range(20)} | {"3": b"another"}
 
@@ -171,7 +171,7 @@ def test_rows_leave_with_a_reason_and_keep_what_they_have(tmp_path):
     }  # fmt: skip
     assert reasons.keys() == expected.keys()
     assert all(expected[key] in reason for key, reason in reasons.items())
-    products = {p.id: p for p in catalog.products}
+    products = {p.id: p for p in catalog.records}
     assert products["2"].labels[3] is None
     assert products["2"].labels[0] == "Apparel"
     assert products["8"].labels[2] is None  # one row of the class is too few
@@ -246,7 +246,7 @@ def test_tsv_and_parquet_with_bytes_read_like_the_csv(products_csv, tmp_path):
     bytes_frame = frame.assign(file=[(folder / name).read_bytes() for name in frame["file"]])
     bytes_frame.to_parquet(tmp_path / "products.parquet")
     one, two, three = (open_catalog(p) for p in (products_csv, folder / "products.tsv", tmp_path / "products.parquet"))
-    assert [p.labels for p in one.products] == [p.labels for p in two.products] == [p.labels for p in three.products]
+    assert [p.labels for p in one.records] == [p.labels for p in two.records] == [p.labels for p in three.records]
     assert read_all(one) == read_all(two) == read_all(three)
 
 
@@ -258,9 +258,9 @@ def test_hub_layout(tmp_path):
     frame[:18].drop(columns="season").to_parquet(tmp_path / "data" / "train-00000-of-00002.parquet")
     frame[18:].to_parquet(tmp_path / "data" / "train-00001-of-00002.parquet")
     catalog = open_catalog(tmp_path)
-    assert [p.id for p in catalog.products] == [str(i) for i in range(30)]
-    assert [p.labels[5] for p in catalog.products] == [None] * 18 + ["Fall"] * 12
-    assert len({p.row for p in catalog.products}) == 30
+    assert [p.id for p in catalog.records] == [str(i) for i in range(30)]
+    assert [p.labels[5] for p in catalog.records] == [None] * 18 + ["Fall"] * 12
+    assert len({p.row for p in catalog.records}) == 30
     assert set(read_all(catalog).values()) == {PHOTO}
 
 
@@ -269,7 +269,7 @@ def test_large_binary_images_and_line_ends_in_ids_and_titles(tmp_path):
     image = pa.array([{"bytes": PHOTO, "path": None}] * 6, kind)
     columns = {"id": [f"a\r{i}" for i in range(6)], "title": ["x\r\ny"] * 6, "image": image, "kind": ["a", "b"] * 3}
     pq.write_table(pa.table(columns), tmp_path / "t.parquet")
-    products = open_catalog(tmp_path / "t.parquet").products
+    products = open_catalog(tmp_path / "t.parquet").records
     assert len(products) == 6
     assert (products[0].id, products[0].title) == ("a 0", "x y")
 
@@ -286,7 +286,7 @@ def test_usual_variations_of_the_layout(tmp_path):
         write_zip(tmp_path / "litter.zip", {**content, **litter}),
         write_folder(tmp_path / "packed", {"data.zip": packed.read_bytes()}),
     ):
-        products = open_catalog(source).products
+        products = open_catalog(source).records
         assert len(products) == 20
         assert products[0].labels[:2] == ("Apparel", "Topwear")
 
@@ -335,7 +335,7 @@ def test_paths_of_a_table_stay_inside(tmp_path):
     for source in (shop / "t.csv", shop):
         catalog = open_catalog(source)
         assert {r.id for r in catalog.rejected} == {"a", "b", "c", "d"}
-        assert len(catalog.products) == 20
+        assert len(catalog.records) == 20
 
 
 @pytest.mark.parametrize(
@@ -378,14 +378,14 @@ def test_labels_are_cleaned_merged_and_what_was_done_is_noted(tmp_path):
     assert catalog.vocabularies["kind"] == ("Navy Blue", "None", "Red", "none")
     assert catalog.merged["kind"] == {"navy blue": 6, "Navy-Blue": 2, "absent": 0}
     assert catalog.look_alikes["kind"] == [{"None": 2, "none": 2}]
-    assert [p.labels[0] for p in catalog.products].count("Navy Blue") == 16
+    assert [p.labels[0] for p in catalog.records].count("Navy Blue") == 16
 
 
 def test_a_fixed_class_is_no_missing_word_and_other_values_are_noted(tmp_path):
     source = write_labels(tmp_path, ["None", "None", "Striped", "striped", "-", "Dots"])
     attribute = Attribute("kind", classes=("None", "Striped"))
     catalog = open_catalog(source, Schema("x", (attribute,), "", "file"))
-    assert [p.labels[0] for p in catalog.products] == ["None", "None", "Striped", None, None, None]
+    assert [p.labels[0] for p in catalog.records] == ["None", "None", "Striped", None, None, None]
     assert catalog.missing_words["kind"] == {"-": 1}
     assert catalog.masked_words["kind"] == {"striped": 1, "Dots": 1}
     assert catalog.look_alikes["kind"] == [{"Striped": 1, "striped": 1}]
@@ -410,7 +410,7 @@ def test_ids_that_a_spreadsheet_has_rounded_are_refused(tmp_path, cell):
     with pytest.raises(UserError, match=rf"'{re.escape(cell)}' in row 21.*format the column as text"):
         open_catalog(source)
     source.write_text(table.replace(cell, "0012"))
-    assert open_catalog(source).products[-1].id == "0012"
+    assert open_catalog(source).records[-1].id == "0012"
 
 
 @pytest.mark.parametrize("name", ["t.csv.gz", "t.jsonl", "t.parquet"])
@@ -423,7 +423,7 @@ def test_a_folder_with_a_table_of_another_kind(tmp_path, name):
     }  # fmt: skip
     content = {"README.txt": b"hello", "notes.json": b"{}", name: data[name], **{f"{i}.jpg": PHOTO for i in range(20)}}
     for source in (write_folder(tmp_path / "c", content), write_zip(tmp_path / "c.zip", content)):
-        assert len(open_catalog(source).products) == 20
+        assert len(open_catalog(source).records) == 20
     (tmp_path / "c" / name).unlink()
     with pytest.raises(UserError, match=r"if (README.txt|notes.json) is the table, give its path"):
         open_catalog(tmp_path / "c")
@@ -457,8 +457,8 @@ def test_a_member_damaged_in_a_zip_is_one_bad_photo(tmp_path):
 def test_photos_alone_will_do_without_labels(tmp_path):
     write_folder(tmp_path / "a", {"x/1.jpg": PHOTO, "x/2.png": PHOTO, "note.txt": b""})
     catalog = open_catalog(tmp_path / "a", labelled=False)
-    assert [p.id for p in catalog.products] == ["1", "2"]
-    assert [p.id for p in open_catalog(tmp_path / "a/x/1.jpg", labelled=False).products] == ["1"]
+    assert [p.id for p in catalog.records] == ["1", "2"]
+    assert [p.id for p in open_catalog(tmp_path / "a/x/1.jpg", labelled=False).records] == ["1"]
     with pytest.raises(UserError, match="no table"):
         open_catalog(tmp_path / "a")
 

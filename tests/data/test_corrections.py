@@ -118,7 +118,7 @@ def test_tables_of_successive_audits_are_applied_in_their_order(shop, tmp_path):
         both.write_text("".join(tables))
 
     put((label, first), (first, second))
-    product = next(p for p in open_catalog(shop, corrections=both).products if p.id == row["id"])
+    product = next(p for p in open_catalog(shop, corrections=both).records if p.id == row["id"])
     assert product.labels[1] == second
     put((label, first), (last, second))
     with pytest.raises(UserError, match=r"line 4: line 2 corrects colour of .* too"):
@@ -167,9 +167,9 @@ def test_a_row_that_the_schema_dropped_can_be_brought_back(tmp_path, shop):
     write(shop, rows)
     colour = Attribute("colour", classes=("blue", "green", "red", "yellow"), on_unknown="drop")
     schema = Schema("shop", (colour,), id_column="sku", image_column="file")
-    assert product not in {p.id for p in open_catalog(shop, schema).products}
+    assert product not in {p.id for p in open_catalog(shop, schema).records}
     changes = write(tmp_path / "c.csv", [{"id": product, "attribute": "colour", "corrected": "blue"}])
-    products = {p.id: p for p in open_catalog(shop, schema, corrections=changes).products}
+    products = {p.id: p for p in open_catalog(shop, schema, corrections=changes).records}
     assert products[product].labels == ("blue",)
 
 

@@ -77,7 +77,7 @@ def test_the_reader_finds_its_faults(folder):
     assert catalog.repairs["surplus commas in the last column"] == 1
     assert len([r for r in catalog.rejected if "no photo" in r.reason]) >= 1
     repairs, bad = Counter(), 0
-    for _, data in catalog.iter_photos(catalog.products):
+    for _, data in catalog.iter_photos(catalog.records):
         try:
             repairs.update(normalise_photo(data)[1])
         except BadPhoto:

@@ -22,7 +22,7 @@ def client(monkeypatch, module: str, **functions) -> None:
 def test_kaggle(monkeypatch, tmp_path):
     asked, shop = [], write_products(tmp_path / "shop", 60).parent
     client(monkeypatch, "kagglehub", dataset_download=lambda name: asked.append(name) or str(shop))
-    assert len(open_catalog("kaggle:owner/fashion-products").products) == 60
+    assert len(open_catalog("kaggle:owner/fashion-products").records) == 60
     assert asked == ["owner/fashion-products"]
 
 
@@ -41,7 +41,7 @@ def test_hugging_face(monkeypatch, tmp_path):
     (snapshot / "data/train-00001-of-00001.parquet").symlink_to(secret)
     asked = []
     client(monkeypatch, "huggingface_hub", snapshot_download=lambda **kwargs: asked.append(kwargs) or str(snapshot))
-    assert len(open_catalog("hf:owner/name").products) == 60  # and not 120: links elsewhere are not followed
+    assert len(open_catalog("hf:owner/name").records) == 60  # and not 120: links elsewhere are not followed
     assert (asked[0]["repo_id"], asked[0]["repo_type"]) == ("owner/name", "dataset")
     assert "*.parquet" in asked[0]["allow_patterns"]
 

@@ -270,9 +270,9 @@ def test_a_table_beside_its_photos_folder_says_what_to_do_and_photos_does_it(tmp
     assert Path(folder) == tmp_path / "images"
     for root in (folder, "../images", str(tmp_path)):
         catalog = open_catalog(path, Schema("", (), image_root=root))
-        assert len(catalog.products) == 12 and not catalog.repairs
-        assert [data for _, data in catalog.iter_photos(catalog.products)] == [PHOTO] * 12
-    assert len(open_catalog(tmp_path).products) == 12  # the folder above is the catalogue
+        assert len(catalog.records) == 12 and not catalog.repairs
+        assert [data for _, data in catalog.iter_photos(catalog.records)] == [PHOTO] * 12
+    assert len(open_catalog(tmp_path).records) == 12  # the folder above is the catalogue
     bare = write_table(tmp_path / "labels/bare.csv", "")
     assert main(["prepare", "--source", str(bare), "--photos", folder, "--out", str(tmp_path / "records")]) == 0
     assert "12 rows, 12 usable" in capsys.readouterr().out
@@ -288,10 +288,10 @@ def test_image_root_may_be_a_folder_of_an_archive_or_an_archive(tmp_path):
     with zipfile.ZipFile(packed, "a") as archive:
         archive.writestr("a/t.csv", text)
     schema = Schema("", (), image_root="small")
-    assert [p.photo for p in open_catalog(packed, schema).products] == numbered("a/small")
+    assert [p.photo for p in open_catalog(packed, schema).records] == numbered("a/small")
     photos = pack(tmp_path / "photos.tar", numbered("x"))
     alone = open_catalog(tmp_path / "t.csv", Schema("", (), image_root="photos.tar"))
-    assert len(alone.products) == 12 and alone.repairs == {FOLDER: 12}
+    assert len(alone.records) == 12 and alone.repairs == {FOLDER: 12}
     with pytest.raises(UserError, match="no folder of photos"):
         open_catalog(tmp_path / "t.csv", Schema("", (), image_root="nowhere"))
     moved = tmp_path / "moved"
@@ -307,11 +307,11 @@ def test_a_column_of_addresses_is_refused_with_what_to_do(tmp_path):
             open_catalog(source)
     write(tmp_path, *numbered("img")[:9])
     catalog = open_catalog(tmp_path / "t.csv")
-    assert len(catalog.products) == 9 and catalog.repairs == {COPY: 9}
+    assert len(catalog.records) == 9 and catalog.repairs == {COPY: 9}
     assert _reasons(catalog) == {ADDRESS: 3}
     rows = "".join(f"S{i},https://h.com/photo/{i},{('red', 'blue')[i % 2]}\n" for i in range(12))
     (tmp_path / "t.csv").write_text("sku,image_link,colour\n" + rows)  # addresses that end in no suffix
-    assert len(open_catalog(tmp_path / "t.csv").products) == 9
+    assert len(open_catalog(tmp_path / "t.csv").records) == 9
 
 
 def test_files_beside_the_photos_are_counted_by_kind(tmp_path):
@@ -322,7 +322,7 @@ def test_files_beside_the_photos_are_counted_by_kind(tmp_path):
     assert open_catalog(tmp_path).passed_over == {**kinds, ".jpg (photos of no usable row)": 1}
     path.unlink()
     catalog = open_catalog(tmp_path, labelled=False)
-    assert len(catalog.products) == 13 and catalog.passed_over == kinds
+    assert len(catalog.records) == 13 and catalog.passed_over == kinds
 
 
 FORMATS = {
@@ -359,12 +359,12 @@ def test_photos_of_all_suffixes_and_of_none_are_found(tmp_path, kind):
                 for p in every:
                     archive.add(p, p.relative_to(tmp_path / "shop"))
     catalog = open_catalog(source, labelled=False)
-    assert {p.photo for p in catalog.products} == set(names)
+    assert {p.photo for p in catalog.records} == set(names)
     assert catalog.passed_over == {"no suffix": 2}
-    assert all(isinstance(data, bytes) for _, data in catalog.iter_photos(catalog.products))
+    assert all(isinstance(data, bytes) for _, data in catalog.iter_photos(catalog.records))
     if kind == "folder":
         for name in names[:8]:
-            assert len(open_catalog(source / name, labelled=False).products) == 1
+            assert len(open_catalog(source / name, labelled=False).records) == 1
 
 
 def test_the_suffixes_are_those_of_pillow():
@@ -380,14 +380,14 @@ def test_heic_is_named_for_what_it_is_and_read_with_the_extra(tmp_path, monkeypa
     (tmp_path / "t.csv").write_text("sku,file,colour\n" + "".join(f"{i},photos/{i}.heic,red\n" for i in range(1, 4)))
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     catalog = open_catalog(tmp_path / "photos", labelled=False)
-    assert [p.id for p in catalog.products] == ["1", "4"]
+    assert [p.id for p in catalog.records] == ["1", "4"]
     assert all("HEIC" in r.reason and "[heif]" in r.reason and "JPEG" in r.reason for r in catalog.rejected)
     listed = open_catalog(tmp_path / "t.csv", labelled=False)
-    assert [p.id for p in listed.products] == ["1"] and _reasons(listed) == {"the photo is HEIC": 2}
+    assert [p.id for p in listed.records] == ["1"] and _reasons(listed) == {"the photo is HEIC": 2}
     registered = []
     fake = types.SimpleNamespace(register_heif_opener=lambda: registered.append(1))
     monkeypatch.setitem(sys.modules, "pillow_heif", fake)
-    assert len(open_catalog(tmp_path / "photos", labelled=False).products) == 4
+    assert len(open_catalog(tmp_path / "photos", labelled=False).records) == 4
     assert registered
 
 
@@ -398,7 +398,7 @@ def test_heic_photos_are_decoded(tmp_path):
     heif.register_heif_opener()
     Image.fromarray(np.full((64, 64, 3), (200, 30, 40), np.uint8)).save(tmp_path / "a.heic")
     catalog = open_catalog(tmp_path, labelled=False)
-    ((_, data),) = catalog.iter_photos(catalog.products)
+    ((_, data),) = catalog.iter_photos(catalog.records)
     assert normalise_photo(data)[0][:2] == b"\xff\xd8"
 
 
@@ -427,7 +427,7 @@ def test_names_in_old_archives(tmp_path):
     found = find_one(PhotoFinder(files, files.sizes()), "café.jpg")
     assert (found.name, found.repairs) == (info.name, (FORM,))
     catalog = open_catalog(tmp_path / "old.tar", labelled=False)
-    assert [p.id for p in catalog.products] == ["café"]  # a text that can be written
+    assert [p.id for p in catalog.records] == ["café"]  # a text that can be written
 
 
 @pytest.mark.parametrize(

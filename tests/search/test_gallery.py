@@ -289,5 +289,5 @@ def test_photos_that_lie_elsewhere_are_found_again(tmp_path, shop, capsys):
     assert "12 products; no row was left out; repaired: photos found by their name in another folder: 12" in note
     assert "repaired: photo names in another case: 1; files passed over: 1 .txt" in note
     catalog = gallery.open_gallery(Index.load(tmp_path / "i"))
-    assert all(isinstance(data, bytes) for _, data in catalog.iter_photos(catalog.products))
-    assert len(catalog.products) == 12
+    assert all(isinstance(data, bytes) for _, data in catalog.iter_photos(catalog.records))
+    assert len(catalog.records) == 12
