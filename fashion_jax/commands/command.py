@@ -60,7 +60,7 @@ class Command:
 
 
 def add_schema_flag(parser: argparse.ArgumentParser) -> None:
-    """Adds `--schema` and `--photos`, which `read_schema` reads."""
+    """Adds `--schema`, `--photos` and `--group-by-name`, which `read_schema` reads."""
     parser.add_argument(
         "--schema",
         type=Path,
@@ -72,18 +72,30 @@ def add_schema_flag(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="folder of the photos, if they do not lie beside the table; no photo outside of it is read",
     )
+    parser.add_argument(
+        "--group-by-name",
+        nargs="?",
+        const="usual",
+        default="",
+        metavar="PATTERN",
+        help="photos of similar names show one product: FS-1400_1.jpg, FS-1400_2.jpg; a PATTERN such as '{id}_{n}' "
+        "says how names are made",
+    )
 
 
 def read_schema(flags: argparse.Namespace) -> Schema | None:
-    """Returns the schema that `--schema` names, with the folder that `--photos` names; None without the flags."""
+    """Returns the schema that `--schema` names, with what `--photos` and `--group-by-name` say; None without them."""
     from fashion_jax.data.schema import Schema, load_schema
 
     schema = load_schema(flags.schema) if flags.schema else None
-    if flags.photos is None:
-        return schema
-    if not flags.photos.exists():
-        raise UserError(f"there is no folder {flags.photos}; check --photos")
-    return dataclasses.replace(schema or Schema("", ()), image_root=str(flags.photos.resolve()))
+    changes = {}
+    if flags.photos is not None:
+        if not flags.photos.exists():
+            raise UserError(f"there is no folder {flags.photos}; check --photos")
+        changes["image_root"] = str(flags.photos.resolve())
+    if flags.group_by_name:
+        changes["group_by_name"] = flags.group_by_name
+    return dataclasses.replace(schema or Schema("", ()), **changes) if changes else schema
 
 
 def start_for_prediction() -> None:

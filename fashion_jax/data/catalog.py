@@ -7,7 +7,7 @@ import hashlib
 import posixpath
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +16,8 @@ import pandas as pd
 from fashion_jax.data.archives import Files, open_files
 from fashion_jax.data.corrections import Corrections, apply_corrections, read_corrections
 from fashion_jax.data.encodings import Text
+from fashion_jax.data.name_groups import USUAL, group_names, looks_grouped, stem_of
+from fashion_jax.data.photo_cells import listed, more_photo_columns
 from fashion_jax.data.photo_names import (
     HEIC_SUFFIXES,
     enable_heic,
@@ -67,6 +69,7 @@ class Rejected:
     reason: str  # why it was left out
     kind: str = ""  # what the reason is counted as; empty: the reason without names and numbers
     by_schema: bool = False  # whether the row is fine and the schema drops it
+    is_repeat: bool = False  # whether other rows hold all that the row says, so that nothing is lost
 
     def __str__(self) -> str:
         return f"row {self.row} (id {self.id!r}): {self.reason}"
@@ -92,6 +95,9 @@ class Catalog:
     vocabularies: dict[str, tuple[str, ...]] = field(default_factory=dict)  # attribute -> class names, sorted
     # kind of file -> files of the source that are neither its table nor a photo that a row names
     passed_over: Counter[str] = field(default_factory=Counter)
+    # attribute -> products whose rows give it different labels
+    differing: Counter[str] = field(default_factory=Counter)
+    offers: list[str] = field(default_factory=list)  # what could be read in another way, as sentences
     text: Text | None = None  # the table's encoding, with sample words; None for Parquet and Excel
     # attribute -> word that was taken as a missing label, the empty one included -> rows
     missing_words: dict[str, Counter[str]] = field(default_factory=dict)
@@ -104,6 +110,11 @@ class Catalog:
     corrections: Corrections | None = None  # the corrections that were applied to the table
     corrected: Counter[str] = field(default_factory=Counter)  # attribute -> labels that the corrections changed
     temporary: tempfile.TemporaryDirectory[str] | None = None  # a folder that must exist while the catalogue is used
+
+    @property
+    def num_bad(self) -> int:
+        """Number of rows and photos that are lost because something is wrong with them."""
+        return sum(not (item.by_schema or item.is_repeat) for item in self.rejected)
 
     @property
     def num_products(self) -> int:
@@ -156,7 +167,7 @@ def open_catalog(
     if not found.tables:
         if corrections:
             raise UserError(f"{text} holds no table of labels, so corrections cannot be applied; leave them out")
-        return _photos_only(text, found)
+        return _photos_only(text, found, schema.group_by_name if schema else "")
     parts, digest = [], hashlib.sha256()
     for name in found.tables:
         data = found.read_table_file(name)
@@ -204,20 +215,33 @@ def _open_photos(found: Source, schema: Schema, base: str) -> tuple[Files, dict[
     return files, sizes, PhotoFinder(files, sizes, table_folder=folder)
 
 
-def _photos_only(source: str, found: Source) -> Catalog:
-    schema = Schema("photos", ())
-    stems = Counter(posixpath.splitext(posixpath.basename(n))[0] for n in found.photos)
+def _photos_only(source: str, found: Source, pattern: str) -> Catalog:
+    schema = Schema("photos", (), group_by_name=pattern)
     catalog = Catalog(source, schema, found.files, "", found.sizes, num_rows=len(found.photos))
     catalog.passed_over = found.passed_over
     heic = _heic_problem(found.photos)
+    if pattern:
+        products = {name: product for product, names in group_names(found.photos, pattern).items() for name in names}
+    else:
+        stems = Counter(map(stem_of, found.photos))
+        products = {n: readable(stem_of(n) if stems[stem_of(n)] == 1 else n) for n in found.photos}
+        _offer_groups(catalog, found.photos)
     for row, name in enumerate(found.photos, 1):
-        stem = posixpath.splitext(posixpath.basename(name))[0]
-        product_id = one_line(readable(stem if stems[stem] == 1 else name))
+        product_id = one_line(products[name])
         if heic and _is_heic(name):
             catalog.rejected.append(Rejected(row, product_id, heic, kind="the photo is HEIC"))
         else:
             catalog.records.append(Record(row, row, product_id, "", (), "", name))
     return catalog
+
+
+def _offer_groups(catalog: Catalog, names: Collection[str]) -> None:
+    """Says where photos' names look as if several photos show one product."""
+    if example := looks_grouped(names):
+        catalog.offers.append(
+            f"photos such as {example} may show one product; if they do, add --group-by-name (or to the schema: "
+            f'"group_by_name": "{USUAL}")'
+        )
 
 
 def _is_heic(name: str | bytes) -> bool:
@@ -237,7 +261,8 @@ def _heic_problem(names: Iterable[str | bytes]) -> str:
 def _choose_schema(frame: pd.DataFrame, schema: Schema | None, labelled: bool, name: str) -> Schema:
     columns = [str(c) for c in frame.columns]
     if schema is not None and not schema.name:
-        return dataclasses.replace(_choose_schema(frame, None, labelled, name), image_root=schema.image_root)
+        guessed = _choose_schema(frame, None, labelled, name)
+        return dataclasses.replace(guessed, image_root=schema.image_root, group_by_name=schema.group_by_name)
     if schema is None:
         if is_fashion(columns):
             found = tuple(a for a in FASHION.attributes if set(a.columns()) & set(columns))
@@ -248,11 +273,12 @@ def _choose_schema(frame: pd.DataFrame, schema: Schema | None, labelled: bool, n
                 FASHION.name,
                 found,
                 image_column=image,
+                more_image_columns=more_photo_columns(frame, image),
                 split_column=find_split_column(frame),
                 title_column=FASHION.title_column if FASHION.title_column in columns else "",
             )
         schema = infer_schema(frame, name, labelled=labelled)
-    needed = [c for c in (schema.id_column, schema.image_column, schema.split_column, schema.title_column) if c]
+    needed = [c for c in schema.columns() if c]
     missing = [c for c in needed if c not in columns]
     if labelled:
         missing += [a.columns()[0] for a in schema.attributes if not set(a.columns()) & set(columns)]
@@ -271,13 +297,15 @@ def _read_rows(catalog: Catalog, table: Table, finder: PhotoFinder, labelled: bo
     catalog.rejected = [Rejected(*item) for item in table.rejected]
     if frame.empty:
         raise UserError(f"the table of {catalog.source} has no rows")
-    if schema.id_column:
-        _check_ids(catalog.source, schema.id_column, frame[schema.id_column])
+    for column in {schema.id_column, schema.product_column} - {""}:
+        _check_ids(catalog.source, column, frame[column])
+    photos = _name_photos(catalog, frame)
+    ids = _name_products(schema, frame, photos)
     labels = _read_labels(catalog, frame)
+    _fill_from_product(catalog, labels, ids)
     if catalog.corrections:
         # Corrections come before the schema's rules, as if somebody had edited the table.
-        ids = [one_line(i) for i in frame[schema.id_column]] if schema.id_column else [str(row) for row in frame.index]
-        catalog.corrected = apply_corrections(catalog.corrections, labels, ids, schema.attributes)
+        catalog.corrected = apply_corrections(catalog.corrections, labels, ids.tolist(), schema.attributes)
     keep = pd.Series(True, frame.index)
     reasons: dict[int, str] = {}
     fixed = [a for a in schema.attributes if a.classes]
@@ -305,7 +333,64 @@ def _read_rows(catalog: Catalog, table: Table, finder: PhotoFinder, labelled: bo
     documented = [a.name for a in fixed if a.name in DOCUMENTED] or [a.name for a in fixed]
     whole = keep & (labels[documented] != "").all(axis=1) if documented else keep
     catalog.documented_rows = int(whole.sum())
-    _add_products(catalog, frame, labels, reasons, finder)
+    _add_records(catalog, _Rows(frame, ids, labels, photos), reasons, finder)
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """The rows of a table, as far as they have been understood."""
+
+    frame: pd.DataFrame  # the table
+    ids: pd.Series  # of the products; empty where a row has none
+    labels: pd.DataFrame  # a column for each attribute
+    photos: list[list[str | bytes]]  # of each row: what its cells name, or photos' bytes
+
+
+def _name_photos(catalog: Catalog, frame: pd.DataFrame) -> list[list[str | bytes]]:
+    """Returns what the rows' cells name as photos; nothing for a row whose photos are named by its id."""
+    schema = catalog.schema
+    missing = {word.casefold() for word in schema.missing_values}
+
+    def read(cell: str | bytes | tuple[bytes, ...]) -> list[str | bytes]:
+        if isinstance(cell, str) and cell in catalog.photo_sizes:
+            return [cell]
+        return [item for item in listed(cell) if isinstance(item, bytes) or item.casefold() not in missing]
+
+    columns = [schema.image_column, *schema.more_image_columns] if schema.image_column else []
+    rows: list[list[str | bytes]] = [[] for _ in frame.index]
+    for column in columns:
+        for row, cell in zip(rows, frame[column], strict=True):
+            row += read(cell)
+    return rows
+
+
+def _name_products(schema: Schema, frame: pd.DataFrame, photos: list[list[str | bytes]]) -> pd.Series:
+    """Returns the product's id of each row."""
+    if schema.group_by_name and schema.image_column:
+        names = {row[0]: "" for row in photos if row and isinstance(row[0], str)}
+        groups = group_names([str(name).replace("\\", "/") for name in names], schema.group_by_name)
+        products = {name: product for product, found in groups.items() for name in found}
+        ids = [products.get(str(row[0]).replace("\\", "/"), "") if row else "" for row in photos]
+    else:
+        column = schema.product_column or schema.id_column
+        ids = [one_line(cell) for cell in frame[column]] if column else [str(row) for row in frame.index]
+    return pd.Series(ids, frame.index, dtype=object)
+
+
+def _fill_from_product(catalog: Catalog, labels: pd.DataFrame, ids: pd.Series) -> None:
+    """Fills a row's missing labels in place with those of the product's first row that has one; counts differences."""
+    several = (ids.duplicated(keep=False) & (ids != "")).to_numpy()
+    if not several.any():
+        return
+    for name in labels.columns:
+        values = labels.loc[several, name]
+        known = values.mask(values == "")
+        groups = known.groupby(ids[several])
+        catalog.differing[name] = int((groups.nunique() > 1).sum())
+        filled = known.fillna(groups.transform("first")).fillna("")
+        catalog.repairs["labels taken from another row of the product"] += int((filled != values).sum())
+        labels.loc[several, name] = filled
+    catalog.repairs, catalog.differing = +catalog.repairs, +catalog.differing
 
 
 def _read_labels(catalog: Catalog, frame: pd.DataFrame) -> pd.DataFrame:
@@ -342,46 +427,90 @@ def _check_ids(source: str, column: str, ids: pd.Series) -> None:
         )
 
 
-def _add_products(
-    catalog: Catalog, frame: pd.DataFrame, labels: pd.DataFrame, reasons: dict[int, str], finder: PhotoFinder
-) -> None:
-    schema, seen = catalog.schema, dict[str, int]()
-    ids = frame[schema.id_column].tolist() if schema.id_column else [str(row) for row in frame.index]
-    titles = frame[schema.title_column].tolist() if schema.title_column else [""] * len(frame)
-    splits = frame[schema.split_column].tolist() if schema.split_column else [""] * len(frame)
-    photos: list[str | bytes]
-    if schema.image_column:
-        photos = frame[schema.image_column].tolist()
-    else:
-        photos = [schema.image_template.replace("{id}", name) if (name := one_line(raw)) else "" for raw in ids]
-    found = finder.find(cell for cell in photos if isinstance(cell, str) and cell)
-    _check_found(catalog, finder, found)
+def _add_records(catalog: Catalog, rows: _Rows, reasons: dict[int, str], finder: PhotoFinder) -> None:
+    schema, frame = catalog.schema, rows.frame
+    found = _find_photos(catalog, rows, finder)
     heic = _heic_problem(item.name for item in found.values())
-    rows = zip(frame.index, ids, titles, splits, photos, labels.itertuples(index=False, name=None), strict=True)
-    for row, raw_id, title, split, cell, values in rows:
-        product_id = one_line(raw_id)
-        reason = reasons.get(row, "")
-        if not reason and not product_id:
-            reason = "the row has no id"
-        if not reason and product_id in seen:
-            reason = f"row {seen[product_id]} has the same id"
-        photo, kind = cell, ""
-        if not reason:
-            seen[product_id] = row
-            if isinstance(cell, str) and cell:
-                photo, reason, kind = found[cell].name, found[cell].problem, found[cell].kind
-                if not reason:
-                    catalog.repairs.update(found[cell].repairs)
-            elif not cell:
-                reason = "the row holds no photo" if isinstance(cell, bytes) else "the row names no photo"
-            if not reason and heic and _is_heic(photo):
-                reason, kind = heic, "the photo is HEIC"
+    titles = _first_of_product(frame[schema.title_column], rows.ids) if schema.title_column else [""] * len(frame)
+    splits = _first_of_product(frame[schema.split_column], rows.ids) if schema.split_column else [""] * len(frame)
+    used: dict[tuple[str, str | bytes], int] = {}  # (product, photo) -> the row that holds it
+    number = 0
+    columns = zip(
+        frame.index, rows.ids, titles, splits, rows.photos, rows.labels.itertuples(index=False, name=None), strict=True
+    )
+    for row, product_id, title, split, photos, values in columns:
+        reason = reasons.get(row, "") or ("" if product_id else "the row has no id")
+        if not reason and not photos:
+            reason = "the row holds no photo" if _holds_bytes(frame, schema) else "the row names no photo"
         if reason:
-            catalog.rejected.append(Rejected(row, product_id, reason, kind, by_schema=row in reasons))
-        else:
-            named = tuple(value or None for value in values)
-            catalog.records.append(Record(row, row, product_id, one_line(title), named, str(split), photo))
+            catalog.rejected.append(Rejected(row, product_id, reason, by_schema=row in reasons))
+            continue
+        named = tuple(value or None for value in values)
+        repeats = []
+        for cell in photos:
+            item = found[cell] if isinstance(cell, str) else Found("bytes")
+            photo = item.name if isinstance(cell, str) else cell
+            if item.problem:
+                catalog.rejected.append(Rejected(row, product_id, item.problem, item.kind))
+            elif heic and _is_heic(photo):
+                catalog.rejected.append(Rejected(row, product_id, heic, "the photo is HEIC"))
+            elif (product_id, photo) in used:
+                repeats.append(used[product_id, photo])
+            else:
+                number += 1
+                used[product_id, photo] = row
+                catalog.repairs.update(item.repairs)
+                catalog.records.append(Record(number, row, product_id, one_line(title), named, str(split), photo))
+        if len(repeats) == len(photos) and row not in repeats:
+            what = "the same id" if not schema.image_column else "the same id and the same photo"
+            reason = f"row {repeats[0]} has {what}"
+            catalog.rejected.append(Rejected(row, product_id, reason, f"an earlier row has {what}", is_repeat=True))
+        elif repeats:
+            catalog.repairs["photos that a product names twice, used once"] += len(repeats)
+    _mark_repeats(catalog)
     catalog.rejected.sort(key=lambda item: item.row)
+    if not schema.group_by_name and catalog.num_products == len(catalog.records):
+        _offer_groups(catalog, [r.photo for r in catalog.records if isinstance(r.photo, str)])
+
+
+def _find_photos(catalog: Catalog, rows: _Rows, finder: PhotoFinder) -> dict[str, Found]:
+    """Returns what the rows' cells lead to; for photos that are named by ids, puts their names into the rows first."""
+    schema, frame, known = catalog.schema, rows.frame, dict[str, Found]()
+    if not schema.image_column:
+        ids = rows.ids if not schema.product_column else pd.Series(map(one_line, frame[schema.id_column]), frame.index)
+        names = [schema.image_template.replace("{id}", name) if name else "" for name in ids]
+        groups = finder.group(names, schema.group_by_name) if schema.group_by_name else {}
+        for photos, name in zip(rows.photos, names, strict=True):
+            several = groups.get(name, [])
+            photos += several or ([name] if name else [])
+            known |= {file: Found(file) for file in several}
+    found = finder.find({c for photos in rows.photos for c in photos if isinstance(c, str) and c not in known})
+    found |= known
+    _check_found(catalog, finder, found)
+    return found
+
+
+def _first_of_product(cells: pd.Series, ids: pd.Series) -> list[str]:
+    """Returns the cell of each row, or of the first row of its product that has one."""
+    cells = cells.astype(str)
+    if not ids.duplicated().any():
+        return cells.tolist()
+    known = cells.mask(cells.str.strip() == "")
+    first = known.groupby(ids.where(ids != "", ids.index.astype(str) + "\0")).transform("first")
+    return first.fillna("").tolist()
+
+
+def _holds_bytes(frame: pd.DataFrame, schema: Schema) -> bool:
+    return bool(schema.image_column) and any(isinstance(cell, (bytes, tuple)) for cell in frame[schema.image_column])
+
+
+def _mark_repeats(catalog: Catalog) -> None:
+    """Marks rows without a photo whose product has a photo in another row: a shop's export has one for each size."""
+    there = {record.id for record in catalog.records}
+    for place, item in enumerate(catalog.rejected):
+        if item.reason == "the row names no photo" and item.id in there:
+            reason = "the row names no photo, and other rows of its product do"
+            catalog.rejected[place] = dataclasses.replace(item, reason=reason, is_repeat=True)
 
 
 def _check_found(catalog: Catalog, finder: PhotoFinder, found: dict[str, Found]) -> None:

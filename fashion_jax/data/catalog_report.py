@@ -27,6 +27,7 @@ def make_report(
     vocabularies: Mapping[str, tuple[str, ...]],
     labels: Int32[np.ndarray, "n attributes"],
     groups: Int64[np.ndarray, " n"],
+    shared_photos: int,
     splits: Int8[np.ndarray, " n"],
     digests: list[str],
     seconds: float,
@@ -37,19 +38,28 @@ def make_report(
         catalog: as it was read, with products whose photo is bad among the rejected rows.
         photo_repairs: name of a repair -> photos that needed it.
         vocabularies: attribute -> class names.
-        labels: of the usable products.
+        labels: of the usable records.
         groups: of near-duplicates.
+        shared_photos: number of photos that many products share.
         splits: place in SPLITS.
         digests: of the photos' bytes.
         seconds: the time that the preparation took.
     """
     dropped = sum(catalog.dropped.values())
     identical = np.unique(digests, return_inverse=True)[1]
+    # Photos of one product are near-duplicates by definition, so each product counts with its first photo.
+    ids = np.array([record.id for record in catalog.records], dtype=str)
+    firsts = np.sort(np.unique(ids, return_index=True)[1])
+    names = tuple(vocabularies)
     return {
         "source": str(catalog.source),
         "rows": catalog.num_rows,
         "documented_rows": catalog.documented_rows,
-        "products": len(catalog.records),
+        "products": catalog.num_products,
+        "photos": len(catalog.records),
+        "columns": _describe_columns(catalog),
+        "offers": list(catalog.offers),
+        "differing_labels": dict(catalog.differing),
         "dropped": dict(catalog.dropped),
         "quarantined": len(catalog.rejected) - dropped,
         "quarantine_reasons": _reasons(catalog),
@@ -68,9 +78,10 @@ def make_report(
             }
             for i, (name, classes) in enumerate(vocabularies.items())
         },
-        "identical": _count_groups(identical, labels, tuple(vocabularies)),
-        "near_duplicates": _count_groups(groups, labels, tuple(vocabularies)),
-        "splits": {name: int((splits == number).sum()) for number, name in enumerate(SPLITS)},
+        "identical": _count_groups(identical[firsts], labels[firsts], names),
+        "near_duplicates": _count_groups(groups[firsts], labels[firsts], names),
+        "shared_photos": shared_photos,
+        "splits": {name: int((splits[firsts] == number).sum()) for number, name in enumerate(SPLITS)},
         "seconds": round(seconds, 1),
     }
 
@@ -79,28 +90,74 @@ def format_report(report: Mapping[str, Any]) -> str:
     """Returns a report as lines of text."""
     repairs = {**report["table_repairs"], **report["photo_repairs"]}
     lines = [
-        f"{report['source']}: {report['rows']:,} rows, {report['products']:,} usable products ({report['seconds']} s)",
-        f"  rows with a known class in every attribute that has fixed classes: {report['documented_rows']:,}",
-        *(f"  left out by the schema: {reason}: {count:,}" for reason, count in report["dropped"].items()),
-        *(f"  left out: {reason}: {count:,}" for reason, count in report["quarantine_reasons"].items()),
-        *(f"  repaired: {name}: {count:,}" for name, count in repairs.items()),
-        *(f"  files passed over: {kind}: {count:,}" for kind, count in [*report["passed_over"].items()][:_MOST_KINDS]),
-        *(f"  corrected labels: {name}: {count:,}" for name, count in report["corrected_labels"].items()),
+        format_understood(report),
+        f"rows with a known class in every attribute that has fixed classes: {report['documented_rows']:,}",
+        *(f"left out by the schema: {reason}: {count:,}" for reason, count in report["dropped"].items()),
+        *(f"left out: {reason}: {count:,}" for reason, count in report["quarantine_reasons"].items()),
+        *(f"repaired: {name}: {count:,}" for name, count in repairs.items()),
+        *(f"corrected labels: {name}: {count:,}" for name, count in report["corrected_labels"].items()),
     ]
-    lines += _format_words(report)
-    table = [["  attribute", "classes", "present", "missing labels"]]
-    for name, counts in report["classes"].items():
-        table.append([f"  {name}", str(counts["known"]), str(counts["present"]), f"{counts['missing_labels']:,}"])
-    lines.append(format_table(*table))
     for key, what in (("identical", "identical photos"), ("near_duplicates", "near-duplicates")):
         counts = report[key]
         differ = ", ".join(f"{name} {share:.1%}" for name, share in counts["disagreement"].items() if share)
         lines.append(
-            f"  {what}: {counts['products']:,} products in {counts['groups']:,} groups (largest {counts['largest']})"
+            f"{what}: {counts['products']:,} products in {counts['groups']:,} groups (largest {counts['largest']})"
             + (f"; share of groups whose labels differ: {differ}" if differ else "")
         )
-    lines.append("  splits: " + ", ".join(f"{name} {count:,}" for name, count in report["splits"].items()))
+    if report["shared_photos"]:
+        lines.append(f"photos that more than 10 products share, such as size charts: {report['shared_photos']:,}")
+    lines.append("splits: " + ", ".join(f"{name} {count:,}" for name, count in report["splits"].items()) + " products")
     return "\n".join(lines)
+
+
+def format_understood(report: Mapping[str, Any]) -> str:
+    """Returns how the catalogue was read, as tables and lines: columns, attributes, missing labels, similar classes."""
+    products, photos = report["products"], report["photos"]
+    several = f" with {photos:,} photos" if photos != products else ""
+    lines = [f"{report['source']}: {report['rows']:,} rows, {products:,} usable products{several}"]
+    rows = [["what", "how it was read"], *([what, found] for what, found in report["columns"].items())]
+    lines.append(format_table(*rows, left=2))
+    table = [["attribute", "column", "taken as missing", "missing labels", "classes", "present"]]
+    for name, counts in report["classes"].items():
+        taken = ", ".join(f"{w!r} {count:,}" for w, count in report["words"][name]["missing"].items() if w)
+        column = report["words"][name]["column"]
+        numbers = [f"{counts['missing_labels']:,}", str(counts["known"]), str(counts["present"])]
+        table.append([name, column, taken, *numbers])
+    lines.append(format_table(*table, left=3))
+    lines += _format_words(report)
+    lines += [
+        f"{name}: {n:,} products have rows with different labels" for name, n in report["differing_labels"].items()
+    ]
+    others = [f"{kind} {count:,}" for kind, count in [*report["passed_over"].items()][:_MOST_KINDS]]
+    if others:
+        lines.append(f"files passed over: {', '.join(others)}")
+    return "\n".join([*lines, *report["offers"]])
+
+
+def _describe_columns(catalog: Catalog) -> dict[str, str]:
+    """Returns what -> how it was read, for people."""
+    schema = catalog.schema
+    columns = ", ".join(map(repr, (schema.image_column, *schema.more_image_columns)))
+    sizes = Counter(Counter(record.id for record in catalog.records).values())
+    found = {
+        "photos": f"column {columns}" if schema.image_column else f"files named by the id: {schema.image_template}",
+        "ids": f"column {schema.id_column!r}" if schema.id_column else "the row's number, for lack of a column of ids",
+    }
+    if schema.product_column:
+        found["ids"] = f"column {schema.product_column!r} names the product, {schema.id_column!r} the photo"
+    if schema.group_by_name:
+        found["photos"] += f"; grouped by name ({schema.group_by_name})"
+        if schema.image_column:
+            found["ids"] = "the photo's name, without its ending"
+    if set(sizes) - {1}:
+        found["photos of a product"] = ", ".join(f"{n}: {count:,} products" for n, count in sorted(sizes.items()))
+    found |= {"title": f"column {schema.title_column!r}"} if schema.title_column else {}
+    found |= {"split": f"column {schema.split_column!r}"} if schema.split_column else {}
+    found |= {"folder of photos": schema.image_root} if schema.image_root else {}
+    text = catalog.text
+    if text is not None and text.words:
+        found["encoding"] = f"{text.encoding} ({'guessed' if text.is_guess else 'found'}): {', '.join(text.words)}"
+    return found
 
 
 def _describe_encoding(catalog: Catalog) -> dict[str, Any]:
@@ -120,6 +177,7 @@ def _describe_words(catalog: Catalog, attribute: Attribute) -> dict[str, Any]:
     }
     others = [word for word in catalog.schema.missing_values if word.casefold() not in doubtful]
     return {
+        "column": attribute.columns()[0],
         "missing": dict(missing),
         "maybe_classes": maybe,
         "missing_line": f'"missing_values": {json.dumps(others, ensure_ascii=False)}' if maybe else "",
@@ -131,31 +189,28 @@ def _describe_words(catalog: Catalog, attribute: Attribute) -> dict[str, Any]:
 
 
 def _format_words(report: Mapping[str, Any]) -> list[str]:
-    """Returns lines about the table's encoding, missing labels, merged and similar classes, and unused columns."""
+    """Returns lines about a guessed encoding, missing labels, merged and similar classes, and unused columns."""
     lines, encoding = [], report["encoding"]
-    if encoding and encoding["words"]:
-        what = "guessed" if encoding["is_guess"] else "found"
-        lines.append(f"  encoding ({what}): {encoding['name']}; words: {', '.join(encoding['words'])}")
-        if encoding["is_guess"]:
-            also = f"; it may also be {encoding['or_else']}" if encoding["or_else"] else ""
-            lines.append(f'    if these words are wrong, name the encoding in the schema: "encoding": "..."{also}')
+    if encoding and encoding["words"] and encoding["is_guess"]:
+        also = f"; it may also be {encoding['or_else']}" if encoding["or_else"] else ""
+        lines.append(f'if the words under encoding are wrong, name it in the schema: "encoding": "..."{also}')
     for name, words in report["words"].items():
-        taken = ", ".join(f"{word!r} {count:,}" for word, count in words["missing"].items() if word)
-        if taken:
-            lines.append(f"  {name}: taken as missing: {taken}")
         if words["maybe_classes"]:
-            lines.append(f"    if that is a class, write this into the schema: {words['missing_line']}")
+            maybe = ", ".join(f"{word!r} {count:,}" for word, count in words["maybe_classes"].items())
+            lines.append(f"{name}: if {maybe} is a class, write this into the schema: {words['missing_line']}")
         if words["no_class"]:
             shown = ", ".join(f"{word!r} {count:,}" for word, count in list(words["no_class"].items())[:_SHOWN])
-            lines.append(f"  {name}: {len(words['no_class']):,} values are no classes: {shown}")
+            lines.append(f"{name}: {len(words['no_class']):,} values are no classes: {shown}")
         for word, count in words["merged"].items():
-            lines.append(f"  {name}: merged: {word!r} {count:,}")
+            lines.append(f"{name}: merged: {word!r} {count:,}")
         for group in words["look_alikes"]:
-            lines.append(f"  {name}: similar classes: " + ", ".join(f"{word!r} {n:,}" for word, n in group.items()))
+            lines.append(f"{name}: similar classes: " + ", ".join(f"{word!r} {n:,}" for word, n in group.items()))
         if words["merge_line"]:
-            lines.append(f"    to merge them, put this into the schema's attributes: {words['merge_line']}")
+            lines.append(f"  to merge them, put this into the schema's attributes: {words['merge_line']}")
+    unused: dict[str, list[str]] = {}
     for column, reason in report["unused_columns"].items():
-        lines.append(f"  column {column!r} is not used: {reason}")
+        unused.setdefault(reason, []).append(repr(column))
+    lines += [f"not used: {', '.join(columns)}: {reason}" for reason, columns in unused.items()]
     return lines
 
 

@@ -1,8 +1,8 @@
 """Finds near-duplicates, so that a split cannot put one of them into training and the other into the test.
 
-Two rows are near-duplicates if their photos have identical bytes, if their photos look alike (candidates come from a
-perceptual hash, and the distance of their pixels decides), or if they have the same title and neighbouring ids, which
-is what shops give to several photos of one product.
+Two records are near-duplicates if their photos have identical bytes, if their photos look alike (candidates come from
+a perceptual hash, and the distance of their pixels decides), or if they have the same title and neighbouring ids, which
+is what shops give to several photos of one product. Photos of one product are in one group too.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
-from jaxtyping import Int64, UInt8, UInt64
+from jaxtyping import Bool, Int64, UInt8, UInt64
 from PIL import Image
 
 THUMBNAIL = (20, 15)  # height, width
@@ -21,6 +21,8 @@ _MEAN_APART = 1.5
 _MOST_APART = 16
 _WINDOW = 12  # each photo is compared with so many neighbours in the order of brightness
 _IDS_APART = 10
+# A photo that more products share shows none of them, if they have other photos: it is a size chart or a logo.
+_MOST_PRODUCTS = 10
 
 
 def perceptual_hash(image: UInt8[np.ndarray, "height width 3"]) -> UInt64[np.ndarray, "2"]:
@@ -48,7 +50,7 @@ def find_groups(
     digests: list[str],
     hashes: UInt64[np.ndarray, "n 2"],
     thumbnails: UInt8[np.ndarray, "n 20 15 3"],
-) -> Int64[np.ndarray, " n"]:
+) -> tuple[Int64[np.ndarray, " n"], int]:
     """Numbers the groups of near-duplicates.
 
     Args:
@@ -59,10 +61,27 @@ def find_groups(
         thumbnails: from `thumbnail`.
 
     Returns:
-        The group of each row: the smallest row number in it.
+        The group of each record: the smallest place in it. And the number of photos that many products share.
     """
-    links = [equal_pairs(digests), similar_pairs(hashes, thumbnails), title_pairs(ids, titles)]
-    return _join(len(ids), np.concatenate(links))
+    alike = np.concatenate([equal_pairs(digests), similar_pairs(hashes, thumbnails)])
+    products = np.unique(np.array(ids, dtype=str), return_inverse=True)[1].reshape(-1)
+    shared = _shared_photos(_join(len(ids), alike), products)
+    alike = alike[~shared[alike].any(1)]
+    groups = _join(len(ids), np.concatenate([alike, equal_pairs(ids), title_pairs(ids, titles)]))
+    return groups, int(shared.sum())
+
+
+def _shared_photos(looks: Int64[np.ndarray, " n"], products: Int64[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
+    """Returns which photos more than 10 products share, of products that have photos of another look.
+
+    Args:
+        looks: equal for photos that look alike.
+        products: equal for photos of one product.
+    """
+    pairs = np.unique(np.stack([looks, products], 1), axis=0)
+    num_products = np.bincount(pairs[:, 0], minlength=len(looks))  # by look
+    num_looks = np.bincount(pairs[:, 1], minlength=products.max(initial=0) + 1)  # by product
+    return np.asarray((num_products[looks] > _MOST_PRODUCTS) & (num_looks[products] > 1))
 
 
 def equal_pairs(values: list[str]) -> Int64[np.ndarray, "pairs 2"]:

@@ -57,6 +57,8 @@ def _read_column(values: pa.ChunkedArray, feature: Any, repairs: Counter[str]) -
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
         return [value or b"" for value in values.to_pylist()]
     item = kind.value_type if _is_list(kind) else kind
+    if _is_list(kind) and (pa.types.is_struct(item) or pa.types.is_binary(item) or pa.types.is_large_binary(item)):
+        return _read_photo_lists(values, item)
     if pa.types.is_nested(item) or pa.types.is_binary(item) or pa.types.is_large_binary(item):
         return None
     names = _class_names(feature)
@@ -66,6 +68,18 @@ def _read_column(values: pa.ChunkedArray, feature: Any, repairs: Counter[str]) -
     if pa.types.is_float32(item) or pa.types.is_float16(item):  # 0.1 as 0.1, and not as 0.10000000149
         cells = [_narrow(cell) for cell in cells]
     return [cell_text(cell) for cell in cells]
+
+
+def _read_photo_lists(values: pa.ChunkedArray, item: pa.DataType) -> list[Any] | None:
+    """Returns a tuple of photos' bytes for each row, or paths joined by `|` where no photo is inside."""
+    if pa.types.is_struct(item) and item.get_field_index("bytes") < 0:
+        return None
+    cells = [[part for part in cell or [] if part is not None] for cell in values.to_pylist()]
+    if not pa.types.is_struct(item):
+        return [tuple(cell) for cell in cells]
+    if any(part["bytes"] for cell in cells for part in cell):
+        return [tuple(part["bytes"] for part in cell if part["bytes"]) for cell in cells]
+    return ["|".join(part.get("path") or "" for part in cell) for cell in cells]
 
 
 def _is_list(kind: pa.DataType) -> bool:

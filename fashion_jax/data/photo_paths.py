@@ -8,13 +8,14 @@ import re
 import unicodedata
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote
 
 from fashion_jax.data.archives import Files, FolderFiles
+from fashion_jax.data.name_groups import natural, product_of, stem_of
 from fashion_jax.data.photo_names import (
     PHOTO_SUFFIXES,
     begins_like_photo,
@@ -98,6 +99,26 @@ class PhotoFinder:
             taken = {item.name for item in found.values()}
             found |= self._without_clashes({cell: self._match(cell, index) for cell in lost}, taken, index)
         return found
+
+    def group(self, cells: Sequence[str], pattern: str) -> dict[str, list[str]]:
+        """Returns cell -> the catalogue's files whose names name the same product, in the order of their numbers.
+
+        Args:
+            cells: paths made of products' ids. Files in their folder come before files in other folders.
+            pattern: as `name_groups.product_of` takes it.
+        """
+        wanted: dict[str, str] = {_fold(stem_of(cell)): cell for cell in cells if cell}
+        groups: dict[str, list[str]] = {}
+        for name in self._list(list(cells)).photos():
+            for product in (stem_of(name), product_of(name, pattern)):
+                if cell := wanted.get(_fold(product)):
+                    groups.setdefault(cell, []).append(name)
+                    break
+        for cell, names in groups.items():
+            folder = posixpath.dirname(self._target(_parts(cell)))
+            near = [name for name in names if posixpath.dirname(name) == folder] or names
+            groups[cell] = sorted((name for name in near if self._has(name)), key=natural)
+        return groups
 
     def outside_folder(self, cell: str) -> str:
         """Returns the folder to which a path leads, by its text alone; empty text where it is of another system."""
@@ -263,6 +284,10 @@ class _Index:
             if len(longer) < 2:  # a longer end cannot tell more
                 break
         return hits
+
+    def photos(self) -> list[str]:
+        """Returns the files that are named like photos."""
+        return [name for name in self._all if names_photo(name)]
 
     def _table(self, length: int) -> dict[str, list[str]]:
         """Returns the photos by the last parts of their paths."""

@@ -131,7 +131,8 @@ class _Records:
     vocabularies: Mapping[str, tuple[str, ...]]  # attribute -> class names; attributes without a class are left out
     records: list[Record]  # as the table has them
     labels: Int32[np.ndarray, "n attributes"]  # class numbers, or MISSING
-    groups: Int64[np.ndarray, " n"]  # near-duplicates have equal numbers
+    groups: Int64[np.ndarray, " n"]  # photos of one product, and near-duplicates, have equal numbers
+    shared: int  # number of photos that many products share; they join no groups
     splits: Int8[np.ndarray, " n"]  # place in SPLITS, ascending
     digests: list[str]  # hash of the photo's bytes before its repair
     staged: Staged  # the repaired photos
@@ -166,7 +167,7 @@ def _make_records(catalog: Catalog, staged: Staged, split: SplitOptions) -> _Rec
     ).reshape(len(records), len(places))
     ordinals = [r.number for r in records]
     digests = [staged.digests[n] for n in ordinals]
-    groups = find_groups(
+    groups, shared = find_groups(
         [r.id for r in records],
         [r.title for r in records],
         digests,
@@ -186,6 +187,7 @@ def _make_records(catalog: Catalog, staged: Staged, split: SplitOptions) -> _Rec
         [records[i] for i in order],
         labels[order],
         groups[order],
+        shared,
         splits[order],
         [digests[i] for i in order],
         staged,
@@ -216,6 +218,7 @@ def _write(
         vocabularies=records.vocabularies,
         labels=records.labels,
         groups=records.groups,
+        shared_photos=records.shared,
         splits=records.splits,
         digests=records.digests,
         seconds=time.monotonic() - begin,
@@ -226,7 +229,8 @@ def _write(
         "stamp": stamp,
         "source": Path(catalog.source).name,
         "options": options,
-        "num_products": len(records.records),
+        "num_products": catalog.num_products,
+        "num_records": len(records.records),
         "schema": catalog.schema.to_dict(),
         "vocabularies": {name: list(classes) for name, classes in records.vocabularies.items()},
         "report": report,
@@ -258,25 +262,38 @@ def _format_products(records: _Records) -> str:
 
 
 def _quarantine_photos(catalog: Catalog, staged: Staged) -> None:
-    """Moves records whose photo is bad from the usable to the rejected ones."""
-    bad = [r for r in catalog.records if r.number in staged.bad]
-    catalog.rejected += [Rejected(r.row, r.id, staged.bad[r.number]) for r in bad]
+    """Moves records whose photo is bad, or is one of its product under another name, to the rejected ones."""
+    kept: list[Record] = []
+    rows: dict[tuple[str, str], int] = {}  # (product, digest of a photo) -> the row that has it
+    for record in catalog.records:
+        if record.number in staged.bad:
+            catalog.rejected.append(Rejected(record.row, record.id, staged.bad[record.number]))
+            continue
+        key = record.id, staged.digests[record.number]
+        if key in rows:
+            reason = f"the photo has the same bytes as another photo of the product, in row {rows[key]}"
+            kind = "the photo has the same bytes as another photo of its product"
+            catalog.rejected.append(Rejected(record.row, record.id, reason, kind, is_repeat=True))
+        else:
+            rows[key] = record.row
+            kept.append(record)
     catalog.rejected.sort(key=lambda item: item.row)
-    catalog.records = [r for r in catalog.records if r.number not in staged.bad]
+    catalog.records = kept
 
 
 def _check_enough(catalog: Catalog, max_bad_fraction: float) -> None:
-    """Raises UserError where too many rows are unusable. Rows that the schema drops on purpose do not count."""
-    bad = len(catalog.rejected) - sum(catalog.dropped.values())
-    if bad > max_bad_fraction * max(catalog.num_rows, 1):
-        examples = "; ".join([str(item) for item in catalog.rejected if not item.by_schema][:5])
+    """Raises UserError where too many rows are unusable. Rows that the schema drops, and repeats, do not count."""
+    bad, count = catalog.num_bad, len(catalog.rejected) + len(catalog.records)
+    if bad > max_bad_fraction * max(count, 1):
+        lost = [item for item in catalog.rejected if not (item.by_schema or item.is_repeat)]
+        what = "rows" if count == catalog.num_rows else "rows and photos"
         raise UserError(
-            f"{bad:,} of {catalog.num_rows:,} rows of {catalog.source} are unusable ({bad / catalog.num_rows:.1%}, "
-            f"more than {max_bad_fraction:.1%}), for instance {examples}. Repair them, or allow more: "
+            f"{bad:,} of {count:,} {what} of {catalog.source} are unusable ({bad / count:.1%}, more than "
+            f"{max_bad_fraction:.1%}), for instance {'; '.join(map(str, lost[:5]))}. Repair them, or allow more: "
             "--max-bad-fraction of fashion-jax prepare, or config.data.max_bad_fraction"
         )
-    if len(catalog.records) < _MIN_PRODUCTS:
-        raise UserError(f"{catalog.source} has {len(catalog.records)} usable products; at least 3 are needed")
+    if catalog.num_products < _MIN_PRODUCTS:
+        raise UserError(f"{catalog.source} has {catalog.num_products} usable products; at least 3 are needed")
 
 
 def _check_out(out: Path) -> None:

@@ -30,11 +30,11 @@ class Prepared:
     max_side: int  # longest side of a stored photo, in pixels
     schema: Schema  # how the source was read
     vocabularies: dict[str, tuple[str, ...]]  # attribute -> class names. A label is a place in this list.
-    ids: np.ndarray  # of the products, text (n,)
+    ids: np.ndarray  # of the products, text (n,); the photos of one product share its id
     titles: list[str]  # of the products
     labels: Int32[np.ndarray, "n attributes"]  # int32 (n, attributes), MISSING where a row has no label
     splits: Int8[np.ndarray, " n"]  # int8 (n,), place in SPLITS
-    groups: Int64[np.ndarray, " n"]  # int64 (n,); near-duplicates have equal numbers
+    groups: Int64[np.ndarray, " n"]  # int64 (n,); photos of one product, and near-duplicates, have equal numbers
     report: dict[str, Any]  # counts, which `catalog_report.format_report` prints
 
     @property
@@ -107,7 +107,7 @@ def open_prepared(folder: str | Path) -> Prepared:
             groups=np.array([int(row["group"]) for row in rows], np.int64),
             report=manifest["report"],
         )
-        if len(rows) != manifest["num_products"] or bool(np.any(np.diff(prepared.splits) < 0)):
+        if len(rows) != manifest["num_records"] or bool(np.any(np.diff(prepared.splits) < 0)):
             raise ValueError("products.csv does not fit manifest.json")
     except (KeyError, ValueError, TypeError, AttributeError, OSError) as error:
         raise UserError(f"the records in {folder} cannot be used ({error!r}); prepare them again") from error

@@ -12,7 +12,9 @@ from typing import Any
 
 import pandas as pd
 
-from fashion_jax.data.photo_names import PHOTO_SUFFIXES, is_address, names_photo
+from fashion_jax.data.name_groups import check_pattern
+from fashion_jax.data.photo_cells import holds_photos, more_photo_columns
+from fashion_jax.data.photo_names import PHOTO_SUFFIXES, is_address
 from fashion_jax.data.values import Values, read_values
 from fashion_jax.system import files
 from fashion_jax.system.errors import UserError, nearest
@@ -99,16 +101,24 @@ def _check_merge(attribute: Attribute) -> None:
 class Schema:
     """How to read a catalogue's table."""
 
-    # of the data set; empty: the schema is inferred from the table, and only `image_root` is taken from this one
+    # of the data set; empty: the schema is inferred from the table, and only `image_root` and `group_by_name` are taken
+    # from this one
     name: str
     attributes: tuple[Attribute, ...]  # the label columns, in the order of the model's heads
-    id_column: str = "id"  # the column of the products' ids; empty: the row's number is the id
-    # the column of the photos' paths, relative to the table, or of their bytes; empty: see `image_template`
+    id_column: str = "id"  # the column of ids; rows with one id show one product; empty: the row's number is the id
+    # the column of the photos' paths, relative to the table, or of their bytes; empty: see `image_template`. A cell may
+    # name several photos: `a.jpg|b.jpg`.
     image_column: str = ""
     # path of a product's photo, with `{id}`; used where `image_column` is empty
     image_template: str = "images/{id}.jpg"
+    more_image_columns: tuple[str, ...] = ()  # columns with more photos of the row's product, as `image_column`
+    # the column that says which rows show one product, if it is not the column of ids; its values are the products' ids
+    product_column: str = ""
     # the folder to which photo paths are relative, from the table's folder or absolute; empty: the table's folder
     image_root: str = ""
+    # which photos show one product by their names: "usual" (`FS-1400_1.jpg`, `FS-1400_2.jpg`), or how a name is made,
+    # such as "{id}_{n}" or "{id}/{n}"; empty: names say nothing
+    group_by_name: str = ""
     title_column: str = ""  # the column of titles, which are shown and help to find near-duplicates; may be empty
     split_column: str = ""  # the column that holds train, validation or test; may be empty
     # texts that mean that there is no label; upper and lower case are the same
@@ -137,11 +147,20 @@ class Schema:
             if attribute.on_unknown not in ("mask", "drop"):
                 raise UserError(f"on_unknown of {attribute.name!r} is {attribute.on_unknown!r}; give 'mask' or 'drop'")
             _check_merge(attribute)
+        if self.group_by_name:
+            check_pattern(self.group_by_name)
+        if self.more_image_columns and not self.image_column:
+            raise UserError("the schema has more_image_columns and no image_column; name the first column there")
         rest = self.image_template.replace("{id}", "")
         if "\0" in self.image_root:
             raise UserError("image_root holds a NUL character; give the path of a folder")
         if not self.image_column and ("{id}" not in self.image_template or set(rest) & set("{}")):
             raise UserError("the schema needs an image_column, or an image_template with {id} and no other braces")
+
+    def columns(self) -> tuple[str, ...]:
+        """Returns the names of the columns that are no attributes; empty texts are among them."""
+        named = (self.id_column, self.product_column, self.image_column, self.split_column, self.title_column)
+        return (*named, *self.more_image_columns)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns JSON values."""
@@ -246,7 +265,15 @@ def infer_schema(table: pd.DataFrame, name: str = "catalogue", *, labelled: bool
         )
     split = find_split_column(table)
     title = next((c for c in rest if _plain(c) in _TITLES and c != id_column), "")
-    schema = Schema(name, (), id_column=id_column, image_column=image, title_column=title, split_column=split)
+    schema = Schema(
+        name,
+        (),
+        id_column=id_column,
+        image_column=image,
+        more_image_columns=more_photo_columns(table, image),
+        title_column=title,
+        split_column=split,
+    )
     unused = explain_unused(table, schema)
     attributes: list[Attribute] = []
     for column in rest:
@@ -270,8 +297,7 @@ def explain_unused(table: pd.DataFrame, schema: Schema) -> dict[str, str]:
     whose column is named like a price, a count, a size in units, a rating or a year; dates; folds of a
     cross-validation; ids; addresses and paths of photos; and columns of one value, or of values that hardly repeat.
     """
-    used = {schema.id_column, schema.image_column, schema.title_column, schema.split_column}
-    used |= {column for attribute in schema.attributes for column in attribute.columns()}
+    used = set(schema.columns()) | {column for attribute in schema.attributes for column in attribute.columns()}
     missing = {word.casefold() for word in schema.missing_values}
     reasons = {}
     for column in map(str, table.columns):
@@ -359,18 +385,19 @@ def _tokens(column: str) -> list[str]:
 
 def find_image_column(table: pd.DataFrame) -> str:
     """Returns the column of photos' bytes, or else of photos' names or addresses; or ""."""
-    for column in table.columns:
-        sample = table[column][table[column].astype(bool)].head(50)
-        if len(sample) and all(isinstance(v, bytes) for v in sample):
-            return str(column)
-    for column in table.columns:
-        texts = [v for v in table[column].head(50) if isinstance(v, str) and v]
-        if texts and sum(map(names_photo, texts)) > len(texts) / 2:
-            return str(column)
-    for column in table.columns:  # `https://host/photo/123` does not end like a photo's name
-        texts = [v for v in table[column].head(50) if isinstance(v, str) and v]
-        if _PHOTO_HEADING.search(str(column)) and sum(map(is_address, texts)) > len(texts) / 2:
-            return str(column)
+    samples = {str(c): table[c][table[c].astype(bool)].head(50).tolist() for c in table.columns}
+    for column, sample in samples.items():
+        if sample and all(isinstance(v, (bytes, tuple)) for v in sample):
+            return column
+    photos = [column for column in samples if holds_photos(table[column])]
+    # A column of files comes before a column of the same photos' addresses.
+    local = [c for c in photos if not any(is_address(str(cell)) for cell in samples[c])]
+    if local or photos:
+        return (local or photos)[0]
+    for column, sample in samples.items():  # `https://host/photo/123` does not end like a photo's name
+        texts = [v for v in sample if isinstance(v, str)]
+        if _PHOTO_HEADING.search(column) and sum(map(is_address, texts)) > len(texts) / 2:
+            return column
     return ""
 
 

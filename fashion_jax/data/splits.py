@@ -1,4 +1,4 @@
-"""Splits into train, validation and test. Near-duplicates stay together, and every class keeps its proportion."""
+"""Splits into train, validation and test. A product's photos stay together, and every class keeps its proportion."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ _NAMES = {name: number for number, names in enumerate((
 class SplitOptions:
     """How products are divided into train, validation and test."""
 
-    # "group" keeps near-duplicates together and every class in proportion. "random" does neither. "column" takes the
-    # table's split column, which the schema names. "file:PATH" takes a splits.csv (id, split).
+    # All photos of a product are always in one part. "group" also keeps near-duplicates together and every class in
+    # proportion; "random" does neither. "column" takes the table's split column, which the schema names. "file:PATH"
+    # takes a splits.csv (id, split).
     kind: str = "group"
     # the shares of train, validation and test, which sum to 1; for "group" and "random"
     fractions: tuple[float, ...] = (0.7, 0.1, 0.2)
@@ -50,30 +51,45 @@ def choose_splits(
     ids: list[str],
     column: list[str] | None,
 ) -> Int8[np.ndarray, " n"]:
-    """Returns the split of every product: its place in SPLITS.
+    """Returns the split of every record: its place in SPLITS.
 
     Args:
         labels: class numbers, negative where missing.
-        groups: near-duplicates have equal numbers.
-        ids: of the products.
+        groups: photos of one product, and near-duplicates, have equal numbers.
+        ids: of the products; photos of one product share theirs.
         column: the table's split column; None where there is none.
 
     Raises:
-        UserError: there is no split column, a name in it or in the file is unknown, the file lacks a product, or no
-            product is left for training.
+        UserError: there is no split column, a name in it or in the file is unknown, the file lacks a product, no
+            product is left for training, or fractions leave a part without a product.
     """
+    products, numbers = np.unique(np.array(ids, dtype=str), return_inverse=True)
+    numbers = numbers.reshape(-1)
     if options.kind == "group":
         splits = split_groups(labels, groups, options.fractions, options.seed)
     elif options.kind == "random":
-        splits = random_split(len(ids), options.fractions, options.seed)
+        # Products are numbered as they come, so that the split does not change with the spelling of ids.
+        first = np.unique(numbers, return_index=True)[1]
+        place = np.argsort(np.argsort(first))
+        splits = random_split(len(products), options.fractions, options.seed)[place[numbers]]
     elif options.kind == "column":
         if column is None:
             raise UserError("--split=column needs a schema that names split_column")
         splits = named_split(column, "the split column")
     else:
         splits = read_splits(Path(options.kind.removeprefix("file:")), ids)
-    if not (splits == 0).any():
-        raise UserError("no product is in the training split; give it a larger share or more products")
+    counts = [len(np.unique(numbers[splits == part])) for part in range(len(SPLITS))]
+    if options.kind in ("group", "random") and not all(counts):
+        units = len(np.unique(groups)) if options.kind == "group" else len(products)
+        found = ", ".join(f"{name} {count:,}" for name, count in zip(SPLITS, counts, strict=True))
+        what = f" in {units:,} groups of near-duplicates, which stay together" if units < len(products) else ""
+        raise UserError(
+            f"the split leaves a part empty: {found} of {len(products):,} products{what}, with the shares "
+            f"{', '.join(f'{share:g}' for share in options.fractions)} (--split-fractions); add products, or "
+            "change the shares"
+        )
+    if not counts[0]:
+        raise UserError("no product is in the training split; put some there")
     return splits
 
 
@@ -132,7 +148,7 @@ def split_groups(
 
 
 def random_split(count: int, fractions: tuple[float, ...], seed: int) -> Int8[np.ndarray, " n"]:
-    """Splits rows one by one. Near-duplicates may land in two splits, which makes scores look better than they are."""
+    """Splits products one by one. Near-duplicates may land in two splits, which makes scores look better."""
     ends = np.rint(np.cumsum(fractions) * count).astype(int)
     splits = np.empty(count, np.int8)
     for number, part in enumerate(np.split(np.random.default_rng(seed).permutation(count), ends[:-1])):
@@ -150,8 +166,8 @@ def named_split(values: list[str], where: str) -> Int8[np.ndarray, " n"]:
 
 
 def write_splits(path: Path, ids: list[str], splits: Int8[np.ndarray, " n"], groups: Int64[np.ndarray, " n"]) -> None:
-    """Writes splits.csv: id, split, group."""
-    rows = zip(ids, [SPLITS[split] for split in splits], groups.tolist(), strict=True)
+    """Writes splits.csv: id, split, group of each product."""
+    rows = dict.fromkeys(zip(ids, [SPLITS[split] for split in splits], groups.tolist(), strict=True))
     files.write_text(path, files.format_csv([("id", "split", "group"), *rows]))
 
 

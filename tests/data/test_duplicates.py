@@ -20,7 +20,7 @@ def groups_of(images: list[np.ndarray], **kwargs) -> np.ndarray:
     ids, digests = [str(i * 100) for i in range(count)], [str(i) for i in range(count)]
     hashes = np.array([perceptual_hash(i) for i in images])
     given = {"ids": ids, "titles": [""] * count, "digests": digests, **kwargs}
-    return find_groups(**given, hashes=hashes, thumbnails=np.array([thumbnail(i) for i in images]))
+    return find_groups(**given, hashes=hashes, thumbnails=np.array([thumbnail(i) for i in images]))[0]
 
 
 def test_twins_are_found_and_strangers_stay_apart():

@@ -274,7 +274,22 @@ def test_a_table_beside_its_photos_folder_says_what_to_do_and_photos_does_it(tmp
         assert [data for _, data in catalog.iter_photos(catalog.records)] == [PHOTO] * 12
     assert len(open_catalog(tmp_path).records) == 12  # the folder above is the catalogue
     bare = write_table(tmp_path / "labels/bare.csv", "")
-    assert main(["prepare", "--source", str(bare), "--photos", folder, "--out", str(tmp_path / "records")]) == 0
+    assert (
+        main(
+            [
+                "prepare",
+                "--source",
+                str(bare),
+                "--photos",
+                folder,
+                "--split",
+                "random",
+                "--out",
+                str(tmp_path / "records"),
+            ]
+        )
+        == 0
+    )
     assert "12 rows, 12 usable" in capsys.readouterr().out
     missing = ["prepare", "--source", str(bare), "--photos", str(tmp_path / "no"), "--out", str(tmp_path / "r")]
     assert main(missing) == 2

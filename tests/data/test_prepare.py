@@ -72,7 +72,7 @@ def test_the_report_says_how_the_words_were_read(tmp_path):
         "Écru",
         '"missing_values": ["", "-"',
         '{"name": "pattern", "merge": {"écru": "Écru"}}',
-        "'price' is not used",
+        "not used: 'price': it holds one value",
     ):
         assert part in text
 

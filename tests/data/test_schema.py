@@ -65,7 +65,7 @@ def test_columns_are_guessed_by_what_they_hold():
         ("mystery", "$5 €5", "several units"), ("stock", "yes no", "count"), ("qty", "0 1 2", "count"),
         ("rating", "1 2 3 4 5", "count"), ("year", "2023 2024", "measure"), ("introduced", "2023 2024", "years"),
         ("launch", "2024-01-01 2024-05-01", "dates"), ("mystery", " ".join(map(str, range(25))), "25 different ones"),
-        ("back", "a.jpg b.jpg", "names of photos"), ("page", "http://a/1 http://a/2", "addresses"),
+        ("mask", "a.jpg b.jpg", "names of photos"), ("page", "http://a/1 http://a/2", "addresses"),
         ("brand", "Acme", "one value"), ("nothing", "- n/a", "nothing"), ("Unnamed: 0", "a b", "no name"),
         ("gtin", " ".join(f"400{i}" for i in range(25)), "ids"),
         ("note", " ".join(map(str, range(90))), "hardly repeat"),

@@ -1,0 +1,296 @@
+"""A product has one id and one or more photos: however the table says so, the same products come out."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from fashion_jax.data.catalog import Catalog, open_catalog
+from fashion_jax.data.catalog_report import format_report
+from fashion_jax.data.duplicates import find_groups
+from fashion_jax.data.name_groups import USUAL, group_names, looks_grouped
+from fashion_jax.data.photo_cells import more_photo_columns, split_photos
+from fashion_jax.data.photos import encode_photo
+from fashion_jax.data.prepare import PrepareOptions, prepare
+from fashion_jax.data.schema import Schema, infer_schema
+from fashion_jax.data.splits import SplitOptions, choose_splits
+from fashion_jax.system.errors import UserError
+from fashion_jax.system.files import read_json_object
+
+PHOTOS = {f"P-{n:02}": [f"P-{n:02}_{view}.jpg" for view in range(1, 1 + n % 3 + 1)] for n in range(30)}
+COLOURS = {name: ("red", "blue")[int(name[2:]) % 2] for name in PHOTOS}
+EXPECTED = {name: [f"images/{photo}" for photo in photos] for name, photos in PHOTOS.items()}
+
+
+def write_photos(folder: Path) -> None:
+    (folder / "images").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for names in PHOTOS.values():
+        for name in names:
+            pixels = rng.integers(0, 255, (5, 4, 3), np.uint8).repeat(8, 0).repeat(8, 1)
+            (folder / "images" / name).write_bytes(encode_photo(pixels, 90))
+
+
+def write_csv(folder: Path, header: str, rows: list[str]) -> Path:
+    path = folder / "products.csv"
+    path.write_text("\n".join([header, *rows]), encoding="utf-8")
+    return path
+
+
+def products_of(catalog: Catalog) -> dict[str, list[str]]:
+    found = defaultdict(list)
+    for record in catalog.records:
+        found[record.id].append(record.photo)
+    return dict(found)
+
+
+def by_rows(folder):
+    rows = [f"{name},images/{photo},{COLOURS[name]}" for name, photos in PHOTOS.items() for photo in photos]
+    return open_catalog(write_csv(folder, "SKU,photo,colour", rows))
+
+
+def by_columns(folder):
+    cells = {name: [f"images/{p}" for p in photos] + [""] * (3 - len(photos)) for name, photos in PHOTOS.items()}
+    rows = [f"{name},{c[0]},{c[1] or 'n/a'},{c[2]},{COLOURS[name]}" for name, c in cells.items()]
+    return open_catalog(write_csv(folder, "SKU,Photo 1,Photo 2,Photo 3,colour", rows))
+
+
+def by_cells(folder):
+    rows = [f"{name},{'|'.join(f'images/{p}' for p in photos)},{COLOURS[name]}" for name, photos in PHOTOS.items()]
+    return open_catalog(write_csv(folder, "SKU,photo,colour", rows))
+
+
+def by_python_lists(folder):
+    rows = [f'{name};"{[f"images/{p}" for p in photos]}";{COLOURS[name]}' for name, photos in PHOTOS.items()]
+    return open_catalog(write_csv(folder, "SKU;photo;colour", rows))
+
+
+def by_list_column(folder):
+    columns = {"sku": list(PHOTOS), "photos": [[f"images/{p}" for p in photos] for photos in PHOTOS.values()]}
+    pq.write_table(pa.table({**columns, "colour": list(COLOURS.values())}), folder / "t.parquet")
+    return open_catalog(folder / "t.parquet")
+
+
+def by_names(folder):
+    rows = [f"{name},{colour}" for name, colour in COLOURS.items()]
+    return open_catalog(write_csv(folder, "sku,colour", rows), Schema("", (), group_by_name=USUAL))
+
+
+def by_product_column(folder):
+    rows = [(name, photo) for name, photos in PHOTOS.items() for photo in photos]
+    lines = [f"{n},{name},images/{photo},{COLOURS[name]}" for n, (name, photo) in enumerate(rows)]
+    path = write_csv(folder, "id,parent,photo,colour", lines)
+    guessed = infer_schema(__import__("pandas").read_csv(path, dtype=str))
+    assert guessed.id_column == "id"
+    (folder / "s.json").write_text(
+        json.dumps({
+            "name": "shop", "attributes": [{"name": "colour"}], "id_column": "id", "product_column": "parent",
+            "image_column": "photo",
+        })
+    )  # fmt: skip
+    return open_catalog(path, Schema.from_dict(read_json_object(folder / "s.json")))
+
+
+@pytest.mark.parametrize(
+    "read", [by_rows, by_columns, by_cells, by_python_lists, by_list_column, by_names, by_product_column]
+)
+def test_every_way_to_name_several_photos_gives_the_same_products(tmp_path, read):
+    write_photos(tmp_path)
+    catalog = read(tmp_path)
+    assert products_of(catalog) == EXPECTED
+    assert not catalog.rejected
+    assert len({record.number for record in catalog.records}) == len(catalog.records)
+    assert {record.id: record.labels for record in catalog.records} == {n: (c,) for n, c in COLOURS.items()}
+
+
+def test_photos_alone_are_grouped_when_asked_and_offered_when_not(tmp_path):
+    write_photos(tmp_path)
+    (tmp_path / "images/P-99.jpg").write_bytes((tmp_path / "images/P-01_1.jpg").read_bytes())
+    catalog = open_catalog(tmp_path, labelled=False)
+    assert catalog.num_products == len(catalog.records) and "--group-by-name" in catalog.offers[0]
+    for pattern in (USUAL, "{id}_{n}"):
+        catalog = open_catalog(tmp_path, Schema("", (), group_by_name=pattern), labelled=False)
+        assert products_of(catalog) == {**EXPECTED, "P-99": ["images/P-99.jpg"]} and not catalog.offers
+
+
+def test_photos_of_a_list_column_of_the_hub_are_photos_of_one_product(tmp_path):
+    write_photos(tmp_path)
+    images = [
+        [{"bytes": (tmp_path / "images" / p).read_bytes(), "path": p} for p in photos] for photos in PHOTOS.values()
+    ]
+    pq.write_table(
+        pa.table({"sku": list(PHOTOS), "images": images, "colour": list(COLOURS.values())}), tmp_path / "t.parquet"
+    )
+    catalog = open_catalog(tmp_path / "t.parquet")
+    assert {name: len(photos) for name, photos in products_of(catalog).items()} == {
+        n: len(p) for n, p in PHOTOS.items()
+    }
+    assert all(isinstance(data, bytes) for _, data in catalog.iter_photos(catalog.records))
+
+
+def test_a_repeat_that_is_no_other_photo_is_quarantined_and_costs_nothing(tmp_path):
+    write_photos(tmp_path)
+    rows = [f"{name},images/{photo},{COLOURS[name]}" for name, photos in PHOTOS.items() for photo in photos]
+    # A size variant without a photo, a row twice, and one photo under two names.
+    rows += ["P-01,,red", *rows[:20], "P-02,images/copy.jpg,red", ",images/P-05_1.jpg,red", "P-77,images/none.jpg,red"]
+    (tmp_path / "images/copy.jpg").write_bytes((tmp_path / "images/P-02_1.jpg").read_bytes())
+    source = write_csv(tmp_path, "SKU,photo,colour", rows)
+    catalog = open_catalog(source)
+    assert catalog.num_bad == 2 and sum(item.is_repeat for item in catalog.rejected) == 21
+    prepared = prepare(source, tmp_path / "records", PrepareOptions(max_bad_fraction=0.04), progress=False)
+    assert sorted(set(prepared.ids.tolist())) == sorted(PHOTOS)
+    assert len(prepared) == sum(map(len, PHOTOS.values()))
+    assert prepared.report["quarantine_reasons"] == {
+        "an earlier row has the same id and the same photo": 20,
+        "the row names no photo, and other rows of its product do": 1,
+        "the photo has the same bytes as another photo of its product": 1,
+        "the row has no id": 1,
+        "the photo's file was not found": 1,
+    }
+    assert "30 usable products with 60 photos" in format_report(prepared.report)
+
+
+def test_labels_that_a_products_other_rows_lack_are_filled_and_differences_are_counted(tmp_path):
+    write_photos(tmp_path)
+    lines = []
+    for name, photos in PHOTOS.items():
+        lines += [
+            f"{name},images/{photo},{COLOURS[name] if not n else ''},{name} shirt" for n, photo in enumerate(photos)
+        ]
+    lines[2] = lines[2].replace(",,", ",green,")
+    catalog = open_catalog(write_csv(tmp_path, "SKU,photo,colour,title", lines), _schema(min_rows=1))
+    first = {record.id: record.labels for record in reversed(catalog.records)}
+    assert first == {n: (c,) for n, c in COLOURS.items()}
+    assert catalog.differing == {"colour": 1}
+    assert catalog.repairs == {"labels taken from another row of the product": 29}
+    assert None not in {record.labels[0] for record in catalog.records}
+
+
+def _schema(**attribute) -> Schema:
+    values = {"name": "colour", **attribute}
+    return Schema.from_dict({
+        "name": "shop", "attributes": [values], "id_column": "SKU", "image_column": "photo", "title_column": "title"
+    })  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["group", "random", "column", "file"])
+def test_all_photos_of_a_product_are_in_one_part(tmp_path, kind):
+    write_photos(tmp_path)
+    parts = ["train", "test", "validation", "train"]
+    rows = [
+        f"{name},images/{photo},{COLOURS[name]},{parts[(i + view) % 4]}"
+        for i, (name, photos) in enumerate(PHOTOS.items())
+        for view, photo in enumerate(photos)
+    ]
+    source = write_csv(tmp_path, "SKU,photo,colour,split", rows)
+    if kind == "file":
+        lines = [f"{name},{parts[i % 4]}" for i, name in enumerate(PHOTOS)]
+        (tmp_path / "splits.csv").write_text("\n".join(["id,split", *lines]))
+        kind = f"file:{tmp_path / 'splits.csv'}"
+    prepared = prepare(source, tmp_path / "records", PrepareOptions(split=SplitOptions(kind)), progress=False)
+    pairs = set(zip(prepared.ids.tolist(), prepared.splits.tolist(), strict=True))
+    assert len(pairs) == len(PHOTOS) and len({split for _, split in pairs}) == 3
+    groups = set(zip(prepared.ids.tolist(), prepared.groups.tolist(), strict=True))
+    assert len(groups) == len(PHOTOS)
+    if kind == "column":  # the first row of a product decides
+        numbers = {"train": 0, "validation": 1, "test": 2}
+        assert dict(pairs) == {name: numbers[parts[i % 4]] for i, name in enumerate(PHOTOS)}
+
+
+def test_a_split_that_leaves_a_part_empty_is_refused_with_the_numbers():
+    labels = np.zeros((4, 1), np.int32)
+    ids = ["a", "a", "b", "c"]
+    for kind, groups in (("random", [0, 0, 2, 3]), ("group", [0, 0, 0, 3])):
+        options = SplitOptions(kind, (0.9, 0.05, 0.05))
+        with pytest.raises(UserError, match=r"(train|validation|test) 0.* of 3 products.*0\.9, 0\.05, 0\.05"):
+            choose_splits(options, labels, np.array(groups), ids=ids, column=None)
+
+
+def test_a_photo_that_many_products_share_joins_none_of_them():
+    count = 24
+    ids = [f"P{n}" for n in range(count)] * 2
+    digests = [f"own {n}" for n in range(count)] + ["size chart"] * count
+    rng = np.random.default_rng(0)
+    hashes = rng.integers(0, 2**63, (2 * count, 2)).astype(np.uint64)
+    thumbnails = rng.integers(0, 255, (2 * count, 20, 15, 3)).astype(np.uint8)
+    groups, shared = find_groups(ids, [""] * 2 * count, digests, hashes, thumbnails)
+    assert shared == count
+    assert groups.tolist() == [*range(count), *range(count)]
+    # A photo of few products does join them, and so does the only photo of many products.
+    few = find_groups(
+        ids[:5] + ids[count : count + 5], [""] * 10, digests[:5] + digests[count:][:5], hashes[:10], thumbnails[:10]
+    )
+    assert few[1] == 0 and set(few[0].tolist()) == {0}
+    only = find_groups(ids[count:], [""] * count, digests[count:], hashes[:count], thumbnails[:count])
+    assert only[1] == 0 and set(only[0].tolist()) == {0}
+
+
+@pytest.mark.parametrize(
+    ("cell", "photos"),
+    [
+        ("a.jpg", ["a.jpg"]), ("a.jpg|b.png", ["a.jpg", "b.png"]), ("a.jpg;b.jpg ; c.jpg", ["a.jpg", "b.jpg", "c.jpg"]),
+        ("red, large.jpg", ["red, large.jpg"]), ("red shoe.jpg", ["red shoe.jpg"]), ("a.jpg b.jpg", ["a.jpg", "b.jpg"]),
+        ("['x/a.jpg', 'x/b.jpg']", ["x/a.jpg", "x/b.jpg"]), ('["x\\/a.jpg"]', ["x/a.jpg"]),
+        ("{a.jpg,b.jpg}", ["a.jpg", "b.jpg"]),
+        ("['a.jpg' 'b.jpg']", ["a.jpg", "b.jpg"]), ("a|b", ["a", "b"]), ("a.jpg\r\nb.jpg", ["a.jpg", "b.jpg"]),
+        ("https://x/w_1,h_2/a.jpg", ["https://x/w_1,h_2/a.jpg"]), ("(1).jpg", ["(1).jpg"]), ("[]", []), ("  ", []),
+        ("https://x/a?w=1, https://x/b?w=2", ["https://x/a?w=1", "https://x/b?w=2"]), ("[" * 5000, ["[" * 5000]),
+    ],
+)  # fmt: skip
+def test_photos_in_a_cell(cell, photos):
+    assert split_photos(cell) == photos
+
+
+@pytest.mark.parametrize(
+    ("columns", "more"),
+    [
+        ("Bild1 Bild2 Bild10", "Bild2 Bild10"), ("image image_back image_3 mask", "image_back image_3"),
+        ("image_link additional_image_link image_mask", "additional_image_link"), ("写真1 写真2", "写真2"),
+        ("photo thumbnail swatch_photo", ""), ("front back", "back"), ("imageUrl imageUrl2", "imageUrl2"),
+    ],
+)  # fmt: skip
+def test_columns_with_more_photos_are_known_by_their_headings(columns, more):
+    pandas = pytest.importorskip("pandas")
+    names = columns.split()
+    table = pandas.DataFrame({name: [f"{name}{n}.jpg" for n in range(4)] for name in names})
+    assert more_photo_columns(table, names[0]) == tuple(more.split())
+    table["link"] = [f"https://shop/{n}.jpg" for n in range(4)]  # the same photos by address
+    assert "link" not in more_photo_columns(table, names[0])
+
+
+@pytest.mark.parametrize(
+    ("names", "pattern", "products"),
+    [
+        ("a_1 a_2 a_10 a", USUAL, {"a": "a a_1 a_2 a_10"}), ("x/a-1 y/a-1", USUAL, {"x/a": "x/a-1", "y/a": "y/a-1"}),
+        ("d(1) d(2)", USUAL, {"d": "d(1) d(2)"}), ("z-front z-Back", USUAL, {"z": "z-Back z-front"}),
+        ("FS-140 FS-141", USUAL, {"FS-140": "FS-140", "FS-141": "FS-141"}),
+        ("IMG_0412 IMG_0413", USUAL, {"IMG_0412": "IMG_0412", "IMG_0413": "IMG_0413"}),
+        ("s/A/1 s/A/2 s/B/1", "{id}/{n}", {"A": "s/A/1 s/A/2", "B": "s/B/1"}),
+        ("a_1_x a_2_y b", "{id}_{n}_*", {"a": "a_1_x a_2_y", "b": "b"}),
+        ("1-A 2-A", "{n}-{id}", {"A": "1-A 2-A"}), ("v1.2_1 v1.2_2", "{id}_{n}", {"v1.2": "v1.2_1 v1.2_2"}),
+    ],
+)  # fmt: skip
+def test_products_told_from_names(names, pattern, products):
+    files = [f"{name}.jpg" for name in names.split()]
+    assert group_names(files, pattern) == {k: [f"{n}.jpg" for n in v.split()] for k, v in products.items()}
+
+
+def test_a_series_of_numbers_does_not_look_grouped():
+    assert not looks_grouped([f"IMG_{n:04}.jpg" for n in range(500)])
+    assert not looks_grouped([f"{n}.jpg" for n in range(500)])
+    assert not looks_grouped([*(f"shirt-{n}.jpg" for n in range(1, 200)), *(f"shoe-{n}.jpg" for n in range(1, 200))])
+    assert looks_grouped([f"SKU{n}_{view}.jpg" for n in range(20) for view in (1, 2)]) == "SKU0_1.jpg and SKU0_2.jpg"
+
+
+@pytest.mark.parametrize("pattern", ["", "x", "{id}{id}", "{id}{size}", "{n}"])
+def test_a_pattern_needs_an_id(pattern):
+    if pattern:
+        with pytest.raises(UserError, match="group_by_name"):
+            Schema("s", (), group_by_name=pattern)
+    assert Schema("s", (), group_by_name="{id}/{n}").group_by_name
