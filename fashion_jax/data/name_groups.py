@@ -84,6 +84,9 @@ def group_names(names: Collection[str], pattern: str) -> dict[str, list[str]]:
 
 def looks_grouped(names: Collection[str]) -> str:
     """Returns an example of two photos of one product where many names look so, or empty text."""
+    sample = list(names)[:: 1 + len(names) // 1000]
+    if sum(_ENDING.fullmatch(stem_of(name)) is not None for name in sample) < _LEAST_SHARE / 2 * len(sample):
+        return ""  # most catalogues; to group all names takes longer
     groups = [found for found in group_names(names, USUAL).values() if len(found) > 1]
     if len(groups) < 2 or sum(map(len, groups)) < _LEAST_SHARE * len(names):
         return ""
