@@ -88,7 +88,7 @@ def read_schema(flags: argparse.Namespace) -> Schema | None:
     from fashion_jax.data.schema import Schema, load_schema
 
     schema = load_schema(flags.schema) if flags.schema else None
-    changes = {}
+    changes: dict[str, Any] = {}
     if flags.photos is not None:
         if not flags.photos.exists():
             raise UserError(f"there is no folder {flags.photos}; check --photos")

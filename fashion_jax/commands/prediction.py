@@ -18,6 +18,11 @@ def _add_predict_flags(parser: argparse.ArgumentParser) -> None:
     _add_shared_flags(parser)
     parser.add_argument("--out", type=Path, help="the CSV file to write; without it the first 20 products are printed")
     parser.add_argument(
+        "--per-photo",
+        action="store_true",
+        help="give a line for each photo; without it, a product with several photos gets one line",
+    )
+    parser.add_argument(
         "--operating-point",
         default="accuracy",
         choices=("accuracy", "macro_f1"),
@@ -36,6 +41,7 @@ def _predict(flags: argparse.Namespace) -> int:
         flags.out,
         schema=read_schema(flags),
         operating_point=flags.operating_point,
+        per_photo=flags.per_photo,
     )
     if flags.out is None or len(predictions) <= MOST_SHOWN:
         print(format_predictions(predictions))

@@ -59,6 +59,11 @@ class Record:
     split: str  # the text in the table's split column, or empty
     photo: str | bytes  # the name of its file, or its bytes
 
+    @property
+    def photo_name(self) -> str:
+        """The name of the photo for people and tables: of its file, or its place in the table."""
+        return self.photo if isinstance(self.photo, str) else f"row {self.row}, photo {self.number}"
+
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
@@ -119,7 +124,11 @@ class Catalog:
     @property
     def num_products(self) -> int:
         """Number of products that have a usable photo."""
-        return len({record.id for record in self.records})
+        return len(self.count_photos())
+
+    def count_photos(self) -> Counter[str]:
+        """Returns product's id -> number of its usable photos."""
+        return Counter(record.id for record in self.records)
 
     def stamp(self) -> str:
         """Returns a hash of table, corrections, schema, and the photos' names, sizes, and times or checksums.

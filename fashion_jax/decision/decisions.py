@@ -54,6 +54,7 @@ class HeadDecision:
     thresholds: Mapping[str, float]
     label_set: float | None = None  # smallest probability of a class in a label set; None without label sets
     link: Link | None = None  # to a finer head; None without one
+    product_temperature: float = 1.0  # divides the logarithm of the mean of several photos' probabilities
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +136,11 @@ def conditional_chances(counts: Int64[np.ndarray, "finer classes"]) -> Float[np.
 def scale(logits: Float[np.ndarray, "n classes"], temperature: float) -> Float[np.ndarray, "n classes"]:
     """Returns log softmax(logits / temperature), float64."""
     return np.asarray(scipy.special.log_softmax(np.asarray(logits, np.float64) / temperature, axis=1))
+
+
+def sharpen(log_probs: Float[np.ndarray, "n classes"], temperature: float) -> Float[np.ndarray, "n classes"]:
+    """Returns log probabilities divided by a temperature and normalised again."""
+    return log_probs if temperature == 1 else scale(log_probs, temperature)
 
 
 def pool(

@@ -30,6 +30,7 @@ FORMAT = 1
 _MAX_ROWS = 2**53
 _BIG = 1e30
 _SUBSPACE_KEYS = ("name", "attribute", "size", "share", "temperature")
+_PRODUCT = "product_temperature"  # absent where it is 1
 _COMPONENTS = "components"
 _SHARE_ERROR = 1e-3  # largest distance of the sum of shares from 1
 
@@ -68,6 +69,7 @@ def _head_to_json(head: HeadDecision) -> dict[str, Any]:
         # JSON has no infinity, so null stands for a threshold that accepts nothing.
         "thresholds": {point: value if math.isfinite(value) else None for point, value in head.thresholds.items()},
         "label_set": head.label_set,
+        **({} if head.product_temperature == 1 else {_PRODUCT: head.product_temperature}),
         "link": None
         if link is None
         else {
@@ -161,7 +163,8 @@ def _points(check: _Check, value: Any, low: float, high: float, what: str) -> di
 
 def _head(check: _Check, name: str, value: Any, classes: Mapping[str, int]) -> HeadDecision:
     what = f"{name!r}"
-    _keys(check, value, ("temperature", "class_rows", "strengths", "thresholds", "label_set", "link"), what)
+    names = ("temperature", "class_rows", "strengths", "thresholds", "label_set", "link")
+    _keys(check, value, (*names, *([_PRODUCT] if _PRODUCT in value else [])), what)
     thresholds = {k: 2.0 if v is None else v for k, v in value["thresholds"].items()}
     thresholds = _points(check, thresholds, 0, 2, f"thresholds of {what}")
     rows = _list(check, value["class_rows"], f"class_rows of {what}")
@@ -174,6 +177,7 @@ def _head(check: _Check, name: str, value: Any, classes: Mapping[str, int]) -> H
         {point: math.inf if t > 1 else t for point, t in thresholds.items()},
         None if sets is None else check.number(sets, 0, 1, f"label_set of {what}"),
         _link(check, name, value["link"], classes),
+        check.number(value.get(_PRODUCT, 1), 1e-3, 1e3, f"{_PRODUCT} of {what}"),
     )
 
 

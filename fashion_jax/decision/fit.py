@@ -36,6 +36,7 @@ from fashion_jax.evaluation.evaluate import RowOutputs
 OUTSIDE_SHARE = 0.01  # share of validation photos above the out-of-catalogue threshold
 _WEIGHTS = tuple(step / 20 for step in range(1, 21))
 _LEVEL = 0.9  # confidence level at which accepted labels have the precision that was asked for
+_LEAST_PRODUCTS = 30  # with several photos, for a temperature of products
 _LOWEST = -80.0  # smallest log probability that counts, because float32 logits tell no smaller ones apart
 
 
@@ -45,6 +46,7 @@ def fit_decision(
     train_labels: Mapping[str, Int[np.ndarray, " rows"]],
     reference: Float[np.ndarray, "some features"],
     *,
+    products: Int[np.ndarray, " n"],
     precision: float,
     coverage: float,
 ) -> tuple[Decision, list[Pair]]:
@@ -55,6 +57,7 @@ def fit_decision(
         labels: attribute -> labels of the validation rows, MISSING where there is none.
         train_labels: attribute -> labels of the training rows, MISSING where there is none.
         reference: features of some training rows.
+        products: numbers of the validation rows' products; photos of one product share theirs.
         precision: of labels that are accepted automatically, in (0, 1].
         coverage: of label sets, in (0, 1); 0 for no label sets.
 
@@ -79,12 +82,32 @@ def fit_decision(
         sweep = sweep_strengths(found, truth, head.class_rows)
         sets = fit_label_sets(np.exp(found), truth, coverage) if coverage else None
         strengths = {point: best_strength(sweep, point) for point in OPERATING_POINTS}
-        heads[name] = dataclasses.replace(head, strengths=strengths, label_set=sets)
+        temperature = _fit_products(found, truth, products[known])
+        heads[name] = dataclasses.replace(head, strengths=strengths, label_set=sets, product_temperature=temperature)
     detector = fit_out_of_catalogue(reference, outputs.features, outputs.energies, OUTSIDE_SHARE)
     decision = Decision(
         {name: heads[name] for name in num_classes}, joint_heads(pairs, train_labels), detector, precision, coverage
     )
     return _with_thresholds(decision, log_probs, labels), pairs
+
+
+def _fit_products(log_probs: np.ndarray, labels: np.ndarray, products: np.ndarray) -> float:
+    """Returns the temperature for means of several photos' probabilities; 1 where too few products have several.
+
+    Products whose photos have different labels are left out.
+    """
+    order = np.argsort(products, kind="stable")
+    starts = np.flatnonzero(np.diff(products[order], prepend=-1))
+    if not len(starts):
+        return 1.0
+    counts = np.diff(np.append(starts, len(order)))
+    truth = labels[order]
+    low, high = np.minimum.reduceat(truth, starts), np.maximum.reduceat(truth, starts)
+    chosen = (counts > 1) & (low == high)
+    if chosen.sum() < _LEAST_PRODUCTS:
+        return 1.0
+    means = np.add.reduceat(np.exp(log_probs[order]), starts)[chosen] / counts[chosen, None]
+    return fit_temperature(np.log(np.maximum(means, np.exp(_LOWEST))), low[chosen])
 
 
 def _class_rows(labels: np.ndarray, num_classes: int) -> np.ndarray:

@@ -49,6 +49,8 @@ class Evaluation:
     # the network's outputs for each row, beside `rows`; None where they were not kept
     outputs: RowOutputs | None = None
     decisions: dict[str, Any] | None = None  # the report of `score_decision`; None where no decision was fitted
+    # attribute -> rows, accuracy and macro-F1 of products' labels; None where each product has one photo
+    products: dict[str, dict[str, float]] | None = None
     # colour attribute -> what `colour_report.colour_scores` returns; None where it was not asked for
     colours: dict[str, dict[str, float]] | None = None
 

@@ -19,6 +19,7 @@ from fashion_jax.decision.decisions import Decision
 from fashion_jax.decision.embedding import EmbeddingPlan, compared_attributes, fit_embedding
 from fashion_jax.decision.fit import DecisionScores, fit_decision, score_decision
 from fashion_jax.decision.hierarchy import Pair
+from fashion_jax.decision.operating_points import label_scores
 from fashion_jax.decision.out_of_catalogue import REFERENCE_ROWS
 from fashion_jax.decision.report import format_accepted, write_decision_scores
 from fashion_jax.evaluation.colour_report import JUST_TOLERABLE, colour_scores
@@ -29,6 +30,7 @@ from fashion_jax.run.session import Session
 from fashion_jax.serving.outputs import Outputs, Prediction, decide, name_labels
 from fashion_jax.serving.package import write_package
 from fashion_jax.serving.predict import prediction_cells, prediction_columns
+from fashion_jax.serving.products import name_products, number_products, pool_photos
 from fashion_jax.system import files
 from fashion_jax.system.progress import say
 from fashion_jax.system.text import format_table
@@ -97,6 +99,7 @@ def fit_on_validation(session: Session, state: TrainState) -> ValidationFit | No
         labels,
         _labels(session, training),
         reference.features,
+        products=number_products(session.prepared.ids[scored.rows]),
         precision=config.decision.precision,
         coverage=config.decision.label_set_coverage,
     )
@@ -132,15 +135,17 @@ def score_split(session: Session, state: TrainState, split: str, fit: Validation
     decision = None if fit is None else fit.decision
     outputs = package_outputs(result, decision)
     result = dataclasses.replace(result, colours=files.without_nan(_score_colours(session, result, outputs)))
+    result = dataclasses.replace(result, products=_score_products(session, result, outputs, decision))
     if jax.process_index() == 0:
         folder = session.workdir / "evaluation" / split
         extra = {"step": int(state.step), "colours": result.colours}
+        extra |= {} if result.products is None else {"products": result.products}
         extra |= {} if result.decisions is None else {"decisions": result.decisions}
         write_evaluation(folder, result.summaries, result.confusions, session.vocabularies, extra)
         if scores is not None:
             write_decision_scores(folder, scores, fitted_here=split == "validation")
         labels = name_labels(outputs, session.vocabularies)
-        _write_predictions(session, result, labels, decision, folder / "predictions.csv")
+        _write_predictions(session, result, outputs, decision, folder / "predictions.csv")
         _write_sheet(session, result, labels, folder / "contact_sheet.png")
     return result
 
@@ -169,6 +174,13 @@ def format_scores(evaluation: Evaluation) -> str:
                 f"{name}: {found['family_accuracy']:.4f} by colour family; {found['tolerant_accuracy']:.4f} exact or "
                 f"alike (CIEDE2000 of the classes' means up to {JUST_TOLERABLE:g})"
             )
+    if evaluation.products is not None:
+        lines.append("by product (a label from the mean of the photos' probabilities):")
+        table = [["attribute", "products", "accuracy", "macro-F1"]]
+        for name, found in evaluation.products.items():
+            shares = (found["accuracy"], found["macro_f1"])
+            table.append([name, f"{found['count']:,}", *("-" if s is None else f"{s:.4f}" for s in shares)])
+        lines.append(format_table(*table))
     if evaluation.decisions is not None:
         lines.append("decisions of the package, accuracy / macro-F1 at its two operating points:")
         lines.append(format_accepted(evaluation.decisions))
@@ -208,12 +220,37 @@ def _score_decision(session: Session, state: TrainState, result: Evaluation, fit
     return score_decision(fit.decision, fit.pairs, result.outputs, labels, outside=outside, kinds=kinds, groups=KINDS)
 
 
+def _score_products(
+    session: Session, result: Evaluation, outputs: Outputs, decision: Decision | None
+) -> dict[str, dict[str, float]] | None:
+    """Scores products' labels; a product whose photos have different labels does not count. None without such products.
+
+    A product's label comes from the mean of its photos' probabilities, at the operating point "accuracy".
+    """
+    products = number_products(session.prepared.ids[result.rows])
+    count = int(products.max(initial=-1)) + 1
+    if count == len(products):
+        return None
+    pooled, scores = pool_photos(outputs, products, decision), {}
+    for name, labels in _labels(session, result.rows).items():
+        low, high = np.full(count, np.iinfo(np.int32).max), np.full(count, MISSING)
+        np.minimum.at(low, products[labels != MISSING], labels[labels != MISSING])
+        np.maximum.at(high, products, labels)
+        known = low == high
+        found = label_scores(high[known], pooled.labels[name][known], len(session.vocabularies[name]))
+        scores[name] = {"count": int(known.sum()), **found}
+    return files.without_nan(scores)
+
+
 def _write_predictions(
-    session: Session, result: Evaluation, labels: list[Prediction], decision: Decision | None, path: Path
+    session: Session, result: Evaluation, outputs: Outputs, decision: Decision | None, path: Path
 ) -> None:
+    ids = session.prepared.ids[result.rows]
+    products = number_products(ids)
+    names = ids[np.sort(np.unique(products, return_index=True)[1])]
     rows = [["id", *prediction_columns(session.attributes, decision)]]
-    for product, prediction in zip(session.prepared.ids[result.rows], labels, strict=True):
-        rows.append([product, *prediction_cells(prediction)])
+    for name, prediction in zip(names, name_products(outputs, products, session.vocabularies, decision), strict=True):
+        rows.append([name, *prediction_cells(prediction)])
     files.write_text(path, files.format_csv(rows))
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float32, Int64
+from jaxtyping import Bool, Float32, Float64, Int64
 
 from fashion_jax.decision import decisions as deciding
 from fashion_jax.decision.decisions import Decision
@@ -35,12 +36,33 @@ class Outputs:
     # attribute -> bool (n, classes), the classes that contain the true one with the probability that was asked for in
     # training; empty where none were asked for
     label_sets: dict[str, Bool[np.ndarray, "n classes"]] = field(default_factory=dict)
-    # float32 (n, size), what colour heads see besides the features; size 0 without colour heads
+    # float32 (n, size), what colour heads see besides the features; (0, 0) without colour heads
     colour_features: Float32[np.ndarray, "n size"] = field(default_factory=lambda: np.empty((0, 0), np.float32))
+
+    def take(self, rows: Sequence[int]) -> Outputs:
+        """Returns the outputs of some photos, without their colour features."""
+        return _map_arrays(lambda arrays: arrays[0][np.asarray(rows, np.int64)], [self])
+
+    @staticmethod
+    def join(parts: Sequence[Outputs]) -> Outputs:
+        """Returns the outputs of all photos of several outputs, one at least, without their colour features."""
+        return _map_arrays(np.concatenate, parts)
+
+
+def _map_arrays(change: Callable[[list[np.ndarray]], np.ndarray], parts: Sequence[Outputs]) -> Outputs:
+    """Returns outputs whose arrays are made of the arrays at the same places of other outputs."""
+
+    def make(values: list[Any]) -> Any:
+        if isinstance(values[0], dict):
+            return {name: change([value[name] for value in values]) for name in values[0]}
+        return None if values[0] is None else change(values)
+
+    names = [field.name for field in fields(Outputs) if field.name != "colour_features"]
+    return Outputs(**{name: make([getattr(part, name) for part in parts]) for name in names})
 
 
 class Prediction(dict[str, tuple[str, float]]):
-    """What a model predicts for one photo: attribute -> (class, probability).
+    """What a model predicts for one photo or product: attribute -> (class, probability).
 
     Attributes:
         accepted: attribute -> whether the label is sure enough to be used without a check by a person; empty where the
@@ -48,7 +70,12 @@ class Prediction(dict[str, tuple[str, float]]):
         out_of_catalogue: higher for a photo that differs more from the catalogue's; None where it was not fitted.
         is_out_of_catalogue: whether `out_of_catalogue` is above its threshold; None where it was not fitted.
         label_sets: attribute -> the classes of the label set, the most probable first; empty where none were fitted.
+        num_photos: of the product; None for the prediction of a photo.
+        photos_disagree: whether the product's photos alone would get different labels.
     """
+
+    num_photos: int | None = None
+    photos_disagree = False
 
     def __init__(
         self,
@@ -64,30 +91,32 @@ class Prediction(dict[str, tuple[str, float]]):
         self.out_of_catalogue, self.is_out_of_catalogue = out_of_catalogue, is_out_of_catalogue
         self.label_sets = label_sets or {}
 
-    def to_dict(self) -> dict[str, str | float | bool]:
+    def to_dict(self) -> dict[str, str | float | int | bool]:
         """Returns the prediction's columns of predictions.csv: name -> value."""
-        values: dict[str, str | float | bool] = {}
+        values: dict[str, str | float | int | bool] = {}
         for name, (label, probability) in self.items():
             values |= {name: label, f"{name}_confidence": probability}
             if name in self.accepted:
                 values[f"{name}_accepted"] = self.accepted[name]
         if self.out_of_catalogue is not None:
             values |= {"out_of_catalogue": self.out_of_catalogue, "is_out_of_catalogue": bool(self.is_out_of_catalogue)}
+        if self.num_photos is not None:
+            values |= {"num_photos": self.num_photos, "photos_disagree": self.photos_disagree}
         return values
 
 
 class Predictions(list[Prediction]):
-    """The predictions of several photos.
+    """The predictions of several photos or products.
 
     Attributes:
-        names: a name for each photo: the product's id, or the name of the photo's file, or its number.
+        names: a name for each: the product's id, or the name of the photo's file, or its number.
     """
 
     def __init__(self, predictions: Iterable[Prediction] = (), names: Iterable[str] | None = None) -> None:
         super().__init__(predictions)
         self.names = [str(number) for number in range(len(self))] if names is None else list(names)
 
-    def to_dict(self) -> dict[str, dict[str, str | float | bool]]:
+    def to_dict(self) -> dict[str, dict[str, str | float | int | bool]]:
         """Returns name -> column of predictions.csv -> value; of equal names the last one counts."""
         return {name: prediction.to_dict() for name, prediction in zip(self.names, self, strict=True)}
 
@@ -145,20 +174,41 @@ def decide(
     if decision is None:
         plain = {name: np.exp(deciding.scale(values, 1.0)).astype(np.float32) for name, values in logits.items()}
         return Outputs(plain, features, features, {name: values.argmax(1) for name, values in logits.items()})
-    log_probs = deciding.log_probabilities(decision, logits)
-    labels = deciding.choose_labels(decision, log_probs, operating_point)
-    confidences = deciding.confidences(log_probs, labels)
+    found = label_probabilities(decision, deciding.log_probabilities(decision, logits), operating_point)
     detector = decision.out_of_catalogue
     scores = None if detector is None else detector.scores(features, energies)
+    return replace(
+        found,
+        features=features,
+        embeddings=features,
+        out_of_catalogue=None if scores is None else scores.astype(np.float32),
+        is_out_of_catalogue=None if scores is None or detector is None else scores > detector.threshold,
+    )
+
+
+def label_probabilities(
+    decision: Decision | None,
+    log_probs: Mapping[str, Float64[np.ndarray, "n classes"]],
+    operating_point: str = "accuracy",
+) -> Outputs:
+    """Chooses labels, accepted labels and label sets from calibrated probabilities.
+
+    Returns:
+        Outputs without features, embeddings and scores.
+    """
+    probabilities = {name: np.exp(values).astype(np.float32) for name, values in log_probs.items()}
+    nothing = np.empty((len(next(iter(probabilities.values()), ())), 0), np.float32)
+    if decision is None:
+        return Outputs(probabilities, nothing, nothing, {name: v.argmax(1) for name, v in log_probs.items()})
+    labels = deciding.choose_labels(decision, log_probs, operating_point)
+    confidences = deciding.confidences(log_probs, labels)
     return Outputs(
-        {name: np.exp(values).astype(np.float32) for name, values in log_probs.items()},
-        features,
-        features,
+        probabilities,
+        nothing,
+        nothing,
         labels,
         deciding.accepted(decision, confidences, operating_point),
-        None if scores is None else scores.astype(np.float32),
-        None if scores is None or detector is None else scores > detector.threshold,
-        deciding.choose_sets(decision, log_probs, labels),
+        label_sets=deciding.choose_sets(decision, log_probs, labels),
     )
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from fashion_jax.data.catalog import Record
+from fashion_jax.data.photo_names import readable
 from fashion_jax.data.schema import Schema
 from fashion_jax.decision.decisions import Decision
 from fashion_jax.serving.outputs import Prediction, Predictions, name_labels
 from fashion_jax.serving.predictor import Predictor
+from fashion_jax.serving.products import predict_products
 from fashion_jax.serving.source import SourceRun
 from fashion_jax.system import files
 from fashion_jax.system.text import format_table
@@ -24,19 +27,22 @@ def predict_source(
     schema: Schema | None = None,
     progress: bool = True,
     operating_point: str = "accuracy",
+    per_photo: bool = False,
 ) -> Predictions:
-    """Predicts the products of a source, and writes predictions.csv.
+    """Predicts the products of a source, and writes predictions.csv with a line for each product.
 
     The columns are id, then for each attribute its label and `<attribute>_confidence` in [0, 1]. Where the package has
-    a decision, `<attribute>_accepted` (1 or 0) follows, and the last columns are `out_of_catalogue` (a score) and
-    `is_out_of_catalogue` (1 or 0). Rows keep the order of the source. `<out>.quarantine.csv` lists unusable rows with
-    their reason.
+    a decision, `<attribute>_accepted` (1 or 0) follows, and after the attributes `out_of_catalogue` (a score) and
+    `is_out_of_catalogue` (1 or 0). The last columns are `num_photos` and `photos_disagree` (1 or 0), whether the
+    product's photos alone would get different labels. Lines keep the order of the source. `<out>.quarantine.csv` lists
+    unusable rows and photos with their reason.
 
     Args:
         source: anything that `open_catalog` reads, with or without labels; also a photo or a folder of photos.
         out: the file to write; None writes nothing.
         schema: how to read the source's table; None: known or inferred.
         operating_point: as `Predictor.predict_arrays` takes it.
+        per_photo: whether to give a line for each photo; its columns are id, photo and those of the attributes.
 
     Returns:
         The predictions in the order of the source, named by the products' ids.
@@ -46,19 +52,30 @@ def predict_source(
             operating point.
     """
     run = SourceRun(model, source, out, schema=schema, progress=progress, operating_point=operating_point)
-    found: list[tuple[int, str, Prediction]] = []
-    for records, outputs in run.batches():
-        for record, prediction in zip(records, name_labels(outputs, model.classes), strict=True):
-            found.append((record.number, record.id, prediction))
-    found.sort(key=lambda item: item[0])
-    predictions = Predictions((item[2] for item in found), (item[1] for item in found))
+    decision = model.package.decision
+    pairs: Iterable[tuple[Record, Prediction]]
+    if per_photo:
+        pairs = (
+            pair
+            for records, outputs in run.batches()
+            for pair in zip(records, name_labels(outputs, model.classes), strict=True)
+        )
+    else:
+        sizes = run.catalog.count_photos()
+        pairs = predict_products(run.batches(), sizes, model.classes, decision, operating_point)
+    found = sorted(pairs, key=lambda pair: pair[0].number)
+    predictions = Predictions((one for _, one in found), (record.id for record, _ in found))
     if out is not None:
-        header = ["id", *prediction_columns(model.attributes, model.package.decision)]
-        rows = ([name, *prediction_cells(one)] for name, one in zip(predictions.names, predictions, strict=True))
+        first = ["id", "photo"] if per_photo else ["id"]
+        header = [*first, *prediction_columns(model.attributes, decision, per_photo=per_photo)]
+        names = ([record.id, readable(record.photo_name)][: len(first)] for record, _ in found)
+        rows = ([*name, *prediction_cells(one)] for name, (_, one) in zip(names, found, strict=True))
         files.write_text(run.out, files.format_csv([header, *rows]))
     note = run.write_quarantine()
     if progress:
-        print(f"{out or source}: {len(predictions):,} products; {note}")
+        photos = sum(one.num_photos or 1 for one in predictions)
+        several = f" with {photos:,} photos" if photos != len(predictions) else ""
+        print(f"{out or source}: {len(predictions):,} {'photos' if per_photo else 'products'}{several}; {note}")
     return predictions
 
 
@@ -66,25 +83,29 @@ def format_predictions(predictions: Predictions) -> str:
     """Returns a table of the first 20 products: id, and for each attribute its label and probability."""
     shown = predictions[:MOST_SHOWN]
     unsure = any(not sure for prediction in shown for sure in prediction.accepted.values())
-    rows = [["id", *(shown[0] if shown else ())]]
+    several = any((prediction.num_photos or 1) > 1 for prediction in shown)
+    rows = [["id", *(["photos"] if several else []), *(shown[0] if shown else ())]]
     for name, prediction in zip(predictions.names, shown, strict=False):
         marks = {name: "" if sure else "?" for name, sure in prediction.accepted.items()}
-        rows.append([name, *(f"{label} {p:.0%}{marks.get(a, '')}" for a, (label, p) in prediction.items())])
+        photos = [f"{prediction.num_photos}{'!' if prediction.photos_disagree else ''}"] if several else []
+        rows.append([name, *photos, *(f"{label} {p:.0%}{marks.get(a, '')}" for a, (label, p) in prediction.items())])
     lines = [format_table(*rows)]
     if len(predictions) > len(shown):
         lines.append(f"... and {len(predictions) - len(shown):,} more products")
     if unsure:
         lines.append("?: not sure enough to be used without a check")
+    if any(prediction.photos_disagree for prediction in shown):
+        lines.append("!: the photos of the product alone would get different labels")
     return "\n".join(lines)
 
 
-def prediction_columns(attributes: Sequence[str], decision: Decision | None) -> list[str]:
+def prediction_columns(attributes: Sequence[str], decision: Decision | None, *, per_photo: bool = False) -> list[str]:
     """Returns the names of the columns after `id`."""
     suffixes = ("", "_confidence") if decision is None else ("", "_confidence", "_accepted")
     names = [f"{attribute}{suffix}" for attribute in attributes for suffix in suffixes]
     if decision is not None and decision.out_of_catalogue is not None:
         names += ["out_of_catalogue", "is_out_of_catalogue"]
-    return names
+    return names if per_photo else [*names, "num_photos", "photos_disagree"]
 
 
 def prediction_cells(prediction: Prediction) -> list[str]:
@@ -96,5 +117,5 @@ def prediction_cells(prediction: Prediction) -> list[str]:
         elif isinstance(value, float):
             cells.append(f"{value:.{4 if name == 'out_of_catalogue' else 6}f}")
         else:
-            cells.append(value)
+            cells.append(str(value))
     return cells

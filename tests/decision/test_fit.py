@@ -44,8 +44,10 @@ def drawn(count: int, seed: int, *, sharp: float = 2.0) -> Rows:
     return Rows(RowOutputs(logits, seen, -scipy.special.logsumexp(true, axis=1), logits), labels)
 
 
-def fit(validation: Rows, training: Rows):
-    return fit_decision(*validation, training.labels, training.outputs.features, precision=0.95, coverage=0.9)
+def fit(validation: Rows, training: Rows, products: np.ndarray | None = None):
+    products = np.arange(len(validation.labels["kind"])) if products is None else products
+    reference = training.outputs.features
+    return fit_decision(*validation, training.labels, reference, products=products, precision=0.95, coverage=0.9)
 
 
 @pytest.fixture(scope="module")

@@ -305,7 +305,8 @@ def test_a_whole_source_is_labelled_in_its_order(package, tmp_path, capsys):
     with table.open() as file:
         wanted = [row for row in csv.DictReader(file) if row["file"] != "photos/p5.jpg"]
     assert [row["id"] for row in rows] == [row["sku"] for row in wanted]
-    assert list(rows[0]) == ["id", "kind", "kind_confidence", "colour, or hue", "colour, or hue_confidence"]
+    names = ["id", "kind", "kind_confidence", "colour, or hue", "colour, or hue_confidence"]
+    assert list(rows[0]) == [*names, "num_photos", "photos_disagree"]
     single = load_model(package).predict([table.parent / row["file"] for row in wanted])
     for row, labels in zip(rows, single, strict=True):
         for name, (label, share) in labels.items():
@@ -351,7 +352,7 @@ def test_predictions_are_a_table_a_dictionary_and_lines_for_people(package, plan
     label, share = found[0]["kind"]
     assert lines[2].split()[0] == found.names[0] and f"{label} {share:.0%}" in lines[2]
     few = predict_source(load_model(package), tmp_path / "shop/photos/p1.jpg", progress=False)
-    assert few.names == ["p1"] and few.to_frame().shape == (1, 4)
+    assert few.names == ["p1"] and few.to_frame().shape == (1, 6)
 
 
 def test_arrays_of_predictions_have_names(package, tmp_path):
