@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from fashion_jax.commands.audit import AUDIT
-from fashion_jax.commands.catalogue import PREPARE
+from fashion_jax.commands.catalogue import PREPARE, SCHEMA
 from fashion_jax.commands.command import Command
 from fashion_jax.commands.demo import DEMO
 from fashion_jax.commands.index import INDEX
@@ -20,7 +20,7 @@ GROUPS: dict[str, tuple[Command, ...]] = {
     "Label photos": (PREDICT,),
     "Find products that look alike": (INDEX, SEARCH, EMBED),
     "Find wrong labels": (AUDIT,),
-    "Train on your own catalogue": (PREPARE, TRAIN, EVALUATE, SWEEP),
+    "Train on your own catalogue": (SCHEMA, PREPARE, TRAIN, EVALUATE, SWEEP),
     "Try everything on generated products": (DEMO,),
 }
 

@@ -107,9 +107,17 @@ def audit(
     probabilities = linear_probabilities(outputs.features, prepared.labels, sizes, folds, progress=progress)
     probabilities = average_with_network(probabilities, outputs, prepared, network)
     findings = find_wrong_labels(probabilities, prepared.labels, prepared.groups, prepared.vocabularies, names)
-    result = Audit(findings, prepared, out)
+    result = Audit(_one_per_label(findings, prepared), prepared, out)
     _write(result)
     return result
+
+
+def _one_per_label(findings: Sequence[Finding], prepared: Prepared) -> list[Finding]:
+    """Keeps the surest finding of each label: the photos of one product have the same label."""
+    kept: dict[tuple[str, str, int], Finding] = {}
+    for finding in findings:
+        kept.setdefault((str(prepared.ids[finding.row]), finding.attribute, finding.given), finding)
+    return list(kept.values())
 
 
 def format_audit(result: Audit) -> str:
@@ -172,7 +180,7 @@ def _write(result: Audit) -> None:
         rows.append([*names, f"{f.score:.6f}", escape_cell(f.reason), "", ""])
     files.write_text(out / "findings.csv", files.format_csv(rows))
     cards = [_card(result, finding) for finding in result.findings[:_ON_PAGE]]
-    write_page(out / "findings.html", cards, total=len(result.findings), products=len(prepared))
+    write_page(out / "findings.html", cards, total=len(result.findings), products=len(np.unique(prepared.ids)))
     quarantine = prepared.folder / "quarantine.csv"
     if quarantine.is_file():
         files.write_bytes(out / "quarantine.csv", quarantine.read_bytes())

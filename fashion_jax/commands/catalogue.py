@@ -1,11 +1,13 @@
-"""`fashion-jax prepare`: a catalogue becomes records."""
+"""`fashion-jax schema` says how a catalogue is read, and `fashion-jax prepare` makes records of it."""
 
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 from fashion_jax.commands.command import SOURCES, Command, add_schema_flag, read_schema
+from fashion_jax.system.errors import UserError
 
 
 def _add_flags(parser: argparse.ArgumentParser) -> None:
@@ -57,6 +59,36 @@ def _run(flags: argparse.Namespace) -> int:
     return 0
 
 
+def _add_schema_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--source", required=True, help=SOURCES)
+    parser.add_argument("--out", type=Path, default=Path("schema.json"), help="the schema to write; it must not exist")
+    parser.add_argument("--json", action="store_true", help="print what was understood as JSON")
+    add_schema_flag(parser)
+
+
+def _run_schema(flags: argparse.Namespace) -> int:
+    from fashion_jax.data.catalog import open_catalog
+    from fashion_jax.data.catalog_report import describe_catalog, format_understood
+    from fashion_jax.data.schema import save_schema
+
+    if flags.out.exists():
+        raise UserError(f"{flags.out} exists, and may hold your edits; give another --out")
+    catalog = open_catalog(flags.source, read_schema(flags))
+    report = describe_catalog(catalog)
+    save_schema(catalog.schema, flags.out)
+    print(json.dumps(report, ensure_ascii=False, indent=2) if flags.json else format_understood(report))
+    if not flags.json:
+        print(f"written: {flags.out}; edit it, and give it with --schema {flags.out}")
+    return 0
+
+
+SCHEMA = Command(
+    "schema",
+    "shows how the columns of a catalogue are read, and writes that to a file which you can edit",
+    _add_schema_flags,
+    _run_schema,
+    ("fashion-jax schema --source products.csv --out schema.json",),
+)
 PREPARE = Command(
     "prepare",
     "checks a catalogue, splits it into training, validation and test, and writes the result",

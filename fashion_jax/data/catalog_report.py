@@ -20,37 +20,14 @@ _MOST_KINDS = 8  # kinds of files that the text names; the JSON has all
 _SHOWN = 5  # values
 
 
-def make_report(
-    catalog: Catalog,
-    photo_repairs: Mapping[str, int],
-    *,
-    vocabularies: Mapping[str, tuple[str, ...]],
-    labels: Int32[np.ndarray, "n attributes"],
-    groups: Int64[np.ndarray, " n"],
-    shared_photos: int,
-    splits: Int8[np.ndarray, " n"],
-    digests: list[str],
-    seconds: float,
-) -> dict[str, Any]:
-    """Returns the report as JSON values; `format_report` makes text of it.
-
-    Args:
-        catalog: as it was read, with products whose photo is bad among the rejected rows.
-        photo_repairs: name of a repair -> photos that needed it.
-        vocabularies: attribute -> class names.
-        labels: of the usable records.
-        groups: of near-duplicates.
-        shared_photos: number of photos that many products share.
-        splits: place in SPLITS.
-        digests: of the photos' bytes.
-        seconds: the time that the preparation took.
-    """
+def describe_catalog(catalog: Catalog) -> dict[str, Any]:
+    """Returns how a catalogue was read as JSON values; `format_understood` makes text of it. It reads no photo."""
     dropped = sum(catalog.dropped.values())
-    identical = np.unique(digests, return_inverse=True)[1]
-    # Photos of one product are near-duplicates by definition, so each product counts with its first photo.
-    ids = np.array([record.id for record in catalog.records], dtype=str)
-    firsts = np.sort(np.unique(ids, return_index=True)[1])
-    names = tuple(vocabularies)
+    classes = {}
+    for place, (name, known) in enumerate(catalog.vocabularies.items()):
+        labels = [record.labels[place] for record in catalog.records]
+        present = set(labels) - {None}
+        classes[name] = {"known": len(known), "present": len(present), "missing_labels": labels.count(None)}
     return {
         "source": str(catalog.source),
         "rows": catalog.num_rows,
@@ -69,20 +46,46 @@ def make_report(
         "unused_columns": dict(catalog.unused),
         "corrected_labels": dict(catalog.corrected),
         "passed_over": dict(catalog.passed_over.most_common()),
+        "classes": classes,
+    }
+
+
+def make_report(
+    catalog: Catalog,
+    photo_repairs: Mapping[str, int],
+    *,
+    vocabularies: Mapping[str, tuple[str, ...]],
+    labels: Int32[np.ndarray, "n attributes"],
+    products: list[str],
+    groups: Int64[np.ndarray, " n"],
+    shared_photos: int,
+    splits: Int8[np.ndarray, " n"],
+    digests: list[str],
+) -> dict[str, Any]:
+    """Returns the report as JSON values; `format_report` makes text of it.
+
+    Args:
+        catalog: as it was read, with records whose photo is bad among the rejected ones. The arrays and lists have a
+            value for each usable record, in one order.
+        photo_repairs: name of a repair -> photos that needed it.
+        vocabularies: attribute -> class names.
+        labels: class numbers.
+        products: ids.
+        groups: of near-duplicates.
+        shared_photos: number of photos that many products share.
+        splits: place in SPLITS.
+        digests: of the photos' bytes.
+    """
+    names, identical = tuple(vocabularies), np.unique(digests, return_inverse=True)[1]
+    # Photos of one product are near-duplicates by definition, so each product counts with its first photo.
+    firsts = np.sort(np.unique(products, return_index=True)[1])
+    return {
+        **describe_catalog(catalog),
         "photo_repairs": dict(photo_repairs),
-        "classes": {
-            name: {
-                "known": len(classes),
-                "present": len(set(labels[:, i].tolist()) - {MISSING}),
-                "missing_labels": int((labels[:, i] == MISSING).sum()),
-            }
-            for i, (name, classes) in enumerate(vocabularies.items())
-        },
         "identical": _count_groups(identical[firsts], labels[firsts], names),
         "near_duplicates": _count_groups(groups[firsts], labels[firsts], names),
         "shared_photos": shared_photos,
         "splits": {name: int((splits[firsts] == number).sum()) for number, name in enumerate(SPLITS)},
-        "seconds": round(seconds, 1),
     }
 
 

@@ -217,12 +217,13 @@ def _write(
         repairs,
         vocabularies=records.vocabularies,
         labels=records.labels,
+        products=[r.id for r in records.records],
         groups=records.groups,
         shared_photos=records.shared,
         splits=records.splits,
         digests=records.digests,
-        seconds=time.monotonic() - begin,
     )
+    report["seconds"] = round(time.monotonic() - begin, 1)
     manifest = {
         "format": FORMAT,
         "fingerprint": _fingerprint(records, table, options["max_side"]),

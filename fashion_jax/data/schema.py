@@ -49,6 +49,11 @@ _AMOUNTS = set(
         "month year years jahr año année год 年"
     ).split()
 )
+# Words in the names of columns that hold makers, which a photo rarely shows.
+_MAKERS = set(
+    "brand brands brandname marke marca marque vendor manufacturer hersteller supplier seller fabricante fabricant "
+    "бренд ブランド 品牌 브랜드".split()
+)
 NOT_NAMED = "the schema does not name it"
 _CLASSES = {"label", "labels", "class", "classes", "category", "target", "type", "kind", "attribute"}
 _MOST_NUMBERS = 20  # different whole numbers that may still be numbers of classes
@@ -294,7 +299,7 @@ def explain_unused(table: pd.DataFrame, schema: Schema) -> dict[str, str]:
     """Returns column -> why it is not used: why `infer_schema` makes no attribute of it, or NOT_NAMED.
 
     No attributes are: numbers with decimals, a currency or a unit; numbers of many different values; numbers and yes/no
-    whose column is named like a price, a count, a size in units, a rating or a year; dates; folds of a
+    whose column is named like a price, a count, a size in units, a rating or a year; brands; dates; folds of a
     cross-validation; ids; addresses and paths of photos; and columns of one value, or of values that hardly repeat.
     """
     used = set(schema.columns()) | {column for attribute in schema.attributes for column in attribute.columns()}
@@ -333,6 +338,8 @@ def _why_unused(column: str, cells: pd.Series, missing: set[str]) -> str:
 def _why_no_class(column: str, words: list[str], values: Values) -> str:
     """Returns why values that repeat are no classes; "" if they may be."""
     names = set(_tokens(column))
+    if names & _MAKERS:
+        return "it is named like a brand, which photos rarely show"
     if values.kind == "date":
         return "it holds dates"
     if names & _FOLDS and values.kind == "number":
@@ -348,6 +355,18 @@ def _why_no_class(column: str, words: list[str], values: Values) -> str:
     if len(words) > _MOST_NUMBERS and not names & _CLASSES:
         return f"it holds numbers, {len(words):,} different ones"
     return ""
+
+
+def find_repeated_ids(table: pd.DataFrame, schema: Schema) -> dict[str, int]:
+    """Returns the unused columns that are named like ids and whose values repeat -> the number of different values."""
+    found = {}
+    for column in map(str, table.columns):
+        if _plain(column) in _SURE_IDS and column not in schema.columns():
+            present = table[column][table[column] != ""]
+            count = present.nunique()
+            if len(present) == len(table) and _LEAST_IDS * len(table) < count < _NEARLY_UNIQUE * len(table):
+                found[column] = int(count)
+    return found
 
 
 def find_id_column(table: pd.DataFrame, columns: list[str]) -> str:

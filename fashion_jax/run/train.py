@@ -21,6 +21,7 @@ import jax
 
 from fashion_jax.config.fields import Config
 from fashion_jax.config.files import checked_copy
+from fashion_jax.data.catalog_report import format_understood
 from fashion_jax.evaluation.evaluate import Evaluation
 from fashion_jax.run.finish import Result, finish_run, fit_on_validation, format_scores, format_summaries, score_split
 from fashion_jax.run.resolve import resolve
@@ -133,6 +134,7 @@ def _open(config: Config, workdir: Path, *, progress: bool) -> Iterator[Session]
 
         first_process_does("preparing the records", prepare)
         prepared = find_records(given, workdir)
+        say(format_understood(prepared.report), show=progress)
         resolved = resolve(given, prepared, workdir)
         session = Session(resolved, prepared, workdir, progress=progress)
         check_workdir(workdir, resolved, prepared)

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from fashion_jax.data.catalog import Catalog, Record, Rejected
+from fashion_jax.data.photo_names import readable
 from fashion_jax.data.schema import Schema
 from fashion_jax.serving.predictor import Outputs, Predictor
 from fashion_jax.serving.shards import SHARD_ROWS, Shards
@@ -55,9 +56,10 @@ def embed_source(
     schema: Schema | None = None,
     progress: bool = True,
 ) -> int:
-    """Writes an npz with `ids` (n,) and `embeddings` (n, size) of length 1, rows in the order of the source.
+    """Writes an npz with `ids` (n,), `photos` (n,) and `embeddings` (n, size) of length 1, in the order of the source.
 
-    Ids are int64 where all of them are integers, else text. `<out>.quarantine.csv` lists unusable rows. A run that was
+    There is a row for each photo; the photos of one product share its id. Ids are int64 where all of them are integers,
+    else text; photos are the names of files. `<out>.quarantine.csv` lists unusable rows. A run that was
     stopped continues where it was, as long as the model and the source are the same.
 
     Args:
@@ -77,7 +79,8 @@ def embed_source(
     shards = open_shards(model, run)
     embedded = run_embedding(model, run, shards)
     with files.replace_file(run.out) as file:
-        np.savez(file, ids=embedded.ids, embeddings=embedded.embeddings.astype(dtype))
+        photos = np.array([readable(record.photo_name) for record in embedded.records], dtype=str)
+        np.savez(file, ids=embedded.ids, photos=photos, embeddings=embedded.embeddings.astype(dtype))
     shards.remove()
     note = run.write_quarantine()
     if progress:

@@ -18,7 +18,7 @@ from fashion_jax.data.name_groups import USUAL, group_names, looks_grouped
 from fashion_jax.data.photo_cells import more_photo_columns, split_photos
 from fashion_jax.data.photos import encode_photo
 from fashion_jax.data.prepare import PrepareOptions, prepare
-from fashion_jax.data.schema import Schema, infer_schema
+from fashion_jax.data.schema import Schema
 from fashion_jax.data.splits import SplitOptions, choose_splits
 from fashion_jax.system.errors import UserError
 from fashion_jax.system.files import read_json_object
@@ -86,11 +86,13 @@ def by_product_column(folder):
     rows = [(name, photo) for name, photos in PHOTOS.items() for photo in photos]
     lines = [f"{n},{name},images/{photo},{COLOURS[name]}" for n, (name, photo) in enumerate(rows)]
     path = write_csv(folder, "id,parent,photo,colour", lines)
-    guessed = infer_schema(__import__("pandas").read_csv(path, dtype=str))
-    assert guessed.id_column == "id"
+    guessed = open_catalog(path)
+    assert guessed.schema.id_column == "id" and "parent" not in "".join(guessed.offers)
+    path.write_text(path.read_text().replace("parent", "sku", 1))
+    assert '"product_column": "sku"' in open_catalog(path).offers[-1]
     (folder / "s.json").write_text(
         json.dumps({
-            "name": "shop", "attributes": [{"name": "colour"}], "id_column": "id", "product_column": "parent",
+            "name": "shop", "attributes": [{"name": "colour"}], "id_column": "id", "product_column": "sku",
             "image_column": "photo",
         })
     )  # fmt: skip

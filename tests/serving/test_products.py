@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import scipy.special
 
+from fashion_jax.cli import main
 from fashion_jax.data.catalog import Record
 from fashion_jax.data.schema import MISSING
 from fashion_jax.decision.calibration import calibration_error
@@ -16,11 +17,11 @@ from fashion_jax.decision.decisions import Decision, HeadDecision, OutOfCatalogu
 from fashion_jax.decision.files import decision_from_json, decision_to_json
 from fashion_jax.decision.fit import fit_decision
 from fashion_jax.evaluation.evaluate import RowOutputs
-from fashion_jax.main import main
 from fashion_jax.serving.outputs import decide
 from fashion_jax.serving.predict import predict_source
 from fashion_jax.serving.predictor import load_model
 from fashion_jax.serving.products import number_products, pool_photos, predict_products
+from shops import write_shop
 
 CLASSES = {"kind": ("a", "b", "c", "d"), "tone": ("x", "y")}
 SIZES = [1, 3, 2, 1, 4, 2, 1]
@@ -138,9 +139,8 @@ def test_products_are_calibrated_on_their_own_rows():
 
 
 def test_predict_gives_a_line_for_each_product_and_for_each_photo_when_asked(tmp_path, capsys):
-    from tests_shop import write_shop  # noqa: PLC0415
-
-    source, sizes = write_shop(tmp_path / "shop", 12)
+    shop = write_shop(tmp_path / "shop", 12)
+    source, sizes = shop.table, {item: len(photos) for item, photos in shop.photos.items()}
     out = tmp_path / "p.csv"
     command = ["predict", "--model", "small", "--source", str(source), "--out", str(out)]
     assert main(command) == 0
