@@ -27,7 +27,7 @@ from fashion_jax.data.photo_names import (
     names_photo,
     readable,
 )
-from fashion_jax.data.photo_paths import ADDRESS, OUTSIDE, Found, PhotoFinder
+from fashion_jax.data.photo_paths import ABSENT, ADDRESS, OUTSIDE, Found, PhotoFinder
 from fashion_jax.data.photos import BadPhoto, UnreadPhoto
 from fashion_jax.data.schema import (
     DOCUMENTED,
@@ -46,6 +46,8 @@ from fashion_jax.data.tables import TABLE_SUFFIXES, Table, join_tables, one_line
 from fashion_jax.data.words import clean_column, clean_label, find_look_alikes, find_missing
 from fashion_jax.system import files
 from fashion_jax.system.errors import UserError, nearest
+
+_MOST_LOST = 0.2  # share of photos that are named by ids and absent; above it, names with endings are looked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -499,9 +501,24 @@ def _find_photos(catalog: Catalog, rows: _Rows, finder: PhotoFinder) -> dict[str
             several = groups.get(name, [])
             photos += several or ([name] if name else [])
             known |= {file: Found(file) for file in several}
-    found = finder.find({c for photos in rows.photos for c in photos if isinstance(c, str) and c not in known})
+    found = finder.find(
+        dict.fromkeys(c for photos in rows.photos for c in photos if isinstance(c, str) and c not in known)
+    )
     found |= known
     _check_found(catalog, finder, found)
+    lost = [name for name, item in found.items() if item.kind == ABSENT]
+    if not schema.image_column and not schema.group_by_name and len(lost) > _MOST_LOST * len(found):
+        groups = finder.group(lost, USUAL)
+        if groups:
+            example = readable(groups[next(name for name in lost if name in groups)][0])
+            said = (
+                f"{len(lost):,} ids have no photo of their name, such as {lost[0]}, and {len(groups):,} of them have "
+                f"photos such as {example}; to take these, add --group-by-name (or to the schema: "
+                f'"group_by_name": "{USUAL}")'
+            )
+            if len(lost) == len(found):
+                raise UserError(said)
+            catalog.offers.append(said)
     return found
 
 

@@ -79,6 +79,8 @@ def by_list_column(folder):
 
 def by_names(folder):
     rows = [f"{name},{colour}" for name, colour in COLOURS.items()]
+    with pytest.raises(UserError, match=r"30 ids have no photo.*P-00_1\.jpg; to take these, add --group-by-name"):
+        open_catalog(write_csv(folder, "sku,colour", rows))
     return open_catalog(write_csv(folder, "sku,colour", rows), Schema("", (), group_by_name=USUAL))
 
 
