@@ -93,6 +93,7 @@ def _info(flags: argparse.Namespace) -> int:
     index = Index.load(flags.index)
     base, health = index.snapshot.base, index.health()
     print(f"products   {len(index):,}")
+    print(f"photos     {index.num_photos:,}")
     print(f"columns    {', '.join(index.columns) or 'none'}")
     print(f"vectors    {base.vectors.shape[1]} values")
     if index.subspaces:

@@ -46,7 +46,7 @@ def run_search(flags: argparse.Namespace) -> int:
         print_json([_as_json(answer) for answer in answers])
     else:
         for answer in answers:
-            _print(answer)
+            _print(answer, len(index) < index.num_photos)
     if flags.where and not any(answer.hits for answer in answers):
         for hint in parse_where(flags.where).hints(index.snapshot.attributes):
             print(f"hint: {hint}", file=sys.stderr)
@@ -102,19 +102,28 @@ def _by_id(index: Index, name: int | str, flags: argparse.Namespace) -> Answer:
     return Answer(str(name), labels, hits, id=name)
 
 
-def _print(answer: Answer) -> None:
+def _print(answer: Answer, several_photos: bool) -> None:
     print(f"query {answer.name}: " + ", ".join(f"{n} {v}" for n, v in answer.labels.items() if v is not None))
     if not answer.hits:
         print("  nothing was found")
     for place, hit in enumerate(answer.hits, 1):
         differs = ", ".join(f"{name} {value}" for name, value in hit.differs.items())
         title = hit.attributes.get(TITLE) or ""
+        if several_photos and hit.photo:
+            title = f"{title}  {hit.photo}".strip()
         print(f"{place:>4}  {hit.score:.4f}  {hit.id}  {title}" + (f"  (differs: {differs})" if differs else ""))
 
 
 def _as_json(answer: Answer) -> dict[str, Any]:
     hits = [
-        {"rank": place, "id": hit.id, "score": hit.score, "agrees": list(hit.agrees), "attributes": hit.attributes}
+        {
+            "rank": place,
+            "id": hit.id,
+            "photo": hit.photo,
+            "score": hit.score,
+            "agrees": list(hit.agrees),
+            "attributes": hit.attributes,
+        }
         for place, hit in enumerate(answer.hits, 1)
     ]
     return {"query": answer.name, "labels": answer.labels, "hits": hits}

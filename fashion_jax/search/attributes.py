@@ -13,6 +13,7 @@ from jaxtyping import Float64, Int32, Int64
 from fashion_jax.system.errors import UserError, nearest
 
 MISSING = -1  # the code of a missing text
+PHOTO = "photo"  # the column that names the photo of each row
 
 Scalar = str | float | None
 

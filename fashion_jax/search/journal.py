@@ -124,7 +124,7 @@ def _parse(header: bytes, payload: bytes, path: Path) -> Update:
         given = values["ids"]
         if not isinstance(given, list) or not given or not isinstance(values["deletes"], bool):
             raise ValueError("header")
-        ids = check_ids(given)
+        ids = check_ids(given, repeats=not values["deletes"])
         if values["deletes"]:
             return Update(True, ids)
         columns = values["columns"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import shutil
 
@@ -12,11 +13,14 @@ from PIL import Image
 
 from drawn_products import draw_product, make_tiny_config, write_products
 from fashion_jax.cli import main
+from fashion_jax.data.catalog import Catalog, Record, open_catalog
+from fashion_jax.data.schema import Schema
 from fashion_jax.run.train import train
 from fashion_jax.search import gallery
 from fashion_jax.search.index import Index
 from fashion_jax.search.recommend import by_attributes, explain, keep_and_change, one_query, similar
 from fashion_jax.serving import embed as embed_module
+from fashion_jax.serving import source as source_module
 from fashion_jax.serving.embed import embed_source, open_shards
 from fashion_jax.serving.predictor import load_model
 from fashion_jax.serving.source import SourceRun
@@ -66,7 +70,7 @@ def search(shop, run):
 def test_the_index_knows_its_catalogue(shop, run, index):
     assert len(index) == COUNT
     assert set(index.columns) == {
-        "title", "kind", "colour", "kind confidence", "colour confidence", "price", "in_stock", "style",
+        "title", "photo", "kind", "colour", "kind confidence", "colour confidence", "price", "in_stock", "style",
     }  # fmt: skip
     row = index.attributes(["S00037"])[0]
     assert (row["price"], row["in_stock"], row["style"]) == (1, 0, "style 0")
@@ -275,6 +279,69 @@ def test_a_draw_is_found_among_its_like(shop, index):
         found = index.search(model.embed(photo), 5)
         hits += sum(row["colour"] == colour for row in index.attributes(found.ids[0].tolist()))
     assert hits / 100 > 0.5
+
+
+@pytest.fixture
+def several_photos(monkeypatch):
+    """Makes products of three photos each of any catalogue: the rows S00000, S00037 and S00074 become S00000."""
+
+    def open_several(*arguments, **options):
+        catalog = open_catalog(*arguments, **options)
+        firsts = {record.number: catalog.records[place // 3 * 3].id for place, record in enumerate(catalog.records)}
+        catalog.records = [dataclasses.replace(r, id=firsts[r.number]) for r in catalog.records]
+        return catalog
+
+    monkeypatch.setattr(source_module, "open_catalog", open_several)
+    monkeypatch.setattr(gallery, "open_catalog", open_several)
+
+
+def test_a_product_is_found_by_any_of_its_photos(shop, tmp_path, run, several_photos):
+    place, model = tmp_path / "index", load_model(shop / "run")
+    build = ("index", "build", "--model", shop / "run", "--source", shop / "shop/products.csv", "--out", place)
+    assert "50 products (150 photos)" in run(*build).out
+    index = Index.load(place)
+    assert len(index) == 50 and index.num_photos == 150
+    for row in range(0, COUNT, 7):  # each photo finds its product, and itself
+        hits = index.search(model.embed(shop / f"shop/photos/p{row}.jpg"), 5)
+        assert hits.ids[0, 0] == f"S{row // 3 * 3 * 37:05}" and len(set(hits.ids[0].tolist())) == 5
+        assert hits.attributes()[0]["photo"] == f"photos/p{row}.jpg"
+    out = run("search", "--index", place, "--id", "S00111", "-k", 49, "--contact-sheet", tmp_path / "sheet.png").out
+    assert out.count("\n") == 51 and "  S00111  " not in out and out.count(".jpg") == 49
+    assert "photos     150" in run("index", "info", "--index", place).out
+    add = ("index", "add", "--index", place, "--source", write_products(tmp_path / "new", 5, seed=8))
+    assert "2 products (5 photos) added or replaced, 50 (149 photos) in all" in run(*add).out
+    changed = Index.load(place)
+    assert changed.attributes(["S00111"])[0]["photo"] == "photos/p3.jpg" and len(changed) == 50
+    assert changed.search(model.embed(tmp_path / "new/photos/p4.jpg"), 1).ids.tolist() == [["S00111"]]
+    assert "49 products left" in run("index", "delete", "--index", place, "--id", "S00111").out
+    assert Index.load(place).num_photos == 147
+
+
+def test_the_picture_shows_the_photo_that_matched(shop, several_photos):
+    model, catalog = load_model(shop / "run"), gallery.open_catalog(shop / "shop/products.csv")
+    wanted = [("S00000", "photos/p2.jpg"), ("S00000", None), ("S00000", "moved/p1.jpg"), ("none", "photos/p1.jpg")]
+    found = gallery.read_photos(catalog, wanted, model)
+    for key, row in zip(wanted, (2, 0, 1), strict=False):
+        assert np.array_equal(found[key], model.read(shop / f"shop/photos/p{row}.jpg"))
+    assert found["none", "photos/p1.jpg"] is None
+
+
+def test_photos_without_a_file_are_named_by_their_row():
+    def record(number, row, photo):
+        return Record(number, row, "P", "", (), "", photo)
+
+    records = [record(1, 1, b"a"), record(2, 1, b"b"), record(3, 2, "x/y.jpg"), record(4, 4, b"c")]
+    catalog = Catalog("shop", Schema("shop", ()), None, "", {}, records)
+    assert gallery.name_photos(catalog) == {1: "row 1", 2: "row 1, photo 2", 3: "x/y.jpg", 4: "row 4"}
+
+
+def test_a_product_without_a_label_gets_the_label_of_most_probability():
+    ids, given = ["a", "a", "a", "b", "c", "c"], [None, None, None, "red", "blue", "blue"]
+    labels, sure = gallery._label_products(
+        ids, given, ["red", "blue", "blue", "red", "blue", "green"], np.array([0.9, 0.5, 0.6, 0.4, 0.3, 0.8])
+    )
+    assert labels == ["blue", "blue", "blue", "red", "blue", "blue"]
+    assert np.allclose(sure, [1.1 / 3] * 3 + [0.4, 0.3, np.nan], equal_nan=True)
 
 
 def test_photos_that_lie_elsewhere_are_found_again(tmp_path, shop, capsys):

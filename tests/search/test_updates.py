@@ -41,7 +41,7 @@ class Model(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.folder = Path(tempfile.mkdtemp())
-        self.products: dict[int, tuple[np.ndarray, str]] = {}
+        self.products: dict[int, tuple[np.ndarray, str]] = {}  # id -> vectors of its photos, colour
         self.index: Index
 
     def teardown(self) -> None:
@@ -49,25 +49,33 @@ class Model(RuleBasedStateMachine):
             self.index.close()
         shutil.rmtree(self.folder)
 
-    def put(self, ids: list[int], seed: int) -> tuple[np.ndarray, list[str]]:
-        vectors = POOL[np.random.default_rng(seed).integers(0, len(POOL), len(ids))]
-        colours = [COLOURS[(i + seed) % 3] for i in ids]
-        self.products.update(zip(ids, zip(vectors, colours, strict=True), strict=True))
-        return vectors.reshape(-1, DIM), colours
+    def put(self, ids: list[int], seed: int, most: int) -> tuple[list[int], np.ndarray, list[str]]:
+        """Gives each product 1 to `most` photos; returns the photos' products, vectors and colours, in any order."""
+        chance = np.random.default_rng(seed)
+        rows = chance.permutation(np.repeat(ids, chance.integers(1, most + 1, len(ids))).astype(int))
+        vectors = POOL[chance.integers(0, len(POOL), len(rows))].reshape(-1, DIM)
+        for i in ids:
+            self.products[i] = vectors[rows == i], COLOURS[(i + seed) % 3]
+        return rows.tolist(), vectors, [COLOURS[(i + seed) % 3] for i in rows.tolist()]
 
-    @initialize(count=st.integers(1, 200), seed=SEEDS)
-    def build(self, count: int, seed: int) -> None:
-        vectors, colours = self.put(list(range(count)), seed)
+    @initialize(count=st.integers(1, 200), seed=SEEDS, most=st.sampled_from([1, 3]))
+    def build(self, count: int, seed: int, most: int) -> None:
+        rows, vectors, colours = self.put(list(range(count)), seed, most)
         # A target of 1 makes ScaNN look at everything, so that its answers can be compared one by one.
-        self.index = Index.build(vectors, range(count), {"colour": colours}, backend=self.backend, target_recall=1.0)
+        self.index = Index.build(vectors, rows, {"colour": colours}, backend=self.backend, target_recall=1.0)
 
-    @rule(ids=st.lists(st.integers(0, 300), max_size=12, unique=True), seed=SEEDS, with_colours=st.booleans())
-    def upsert(self, ids: list[int], seed: int, with_colours: bool) -> None:
+    @rule(
+        ids=st.lists(st.integers(0, 300), max_size=12, unique=True),
+        seed=SEEDS,
+        most=st.sampled_from([1, 3]),
+        with_colours=st.booleans(),
+    )
+    def upsert(self, ids: list[int], seed: int, most: int, with_colours: bool) -> None:
         before = dict(self.products)
-        vectors, colours = self.put(ids, seed)
+        rows, vectors, colours = self.put(ids, seed, most)
         if not with_colours:
             self.products.update({i: (self.products[i][0], before[i][1] if i in before else "") for i in ids})
-        self.index.upsert(ids, vectors, {"colour": colours} if with_colours else None)
+        self.index.upsert(rows, vectors, {"colour": colours} if with_colours else None)
 
     @precondition(lambda self: self.products)
     @rule(data=st.data())
@@ -111,18 +119,24 @@ class Model(RuleBasedStateMachine):
         assert ((hits.ids >= 0).sum(1) == min(k, len(names))).all()
         if not names:
             return
-        scores = unit(queries) @ unit(np.stack([self.products[i][0] for i in names])).T
+        # The best photo of each product, one by one.
+        scores = np.stack([(unit(queries) @ unit(self.products[i][0]).T).max(1) for i in names], axis=1)
         best = -np.sort(-scores, axis=1)[:, :k]
         assert np.allclose(hits.scores[:, : best.shape[1]], best, atol=1e-5)
         for query, (found, values) in enumerate(zip(hits.ids, hits.scores, strict=True)):
-            for i, value in zip(found[found >= 0].tolist(), values, strict=False):
+            for place, (i, value) in enumerate(zip(found[found >= 0].tolist(), values, strict=False)):
                 assert abs(scores[query, names.index(i)] - value) < 1e-5
+                photo = unit(self.products[i][0])[hits.photos[query, place]]
+                assert abs(unit(queries[query]) @ photo - value) < 1e-5
 
     @invariant()
     def same_products(self) -> None:
         assert len(self.index) == len(self.products)
-        assert set(self.index.ids.tolist()) == set(self.products)
+        assert self.index.num_photos == sum(len(photos) for photos, _ in self.products.values())
+        assert sorted(self.index.ids.tolist()) == sorted(self.products)
         some = sorted(self.products)[:3]
+        means = [unit(unit(self.products[i][0]).mean(0)) for i in some]
+        assert np.allclose(self.index.vectors(some), np.reshape(means, (-1, DIM)), atol=1e-5)
         assert [a["colour"] or "" for a in self.index.attributes(some)] == [self.products[i][1] for i in some]
 
 
@@ -203,18 +217,20 @@ def test_many_updates_at_once_are_one_after_the_other(name):
             updates.append(Update(True, names))
             one.delete(names)
         else:
+            # Of these three photos the last two are of one product, in some steps.
             names = np.array([name(i) for i in chance.choice(60, 3, replace=False)])
+            names[2] = names[1] if step % 4 == 3 else names[2]
             columns = {"n": [step] * 3, "c": [f"word {step % 7}", None, "b"]}
             vectors = unit(POOL[step : step + 3])
             updates.append(Update(False, names, vectors, columns))
             one.upsert(names, vectors, columns)
     before = other.snapshot
     after = Updater(before).apply_all(before, updates)
-    assert after.ids[after.live].tolist() == one.ids.tolist()
+    assert after.ids[after.live].tolist() == one.snapshot.ids[one.snapshot.live].tolist()
+    assert after.num_products == len(one) < after.num_live == one.num_photos
     rows = after.find(one.ids.tolist())
     assert [after.attributes.row(row) for row in rows] == one.attributes(one.ids)
-    assert np.allclose(after.vectors(rows), one.vectors(one.ids), atol=1e-6)
-    assert after.num_live == len(one)
+    assert np.allclose(after.product_vectors(rows), one.vectors(one.ids), atol=1e-6)
     assert before.num_live == 30 and before.attributes.row(5) == {"n": 0, "c": "a"}  # versions never change
 
 
