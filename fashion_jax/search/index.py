@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from fashion_jax.search import storage
-from fashion_jax.search.attributes import Scalar, make_table
+from fashion_jax.search.attributes import PHOTO, Scalar, make_table
 from fashion_jax.search.build import build_base, check_target
 from fashion_jax.search.inputs import as_list, check_ids, check_k, check_vectors
 from fashion_jax.search.planner import Health, measure_health
@@ -69,7 +69,8 @@ class Index(contextlib.AbstractContextManager["Index"]):
             ids: of the photos' products, n integers of at least 0, or n texts. Rows with the same id are photos of
                 one product.
             attributes: columns to filter and group by: a DataFrame, or a mapping from names to n values each. The
-                column "photo" names the photos.
+                column "photo" names the photos. A column holds texts, numbers, booleans or dates (`datetime.date` or
+                `datetime`).
             target_recall: mean share of the true nearest photos that a search finds, in (0, 1]. It is met on a
                 sample of the rows, with a margin for the sample's error.
             backend: "exact", "scann", or "auto", which chooses by size, batch and device.
@@ -168,6 +169,34 @@ class Index(contextlib.AbstractContextManager["Index"]):
             table = updater.complete(snapshot, names, given)
             if len(names):
                 self._commit(Update(False, names, vectors, table.to_lists()))
+
+    def update(self, ids: Any, attributes: Any) -> None:
+        """Changes attributes of products, without their photos: all of them in one step, or none.
+
+        All photos of a product get the values. Other columns, and other products, keep theirs.
+
+        Args:
+            ids: each once.
+            attributes: as in `build`, with a value for each id; None removes a value. A column that the index lacks is
+                added, and is empty for other products. A column becomes one of another kind (numbers in place of
+                texts) only if all products are given.
+
+        Raises:
+            KeyError: a product is not there.
+            UserError: bad input, a column of another kind, another process is writing, or the disk cannot be written.
+                The index is unchanged after every error.
+        """
+        with self._lock:
+            _, snapshot = self._begin_change()
+            names = check_ids(ids, None, snapshot.ids.dtype.kind)
+            given = make_table(attributes, len(names))
+            if PHOTO in given.names and snapshot.has_several_photos:
+                raise UserError(f"the column {PHOTO!r} names each photo, and update changes products; use upsert")
+            snapshot.find(names.tolist())
+            kinds = snapshot.attributes.choose_kinds(given, whole=len(names) == snapshot.num_products)
+            if len(names) and kinds:
+                columns = snapshot.attributes.with_kinds(kinds).select(kinds).conform(given)
+                self._commit(Update(False, names, None, columns.to_lists(), kinds))
 
     def delete(self, ids: Any) -> None:
         """Removes products with all their photos in one step. KeyError where one is not there; then none is removed."""

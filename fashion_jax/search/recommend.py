@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
-from fashion_jax.search.attributes import MISSING, PHOTO, Scalar, TextColumn
+from fashion_jax.search.attributes import KINDS, MISSING, PHOTO, Scalar, TextColumn
 from fashion_jax.search.gallery import CONFIDENCE
 from fashion_jax.search.index import Index
 from fashion_jax.search.inputs import check_k, check_vectors
@@ -176,7 +176,9 @@ def _prototype(snapshot: Snapshot, wanted: Mapping[str, Scalar]) -> Float32[np.n
 def _check_value(snapshot: Snapshot, name: str, value: str) -> None:
     column = snapshot.attributes.column(name)
     if not isinstance(column, TextColumn):
-        raise UserError(f'the column {name!r} holds numbers; ask for it with a filter, such as --where "{name} < 3"')
+        how = {"date": "> '2026-01-31'", "boolean": "== true"}.get(column.kind, "< 3")
+        what = KINDS[column.kind]
+        raise UserError(f'the column {name!r} holds {what}; ask for it with a filter, such as --where "{name} {how}"')
     live = column.codes[snapshot.live]
     known = [column.vocabulary[code] for code in np.unique(live) if code != MISSING]
     if value not in known:

@@ -9,6 +9,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -193,7 +194,7 @@ class Snapshot:
         Args:
             rows: the first row of each product.
         """
-        return _join_ranges(rows, self._photo_counts(rows))
+        return join_ranges(rows, self.photo_counts(rows))
 
     def product_vectors(self, rows: Int64[np.ndarray, " m"]) -> Float32[np.ndarray, "m dim"]:
         """Returns the mean vector of each product's photos, of length 1.
@@ -202,17 +203,18 @@ class Snapshot:
             rows: the first row of each product.
         """
         vectors = self.vectors(rows)
-        counts = self._photo_counts(rows)
+        counts = self.photo_counts(rows)
         several = np.flatnonzero(counts > 1)
         if len(several):
-            photos = self.vectors(_join_ranges(rows[several], counts[several]))
+            photos = self.vectors(join_ranges(rows[several], counts[several]))
             sums = np.add.reduceat(photos, np.cumsum(counts[several]) - counts[several], axis=0)
             # Opposite photos have no mean direction; the first one stands for them.
             directed = np.linalg.norm(sums, axis=1) > _NO_DIRECTION
             vectors[several[directed]] = unit(sums[directed])
         return vectors
 
-    def _photo_counts(self, rows: Int64[np.ndarray, " m"]) -> Int64[np.ndarray, " m"]:
+    def photo_counts(self, rows: Int64[np.ndarray, " m"]) -> Int64[np.ndarray, " m"]:
+        """Returns how many photos products have, by the first row of each."""
         if self.first is None:
             return np.ones(len(rows), np.int64)
         return np.searchsorted(self.first, rows, side="right") - rows
@@ -249,13 +251,21 @@ class Snapshot:
 class Update:
     """One change of an index."""
 
-    deletes: bool  # whether it removes products; else it adds or replaces them
+    deletes: bool  # whether it removes products; else it adds, replaces or changes them
     ids: np.ndarray  # of the products; an addition has one for each photo, and a product's photos side by side
-    vectors: Float32[np.ndarray, "n dim"] | None = None  # of length 1; None for a removal
-    columns: dict[str, list[Any]] | None = None  # name -> a value per photo, None where missing; None for a removal
+    vectors: Float32[np.ndarray, "n dim"] | None = None  # of length 1; None where no photo is added
+    columns: dict[str, list[Any]] | None = None  # name -> a value per id, None where missing; None for a removal
+    # For a change of attributes alone: column -> its kind from now on. A column that the index lacks, or has in another
+    # kind, begins empty. None for other updates.
+    kinds: dict[str, str] | None = None
 
-    def fits(self, snapshot: Snapshot) -> bool:
-        """Whether this is an update of such an index; what was read from a disk may be another's."""
+    def fits(self, snapshot: Snapshot, layout: AttributeTable | None = None) -> bool:
+        """Whether this is an update of such an index; what was read from a disk may be another's.
+
+        Args:
+            layout: a table with the columns that the index has by then, if they are not the snapshot's.
+        """
+        layout = snapshot.attributes if layout is None else layout
         if len(snapshot.ids) and self.ids.dtype.kind != snapshot.ids.dtype.kind:
             return False
         starts = photo_starts(self.ids)
@@ -263,14 +273,27 @@ class Update:
             return False
         if self.deletes:
             return len(starts) == len(self.ids)
-        assert self.vectors is not None
-        if self.vectors.shape[1] != snapshot.base.vectors.shape[1]:
+        if self.kinds is not None:
+            layout = layout.with_kinds(self.kinds).select(self.kinds)
+            if len(starts) < len(self.ids):
+                return False
+        elif self.vectors is None or self.vectors.shape[1] != snapshot.base.vectors.shape[1]:
             return False
         try:
-            snapshot.attributes.conform(make_table(self.columns, len(self.ids)))
+            layout.conform(make_table(self.columns, len(self.ids)))
         except UserError:
             return False
-        return set(self.columns or {}) == set(snapshot.attributes.names)
+        return set(self.columns or {}) == set(layout.names)
+
+
+def all_fit(snapshot: Snapshot, updates: Sequence[Update]) -> bool:
+    """Whether these, one after the other, are updates of such an index."""
+    layout = snapshot.attributes.take(np.zeros(0, np.int64))
+    for update in updates:
+        if not update.fits(snapshot, layout):
+            return False
+        layout = layout.with_kinds(update.kinds or {})
+    return True
 
 
 class GrowingArray:
@@ -313,6 +336,8 @@ class Updater:
 
     def apply(self, snapshot: Snapshot, update: Update) -> Snapshot:
         """Returns the version after an update that has been checked."""
+        if update.kinds is not None:
+            return self._change(snapshot, update)
         starts = photo_starts(update.ids)
         names = update.ids[starts]
         old = self._rows(snapshot, names)
@@ -343,8 +368,32 @@ class Updater:
         self._added.update(zip(names.tolist(), (count + starts).tolist(), strict=True))
         return following
 
+    def _change(self, snapshot: Snapshot, update: Update) -> Snapshot:
+        """Returns the version with other attributes of some products: of all their photos."""
+        kinds = update.kinds or {}
+        rows = self._rows(snapshot, update.ids)
+        there = np.flatnonzero(rows >= 0)
+        counts = snapshot.photo_counts(rows[there])
+        table = snapshot.attributes.with_kinds(kinds)
+        given = table.select(kinds).conform(make_table(update.columns, len(update.ids)))
+        attributes = table.assign(join_ranges(rows[there], counts), given.take(np.repeat(there, counts)))
+        for name in kinds:
+            self._columns.pop(name, None)  # it would grow from the old values
+        return snapshot.next(attributes=attributes)
+
     def apply_all(self, snapshot: Snapshot, updates: Sequence[Update]) -> Snapshot:
-        """Returns the version after many updates, at the price of one: only the last update of a product counts."""
+        """Returns the version after many updates, at the price of few: only the last update of a product counts.
+
+        Changes of attributes divide the other updates into runs, of which each costs as much as one update.
+        """
+        for kinds, run in groupby(updates, key=lambda update: update.kinds):
+            if kinds is None:
+                snapshot = self._replace_all(snapshot, list(run))
+            else:
+                snapshot = self._change(snapshot, _join_changes(list(run)))
+        return snapshot
+
+    def _replace_all(self, snapshot: Snapshot, updates: Sequence[Update]) -> Snapshot:
         last: dict[int | str, tuple[Update, slice] | None] = {}
         for update in updates:
             starts = photo_starts(update.ids)
@@ -393,6 +442,14 @@ class Updater:
 
     def _join(self, column: str, ours: np.ndarray, more: np.ndarray) -> np.ndarray:
         return self._columns.setdefault(column, GrowingArray(ours)).extend(len(ours), more)
+
+
+def _join_changes(updates: Sequence[Update]) -> Update:
+    """Joins changes of the same columns; the last value of a product counts."""
+    last = {name: (update, place) for update in updates for place, name in enumerate(update.ids.tolist())}
+    kinds = updates[-1].kinds or {}
+    columns = {name: [(update.columns or {})[name][place] for update, place in last.values()] for name in kinds}
+    return Update(False, np.array(list(last), updates[-1].ids.dtype.type), None, columns, kinds)
 
 
 def sort_by_product(ids: np.ndarray) -> Int64[np.ndarray, " n"] | None:
@@ -477,7 +534,7 @@ def _take_first(first: Int64[np.ndarray, " n"] | None, rows: Int64[np.ndarray, "
     return None if first is None else np.searchsorted(rows, first[rows])
 
 
-def _join_ranges(starts: Int64[np.ndarray, " m"], counts: Int64[np.ndarray, " m"]) -> Int64[np.ndarray, " p"]:
+def join_ranges(starts: Int64[np.ndarray, " m"], counts: Int64[np.ndarray, " m"]) -> Int64[np.ndarray, " p"]:
     """Returns start, start + 1, and so on, `count` numbers for each start, one after the other."""
     skipped = np.cumsum(counts) - counts
     return np.repeat(starts - skipped, counts) + np.arange(int(counts.sum()))

@@ -31,7 +31,7 @@ from fashion_jax.search.inputs import check_ids, check_unit
 from fashion_jax.search.journal import append_update, read_updates
 from fashion_jax.search.query import check_subspaces
 from fashion_jax.search.scann import OperatingPoint, ScannSearcher
-from fashion_jax.search.snapshot import Base, Snapshot, Update, find_first_photos
+from fashion_jax.search.snapshot import Base, Snapshot, Update, all_fit, find_first_photos
 from fashion_jax.search.tuning import Sample, retime
 from fashion_jax.system import files
 from fashion_jax.system.errors import UserError
@@ -97,7 +97,7 @@ class SavedIndex:
         path = self._journal_path
         try:
             updates, self._read, self.warning = read_updates(path, self._applied)
-            if all(update.fits(snapshot) for update in updates):
+            if all_fit(snapshot, updates):
                 return updates
         except UserError:
             raise
