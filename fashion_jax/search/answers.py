@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fashion_jax.search.attributes import PHOTO, Scalar
-from fashion_jax.search.gallery import CONFIDENCE, TITLE, PhotoName, open_gallery, read_photos
+from fashion_jax.search.attributes import CONFIDENCE, PHOTO, TITLE, Scalar
+from fashion_jax.search.gallery import PhotoName, open_gallery, read_photos
 from fashion_jax.search.index import Index
 from fashion_jax.search.recommend import Recommendation
 from fashion_jax.serving.predictor import Predictor
@@ -31,10 +31,21 @@ class Answer:
 
 
 def product_labels(index: Index, name: int | str) -> dict[str, Scalar]:
-    """Returns what an index knows of a product, without its title, its photo and the model's confidences."""
-    row = index.attributes([name])[0]
-    others = {TITLE, PHOTO}
+    """Returns the labels that an index knows of a product: its columns without those of `other_columns`."""
+    row, others = index.attributes([name])[0], {TITLE, PHOTO, *other_columns(index)}
     return {name: value for name, value in row.items() if name not in others and not name.endswith(CONFIDENCE)}
+
+
+def other_columns(index: Index) -> list[str]:
+    """Returns the columns that are no labels, such as price and brand; none where the index does not know its labels.
+
+    The title, the photo and the model's confidences are not among them.
+    """
+    labels = index.about.get("labels")
+    if not isinstance(labels, list):
+        return []
+    own = {TITLE, PHOTO, *labels}
+    return [name for name in index.columns if name not in own and not name.endswith(CONFIDENCE)]
 
 
 def parse_ids(index: Index, texts: list[str]) -> list[int | str]:

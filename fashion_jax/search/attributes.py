@@ -15,7 +15,10 @@ from fashion_jax.data.values import read_values
 from fashion_jax.system.errors import UserError, nearest
 
 MISSING = -1  # the code of a missing text
-PHOTO = "photo"  # the column that names the photo of each row
+# Columns with a meaning of their own.
+TITLE = "title"
+PHOTO = "photo"  # names the photo of each row
+CONFIDENCE = " confidence"  # `<head> confidence` holds the probability of the head's label
 
 KINDS = {"text": "texts", "number": "numbers", "boolean": "yes and no", "date": "dates"}  # kind -> words for people
 _EPOCH = datetime.datetime(1970, 1, 1)

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
-from fashion_jax.search.attributes import KINDS, MISSING, PHOTO, Scalar, TextColumn
-from fashion_jax.search.gallery import CONFIDENCE
+from fashion_jax.search.attributes import CONFIDENCE, KINDS, MISSING, PHOTO, Scalar, TextColumn
 from fashion_jax.search.index import Index
 from fashion_jax.search.inputs import check_k, check_vectors
 from fashion_jax.search.query import Hits, first_of_groups

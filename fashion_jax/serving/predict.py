@@ -28,8 +28,9 @@ def predict_source(
     """Predicts the products of a source, and writes predictions.csv.
 
     The columns are id, then for each attribute its label and `<attribute>_confidence` in [0, 1]. Where the package has
-    a decision, `<attribute>_accepted` (1 or 0) follows, and the last columns are `out_of_catalogue` (a score) and
-    `is_out_of_catalogue` (1 or 0). Rows keep the order of the source. `<out>.quarantine.csv` lists unusable rows with
+    a decision, `<attribute>_accepted` (1 or 0) follows, then `out_of_catalogue` (a score) and `is_out_of_catalogue` (1
+    or 0). The last columns are those that the source's table carries along, such as price and brand (a name that is
+    taken becomes "NAME (table)"). Rows keep the order of the source. `<out>.quarantine.csv` lists unusable rows with
     their reason.
 
     Args:
@@ -54,8 +55,12 @@ def predict_source(
     predictions = Predictions((item[2] for item in found), (item[1] for item in found))
     if out is not None:
         header = ["id", *prediction_columns(model.attributes, model.package.decision)]
-        rows = ([name, *prediction_cells(one)] for name, one in zip(predictions.names, predictions, strict=True))
-        files.write_text(run.out, files.format_csv([header, *rows]))
+        carried = run.catalog.carried
+        rows = (
+            [name, *prediction_cells(one), *carried.cells(name)]
+            for name, one in zip(predictions.names, predictions, strict=True)
+        )
+        files.write_text(run.out, files.format_csv([[*header, *carried.headings(header)], *rows]))
     note = run.write_quarantine()
     if progress:
         print(f"{out or source}: {len(predictions):,} products; {note}")

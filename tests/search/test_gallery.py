@@ -192,7 +192,14 @@ BAD_INPUT = {
     "{build} --backend scan": "did you mean 'scann'", "{build} --target-recall 1.5": "target_recall",
     "{build} --batch 0": "batch must be", "{build} --table {tmp}/nobody": "none of the catalogue's products",
     "{build} --out {tmp}": "holds other files", "{add} --table {tmp}/prise": "did you mean 'price'",
-    "{add} --table {tmp}/no_id": "no column 'id'", "{add} --table {tmp}/twice": "'1' twice",
+    "{add} --table {tmp}/no_id": "no column of product ids",
+    "{build} --table {tmp}/twice": "the id 'S00000' twice, with '3'",
+    "{build} --table {tmp}/only": "no columns besides 'sku'",
+    "{add} --table {tmp}/texts": "holds numbers, not texts such as 'ask'",
+    "index update --index {index} --table {tmp}/nobody": "none of the index's products",
+    "index update --index {index} --table {tmp}/texts": "holds numbers, not texts such as 'ask'",
+    "index update --index {index} --table {tmp}/gone": "cannot be read",
+    "{search} --id S00000 --where kind>'a'": "compares numbers and dates only",
     "{add} --source {tmp}/gone": "nothing at", "{add} --model small": "another model",
     "index delete --index {index} --id " + "9" * 5_000: "no product", "{search} --id S99999": "no product 'S99999'",
     "{search} --id S00000 --where color=='red'": "did you mean 'colour'", "{search} --image none": "cannot be read",
@@ -205,7 +212,10 @@ BAD_INPUT = {
 
 def test_bad_input_gets_a_sentence_before_anything_is_embedded(shop, run, tmp_path, monkeypatch):
     monkeypatch.setattr(gallery, "run_embedding", lambda *_: pytest.fail("it was embedded"))
-    tables = {"nobody": "id,price\nx,3", "prise": "id,prise\nS00000,3", "no_id": "sku\n1", "twice": "id\n1\n1"}
+    tables = {
+        "nobody": "id,price\nx,3", "prise": "id,prise\nS00000,3", "no_id": "price\n1", "only": "sku\nS00000",
+        "twice": "id,price\nS00000,3\nS00000,\nS00000,4", "texts": "id,price\nS00000,ask\nS00037,3",
+    }  # fmt: skip
     for name, text in tables.items():
         (tmp_path / name).write_text(text)
     index, source = shop / "index", shop / "shop/products.csv"
@@ -342,6 +352,111 @@ def test_a_product_without_a_label_gets_the_label_of_most_probability():
     )
     assert labels == ["blue", "blue", "blue", "red", "blue", "blue"]
     assert np.allclose(sure, [1.1 / 3] * 3 + [0.4, 0.3, np.nan], equal_nan=True)
+
+
+SHOP = """Artikel;Datei;kind;colour;Preis;Lager;Marke;Neu;Seit;Title;Name;Notiz
+"""
+
+
+@pytest.fixture(scope="module")
+def german(shop, tmp_path_factory):
+    """An index of a shop's table that carries price, stock, brand, and more."""
+    folder = tmp_path_factory.mktemp("german")
+    table = write_products(folder / "shop", 12, seed=5)
+    rows = [line.split(",") for line in table.read_text().splitlines()[1:]]
+    lines = [
+        f"{sku};{file};{kind};{colour};{i}.{i:03},50 €;{'n/a' if i == 4 else i};{'Löwe' if i % 2 else '=SUM(A1)'};"
+        f"{'ja' if i % 3 else 'nein'};{i + 1:02}.01.2026;Title {i};Name {i};{'12 EUR/kg' if i == 2 else i}"
+        for i, (sku, file, kind, colour) in enumerate(rows)
+    ]
+    table.write_text(SHOP + "\n".join(lines), encoding="cp1252")
+    schema = {"name": "shop", "id_column": "Artikel", "image_column": "Datei", "title_column": "Name",
+              "attributes": [{"name": "kind"}, {"name": "colour"}]}  # fmt: skip
+    (folder / "schema.json").write_text(json.dumps(schema))
+    build = ("index", "build", "--model", shop / "run", "--source", table, "--schema", folder / "schema.json")
+    assert main([str(part) for part in (*build, "--out", folder / "index")]) == 0
+    return folder
+
+
+def test_columns_of_the_catalogue_are_carried_along_as_what_they_are(german, run, tmp_path):
+    index = Index.load(german / "index")
+    row = index.attributes(["S00148"])[0]  # the fifth
+    wanted = {"Preis": 4004.5, "Lager": None, "Marke": "=SUM(A1)", "Neu": True, "Seit": "2026-01-05", "Notiz": "4"}
+    assert wanted.items() <= row.items()
+    assert row["title"] == "Name 4" and row["title"] != row.get("Title") == "Title 4"
+    info = run("index", "info", "--index", german / "index").out
+    assert "Preis (numbers)" in info and "Seit (dates)" in info and "Neu (yes and no)" in info
+    search = ("search", "--index", german / "index", "--id", "S00000")
+    for where, found in (
+        ("Preis < 3000 and Lager > 0", {1, 2}), ("Neu == no", {3, 6, 9}), ("Seit >= '2026-01-11'", {10, 11}),
+        ("Seit in ['02.01.2026', '4 Jan 2026']", {1, 3}), ("Marke == 'Löwe' and Neu == true", {1, 5, 7, 11}),
+        ("Lager == none", {4}),
+    ):  # fmt: skip
+        (answer,) = json.loads(run(*search, "--json", "-k", 11, "--where", where).out)
+        assert {hit["id"] for hit in answer["hits"]} == {f"S{i * 37:05}" for i in found}
+    assert "'Notiz' holds texts such as '12 EUR/kg'" in run(*search, "--where", "Notiz < 5", code=2).err
+    out = run(*search, "-k", 11, "--csv", tmp_path / "hits.csv").out
+    assert "  Name 4  Preis 4004.5, Marke =SUM(A1), Neu yes, Seit 2026-01-05, Title Title 4, Notiz 4" in out
+    assert "differs: Preis" not in out and "kind" in out
+    with (tmp_path / "hits.csv").open() as file:
+        rows = {line["id"]: line for line in csv.DictReader(file)}
+    assert len(rows) == 11 and rows["S00148"]["Marke"] == "'=SUM(A1)" and rows["S00148"]["Neu"] == "yes"
+    assert rows["S00148"]["query"] == "S00000" and rows["S00148"]["photo"] == "photos/p4.jpg"
+    kept = json.loads(run(*search, "--json", "--keep", "Marke").out)[0]["hits"]
+    assert kept and all(hit["attributes"]["Marke"] == "=SUM(A1)" for hit in kept)
+
+
+def test_attributes_of_an_index_change_by_a_table(german, run, tmp_path):
+    place = shutil.copytree(german / "index", tmp_path / "index")
+    # Not the first column with a name of ids is that of the products, but the one that has them.
+    lines = ("id;Artikel;Preis;Neu;Brand;kind;photo", "1;S00037;$1,234.50;no;Acme;;x.jpg", "2;S00074;;;;tall;y.jpg")
+    (tmp_path / "new.csv").write_text("\n".join([*lines, "3;GONE;$3.10;yes;;;"]))
+    before = Index.load(place)
+    out = run("index", "update", "--index", place, "--table", tmp_path / "new.csv").out
+    for words in (
+        "2 products changed: id (new), Preis, Neu, Brand (new), kind, photo (table) (new)", "in USD", "such as GONE",
+        "3 cells are empty", "10 products of the index are not in",
+    ):  # fmt: skip
+        assert words in out
+    after = Index.load(place)
+    kind = before.attributes(["S00037"])[0]["kind"]
+    rows = after.attributes(["S00037", "S00074", "S00111"])
+    for name, values in {
+        "Preis": [1234.5, None, 3003.5], "Neu": [False, None, False], "Brand": ["Acme", None, None],
+        "kind": [kind, "tall", rows[2]["kind"]], "photo": ["photos/p1.jpg", "photos/p2.jpg", "photos/p3.jpg"],
+    }.items():  # fmt: skip
+        assert [row[name] for row in rows] == values
+    assert np.array_equal(before.vectors(before.ids), after.vectors(before.ids))
+    # A table of all products with clean cells makes numbers of a column of texts.
+    lines = "".join(f"{name},{row}\n" for row, name in enumerate(after.ids))
+    (tmp_path / "clean.csv").write_text("sku,Notiz\n" + lines)
+    run("index", "update", "--index", place, "--table", tmp_path / "clean.csv")
+    assert Index.load(place).search(after.vectors(["S00000"]), 12, where="Notiz < 3").ids[0, 3] == ""
+
+
+def test_a_column_with_the_name_of_another_gets_its_own(german, shop, run, tmp_path):
+    lines = "".join(f"S{i * 37:05},Head {i},{i % 2 == 0},{i},crimson,\n" for i in range(12))
+    (tmp_path / "more.csv").write_text("SKU,title,colour confidence,Preis,colour,empty\n" + lines)
+    source = ("--source", german / "shop/products.csv", "--schema", german / "schema.json")
+    build = ("index", "build", "--model", shop / "run", *source, "--table", tmp_path / "more.csv")
+    out = run(*build, "--out", tmp_path / "index").out
+    index = Index.load(tmp_path / "index")
+    row = index.attributes(["S00148"])[0]
+    assert row["title"] == "Name 4" and row["title (table)"] == "Head 4" and row["Preis"] == 4
+    assert row["colour"] in ("blue", "green", "red", "yellow") and row["colour (table)"] == "crimson"
+    assert 0 <= row["colour confidence"] <= 1 and row["colour confidence (table)"] is True
+    for words in (
+        "column 'colour' is called 'colour (table)'", "'Preis' takes the place of the catalogue's own", "EUR",
+        "column 'empty' is left out: it holds nothing",
+    ):  # fmt: skip
+        assert words in out
+    add = ("index", "add", "--index", tmp_path / "index", *source)
+    (tmp_path / "some.csv").write_text("sku,title,Preis\nS00148,Other,40\n")
+    assert "12 products added or replaced, 12 in all" in run(*add, "--table", tmp_path / "some.csv").out
+    changed = Index.load(tmp_path / "index")
+    rows = changed.attributes(["S00148", "S00185"])
+    assert [row["title (table)"] for row in rows] == ["Other", "Head 5"] and [row["Preis"] for row in rows] == [40, 5]
+    assert [row["Seit"] for row in rows] == ["2026-01-05", "2026-01-06"]
 
 
 def test_photos_that_lie_elsewhere_are_found_again(tmp_path, shop, capsys):
