@@ -7,7 +7,7 @@ import json
 
 import numpy as np
 import pytest
-from search.clustered import clustered, unit
+from search.clustered import clustered, recall, unit
 
 from fashion_jax.search import query
 from fashion_jax.search.index import Index
@@ -164,6 +164,16 @@ def test_an_index_of_one_photo_each_answers_as_if_there_were_no_products(monkeyp
     assert index.search(ROWS[1], 2, exclude=[1]).ids[0, 0] == 3
     index.upsert([3], ROWS[:1])  # one photo each again
     assert not index.snapshot.has_several_photos and len(index) == index.num_photos == 601
+
+
+def test_scann_finds_products_as_well_as_photos():
+    """Photos of a product that lie close together leave no query without enough products."""
+    products = clustered(2_000, 32)
+    rows = np.repeat(products, 3, axis=0) + 0.1 * np.random.default_rng(1).normal(size=(6_000, 32)).astype(np.float32)
+    index, queries = Index.build(rows, np.repeat(np.arange(2_000), 3), backend="scann"), clustered(200, 32, seed=2)
+    found = index.search(queries, 10).ids
+    scores = (unit(queries) @ unit(rows).T).reshape(200, 2_000, 3).max(2)
+    assert (found >= 0).all() and recall(found, np.argsort(-scores, axis=1)[:, :10]) >= 0.94
 
 
 def test_opposite_photos_have_the_direction_of_the_first():
