@@ -203,6 +203,8 @@ class Snapshot:
             rows: the first row of each product.
         """
         vectors = self.vectors(rows)
+        if not self.has_several_photos:
+            return vectors
         counts = self.photo_counts(rows)
         several = np.flatnonzero(counts > 1)
         if len(several):
