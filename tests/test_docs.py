@@ -92,6 +92,10 @@ def place(tmp_path_factory) -> Path:
     table = write_products(folder, 60)
     table.write_text(table.read_text().replace("kind", "category"))
     product = (demo / "catalogue/styles.csv").read_text().splitlines()[1].split(",")[0]
+    sold = (demo / "catalogue/styles.csv").read_text().splitlines()[1:]
+    (folder / "prices.csv").write_text(
+        "id,price,stock\n" + "".join(f'{row.split(",")[0]},"9,50 €",3\n' for row in sold)
+    )
     (folder / "corrections.csv").write_text(f"id,attribute,corrected\n{product},gender,Men\n")
     for name, key in (("schema.json", "name"), ("space.json", "optimizer.learning_rate")):
         (folder / name).write_text(re.search(rf'^ {{4}}(\{{"{key}".*?\}})\n\n', GUIDE, re.M | re.S)[1])

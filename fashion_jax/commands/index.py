@@ -1,4 +1,4 @@
-"""`fashion-jax index build`, `add`, `delete`, `info`, `rebuild` and `verify`."""
+"""`fashion-jax index build`, `add`, `update`, `delete`, `info`, `rebuild` and `verify`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _add_index_flag(parser: argparse.ArgumentParser) -> None:
 def _add_products_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--source", required=True, help=SOURCES)
     parser.add_argument(
-        "--table", type=Path, help="more columns to filter by, such as prices: a table with a column id"
+        "--table", type=Path, help="more columns to filter by, such as prices: a table with a column id or sku"
     )
     add_schema_flag(parser)
 
@@ -48,6 +48,13 @@ def _add_add_flags(parser: argparse.ArgumentParser) -> None:
     _add_index_flag(parser)
     parser.add_argument("--model", type=Path, help="the model that made the index, if its folder has moved")
     _add_products_flags(parser)
+
+
+def _add_update_flags(parser: argparse.ArgumentParser) -> None:
+    _add_index_flag(parser)
+    parser.add_argument(
+        "--table", required=True, type=Path, help="a table with a column id or sku, and the columns to change or to add"
+    )
 
 
 def _add_delete_flags(parser: argparse.ArgumentParser) -> None:
@@ -87,13 +94,26 @@ def _add(flags: argparse.Namespace) -> int:
     return 0
 
 
+def _update(flags: argparse.Namespace) -> int:
+    from fashion_jax.search.columns import update_columns
+    from fashion_jax.search.index import Index
+
+    with Index.load(flags.index) as index:
+        update_columns(index, flags.table)
+    return 0
+
+
 def _info(flags: argparse.Namespace) -> int:
+    from fashion_jax.search.attributes import KINDS
+    from fashion_jax.search.columns import kinds_of
     from fashion_jax.search.index import Index
 
     index = Index.load(flags.index)
     base, health = index.snapshot.base, index.health()
     print(f"products   {len(index):,}")
-    print(f"columns    {', '.join(index.columns) or 'none'}")
+    print(f"photos     {index.num_photos:,}")
+    kinds = {name: "" if kind == "text" else f" ({KINDS[kind]})" for name, kind in kinds_of(index).items()}
+    print(f"columns    {', '.join(name + kind for name, kind in kinds.items()) or 'none'}")
     print(f"vectors    {base.vectors.shape[1]} values")
     if index.subspaces:
         print(f"parts      {', '.join(f'{name} {size}' for name, size in index.subspaces.items())}")
@@ -174,6 +194,13 @@ _ACTIONS = (
         ("fashion-jax index build --model small --source products.csv --out index",),
     ),
     Command("add", "adds products, or replaces products that have the same ids", _add_add_flags, _add),
+    Command(
+        "update",
+        "changes columns of products, such as prices, to the values of a table; photos stay as they are",
+        _add_update_flags,
+        _update,
+        ("fashion-jax index update --index index --table prices.csv",),
+    ),
     Command(
         "delete", "removes products", _add_delete_flags, _delete, ("fashion-jax index delete --index index --id 7",)
     ),

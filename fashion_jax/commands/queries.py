@@ -11,15 +11,20 @@ from typing import Any
 import numpy as np
 
 from fashion_jax.commands.command import start_for_prediction
-from fashion_jax.search.answers import Answer, draw_answers, parse_ids, product_labels
-from fashion_jax.search.attributes import Scalar
-from fashion_jax.search.gallery import TITLE
+from fashion_jax.data.carried import name_columns
+from fashion_jax.data.corrections import escape_cell
+from fashion_jax.data.values import cell_text
+from fashion_jax.search.answers import Answer, draw_answers, other_columns, parse_ids, product_labels
+from fashion_jax.search.attributes import PHOTO, TITLE, Scalar
 from fashion_jax.search.index import Index
 from fashion_jax.search.recommend import Recommendation, by_attributes, keep_and_change, similar
 from fashion_jax.search.where import parse_where
 from fashion_jax.serving.outputs import name_labels
 from fashion_jax.serving.predictor import Predictor
+from fashion_jax.system import files
 from fashion_jax.system.errors import UserError
+
+_SHOWN = 8  # columns beside the title that a line shows; the CSV and the JSON have all
 
 
 def run_search(flags: argparse.Namespace) -> int:
@@ -46,7 +51,10 @@ def run_search(flags: argparse.Namespace) -> int:
         print_json([_as_json(answer) for answer in answers])
     else:
         for answer in answers:
-            _print(answer)
+            _print(answer, other_columns(index), len(index) < index.num_photos)
+    if flags.csv:
+        _write_csv(flags.csv, index, answers)
+        print(f"table: {flags.csv}", file=sys.stderr if flags.json else sys.stdout)
     if flags.where and not any(answer.hits for answer in answers):
         for hint in parse_where(flags.where).hints(index.snapshot.attributes):
             print(f"hint: {hint}", file=sys.stderr)
@@ -98,23 +106,57 @@ def _by_image(index: Index, model: Predictor, flags: argparse.Namespace) -> Answ
 
 def _by_id(index: Index, name: int | str, flags: argparse.Namespace) -> Answer:
     labels = product_labels(index, name)
+    row = index.attributes([name])[0]
+    labels |= {column: row[column] for column in flags.keep if column in row}
     hits = _find(index, index.vectors([name]), labels, flags, _options(index, flags, [name]))
     return Answer(str(name), labels, hits, id=name)
 
 
-def _print(answer: Answer) -> None:
+def _print(answer: Answer, others: list[str], several_photos: bool) -> None:
+    """Prints a query and its hits.
+
+    Args:
+        others: columns that are no labels, such as price; the first few are shown with each hit.
+        several_photos: whether products have several photos, so that the one that matched is named.
+    """
     print(f"query {answer.name}: " + ", ".join(f"{n} {v}" for n, v in answer.labels.items() if v is not None))
     if not answer.hits:
         print("  nothing was found")
     for place, hit in enumerate(answer.hits, 1):
         differs = ", ".join(f"{name} {value}" for name, value in hit.differs.items())
-        title = hit.attributes.get(TITLE) or ""
-        print(f"{place:>4}  {hit.score:.4f}  {hit.id}  {title}" + (f"  (differs: {differs})" if differs else ""))
+        known = [(name, cell_text(hit.attributes[name])) for name in others]
+        parts = [
+            str(hit.attributes.get(TITLE) or ""),
+            (hit.photo or "") if several_photos else "",
+            ", ".join(f"{name} {text}" for name, text in known[:_SHOWN] if text),
+            f"(differs: {differs})" if differs else "",
+        ]
+        print("  ".join([f"{place:>4}  {hit.score:.4f}  {hit.id}", *filter(None, parts)]))
+
+
+def _write_csv(path: Path, index: Index, answers: list[Answer]) -> None:
+    """Writes a row per hit: query, rank, id, photo, score, and all columns. No text is a formula to a spreadsheet."""
+    columns = [name for name in index.columns if name != PHOTO]
+    header = ["query", "rank", "id", PHOTO, "score"]
+    rows = [[*header, *map(escape_cell, name_columns(columns, header).values())]]
+    for answer in answers:
+        for place, hit in enumerate(answer.hits, 1):
+            values = [hit.id, hit.photo, *(hit.attributes[name] for name in columns)]
+            cells = [escape_cell(value) if isinstance(value, str) else cell_text(value) for value in values]
+            rows.append([escape_cell(answer.name), str(place), *cells[:2], f"{hit.score:.6f}", *cells[2:]])
+    files.write_text(path, files.format_csv(rows))
 
 
 def _as_json(answer: Answer) -> dict[str, Any]:
     hits = [
-        {"rank": place, "id": hit.id, "score": hit.score, "agrees": list(hit.agrees), "attributes": hit.attributes}
+        {
+            "rank": place,
+            "id": hit.id,
+            "photo": hit.photo,
+            "score": hit.score,
+            "agrees": list(hit.agrees),
+            "attributes": hit.attributes,
+        }
         for place, hit in enumerate(answer.hits, 1)
     ]
     return {"query": answer.name, "labels": answer.labels, "hits": hits}

@@ -45,6 +45,7 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
     results.add_argument("--min-score", type=float, help="leave out products with a lower similarity (1: identical)")
     output = parser.add_argument_group("output")
     output.add_argument("--json", action="store_true", help="print JSON")
+    output.add_argument("--csv", type=Path, metavar="FILE", help="write the results with all their columns as CSV")
     output.add_argument("--contact-sheet", type=Path, metavar="PNG", help="write a picture of queries and results")
     output.add_argument(
         "--source", help="the catalogue with the photos for --contact-sheet; by default that of the index"

@@ -14,6 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from fashion_jax.data.archives import Files, open_files
+from fashion_jax.data.carried import Carried, carry_columns
 from fashion_jax.data.corrections import Corrections, apply_corrections, read_corrections
 from fashion_jax.data.encodings import Text
 from fashion_jax.data.name_groups import USUAL, group_names, looks_grouped, stem_of
@@ -115,6 +116,7 @@ class Catalog:
     # attribute -> groups of classes that differ in case, spaces or hyphens only: class -> rows, the likeliest first
     look_alikes: dict[str, list[dict[str, int]]] = field(default_factory=dict)
     unused: dict[str, str] = field(default_factory=dict)  # column that is not used -> why it is no attribute
+    carried: Carried = field(default_factory=Carried)  # columns that go with the products to the results
     corrections: Corrections | None = None  # the corrections that were applied to the table
     corrected: Counter[str] = field(default_factory=Counter)  # attribute -> labels that the corrections changed
     temporary: tempfile.TemporaryDirectory[str] | None = None  # a folder that must exist while the catalogue is used
@@ -140,7 +142,9 @@ class Catalog:
         """
         names = sorted({p.photo for p in self.records if isinstance(p.photo, str)})
         used = [(name, self.photo_sizes.get(name, 0), self.files.stamp(name)) for name in names]
-        schema = {key: value for key, value in self.schema.to_dict().items() if key not in ("name", "image_root")}
+        schema = {
+            key: value for key, value in self.schema.to_dict().items() if key not in ("name", "image_root", "carry")
+        }
         changes = self.corrections.digest() if self.corrections else ""
         return files.digest([self.table_digest, used, schema, *([changes] if changes else [])])
 
@@ -193,6 +197,7 @@ def open_catalog(
     catalog.temporary = found.temporary
     catalog.text = table.text
     catalog.unused = explain_unused(table.frame, schema)
+    catalog.carried = carry_columns(table.frame, schema, catalog.unused)
     if corrections:
         catalog.corrections = read_corrections(corrections, schema)
     _read_rows(catalog, table, finder, labelled)

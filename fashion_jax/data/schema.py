@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -131,6 +131,8 @@ class Schema:
         "", "-", "--", "?", "NA", "N/A", "n.a.", "#N/A", "<NA>", "NaN", "null", "None"
     )  # fmt: skip
     encoding: str = ""  # of the table, as Python names it ("cp1252"); empty: it is found
+    # columns that go with the products to the index and to predictions.csv, such as price and brand; empty: guessed
+    carry: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         names = [attribute.name for attribute in self.attributes]
@@ -376,7 +378,7 @@ def find_id_column(table: pd.DataFrame, columns: list[str]) -> str:
     `_IDS` whose ids hardly repeat is taken, or else the first. A column with a usual word as its name (`item`, `code`)
     must have many different values. Without a known name, a column of unique values whose name ends in "id" is taken.
     """
-    named = sorted((c for c in columns if _plain(c) in _IDS), key=lambda c: _IDS.index(_plain(c)))
+    named = named_ids(columns)
     shares = {}
     for column in columns:
         present = table[column][table[column] != ""]
@@ -390,6 +392,11 @@ def find_id_column(table: pd.DataFrame, columns: list[str]) -> str:
     known = [c for c in named if c in shares]
     nearly = [c for c in known if shares[c] >= _NEARLY_UNIQUE]
     return next(iter([*nearly, *known, *shares]), "")
+
+
+def named_ids(columns: Iterable[str]) -> list[str]:
+    """Returns the columns that have a usual name of a column of ids, the likeliest first."""
+    return sorted((c for c in columns if _plain(c) in _IDS), key=lambda c: _IDS.index(_plain(c)))
 
 
 def _plain(column: str) -> str:

@@ -205,10 +205,9 @@ def _plain_digits(body: str, mark: str) -> str:
 
 
 def _read_dates(texts: list[str]) -> tuple[Mapping[str, Value], str]:
-    split: dict[str, tuple[str, str, str]] = {}
-    for text in texts:
-        match = _TIME.fullmatch(text)
-        split[text] = (match["date"], match["time"], match["zone"] or "") if match else (text, "", "")
+    if not any(_parse_all(_split_times(texts[:1]), formats) for formats in _DATE_FORMATS.values()):
+        return {}, ""  # the first text settles it for most columns
+    split = _split_times(texts)
     fitting = {order: dates for order, formats in _DATE_FORMATS.items() if (dates := _parse_all(split, formats))}
     if not fitting:
         return {}, ""
@@ -221,6 +220,15 @@ def _read_dates(texts: list[str]) -> tuple[Mapping[str, Value], str]:
     if not any(time for _, time, _ in split.values()):
         return dates, f"dates ({order})"
     return {text: _at_time(dates[text], *split[text][1:]) for text in texts}, f"dates and times ({order})"
+
+
+def _split_times(texts: list[str]) -> dict[str, tuple[str, str, str]]:
+    """Returns text -> its date, time and time zone; the last two may be empty."""
+    split = {}
+    for text in texts:
+        match = _TIME.fullmatch(text)
+        split[text] = (match["date"], match["time"], match["zone"] or "") if match else (text, "", "")
+    return split
 
 
 def _parse_all(split: Mapping[str, tuple[str, str, str]], formats: Sequence[str]) -> dict[str, datetime.date]:

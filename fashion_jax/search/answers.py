@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fashion_jax.search.attributes import Scalar
-from fashion_jax.search.gallery import CONFIDENCE, TITLE, open_gallery, read_photos
+from fashion_jax.search.attributes import CONFIDENCE, PHOTO, TITLE, Scalar
+from fashion_jax.search.gallery import PhotoName, open_gallery, read_photos
 from fashion_jax.search.index import Index
 from fashion_jax.search.recommend import Recommendation
 from fashion_jax.serving.predictor import Predictor
@@ -31,9 +31,21 @@ class Answer:
 
 
 def product_labels(index: Index, name: int | str) -> dict[str, Scalar]:
-    """Returns what an index knows of a product, without its title and the model's confidences."""
-    row = index.attributes([name])[0]
-    return {column: value for column, value in row.items() if column != TITLE and not column.endswith(CONFIDENCE)}
+    """Returns the labels that an index knows of a product: its columns without those of `other_columns`."""
+    row, others = index.attributes([name])[0], {TITLE, PHOTO, *other_columns(index)}
+    return {name: value for name, value in row.items() if name not in others and not name.endswith(CONFIDENCE)}
+
+
+def other_columns(index: Index) -> list[str]:
+    """Returns the columns that are no labels, such as price and brand; none where the index does not know its labels.
+
+    The title, the photo and the model's confidences are not among them.
+    """
+    labels = index.about.get("labels")
+    if not isinstance(labels, list):
+        return []
+    own = {TITLE, PHOTO, *labels}
+    return [name for name in index.columns if name not in own and not name.endswith(CONFIDENCE)]
 
 
 def parse_ids(index: Index, texts: list[str]) -> list[int | str]:
@@ -50,22 +62,23 @@ def parse_ids(index: Index, texts: list[str]) -> list[int | str]:
 
 
 def draw_answers(index: Index, model: Predictor, answers: list[Answer], path: Path, source: str | None = None) -> None:
-    """Writes a PNG with a row per query: the query, then its hits, best first.
+    """Writes a PNG with a row per query: the query, then the matching photos of its hits, best first.
 
     Raises:
         UserError: the catalogue of the index cannot be read.
     """
-    ids = [hit.id for answer in answers for hit in answer.hits] + [a.id for a in answers if a.id is not None]
-    photos = read_photos(open_gallery(index, source), ids, model)
+    wanted: list[PhotoName] = [(hit.id, hit.photo) for answer in answers for hit in answer.hits]
+    wanted += [(answer.id, None) for answer in answers if answer.id is not None]
+    photos = read_photos(open_gallery(index, source), wanted, model)
     rows = []
     for answer in answers:
         known = [name for name in model.attributes if answer.labels.get(name) is not None][:_MOST_LABELS]
-        photo = answer.photo if answer.id is None else photos[answer.id]
+        photo = answer.photo if answer.id is None else photos[answer.id, None]
         lines = [(text, UNKNOWN) for text in (answer.name, *(str(answer.labels[name]) for name in known))]
         row = [CaptionedPhoto(photo, lines, is_query=True)]
         for hit in answer.hits:
             lines = [(f"{hit.id}  {hit.score:.2f}", UNKNOWN)]
             lines += [(str(hit.attributes.get(name)), RIGHT if name in hit.agrees else WRONG) for name in known]
-            row.append(CaptionedPhoto(photos[hit.id], lines))
+            row.append(CaptionedPhoto(photos[hit.id, hit.photo], lines))
         rows.append(row)
     write_photo_grid(path, rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,11 +11,21 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64, Int32, Int64
 
+from fashion_jax.data.values import read_values
 from fashion_jax.system.errors import UserError, nearest
 
 MISSING = -1  # the code of a missing text
+# Columns with a meaning of their own.
+TITLE = "title"
+PHOTO = "photo"  # names the photo of each row
+CONFIDENCE = " confidence"  # `<head> confidence` holds the probability of the head's label
 
-Scalar = str | float | None
+KINDS = {"text": "texts", "number": "numbers", "boolean": "yes and no", "date": "dates"}  # kind -> words for people
+_EPOCH = datetime.datetime(1970, 1, 1)
+_FIRST = (datetime.datetime.min - _EPOCH).total_seconds()
+_LAST = (datetime.datetime(9999, 12, 31, 23, 59, 59) - _EPOCH).total_seconds()
+
+Scalar = str | float | bool | None  # of a date, its text: 2026-01-31, or 2026-01-31 09:30:00
 
 
 class Vocabulary(Sequence[str]):
@@ -60,9 +71,10 @@ class TextColumn:
 
 @dataclass(frozen=True, slots=True)
 class NumberColumn:
-    """Numbers (booleans are 0 and 1), NaN where missing. Integers up to 2**53 are exact."""
+    """Numbers, NaN where missing. Integers up to 2**53 are exact."""
 
-    values: Float64[np.ndarray, " n"]
+    values: Float64[np.ndarray, " n"]  # of a boolean 0 or 1; of a date the seconds since 1970, in UTC
+    kind: str = "number"  # "number", "boolean" or "date"
 
 
 Column = TextColumn | NumberColumn
@@ -107,7 +119,7 @@ class AttributeTable:
                 taken[name] = TextColumn(np.where(rows >= 0, codes, np.int32(MISSING)), column.vocabulary)
             else:
                 values = column.values[rows] if self._count else np.empty(len(rows))
-                taken[name] = NumberColumn(np.where(rows >= 0, values, np.nan))
+                taken[name] = NumberColumn(np.where(rows >= 0, values, np.nan), column.kind)
         return AttributeTable(taken, len(rows))
 
     def without_unused_words(self) -> AttributeTable:
@@ -159,16 +171,63 @@ class AttributeTable:
             more = other._columns[name]
             if isinstance(column, TextColumn):
                 assert isinstance(more, TextColumn)
-                codes = more.codes
-                if more.vocabulary is not column.vocabulary:
-                    # The code -1 reads the last place, which is MISSING.
-                    to_ours = [*(column.vocabulary.add(text) for text in more.vocabulary), MISSING]
-                    codes = np.array(to_ours, np.int32)[codes]
-                joined[name] = TextColumn(join(name, column.codes, codes), column.vocabulary)
+                joined[name] = TextColumn(join(name, column.codes, _codes_in(column, more)), column.vocabulary)
             else:
                 assert isinstance(more, NumberColumn)
-                joined[name] = NumberColumn(join(name, column.values, more.values))
+                joined[name] = NumberColumn(join(name, column.values, more.values), column.kind)
         return AttributeTable(joined, self._count + len(other))
+
+    def assign(self, rows: Int64[np.ndarray, " m"], other: AttributeTable) -> AttributeTable:
+        """Returns this table with other values in some rows and columns.
+
+        Args:
+            rows: the rows.
+            other: a table with a row for each of them. Its columns have the kinds of this table's.
+        """
+        changed: dict[str, Column] = dict(self._columns)
+        for name, more in other._columns.items():
+            column = self._columns[name]
+            if isinstance(column, TextColumn):
+                assert isinstance(more, TextColumn)
+                codes = column.codes.copy()
+                codes[rows] = _codes_in(column, more)
+                changed[name] = TextColumn(codes, column.vocabulary)
+            else:
+                assert isinstance(more, NumberColumn)
+                values = column.values.copy()
+                values[rows] = more.values
+                changed[name] = NumberColumn(values, column.kind)
+        return AttributeTable(changed, self._count)
+
+    def with_kinds(self, kinds: Mapping[str, str]) -> AttributeTable:
+        """Returns this table with columns of these kinds; those that it lacks, or has in another kind, are empty."""
+        columns: dict[str, Column] = dict(self._columns)
+        for name, kind in kinds.items():
+            if name not in columns or kind_of(columns[name]) != kind:
+                columns[name] = _empty_column(kind, self._count)
+        return AttributeTable(columns, self._count)
+
+    def choose_kinds(self, other: AttributeTable, *, whole: bool) -> dict[str, str]:
+        """Returns the kinds that this table's columns have once they hold values of another table.
+
+        Args:
+            other: its columns may be new.
+            whole: whether all values are replaced, so that a column may become one of another kind.
+
+        Raises:
+            UserError: a column of another kind, or a new column without a value.
+        """
+        kinds = {}
+        for name, theirs in other._columns.items():
+            kinds[name] = kind_of(theirs)
+            if name in self._columns:
+                ours = self._columns[name]
+                if not whole or _all_missing(theirs) or _can_convert(theirs, kind_of(ours)):
+                    _convert(name, theirs, kind_of(ours))
+                    kinds[name] = kind_of(ours)
+            elif _all_missing(theirs):
+                raise UserError(f"the new column {name!r} holds no value; leave it out")
+        return kinds
 
     def conform(self, other: AttributeTable) -> AttributeTable:
         """Returns another table's rows with this table's columns; columns that the other lacks are missing values.
@@ -180,14 +239,14 @@ class AttributeTable:
         for name in other.names:
             self.column(name)
         for name, ours in self._columns.items():
-            theirs = other._columns.get(name) or _missing_like(ours, len(other))
-            if type(theirs) is not type(ours):
-                # A column of missing values fits both kinds.
-                if not _all_missing(theirs):
-                    raise UserError(f"the index's column {name!r} holds {_kind(ours)}, not {_kind(theirs)}")
-                theirs = _missing_like(ours, len(other))
-            columns[name] = theirs
+            theirs = other._columns.get(name)
+            kind = kind_of(ours)
+            columns[name] = _empty_column(kind, len(other)) if theirs is None else _convert(name, theirs, kind)
         return AttributeTable(columns, len(other))
+
+    def select(self, names: Iterable[str]) -> AttributeTable:
+        """Returns some of the columns."""
+        return AttributeTable({name: self.column(name) for name in names}, self._count)
 
     def to_arrays(self) -> tuple[dict[str, np.ndarray], list[dict[str, Any]]]:
         """Returns arrays for a file, named "column0" and so on, and JSON values that describe them."""
@@ -198,7 +257,7 @@ class AttributeTable:
                 about.append({"name": name, "kind": "text", "vocabulary": list(column.vocabulary)})
             else:
                 arrays[f"column{place}"] = column.values
-                about.append({"name": name, "kind": "number"})
+                about.append({"name": name, "kind": column.kind})
         return arrays, about
 
     @classmethod
@@ -208,6 +267,8 @@ class AttributeTable:
         for place, item in enumerate(about):
             array = arrays.get(f"column{place}")
             text = item["kind"] == "text"
+            if item["kind"] not in KINDS:
+                raise UserError(f"the column {item['name']!r} is of an unknown kind")
             if array is None or array.shape != (count,) or array.dtype != (np.int32 if text else np.float64):
                 raise UserError(f"the column {item['name']!r} is damaged")
             if text:
@@ -216,7 +277,12 @@ class AttributeTable:
                     raise UserError(f"the column {item['name']!r} is damaged")
                 columns[str(item["name"])] = TextColumn(array, vocabulary)
             else:
-                columns[str(item["name"])] = NumberColumn(array)
+                present = array[~np.isnan(array)]
+                if (item["kind"] == "boolean" and not np.isin(present, (0, 1)).all()) or (
+                    item["kind"] == "date" and not ((present >= _FIRST) & (present <= _LAST)).all()
+                ):
+                    raise UserError(f"the column {item['name']!r} is damaged")
+                columns[str(item["name"])] = NumberColumn(array, str(item["kind"]))
         return cls(columns, count)
 
 
@@ -224,8 +290,8 @@ def make_table(columns: Any, count: int) -> AttributeTable:
     """Makes a table from columns.
 
     Args:
-        columns: a pandas DataFrame, or a mapping from names to sequences of texts, numbers or booleans; None, NaN and
-            an empty text are missing values. None makes a table without columns.
+        columns: a pandas DataFrame, or a mapping from names to sequences of texts, numbers, booleans or dates (also
+            with a time); None, NaN and an empty text are missing values. None makes a table without columns.
         count: number of rows that the table must have.
 
     Raises:
@@ -255,10 +321,17 @@ def _make_column(name: str, values: list[Any]) -> Column:
     known = [None if _is_missing(value) else value for value in values]
     present = [value for value in known if value is not None]
     if present and all(isinstance(value, (bool, int, float, np.bool_, np.number)) for value in present):
+        kind = "boolean" if all(isinstance(value, (bool, np.bool_)) for value in present) else "number"
         try:
-            return NumberColumn(np.array([np.nan if value is None else float(value) for value in known], np.float64))
+            numbers = np.array([np.nan if value is None else float(value) for value in known], np.float64)
         except OverflowError:
             raise UserError(f"the column {name!r} holds a number that is too large for double precision") from None
+        return NumberColumn(numbers, kind)
+    if present and all(isinstance(value, (datetime.date, np.datetime64)) for value in present):
+        try:
+            return NumberColumn(np.array([np.nan if value is None else seconds_of(value) for value in known]), "date")
+        except (OverflowError, AttributeError, TypeError):  # numpy knows dates before the year 1 and after 9999
+            raise UserError(f"the column {name!r} holds a date outside of the years 1 to 9999") from None
     strange = next((value for value in present if not isinstance(value, str)), None)
     if strange is not None:
         raise UserError(f"the column {name!r} mixes texts and others, such as {strange!r}; make it all of one kind")
@@ -290,18 +363,85 @@ def _length(column: Column) -> int:
     return len(column.codes if isinstance(column, TextColumn) else column.values)
 
 
-def _kind(column: Column) -> str:
-    return "texts" if isinstance(column, TextColumn) else "numbers"
+def kind_of(column: Column) -> str:
+    """Returns one of KINDS."""
+    return "text" if isinstance(column, TextColumn) else column.kind
+
+
+def seconds_of(moment: datetime.date | np.datetime64) -> float:
+    """Returns the seconds from 1970 to a date, or to a date with a time; without a time zone it is in UTC."""
+    date: datetime.date = moment.astype("datetime64[us]").item() if isinstance(moment, np.datetime64) else moment
+    if not isinstance(date, datetime.datetime):
+        date = datetime.datetime(date.year, date.month, date.day)
+    if date.tzinfo is not None:
+        date = date.astimezone(datetime.UTC).replace(tzinfo=None)
+    return min((date - _EPOCH).total_seconds(), _LAST)
+
+
+def _codes_in(ours: TextColumn, theirs: TextColumn) -> Int32[np.ndarray, " n"]:
+    """Returns the codes of a column in the vocabulary of another one, which grows."""
+    if theirs.vocabulary is ours.vocabulary:
+        return theirs.codes
+    # The code -1 reads the last place, which is MISSING.
+    return np.array([*(ours.vocabulary.add(text) for text in theirs.vocabulary), MISSING], np.int32)[theirs.codes]
+
+
+def _can_convert(column: Column, kind: str) -> bool:
+    try:
+        _convert("", column, kind)
+    except UserError:
+        return False
+    return True
+
+
+def _convert(name: str, column: Column, kind: str) -> Column:
+    """Returns a column as one of another kind: true as 1, 0 as false, and texts of dates or yes and no as these.
+
+    Raises:
+        UserError: that would change what the column holds.
+    """
+    if kind_of(column) == kind:
+        return column
+    if _all_missing(column):
+        return _empty_column(kind, _length(column))
+    if isinstance(column, NumberColumn):
+        present = column.values[~np.isnan(column.values)]
+        if column.kind != "date" and (kind == "number" or (kind == "boolean" and np.isin(present, (0, 1)).all())):
+            return NumberColumn(column.values, kind)
+    elif kind in ("date", "boolean"):
+        used = np.unique(column.codes[column.codes != MISSING])
+        numbers = np.full(len(column.vocabulary) + 1, np.nan)  # the last place is for MISSING
+        read = _read_words([column.vocabulary[code] for code in used.tolist()], kind)
+        if read is not None:
+            numbers[used] = read
+            return NumberColumn(numbers[column.codes], kind)
+    example = next(value for row in range(_length(column)) if (value := _cell(column, row)) is not None)
+    raise UserError(
+        f"the index's column {name!r} holds {KINDS[kind]}, not {KINDS[kind_of(column)]} such as {example!r}"
+    )
+
+
+def _read_words(words: list[str], kind: str) -> list[float] | None:
+    """Returns texts as seconds or as 1 and 0; None where one is no date, or neither yes nor no."""
+    if kind == "date":
+        try:
+            return [seconds_of(datetime.datetime.fromisoformat(word)) for word in words]
+        except ValueError:
+            pass
+    found = read_values(words)
+    if found.kind != kind:
+        return None
+    return [seconds_of(v) if isinstance(v, datetime.date) else float(bool(v)) for v in found.values]
 
 
 def _all_missing(column: Column) -> bool:
     return bool((column.codes == MISSING).all() if isinstance(column, TextColumn) else np.isnan(column.values).all())
 
 
-def _missing_like(column: Column, count: int) -> Column:
-    if isinstance(column, TextColumn):
+def _empty_column(kind: str, count: int) -> Column:
+    if kind == "text":
         return TextColumn(np.full(count, MISSING, np.int32), Vocabulary())
-    return NumberColumn(np.full(count, np.nan))
+    return NumberColumn(np.full(count, np.nan), kind)
 
 
 def _cell(column: Column, position: int) -> Scalar:
@@ -311,4 +451,8 @@ def _cell(column: Column, position: int) -> Scalar:
     value = float(column.values[position])
     if np.isnan(value):
         return None
+    if column.kind == "boolean":
+        return bool(value)
+    if column.kind == "date":
+        return (_EPOCH + datetime.timedelta(seconds=value)).isoformat(sep=" ").removesuffix(" 00:00:00")
     return int(value) if value.is_integer() and abs(value) < 2**53 else value

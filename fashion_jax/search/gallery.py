@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
+from fashion_jax.data.carried import Column
 from fashion_jax.data.catalog import Catalog, Record, open_catalog
+from fashion_jax.data.photo_names import readable
 from fashion_jax.data.photos import BadPhoto, decode_photos
 from fashion_jax.data.schema import Schema
-from fashion_jax.data.tables import read_table
+from fashion_jax.search.attributes import CONFIDENCE, PHOTO, TITLE
 from fashion_jax.search.build import check_target
+from fashion_jax.search.columns import (
+    ExtraTable,
+    check_columns,
+    column_notes,
+    column_values,
+    kinds_of,
+    read_columns,
+    table_columns,
+)
 from fashion_jax.search.index import Index
 from fashion_jax.search.inputs import check_k
 from fashion_jax.search.storage import check_place
@@ -23,9 +34,7 @@ from fashion_jax.serving.predictor import Predictor
 from fashion_jax.serving.source import SourceRun
 from fashion_jax.system.errors import UserError
 
-CONFIDENCE = " confidence"  # `<head> confidence` is the column with the probability of the head's label
-TITLE = "title"
-_NAMED_COLUMNS = 20  # columns that an error names, at most
+PhotoName = tuple[int | str, str | None]  # a product, and one of its photos as the column "photo" names it
 
 
 def build_index(
@@ -40,15 +49,17 @@ def build_index(
     backend: str = "auto",
     batch: int = 1,
 ) -> Index:
-    """Embeds a catalogue and writes an index of it.
+    """Embeds all photos of a catalogue and writes an index of its products.
 
     Its columns are: the catalogue's labels (the model's prediction where a label is missing and the model has a head
-    for it); for each head `<name> confidence`, the probability that the model gives to that label; `title`; and the
-    columns of `table`. Mirrored photos are not used, because they would double the time.
+    for it); for each head `<name> confidence`, the probability that the model gives to that label; `title`; `photo`,
+    the name of the photo's file in the catalogue, or "row N" for bytes in a table; and the columns that the catalogue's
+    table carries along (`Catalog.carried`), and those of `table`.
+    Mirrored photos are not used, because they would double the time.
 
     Args:
         source: anything that `open_catalog` reads.
-        table: a table with an `id` column and more columns to filter by, such as price or stock.
+        table: a table with a column of ids and more columns to filter by, such as price or stock.
         schema: how to read the source's table; None for a known or inferred one.
         target_recall, backend, batch: as in `Index.build`.
 
@@ -61,9 +72,12 @@ def build_index(
     check_k(batch, "batch")
     run = SourceRun(model, source, folder / "products", schema=schema, progress=progress, flip=False)
     extra = _read_table(table, run.catalog, progress)
+    from_tables = table_columns(model, run.catalog, extra)
+    if progress:
+        print(*column_notes(from_tables, run.catalog, extra), sep="\n", end="\n" if from_tables else "")
     shards = open_shards(model, run)
     embedded = run_embedding(model, run, shards)
-    columns = describe(model, embedded, extra)
+    columns = describe(model, embedded, from_tables)
     index = Index.build(
         embedded.embeddings,
         embedded.ids,
@@ -75,14 +89,16 @@ def build_index(
         subspaces=model.subspaces,
         progress=progress,
     )
-    index.about.update(model=str(model.package.folder.resolve()), source=_resolve(source))
+    labels = list(dict.fromkeys([*(a.name for a in run.catalog.schema.attributes), *model.attributes]))
+    index.about.update(model=str(model.package.folder.resolve()), source=_resolve(source), labels=labels)
+    index.about["id_column"] = run.catalog.schema.id_column
     if run.catalog.schema.image_root:
         index.about["photos"] = run.catalog.schema.image_root
     index.save(folder)
     shards.remove()
     note = run.write_quarantine()
     if progress:
-        print(f"{folder}: {len(index):,} products; {note}")
+        print(f"{folder}: {count_products(len(index), index.num_photos)}; {note}")
     return index
 
 
@@ -97,6 +113,8 @@ def add_products(
 ) -> int:
     """Adds the products of a source to a saved index, or replaces those that are there; returns how many.
 
+    All photos of a product that is replaced are replaced.
+
     Raises:
         UserError: the index was made by another model, or bad input; the index is unchanged.
     """
@@ -104,50 +122,66 @@ def add_products(
     assert index.folder is not None
     run = SourceRun(model, source, index.folder / "products", schema=schema, progress=progress, flip=False)
     extra = _read_table(table, run.catalog, progress)
-    if extra is not None:
-        for name in extra.columns:
-            index.snapshot.attributes.column(str(name))  # its error says which column may be meant
+    from_tables = table_columns(model, run.catalog, extra)
+    theirs = list(extra.carried.columns.values()) if extra else []
+    of_extra = [name for name, column in from_tables.items() if column in theirs]
+    for name in of_extra:
+        index.snapshot.attributes.column(name)  # its error says which column may be meant
+    check_columns(index, from_tables, run.catalog)
+    if progress:
+        print(*column_notes(from_tables, run.catalog, extra), sep="\n", end="\n" if from_tables else "")
+        if lacking := [name for name in from_tables if name not in index.columns]:
+            print(f"left out, because the index has no such columns: {', '.join(lacking)}; index update adds columns")
     shards = open_shards(model, run)
     embedded = run_embedding(model, run, shards)
     # The index decides whether ids are texts, not this source.
     ids = embedded.text_ids if index.snapshot.ids.dtype.kind == "U" else embedded.ids
-    columns = describe(model, embedded, extra)
+    columns = describe(model, embedded, from_tables, kinds_of(index))
     known = {name: values for name, values in columns.items() if name in index.columns}
     if extra is not None:
-        _keep_values(index, ids, embedded.records, extra, known)
+        _keep_values(index, ids, embedded.records, extra, {name: known[name] for name in of_extra})
     index.upsert(ids, embedded.embeddings, known)
     shards.remove()
     note = run.write_quarantine()
+    added = len({record.id for record in embedded.records})
     if progress:
-        print(f"{index.folder}: {len(embedded.records):,} products added or replaced, {len(index):,} in all; {note}")
-    return len(embedded.records)
+        what, every = count_products(added, len(ids)), count_products(len(index), index.num_photos)
+        print(f"{index.folder}: {what} added or replaced, {every.replace(' products', '')} in all; {note}")
+    return added
 
 
-def _read_table(path: str | Path | None, catalog: Catalog, progress: bool) -> pd.DataFrame | None:
+def count_products(products: int, photos: int) -> str:
+    """Returns "12 products", with the number of photos where it is another."""
+    return f"{products:,} products" + (f" ({photos:,} photos)" if photos != products else "")
+
+
+def _read_table(path: str | Path | None, catalog: Catalog, progress: bool) -> ExtraTable | None:
     """Reads a table of more columns; UserError where it has none of the catalogue's products."""
     if path is None:
         return None
-    extra = read_columns(path)
-    there = sum(record.id in extra.index for record in catalog.records)
-    if not there:
-        ours, theirs = catalog.records[0].id, extra.index[0] if len(extra) else "none at all"
-        raise UserError(f"{path} has none of the catalogue's products: it has ids such as {theirs}, not {ours}")
-    if progress and there < len(catalog.records):
-        left = len(catalog.records) - there
-        print(f"{path}: {left:,} of {len(catalog.records):,} products are not in this table; they get empty values")
+    ids = dict.fromkeys(record.id for record in catalog.records)
+    extra = read_columns(path, ids, catalog.schema.id_column)
+    extra.check_some(ids, "the catalogue")
+    left = len(ids.keys() - set(extra.ids))
+    if progress and left:
+        print(f"{path}: {left:,} of {len(ids):,} products are not in this table; they get empty values")
     return extra
 
 
 def _keep_values(
-    index: Index, ids: np.ndarray, records: list[Record], extra: pd.DataFrame, columns: dict[str, list[Any]]
+    index: Index, ids: np.ndarray, records: list[Record], extra: ExtraTable, columns: dict[str, list[Any]]
 ) -> None:
-    """Fills in the values that the index has for products that the table does not name."""
+    """Fills in the values that the index has for products that the table does not name.
+
+    Args:
+        columns: those of the table.
+    """
+    named = set(extra.ids)
     for place, (name, record) in enumerate(zip(ids.tolist(), records, strict=True)):
-        if record.id not in extra.index and name in index:
+        if record.id not in named and name in index:
             row = index.attributes([name])[0]
-            for column in extra.columns:
-                if column in columns:
-                    columns[column][place] = row[column]
+            for column, values in columns.items():
+                values[place] = row[column]
 
 
 def check_model(index: Index, model: Predictor) -> None:
@@ -160,62 +194,115 @@ def check_model(index: Index, model: Predictor) -> None:
         )
 
 
-def describe(model: Predictor, embedded: Embedded, extra: pd.DataFrame | None = None) -> dict[str, list[Any]]:
-    """Returns the columns that `build_index` describes, with a value per product."""
+def describe(
+    model: Predictor, embedded: Embedded, from_tables: Mapping[str, Column], kinds: Mapping[str, str] | None = None
+) -> dict[str, list[Any]]:
+    """Returns the columns that `build_index` describes, with a value per photo.
+
+    A product without a label gets one for all its photos: the one to which the model gives the most probability.
+
+    Args:
+        from_tables: from `table_columns`.
+        kinds: of the columns of the index to which the products are added; None for a new index.
+    """
     records, schema = embedded.records, embedded.catalog.schema
-    columns: dict[str, list[Any]] = {TITLE: [record.title or None for record in records]}
+    ids = [record.id for record in records]
+    names = name_photos(embedded.catalog)
+    columns: dict[str, list[Any]] = {
+        TITLE: _fill(ids, [record.title or None for record in records]),
+        PHOTO: [names[record.number] for record in records],
+    }
     for place, attribute in enumerate(schema.attributes):
         columns[attribute.name] = [r.labels[place] if place < len(r.labels) else None for r in records]
     for head in model.attributes:
-        names = model.classes[head]
-        predicted = [names[number] for number in embedded.labels[head]]
+        classes = model.classes[head]
         given = columns.get(head, [None] * len(records))
-        columns[head] = [label or guess for label, guess in zip(given, predicted, strict=True)]
-        columns[head + CONFIDENCE] = embedded.confidences[head].astype(np.float64).round(4).tolist()
-    if extra is not None:
-        rows = extra.reindex([record.id for record in records])
-        for name in rows.columns:
-            columns[str(name)] = [None if pd.isna(value) else value for value in rows[name].tolist()]
+        # The confidences are those of the labels given, or else of the predicted ones.
+        labels = [label or classes[number] for label, number in zip(given, embedded.labels[head], strict=True)]
+        sure = embedded.confidences[head].astype(np.float64)
+        columns[head], of_product = _label_products(ids, _fill(ids, given), labels, sure)
+        columns[head + CONFIDENCE] = of_product.round(4).tolist()
+    for name, column in from_tables.items():
+        columns[name] = column_values(column, ids, (kinds or {}).get(name, ""))
     return columns
 
 
-def read_columns(path: str | Path) -> pd.DataFrame:
-    """Reads a table with an `id` column. A column of which every text is a number becomes numbers.
+def _fill(ids: list[str], values: list[Any]) -> list[Any]:
+    """Gives photos without a value the first value of their product."""
+    known: dict[str, Any] = {}
+    for name, value in zip(ids, values, strict=True):
+        if value is not None:
+            known.setdefault(name, value)
+    return [known.get(name) if value is None else value for name, value in zip(ids, values, strict=True)]
 
-    Raises:
-        UserError: it cannot be read, has no `id`, or an id twice.
+
+def _label_products(
+    ids: list[str], given: list[str | None], labels: list[str], confidences: np.ndarray
+) -> tuple[list[str], np.ndarray]:
+    """Chooses one label for each product that has none.
+
+    Args:
+        ids: of the photos' products.
+        given: the products' own labels.
+        labels: of each photo, its own or the predicted one.
+        confidences: float64 (n,) of `labels`.
+
+    Returns:
+        The labels, and their confidences. That of a chosen label is the mean over the product's photos, a photo with
+        another label counting 0. A label that came from another photo of the product has NaN.
     """
-    try:
-        frame = read_table(str(path), Path(path).read_bytes()).frame
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
-    if "id" not in frame.columns:
-        raise UserError(f"{path} has no column 'id'; it has: {', '.join(map(str, frame.columns[:_NAMED_COLUMNS]))}")
-    frame = frame.set_index(frame["id"].astype(str).str.strip()).drop(columns="id")
-    if frame.index.has_duplicates:
-        raise UserError(f"{path} has the id {frame.index[frame.index.duplicated()][0]!r} twice")
-    for name in frame.columns:
-        texts = frame[name].astype(str).str.strip().replace("", None)
-        numbers = pd.to_numeric(texts, errors="coerce")
-        truths = texts.str.lower().map({"true": 1.0, "false": 0.0, "yes": 1.0, "no": 0.0})
-        if (numbers.notna() == texts.notna()).all():
-            frame[name] = numbers
-        elif (truths.notna() == texts.notna()).all():
-            frame[name] = truths
+    votes: dict[str, Counter[str]] = defaultdict(Counter)
+    photos = Counter(ids)
+    for name, own, label, confidence in zip(ids, given, labels, confidences.tolist(), strict=True):
+        if own is None:
+            votes[name][label] += confidence
+    chosen, sure = list(labels), confidences.copy()
+    for place, (name, own) in enumerate(zip(ids, given, strict=True)):
+        if own is None:
+            chosen[place], total = votes[name].most_common(1)[0]
+            sure[place] = total / photos[name]
+        elif own != labels[place]:
+            chosen[place], sure[place] = own, np.nan
+    return chosen, sure
+
+
+def name_photos(catalog: Catalog) -> dict[int, str]:
+    """Returns record number -> name of its photo: the file's name in the catalogue, or "row N" for bytes."""
+    names, rows = {}, Counter[int]()
+    for record in catalog.records:
+        if isinstance(record.photo, str):
+            names[record.number] = readable(record.photo)
         else:
-            frame[name] = texts
-    return frame
+            rows[record.row] += 1
+            again = f", photo {rows[record.row]}" if rows[record.row] > 1 else ""
+            names[record.number] = f"row {record.row}{again}"
+    return names
 
 
-def read_photos(catalog: Catalog, ids: Sequence[int | str], model: Predictor) -> dict[int | str, np.ndarray | None]:
-    """Returns products' photos as the model sees them; None where a photo cannot be read."""
-    by_name = {record.id: record for record in catalog.records}
-    wanted = {by_name[str(name)].number: name for name in ids if str(name) in by_name}
-    found: dict[int | str, np.ndarray | None] = dict.fromkeys(ids)
-    chosen = [record for record in catalog.records if record.number in wanted]
-    for record, photo in decode_photos(model.decode, catalog.iter_photos(chosen)):
-        if not isinstance(photo, BadPhoto):
-            found[wanted[record.number]] = photo
+def read_photos(catalog: Catalog, wanted: Iterable[PhotoName], model: Predictor) -> dict[PhotoName, np.ndarray | None]:
+    """Returns photos as the model sees them; None where a photo cannot be read.
+
+    Args:
+        wanted: product and photo. A photo that the catalogue has not (it may lie in another folder now) is looked for
+            by its base name; else, and for None, the product's first photo is taken.
+    """
+    found: dict[PhotoName, np.ndarray | None] = dict.fromkeys(wanted)
+    products = {str(name) for name, _ in found}
+    records: dict[str, list[Record]] = defaultdict(list)
+    for record in catalog.records:
+        if record.id in products:
+            records[record.id].append(record)
+    names, chosen = name_photos(catalog), dict[int, list[PhotoName]]()
+    for key in found:
+        product, photo = str(key[0]), key[1] or ""
+        if ours := records[product]:
+            same = [r for r in ours if names[r.number] == photo]
+            alike = [r for r in ours if posixpath.basename(names[r.number]) == posixpath.basename(photo)]
+            chosen.setdefault((same or alike or ours)[0].number, []).append(key)
+    photos = [record for record in catalog.records if record.number in chosen]
+    for record, image in decode_photos(model.decode, catalog.iter_photos(photos)):
+        if not isinstance(image, BadPhoto):
+            found.update(dict.fromkeys(chosen[record.number], image))
     return found
 
 

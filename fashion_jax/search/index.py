@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from fashion_jax.search import storage
-from fashion_jax.search.attributes import Scalar, make_table
+from fashion_jax.search.attributes import PHOTO, Scalar, make_table
 from fashion_jax.search.build import build_base, check_target
 from fashion_jax.search.inputs import as_list, check_ids, check_k, check_vectors
 from fashion_jax.search.planner import Health, measure_health
@@ -23,14 +23,19 @@ from fashion_jax.search.snapshot import (
     Update,
     Updater,
     drop_dead_additions,
+    find_first_photos,
     has_many_dead_additions,
+    photo_starts,
     replace_base,
+    sort_by_product,
 )
 from fashion_jax.system.errors import UserError
 
 
 class Index(contextlib.AbstractContextManager["Index"]):
-    """Products' vectors with their ids and attributes.
+    """Products with their ids, the vectors of their photos, and attributes.
+
+    A product has one photo or several. Where a sentence speaks of rows, a row is a photo.
 
     One thread or process at a time changes the index; any number search it. Each search sees one whole version. An
     index that was saved or loaded keeps every change in a journal on the disk, so that a crash loses none.
@@ -60,10 +65,13 @@ class Index(contextlib.AbstractContextManager["Index"]):
         """Builds an index.
 
         Args:
-            embeddings: real numbers (n, features), of any length; at least one row.
-            ids: n integers of at least 0, or n texts; each once.
-            attributes: columns to filter and group by: a DataFrame, or a mapping from names to n values each.
-            target_recall: mean share of the true nearest products that a search finds, in (0, 1]. It is met on a
+            embeddings: real numbers (n, features), of any length; at least one row. A row is a photo.
+            ids: of the photos' products, n integers of at least 0, or n texts. Rows with the same id are photos of
+                one product.
+            attributes: columns to filter and group by: a DataFrame, or a mapping from names to n values each. The
+                column "photo" names the photos. A column holds texts, numbers, booleans or dates (`datetime.date` or
+                `datetime`).
+            target_recall: mean share of the true nearest photos that a search finds, in (0, 1]. It is met on a
                 sample of the rows, with a margin for the sample's error.
             backend: "exact", "scann", or "auto", which chooses by size, batch and device.
             batch: typical number of queries in one search; it decides between ScaNN and an accelerator.
@@ -76,13 +84,16 @@ class Index(contextlib.AbstractContextManager["Index"]):
         vectors = check_vectors(embeddings, None, "embeddings")
         if not len(vectors):
             raise UserError("an index needs at least one product")
-        names = check_ids(ids, len(vectors))
+        names = check_ids(ids, len(vectors), repeats=True)
         table = make_table(attributes, len(vectors))
+        if (order := sort_by_product(names)) is not None:
+            names, vectors, table = names[order], vectors[order], table.take(order)
         check_target(target_recall, backend)
         parts, batch = check_subspaces(subspaces, vectors.shape[1]), check_k(batch, "batch")
         base = build_base(vectors, float(target_recall), backend, batch=batch, progress=progress)
-        every = np.ones(len(names), bool)
-        snapshot = Snapshot(1, names, every, len(names), base, base.vectors[:0], table)
+        every, products = np.ones(len(names), bool), len(photo_starts(names))
+        first = None if order is None else find_first_photos(names, every, len(names))
+        snapshot = Snapshot(1, names, every, len(names), products, base, base.vectors[:0], table, first)
         settings = {"model": str(model), "backend": backend, "batch": batch, "subspaces": parts, "about": {}}
         return cls(snapshot, settings)
 
@@ -107,14 +118,16 @@ class Index(contextlib.AbstractContextManager["Index"]):
         exclude: Any = None,
         weights: Mapping[str, float] | None = None,
     ) -> Hits:
-        """Finds the nearest products by cosine similarity.
+        """Finds the nearest products by cosine similarity. A product is found once, by its nearest photo.
 
         Args:
             queries: (num_queries, features), or one (features,); of any length.
             k: products per query, in [1, len(index)].
             where: a filter such as "gender == 'Women' and baseColour in ['Red', 'Maroon']"; `search.where` describes
-                the language. A filter never reduces the number of results: if ten products match, you get ten.
-            group_by: a column; of products with equal values only the nearest is returned.
+                the language. A filter never reduces the number of results: if ten products match, you get ten. Where
+                the photos of a product differ in a column, only the photos that pass are looked at.
+            group_by: a column; of products with equal values only the nearest is returned. The value of a product is
+                that of its nearest photo.
             diversity: in [0, 1]; above 0, a product that is too similar to a better one is passed over (maximal
                 marginal relevance).
             min_score: cosine similarity below which nothing is returned; with weights, to the weighted query.
@@ -135,11 +148,13 @@ class Index(contextlib.AbstractContextManager["Index"]):
     def upsert(self, ids: Any, embeddings: Any, attributes: Any = None) -> None:
         """Adds products, or replaces products with the same ids: all of them in one step, or none.
 
+        All photos of a replaced product are replaced.
+
         Args:
-            ids: as in `build`; each once.
+            ids: as in `build`.
             embeddings: (n, features).
             attributes: as in `build`; only columns that the index has. For a column that is not given, a replaced
-                product keeps its value, and a new product has none.
+                product keeps the value of its first photo, and a new product has none. Names of photos are not kept.
 
         Raises:
             UserError: bad input, another process is writing, or the disk cannot be written; the index is unchanged.
@@ -147,14 +162,44 @@ class Index(contextlib.AbstractContextManager["Index"]):
         with self._lock:
             updater, snapshot = self._begin_change()
             vectors = check_vectors(embeddings, snapshot.width, "embeddings", copy=False)
-            names = check_ids(ids, len(vectors), snapshot.ids.dtype.kind)
+            names = check_ids(ids, len(vectors), snapshot.ids.dtype.kind, repeats=True)
             given = make_table(attributes, len(names))
+            if (order := sort_by_product(names)) is not None:
+                names, vectors, given = names[order], vectors[order], given.take(order)
             table = updater.complete(snapshot, names, given)
             if len(names):
                 self._commit(Update(False, names, vectors, table.to_lists()))
 
+    def update(self, ids: Any, attributes: Any) -> None:
+        """Changes attributes of products, without their photos: all of them in one step, or none.
+
+        All photos of a product get the values. Other columns, and other products, keep theirs.
+
+        Args:
+            ids: each once.
+            attributes: as in `build`, with a value for each id; None removes a value. A column that the index lacks is
+                added, and is empty for other products. A column becomes one of another kind (numbers in place of
+                texts) only if all products are given.
+
+        Raises:
+            KeyError: a product is not there.
+            UserError: bad input, a column of another kind, another process is writing, or the disk cannot be written.
+                The index is unchanged after every error.
+        """
+        with self._lock:
+            _, snapshot = self._begin_change()
+            names = check_ids(ids, None, snapshot.ids.dtype.kind)
+            given = make_table(attributes, len(names))
+            if PHOTO in given.names and snapshot.has_several_photos:
+                raise UserError(f"the column {PHOTO!r} names each photo, and update changes products; use upsert")
+            snapshot.find(names.tolist())
+            kinds = snapshot.attributes.choose_kinds(given, whole=len(names) == snapshot.num_products)
+            if len(names) and kinds:
+                columns = snapshot.attributes.with_kinds(kinds).select(kinds).conform(given)
+                self._commit(Update(False, names, None, columns.to_lists(), kinds))
+
     def delete(self, ids: Any) -> None:
-        """Removes products, all of them in one step. KeyError where one is not there; then none is removed."""
+        """Removes products with all their photos in one step. KeyError where one is not there; then none is removed."""
         with self._lock:
             _, snapshot = self._begin_change()
             names = check_ids(ids, None, snapshot.ids.dtype.kind)
@@ -237,12 +282,18 @@ class Index(contextlib.AbstractContextManager["Index"]):
         self.close()
 
     def vectors(self, ids: Any) -> Float32[np.ndarray, "n dim"]:
-        """Returns the stored vectors of products, of length 1; KeyError where one is not there."""
+        """Returns a vector of length 1 for each product: the mean direction of its photos.
+
+        For a product with one photo that is the photo's vector. KeyError where a product is not there.
+        """
         snapshot = self._snapshot
-        return snapshot.vectors(snapshot.find(as_list(ids)))
+        return snapshot.product_vectors(snapshot.find(as_list(ids)))
 
     def attributes(self, ids: Any) -> list[dict[str, Scalar]]:
-        """Returns the attributes of products, None where one is missing; KeyError where a product is not there."""
+        """Returns the attributes of products (of their first photos), None where one is missing.
+
+        KeyError where a product is not there.
+        """
         snapshot = self._snapshot
         return [snapshot.attributes.row(row) for row in snapshot.find(as_list(ids)).tolist()]
 
@@ -253,6 +304,11 @@ class Index(contextlib.AbstractContextManager["Index"]):
             return False
 
     def __len__(self) -> int:
+        return self._snapshot.num_products
+
+    @property
+    def num_photos(self) -> int:
+        """The number of photos of all products."""
         return self._snapshot.num_live
 
     @property
@@ -262,9 +318,11 @@ class Index(contextlib.AbstractContextManager["Index"]):
 
     @property
     def ids(self) -> np.ndarray:
-        """The products' ids, in the order in which they were added."""
+        """The products' ids, each once, in the order in which they were added."""
         snapshot = self._snapshot
-        return snapshot.ids[snapshot.live]
+        if not snapshot.has_several_photos:
+            return snapshot.ids[snapshot.live]
+        return snapshot.ids[snapshot.live & (snapshot.first == np.arange(len(snapshot.ids)))]
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -71,16 +71,18 @@ def check_unit(vectors: Float32[np.ndarray, "n dim"]) -> None:
         raise UserError(f"row {strange[0]} of the vectors is not of length 1")
 
 
-def check_ids(ids: Any, count: int | None = None, kind: str | None = None) -> np.ndarray:
-    """Returns product ids as int64, or as texts, each once.
+def check_ids(ids: Any, count: int | None = None, kind: str | None = None, *, repeats: bool = False) -> np.ndarray:
+    """Returns product ids as int64, or as texts.
 
     Args:
         ids: integers from 0 on, or texts that are not empty; all of one kind.
         count: how many there must be; None for any.
         kind: of the ids that the index has, "i" or "U"; None for either.
+        repeats: whether an id may come several times.
 
     Raises:
-        UserError: another number of ids, mixed kinds, an id twice, negative or empty, or of the other kind.
+        UserError: another number of ids, mixed kinds, an id twice without `repeats`, negative or empty, or of the
+            other kind.
     """
     ids = np.asarray(ids) if hasattr(ids, "__array__") else as_list(ids)
     try:
@@ -117,9 +119,11 @@ def check_ids(ids: Any, count: int | None = None, kind: str | None = None) -> np
         if len(array) and (array.min() < 0 or array.max() > np.iinfo(np.int64).max):
             raise UserError("ids must be integers from 0 to 2**63 - 1; -1 stands for no product")
         array = array.astype(np.int64)
+    if repeats:
+        return array
     values, counts = np.unique(array, return_counts=True)
     if len(values) < len(array):
-        raise UserError(f"the id {values[counts > 1][0]} is given {counts.max()} times; each product has one vector")
+        raise UserError(f"the id {values[counts > 1][0]} is given {counts.max()} times; give each id once")
     return array
 
 

@@ -18,6 +18,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from fashion_jax.search.attributes import KINDS
 from fashion_jax.search.inputs import check_ids, check_unit
 from fashion_jax.search.snapshot import Update
 from fashion_jax.system.errors import UserError
@@ -35,6 +36,7 @@ def append_update(file: BinaryIO, update: Update) -> None:
             "ids": update.ids.tolist(),
             "width": 0 if update.vectors is None else update.vectors.shape[1],
             "columns": update.columns,
+            **({} if update.kinds is None else {"kinds": update.kinds}),
         },
         ensure_ascii=False,
     ).encode()
@@ -124,7 +126,8 @@ def _parse(header: bytes, payload: bytes, path: Path) -> Update:
         given = values["ids"]
         if not isinstance(given, list) or not given or not isinstance(values["deletes"], bool):
             raise ValueError("header")
-        ids = check_ids(given)
+        kinds = values.get("kinds")
+        ids = check_ids(given, repeats=not values["deletes"] and kinds is None)
         if values["deletes"]:
             return Update(True, ids)
         columns = values["columns"]
@@ -132,6 +135,10 @@ def _parse(header: bytes, payload: bytes, path: Path) -> Update:
             isinstance(c, list) and len(c) == len(ids) for c in columns.values()
         ):
             raise ValueError("columns")
+        if kinds is not None:
+            if not isinstance(kinds, dict) or not kinds or any(kind not in KINDS for kind in kinds.values()):
+                raise ValueError("kinds")
+            return Update(False, ids, None, columns, kinds)
         vectors = np.frombuffer(payload, "<f4").astype(np.float32).reshape(len(ids), values["width"])
         check_unit(vectors)
         return Update(False, ids, vectors, columns)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,18 +26,31 @@ _MOST_FETCHED = 4_096  # candidates per query in which groups are looked for, be
 _LARGEST_WEIGHT = 1e6
 _LARGEST_SCORE = 1e30
 
+Groups = Int64[np.ndarray, " n"]
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Hits:
     """The neighbours of some queries, best first."""
 
-    ids: np.ndarray  # (queries, k), -1 (an empty text where ids are texts) where there are fewer
-    scores: Float32[np.ndarray, "queries k"]  # cosine similarity in [-1, 1], -inf where there are fewer
+    # (queries, k), each product once; -1 (an empty text where ids are texts) where there are fewer
+    ids: np.ndarray
+    # cosine similarity of the product's nearest photo, in [-1, 1], -inf where there are fewer
+    scores: Float32[np.ndarray, "queries k"]
     _table: AttributeTable = field(repr=False)  # of the version that was searched
     _positions: Int64[np.ndarray, "queries k"] = field(repr=False)  # rows of the table, -1 where there are fewer
 
+    _first: Int64[np.ndarray, " n"] | None = field(default=None, repr=False)  # `Snapshot.first`
+
+    @property
+    def photos(self) -> Int64[np.ndarray, "queries k"]:
+        """The photo of each product that matched: its place among the product's photos, from 0; -1 where no hit is."""
+        if self._first is None:
+            return np.where(self._positions < 0, -1, 0)
+        return np.where(self._positions < 0, -1, self._positions - self._first[self._positions])
+
     def attributes(self, query: int = 0) -> list[dict[str, Scalar]]:
-        """Returns the attributes of one query's hits, best first, in the version that was searched."""
+        """Returns the attributes of one query's hits (of the photos that matched), in the version that was searched."""
         return [self._table.row(row) for row in self._positions[query].tolist() if row >= 0]
 
     def __len__(self) -> int:
@@ -66,7 +79,7 @@ class Refinement:
 
 
 def find(snapshot: Snapshot, queries: Queries, k: int, refinement: Refinement) -> Hits:
-    """Returns the hits of each query, best first.
+    """Returns the hits of each query, best first. A product is a hit once, by its nearest photo.
 
     Args:
         queries: finite, of length 1.
@@ -77,36 +90,43 @@ def find(snapshot: Snapshot, queries: Queries, k: int, refinement: Refinement) -
     """
     if not len(queries):
         raise UserError("there is no query: queries must have at least one row")
-    if k.__class__ is not int or not 1 <= k <= snapshot.num_live:
-        k = check_neighbours(k, snapshot.num_live)
-    if refinement.is_empty:
+    if k.__class__ is not int or not 1 <= k <= snapshot.num_products:
+        k = check_neighbours(k, snapshot.num_products)
+    if refinement.is_empty and not snapshot.has_several_photos:
         scores, positions = nearest(snapshot, queries, k, None if snapshot.is_plain else snapshot.select(None))
     else:
         scores, positions = _refine(snapshot, queries, k, refinement)
     ids = snapshot.ids.take(positions)
     if lacks_rows(positions):
         ids[positions < 0] = snapshot.no_id
-    return Hits(ids, scores, snapshot.attributes, positions)
+    return Hits(ids, scores, snapshot.attributes, positions, snapshot.first)
 
 
 def _refine(snapshot: Snapshot, queries: Queries, k: int, asked: Refinement) -> tuple[Scores, Positions]:
     diversity, lowest = _check_number(asked.diversity, 0, 1, "diversity"), None
     if asked.min_score is not None:
         lowest = _check_number(asked.min_score, -math.inf, _LARGEST_SCORE, "min_score, a cosine similarity,")
-    groups = None if asked.group_by is None else snapshot.attributes.groups(asked.group_by)
+    # A hit is the best row of its product, and then the best of its group.
+    groups = [snapshot.first] if snapshot.has_several_photos and snapshot.first is not None else []
+    if asked.group_by is not None:
+        groups.append(snapshot.attributes.groups(asked.group_by))
     plain = asked.where is None and snapshot.is_plain and not asked.exact
     selection = None if plain else snapshot.select(asked.where)
-    excluded = snapshot.ids[:0]
+    excluded, num_excluded = snapshot.ids[:0], 0
     if asked.exclude is not None:
         excluded = check_ids(asked.exclude, None, snapshot.ids.dtype.kind)
-    if len(excluded) > _FEW_EXCLUDED:
+        num_excluded = len(excluded)
+        if snapshot.has_several_photos:
+            there = snapshot.locate(excluded.tolist())
+            num_excluded = len(snapshot.photo_rows(there[there >= 0]))
+    if num_excluded > _FEW_EXCLUDED:
         mask = (snapshot.live if selection is None else selection.mask) & ~np.isin(snapshot.ids, excluded)
-        selection, excluded = Selection(mask, snapshot.base.count), excluded[:0]
+        selection, excluded, num_excluded = Selection(mask, snapshot.base.count), excluded[:0], 0
     available = snapshot.num_live if selection is None else selection.count
     pool = max(_LEAST_POOL, _POOL_PER_PICK * k) if diversity else k
     pool = max(k, min(pool, available))
-    rows = _Rows(snapshot, selection, excluded, available, asked.exact)
-    scores, positions = rows.nearest(queries, pool) if groups is None else rows.nearest_groups(queries, pool, groups)
+    rows = _Rows(snapshot, selection, excluded, num_excluded, available, asked.exact)
+    scores, positions = rows.nearest_groups(queries, pool, groups) if groups else rows.nearest(queries, pool)
     if lowest is not None:
         below = scores < lowest
         scores, positions = np.where(below, np.float32(-np.inf), scores), np.where(below, -1, positions)
@@ -127,14 +147,15 @@ class _Rows:
 
     snapshot: Snapshot
     selection: Selection | None
-    excluded: np.ndarray
+    excluded: np.ndarray  # ids
+    num_excluded: int  # rows that these have
     available: int
     exact: bool
 
     def nearest(self, queries: Queries, k: int) -> tuple[Scores, Positions]:
         """Returns the k nearest rows of each query."""
         snapshot, excluded = self.snapshot, self.excluded
-        fetch = min(k + len(excluded), snapshot.num_live) if len(excluded) else k
+        fetch = min(k + self.num_excluded, snapshot.num_live) if len(excluded) else k
         scores, positions = nearest(snapshot, queries, fetch, self.selection, exact=self.exact)
         if not len(excluded):
             return scores, positions
@@ -146,14 +167,15 @@ class _Rows:
         lacking = ((0, 0), (0, k - scores.shape[1]))
         return np.pad(scores, lacking, constant_values=-np.inf), np.pad(positions, lacking, constant_values=-1)
 
-    def nearest_groups(self, queries: Queries, k: int, groups: Int64[np.ndarray, " n"]) -> tuple[Scores, Positions]:
-        """Returns the best row of each of the k best groups.
+    def nearest_groups(self, queries: Queries, k: int, groups: Sequence[Groups]) -> tuple[Scores, Positions]:
+        """Returns the best row of each of the k best groups, as `first_of_groups` says.
 
         Fetches more and more rows until every query has k groups; where that takes too many, fetches all.
         """
+        photos = math.ceil(k * self.snapshot.num_live / max(1, self.snapshot.num_products))
         scores = np.full((len(queries), k), -np.inf, np.float32)
         positions = np.full((len(queries), k), -1, np.int64)
-        open_queries, fetch = np.arange(len(queries)), 2 * k
+        open_queries, fetch = np.arange(len(queries)), k + photos
         while len(open_queries) and fetch <= _MOST_FETCHED:
             fetch = max(1, min(fetch, self.available))
             best, rows, counts = first_of_groups(*self.nearest(queries[open_queries], fetch), groups, k)
@@ -169,14 +191,14 @@ class _Rows:
 
 
 def first_of_groups(
-    scores: Float32[np.ndarray, "q m"], positions: Int64[np.ndarray, "q m"], groups: Int64[np.ndarray, " n"], k: int
+    scores: Float32[np.ndarray, "q m"], positions: Int64[np.ndarray, "q m"], groups: Sequence[Groups], k: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Keeps the best row of each group.
+    """Keeps the best row of each group. With several groupings, those of the second are formed of the rows kept.
 
     Args:
         scores: best first, -inf where there is none.
         positions: of the rows, -1 where there is none.
-        groups: a number per row, the same within a group.
+        groups: of each grouping a number per row, the same within a group.
         k: groups kept per query at most.
 
     Returns:
@@ -186,13 +208,14 @@ def first_of_groups(
     kept_positions = np.full((len(scores), k), -1, np.int64)
     counts = np.zeros(len(scores), np.int64)
     for query in range(len(scores)):
-        there = positions[query] >= 0
-        rows = positions[query][there]
-        _, first = np.unique(groups[rows], return_index=True)
-        chosen = np.sort(first)[:k]
+        chosen = np.flatnonzero(positions[query] >= 0)
+        for numbers in groups:
+            _, first = np.unique(numbers[positions[query, chosen]], return_index=True)
+            chosen = chosen[np.sort(first)]
+        chosen = chosen[:k]
         counts[query] = len(chosen)
-        kept_scores[query, : len(chosen)] = scores[query][there][chosen]
-        kept_positions[query, : len(chosen)] = rows[chosen]
+        kept_scores[query, : len(chosen)] = scores[query, chosen]
+        kept_positions[query, : len(chosen)] = positions[query, chosen]
     return kept_scores, kept_positions, counts
 
 

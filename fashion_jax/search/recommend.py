@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
-from fashion_jax.search.attributes import MISSING, Scalar, TextColumn
-from fashion_jax.search.gallery import CONFIDENCE
+from fashion_jax.search.attributes import CONFIDENCE, KINDS, MISSING, PHOTO, Scalar, TextColumn
 from fashion_jax.search.index import Index
 from fashion_jax.search.inputs import check_k, check_vectors
-from fashion_jax.search.query import Hits
+from fashion_jax.search.query import Hits, first_of_groups
 from fashion_jax.search.snapshot import Snapshot
 from fashion_jax.search.where import parse_where
 from fashion_jax.system.errors import UserError, nearest
@@ -31,7 +30,8 @@ class Recommendation:
     score: float  # the rank follows it; higher is better
     agrees: tuple[str, ...]  # columns in which the product has the wanted value
     differs: dict[str, Scalar]  # column -> the product's value, where another value was wanted
-    attributes: dict[str, Scalar]  # all columns of the product, as they were when it was found
+    attributes: dict[str, Scalar]  # all columns of the photo that matched, as they were when it was found
+    photo: str | None  # the name of the photo that matched; None where the index has no names of photos
 
 
 def similar(
@@ -99,7 +99,7 @@ def by_attributes(
 
     Products with all wanted values are ranked by the mean of two numbers: the geometric mean of the probabilities that
     the model gives to these labels (1 for a column that is no head's, and for a label that the head does not know), and
-    the similarity to the mean vector of all these products.
+    the similarity to the mean vector of all photos of these products. A product is ranked by its best photo.
 
     Args:
         wanted: column -> value; at least one.
@@ -128,12 +128,12 @@ def by_attributes(
     likeness = snapshot.vectors(rows) @ unit(prototype[None])[0]
     scores = _CONFIDENCE_WEIGHT * np.exp(logs / len(wanted)) + (1 - _CONFIDENCE_WEIGHT) * likeness
     order = np.argsort(-scores, kind="stable")
+    groups = [] if snapshot.first is None else [snapshot.first]
     if group_by is not None:
-        _, first = np.unique(snapshot.attributes.groups(group_by)[rows[order]], return_index=True)
-        order = order[np.sort(first)]
-    order = order[:k]
-    chosen = rows[order]
-    hits = Hits(snapshot.ids[chosen][None], scores[order][None].astype(np.float32), snapshot.attributes, chosen[None])
+        groups.append(snapshot.attributes.groups(group_by))
+    best, chosen, _ = first_of_groups(scores[order][None].astype(np.float32), rows[order][None], groups, k)
+    chosen = chosen[:, : np.count_nonzero(chosen >= 0)]
+    hits = Hits(snapshot.ids[chosen], best[:, : chosen.shape[1]], snapshot.attributes, chosen, snapshot.first)
     return explain(hits, wanted)
 
 
@@ -151,7 +151,10 @@ def explain(hits: Hits, wanted: Mapping[str, Scalar]) -> list[Recommendation]:
         asked = {column: value for column, value in wanted.items() if value is not None and column in row}
         agrees = tuple(column for column, value in asked.items() if row[column] == value)
         differs = {column: row[column] for column, value in asked.items() if row[column] != value}
-        found.append(Recommendation(name, float(score), agrees, differs, row))
+        photo = row.get(PHOTO)
+        found.append(
+            Recommendation(name, float(score), agrees, differs, row, photo if isinstance(photo, str) else None)
+        )
     return found
 
 
@@ -164,7 +167,7 @@ def one_query(queries: Any) -> Float32[np.ndarray, "1 dim"]:
 
 
 def _prototype(snapshot: Snapshot, wanted: Mapping[str, Scalar]) -> Float32[np.ndarray, " dim"] | None:
-    """Returns the mean vector of the live products that have all of these values; None where there are none."""
+    """Returns the mean vector of the photos of the products that have all of these values; None without products."""
     rows = np.flatnonzero(snapshot.select(_filter(wanted, None)).mask)
     return snapshot.vectors(rows).mean(0) if len(rows) else None
 
@@ -172,7 +175,9 @@ def _prototype(snapshot: Snapshot, wanted: Mapping[str, Scalar]) -> Float32[np.n
 def _check_value(snapshot: Snapshot, name: str, value: str) -> None:
     column = snapshot.attributes.column(name)
     if not isinstance(column, TextColumn):
-        raise UserError(f'the column {name!r} holds numbers; ask for it with a filter, such as --where "{name} < 3"')
+        how = {"date": "> '2026-01-31'", "boolean": "== true"}.get(column.kind, "< 3")
+        what = KINDS[column.kind]
+        raise UserError(f'the column {name!r} holds {what}; ask for it with a filter, such as --where "{name} {how}"')
     live = column.codes[snapshot.live]
     known = [column.vocabulary[code] for code in np.unique(live) if code != MISSING]
     if value not in known:

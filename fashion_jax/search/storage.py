@@ -31,7 +31,7 @@ from fashion_jax.search.inputs import check_ids, check_unit
 from fashion_jax.search.journal import append_update, read_updates
 from fashion_jax.search.query import check_subspaces
 from fashion_jax.search.scann import OperatingPoint, ScannSearcher
-from fashion_jax.search.snapshot import Base, Snapshot, Update
+from fashion_jax.search.snapshot import Base, Snapshot, Update, all_fit, find_first_photos
 from fashion_jax.search.tuning import Sample, retime
 from fashion_jax.system import files
 from fashion_jax.system.errors import UserError
@@ -97,7 +97,7 @@ class SavedIndex:
         path = self._journal_path
         try:
             updates, self._read, self.warning = read_updates(path, self._applied)
-            if all(update.fits(snapshot) for update in updates):
+            if all_fit(snapshot, updates):
                 return updates
         except UserError:
             raise
@@ -193,7 +193,7 @@ def write_index(folder: Path, snapshot: Snapshot, settings: dict[str, Any]) -> s
         "generation": name,
         "version": snapshot.version,
         "rows": len(snapshot.ids),
-        "products": snapshot.num_live,
+        "products": snapshot.num_products,
         "dim": base.vectors.shape[1],
         "base": {
             "rows": base.count,
@@ -329,8 +329,14 @@ def _read(folder: Path, manifest: dict[str, Any]) -> tuple[Snapshot, dict[str, A
         if not 0 < count <= rows:
             raise ValueError(f"{count} of its {rows} rows are indexed")
         base = _read_base(place, manifest, vectors[:count])
-        snapshot = Snapshot(version, ids, live, int(live.sum()), base, vectors[count:], table)
-        _check_snapshot(snapshot)
+        first = find_first_photos(ids, live, count)
+        starts = first == np.arange(rows)
+        num_live, products = int(live.sum()), int((live & starts).sum())
+        several = first if products < num_live else None
+        snapshot = Snapshot(version, ids, live, num_live, products, base, vectors[count:], table, several)
+        _check_snapshot(snapshot, starts)
+        if manifest["products"] != products:
+            raise ValueError(f"it has {products} products, not {manifest['products']!r}")
         if manifest["base"]["machine"] != machine_name():
             snapshot = replace(snapshot, base=_measure_again(base))
         return snapshot, settings, manifest["generation"]
@@ -458,13 +464,17 @@ def _check_scann(folder: Path, vectors: np.ndarray, leaves: int) -> None:
             raise UserError("ScaNN's partitions are not the index's")
 
 
-def _check_snapshot(snapshot: Snapshot) -> None:
-    """Raises UserError where parts of a snapshot do not fit each other, or hold what no index holds."""
+def _check_snapshot(snapshot: Snapshot, starts: np.ndarray) -> None:
+    """Raises UserError where parts of a snapshot do not fit each other, or hold what no index holds.
+
+    Args:
+        starts: bool (rows,), whether a row is the first of its product.
+    """
     base = snapshot.base
     check_unit(base.vectors)
     check_unit(snapshot.added)
-    check_ids(snapshot.ids[snapshot.live])
-    check_ids(snapshot.ids[: base.count])
+    check_ids(snapshot.ids[snapshot.live & starts])
+    check_ids(snapshot.ids[: base.count][starts[: base.count]])
     if not 0 < base.target_recall <= 1:
         raise UserError("its recall is not in (0, 1]")
     for point in base.points:

@@ -7,16 +7,19 @@ A filter is an expression by this grammar:
     negation    = "not" negation | "(" expression ")" | comparison
     comparison  = column ("==" | "!=" | "<" | "<=" | ">" | ">=") literal
                 | column [ "not" ] "in" "[" [ literal { "," literal } ] "]"
-    literal     = text in quotes | number | "true" | "false" | "none"
+    literal     = text in quotes | number | "true" | "false" | "yes" | "no" | "none"
     column      = a name; in `back quotes` if it has other characters than letters, digits and _
 
-A column of texts is compared with texts, and a column of numbers with numbers; true is 1 and false is 0. A missing
-value equals `none` and no other value, and it is neither smaller nor larger than any value. Filters are parsed here;
-they are never evaluated as Python.
+A column of texts is compared with texts, by == != and in only. A column of numbers is compared with numbers. A column
+of yes and no is compared with true or false (yes and no mean the same). A column of dates is compared with dates in
+quotes: '2026-01-31' is that whole day, '2026-01' the month, '2026' the year, and '2026-01-31 09:30' that moment; so
+`added <= '2026-01-31'` passes all of that day. A missing value equals `none` and no other value, and it is neither
+smaller nor larger than any value. Filters are parsed here; they are never evaluated as Python.
 """
 
 from __future__ import annotations
 
+import datetime
 import operator
 import re
 from collections.abc import Callable, Iterator
@@ -25,11 +28,13 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool
 
-from fashion_jax.search.attributes import MISSING, AttributeTable, TextColumn
+from fashion_jax.data.values import read_values
+from fashion_jax.search.attributes import MISSING, AttributeTable, NumberColumn, TextColumn, seconds_of
 from fashion_jax.system.errors import UserError, nearest
 
 _MAX_LENGTH = 20_000
 _MAX_DEPTH = 100
+_MOST_WORDS = 1_000  # of a column that are looked at for an example
 
 _TOKEN = re.compile(
     r"""\s*(?:
@@ -44,6 +49,9 @@ _TOKEN = re.compile(
 _COMPARE: dict[str, Callable[..., Bool[np.ndarray, " n"]]] = {
     "==": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge,
 }  # fmt: skip
+
+_WORDS = {"true": True, "yes": True, "false": False, "no": False, "none": None}
+_MONTH = re.compile(r"(\d{4})(?:-(\d{1,2}))?")
 
 Literal = str | float | bool | None
 
@@ -211,7 +219,7 @@ class _Parser:
         return tuple(values)
 
     def _is_literal(self) -> bool:
-        return self._kind in ("text", "number") or any(self._is(word) for word in ("true", "false", "none"))
+        return self._kind in ("text", "number") or any(self._is(word) for word in _WORDS)
 
     def _literal(self) -> Literal:
         if not self._is_literal():
@@ -221,7 +229,7 @@ class _Parser:
             return re.sub(r"\\(.)", r"\1", value[1:-1], flags=re.DOTALL)
         if kind == "number":
             return float(value)
-        return {"true": True, "false": False, "none": None}[value.lower()]
+        return _WORDS[value.lower()]
 
 
 def _tokens(text: str) -> Iterator[tuple[str, str, int]]:
@@ -261,21 +269,74 @@ def _compare(name: str, mark: str, value: Literal, table: AttributeTable) -> Boo
     if value is None and mark not in ("==", "!="):
         raise UserError(f"{name} {mark} none has no meaning; compare with none by == or != only")
     if isinstance(column, TextColumn):
+        if mark not in ("==", "!="):
+            raise UserError(_explain_texts(name, mark, column))
         if value is not None and not isinstance(value, str):
             raise UserError(f"the column {name!r} holds texts and is compared with {value!r}; put the value in quotes")
-        if value is None or mark in ("==", "!="):
-            code = MISSING if value is None else column.vocabulary.code(value)
-            equal = np.zeros(len(table), bool) if code is None else column.codes == code
-            return ~equal if mark == "!=" else equal
-        # Each word of the vocabulary is compared once; the last place is for missing values.
-        passing = np.array([*(bool(_COMPARE[mark](word, value)) for word in column.vocabulary), False])
-        return passing[column.codes]
-    if isinstance(value, str):
-        raise UserError(f"the column {name!r} holds numbers and is compared with {value!r}; leave the quotes out")
+        code = MISSING if value is None else column.vocabulary.code(value)
+        equal = np.zeros(len(table), bool) if code is None else column.codes == code
+        return ~equal if mark == "!=" else equal
     if value is None:
         missing = np.isnan(column.values)
         return missing if mark == "==" else ~missing
-    return _COMPARE[mark](column.values, float(value))
+    if column.kind == "date":
+        return _compare_dates(column, mark, *_span_of(name, value))
+    number = _truth_of(name, value) if column.kind == "boolean" else value
+    if isinstance(number, str):
+        raise UserError(f"the column {name!r} holds numbers and is compared with {value!r}; leave the quotes out")
+    return _COMPARE[mark](column.values, float(number))
+
+
+def _explain_texts(name: str, mark: str, column: TextColumn) -> str:
+    # A word that is no number shows best why the column holds texts.
+    words = list(column.vocabulary)[:_MOST_WORDS]
+    example = next((word for word in words if read_values([word]).kind == "text"), words[0] if words else "")
+    such = f"texts such as {example!r}" if words else "no value"
+    return (
+        f"the column {name!r} holds {such}, and {mark} compares numbers and dates only; use == or in, or write numbers "
+        "in one unit (or dates) into the column of your table and give that to fashion-jax index update --table"
+    )
+
+
+def _compare_dates(column: NumberColumn, mark: str, start: float, end: float) -> Bool[np.ndarray, " n"]:
+    """Compares moments with a span of time; all in seconds, the end excluded."""
+    if mark in ("==", "!="):
+        within = (column.values >= start) & (column.values < end)
+        return within if mark == "==" else ~within
+    return {"<": column.values < start, "<=": column.values < end, ">": column.values >= end}.get(
+        mark, column.values >= start
+    )
+
+
+def _span_of(name: str, value: Literal) -> tuple[float, float]:
+    """Returns the span that a literal means: a moment, a day, a month or a year, the end excluded."""
+    problem = f"the column {name!r} holds dates and is compared with {value!r}; write a date such as '2026-01-31'"
+    if not isinstance(value, str):
+        raise UserError(problem)
+    month = _MONTH.fullmatch(value.strip())
+    try:
+        if month:
+            year, number = int(month[1]), int(month[2] or 1)
+            following = number + 1 if month[2] else 13
+            start = datetime.date(year, number, 1)
+            end = datetime.date(year + following // 13, (following - 1) % 12 + 1, 1)
+        else:
+            found = read_values([value]).values[0]
+            if isinstance(found, bool) or not isinstance(found, datetime.date):
+                raise UserError(problem)
+            if isinstance(found, datetime.datetime):
+                return seconds_of(found), float(np.nextafter(seconds_of(found), np.inf))
+            start, end = found, found + datetime.timedelta(days=1)
+    except (ValueError, OverflowError):
+        raise UserError(problem) from None
+    return seconds_of(start), seconds_of(end)
+
+
+def _truth_of(name: str, value: str | float) -> bool:
+    truth = read_values([value]).values[0] if isinstance(value, str) else value
+    if isinstance(truth, str) or truth not in (0, 1):
+        raise UserError(f"the column {name!r} holds yes and no and is compared with {value!r}; write true or false")
+    return bool(truth)
 
 
 def _texts(node: _Node) -> Iterator[tuple[str, str]]:

@@ -33,9 +33,10 @@ def predict_source(
 
     The columns are id, then for each attribute its label and `<attribute>_confidence` in [0, 1]. Where the package has
     a decision, `<attribute>_accepted` (1 or 0) follows, and after the attributes `out_of_catalogue` (a score) and
-    `is_out_of_catalogue` (1 or 0). The last columns are `num_photos` and `photos_disagree` (1 or 0), whether the
-    product's photos alone would get different labels. Lines keep the order of the source. `<out>.quarantine.csv` lists
-    unusable rows and photos with their reason.
+    `is_out_of_catalogue` (1 or 0). Then come `num_photos` and `photos_disagree` (1 or 0), whether the product's photos
+    alone would get different labels. The last columns are those that the source's table carries along, such as price
+    and brand (a name that is taken becomes "NAME (table)"). Lines keep the order of the source. `<out>.quarantine.csv`
+    lists unusable rows and photos with their reason.
 
     Args:
         source: anything that `open_catalog` reads, with or without labels; also a photo or a folder of photos.
@@ -68,9 +69,13 @@ def predict_source(
     if out is not None:
         first = ["id", "photo"] if per_photo else ["id"]
         header = [*first, *prediction_columns(model.attributes, decision, per_photo=per_photo)]
+        carried = run.catalog.carried
         names = ([record.id, readable(record.photo_name)][: len(first)] for record, _ in found)
-        rows = ([*name, *prediction_cells(one)] for name, (_, one) in zip(names, found, strict=True))
-        files.write_text(run.out, files.format_csv([header, *rows]))
+        rows = (
+            [*name, *prediction_cells(one), *carried.cells(name[0])]
+            for name, (_, one) in zip(names, found, strict=True)
+        )
+        files.write_text(run.out, files.format_csv([[*header, *carried.headings(header)], *rows]))
     note = run.write_quarantine()
     if progress:
         photos = sum(one.num_photos or 1 for one in predictions)

@@ -118,7 +118,7 @@ def test_both_operating_points_can_be_asked_for(run, tmp_path, capsys):
     assert main([*command, "--operating-point", "macro_f1"]) == 0, capsys.readouterr().err
     header = out.read_text().splitlines()[0]
     assert header.startswith("id,masterCategory,masterCategory_confidence,masterCategory_accepted,")
-    assert header.endswith(",out_of_catalogue,is_out_of_catalogue,num_photos,photos_disagree")
+    assert header.endswith(",is_out_of_catalogue,num_photos,photos_disagree,year,productDisplayName")  # two are carried
 
 
 def test_the_files_hold_the_whole_decision_and_give_the_fingerprint(run):

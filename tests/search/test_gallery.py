@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import shutil
 
@@ -12,11 +13,14 @@ from PIL import Image
 
 from drawn_products import draw_product, make_tiny_config, write_products
 from fashion_jax.cli import main
+from fashion_jax.data.catalog import Catalog, Record, open_catalog
+from fashion_jax.data.schema import Schema
 from fashion_jax.run.train import train
 from fashion_jax.search import gallery
 from fashion_jax.search.index import Index
 from fashion_jax.search.recommend import by_attributes, explain, keep_and_change, one_query, similar
 from fashion_jax.serving import embed as embed_module
+from fashion_jax.serving import source as source_module
 from fashion_jax.serving.embed import embed_source, open_shards
 from fashion_jax.serving.predictor import load_model
 from fashion_jax.serving.source import SourceRun
@@ -66,7 +70,7 @@ def search(shop, run):
 def test_the_index_knows_its_catalogue(shop, run, index):
     assert len(index) == COUNT
     assert set(index.columns) == {
-        "title", "kind", "colour", "kind confidence", "colour confidence", "price", "in_stock", "style",
+        "title", "photo", "kind", "colour", "kind confidence", "colour confidence", "price", "in_stock", "style",
     }  # fmt: skip
     row = index.attributes(["S00037"])[0]
     assert (row["price"], row["in_stock"], row["style"]) == (1, 0, "style 0")
@@ -188,7 +192,14 @@ BAD_INPUT = {
     "{build} --backend scan": "did you mean 'scann'", "{build} --target-recall 1.5": "target_recall",
     "{build} --batch 0": "batch must be", "{build} --table {tmp}/nobody": "none of the catalogue's products",
     "{build} --out {tmp}": "holds other files", "{add} --table {tmp}/prise": "did you mean 'price'",
-    "{add} --table {tmp}/no_id": "no column 'id'", "{add} --table {tmp}/twice": "'1' twice",
+    "{add} --table {tmp}/no_id": "no column of product ids",
+    "{build} --table {tmp}/twice": "the id 'S00000' twice, with '3'",
+    "{build} --table {tmp}/only": "no columns besides 'sku'",
+    "{add} --table {tmp}/texts": "holds numbers, not texts such as 'ask'",
+    "index update --index {index} --table {tmp}/nobody": "none of the index's products",
+    "index update --index {index} --table {tmp}/texts": "holds numbers, not texts such as 'ask'",
+    "index update --index {index} --table {tmp}/gone": "cannot be read",
+    "{search} --id S00000 --where kind>'a'": "compares numbers and dates only",
     "{add} --source {tmp}/gone": "nothing at", "{add} --model small": "another model",
     "index delete --index {index} --id " + "9" * 5_000: "no product", "{search} --id S99999": "no product 'S99999'",
     "{search} --id S00000 --where color=='red'": "did you mean 'colour'", "{search} --image none": "cannot be read",
@@ -201,7 +212,10 @@ BAD_INPUT = {
 
 def test_bad_input_gets_a_sentence_before_anything_is_embedded(shop, run, tmp_path, monkeypatch):
     monkeypatch.setattr(gallery, "run_embedding", lambda *_: pytest.fail("it was embedded"))
-    tables = {"nobody": "id,price\nx,3", "prise": "id,prise\nS00000,3", "no_id": "sku\n1", "twice": "id\n1\n1"}
+    tables = {
+        "nobody": "id,price\nx,3", "prise": "id,prise\nS00000,3", "no_id": "price\n1", "only": "sku\nS00000",
+        "twice": "id,price\nS00000,3\nS00000,\nS00000,4", "texts": "id,price\nS00000,ask\nS00037,3",
+    }  # fmt: skip
     for name, text in tables.items():
         (tmp_path / name).write_text(text)
     index, source = shop / "index", shop / "shop/products.csv"
@@ -275,6 +289,174 @@ def test_a_draw_is_found_among_its_like(shop, index):
         found = index.search(model.embed(photo), 5)
         hits += sum(row["colour"] == colour for row in index.attributes(found.ids[0].tolist()))
     assert hits / 100 > 0.5
+
+
+@pytest.fixture
+def several_photos(monkeypatch):
+    """Makes products of three photos each of any catalogue: the rows S00000, S00037 and S00074 become S00000."""
+
+    def open_several(*arguments, **options):
+        catalog = open_catalog(*arguments, **options)
+        firsts = {record.number: catalog.records[place // 3 * 3].id for place, record in enumerate(catalog.records)}
+        catalog.records = [dataclasses.replace(r, id=firsts[r.number]) for r in catalog.records]
+        return catalog
+
+    monkeypatch.setattr(source_module, "open_catalog", open_several)
+    monkeypatch.setattr(gallery, "open_catalog", open_several)
+
+
+def test_a_product_is_found_by_any_of_its_photos(shop, tmp_path, run, several_photos):
+    place, model = tmp_path / "index", load_model(shop / "run")
+    build = ("index", "build", "--model", shop / "run", "--source", shop / "shop/products.csv", "--out", place)
+    assert "50 products (150 photos)" in run(*build).out
+    index = Index.load(place)
+    assert len(index) == 50 and index.num_photos == 150
+    for row in range(0, COUNT, 7):  # each photo finds its product, and itself
+        hits = index.search(model.embed(shop / f"shop/photos/p{row}.jpg"), 5)
+        assert hits.ids[0, 0] == f"S{row // 3 * 3 * 37:05}" and len(set(hits.ids[0].tolist())) == 5
+        assert hits.attributes()[0]["photo"] == f"photos/p{row}.jpg"
+    out = run("search", "--index", place, "--id", "S00111", "-k", 49, "--contact-sheet", tmp_path / "sheet.png").out
+    assert out.count("\n") == 51 and "  S00111  " not in out and out.count(".jpg") == 49
+    assert "photos     150" in run("index", "info", "--index", place).out
+    add = ("index", "add", "--index", place, "--source", write_products(tmp_path / "new", 5, seed=8))
+    assert "2 products (5 photos) added or replaced, 50 (149 photos) in all" in run(*add).out
+    changed = Index.load(place)
+    assert changed.attributes(["S00111"])[0]["photo"] == "photos/p3.jpg" and len(changed) == 50
+    assert changed.search(model.embed(tmp_path / "new/photos/p4.jpg"), 1).ids.tolist() == [["S00111"]]
+    assert "49 products left" in run("index", "delete", "--index", place, "--id", "S00111").out
+    assert Index.load(place).num_photos == 147
+
+
+def test_the_picture_shows_the_photo_that_matched(shop, several_photos):
+    model, catalog = load_model(shop / "run"), gallery.open_catalog(shop / "shop/products.csv")
+    wanted = [("S00000", "photos/p2.jpg"), ("S00000", None), ("S00000", "moved/p1.jpg"), ("none", "photos/p1.jpg")]
+    found = gallery.read_photos(catalog, wanted, model)
+    for key, row in zip(wanted, (2, 0, 1), strict=False):
+        assert np.array_equal(found[key], model.read(shop / f"shop/photos/p{row}.jpg"))
+    assert found["none", "photos/p1.jpg"] is None
+
+
+def test_photos_without_a_file_are_named_by_their_row():
+    def record(number, row, photo):
+        return Record(number, row, "P", "", (), "", photo)
+
+    records = [record(1, 1, b"a"), record(2, 1, b"b"), record(3, 2, "x/y.jpg"), record(4, 4, b"c")]
+    catalog = Catalog("shop", Schema("shop", ()), None, "", {}, records)
+    assert gallery.name_photos(catalog) == {1: "row 1", 2: "row 1, photo 2", 3: "x/y.jpg", 4: "row 4"}
+
+
+def test_a_product_without_a_label_gets_the_label_of_most_probability():
+    ids, given = ["a", "a", "a", "b", "c", "c"], [None, None, None, "red", "blue", "blue"]
+    labels, sure = gallery._label_products(
+        ids, given, ["red", "blue", "blue", "red", "blue", "green"], np.array([0.9, 0.5, 0.6, 0.4, 0.3, 0.8])
+    )
+    assert labels == ["blue", "blue", "blue", "red", "blue", "blue"]
+    assert np.allclose(sure, [1.1 / 3] * 3 + [0.4, 0.3, np.nan], equal_nan=True)
+
+
+SHOP = """Artikel;Datei;kind;colour;Preis;Lager;Marke;Neu;Seit;Title;Name;Notiz
+"""
+
+
+@pytest.fixture(scope="module")
+def german(shop, tmp_path_factory):
+    """An index of a shop's table that carries price, stock, brand, and more."""
+    folder = tmp_path_factory.mktemp("german")
+    table = write_products(folder / "shop", 12, seed=5)
+    rows = [line.split(",") for line in table.read_text().splitlines()[1:]]
+    lines = [
+        f"{sku};{file};{kind};{colour};{i}.{i:03},50 €;{'n/a' if i == 4 else i};{'Löwe' if i % 2 else '=SUM(A1)'};"
+        f"{'ja' if i % 3 else 'nein'};{i + 1:02}.01.2026;Title {i};Name {i};{'12 EUR/kg' if i == 2 else i}"
+        for i, (sku, file, kind, colour) in enumerate(rows)
+    ]
+    table.write_text(SHOP + "\n".join(lines), encoding="cp1252")
+    schema = {"name": "shop", "id_column": "Artikel", "image_column": "Datei", "title_column": "Name",
+              "attributes": [{"name": "kind"}, {"name": "colour"}]}  # fmt: skip
+    (folder / "schema.json").write_text(json.dumps(schema))
+    build = ("index", "build", "--model", shop / "run", "--source", table, "--schema", folder / "schema.json")
+    assert main([str(part) for part in (*build, "--out", folder / "index")]) == 0
+    return folder
+
+
+def test_columns_of_the_catalogue_are_carried_along_as_what_they_are(german, run, tmp_path):
+    index = Index.load(german / "index")
+    row = index.attributes(["S00148"])[0]  # the fifth
+    wanted = {"Preis": 4004.5, "Lager": None, "Marke": "=SUM(A1)", "Neu": True, "Seit": "2026-01-05", "Notiz": "4"}
+    assert wanted.items() <= row.items()
+    assert row["title"] == "Name 4" and row["title"] != row.get("Title") == "Title 4"
+    info = run("index", "info", "--index", german / "index").out
+    assert "Preis (numbers)" in info and "Seit (dates)" in info and "Neu (yes and no)" in info
+    search = ("search", "--index", german / "index", "--id", "S00000")
+    for where, found in (
+        ("Preis < 3000 and Lager > 0", {1, 2}), ("Neu == no", {3, 6, 9}), ("Seit >= '2026-01-11'", {10, 11}),
+        ("Seit in ['02.01.2026', '4 Jan 2026']", {1, 3}), ("Marke == 'Löwe' and Neu == true", {1, 5, 7, 11}),
+        ("Lager == none", {4}),
+    ):  # fmt: skip
+        (answer,) = json.loads(run(*search, "--json", "-k", 11, "--where", where).out)
+        assert {hit["id"] for hit in answer["hits"]} == {f"S{i * 37:05}" for i in found}
+    assert "'Notiz' holds texts such as '12 EUR/kg'" in run(*search, "--where", "Notiz < 5", code=2).err
+    out = run(*search, "-k", 11, "--csv", tmp_path / "hits.csv").out
+    assert "  Name 4  Preis 4004.5, Marke =SUM(A1), Neu yes, Seit 2026-01-05, Title Title 4, Notiz 4" in out
+    assert "differs: Preis" not in out and "kind" in out
+    with (tmp_path / "hits.csv").open() as file:
+        rows = {line["id"]: line for line in csv.DictReader(file)}
+    assert len(rows) == 11 and rows["S00148"]["Marke"] == "'=SUM(A1)" and rows["S00148"]["Neu"] == "yes"
+    assert rows["S00148"]["query"] == "S00000" and rows["S00148"]["photo"] == "photos/p4.jpg"
+    kept = json.loads(run(*search, "--json", "--keep", "Marke").out)[0]["hits"]
+    assert kept and all(hit["attributes"]["Marke"] == "=SUM(A1)" for hit in kept)
+
+
+def test_attributes_of_an_index_change_by_a_table(german, run, tmp_path):
+    place = shutil.copytree(german / "index", tmp_path / "index")
+    # Not the first column with a name of ids is that of the products, but the one that has them.
+    lines = ("id;Artikel;Preis;Neu;Brand;kind;photo", "1;S00037;$1,234.50;no;Acme;;x.jpg", "2;S00074;;;;tall;y.jpg")
+    (tmp_path / "new.csv").write_text("\n".join([*lines, "3;GONE;$3.10;yes;;;"]))
+    before = Index.load(place)
+    out = run("index", "update", "--index", place, "--table", tmp_path / "new.csv").out
+    for words in (
+        "2 products changed: id (new), Preis, Neu, Brand (new), kind, photo (table) (new)", "in USD", "such as GONE",
+        "3 cells are empty", "10 products of the index are not in",
+    ):  # fmt: skip
+        assert words in out
+    after = Index.load(place)
+    kind = before.attributes(["S00037"])[0]["kind"]
+    rows = after.attributes(["S00037", "S00074", "S00111"])
+    for name, values in {
+        "Preis": [1234.5, None, 3003.5], "Neu": [False, None, False], "Brand": ["Acme", None, None],
+        "kind": [kind, "tall", rows[2]["kind"]], "photo": ["photos/p1.jpg", "photos/p2.jpg", "photos/p3.jpg"],
+    }.items():  # fmt: skip
+        assert [row[name] for row in rows] == values
+    assert np.array_equal(before.vectors(before.ids), after.vectors(before.ids))
+    # A table of all products with clean cells makes numbers of a column of texts.
+    lines = "".join(f"{name},{row}\n" for row, name in enumerate(after.ids))
+    (tmp_path / "clean.csv").write_text("sku,Notiz\n" + lines)
+    run("index", "update", "--index", place, "--table", tmp_path / "clean.csv")
+    assert Index.load(place).search(after.vectors(["S00000"]), 12, where="Notiz < 3").ids[0, 3] == ""
+
+
+def test_a_column_with_the_name_of_another_gets_its_own(german, shop, run, tmp_path):
+    lines = "".join(f"S{i * 37:05},Head {i},{i % 2 == 0},{i},crimson,\n" for i in range(12))
+    (tmp_path / "more.csv").write_text("SKU,title,colour confidence,Preis,colour,empty\n" + lines)
+    source = ("--source", german / "shop/products.csv", "--schema", german / "schema.json")
+    build = ("index", "build", "--model", shop / "run", *source, "--table", tmp_path / "more.csv")
+    out = run(*build, "--out", tmp_path / "index").out
+    index = Index.load(tmp_path / "index")
+    row = index.attributes(["S00148"])[0]
+    assert row["title"] == "Name 4" and row["title (table)"] == "Head 4" and row["Preis"] == 4
+    assert row["colour"] in ("blue", "green", "red", "yellow") and row["colour (table)"] == "crimson"
+    assert 0 <= row["colour confidence"] <= 1 and row["colour confidence (table)"] is True
+    for words in (
+        "column 'colour' is called 'colour (table)'", "'Preis' takes the place of the catalogue's own", "EUR",
+        "column 'empty' is left out: it holds nothing",
+    ):  # fmt: skip
+        assert words in out
+    add = ("index", "add", "--index", tmp_path / "index", *source)
+    (tmp_path / "some.csv").write_text("sku,title,Preis\nS00148,Other,40\n")
+    assert "12 products added or replaced, 12 in all" in run(*add, "--table", tmp_path / "some.csv").out
+    changed = Index.load(tmp_path / "index")
+    rows = changed.attributes(["S00148", "S00185"])
+    assert [row["title (table)"] for row in rows] == ["Other", "Head 5"] and [row["Preis"] for row in rows] == [40, 5]
+    assert [row["Seit"] for row in rows] == ["2026-01-05", "2026-01-06"]
 
 
 def test_photos_that_lie_elsewhere_are_found_again(tmp_path, shop, capsys):

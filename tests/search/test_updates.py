@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import random
 import shutil
@@ -23,6 +24,7 @@ from search.clustered import clustered, unit
 from fashion_jax.search import index as index_module
 from fashion_jax.search import snapshot as versions
 from fashion_jax.search.index import Index
+from fashion_jax.search.journal import append_update
 from fashion_jax.search.snapshot import Update, Updater
 from fashion_jax.system.errors import UserError
 
@@ -41,7 +43,8 @@ class Model(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.folder = Path(tempfile.mkdtemp())
-        self.products: dict[int, tuple[np.ndarray, str]] = {}
+        self.products: dict[int, tuple[np.ndarray, str]] = {}  # id -> vectors of its photos, colour
+        self.prices: dict[int, float] = {}  # given by `update` alone; its column comes with the first one
         self.index: Index
 
     def teardown(self) -> None:
@@ -49,25 +52,33 @@ class Model(RuleBasedStateMachine):
             self.index.close()
         shutil.rmtree(self.folder)
 
-    def put(self, ids: list[int], seed: int) -> tuple[np.ndarray, list[str]]:
-        vectors = POOL[np.random.default_rng(seed).integers(0, len(POOL), len(ids))]
-        colours = [COLOURS[(i + seed) % 3] for i in ids]
-        self.products.update(zip(ids, zip(vectors, colours, strict=True), strict=True))
-        return vectors.reshape(-1, DIM), colours
+    def put(self, ids: list[int], seed: int, most: int) -> tuple[list[int], np.ndarray, list[str]]:
+        """Gives each product 1 to `most` photos; returns the photos' products, vectors and colours, in any order."""
+        chance = np.random.default_rng(seed)
+        rows = chance.permutation(np.repeat(ids, chance.integers(1, most + 1, len(ids))).astype(int))
+        vectors = POOL[chance.integers(0, len(POOL), len(rows))].reshape(-1, DIM)
+        for i in ids:
+            self.products[i] = vectors[rows == i], COLOURS[(i + seed) % 3]
+        return rows.tolist(), vectors, [COLOURS[(i + seed) % 3] for i in rows.tolist()]
 
-    @initialize(count=st.integers(1, 200), seed=SEEDS)
-    def build(self, count: int, seed: int) -> None:
-        vectors, colours = self.put(list(range(count)), seed)
+    @initialize(count=st.integers(1, 200), seed=SEEDS, most=st.sampled_from([1, 3]))
+    def build(self, count: int, seed: int, most: int) -> None:
+        rows, vectors, colours = self.put(list(range(count)), seed, most)
         # A target of 1 makes ScaNN look at everything, so that its answers can be compared one by one.
-        self.index = Index.build(vectors, range(count), {"colour": colours}, backend=self.backend, target_recall=1.0)
+        self.index = Index.build(vectors, rows, {"colour": colours}, backend=self.backend, target_recall=1.0)
 
-    @rule(ids=st.lists(st.integers(0, 300), max_size=12, unique=True), seed=SEEDS, with_colours=st.booleans())
-    def upsert(self, ids: list[int], seed: int, with_colours: bool) -> None:
+    @rule(
+        ids=st.lists(st.integers(0, 300), max_size=12, unique=True),
+        seed=SEEDS,
+        most=st.sampled_from([1, 3]),
+        with_colours=st.booleans(),
+    )
+    def upsert(self, ids: list[int], seed: int, most: int, with_colours: bool) -> None:
         before = dict(self.products)
-        vectors, colours = self.put(ids, seed)
+        rows, vectors, colours = self.put(ids, seed, most)
         if not with_colours:
             self.products.update({i: (self.products[i][0], before[i][1] if i in before else "") for i in ids})
-        self.index.upsert(ids, vectors, {"colour": colours} if with_colours else None)
+        self.index.upsert(rows, vectors, {"colour": colours} if with_colours else None)
 
     @precondition(lambda self: self.products)
     @rule(data=st.data())
@@ -76,11 +87,26 @@ class Model(RuleBasedStateMachine):
         self.index.delete(ids)
         for i in ids:
             del self.products[i]
+            self.prices.pop(i, None)
+
+    @precondition(lambda self: self.products)
+    @rule(data=st.data(), price=st.sampled_from([1, 2.5, None]), colour=st.sampled_from([None, "Red", "Green"]))
+    def update(self, data: st.DataObject, price: float | None, colour: str | None) -> None:
+        ids = data.draw(st.lists(st.sampled_from(sorted(self.products)), min_size=1, max_size=6, unique=True))
+        columns = {"price": [price] * len(ids)} if price or "price" in self.index.columns else {}
+        if colour:
+            columns["colour"] = [colour] * len(ids)
+            self.products.update({i: (self.products[i][0], colour) for i in ids})
+        self.index.update(ids, columns)
+        for i in ids:
+            self.prices[i] = price
 
     @rule(i=st.integers(301, 400), bad=st.sampled_from([np.nan, np.inf, -np.inf]))
     def change_wrongly(self, i: int, bad: float) -> None:
         with pytest.raises(KeyError):
             self.index.delete([*sorted(self.products)[:1], i])
+        with pytest.raises(KeyError):
+            self.index.update([*sorted(self.products)[:1], i], {"colour": ["Red"] * (1 + bool(self.products))})
         with pytest.raises(UserError):
             self.index.upsert([1, 2], np.stack([POOL[0], np.full(DIM, bad)]))
 
@@ -111,19 +137,31 @@ class Model(RuleBasedStateMachine):
         assert ((hits.ids >= 0).sum(1) == min(k, len(names))).all()
         if not names:
             return
-        scores = unit(queries) @ unit(np.stack([self.products[i][0] for i in names])).T
+        # The best photo of each product, one by one.
+        scores = np.stack([(unit(queries) @ unit(self.products[i][0]).T).max(1) for i in names], axis=1)
         best = -np.sort(-scores, axis=1)[:, :k]
         assert np.allclose(hits.scores[:, : best.shape[1]], best, atol=1e-5)
         for query, (found, values) in enumerate(zip(hits.ids, hits.scores, strict=True)):
-            for i, value in zip(found[found >= 0].tolist(), values, strict=False):
+            for place, (i, value) in enumerate(zip(found[found >= 0].tolist(), values, strict=False)):
                 assert abs(scores[query, names.index(i)] - value) < 1e-5
+                photo = unit(self.products[i][0])[hits.photos[query, place]]
+                assert abs(unit(queries[query]) @ photo - value) < 1e-5
 
     @invariant()
     def same_products(self) -> None:
         assert len(self.index) == len(self.products)
-        assert set(self.index.ids.tolist()) == set(self.products)
+        assert self.index.num_photos == sum(len(photos) for photos, _ in self.products.values())
+        assert sorted(self.index.ids.tolist()) == sorted(self.products)
         some = sorted(self.products)[:3]
-        assert [a["colour"] or "" for a in self.index.attributes(some)] == [self.products[i][1] for i in some]
+        means = [unit(unit(self.products[i][0]).mean(0)) for i in some]
+        assert np.allclose(self.index.vectors(some), np.reshape(means, (-1, DIM)), atol=1e-5)
+        rows = self.index.attributes(some)
+        assert [row["colour"] or "" for row in rows] == [self.products[i][1] for i in some]
+        assert [row.get("price") for row in rows] == [self.prices.get(i) for i in some]
+        if "price" in self.index.columns and self.products:
+            queries, dear = POOL[:1], [i for i in self.products if self.prices.get(i) == 2.5]
+            found = self.index.search(queries, len(self.products), where="price > 2").ids[0]
+            assert sorted(found[found >= 0].tolist()) == sorted(dear)
 
 
 class ScannModel(Model):
@@ -202,19 +240,36 @@ def test_many_updates_at_once_are_one_after_the_other(name):
             names = chance.choice(one.ids, 2, replace=False)
             updates.append(Update(True, names))
             one.delete(names)
+        elif step % 7 == 6:
+            # Two changes in a row, of new and of known columns.
+            for kinds in ({"n": "number", f"new {step % 2}": "date"}, {"c": "text"}, {"c": "text"}):
+                names = chance.choice(one.ids, 4, replace=False)
+                values = {"n": [step, None, 3, 4], "c": ["changed", None, "b", f"w {step}"]}
+                columns = {name: values.get(name, ["2026-01-31", None, "2026-02-01 10:30:00", None]) for name in kinds}
+                updates.append(Update(False, names, None, columns, kinds))
+                given = {
+                    name: [v and datetime.datetime.fromisoformat(v) for v in values]
+                    if kinds[name] == "date"
+                    else values
+                    for name, values in columns.items()
+                }
+                one.update(names, given)
         else:
+            # Of these three photos the last two are of one product, in some steps.
             names = np.array([name(i) for i in chance.choice(60, 3, replace=False)])
+            names[2] = names[1] if step % 4 == 3 else names[2]
             columns = {"n": [step] * 3, "c": [f"word {step % 7}", None, "b"]}
+            columns |= {name: ["2026-03-01", None, None] for name in one.columns[2:]}
             vectors = unit(POOL[step : step + 3])
             updates.append(Update(False, names, vectors, columns))
             one.upsert(names, vectors, columns)
     before = other.snapshot
     after = Updater(before).apply_all(before, updates)
-    assert after.ids[after.live].tolist() == one.ids.tolist()
+    assert after.ids[after.live].tolist() == one.snapshot.ids[one.snapshot.live].tolist()
+    assert after.num_products == len(one) < after.num_live == one.num_photos
     rows = after.find(one.ids.tolist())
     assert [after.attributes.row(row) for row in rows] == one.attributes(one.ids)
-    assert np.allclose(after.vectors(rows), one.vectors(one.ids), atol=1e-6)
-    assert after.num_live == len(one)
+    assert np.allclose(after.product_vectors(rows), one.vectors(one.ids), atol=1e-6)
     assert before.num_live == 30 and before.attributes.row(5) == {"n": 0, "c": "a"}  # versions never change
 
 
@@ -244,6 +299,7 @@ pool = clustered(4000, 8, clusters=30)
 index, start = Index.load(sys.argv[1]), int(sys.argv[2])
 for step in range(start, 10**6):
     index.upsert(step * 3 + np.arange(3), pool[(step + np.arange(3)) % 4000], {"step": [step] * 3})
+    index.update(step * 3 + np.arange(3), {"seen": [step] * 3})
     if step % 5 == 4:
         index.delete([step * 3 + 1])
     if step % 40 == 39:
@@ -270,10 +326,90 @@ def test_killed_writers_lose_nothing_that_was_acknowledged(tmp_path):
         acknowledged = int(output.read_text().splitlines()[-1])
         loaded = Index.load(folder)
         steps = [row["step"] for row in loaded.attributes(loaded.ids)]
-        done = max(steps)
+        seen, done = [row.get("seen") for row in loaded.attributes(loaded.ids)], max(steps)
         assert acknowledged <= done <= acknowledged + 1
         if done > acknowledged:
             cut_short.add(done)  # its removal may not have been done
         for step in range(1, done + 1):
+            assert step in cut_short or seen.count(step) == steps.count(step)
             assert steps.count(step) == (2 if step % 5 == 4 else 3) or (step in cut_short and steps.count(step) == 3)
         assert loaded.search(POOL[:5], 3).ids.shape == (5, 3)
+
+
+def test_attributes_change_without_photos(tmp_path):
+    """`update` changes what is given, for all photos of a product, in memory and on the disk; and nothing else."""
+    rows, ids = POOL[:6], ["a", "b", "a", "c", "c", "c"]
+    index = Index.build(rows, ids, {"price": [5, 6, 5, 7, 7, 7], "size": ["M", "L", "M", "9", "9", "9"]})
+    index.save(tmp_path / "index")
+    index.update(["c", "a"], {"price": [70, None], "sold": [False, True], "since": [datetime.date(2026, 1, 31), None]})
+    for version in (index, Index.load(tmp_path / "index")):
+        assert version.attributes(["a", "b", "c"]) == [
+            {"price": None, "size": "M", "sold": True, "since": None},
+            {"price": 6, "size": "L", "sold": None, "since": None},
+            {"price": 70, "size": "9", "sold": False, "since": "2026-01-31"},
+        ]
+        for where, found in (("price > 10", "c"), ("sold == yes", "a"), ("since == '31.01.2026'", "c")):
+            assert version.search(rows, 3, where=where).ids[0].tolist() == [found, "", ""]
+        assert np.allclose(version.snapshot.vectors(np.arange(6)), unit(rows[[0, 2, 1, 3, 4, 5]]), atol=1e-6)
+    index.upsert(["c", "d"], rows[:2], {"price": [8, 9]})
+    assert index.attributes(["c", "d"])[1] == {"price": 9, "size": None, "sold": None, "since": None}
+    assert index.attributes(["c"])[0] == {"price": 8, "size": "9", "sold": False, "since": "2026-01-31"}
+    index.close()
+
+
+@pytest.mark.parametrize(("ids", "columns", "message"), [
+    (["a"], {"price": ["12 EUR/kg"]}, "holds numbers, not texts such as '12 EUR/kg'"),
+    (["a"], {"size": [3]}, "holds texts, not numbers such as 3"), (["a", "a"], {"price": [1, 2]}, "2 times"),
+    (["a"], {"price": [1, 2]}, "2 rows and there are 1"), ([1], {"price": [1]}, "texts as ids"),
+    (["a"], {"stock": [None]}, "new column 'stock' holds no value"), (["a"], {"photo": ["x"]}, "use upsert"),
+    (["a"], {"price": [True], "size": [datetime.date(2026, 1, 1)]}, "not dates such as '2026-01-01'"),
+])  # fmt: skip
+def test_a_change_that_does_not_fit_changes_nothing(ids, columns, message):
+    index = Index.build(POOL[:3], ["a", "a", "b"], {"price": [5, 5, 6], "size": ["M", "M", "L"]})
+    before = index.snapshot
+    with pytest.raises(UserError, match=message):
+        index.update(ids, columns)
+    with pytest.raises(KeyError, match="no product 'x'"):
+        index.update(["a", "x"], {"price": [1, 2]})
+    assert index.snapshot is before
+
+
+def test_a_whole_column_may_become_one_of_another_kind(tmp_path):
+    with Index.build(POOL[:3], ["a", "a", "b"], {"price": ["5 EUR/kg", "5 EUR/kg", "6"]}) as index:
+        index.save(tmp_path / "index")
+        index.update(["b", "a"], {"price": [6, 5.5]})
+        index.update(["b"], {"price": [7]})
+        assert index.search(POOL[0], 1, where="price < 6").ids.tolist() == [["a"]]
+        assert Index.load(tmp_path / "index").attributes(["a", "b"]) == [{"price": 5.5}, {"price": 7}]
+
+
+def test_a_change_of_attributes_is_whole_or_not_there(tmp_path):
+    """A crash at any byte of the journal leaves the values of before or of after."""
+    with Index.build(POOL[:4], [1, 1, 2, 3], {"price": [5, 5, 6, 7]}) as index:
+        index.save(tmp_path / "index")
+        index.update([1, 3], {"price": [50, None], "brand": ["Ä", "b"]})
+    (journal,) = (tmp_path / "index").glob("*.journal")
+    whole = journal.read_bytes()
+    for cut in range(0, len(whole) + 1, 3):
+        journal.write_bytes(whole[:cut])
+        rows = Index.load(tmp_path / "index").attributes([1, 2, 3])
+        after = cut == len(whole)
+        assert [row["price"] for row in rows] == ([50, 6, None] if after else [5, 6, 7])
+        assert [row.get("brand") for row in rows] == (["Ä", None, "b"] if after else [None] * 3)
+
+
+@pytest.mark.parametrize("update", [
+    Update(False, np.array([1]), None, {"price": [3]}, {"price": "money"}), Update(False, np.array([1]), None, {}, {}),
+    Update(False, np.array([1]), None, {"price": ["x"]}, {"price": "number"}),
+    Update(False, np.array([1, 1]), None, {"price": [1, 2]}, {"price": "number"}),
+    Update(False, np.array(["a"]), None, {"price": [1]}, {"price": "number"}),
+    Update(False, np.array([1]), None, {"price": [3]}, {"stock": "number"}),
+])  # fmt: skip
+def test_changes_that_no_index_wrote_are_refused(tmp_path, update):
+    with Index.build(POOL[:2], [1, 2], {"price": [5, 6]}) as index:
+        index.save(tmp_path / "index")
+    (journal,) = (tmp_path / "index").glob("*.journal")
+    with journal.open("ab", buffering=0) as file:
+        append_update(file, update)
+    with pytest.raises(UserError, match=r"damaged record|another index"):
+        Index.load(tmp_path / "index")

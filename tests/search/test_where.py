@@ -21,6 +21,10 @@ FRAME = pd.DataFrame(
         "baseColour": ["Red", "Blue", "Red", "Navy Blue", "It's", ""],
         "year": [2012, 2015, 2011, np.nan, 2012, 2010],
         "in stock": [True, False, True, True, False, True],
+        "price": ["5", "12 EUR/kg", "", "7", "ask", "9"],
+        "added": pd.to_datetime(
+            ["2026-01-01", "2026-01-01 10:15", "2025-12-31 23:59:59", None, "2026-02-03", "2024-02-29"], format="mixed"
+        ),
     }
 )
 TABLE = make_table(FRAME, len(FRAME))
@@ -35,7 +39,16 @@ def passing(text: str) -> list[int]:
     ("gender == none", [2]), ("baseColour == none", [5]), ("year != none", [0, 1, 2, 4, 5]),
     ("year < 2.012e3", [2, 5]), ("`in stock` == true", [0, 2, 3, 5]), ("`in stock` == FALSE", [1, 4]),
     (r"baseColour == 'It\'s'", [4]), ('baseColour == "It\'s"', [4]),
-    ("baseColour > 'Blue' and baseColour < 'Red'", [3, 4]),
+    ("`in stock` == yes", [0, 2, 3, 5]), ("`in stock` != No", [0, 2, 3, 5]),
+    ("`in stock` in ['ja', 'Yes']", [0, 2, 3, 5]),
+    ("`in stock` == 0", [1, 4]), ("`in stock` > 0 and year == 2012", [0]), ("price == '5' or price == none", [0, 2]),
+    ("added == '2026-01-01'", [0, 1]), ("added != '2026-01-01'", [2, 3, 4, 5]), ("added <= '2026-01-01'", [0, 1, 2, 5]),
+    ("added > '2026-01-01'", [4]), ("added >= '2026-01-01'", [0, 1, 4]), ("added < '2026-01-01'", [2, 5]),
+    ("added == '1.1.2026'", [0, 1]), ("added in ['1 Jan 2026', '2026/02/03']", [0, 1, 4]),
+    ("added == '29.02.2024'", [5]),
+    ("added == '2026-01-01 10:15'", [1]), ("added > '2026-01-01 10:14' and added <= '2026-01-01T10:15:00'", [1]),
+    ("added == '2026-01'", [0, 1]), ("added in ['2025-12', '2024']", [2, 5]), ("added > '2025'", [0, 1, 4]),
+    ("added == none", [3]), ("not added < '2026'", [0, 1, 3, 4]),
     ("gender == 'Women' and baseColour == 'Red' or year == 2010", [0, 5]),
     ("gender == 'Women' and (baseColour == 'Red' or year == 2010)", [0]),
     ("not not (gender == 'Men')", [1, 5]), ("not gender == 'Men' and year == 2012", [0, 4]),
@@ -50,7 +63,13 @@ def test_meaning(text, rows):
     ("gender == Men", "a text in quotes"), ("gender == 'Men", "never closed"), ("gender", "one of == !="),
     ("gender == 'Men' 'Women'", "'and', 'or' or the end"), ("(gender == 'Men'", "')' is expected"),
     ("gender in 'Men'", "'[' is expected"), ("gender in ['Men' 'Women']", "',' is expected"),
-    ("gender == 3", "holds texts"), ("year == '2012'", "holds numbers"), ("year < none", "no meaning"),
+    ("gender == 3", "holds texts"), ("year == '2012'", "holds numbers"),
+    ("price < 20", "the column 'price' holds texts such as '12 EUR/kg', and < compares numbers and dates only"),
+    ("price >= '20'", "index update --table"), ("gender > 'Men'", "use == or in"), ("`in stock` == 3", "true or false"),
+    ("`in stock` == 'maybe'", "holds yes and no"), ("added > 2025", "holds dates"),
+    ("added < '03/04/2026'", "such as '2026-01-31'"),
+    ("added == 'soon'", "holds dates"), ("added == ''", "holds dates"), ("added == '2026-13'", "holds dates"),
+    ("added == true", "holds dates"), ("year < none", "no meaning"),
     ("__import__('os').system('true')", "'.' has no meaning"), ("year == 12abc", "not understood"),
     ("not " * 200 + "year == 1", "nested"), ("(" * 5000 + "year == 1" + ")" * 5000, "nested"),
     ("year == " + "1" * 30_000, "characters"), (3, "is a text"),
@@ -84,7 +103,9 @@ def filters(draw, depth=3):
     if kind == "in":
         chosen = draw(st.lists(st.sampled_from(values), max_size=3))
         return f"{column} in {chosen!r}", series.isin(chosen)
-    mark, value = draw(st.sampled_from(["==", "!=", "<", "<=", ">", ">="])), draw(st.sampled_from(values))
+    # Texts are not smaller or larger than others.
+    marks = ["==", "!="] if column == "gender" else ["==", "!=", "<", "<=", ">", ">="]
+    mark, value = draw(st.sampled_from(marks)), draw(st.sampled_from(values))
     rows = series if mark in ("==", "!=") else series.dropna()
     passing_rows = {"==": rows.eq, "!=": rows.ne, "<": rows.lt, "<=": rows.le, ">": rows.gt, ">=": rows.ge}[mark](value)
     return f"{column} {mark} {value!r}", passing_rows.reindex(series.index, fill_value=False)

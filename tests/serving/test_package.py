@@ -316,6 +316,22 @@ def test_a_whole_source_is_labelled_in_its_order(package, tmp_path, capsys):
     assert "39 products; 1 rows were left out" in capsys.readouterr().out
 
 
+def test_columns_of_the_table_are_carried_to_the_predictions(package, tmp_path):
+    table = write_products(tmp_path / "shop", 12)
+    lines = table.read_text().splitlines()
+    extra = [f'{"=cmd" if i == 3 else f"B{i}"},"{i},40 €",kind {i},1' for i in range(12)]
+    header = lines[0].replace("kind", "sort") + ",brand,price,kind,id"
+    table.write_text("\n".join([header, *map(",".join, zip(lines[1:], extra, strict=True))]))
+    schema = Schema("shop", (), id_column="sku", image_column="file", carry=("brand", "price", "kind", "id"))
+    predict_source(load_model(package), table, tmp_path / "p.csv", schema=schema, progress=False)
+    with (tmp_path / "p.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0])[:3] == ["id", "kind", "kind_confidence"]
+    assert list(rows[0])[-4:] == ["brand", "price", "kind (table)", "id (table)"]
+    assert [row["price"] for row in rows] == [f"{i}.4" for i in range(12)]
+    assert rows[3]["brand"] == "'=cmd" and rows[3]["kind (table)"] == "kind 3" and rows[3]["id"] == "S00111"
+
+
 def test_folders_and_single_photos_need_no_table(package, tmp_path):
     folder, model = write_products(tmp_path / "shop", 5).parent / "photos", load_model(package)
     lines = []

@@ -1,0 +1,211 @@
+"""The columns of an index that come from tables: read, named, fitted to an index, and changed in it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from fashion_jax.data.carried import Carried, Column, name_columns, read_carried
+from fashion_jax.data.catalog import Catalog
+from fashion_jax.data.schema import Schema, find_id_column, named_ids
+from fashion_jax.data.tables import one_line, read_table
+from fashion_jax.data.values import cell_text
+from fashion_jax.search.attributes import CONFIDENCE, PHOTO, TITLE, kind_of, make_table
+from fashion_jax.search.index import Index
+from fashion_jax.serving.predictor import Predictor
+from fashion_jax.system.errors import UserError
+
+_NAMED = 20  # columns that an error names, at most
+_MOST_TRIED = 1_000  # rows by which a column of ids without a usual name is found
+
+
+@dataclass(frozen=True, slots=True)
+class ExtraTable:
+    """A table of more columns for products."""
+
+    path: str
+    ids: tuple[str, ...]  # of its products, each once
+    carried: Carried
+
+    def check_some(self, known: Collection[str], owner: str) -> None:
+        """Raises UserError where it has none of the known products; `owner` says whose they are."""
+        if not any(name in known for name in self.ids):
+            theirs, ours = next(iter(self.ids), "none at all"), next(iter(known), "none")
+            raise UserError(f"{self.path} has none of {owner}'s products: it has ids such as {theirs}, not {ours}")
+
+
+def read_columns(path: str | Path, known: Collection[str] = (), id_column: str = "") -> ExtraTable:
+    """Reads a table with a column of product ids and other columns.
+
+    The column of ids is the one with most of the known ids, among those with a usual name (`id`, `sku`, ...); or else
+    any column that holds mostly known ids.
+
+    Args:
+        known: ids that the table may have.
+        id_column: one more name that the column of ids may have.
+
+    Raises:
+        UserError: the table cannot be read, has no ids, no other column, or several rows of a product that differ.
+    """
+    try:
+        frame = read_table(str(path), Path(path).read_bytes()).frame
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    column = _find_ids(frame, known, id_column)
+    if not column:
+        names = ", ".join(map(str, frame.columns[:_NAMED]))
+        raise UserError(
+            f"{path} has no column of product ids, by which its rows are joined to the products; give it a column 'id' "
+            f"or 'sku'; it has: {names}"
+        )
+    ids = [one_line(cell) for cell in frame[column]]
+    others = [str(name) for name in frame.columns if name != column]
+    if not others:
+        raise UserError(f"{path} has no columns besides {column!r}")
+    with_bytes = {name for name in others if any(isinstance(cell, bytes) for cell in frame[name].head(50))}
+    missing = Schema("", ()).missing_values
+    carried = read_carried(frame, ids, [name for name in others if name not in with_bytes], missing=missing)
+    for name, read in carried.columns.items():
+        if read.differing:
+            product, values = next(iter(read.differing.items()))
+            raise UserError(
+                f"{path} has the id {product!r} twice, with {values[0]!r} and {values[1]!r} as its {name!r}; keep one "
+                "row for each product"
+            )
+    left_out = dict.fromkeys(with_bytes, "it holds bytes")
+    left_out |= {name: "it holds nothing" for name, read in carried.columns.items() if read.kind == "nothing"}
+    kept = {name: read for name, read in carried.columns.items() if name not in left_out}
+    return ExtraTable(str(path), tuple(dict.fromkeys(name for name in ids if name)), Carried(kept, left_out))
+
+
+def _find_ids(frame: pd.DataFrame, known: Collection[str], id_column: str) -> str:
+    columns = [str(name) for name in frame.columns]
+    usual = [name for name in ("id", id_column, *named_ids(columns), find_id_column(frame, columns)) if name in columns]
+    ids = known if isinstance(known, (set, frozenset, dict)) else set(known)
+
+    def share(name: str) -> float:
+        cells = frame[name].head(_MOST_TRIED) if name not in usual else frame[name]
+        return sum(one_line(cell) in ids for cell in cells) / max(1, len(cells))
+
+    found = max(usual, key=share, default="")
+    if found and share(found):
+        return found
+    other = max(columns, key=share, default="")
+    return other if other and share(other) > 0.5 else found
+
+
+def table_columns(model: Predictor, catalog: Catalog, extra: ExtraTable | None) -> dict[str, Column]:
+    """Returns the columns of an index that come from the catalogue's table and from another one, by their final names.
+
+    A column that has the name of one of the index's own columns (an attribute, `title`, `photo`) gets another name:
+    "colour (table)". A column of the other table takes the place of the catalogue's column of the same name.
+    """
+    title = catalog.schema.title_column
+    own = {PHOTO, *([TITLE] if title else []), *(a.name for a in catalog.schema.attributes)}
+    own |= {name + suffix for name in model.attributes for suffix in ("", CONFIDENCE)}
+    carried = {name: column for name, column in catalog.carried.columns.items() if name != title}
+    found = {}
+    for columns in (carried, extra.carried.columns if extra else {}):
+        found.update({name: columns[given] for given, name in name_columns(columns, own).items()})
+    return found
+
+
+def column_notes(columns: Mapping[str, Column], catalog: Catalog, extra: ExtraTable | None) -> list[str]:
+    """Returns sentences about the columns that `table_columns` returned."""
+    notes = catalog.carried.notes()
+    if extra is not None:
+        notes += _table_notes(extra)
+        both = [name for name in extra.carried.columns if name in catalog.carried.columns]
+        notes += [f"{extra.path}: column {name!r} takes the place of the catalogue's own" for name in both]
+    for name, column in columns.items():
+        for source in (catalog.carried, extra.carried if extra else Carried()):
+            if name not in source.columns:
+                given = [other for other, read in source.columns.items() if read is column]
+                notes += [f"column {other!r} is called {name!r} in the index, which has another one" for other in given]
+    return notes
+
+
+def _table_notes(extra: ExtraTable) -> list[str]:
+    lines = [*extra.carried.notes()]
+    lines += [f"column {name!r} is left out: {reason}" for name, reason in extra.carried.left_out.items()]
+    return [f"{extra.path}: {line}" for line in lines]
+
+
+def kinds_of(index: Index) -> dict[str, str]:
+    """Returns column -> kind, as `attributes.KINDS` names it."""
+    table = index.snapshot.attributes
+    return {name: kind_of(table.column(name)) for name in table.names}
+
+
+def column_values(column: Column, ids: Iterable[str], kind: str = "") -> list[Any]:
+    """Returns a value for each id, in the form that an index takes.
+
+    Args:
+        kind: of the index's column; empty for a new one.
+    """
+    values = column.of(ids, kind)
+    return [cell_text(value) or None for value in values] if kind == "date" else values
+
+
+def check_columns(index: Index, columns: Mapping[str, Column], catalog: Catalog) -> None:
+    """Raises UserError where columns cannot be added to an index's, because they are of another kind."""
+    ids, kinds = [record.id for record in catalog.records], kinds_of(index)
+    values = {name: column_values(column, ids, kinds[name]) for name, column in columns.items() if name in kinds}
+    index.snapshot.attributes.conform(make_table(values, len(ids)))
+
+
+def update_columns(index: Index, path: str | Path, *, progress: bool = True) -> int:
+    """Changes the columns of an index's products to the values of a table; returns how many products it changed.
+
+    An empty cell removes the value, but not a label or a title. Rows of products that the index has not are counted. A
+    new column is added.
+
+    Raises:
+        UserError: as `read_columns`, no product is in the index, or a column is of another kind than the index's.
+    """
+    known = {str(name): name for name in index.ids.tolist()}
+    extra = read_columns(path, known, str(index.about.get("id_column", "")))
+    extra.check_some(known, "the index")
+    there, kinds = [name for name in extra.ids if name in known], kinds_of(index)
+    columns, before = {}, set(index.columns)
+    labels = {TITLE, *index.about.get("labels", ())}
+    rows = index.attributes([known[name] for name in there])
+    for given, name in name_columns(extra.carried.columns, {PHOTO}).items():
+        column = extra.carried.columns[given]
+        name = f"{given} (table)" if f"{given} (table)" in kinds else name
+        # A table of all products may make numbers of a column of texts.
+        kind = "" if len(there) == len(known) and column.kind != "text" else kinds.get(name, "")
+        columns[name] = column_values(column, there, kind)
+        if name in labels and name in before:
+            columns[name] = [row[name] if v is None else v for v, row in zip(columns[name], rows, strict=True)]
+    if not columns:
+        raise UserError(f"{path} has no column with a value")
+    columns = {name: values for name, values in columns.items() if name in before or any(v is not None for v in values)}
+    try:
+        index.update([known[name] for name in there], columns)
+    except KeyError as error:  # gone since it was looked for
+        raise UserError(f"{error.args[0]} any more; run the command again") from None
+    if progress:
+        print(*_describe_update(extra, there, known, columns, before), sep="\n")
+    return len(there)
+
+
+def _describe_update(
+    extra: ExtraTable, there: list[str], known: Collection[str], columns: Mapping[str, list[Any]], before: set[str]
+) -> list[str]:
+    names = [name if name in before else f"{name} (new)" for name in columns]
+    lines = [*_table_notes(extra), f"{len(there):,} products changed: {', '.join(names)}"]
+    empty = sum(value is None for values in columns.values() for value in values)
+    if empty:
+        lines.append(f"{empty:,} cells are empty; these products have no value there now")
+    if unknown := [name for name in extra.ids if name not in known]:
+        lines.append(f"{len(unknown):,} products of {extra.path} are not in the index, such as {unknown[0]}")
+    if len(there) < len(known):
+        lines.append(
+            f"{len(known) - len(there):,} products of the index are not in {extra.path}; they keep their values"
+        )
+    return lines
