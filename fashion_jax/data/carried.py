@@ -56,10 +56,12 @@ class Carried:
 
     def notes(self) -> list[str]:
         """Returns sentences about how the columns were read, and about what a person may want to mend."""
-        lines = []
         read = [f"{name} ({column.how})" for name, column in self.columns.items() if column.kind != "nothing"]
-        if read:
-            lines.append(f"columns carried along: {'; '.join(read)}")
+        return [*([f"columns carried along: {'; '.join(read)}"] if read else []), *self.doubts()]
+
+    def doubts(self) -> list[str]:
+        """Returns sentences about what a person may want to mend."""
+        lines = []
         for name, column in self.columns.items():
             if column.doubt:
                 lines.append(f"column {name!r} stays text: {column.doubt}")
@@ -95,11 +97,12 @@ def name_columns(names: Iterable[str], taken: Collection[str]) -> dict[str, str]
     return found
 
 
-def carry_columns(frame: pd.DataFrame, schema: Schema, unused: Collection[str]) -> Carried:
+def carry_columns(frame: pd.DataFrame, ids: Sequence[str], schema: Schema, unused: Collection[str]) -> Carried:
     """Reads the carried columns of a catalogue's table.
 
     Args:
         frame: columns of texts, or of photos' bytes.
+        ids: of the rows' products.
         schema: names the columns in `carry`; else `choose_carried` chooses them.
         unused: the columns that are neither attribute, id, photo, title nor split.
 
@@ -114,7 +117,6 @@ def carry_columns(frame: pd.DataFrame, schema: Schema, unused: Collection[str]) 
             raise UserError(f"the table lacks the column {name!r}, which carry names{nearest(name, frame.columns)}")
         if schema.carry and any(isinstance(cell, bytes) for cell in frame[name].head(50)):
             raise UserError(f"carry names the column {name!r}, which holds bytes; take it out of carry")
-    ids = [one_line(i) for i in frame[schema.id_column]] if schema.id_column else [str(row) for row in frame.index]
     return read_carried(frame, ids, names, missing=schema.missing_values, left_out=left_out)
 
 

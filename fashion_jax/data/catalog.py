@@ -63,11 +63,6 @@ class Record:
     split: str  # the text in the table's split column, or empty
     photo: str | bytes  # the name of its file, or its bytes
 
-    @property
-    def photo_name(self) -> str:
-        """The name of the photo for people and tables: of its file, or its place in the table."""
-        return self.photo if isinstance(self.photo, str) else f"row {self.row}, photo {self.number}"
-
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
@@ -130,6 +125,18 @@ class Catalog:
     def num_products(self) -> int:
         """Number of products that have a usable photo."""
         return len(self.count_photos())
+
+    def name_photos(self) -> dict[int, str]:
+        """Returns record number -> name of its photo: the file's name in the catalogue, or "row N" for bytes."""
+        names, rows = {}, Counter[int]()
+        for record in self.records:
+            if isinstance(record.photo, str):
+                names[record.number] = readable(record.photo)
+            else:
+                rows[record.row] += 1
+                again = f", photo {rows[record.row]}" if rows[record.row] > 1 else ""
+                names[record.number] = f"row {record.row}{again}"
+        return names
 
     def count_photos(self) -> Counter[str]:
         """Returns product's id -> number of its usable photos."""
@@ -197,7 +204,6 @@ def open_catalog(
     catalog.temporary = found.temporary
     catalog.text = table.text
     catalog.unused = explain_unused(table.frame, schema)
-    catalog.carried = carry_columns(table.frame, schema, catalog.unused)
     if corrections:
         catalog.corrections = read_corrections(corrections, schema)
     _read_rows(catalog, table, finder, labelled)
@@ -318,6 +324,7 @@ def _read_rows(catalog: Catalog, table: Table, finder: PhotoFinder, labelled: bo
         _check_ids(catalog.source, column, frame[column])
     photos = _name_photos(catalog, frame)
     ids = _name_products(schema, frame, photos)
+    catalog.carried = carry_columns(frame, ids.tolist(), schema, catalog.unused)
     labels = _read_labels(catalog, frame)
     _fill_from_product(catalog, labels, ids)
     if catalog.corrections:

@@ -43,7 +43,9 @@ def describe_catalog(catalog: Catalog) -> dict[str, Any]:
         "table_repairs": dict(catalog.repairs),
         "encoding": _describe_encoding(catalog),
         "words": {attribute.name: _describe_words(catalog, attribute) for attribute in catalog.schema.attributes},
-        "unused_columns": dict(catalog.unused),
+        "carried_columns": {name: column.how for name, column in catalog.carried.columns.items()},
+        "carried_notes": catalog.carried.doubts(),
+        "unused_columns": {name: why for name, why in catalog.unused.items() if name not in catalog.carried.columns},
         "corrected_labels": dict(catalog.corrected),
         "passed_over": dict(catalog.passed_over.most_common()),
         "classes": classes,
@@ -134,7 +136,7 @@ def format_understood(report: Mapping[str, Any]) -> str:
     others = [f"{kind} {count:,}" for kind, count in [*report["passed_over"].items()][:_MOST_KINDS]]
     if others:
         lines.append(f"files passed over: {', '.join(others)}")
-    return "\n".join([*lines, *report["offers"]])
+    return "\n".join([*lines, *report["carried_notes"], *report["offers"]])
 
 
 def _describe_columns(catalog: Catalog) -> dict[str, str]:
@@ -157,6 +159,8 @@ def _describe_columns(catalog: Catalog) -> dict[str, str]:
     found |= {"title": f"column {schema.title_column!r}"} if schema.title_column else {}
     found |= {"split": f"column {schema.split_column!r}"} if schema.split_column else {}
     found |= {"folder of photos": schema.image_root} if schema.image_root else {}
+    carried = [f"{name!r} ({column.how})" for name, column in catalog.carried.columns.items()]
+    found |= {"carried along": ", ".join(carried)} if carried else {}
     text = catalog.text
     if text is not None and text.words:
         found["encoding"] = f"{text.encoding} ({'guessed' if text.is_guess else 'found'}): {', '.join(text.words)}"

@@ -158,6 +158,14 @@ def check_columns(index: Index, columns: Mapping[str, Column], catalog: Catalog)
     index.snapshot.attributes.conform(make_table(values, len(ids)))
 
 
+def _id_column(index: Index) -> str:
+    """Returns the column of products' ids in the table of which the index was built; empty where it is not known."""
+    schema = index.about.get("schema")
+    if not isinstance(schema, dict):
+        return ""
+    return str(schema.get("product_column") or schema.get("id_column", ""))
+
+
 def update_columns(index: Index, path: str | Path, *, progress: bool = True) -> int:
     """Changes the columns of an index's products to the values of a table; returns how many products it changed.
 
@@ -168,7 +176,7 @@ def update_columns(index: Index, path: str | Path, *, progress: bool = True) -> 
         UserError: as `read_columns`, no product is in the index, or a column is of another kind than the index's.
     """
     known = {str(name): name for name in index.ids.tolist()}
-    extra = read_columns(path, known, str(index.about.get("id_column", "")))
+    extra = read_columns(path, known, _id_column(index))
     extra.check_some(known, "the index")
     there, kinds = [name for name in extra.ids if name in known], kinds_of(index)
     columns, before = {}, set(index.columns)

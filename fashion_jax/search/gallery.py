@@ -5,6 +5,7 @@ from __future__ import annotations
 import posixpath
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ import numpy as np
 
 from fashion_jax.data.carried import Column
 from fashion_jax.data.catalog import Catalog, Record, open_catalog
-from fashion_jax.data.photo_names import readable
 from fashion_jax.data.photos import BadPhoto, decode_photos
 from fashion_jax.data.schema import Schema
 from fashion_jax.search.attributes import CONFIDENCE, PHOTO, TITLE
@@ -91,9 +91,7 @@ def build_index(
     )
     labels = list(dict.fromkeys([*(a.name for a in run.catalog.schema.attributes), *model.attributes]))
     index.about.update(model=str(model.package.folder.resolve()), source=_resolve(source), labels=labels)
-    index.about["id_column"] = run.catalog.schema.id_column
-    if run.catalog.schema.image_root:
-        index.about["photos"] = run.catalog.schema.image_root
+    index.about["schema"] = run.catalog.schema.to_dict()
     index.save(folder)
     shards.remove()
     note = run.write_quarantine()
@@ -207,7 +205,7 @@ def describe(
     """
     records, schema = embedded.records, embedded.catalog.schema
     ids = [record.id for record in records]
-    names = name_photos(embedded.catalog)
+    names = embedded.catalog.name_photos()
     columns: dict[str, list[Any]] = {
         TITLE: _fill(ids, [record.title or None for record in records]),
         PHOTO: [names[record.number] for record in records],
@@ -266,19 +264,6 @@ def _label_products(
     return chosen, sure
 
 
-def name_photos(catalog: Catalog) -> dict[int, str]:
-    """Returns record number -> name of its photo: the file's name in the catalogue, or "row N" for bytes."""
-    names, rows = {}, Counter[int]()
-    for record in catalog.records:
-        if isinstance(record.photo, str):
-            names[record.number] = readable(record.photo)
-        else:
-            rows[record.row] += 1
-            again = f", photo {rows[record.row]}" if rows[record.row] > 1 else ""
-            names[record.number] = f"row {record.row}{again}"
-    return names
-
-
 def read_photos(catalog: Catalog, wanted: Iterable[PhotoName], model: Predictor) -> dict[PhotoName, np.ndarray | None]:
     """Returns photos as the model sees them; None where a photo cannot be read.
 
@@ -292,7 +277,7 @@ def read_photos(catalog: Catalog, wanted: Iterable[PhotoName], model: Predictor)
     for record in catalog.records:
         if record.id in products:
             records[record.id].append(record)
-    names, chosen = name_photos(catalog), dict[int, list[PhotoName]]()
+    names, chosen = catalog.name_photos(), dict[int, list[PhotoName]]()
     for key in found:
         product, photo = str(key[0]), key[1] or ""
         if ours := records[product]:
@@ -311,11 +296,11 @@ def open_gallery(index: Index, source: str | None = None) -> Catalog:
     where = source or str(index.about.get("source", ""))
     if not where:
         raise UserError("the index does not know its catalogue; name it with --source")
-    photos = str(index.about.get("photos", ""))
-    if source and not Path(photos).exists():
-        photos = ""  # the catalogue has moved
     try:
-        return open_catalog(where, Schema("", (), image_root=photos) if photos else None, labelled=False)
+        schema = Schema.from_dict(index.about["schema"]) if "schema" in index.about else None
+        if schema and source and not Path(schema.image_root).exists():
+            schema = replace(schema, image_root="")  # the catalogue has moved
+        return open_catalog(where, schema, labelled=False)
     except UserError as error:
         raise UserError(f"the photos of the index cannot be shown: {error}; name the catalogue with --source") from None
 

@@ -10,7 +10,6 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from fashion_jax.data.catalog import Catalog, Record, Rejected
-from fashion_jax.data.photo_names import readable
 from fashion_jax.data.schema import Schema
 from fashion_jax.serving.predictor import Outputs, Predictor
 from fashion_jax.serving.shards import SHARD_ROWS, Shards
@@ -79,7 +78,8 @@ def embed_source(
     shards = open_shards(model, run)
     embedded = run_embedding(model, run, shards)
     with files.replace_file(run.out) as file:
-        photos = np.array([readable(record.photo_name) for record in embedded.records], dtype=str)
+        names = run.catalog.name_photos()
+        photos = np.array([names[record.number] for record in embedded.records], dtype=str)
         np.savez(file, ids=embedded.ids, photos=photos, embeddings=embedded.embeddings.astype(dtype))
     shards.remove()
     note = run.write_quarantine()

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from fashion_jax.data.catalog import Record
-from fashion_jax.data.photo_names import readable
 from fashion_jax.data.schema import Schema
 from fashion_jax.decision.decisions import Decision
 from fashion_jax.serving.outputs import Prediction, Predictions, name_labels
@@ -70,7 +69,8 @@ def predict_source(
         first = ["id", "photo"] if per_photo else ["id"]
         header = [*first, *prediction_columns(model.attributes, decision, per_photo=per_photo)]
         carried = run.catalog.carried
-        names = ([record.id, readable(record.photo_name)][: len(first)] for record, _ in found)
+        photo_names = run.catalog.name_photos()
+        names = ([record.id, photo_names[record.number]][: len(first)] for record, _ in found)
         rows = (
             [*name, *prediction_cells(one), *carried.cells(name[0])]
             for name, (_, one) in zip(names, found, strict=True)

@@ -13,6 +13,7 @@ from drawn_products import write_products
 from fashion_jax.data.carried import MOST_CARRIED, carry_columns, name_columns
 from fashion_jax.data.catalog import open_catalog
 from fashion_jax.data.schema import Schema, explain_unused, load_schema, save_schema
+from fashion_jax.data.tables import one_line
 from fashion_jax.system.errors import UserError
 
 D = datetime.date
@@ -40,8 +41,13 @@ FRAME = pd.DataFrame({
 UNUSED = [name for name in FRAME if name not in ("sku", "file", "name")]
 
 
+def carry(frame, schema, unused):
+    ids = frame[schema.id_column] if schema.id_column else map(str, frame.index)
+    return carry_columns(frame, list(map(one_line, ids)), schema, unused)
+
+
 def test_columns_are_chosen_and_read_as_what_they_hold():
-    carried = carry_columns(FRAME, SCHEMA, UNUSED)
+    carried = carry(FRAME, SCHEMA, UNUSED)
     values = {name: column.values for name, column in carried.columns.items()}
     assert values == {
         "name": {"a": "Röck rot", "b": "B", "c": "C"},
@@ -63,7 +69,7 @@ def test_columns_are_chosen_and_read_as_what_they_hold():
 
 
 def test_what_a_person_should_know_is_said():
-    notes = "\n".join(carry_columns(FRAME, SCHEMA, UNUSED).notes())
+    notes = "\n".join(carry(FRAME, SCHEMA, UNUSED).notes())
     for words in (
         "price (numbers with a decimal comma, in EUR)", "since (dates (day-month-year))", "sold (yes and no)",
         "'per kilo' stays text: '12 EUR/kg' is no number", "'ean' stays text: numbers with leading zeros",
@@ -74,7 +80,7 @@ def test_what_a_person_should_know_is_said():
 
 
 def test_cells_are_no_formulas_and_names_are_free():
-    carried = carry_columns(FRAME, SCHEMA, UNUSED)
+    carried = carry(FRAME, SCHEMA, UNUSED)
     found = dict(zip(carried.headings(["price", "sold (table)"]), carried.cells("a"), strict=True))
     assert found == {
         "name": "Röck rot", "price (table)": "1012.4", "per kilo": "12 EUR/kg", "sizes": "S", "stock": "1",
@@ -84,28 +90,26 @@ def test_cells_are_no_formulas_and_names_are_free():
     assert name_columns(["a", "b", "b (table)"], ["b", "b (table)"]) == {
         "a": "a", "b": "b (table 2)", "b (table)": "b (table) (table)"
     }  # fmt: skip
-    formula = carry_columns(
-        FRAME.rename(columns={"brand": "+brand"}), dataclasses.replace(SCHEMA, carry=("+brand",)), []
-    )
+    formula = carry(FRAME.rename(columns={"brand": "+brand"}), dataclasses.replace(SCHEMA, carry=("+brand",)), [])
     assert formula.headings([]) == ["'+brand"]
 
 
 def test_the_fullest_columns_are_carried_where_there_are_many():
     frame = pd.DataFrame({f"c{i}": ["x", "y" if i % 2 else "", "z" if i % 2 else ""] for i in range(2 * MOST_CARRIED)})
-    carried = carry_columns(frame, Schema("shop", (), id_column=""), list(frame))
+    carried = carry(frame, Schema("shop", (), id_column=""), list(frame))
     assert list(carried.columns) == [f"c{i}" for i in range(1, 2 * MOST_CARRIED, 2)]
     assert len(carried.left_out) == MOST_CARRIED and "name it in the schema's carry" in carried.left_out["c0"]
 
 
 def test_a_schema_may_name_the_columns(tmp_path):
     schema = dataclasses.replace(SCHEMA, carry=("brand", "nothing", "link"))
-    carried = carry_columns(FRAME, schema, UNUSED)
+    carried = carry(FRAME, schema, UNUSED)
     assert list(carried.columns) == ["brand", "nothing", "link"] and carried.columns["nothing"].kind == "nothing"
     save_schema(schema, tmp_path / "schema.json")
     assert load_schema(tmp_path / "schema.json") == schema
     for name, message in (("brnad", "did you mean 'brand'"), ("blob", "holds bytes")):
         with pytest.raises(UserError, match=message):
-            carry_columns(FRAME, dataclasses.replace(SCHEMA, carry=(name,)), UNUSED)
+            carry(FRAME, dataclasses.replace(SCHEMA, carry=(name,)), UNUSED)
 
 
 def test_a_catalogue_has_them_by_product_and_its_stamp_is_the_same(tmp_path):

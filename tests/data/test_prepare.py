@@ -66,13 +66,13 @@ def test_the_report_says_how_the_words_were_read(tmp_path):
     words = report["words"]["pattern"]
     assert words["missing"] == words["maybe_classes"] == {"None": 15}
     assert words["look_alikes"] == [{"Écru": 15, "écru": 15}]
-    assert set(report["unused_columns"]) == {"rank", "price"}
+    assert report["carried_columns"] == {"rank": "numbers", "price": "numbers, in EUR"} and not report["unused_columns"]
     text = format_report(report)
     for part in (
         "Écru",
         '"missing_values": ["", "-"',
         '{"name": "pattern", "merge": {"écru": "Écru"}}',
-        "not used: 'price': it holds one value",
+        "'rank' (numbers), 'price' (numbers, in EUR)",
     ):
         assert part in text
 

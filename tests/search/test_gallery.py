@@ -342,7 +342,7 @@ def test_photos_without_a_file_are_named_by_their_row():
 
     records = [record(1, 1, b"a"), record(2, 1, b"b"), record(3, 2, "x/y.jpg"), record(4, 4, b"c")]
     catalog = Catalog("shop", Schema("shop", ()), None, "", {}, records)
-    assert gallery.name_photos(catalog) == {1: "row 1", 2: "row 1, photo 2", 3: "x/y.jpg", 4: "row 4"}
+    assert catalog.name_photos() == {1: "row 1", 2: "row 1, photo 2", 3: "x/y.jpg", 4: "row 4"}
 
 
 def test_a_product_without_a_label_gets_the_label_of_most_probability():
