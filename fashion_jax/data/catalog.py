@@ -30,6 +30,7 @@ from fashion_jax.data.photos import BadPhoto, UnreadPhoto
 from fashion_jax.data.schema import (
     DOCUMENTED,
     FASHION,
+    NOT_APPLICABLE,
     Attribute,
     Schema,
     explain_unused,
@@ -40,6 +41,7 @@ from fashion_jax.data.schema import (
 )
 from fashion_jax.data.sources import Source, find_source
 from fashion_jax.data.tables import TABLE_SUFFIXES, Table, join_tables, one_line, read_table
+from fashion_jax.data.tags import TagColumn, choose_classes, offer_tags, read_tags
 from fashion_jax.data.words import clean_column, clean_label, find_look_alikes, find_missing
 from fashion_jax.system import files
 from fashion_jax.system.errors import UserError, nearest
@@ -56,6 +58,8 @@ class Record:
     labels: tuple[str | None, ...]  # one for each attribute of the schema, None where missing
     split: str  # the text in the table's split column, or empty
     photo: str | bytes  # the name of its file, or its bytes
+    # one text for each multi-valued attribute of the schema, as the module `tags` writes it
+    tags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +102,10 @@ class Catalog:
     # attribute -> value that is no class, because the schema does not name it or it has too few rows -> rows
     masked_words: dict[str, Counter[str]] = field(default_factory=dict)
     merged: dict[str, Counter[str]] = field(default_factory=dict)  # attribute -> value that was merged -> rows
+    # attribute -> word that became the class "does not apply" -> rows
+    not_applicable: dict[str, Counter[str]] = field(default_factory=dict)
+    tags: dict[str, TagColumn] = field(default_factory=dict)  # multi-valued attribute -> its values and classes
+    several_values: list[str] = field(default_factory=list)  # sentences about columns that look multi-valued
     # attribute -> groups of classes that differ in case, spaces or hyphens only: class -> rows, the likeliest first
     look_alikes: dict[str, list[dict[str, int]]] = field(default_factory=dict)
     unused: dict[str, str] = field(default_factory=dict)  # column that is not used -> why it is no attribute
@@ -170,6 +178,8 @@ def open_catalog(
     catalog.temporary = found.temporary
     catalog.text = table.text
     catalog.unused = explain_unused(table.frame, schema)
+    single = {column for attribute in schema.attributes for column in attribute.columns()} | set(catalog.unused)
+    catalog.several_values = offer_tags(schema, table.frame, [c for c in table.frame.columns if c in single])
     if corrections:
         catalog.corrections = read_corrections(corrections, schema)
     _read_rows(catalog, table, finder, labelled)
@@ -256,6 +266,7 @@ def _choose_schema(frame: pd.DataFrame, schema: Schema | None, labelled: bool, n
     missing = [c for c in needed if c not in columns]
     if labelled:
         missing += [a.columns()[0] for a in schema.attributes if not set(a.columns()) & set(columns)]
+        missing += [c for several in schema.multi_valued for c in several.used_columns() if c not in columns]
     if missing:
         hint = nearest(missing[0], columns)
         raise UserError(
@@ -274,16 +285,17 @@ def _read_rows(catalog: Catalog, table: Table, finder: PhotoFinder, labelled: bo
     if schema.id_column:
         _check_ids(catalog.source, schema.id_column, frame[schema.id_column])
     labels = _read_labels(catalog, frame)
+    catalog.tags = read_tags(schema, frame, catalog.repairs)
     if catalog.corrections:
         # Corrections come before the schema's rules, as if somebody had edited the table.
         ids = [one_line(i) for i in frame[schema.id_column]] if schema.id_column else [str(row) for row in frame.index]
-        catalog.corrected = apply_corrections(catalog.corrections, labels, ids, schema.attributes)
+        catalog.corrected = apply_corrections(catalog.corrections, labels, ids, schema.attributes, catalog.tags)
     keep = pd.Series(True, frame.index)
     reasons: dict[int, str] = {}
     fixed = [a for a in schema.attributes if a.classes]
     for attribute in fixed:
         values = labels[attribute.name]
-        unknown = (values != "") & ~values.isin(attribute.classes)
+        unknown = (values != "") & ~values.isin(attribute.fixed_classes())
         catalog.masked_words[attribute.name] = _count(values[unknown])
         if attribute.on_unknown == "drop" and labelled:
             for row in labels.index[unknown & keep]:
@@ -300,6 +312,8 @@ def _read_rows(catalog: Catalog, table: Table, finder: PhotoFinder, labelled: bo
         if not attribute.classes:
             catalog.masked_words[attribute.name] = _count(labels.loc[keep & ~known, attribute.name])
         labels.loc[~known, attribute.name] = ""
+    for several in schema.multi_valued:
+        choose_classes(several, catalog.tags[several.name], keep)
     if labelled and not fixed and catalog.vocabularies and not any(catalog.vocabularies.values()):
         raise UserError(f"no label of {catalog.source} occurs in enough rows; lower min_rows in the schema")
     documented = [a.name for a in fixed if a.name in DOCUMENTED] or [a.name for a in fixed]
@@ -314,6 +328,13 @@ def _read_labels(catalog: Catalog, frame: pd.DataFrame) -> pd.DataFrame:
     for attribute in schema.attributes:
         name = next((c for c in attribute.columns() if c in frame.columns), None)
         values = clean_column(frame[name] if name else pd.Series("", frame.index), catalog.repairs)
+        if attribute.not_applicable:
+            words = {clean_label(word)[0].casefold() for word in attribute.not_applicable}
+            spared = values.isin([NOT_APPLICABLE, *attribute.classes])
+            chosen = values.str.casefold().isin(words) & ~spared
+            counts = values[chosen].value_counts()
+            catalog.not_applicable[attribute.name] = Counter({str(word): int(rows) for word, rows in counts.items()})
+            values = values.mask(chosen, NOT_APPLICABLE)
         missing = find_missing(values, schema.missing_values, attribute.classes)
         values = values.mask(values.isin(list(missing)), "")
         merge = {clean_label(value)[0]: target for value, target in attribute.merge}
@@ -357,8 +378,10 @@ def _add_products(
     found = finder.find(cell for cell in photos if isinstance(cell, str) and cell)
     _check_found(catalog, finder, found)
     heic = _heic_problem(item.name for item in found.values())
-    rows = zip(frame.index, ids, titles, splits, photos, labels.itertuples(index=False, name=None), strict=True)
-    for row, raw_id, title, split, cell, values in rows:
+    tags = pd.DataFrame({name: column.cells for name, column in catalog.tags.items()}, index=frame.index)
+    texts = (frame_.itertuples(index=False, name=None) for frame_ in (labels, tags))
+    rows = zip(frame.index, ids, titles, splits, photos, *texts, strict=True)
+    for row, raw_id, title, split, cell, values, own_tags in rows:
         product_id = one_line(raw_id)
         reason = reasons.get(row, "")
         if not reason and not product_id:
@@ -380,7 +403,7 @@ def _add_products(
             catalog.rejected.append(Rejected(row, product_id, reason, kind, by_schema=row in reasons))
         else:
             named = tuple(value or None for value in values)
-            catalog.records.append(Record(row, row, product_id, one_line(title), named, str(split), photo))
+            catalog.records.append(Record(row, row, product_id, one_line(title), named, str(split), photo, own_tags))
     catalog.rejected.sort(key=lambda item: item.row)
 
 
@@ -410,6 +433,6 @@ def _check_found(catalog: Catalog, finder: PhotoFinder, found: dict[str, Found])
 
 def _vocabulary(attribute: Attribute, values: pd.Series) -> tuple[str, ...]:
     if attribute.classes:
-        return tuple(sorted(attribute.classes))
+        return tuple(sorted(attribute.fixed_classes()))
     counts = values[values != ""].value_counts()
     return tuple(sorted(str(name) for name, count in counts.items() if count >= attribute.min_rows))

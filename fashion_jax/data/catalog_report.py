@@ -11,8 +11,9 @@ import numpy as np
 from jaxtyping import Int8, Int32, Int64
 
 from fashion_jax.data.catalog import Catalog
-from fashion_jax.data.schema import MISSING, Attribute
+from fashion_jax.data.schema import MISSING, NOT_APPLICABLE, Attribute
 from fashion_jax.data.splits import SPLITS
+from fashion_jax.data.tags import format_tags, report_tags
 from fashion_jax.data.words import merge_line, notable_missing
 from fashion_jax.system.text import format_table
 
@@ -30,6 +31,7 @@ def make_report(
     splits: Int8[np.ndarray, " n"],
     digests: list[str],
     seconds: float,
+    tags: Mapping[str, Int8[np.ndarray, "n classes"]],
 ) -> dict[str, Any]:
     """Returns the report as JSON values; `format_report` makes text of it.
 
@@ -42,6 +44,7 @@ def make_report(
         splits: place in SPLITS.
         digests: of the photos' bytes.
         seconds: the time that the preparation took.
+        tags: of the usable products.
     """
     dropped = sum(catalog.dropped.values())
     identical = np.unique(digests, return_inverse=True)[1]
@@ -56,6 +59,8 @@ def make_report(
         "table_repairs": dict(catalog.repairs),
         "encoding": _describe_encoding(catalog),
         "words": {attribute.name: _describe_words(catalog, attribute) for attribute in catalog.schema.attributes},
+        "tags": report_tags(catalog.tags, tags),
+        "several_values": list(catalog.several_values),
         "unused_columns": dict(catalog.unused),
         "corrected_labels": dict(catalog.corrected),
         "passed_over": dict(catalog.passed_over.most_common()),
@@ -125,6 +130,7 @@ def _describe_words(catalog: Catalog, attribute: Attribute) -> dict[str, Any]:
         "missing_line": f'"missing_values": {json.dumps(others, ensure_ascii=False)}' if maybe else "",
         "no_class": dict(catalog.masked_words.get(name, {})),
         "merged": dict(catalog.merged.get(name, {})),
+        "not_applicable": dict(catalog.not_applicable.get(name, {})),
         "look_alikes": alike,
         "merge_line": merge_line(name, alike, dict(attribute.merge)) if alike else "",
     }
@@ -148,12 +154,17 @@ def _format_words(report: Mapping[str, Any]) -> list[str]:
         if words["no_class"]:
             shown = ", ".join(f"{word!r} {count:,}" for word, count in list(words["no_class"].items())[:_SHOWN])
             lines.append(f"  {name}: {len(words['no_class']):,} values are no classes: {shown}")
+        if words["not_applicable"]:
+            taken = ", ".join(f"{word!r} {count:,}" for word, count in words["not_applicable"].items())
+            lines.append(f"  {name}: read as {NOT_APPLICABLE!r}: {taken}")
         for word, count in words["merged"].items():
             lines.append(f"  {name}: merged: {word!r} {count:,}")
         for group in words["look_alikes"]:
             lines.append(f"  {name}: similar classes: " + ", ".join(f"{word!r} {n:,}" for word, n in group.items()))
         if words["merge_line"]:
             lines.append(f"    to merge them, put this into the schema's attributes: {words['merge_line']}")
+    lines += format_tags(report["tags"])
+    lines += [f"  {sentence}" for sentence in report["several_values"]]
     for column, reason in report["unused_columns"].items():
         lines.append(f"  column {column!r} is not used: {reason}")
     return lines
