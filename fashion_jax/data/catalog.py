@@ -38,6 +38,7 @@ from fashion_jax.data.schema import (
     find_split_column,
     infer_schema,
     is_fashion,
+    load_schema,
 )
 from fashion_jax.data.sources import Source, find_source
 from fashion_jax.data.tables import TABLE_SUFFIXES, Table, join_tables, one_line, read_table
@@ -150,7 +151,8 @@ def open_catalog(
     Args:
         source: one of: a zip or tar (plain, gz, xz) in Kaggle's layout or with one table; such a folder; a table (CSV,
             TSV, JSON, Excel, Parquet; text also packed with gzip) that holds the photos' bytes or their paths, relative
-            to the file; `kaggle:OWNER/NAME`; `hf:OWNER/NAME`; or `synthetic[:COUNT[:SEED]]`, a catalogue that is drawn.
+            to the file; `kaggle:OWNER/NAME`; `hf:OWNER/NAME`; or a catalogue that is drawn: `synthetic[:COUNT[:SEED]]`,
+            or `synthetic-tags[:COUNT[:SEED]]` with attributes of several values.
         schema: how to read the table; None: Kaggle's schema where the table has its columns, else one that is inferred.
         labelled: False also accepts sources without labels: a photo, or a folder or archive of photos.
         corrections: a table of corrected labels; the module `corrections` describes it.
@@ -161,6 +163,8 @@ def open_catalog(
     """
     text = str(source)
     found = find_source(text, labelled=labelled)
+    if schema is None and found.schema is not None:
+        schema = load_schema(found.schema)
     if not found.tables:
         if corrections:
             raise UserError(f"{text} holds no table of labels, so corrections cannot be applied; leave them out")
