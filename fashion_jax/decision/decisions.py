@@ -22,6 +22,7 @@ import numpy as np
 import scipy.special
 from jaxtyping import Bool, Float, Int64
 
+from fashion_jax.decision.tags import TagDecision
 from fashion_jax.training.losses import log_frequencies
 
 OPERATING_POINTS = ("accuracy", "macro_f1")
@@ -109,6 +110,7 @@ class Decision:
     out_of_catalogue: OutOfCatalogue | None = None  # None where it was not fitted
     precision: float = 0.0  # that was asked for of accepted labels
     coverage: float = 0.0  # that was asked for of label sets; 0 for no label sets
+    tags: Mapping[str, TagDecision] = field(default_factory=dict)  # multi-valued attribute -> its numbers
     order: tuple[str, ...] = field(init=False)  # the attributes, each after the finer one to which it is linked
 
     def __post_init__(self) -> None:

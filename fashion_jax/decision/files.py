@@ -23,6 +23,7 @@ from fashion_jax.decision.decisions import (
     OutOfCatalogue,
 )
 from fashion_jax.decision.embedding import EmbeddingPlan, Subspace
+from fashion_jax.decision.tags import TagDecision
 from fashion_jax.system import files
 from fashion_jax.system.errors import UserError
 
@@ -37,7 +38,12 @@ _SHARE_ERROR = 1e-3  # largest distance of the sum of shares from 1
 def decision_to_json(decision: Decision) -> dict[str, Any]:
     """Returns JSON values, from which `decision_from_json` makes the same decision."""
     score = decision.out_of_catalogue
+    tags = {
+        name: {"scale": one.scale, "shift": one.shift, "thresholds": one.thresholds.tolist()}
+        for name, one in decision.tags.items()
+    }
     return {
+        **({"tags": tags} if tags else {}),
         "format": FORMAT,
         "precision": decision.precision,
         "coverage": decision.coverage,
@@ -81,20 +87,31 @@ def _head_to_json(head: HeadDecision) -> dict[str, Any]:
     }
 
 
-def decision_from_json(where: Path, value: Mapping[str, Any], classes: Mapping[str, int], features: int) -> Decision:
+def decision_from_json(
+    where: Path,
+    value: Mapping[str, Any],
+    classes: Mapping[str, int],
+    features: int,
+    tags: Mapping[str, int] | None = None,
+) -> Decision:
     """Checks everything and returns the decision.
 
     Args:
         value: a JSON object, possibly forged.
         classes: attribute -> number of classes of the model's head.
         features: size of the model's pooled features.
+        tags: multi-valued attribute -> number of classes of the model's head.
 
     Raises:
         UserError: a key, a type, a size or a range is not what the model needs.
     """
     with _naming(where) as check:
         check(value["format"] == FORMAT, f"has the format {value['format']!r}; this version reads {FORMAT}")
-        _keys(check, value, ("format", "precision", "coverage", "heads", "joint", "out_of_catalogue"), "it")
+        # A model without multi-valued attributes has no "tags".
+        tags, several = tags or {}, {"tags": {}, **value}
+        _keys(check, several, ("format", "precision", "coverage", "heads", "joint", "out_of_catalogue", "tags"), "it")
+        fitted = several["tags"]
+        check(isinstance(fitted, dict) and fitted.keys() == tags.keys(), "its multi-valued heads are not the model's")
         heads = value["heads"]
         check(isinstance(heads, dict) and heads.keys() == classes.keys(), "its heads are not the model's")
         decision = Decision(
@@ -103,6 +120,7 @@ def decision_from_json(where: Path, value: Mapping[str, Any], classes: Mapping[s
             _outside(check, value["out_of_catalogue"], features),
             check.number(value["precision"], 0, 1, "precision"),
             check.number(value["coverage"], 0, 1, "coverage"),
+            {name: _tags(check, name, fitted[name], count) for name, count in tags.items()},
         )
         named = [name for group in decision.joint for name in group.names]
         check(len(set(named)) == len(named), "a head is in two groups")
@@ -174,6 +192,15 @@ def _head(check: _Check, name: str, value: Any, classes: Mapping[str, int]) -> H
         {point: math.inf if t > 1 else t for point, t in thresholds.items()},
         None if sets is None else check.number(sets, 0, 1, f"label_set of {what}"),
         _link(check, name, value["link"], classes),
+    )
+
+
+def _tags(check: _Check, name: str, value: Any, classes: int) -> TagDecision:
+    _keys(check, value, ("scale", "shift", "thresholds"), f"{name!r}")
+    return TagDecision(
+        check.number(value["scale"], 1e-3, 1e3, f"the scale of {name!r}"),
+        check.number(value["shift"], -1e3, 1e3, f"the shift of {name!r}"),
+        check.numbers(value["thresholds"], classes, 0, 1, f"thresholds of {name!r}"),
     )
 
 

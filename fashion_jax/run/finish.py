@@ -21,9 +21,11 @@ from fashion_jax.decision.fit import DecisionScores, fit_decision, score_decisio
 from fashion_jax.decision.hierarchy import Pair
 from fashion_jax.decision.out_of_catalogue import REFERENCE_ROWS
 from fashion_jax.decision.report import format_accepted, write_decision_scores
+from fashion_jax.decision.tags import fit_tags
 from fashion_jax.evaluation.colour_report import JUST_TOLERABLE, colour_scores
 from fashion_jax.evaluation.evaluate import Evaluation, RowOutputs
 from fashion_jax.evaluation.report import write_evaluation, write_prediction_sheet
+from fashion_jax.evaluation.tags import format_tag_scores, summarize_tags
 from fashion_jax.run.second_heads import TRIED, fit_second_heads, restore_second_heads
 from fashion_jax.run.session import Session
 from fashion_jax.serving.outputs import Outputs, Prediction, decide, name_labels
@@ -100,6 +102,10 @@ def fit_on_validation(session: Session, state: TrainState) -> ValidationFit | No
         precision=config.decision.precision,
         coverage=config.decision.label_set_coverage,
     )
+    tags = {
+        name: fit_tags(scored.outputs.tags[name], session.prepared.tags[name][scored.rows]) for name in session.tags
+    }
+    decision = dataclasses.replace(decision, tags=tags)
     embedding, sizes = session.config.embedding, {n: len(v) for n, v in session.vocabularies.items()}
     plan = fit_embedding(
         scored.outputs.own_logits,  # Embeddings are of the photos themselves, without mirror images.
@@ -131,15 +137,16 @@ def score_split(session: Session, state: TrainState, split: str, fit: Validation
         result = dataclasses.replace(result, decisions=files.without_nan(scores.report))
     decision = None if fit is None else fit.decision
     outputs = package_outputs(result, decision)
+    result = dataclasses.replace(result, tags=_score_tags(session, result, outputs, decision))
     result = dataclasses.replace(result, colours=files.without_nan(_score_colours(session, result, outputs)))
     if jax.process_index() == 0:
         folder = session.workdir / "evaluation" / split
         extra = {"step": int(state.step), "colours": result.colours}
         extra |= {} if result.decisions is None else {"decisions": result.decisions}
-        write_evaluation(folder, result.summaries, result.confusions, session.vocabularies, extra)
+        write_evaluation(folder, result.summaries, result.confusions, session.vocabularies, extra, result.tags)
         if scores is not None:
             write_decision_scores(folder, scores, fitted_here=split == "validation")
-        labels = name_labels(outputs, session.vocabularies)
+        labels = name_labels(outputs, session.vocabularies, session.tags)
         _write_predictions(session, result, labels, decision, folder / "predictions.csv")
         _write_sheet(session, result, labels, folder / "contact_sheet.png")
     return result
@@ -148,7 +155,8 @@ def score_split(session: Session, state: TrainState, split: str, fit: Validation
 def package_outputs(result: Evaluation, decision: Decision | None) -> Outputs:
     """Returns the outputs of a package with this decision for the rows that were scored."""
     assert result.outputs is not None
-    return decide(decision, result.outputs.logits, result.outputs.features, result.outputs.energies)
+    outputs = result.outputs
+    return decide(decision, outputs.logits, outputs.features, outputs.energies, tags=outputs.tags)
 
 
 def format_summaries(summaries: Mapping[str, Mapping[str, Any]]) -> str:
@@ -162,7 +170,7 @@ def format_summaries(summaries: Mapping[str, Mapping[str, Any]]) -> str:
 
 def format_scores(evaluation: Evaluation) -> str:
     """Returns tables of a split's scores: of the network's labels, and of the package's decisions."""
-    lines = [format_summaries(evaluation.summaries)]
+    lines = [*filter(None, [format_summaries(evaluation.summaries), format_tag_scores(evaluation.tags)])]
     for name, found in (evaluation.colours or {}).items():
         if found["accuracy"] is not None:
             lines.append(
@@ -190,6 +198,21 @@ def _score_colours(session: Session, result: Evaluation, outputs: Outputs) -> di
     return scores
 
 
+def _score_tags(
+    session: Session, result: Evaluation, outputs: Outputs, decision: Decision | None
+) -> dict[str, dict[str, Any]]:
+    fitted = {} if decision is None else decision.tags
+    return {
+        name: summarize_tags(
+            outputs.tag_probabilities[name],
+            session.prepared.tags[name][result.rows],
+            classes,
+            fitted[name].thresholds if name in fitted else 0.5,
+        )
+        for name, classes in session.tags.items()
+    }
+
+
 def _labels(session: Session, rows: np.ndarray) -> dict[str, np.ndarray]:
     """Returns attribute -> labels of rows, for the attributes of the model."""
     labels = session.prepared.labels[rows]
@@ -211,7 +234,7 @@ def _score_decision(session: Session, state: TrainState, result: Evaluation, fit
 def _write_predictions(
     session: Session, result: Evaluation, labels: list[Prediction], decision: Decision | None, path: Path
 ) -> None:
-    rows = [["id", *prediction_columns(session.attributes, decision)]]
+    rows = [["id", *prediction_columns(session.attributes, decision, tuple(session.tags))]]
     for product, prediction in zip(session.prepared.ids[result.rows], labels, strict=True):
         rows.append([product, *prediction_cells(prediction)])
     files.write_text(path, files.format_csv(rows))
@@ -236,6 +259,7 @@ def _write_package(session: Session, state: TrainState, result: Result, fit: Val
         weights={"/".join(map(str, path)): array for path, array in flat.items()},
         model=session.arguments,
         vocabularies=session.vocabularies,
+        tags=session.tags,
         preprocessing={
             "height": data.height,
             "width": data.width,
