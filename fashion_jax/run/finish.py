@@ -14,7 +14,7 @@ from flax import traverse_util
 
 from fashion_jax.data.drawn.not_products import KINDS, draw_not_products
 from fashion_jax.data.loader import StreamedPhotos, spread_rows
-from fashion_jax.data.schema import MISSING
+from fashion_jax.data.schema import MISSING, NOT_APPLICABLE
 from fashion_jax.decision.decisions import Decision
 from fashion_jax.decision.embedding import EmbeddingPlan, compared_attributes, fit_embedding
 from fashion_jax.decision.fit import DecisionScores, fit_decision, score_decision
@@ -101,6 +101,7 @@ def fit_on_validation(session: Session, state: TrainState) -> ValidationFit | No
         reference.features,
         precision=config.decision.precision,
         coverage=config.decision.label_set_coverage,
+        not_applicable=_not_applicable(session),
     )
     tags = {
         name: fit_tags(scored.outputs.tags[name], session.prepared.tags[name][scored.rows]) for name in session.tags
@@ -117,6 +118,17 @@ def fit_on_validation(session: Session, state: TrainState) -> ValidationFit | No
         appearance=embedding.appearance,
     )
     return ValidationFit(decision, pairs, plan)
+
+
+def _not_applicable(session: Session) -> dict[str, int]:
+    """Returns attribute -> the number of its class "does not apply", for the attributes that have one by the schema."""
+    named = [a.name for a in session.prepared.schema.attributes if a.not_applicable and a.name in session.attributes]
+    classes = session.vocabularies
+    return {
+        name: classes[name].index(NOT_APPLICABLE)
+        for name in named
+        if NOT_APPLICABLE in classes[name] and len(classes[name]) > 1
+    }
 
 
 def score_split(session: Session, state: TrainState, split: str, fit: ValidationFit | None) -> Evaluation | None:

@@ -168,6 +168,7 @@ def forge(folder, path, value):
 
 COUNTS = [[0, 0, 5], [1, 1, 7]]
 LINK = {"finer": "articleType", "counts": COUNTS, "pooling": "log", "weight": 0.5, "temperature": 1.0}
+APPLIES = {"class": 0, "finer": "articleType", "never": [0, 1]}
 GROUP = {"heads": ["gender", "subCategory"], "combinations": [[0, 0]]}
 
 
@@ -195,6 +196,11 @@ def linked(run, tmp_path_factory):
         ("heads.subCategory.link.counts.0", [0, 0]), ("heads.subCategory.link.counts.0", [0, 0, 10**50]),
         ("joint", [GROUP, GROUP]), ("joint.0", 3), ("joint.0.heads", ["gender"]), ("joint.0.heads", ["gender"] * 3),
         ("joint.0.combinations", []), ("joint.0.combinations.0", [0, 0, 999]), ("joint.0.combinations.0", [0]),
+        ("tags", {"gender": {}}), ("applicability", []), ("applicability", {"nothing": APPLIES}),
+        ("applicability", {"gender": {**APPLIES, "finer": "gender"}}),
+        ("applicability", {"gender": {**APPLIES, "class": 5}}),
+        ("applicability", {"gender": {**APPLIES, "never": [-1]}}),
+        ("applicability", {"gender": {**APPLIES, "never": 3}}), ("applicability", {"gender": {}}),
         ("out_of_catalogue", []), ("out_of_catalogue.rest", 0), ("out_of_catalogue.mean.0", GONE),
         ("out_of_catalogue.directions", []), ("out_of_catalogue.directions.0.0", 1e9),
         ("out_of_catalogue.variances", [1]), ("out_of_catalogue.spreads", [0, 0]), ("out_of_catalogue.threshold", "3"),
