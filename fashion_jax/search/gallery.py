@@ -12,8 +12,9 @@ import pandas as pd
 
 from fashion_jax.data.catalog import Catalog, Record, open_catalog
 from fashion_jax.data.photos import BadPhoto, decode_photos
-from fashion_jax.data.schema import Schema
+from fashion_jax.data.schema import BETWEEN_TAGS, Schema
 from fashion_jax.data.tables import read_table
+from fashion_jax.data.tags import NO_TAGS
 from fashion_jax.search.build import check_target
 from fashion_jax.search.index import Index
 from fashion_jax.search.inputs import check_k
@@ -43,8 +44,9 @@ def build_index(
     """Embeds a catalogue and writes an index of it.
 
     Its columns are: the catalogue's labels (the model's prediction where a label is missing and the model has a head
-    for it); for each head `<name> confidence`, the probability that the model gives to that label; `title`; and the
-    columns of `table`. Mirrored photos are not used, because they would double the time.
+    for it); for each head `<name> confidence`, the probability that the model gives to that label; the values of
+    multi-valued attributes, with `|` between them; `title`; and the columns of `table`. Mirrored photos are not used,
+    because they would double the time.
 
     Args:
         source: anything that `open_catalog` reads.
@@ -172,6 +174,13 @@ def describe(model: Predictor, embedded: Embedded, extra: pd.DataFrame | None = 
         given = columns.get(head, [None] * len(records))
         columns[head] = [label or guess for label, guess in zip(given, predicted, strict=True)]
         columns[head + CONFIDENCE] = embedded.confidences[head].astype(np.float64).round(4).tolist()
+    for place, several in enumerate(schema.multi_valued):
+        texts = [r.tags[place] if place < len(r.tags) else "" for r in records]
+        columns[several.name] = [None if text == NO_TAGS else text for text in texts]
+    for name, chosen in embedded.tags.items():
+        texts = columns.get(name, [""] * len(records))
+        guesses = (BETWEEN_TAGS.join(np.array(model.tags[name])[row].tolist()) for row in chosen)
+        columns[name] = [guess if text == "" else text for text, guess in zip(texts, guesses, strict=True)]
     if extra is not None:
         rows = extra.reindex([record.id for record in records])
         for name in rows.columns:

@@ -112,13 +112,13 @@ def _paint_cloth(
     tone = 95 if base.mean() < 128 else -95
     cloth = np.broadcast_to(base, (height, width, 3)).copy()
     for name in spec.patterns:
-        gap = rng.uniform(12, 17)
+        gap = rng.uniform(14, 19)
         marks = {
             "Striped": (y + rng.uniform(0, gap)) % gap < gap / 3,
             "Dotted": ((x % gap - gap / 2) ** 2 + (y % gap - gap / 2) ** 2) < (gap / 3.4) ** 2,
             "Checked": ((x % gap) < gap / 2) ^ ((y % gap) < gap / 2),
         }[name]
-        cloth[marks] += {"Striped": tone, "Dotted": 1.3 * tone, "Checked": 0.6 * tone}[name]
+        cloth[marks] += {"Striped": tone, "Dotted": 1.3 * tone, "Checked": 0.85 * tone}[name]
     return np.clip(cloth, 0, 255)
 
 
