@@ -39,7 +39,8 @@ class TagColumn:
     """The tags of one attribute as they were read, and what was done."""
 
     cells: pd.Series  # a row's tags as one text
-    separator: str = ""  # between two values of a cell; empty: the cells were lists, or columns of yes and no
+    # the texts between two values of a cell; none: the cells were lists or single values, or columns of yes and no
+    separators: tuple[str, ...] = ()
     missing: Counter[str] = field(default_factory=Counter)  # word that was taken as a missing label -> cells
     merged: Counter[str] = field(default_factory=Counter)  # value that was merged -> rows
     no_class: Counter[str] = field(default_factory=Counter)  # value that is no class -> rows
@@ -140,14 +141,14 @@ def _read_cells(
     counts = {str(cell): int(rows) for cell, rows in cells.value_counts().items()}
     lists = {cell: _list_values(cell) for cell in counts}
     plain = {cell: rows for cell, rows in counts.items() if lists[cell] is None}
-    column = TagColumn(cells, attribute.separator or find_separator(plain))
+    column = TagColumn(cells, (attribute.separator,) if attribute.separator else find_separators(plain))
     merge = {clean_label(value)[0]: target for value, target in attribute.merge}
     absent = {clean_label(word)[0].casefold() for word in missing_values} | {""}
     texts = {}
     for cell, rows in counts.items():
         parts = lists[cell]
         if parts is None:
-            parts = cell.split(column.separator) if column.separator else [cell]
+            parts = _split(cell, column.separators)
         values = []
         for part in parts:
             value, needed = clean_label(part)
@@ -195,8 +196,8 @@ def _list_values(cell: str) -> list[str] | None:
     return [item.strip().strip("\"'") for item in inside.split(",")] if inside else []
 
 
-def find_separator(counts: Mapping[str, int]) -> str:
-    """Returns the separator that divides cells into the fewest different values; empty text where none does.
+def find_separators(counts: Mapping[str, int]) -> tuple[str, ...]:
+    """Returns the separator that divides cells into the fewest different values, and others that make them fewer still.
 
     A comma or a slash also stands inside of values ("T-Shirt/Top"). They separate only where a part also occurs in
     another cell.
@@ -204,17 +205,27 @@ def find_separator(counts: Mapping[str, int]) -> str:
     Args:
         counts: cell -> rows.
     """
-    scores = {}
-    for sign in _SEPARATORS:
-        parts = {cell: _parts(cell, sign) for cell in counts}
-        divided = [values for values in parts.values() if len(values) > 1]
-        if divided and (sign in _SURE or _share_repeated(parts) > 0):
-            scores[sign] = len({value for values in parts.values() for value in values})
-    return min(scores, key=lambda sign: scores[sign]) if scores else ""
+    found: tuple[str, ...] = ()
+    while True:
+        scores = {}
+        for sign in set(_SEPARATORS) - set(found):
+            parts = {cell: _parts(cell, (*found, sign)) for cell in counts}
+            divides = any(sign in cell and len(parts[cell]) > 1 for cell in counts)
+            if divides and (sign in _SURE or _share_repeated(parts) > 0):
+                scores[sign] = len({value for values in parts.values() for value in values})
+        best = min(scores, key=lambda sign: (scores[sign], _SEPARATORS.index(sign)), default="")
+        fewest = len({value for cell in counts for value in _parts(cell, found)})
+        if not best or (found and scores[best] >= fewest):
+            return found
+        found = (*found, best)
 
 
-def _parts(cell: str, sign: str) -> list[str]:
-    return [part for part in (" ".join(part.split()) for part in cell.split(sign)) if part]
+def _split(cell: str, separators: Sequence[str]) -> list[str]:
+    return re.split("|".join(map(re.escape, separators)), cell) if separators else [cell]
+
+
+def _parts(cell: str, separators: Sequence[str]) -> list[str]:
+    return [part for part in (" ".join(part.split()) for part in _split(cell, separators)) if part]
 
 
 def _share_repeated(parts: Mapping[str, Sequence[str]]) -> float:
@@ -297,11 +308,8 @@ def offer_tags(schema: Schema, frame: pd.DataFrame, columns: Iterable[str]) -> l
 def _find_several(counts: Mapping[str, int]) -> tuple[str, int] | None:
     """Returns the commonest cell that holds several values, and the number of such rows; None where there are none."""
     lists = {cell: _list_values(cell) for cell in counts}
-    sign = find_separator({cell: rows for cell, rows in counts.items() if lists[cell] is None})
-    parts = {
-        cell: values if (values := lists[cell]) is not None else _parts(cell, sign) if sign else [cell]
-        for cell in counts
-    }
+    signs = find_separators({cell: rows for cell, rows in counts.items() if lists[cell] is None})
+    parts = {cell: _parts(cell, signs) if (values := lists[cell]) is None else values for cell in counts}
     several = {cell: rows for cell, rows in counts.items() if len(parts[cell]) > 1}
     rows = sum(several.values())
     found: Counter[str] = Counter()
@@ -327,7 +335,7 @@ def report_tags(columns: Mapping[str, TagColumn], vectors: Mapping[str, np.ndarr
             "rows": dict(zip(column.classes, counts, strict=False)),
             "no_value": int((known == 0).all(1).sum()),
             "missing_labels": len(vectors[name]) - len(known) if name in vectors else 0,
-            "separator": column.separator,
+            "separators": list(column.separators),
             "missing": dict(column.missing),
             "merged": dict(column.merged),
             "no_class": dict(column.no_class),
@@ -341,7 +349,7 @@ def format_tags(report: Mapping[str, Any]) -> list[str]:
     lines = []
     for name, found in report.items():
         shown = ", ".join(f"{tag!r} {rows:,}" for tag, rows in found["rows"].items())
-        by = f", separated by {found['separator']!r}" if found["separator"] else ""
+        by = f", separated by {' '.join(map(repr, found['separators']))}" if found["separators"] else ""
         lines.append(
             f"  {name} (several values{by}): {len(found['rows'])} classes: {shown or '-'}; no value "
             f"{found['no_value']:,}; missing labels {found['missing_labels']:,}"

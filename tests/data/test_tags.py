@@ -14,7 +14,7 @@ from fashion_jax.data.catalog_report import format_report
 from fashion_jax.data.prepare import PrepareOptions, prepare
 from fashion_jax.data.records import open_prepared
 from fashion_jax.data.schema import Attribute, MultiValued, Schema
-from fashion_jax.data.tags import choose_classes, find_separator, offer_tags, read_tags, tag_text, tag_vectors
+from fashion_jax.data.tags import choose_classes, find_separators, offer_tags, read_tags, tag_text, tag_vectors
 from fashion_jax.system.errors import UserError
 
 
@@ -33,6 +33,8 @@ def read(cells: list[str] | dict[str, list[str]], **keys) -> list[str]:
         (["Casual, Summer", "Summer", "n/a"], ["Casual|Summer", "Summer", ""]),
         (["Casual;Summer", "Summer;;Casual;Summer", "?"], ["Casual|Summer", "Casual|Summer", ""]),
         (["Casual/Summer", "Summer/Party", "-"], ["Casual|Summer", "Party|Summer", ""]),
+        (["Casual|Summer", "Summer|Casual", "Party", "Casual", "Casual, Summer", "Casual; Summer"],
+         ["Casual|Summer", "Casual|Summer", "Party", "Casual", "Casual|Summer", "Casual|Summer"]),  # mixed signs
         (["Casual\nSummer", "Casual"], ["Casual|Summer", "Casual"]),
         (["T-Shirt/Top", "Jeans"], ["T-Shirt/Top", "Jeans"]),  # a slash that divides nothing
         (["T-Shirt/Top, Casual", "Jeans, Casual"], ["Casual|T-Shirt/Top", "Casual|Jeans"]),
@@ -77,9 +79,10 @@ def test_a_column_of_other_words_is_no_column_of_yes_and_no():
 
 
 def test_the_fewest_values_decide_the_separator():
-    assert find_separator({"a, b|c": 1, "c|d": 1, "a, b|d": 1}) == "|"
-    assert find_separator({"S/M, red": 1, "S/M, blue": 1, "red": 1}) == ","
-    assert find_separator({"navy, dark": 4, "red": 2}) == ""
+    assert find_separators({"a, b|c": 1, "c|d": 1, "a, b|d": 1}) == ("|",)
+    assert find_separators({"S/M, red": 1, "S/M, blue": 1, "red": 1}) == (",",)
+    assert find_separators({"navy, dark": 4, "red": 2}) == ()
+    assert set(find_separators(dict.fromkeys(["a|b", "b, a", "a; c", "c", "b", "a"], 1))) == {"|", ",", ";"}
 
 
 def test_vectors_and_texts_are_inverse():
