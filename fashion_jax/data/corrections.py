@@ -7,6 +7,9 @@ one of the schema's texts for a missing label (such as NA), which removes the la
 With a column `given`, the catalogue must still have that label; so a table for another catalogue is refused. A later
 row may change a label again if its `given` is the earlier row's result; so the tables of several audits can be put one
 below the other. Other columns are ignored. The findings of an audit are such a table.
+
+The label of a multi-valued attribute is all values of the product, with `|` between them, or `[]` for none. Several rows
+with the same `given` are applied together: each adds or removes what it changes.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from jaxtyping import Int8
 
 from fashion_jax.data.schema import BETWEEN_TAGS, MISSING, MultiValued, Schema
 from fashion_jax.data.values import read_values
-from fashion_jax.data.words import clean_label, find_look_alikes
+from fashion_jax.data.words import clean_label, find_look_alikes, merge_line
 from fashion_jax.system.errors import UserError
 
 NO_TAGS = "[]"  # the text of a row that is known to have no value
@@ -46,6 +46,7 @@ class TagColumn:
     no_class: Counter[str] = field(default_factory=Counter)  # value that is no class -> rows
     look_alikes: list[dict[str, int]] = field(default_factory=list)  # as `words.find_look_alikes` returns them
     classes: tuple[str, ...] = ()  # sorted
+    merge_line: str = ""  # the schema's entry that merges similar classes; empty where there are none
 
 
 def join_tags(tags: Iterable[str]) -> str:
@@ -115,6 +116,8 @@ def choose_classes(attribute: MultiValued, column: TagColumn, kept: pd.Series) -
     """
     counts = _count_tags(column.cells[kept])
     column.look_alikes = find_look_alikes(counts, attribute.classes)
+    if column.look_alikes:
+        column.merge_line = merge_line(attribute.name, column.look_alikes, dict(attribute.merge))
     column.classes = tuple(sorted(dict(attribute.columns) or attribute.classes))
     if not column.classes:
         column.classes = tuple(sorted(tag for tag, rows in counts.items() if rows >= attribute.min_rows))
@@ -340,6 +343,7 @@ def report_tags(columns: Mapping[str, TagColumn], vectors: Mapping[str, np.ndarr
             "merged": dict(column.merged),
             "no_class": dict(column.no_class),
             "look_alikes": column.look_alikes,
+            "merge_line": column.merge_line,
         }
     return report
 
@@ -362,4 +366,6 @@ def format_tags(report: Mapping[str, Any]) -> list[str]:
             "    similar classes: " + ", ".join(f"{word!r} {rows:,}" for word, rows in group.items())
             for group in found["look_alikes"]
         ]
+        if found["merge_line"]:
+            lines.append(f"    to merge them, put this into the schema's multi_valued: {found['merge_line']}")
     return lines

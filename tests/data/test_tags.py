@@ -14,7 +14,16 @@ from fashion_jax.data.catalog_report import format_report
 from fashion_jax.data.prepare import PrepareOptions, prepare
 from fashion_jax.data.records import open_prepared
 from fashion_jax.data.schema import Attribute, MultiValued, Schema
-from fashion_jax.data.tags import choose_classes, find_separators, offer_tags, read_tags, tag_text, tag_vectors
+from fashion_jax.data.tags import (
+    choose_classes,
+    find_separators,
+    format_tags,
+    offer_tags,
+    read_tags,
+    report_tags,
+    tag_text,
+    tag_vectors,
+)
 from fashion_jax.system.errors import UserError
 
 
@@ -83,6 +92,15 @@ def test_the_fewest_values_decide_the_separator():
     assert find_separators({"S/M, red": 1, "S/M, blue": 1, "red": 1}) == (",",)
     assert find_separators({"navy, dark": 4, "red": 2}) == ()
     assert set(find_separators(dict.fromkeys(["a|b", "b, a", "a; c", "c", "b", "a"], 1))) == {"|", ",", ";"}
+
+
+def test_similar_values_are_named_with_the_line_that_merges_them():
+    schema = Schema("shop", (), image_column="file", multi_valued=(MultiValued("occasion"),))
+    column = read_tags(schema, pd.DataFrame({"occasion": ["Beach|party", "Party", "Party|Beach"]}), Counter())
+    choose_classes(schema.multi_valued[0], column["occasion"], pd.Series(True, range(3)))
+    lines = format_tags(report_tags(column, {"occasion": tag_vectors(column["occasion"].cells, ("Beach",))}))
+    assert "similar classes: 'Party' 2, 'party' 1" in lines[1]
+    assert lines[2].endswith('multi_valued: {"name": "occasion", "merge": {"party": "Party"}}')
 
 
 def test_vectors_and_texts_are_inverse():
