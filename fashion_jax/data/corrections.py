@@ -8,8 +8,8 @@ With a column `given`, the catalogue must still have that label; so a table for 
 row may change a label again if its `given` is the earlier row's result; so the tables of several audits can be put one
 below the other. Other columns are ignored. The findings of an audit are such a table.
 
-The label of a multi-valued attribute is all values of the product, with `|` between them, or `[]` for none. Several rows
-with the same `given` are applied together: each adds or removes what it changes.
+The label of a multi-valued attribute is all values of the product, with `|` between them, or `[]` for none. Several
+rows with the same `given` are applied together: each adds or removes what it changes.
 """
 
 from __future__ import annotations
