@@ -21,6 +21,7 @@ from fashion_jax.audit.evidence import Finding, find_wrong_labels, require_clean
 from fashion_jax.audit.judges import group_folds, linear_probabilities
 from fashion_jax.audit.page import Card, write_page
 from fashion_jax.audit.photos import average_with_network, find_new_rows, run_network
+from fashion_jax.audit.tags import audited_columns, describe_change, labels_with_tags, name_tags
 from fashion_jax.data.corrections import escape_cell, holds_decisions
 from fashion_jax.data.photos import BadPhoto, decode_photo
 from fashion_jax.data.prepare import PrepareOptions, prepare
@@ -102,12 +103,14 @@ def audit(
             "of the model, only classifiers that are fitted on its features"
         )
     outputs = run_network(network, prepared, find_new_rows(prepared, trained), out / "photos", progress=progress)
-    sizes = [len(classes) for classes in prepared.vocabularies.values()]
+    labels, vocabularies = labels_with_tags(prepared)
+    sizes = [len(classes) for classes in vocabularies.values()]
     folds = group_folds(groups, num_folds)
-    probabilities = linear_probabilities(outputs.features, prepared.labels, sizes, folds, progress=progress)
+    probabilities = linear_probabilities(outputs.features, labels, sizes, folds, progress=progress)
     probabilities = average_with_network(probabilities, outputs, prepared, network)
-    findings = find_wrong_labels(probabilities, prepared.labels, prepared.groups, prepared.vocabularies, names)
-    result = Audit(_one_per_label(findings, prepared), prepared, out)
+    audited = audited_columns(names, prepared)
+    findings = find_wrong_labels(probabilities, labels, prepared.groups, vocabularies, audited)
+    result = Audit(_one_per_label(name_tags(findings), prepared), prepared, out)
     _write(result)
     return result
 
@@ -131,6 +134,9 @@ def format_audit(result: Audit) -> str:
         if name in counts:
             labelled = int((result.prepared.labels[:, place] >= 0).sum())
             rows.append([name, f"{labelled:,}", f"{counts[name]:,}", f"{sure[name]:,}"])
+    for name, vectors in result.prepared.tags.items():
+        if name in counts:
+            rows.append([name, f"{int((vectors >= 0).sum()):,}", f"{counts[name]:,}", f"{sure[name]:,}"])
     return format_table(*rows)
 
 
@@ -155,13 +161,13 @@ def _read_source(
 
 
 def _choose_attributes(wanted: Sequence[str], prepared: Prepared, model: Predictor) -> tuple[str, ...]:
+    every = (*prepared.attributes, *prepared.tags)
     for name in wanted:
-        if name not in prepared.attributes:
-            hint = nearest(name, prepared.attributes)
-            raise UserError(f"the source has no attribute {name!r}{hint}; it has {', '.join(prepared.attributes)}")
+        if name not in every:
+            raise UserError(f"the source has no attribute {name!r}{nearest(name, every)}; it has {', '.join(every)}")
     if wanted:
         return tuple(wanted)
-    known = tuple(name for name in prepared.attributes if name in model.attributes)
+    known = tuple(name for name in every if name in model.attributes or name in model.tags)
     if not known:
         raise UserError(
             f"the source has labels for none of the model's attributes ({', '.join(model.attributes)}); "
@@ -172,10 +178,9 @@ def _choose_attributes(wanted: Sequence[str], prepared: Prepared, model: Predict
 
 def _write(result: Audit) -> None:
     prepared, out = result.prepared, result.folder
-    classes = prepared.vocabularies
     rows: list[Sequence[str]] = [COLUMNS]
     for f in result.findings:
-        label, suggested = classes[f.attribute][f.given], classes[f.attribute][f.suggested]
+        label, suggested = describe_change(f, prepared.vocabularies, prepared.tags, prepared.tag_vocabularies)
         names = [escape_cell(name) for name in (str(prepared.ids[f.row]), f.attribute, label, suggested)]
         rows.append([*names, f"{f.score:.6f}", escape_cell(f.reason), "", ""])
     files.write_text(out / "findings.csv", files.format_csv(rows))
@@ -187,7 +192,8 @@ def _write(result: Audit) -> None:
 
 
 def _card(result: Audit, finding: Finding) -> Card:
-    prepared, classes = result.prepared, result.prepared.vocabularies[finding.attribute]
+    prepared = result.prepared
+    given, suggested = describe_change(finding, prepared.vocabularies, prepared.tags, prepared.tag_vocabularies)
     try:
         photo = decode_photo(prepared.read_photo(finding.row), *_THUMBNAIL)
     except BadPhoto:
@@ -196,8 +202,8 @@ def _card(result: Audit, finding: Finding) -> Card:
         id=str(prepared.ids[finding.row]),
         title=prepared.titles[finding.row],
         attribute=finding.attribute,
-        given=classes[finding.given],
-        suggested=classes[finding.suggested],
+        given=given,
+        suggested=suggested,
         score=finding.score,
         reason=finding.reason,
         photo=photo,

@@ -38,6 +38,8 @@ class Finding:
     suggested: int  # the most probable other class
     score: float  # 1 minus the probability of the given class by all evidence, in [0, 1]; for ranking, not calibrated
     reason: str  # for people
+    # of a multi-valued attribute, the class that may be missing (given 0) or too much (given 1); empty for others
+    tag: str = ""
 
 
 def require_cleanlab() -> Any:

@@ -26,7 +26,7 @@ class PhotoOutputs:
     # float32 (n, size), the pooled features scaled to length 1; for a network with colour heads, the colour features
     # follow, also scaled to length 1, because its pooled features know little of colour
     features: Float32[np.ndarray, "n size"]
-    # attribute -> float32 (n, classes of the head); NaN for rows that are not new to the network
+    # attribute, multi-valued ones too -> float32 (n, classes of the head); NaN for rows that are not new to the network
     probabilities: dict[str, Float32[np.ndarray, "n classes"]]
 
 
@@ -52,7 +52,8 @@ def run_network(
         new: rows whose probabilities are needed, from `find_new_rows`.
         folder: of the shards; those of another network or of other records are removed.
     """
-    total, ends = len(prepared), np.cumsum([len(classes) for classes in model.classes.values()])
+    names = [*model.attributes, *model.tags]
+    total, ends = len(prepared), np.cumsum([len(classes) for classes in {**model.classes, **model.tags}.values()])
     features = np.full((total, model.num_features + model.num_colour_features), np.nan, np.float32)
     probabilities = np.full((total, ends[-1]), np.nan, np.float32)
     shards = Shards(folder, [model.fingerprint, prepared.fingerprint, np.flatnonzero(new).tolist()])
@@ -81,11 +82,12 @@ def run_network(
                     )
                     features[seen] = np.concatenate([unit(part) for part in parts], 1)
                     if flip is None:
-                        probabilities[seen] = np.concatenate([outputs.probabilities[n] for n in model.attributes], 1)
+                        every = {**outputs.probabilities, **outputs.tag_probabilities}
+                        probabilities[seen] = np.concatenate([every[name] for name in names], 1)
                 kept = rows[new[rows]]
                 shards.write({"rows": rows, "features": features[rows], "probabilities": probabilities[kept]})
     split = np.split(probabilities, ends[:-1], 1)
-    return PhotoOutputs(features, dict(zip(model.attributes, split, strict=True)))
+    return PhotoOutputs(features, dict(zip(names, split, strict=True)))
 
 
 def average_with_network(
@@ -98,7 +100,8 @@ def average_with_network(
     head or whose head lacks one of the source's labels.
 
     Args:
-        fitted: for each attribute of the records, float32 (n, classes).
+        fitted: for each attribute of the records, float32 (n, classes); then for each class of each multi-valued
+            attribute, (n, 2).
         outputs: from `run_network`.
     """
     averaged = []
@@ -112,4 +115,13 @@ def average_with_network(
             known = np.isfinite(outputs.probabilities[name]).all(1)
             mean[known] = (fitted[column][known] + own[known]) / 2
         averaged.append(mean)
+    for name, tags in prepared.tag_vocabularies.items():
+        heads = {tag: place for place, tag in enumerate(model.tags.get(name, ()))}
+        for tag in tags:
+            mean = fitted[len(averaged)].copy()
+            if tag in heads:
+                share = outputs.probabilities[name][:, heads[tag]]
+                seen = np.isfinite(share)
+                mean[seen] = (mean[seen] + np.stack([1 - share[seen], share[seen]], 1)) / 2
+            averaged.append(mean)
     return averaged

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 SOURCES = (
     "a table (CSV, TSV, JSON, Excel, Parquet), a folder, zip or tar archive with a table, "
-    "synthetic:N (N generated products), "
+    "synthetic:N (N generated products), synthetic-tags:N (with several values of an attribute), "
     "kaggle:OWNER/NAME or hf:OWNER/NAME (data sets of Kaggle and Hugging Face; they need the extra [hub])"
 )
 MODEL = "'small' (comes with the library), the --workdir of a training, or the folder of a model package"

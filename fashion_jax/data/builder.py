@@ -4,7 +4,7 @@ Everything that reads TFDS data sets reads them:
 
     builder = tfds.builder("fashion_products", data_dir="PREPARED")
     source = builder.as_data_source("train")
-    source[0]  # {"id", "image", "title", <one label per attribute>}
+    source[0]  # {"id", "image", "title", <one label per attribute>, <a list of numbers per multi-valued attribute>}
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import io
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from tensorflow_datasets.core.utils import tqdm_utils
 NAME = "fashion_products"
 _SHARD_ROWS = 16_384  # rows of a file
 LABEL_PREFIX = "label_"  # keeps an attribute called "image" or "id" apart from those
+TAGS_PREFIX = "tags_"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +35,10 @@ class RecordSource:
 
     vocabularies: Mapping[str, tuple[str, ...]]  # attribute -> class names
     split_sizes: Mapping[str, int]  # the number of rows of each split that has any
-    # (split, start, stop) -> rows: id, title, image (JPEG), labels (attribute -> class number, -1 where missing)
+    # (split, start, stop) -> rows: id, title, image (JPEG), labels (attribute -> class number, -1 where missing), tags
+    # (multi-valued attribute -> class numbers, -1 alone where missing)
     examples: Callable[[str, int, int], Iterator[dict[str, Any]]]
+    tag_vocabularies: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # multi-valued attribute -> classes
 
 
 class _LocalInfo(tfds.core.DatasetInfo):
@@ -61,18 +64,23 @@ class FashionProducts(tfds.core.ShardBasedBuilder):
         if records is None:
             manifest = json.loads((Path(kwargs.get("data_dir") or ".") / "manifest.json").read_text(encoding="utf-8"))
             self._vocabularies: Mapping[str, Any] = manifest["vocabularies"]
+            self._tag_vocabularies: Mapping[str, Any] = manifest.get("tag_vocabularies", {})
         else:
-            self._vocabularies = records.vocabularies
+            self._vocabularies, self._tag_vocabularies = records.vocabularies, records.tag_vocabularies
         super().__init__(file_format="array_record", **{k: v for k, v in kwargs.items() if k != "file_format"})
 
     def _info(self) -> tfds.core.DatasetInfo:
         labels = {LABEL_PREFIX + n: tfds.features.ClassLabel(names=list(v)) for n, v in self._vocabularies.items()}
+        tags = {
+            TAGS_PREFIX + name: tfds.features.Sequence(tfds.features.ClassLabel(names=list(classes)))
+            for name, classes in self._tag_vocabularies.items()
+        }
         image = tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg")
         return _LocalInfo(
             builder=self,
             description="Products with a photo and one label per attribute; -1 for a missing label.",
             features=tfds.features.FeaturesDict(
-                {"id": tfds.features.Text(), "title": tfds.features.Text(), "image": image, **labels}
+                {"id": tfds.features.Text(), "title": tfds.features.Text(), "image": image, **labels, **tags}
             ),
         )
 
@@ -89,7 +97,8 @@ class FashionProducts(tfds.core.ShardBasedBuilder):
         assert self._records is not None
         for number, row in enumerate(self._records.examples(split, start, start + _SHARD_ROWS), start):
             labels = {LABEL_PREFIX + name: value for name, value in row["labels"].items()}
-            yield number, {"id": row["id"], "title": row["title"], "image": row["image"], **labels}
+            tags = {TAGS_PREFIX + name: value for name, value in row["tags"].items()}
+            yield number, {"id": row["id"], "title": row["title"], "image": row["image"], **labels, **tags}
 
 
 def write_records(records: RecordSource, folder: Path) -> None:

@@ -33,6 +33,7 @@ from fashion_jax.data.photos import BadPhoto, UnreadPhoto
 from fashion_jax.data.schema import (
     DOCUMENTED,
     FASHION,
+    NOT_APPLICABLE,
     Attribute,
     Schema,
     explain_unused,
@@ -41,9 +42,11 @@ from fashion_jax.data.schema import (
     find_split_column,
     infer_schema,
     is_fashion,
+    load_schema,
 )
 from fashion_jax.data.sources import Source, find_source
 from fashion_jax.data.tables import TABLE_SUFFIXES, Table, join_tables, one_line, read_table
+from fashion_jax.data.tags import TagColumn, choose_classes, offer_tags, read_tags
 from fashion_jax.data.words import clean_column, clean_label, find_look_alikes, find_missing
 from fashion_jax.system import files
 from fashion_jax.system.errors import UserError, nearest
@@ -62,6 +65,8 @@ class Record:
     labels: tuple[str | None, ...]  # one for each attribute of the schema, None where missing
     split: str  # the text in the table's split column, or empty
     photo: str | bytes  # the name of its file, or its bytes
+    # one text for each multi-valued attribute of the schema, as the module `tags` writes it
+    tags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +113,10 @@ class Catalog:
     # attribute -> value that is no class, because the schema does not name it or it has too few rows -> rows
     masked_words: dict[str, Counter[str]] = field(default_factory=dict)
     merged: dict[str, Counter[str]] = field(default_factory=dict)  # attribute -> value that was merged -> rows
+    # attribute -> word that became the class "does not apply" -> rows
+    not_applicable: dict[str, Counter[str]] = field(default_factory=dict)
+    tags: dict[str, TagColumn] = field(default_factory=dict)  # multi-valued attribute -> its values and classes
+    several_values: list[str] = field(default_factory=list)  # sentences about columns that look multi-valued
     # attribute -> groups of classes that differ in case, spaces or hyphens only: class -> rows, the likeliest first
     look_alikes: dict[str, list[dict[str, int]]] = field(default_factory=dict)
     unused: dict[str, str] = field(default_factory=dict)  # column that is not used -> why it is no attribute
@@ -176,7 +185,8 @@ def open_catalog(
     Args:
         source: one of: a zip or tar (plain, gz, xz) in Kaggle's layout or with one table; such a folder; a table (CSV,
             TSV, JSON, Excel, Parquet; text also packed with gzip) that holds the photos' bytes or their paths, relative
-            to the file; `kaggle:OWNER/NAME`; `hf:OWNER/NAME`; or `synthetic[:COUNT[:SEED]]`, a catalogue that is drawn.
+            to the file; `kaggle:OWNER/NAME`; `hf:OWNER/NAME`; or a catalogue that is drawn: `synthetic[:COUNT[:SEED]]`,
+            or `synthetic-tags[:COUNT[:SEED]]` with attributes of several values.
         schema: how to read the table; None: Kaggle's schema where the table has its columns, else one that is inferred.
         labelled: False also accepts sources without labels: a photo, or a folder or archive of photos.
         corrections: a table of corrected labels; the module `corrections` describes it.
@@ -187,6 +197,8 @@ def open_catalog(
     """
     text = str(source)
     found = find_source(text, labelled=labelled)
+    if schema is None and found.schema is not None:
+        schema = load_schema(found.schema)
     if not found.tables:
         if corrections:
             raise UserError(f"{text} holds no table of labels, so corrections cannot be applied; leave them out")
@@ -204,6 +216,8 @@ def open_catalog(
     catalog.temporary = found.temporary
     catalog.text = table.text
     catalog.unused = explain_unused(table.frame, schema)
+    single = {column for attribute in schema.attributes for column in attribute.columns()} | set(catalog.unused)
+    catalog.several_values = offer_tags(schema, table.frame, [c for c in table.frame.columns if c in single])
     if corrections:
         catalog.corrections = read_corrections(corrections, schema)
     _read_rows(catalog, table, finder, labelled)
@@ -305,6 +319,7 @@ def _choose_schema(frame: pd.DataFrame, schema: Schema | None, labelled: bool, n
     missing = [c for c in needed if c not in columns]
     if labelled:
         missing += [a.columns()[0] for a in schema.attributes if not set(a.columns()) & set(columns)]
+        missing += [c for several in schema.multi_valued for c in several.used_columns() if c not in columns]
     if missing:
         hint = nearest(missing[0], columns)
         raise UserError(
@@ -326,16 +341,19 @@ def _read_rows(catalog: Catalog, table: Table, finder: PhotoFinder, labelled: bo
     ids = _name_products(schema, frame, photos)
     catalog.carried = carry_columns(frame, ids.tolist(), schema, catalog.unused)
     labels = _read_labels(catalog, frame)
+    catalog.tags = read_tags(schema, frame, catalog.repairs)
     _fill_from_product(catalog, labels, ids)
     if catalog.corrections:
         # Corrections come before the schema's rules, as if somebody had edited the table.
-        catalog.corrected = apply_corrections(catalog.corrections, labels, ids.tolist(), schema.attributes)
+        catalog.corrected = apply_corrections(
+            catalog.corrections, labels, ids.tolist(), schema.attributes, catalog.tags
+        )
     keep = pd.Series(True, frame.index)
     reasons: dict[int, str] = {}
     fixed = [a for a in schema.attributes if a.classes]
     for attribute in fixed:
         values = labels[attribute.name]
-        unknown = (values != "") & ~values.isin(attribute.classes)
+        unknown = (values != "") & ~values.isin(attribute.fixed_classes())
         catalog.masked_words[attribute.name] = _count(values[unknown])
         if attribute.on_unknown == "drop" and labelled:
             for row in labels.index[unknown & keep]:
@@ -352,6 +370,8 @@ def _read_rows(catalog: Catalog, table: Table, finder: PhotoFinder, labelled: bo
         if not attribute.classes:
             catalog.masked_words[attribute.name] = _count(labels.loc[keep & ~known, attribute.name])
         labels.loc[~known, attribute.name] = ""
+    for several in schema.multi_valued:
+        choose_classes(several, catalog.tags[several.name], keep)
     if labelled and not fixed and catalog.vocabularies and not any(catalog.vocabularies.values()):
         raise UserError(f"no label of {catalog.source} occurs in enough rows; lower min_rows in the schema")
     documented = [a.name for a in fixed if a.name in DOCUMENTED] or [a.name for a in fixed]
@@ -406,14 +426,19 @@ def _fill_from_product(catalog: Catalog, labels: pd.DataFrame, ids: pd.Series) -
     several = (ids.duplicated(keep=False) & (ids != "")).to_numpy()
     if not several.any():
         return
-    for name in labels.columns:
-        values = labels.loc[several, name]
+    columns = [(name, labels[name]) for name in labels.columns]
+    columns += [(name, column.cells) for name, column in catalog.tags.items()]
+    for name, whole in columns:
+        values = whole[several]
         known = values.mask(values == "")
         groups = known.groupby(ids[several])
         catalog.differing[name] = int((groups.nunique() > 1).sum())
         filled = known.fillna(groups.transform("first")).fillna("")
         catalog.repairs["labels taken from another row of the product"] += int((filled != values).sum())
-        labels.loc[several, name] = filled
+        if name in labels.columns:
+            labels.loc[several, name] = filled
+        else:
+            catalog.tags[name].cells = whole.mask(several, filled)
     catalog.repairs, catalog.differing = +catalog.repairs, +catalog.differing
 
 
@@ -423,6 +448,13 @@ def _read_labels(catalog: Catalog, frame: pd.DataFrame) -> pd.DataFrame:
     for attribute in schema.attributes:
         name = next((c for c in attribute.columns() if c in frame.columns), None)
         values = clean_column(frame[name] if name else pd.Series("", frame.index), catalog.repairs)
+        if attribute.not_applicable:
+            words = {clean_label(word)[0].casefold() for word in attribute.not_applicable}
+            spared = values.isin([NOT_APPLICABLE, *attribute.classes])
+            chosen = values.str.casefold().isin(words) & ~spared
+            counts = values[chosen].value_counts()
+            catalog.not_applicable[attribute.name] = Counter({str(word): int(rows) for word, rows in counts.items()})
+            values = values.mask(chosen, NOT_APPLICABLE)
         missing = find_missing(values, schema.missing_values, attribute.classes)
         values = values.mask(values.isin(list(missing)), "")
         merge = {clean_label(value)[0]: target for value, target in attribute.merge}
@@ -459,10 +491,11 @@ def _add_records(catalog: Catalog, rows: _Rows, reasons: dict[int, str], finder:
     splits = _first_of_product(frame[schema.split_column], rows.ids) if schema.split_column else [""] * len(frame)
     used: dict[tuple[str, str | bytes], int] = {}  # (product, photo) -> the row that holds it
     number = 0
-    columns = zip(
-        frame.index, rows.ids, titles, splits, rows.photos, rows.labels.itertuples(index=False, name=None), strict=True
-    )
-    for row, product_id, title, split, photos, values in columns:
+    tags = pd.DataFrame({name: column.cells for name, column in catalog.tags.items()}, index=frame.index)
+    texts = (table.itertuples(index=False, name=None) for table in (rows.labels, tags))
+    for row, product_id, title, split, photos, values, own_tags in zip(
+        frame.index, rows.ids, titles, splits, rows.photos, *texts, strict=True
+    ):
         reason = reasons.get(row, "") or ("" if product_id else "the row has no id")
         if not reason and not photos:
             reason = "the row holds no photo" if _holds_bytes(frame, schema) else "the row names no photo"
@@ -484,7 +517,8 @@ def _add_records(catalog: Catalog, rows: _Rows, reasons: dict[int, str], finder:
                 number += 1
                 used[product_id, photo] = row
                 catalog.repairs.update(item.repairs)
-                catalog.records.append(Record(number, row, product_id, one_line(title), named, str(split), photo))
+                record = Record(number, row, product_id, one_line(title), named, str(split), photo, own_tags)
+                catalog.records.append(record)
         if len(repeats) == len(photos) and row not in repeats:
             what = "the same id" if not schema.image_column else "the same id and the same photo"
             reason = f"row {repeats[0]} has {what}"
@@ -583,6 +617,6 @@ def _check_found(catalog: Catalog, finder: PhotoFinder, found: dict[str, Found])
 
 def _vocabulary(attribute: Attribute, values: pd.Series) -> tuple[str, ...]:
     if attribute.classes:
-        return tuple(sorted(attribute.classes))
+        return tuple(sorted(attribute.fixed_classes()))
     counts = values[values != ""].value_counts()
     return tuple(sorted(str(name) for name, count in counts.items() if count >= attribute.min_rows))

@@ -11,8 +11,9 @@ import numpy as np
 from jaxtyping import Int8, Int32, Int64
 
 from fashion_jax.data.catalog import Catalog
-from fashion_jax.data.schema import MISSING, Attribute
+from fashion_jax.data.schema import MISSING, NOT_APPLICABLE, Attribute
 from fashion_jax.data.splits import SPLITS
+from fashion_jax.data.tags import format_tags, report_tags, tag_vectors
 from fashion_jax.data.words import merge_line, notable_missing
 from fashion_jax.system.text import format_table
 
@@ -28,6 +29,10 @@ def describe_catalog(catalog: Catalog) -> dict[str, Any]:
         labels = [record.labels[place] for record in catalog.records]
         present = set(labels) - {None}
         classes[name] = {"known": len(known), "present": len(present), "missing_labels": labels.count(None)}
+    vectors = {
+        name: tag_vectors([record.tags[place] for record in catalog.records], column.classes)
+        for place, (name, column) in enumerate(catalog.tags.items())
+    }
     return {
         "source": str(catalog.source),
         "rows": catalog.num_rows,
@@ -35,7 +40,7 @@ def describe_catalog(catalog: Catalog) -> dict[str, Any]:
         "products": catalog.num_products,
         "photos": len(catalog.records),
         "columns": _describe_columns(catalog),
-        "offers": list(catalog.offers),
+        "offers": [*catalog.offers, *catalog.several_values],
         "differing_labels": dict(catalog.differing),
         "dropped": dict(catalog.dropped),
         "quarantined": len(catalog.rejected) - dropped,
@@ -43,6 +48,7 @@ def describe_catalog(catalog: Catalog) -> dict[str, Any]:
         "table_repairs": dict(catalog.repairs),
         "encoding": _describe_encoding(catalog),
         "words": {attribute.name: _describe_words(catalog, attribute) for attribute in catalog.schema.attributes},
+        "tags": report_tags(catalog.tags, vectors),
         "carried_columns": {name: column.how for name, column in catalog.carried.columns.items()},
         "carried_notes": catalog.carried.doubts(),
         "unused_columns": {name: why for name, why in catalog.unused.items() if name not in catalog.carried.columns},
@@ -190,6 +196,7 @@ def _describe_words(catalog: Catalog, attribute: Attribute) -> dict[str, Any]:
         "missing_line": f'"missing_values": {json.dumps(others, ensure_ascii=False)}' if maybe else "",
         "no_class": dict(catalog.masked_words.get(name, {})),
         "merged": dict(catalog.merged.get(name, {})),
+        "not_applicable": dict(catalog.not_applicable.get(name, {})),
         "look_alikes": alike,
         "merge_line": merge_line(name, alike, dict(attribute.merge)) if alike else "",
     }
@@ -208,12 +215,16 @@ def _format_words(report: Mapping[str, Any]) -> list[str]:
         if words["no_class"]:
             shown = ", ".join(f"{word!r} {count:,}" for word, count in list(words["no_class"].items())[:_SHOWN])
             lines.append(f"{name}: {len(words['no_class']):,} values are no classes: {shown}")
+        if words["not_applicable"]:
+            taken = ", ".join(f"{word!r} {count:,}" for word, count in words["not_applicable"].items())
+            lines.append(f"{name}: read as {NOT_APPLICABLE!r}: {taken}")
         for word, count in words["merged"].items():
             lines.append(f"{name}: merged: {word!r} {count:,}")
         for group in words["look_alikes"]:
             lines.append(f"{name}: similar classes: " + ", ".join(f"{word!r} {n:,}" for word, n in group.items()))
         if words["merge_line"]:
             lines.append(f"  to merge them, put this into the schema's attributes: {words['merge_line']}")
+    lines += format_tags(report["tags"])
     unused: dict[str, list[str]] = {}
     for column, reason in report["unused_columns"].items():
         unused.setdefault(reason, []).append(repr(column))

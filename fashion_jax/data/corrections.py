@@ -7,6 +7,9 @@ one of the schema's texts for a missing label (such as NA), which removes the la
 With a column `given`, the catalogue must still have that label; so a table for another catalogue is refused. A later
 row may change a label again if its `given` is the earlier row's result; so the tables of several audits can be put one
 below the other. Other columns are ignored. The findings of an audit are such a table.
+
+The label of a multi-valued attribute is all values of the product, with `|` between them, or `[]` for none. Several
+rows with the same `given` are applied together: each adds or removes what it changes.
 """
 
 from __future__ import annotations
@@ -21,8 +24,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from fashion_jax.data.schema import Attribute, Schema
+from fashion_jax.data.schema import NOT_APPLICABLE, Attribute, Schema
 from fashion_jax.data.tables import one_line
+from fashion_jax.data.tags import TagColumn, join_tags, split_tags
 from fashion_jax.system import files
 from fashion_jax.system.errors import UserError, nearest
 
@@ -81,7 +85,8 @@ def read_corrections(path: str | Path, schema: Schema) -> Corrections:
     if missing or not {"corrected", "decision"} & set(columns):
         wanted = ", ".join(missing) or "corrected (or decision)"
         raise UserError(f"the corrections {path} lack the column {wanted}; they have: {', '.join(columns[:20])}")
-    names = [attribute.name for attribute in schema.attributes]
+    several = [attribute.name for attribute in schema.multi_valued]
+    names = [*(attribute.name for attribute in schema.attributes), *several]
     items: dict[tuple[str, str], Correction] = {}
     faults: list[str] = []
     for line, cells in rows[1:]:
@@ -91,10 +96,14 @@ def read_corrections(path: str | Path, schema: Schema) -> Corrections:
             faults.append(f"line {line}: it has {len(cells)} of {len(columns)} columns")
             continue
         row = {name: one_line(unescape_cell(cell.strip())) for name, cell in zip(columns, cells, strict=True)}
-        item, fault = _decide(line, row, names, schema.missing_values)
+        item, fault = _decide(line, row, names, schema)
         if item is not None:
             before = items.setdefault((item.id, item.attribute), item)
-            if before.label != item.label and item.given == before.label:
+            tags = item.attribute in several and item.given == before.given
+            if before is not item and tags and item.given and item.label and before.label:
+                # Each line adds or removes a tag.
+                items[item.id, item.attribute] = dataclasses.replace(item, label=_both_changes(before, item))
+            elif before.label != item.label and item.given == before.label:
                 items[item.id, item.attribute] = dataclasses.replace(item, given=before.given)
             elif before.label != item.label:
                 fault = (
@@ -107,14 +116,19 @@ def read_corrections(path: str | Path, schema: Schema) -> Corrections:
 
 
 def apply_corrections(
-    corrections: Corrections, labels: pd.DataFrame, ids: Sequence[str], attributes: Sequence[Attribute]
+    corrections: Corrections,
+    labels: pd.DataFrame,
+    ids: Sequence[str],
+    attributes: Sequence[Attribute],
+    tags: Mapping[str, TagColumn] | None = None,
 ) -> Counter[str]:
-    """Changes labels in place.
+    """Changes labels and tags in place.
 
     Args:
         labels: a column of text for each attribute, with empty text for missing labels.
         ids: of the rows; several rows with one id get the same change.
         attributes: of the schema; without fixed classes, an attribute has the classes that its column holds.
+        tags: of multi-valued attributes, which have the classes that their columns hold.
 
     Returns:
         Attribute -> the number of labels that were changed.
@@ -127,18 +141,20 @@ def apply_corrections(
     for place, name in enumerate(ids):
         if name in wanted:
             places.setdefault(name, []).append(place)
-    classes = {a.name: a.classes or tuple(sorted(set(labels[a.name]) - {""})) for a in attributes}
-    known = {name: set(values) for name, values in classes.items()}
+    classes = {a.name: a.fixed_classes() or tuple(sorted(set(labels[a.name]) - {""})) for a in attributes}
     columns = {a.name: labels[a.name].to_numpy(dtype=object, copy=True) for a in attributes}
+    for name, read in (tags or {}).items():
+        classes[name] = tuple(sorted({tag for text in read.cells.unique() for tag in split_tags(text) or ()}))
+        columns[name] = read.cells.to_numpy(dtype=object, copy=True)
     changed: Counter[str] = Counter()
     faults = []
     for item in corrections.items:
         rows, column = places.get(item.id, []), columns[item.attribute]
         if not rows:
             faults.append(f"line {item.line}: the catalogue has no product {item.id!r}")
-        elif item.label and item.label not in known[item.attribute]:
-            hint = nearest(item.label, classes[item.attribute])
-            faults.append(f"line {item.line}: {item.label!r} is no class of {item.attribute}{hint}")
+        elif odd := _unknown_class(item, classes[item.attribute], several=item.attribute in (tags or {})):
+            hint = nearest(odd, classes[item.attribute])
+            faults.append(f"line {item.line}: {odd!r} is no class of {item.attribute}{hint}")
         else:
             # The table may have been edited too, so that the label is the new one already.
             fitting = [row for row in rows if item.given is None or column[row] in (item.given, item.label)]
@@ -152,9 +168,25 @@ def apply_corrections(
                 changed[item.attribute] += int(column[row] != item.label)
                 column[row] = item.label
     _raise_faults(corrections.path, faults)
-    for name, column in columns.items():
-        labels[name] = column
+    for name, values in columns.items():
+        if tags and name in tags:
+            tags[name].cells = pd.Series(values, labels.index)
+        else:
+            labels[name] = values
     return +changed
+
+
+def _unknown_class(item: Correction, classes: Sequence[str], *, several: bool) -> str:
+    """Returns a class of the new label that there is not; empty text where all are known."""
+    new = split_tags(item.label) or () if several else [item.label] if item.label else []
+    known = set(classes)
+    return next((name for name in new if name not in known), "")
+
+
+def _both_changes(one: Correction, two: Correction) -> str:
+    """Returns the tags after two corrections of the same given tags."""
+    given, first, second = (set(split_tags(text or "") or ()) for text in (one.given, one.label, two.label))
+    return join_tags((first | (second - given)) - (given - second))
 
 
 def holds_decisions(path: Path) -> bool:
@@ -190,9 +222,7 @@ def _read_rows(path: Path) -> list[tuple[int, list[str]]]:
     return [(n, [cell.strip() for cell in cells] if i == 0 else cells) for i, (n, cells) in enumerate(rows)]
 
 
-def _decide(
-    line: int, row: Mapping[str, str], names: Sequence[str], missing: Sequence[str]
-) -> tuple[Correction | None, str]:
+def _decide(line: int, row: Mapping[str, str], names: Sequence[str], schema: Schema) -> tuple[Correction | None, str]:
     """Returns the correction that a row asks for, or None, and what is wrong with the row, or empty text."""
     decision, corrected = row.get("decision", "").casefold(), row.get("corrected", "")
     if decision not in DECISIONS:
@@ -209,10 +239,20 @@ def _decide(
         return None, "it names no id"
     if row["attribute"] not in names:
         return None, f"the catalogue has no attribute {row['attribute']!r}{nearest(row['attribute'], names)}"
+    name = row["attribute"]
+    multi_valued = any(attribute.name == name for attribute in schema.multi_valued)
+    words = next((attribute.not_applicable for attribute in schema.attributes if attribute.name == name), ())
+    not_applicable = {word.casefold() for word in words}
+
+    def label(text: str) -> str:
+        if text.casefold() in not_applicable:
+            return NOT_APPLICABLE
+        if text in schema.missing_values:
+            return ""
+        return join_tags(tag.strip() for tag in split_tags(text) or ()) if multi_valued else text
+
     given = row.get("given")
-    return Correction(
-        line, row["id"], row["attribute"], "" if given in missing else given, "" if corrected in missing else corrected
-    ), ""
+    return Correction(line, row["id"], name, None if given is None else label(given), label(corrected)), ""
 
 
 def _raise_faults(path: str | Path, faults: Sequence[str]) -> None:

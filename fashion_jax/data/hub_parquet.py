@@ -111,7 +111,9 @@ def _class_names(feature: Any) -> list[str]:
 
 def _name_classes(cell: Any, names: list[str], repairs: Counter[str]) -> str:
     if isinstance(cell, list):
-        return "|".join(name for item in cell if (name := _name_classes(item, names, repairs)))
+        return "|".join(name for item in cell if (name := _name_classes(item, names, repairs))) or (
+            "" if cell else "[]"
+        )
     if cell is None or cell == -1:  # -1 is a missing label
         return ""
     if not 0 <= cell < len(names):

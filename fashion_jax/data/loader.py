@@ -13,7 +13,7 @@ from pathlib import Path
 
 import grain
 import numpy as np
-from jaxtyping import Bool, Int32, Int64, UInt8
+from jaxtyping import Bool, Int64, UInt8
 
 from fashion_jax.data.photos import BadPhoto, decode_photo, decode_photos
 from fashion_jax.data.records import Prepared
@@ -23,8 +23,10 @@ from fashion_jax.system.progress import progress_bar
 #   image  uint8 (rows, height, width, 3); absent when the photos are on the device
 #   row    int32 (rows,), row number in the records
 #   label  int32 (rows, attributes), MISSING where there is none
+#   tags/<multi-valued attribute>  int8 (rows, classes), 1, 0, or MISSING in all classes
 #   valid  bool (rows,), False for padding
 Batch = dict[str, np.ndarray]
+TAGS = "tags/"
 
 _SHARE_OF_MEMORY = 0.4  # of the free memory, which decoded photos may take
 _CONTROL_GROUP = Path("/sys/fs/cgroup")
@@ -114,7 +116,7 @@ def training_batches(
     assert batch_size % num_processes == 0
     order = grain.MapDataset.source(prepared.indices("train")).seed(seed).shuffle().repeat()
     batches = order[process_index::num_processes].batch(batch_size // num_processes)
-    chosen = batches.map(_Reader(photos, prepared.labels))[start_step:]
+    chosen = batches.map(_Reader(photos, prepared))[start_step:]
     # Decoding needs threads; photos in memory are only copied.
     threads = 8 if isinstance(photos, StreamedPhotos) else 1
     return iter(chosen.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)))
@@ -140,7 +142,7 @@ def evaluation_batches(
         num_processes: the number of processes; it divides `batch_size`.
     """
     assert batch_size % num_processes == 0
-    part, read = batch_size // num_processes, _Reader(photos, prepared.labels)
+    part, read = batch_size // num_processes, _Reader(photos, prepared)
     for start in range(0, len(rows), batch_size):
         chunk = rows[start : start + batch_size]
         mine = chunk[process_index * part : (process_index + 1) * part]
@@ -153,13 +155,14 @@ def evaluation_batches(
 class _Reader:
     """Turns row numbers into a batch."""
 
-    def __init__(self, photos: PhotoSource | None, labels: Int32[np.ndarray, "n attributes"]) -> None:
-        self._photos, self._labels = photos, labels
+    def __init__(self, photos: PhotoSource | None, prepared: Prepared) -> None:
+        self._photos, self._labels, self._tags = photos, prepared.labels, prepared.tags
 
     def __call__(self, rows: np.ndarray) -> Batch:
         rows = np.asarray(rows)
         valid: Bool[np.ndarray, " rows"] = np.ones(len(rows), bool)
         batch = {"row": rows.astype(np.int32), "label": self._labels[rows], "valid": valid}
+        batch |= {f"{TAGS}{name}": vectors[rows] for name, vectors in self._tags.items()}
         return batch if self._photos is None else {"image": self._photos(rows), **batch}
 
 

@@ -23,6 +23,7 @@ from fashion_jax.data.records import FORMAT, Prepared, is_prepared, open_prepare
 from fashion_jax.data.schema import MISSING, Schema, save_schema
 from fashion_jax.data.splits import SPLITS, SplitOptions, choose_splits, write_splits
 from fashion_jax.data.staging import Staged, stage_photos
+from fashion_jax.data.tags import tag_text, tag_vectors
 from fashion_jax.system import files
 from fashion_jax.system.errors import UserError
 
@@ -131,6 +132,8 @@ class _Records:
     vocabularies: Mapping[str, tuple[str, ...]]  # attribute -> class names; attributes without a class are left out
     records: list[Record]  # as the table has them
     labels: Int32[np.ndarray, "n attributes"]  # class numbers, or MISSING
+    tag_vocabularies: Mapping[str, tuple[str, ...]]  # multi-valued attribute -> class names, at least one
+    tags: Mapping[str, Int8[np.ndarray, "n classes"]]  # multi-valued attribute -> as `tag_vectors` returns them
     groups: Int64[np.ndarray, " n"]  # photos of one product, and near-duplicates, have equal numbers
     shared: int  # number of photos that many products share; they join no groups
     splits: Int8[np.ndarray, " n"]  # place in SPLITS, ascending
@@ -149,7 +152,13 @@ class _Records:
                 "title": record.title,
                 "image": self.staged.read(record.number),
                 "labels": dict(zip(self.vocabularies, self.labels[i].tolist(), strict=True)),
+                "tags": {name: _tag_numbers(vectors[i]) for name, vectors in self.tags.items()},
             }
+
+
+def _tag_numbers(vector: Int8[np.ndarray, " classes"]) -> list[int]:
+    """Returns the numbers of a row's tags; MISSING alone where nothing is known."""
+    return [MISSING] if (vector == MISSING).any() else np.flatnonzero(vector).tolist()
 
 
 def _make_records(catalog: Catalog, staged: Staged, split: SplitOptions) -> _Records:
@@ -159,12 +168,19 @@ def _make_records(catalog: Catalog, staged: Staged, split: SplitOptions) -> _Rec
     if not places:
         raise UserError(
             f"{catalog.source} has no column of labels that can be learnt; name the label columns in a schema.json"
+            + (" (beside multi_valued it needs attributes of one value)" if catalog.schema.multi_valued else "")
         )
     vocabularies = {name: catalog.vocabularies[name] for _, name in places}
     numbers = {name: {c: i for i, c in enumerate(classes)} for name, classes in vocabularies.items()}
     labels = np.array(
         [[numbers[name].get(r.labels[i] or "", MISSING) for i, name in places] for r in records], np.int32
     ).reshape(len(records), len(places))
+    tag_vocabularies = {name: column.classes for name, column in catalog.tags.items() if column.classes}
+    tags = {
+        a.name: tag_vectors([r.tags[i] for r in records], tag_vocabularies[a.name])
+        for i, a in enumerate(catalog.schema.multi_valued)
+        if a.name in tag_vocabularies
+    }
     ordinals = [r.number for r in records]
     digests = [staged.digests[n] for n in ordinals]
     groups, shared = find_groups(
@@ -174,9 +190,11 @@ def _make_records(catalog: Catalog, staged: Staged, split: SplitOptions) -> _Rec
         np.array([staged.hashes[n] for n in ordinals], np.uint64),
         np.array([staged.thumbnails[n] for n in ordinals], np.uint8),
     )
+    # Each tag keeps its proportion too: it is a label of one class.
+    present = [(vectors == 1).astype(np.int32) - 1 for vectors in tags.values()]
     splits = choose_splits(
         split,
-        labels,
+        np.concatenate([labels, *present], 1),
         groups,
         ids=[r.id for r in records],
         column=[r.split for r in records] if catalog.schema.split_column else None,
@@ -186,6 +204,8 @@ def _make_records(catalog: Catalog, staged: Staged, split: SplitOptions) -> _Rec
         vocabularies,
         [records[i] for i in order],
         labels[order],
+        tag_vocabularies,
+        {name: vectors[order] for name, vectors in tags.items()},
         groups[order],
         shared,
         splits[order],
@@ -211,7 +231,8 @@ def _write(
     files.write_text(aside / "quarantine.csv", format_quarantine(catalog.rejected))
     table = _format_products(records)
     files.write_text(aside / "products.csv", table)
-    write_records(RecordSource(records.vocabularies, records.split_sizes(), records.examples), aside)
+    sizes = records.split_sizes()
+    write_records(RecordSource(records.vocabularies, sizes, records.examples, records.tag_vocabularies), aside)
     report = make_report(
         catalog,
         repairs,
@@ -234,6 +255,7 @@ def _write(
         "num_records": len(records.records),
         "schema": catalog.schema.to_dict(),
         "vocabularies": {name: list(classes) for name, classes in records.vocabularies.items()},
+        "tag_vocabularies": {name: list(classes) for name, classes in records.tag_vocabularies.items()},
         "report": report,
     }
     files.write_json(aside / "manifest.json", manifest)
@@ -242,7 +264,8 @@ def _write(
 def _fingerprint(records: _Records, table: str, max_side: int) -> str:
     """Returns a hash of all that the records hold; `max_side` and a photo's bytes decide what is stored of a photo."""
     content = [FORMAT, max_side, table, records.digests, {n: list(v) for n, v in records.vocabularies.items()}]
-    return files.digest(content)
+    tags = {n: list(v) for n, v in records.tag_vocabularies.items()}
+    return files.digest([*content, tags] if tags else content)
 
 
 def format_quarantine(rejected: Iterable[Rejected]) -> str:
@@ -253,11 +276,13 @@ def format_quarantine(rejected: Iterable[Rejected]) -> str:
 
 def _format_products(records: _Records) -> str:
     classes = list(records.vocabularies.values())
-    rows: list[list[object]] = [["row", "id", "title", "split", "group", *(f"label_{n}" for n in records.vocabularies)]]
-    for record, split, group, labels in zip(
-        records.records, records.splits, records.groups, records.labels.tolist(), strict=True
+    columns = [*(f"label_{n}" for n in records.vocabularies), *(f"tags_{n}" for n in records.tags)]
+    rows: list[list[object]] = [["row", "id", "title", "split", "group", *columns]]
+    for place, (record, split, group, labels) in enumerate(
+        zip(records.records, records.splits, records.groups, records.labels.tolist(), strict=True)
     ):
         names = [classes[i][label] if label >= 0 else "" for i, label in enumerate(labels)]
+        names += [tag_text(vectors[place], records.tag_vocabularies[name]) for name, vectors in records.tags.items()]
         rows.append([record.row, record.id, record.title, SPLITS[split], group, *names])
     return files.format_csv(rows)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from jaxtyping import Int8, Int32, Int64
 
 from fashion_jax.data.schema import Schema
 from fashion_jax.data.splits import SPLITS
+from fashion_jax.data.tags import tag_vectors
 from fashion_jax.system import files
 from fashion_jax.system.errors import UserError
 
@@ -36,10 +37,14 @@ class Prepared:
     splits: Int8[np.ndarray, " n"]  # int8 (n,), place in SPLITS
     groups: Int64[np.ndarray, " n"]  # int64 (n,); photos of one product, and near-duplicates, have equal numbers
     report: dict[str, Any]  # counts, which `catalog_report.format_report` prints
+    tag_vocabularies: dict[str, tuple[str, ...]] = field(default_factory=dict)  # multi-valued attribute -> class names
+    # multi-valued attribute -> int8 (n, classes), 1 for each class that a row has; MISSING in all of a row's classes
+    # where it has no label
+    tags: dict[str, Int8[np.ndarray, "n classes"]] = field(default_factory=dict)
 
     @property
     def attributes(self) -> tuple[str, ...]:
-        """Names of the label columns."""
+        """Names of the label columns, without multi-valued attributes."""
         return tuple(self.vocabularies)
 
     def __len__(self) -> int:
@@ -93,6 +98,7 @@ def open_prepared(folder: str | Path) -> Prepared:
             rows = list(csv.DictReader(file))
         numbers = {name: {c: i for i, c in enumerate(v)} | {"": -1} for name, v in vocabularies.items()}
         labels = [[numbers[name][row[f"label_{name}"]] for name in vocabularies] for row in rows]
+        tag_vocabularies = {name: tuple(classes) for name, classes in manifest.get("tag_vocabularies", {}).items()}
         prepared = Prepared(
             folder=folder,
             fingerprint=manifest["fingerprint"],
@@ -106,6 +112,8 @@ def open_prepared(folder: str | Path) -> Prepared:
             splits=np.array([SPLITS.index(row["split"]) for row in rows], np.int8),
             groups=np.array([int(row["group"]) for row in rows], np.int64),
             report=manifest["report"],
+            tag_vocabularies=tag_vocabularies,
+            tags={n: tag_vectors([row[f"tags_{n}"] for row in rows], v) for n, v in tag_vocabularies.items()},
         )
         if len(rows) != manifest["num_records"] or bool(np.any(np.diff(prepared.splits) < 0)):
             raise ValueError("products.csv does not fit manifest.json")

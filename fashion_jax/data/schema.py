@@ -22,6 +22,8 @@ from fashion_jax.system.errors import UserError, nearest
 _PAIRS = "tuple[tuple[str, str], ...]"
 _GUIDE = "docs/your-catalogue.md shows one"
 MISSING = -1  # in place of a class number where a row has no label
+NOT_APPLICABLE = "does not apply"  # the class of products that an attribute says nothing about
+BETWEEN_TAGS = "|"  # stands between the values of a multi-valued attribute wherever this library writes them
 
 _MAX_INFERRED_CLASSES = 500
 _PHOTO_HEADING = re.compile(r"image|img|photo|picture", re.IGNORECASE)
@@ -74,13 +76,52 @@ class Attribute:
     on_unknown: str = "mask"
     # (value, class) pairs: a value that becomes another class, such as a second spelling; an object in schema.json
     merge: tuple[tuple[str, str], ...] = ()
+    # texts that become the class "does not apply", upper and lower case being the same; they are never missing labels,
+    # not even the empty text
+    not_applicable: tuple[str, ...] = ()
 
     def columns(self) -> tuple[str, ...]:
         """Returns the names that the column may have, the likeliest first."""
         return (self.column or self.name, *self.aliases)
 
+    def fixed_classes(self) -> tuple[str, ...]:
+        """Returns `classes`, with "does not apply" where there is such a class."""
+        own = (NOT_APPLICABLE,) if self.classes and self.not_applicable and NOT_APPLICABLE not in self.classes else ()
+        return (*self.classes, *own)
 
-def _check_merge(attribute: Attribute) -> None:
+
+@dataclass(frozen=True, slots=True)
+class MultiValued:
+    """An attribute of which a product has any number of values; code calls the values tags."""
+
+    name: str  # of the attribute, and of its column where `column` and `columns` are empty
+    column: str = ""  # the column of lists, if it has another name
+    # (class, column) pairs of columns that hold yes or no, in place of one column; an object in schema.json
+    columns: tuple[tuple[str, str], ...] = ()
+    separator: str = ""  # the text between two values of a cell; empty: it is found
+    classes: tuple[str, ...] = ()  # the allowed values; empty: all values that the column holds
+    min_rows: int = 1  # where `classes` is empty, a value needs so many rows to become a class
+    merge: tuple[tuple[str, str], ...] = ()  # as in `Attribute`
+
+    def used_columns(self) -> tuple[str, ...]:
+        """Returns the names of its columns."""
+        return tuple(column for _, column in self.columns) or (self.column or self.name,)
+
+
+def _check_multi_valued(attribute: MultiValued) -> None:
+    """Raises UserError for settings that contradict each other."""
+    if attribute.columns and (attribute.column or attribute.separator or attribute.classes):
+        raise UserError(
+            f"{attribute.name!r} has columns, one for each class; leave out its column, separator and classes"
+        )
+    if not all(label and column for label, column in attribute.columns):
+        raise UserError(f"columns of {attribute.name!r} must map each class to the name of its column")
+    odd = [c for c in (*attribute.classes, *dict(attribute.columns), *dict(attribute.merge).values()) if "|" in c]
+    if odd:
+        raise UserError(f"{odd[0]!r} cannot be a class of {attribute.name!r}: '|' stands between two classes")
+
+
+def _check_merge(attribute: Attribute | MultiValued) -> None:
     """Raises UserError for a merge with two targets, or with a target that is merged itself or is no class."""
     merged = dict(attribute.merge)
     if len(merged) < len(attribute.merge):
@@ -133,10 +174,12 @@ class Schema:
     encoding: str = ""  # of the table, as Python names it ("cp1252"); empty: it is found
     # columns that go with the products to the index and to predictions.csv, such as price and brand; empty: guessed
     carry: tuple[str, ...] = ()
+    multi_valued: tuple[MultiValued, ...] = ()  # the attributes of which a product has any number of values
 
     def __post_init__(self) -> None:
-        names = [attribute.name for attribute in self.attributes]
-        for attribute in self.attributes:
+        every: tuple[Attribute | MultiValued, ...] = (*self.attributes, *self.multi_valued)
+        names = [attribute.name for attribute in every]
+        for attribute in every:
             if not attribute.name or set(attribute.name) & _NOT_IN_NAMES or attribute.name.startswith("."):
                 raise UserError(
                     f"the attribute name {attribute.name!r} must not be empty, begin with a dot, or hold / or \\"
@@ -150,10 +193,16 @@ class Schema:
                 double = next(c for c in attribute.classes if attribute.classes.count(c) > 1)
                 raise UserError(f"the attribute {attribute.name!r} names the class {double!r} twice")
             if names.count(attribute.name) > 1:
-                raise UserError(f"the schema names the attribute {attribute.name!r} twice")
-            if attribute.on_unknown not in ("mask", "drop"):
-                raise UserError(f"on_unknown of {attribute.name!r} is {attribute.on_unknown!r}; give 'mask' or 'drop'")
+                raise UserError(
+                    f"the schema names the attribute {attribute.name!r} twice; it stands under attributes (one value) "
+                    "or under multi_valued (any number of values)"
+                )
             _check_merge(attribute)
+        for several in self.multi_valued:
+            _check_multi_valued(several)
+        for one in self.attributes:
+            if one.on_unknown not in ("mask", "drop"):
+                raise UserError(f"on_unknown of {one.name!r} is {one.on_unknown!r}; give 'mask' or 'drop'")
         if self.group_by_name:
             check_pattern(self.group_by_name)
         if self.more_image_columns and not self.image_column:
@@ -172,8 +221,10 @@ class Schema:
     def to_dict(self) -> dict[str, Any]:
         """Returns JSON values."""
         values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
-        for attribute in values["attributes"]:
+        for attribute in (*values["attributes"], *values["multi_valued"]):
             attribute["merge"] = dict(attribute["merge"])
+        for attribute in values["multi_valued"]:
+            attribute["columns"] = dict(attribute["columns"])
         return values
 
     @classmethod
@@ -181,9 +232,13 @@ class Schema:
         """Returns the schema that `to_dict` wrote; UserError for unknown keys and wrong types."""
         top = _checked(cls, values, "the schema")
         attributes = tuple(Attribute(**_checked(Attribute, item, "an attribute")) for item in top.pop("attributes", ()))
-        if not top.get("name") or any(not item.name for item in attributes):
+        several = tuple(
+            MultiValued(**_checked(MultiValued, {"name": item} if isinstance(item, str) else item, "a multi_valued"))
+            for item in top.pop("multi_valued", ())
+        )
+        if not top.get("name") or not all([item.name for item in attributes] + [item.name for item in several]):
             raise UserError("a schema and each of its attributes need a name")
-        return cls(attributes=attributes, **top)
+        return cls(attributes=attributes, multi_valued=several, **top)
 
 
 def load_schema(path: str | Path) -> Schema:
@@ -305,6 +360,7 @@ def explain_unused(table: pd.DataFrame, schema: Schema) -> dict[str, str]:
     cross-validation; ids; addresses and paths of photos; and columns of one value, or of values that hardly repeat.
     """
     used = set(schema.columns()) | {column for attribute in schema.attributes for column in attribute.columns()}
+    used |= {column for attribute in schema.multi_valued for column in attribute.used_columns()}
     missing = {word.casefold() for word in schema.missing_values}
     reasons = {}
     for column in map(str, table.columns):

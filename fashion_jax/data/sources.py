@@ -35,6 +35,7 @@ class Source:
     temporary: tempfile.TemporaryDirectory[str] | None = None
     photos: list[str] = field(default_factory=list)  # names of the photos, where there is no table
     passed_over: Counter[str] = field(default_factory=Counter)  # kind -> other files, where there is no table
+    schema: Path | None = None  # the schema.json that comes with a drawn catalogue, or None
 
     def read_table_file(self, name: str) -> bytes:
         """Returns a table's bytes; UserError where it is damaged, OSError where the system does not let it be read."""
@@ -56,10 +57,10 @@ def find_source(source: str, *, labelled: bool) -> Source:
     Raises:
         UserError: there is no such source, it is damaged or unsafe, or it holds no table or several.
     """
-    if source == "synthetic" or source.startswith("synthetic:"):
-        temporary = _draw_catalogue(source)
+    if source.partition(":")[0] in ("synthetic", "synthetic-tags"):
+        temporary, schema = _draw_catalogue(source)
         found = _locate(Path(temporary.name), labelled)
-        found.temporary = temporary
+        found.temporary, found.schema = temporary, schema
         return found
     if source.startswith(("kaggle:", "hf:")):
         folder, links_within = download(source)
@@ -125,19 +126,25 @@ def _locate(path: Path, labelled: bool, links_within: Path | None = None) -> Sou
     return Source(path, files, chosen, sizes, photos=photos, passed_over=passed_over)
 
 
-def _draw_catalogue(source: str) -> tempfile.TemporaryDirectory[str]:
-    from fashion_jax.data.drawn.catalogue import DEFAULT_COUNT, write_catalog
+def _draw_catalogue(source: str) -> tuple[tempfile.TemporaryDirectory[str], Path | None]:
+    """Draws a catalogue; returns its folder, and its schema.json where it has one."""
+    from fashion_jax.data.drawn import catalogue, tagged
 
-    _, _, rest = source.partition(":")
+    name, _, rest = source.partition(":")
     count, _, seed = rest.partition(":")
+    with_tags = name == "synthetic-tags"
     try:
-        numbers = int(count or DEFAULT_COUNT), int(seed or 0)
+        numbers = int(count or (tagged if with_tags else catalogue).DEFAULT_COUNT), int(seed or 0)
     except ValueError:
         numbers = (0, 0)
     if not 100 <= numbers[0] <= 10_000_000 or numbers[1] < 0:
-        raise UserError(f"{source!r} is not of the form synthetic[:COUNT[:SEED]] with COUNT of 100 or more")
+        raise UserError(f"{source!r} is not of the form {name}[:COUNT[:SEED]] with COUNT of 100 or more")
     folder = tempfile.TemporaryDirectory(prefix="fashion_jax_drawn_")
-    write_catalog(Path(folder.name), *numbers)
+    schema = None
+    if with_tags:
+        schema = tagged.write_tagged_catalog(Path(folder.name), *numbers)
+    else:
+        catalogue.write_catalog(Path(folder.name), *numbers)
     for path in Path(folder.name).rglob("*"):
         os.utime(path, (0, 0))  # equal times, so that the same catalogue is recognised
-    return folder
+    return folder, schema

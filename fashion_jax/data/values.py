@@ -262,8 +262,8 @@ def _at_time(day: datetime.date, time: str, zone: str) -> datetime.datetime:
 def cell_text(value: Any) -> str:
     """Returns the text of a value from a Parquet, JSON or Excel file: as a person would type it into a table.
 
-    None and NaN are empty, 12.0 is `12`, True is `yes`, a date is ISO (`2024-05-01`), and a list's items are joined by
-    `|`.
+    None and NaN are empty, 12.0 is `12`, True is `yes`, a date is ISO (`2024-05-01`), a list's items are joined by `|`,
+    and a list without items is `[]`.
     """
     if value is None:
         return ""
@@ -280,6 +280,6 @@ def cell_text(value: Any) -> str:
     if isinstance(value, (datetime.date, datetime.time)):
         return value.isoformat()
     if isinstance(value, (list, tuple)):
-        return "|".join(text for item in value if (text := cell_text(item)))
+        return "|".join(text for item in value if (text := cell_text(item))) or ("" if value else "[]")
     # A text may hold half a character (JSON allows it), which no file could be written with.
     return str(value).encode("utf-8", errors="replace").decode().strip()

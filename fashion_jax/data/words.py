@@ -66,7 +66,7 @@ def find_missing(column: pd.Series, missing: Iterable[str], classes: Iterable[st
         missing: the words; upper and lower case are the same.
         classes: names of classes, which are never missing labels.
     """
-    words = {clean_label(word)[0].casefold() for word in missing} | {""}
+    words = {clean_label(word)[0].casefold() for word in missing} | {"", "[]"}  # [] is an empty list
     known = set(classes)
     counts = column.value_counts()
     return Counter({str(w): int(n) for w, n in counts.items() if str(w).casefold() in words and w not in known})

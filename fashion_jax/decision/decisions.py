@@ -22,6 +22,7 @@ import numpy as np
 import scipy.special
 from jaxtyping import Bool, Float, Int64
 
+from fashion_jax.decision.tags import TagDecision
 from fashion_jax.training.losses import log_frequencies
 
 OPERATING_POINTS = ("accuracy", "macro_f1")
@@ -64,6 +65,15 @@ class JointHeads:
     names: tuple[str, ...]  # of the attributes
     # int64 (combinations, heads), the classes that may be predicted together
     combinations: Int64[np.ndarray, "combinations heads"]
+
+
+@dataclass(frozen=True, slots=True)
+class Applicability:
+    """The products that cannot have an attribute's class "does not apply", by the class of a finer attribute."""
+
+    number: int  # of the class "does not apply"
+    finer: str  # the finer attribute
+    never: Bool[np.ndarray, " finer"]  # bool (finer classes,), True where a product of that class cannot have it
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +120,8 @@ class Decision:
     out_of_catalogue: OutOfCatalogue | None = None  # None where it was not fitted
     precision: float = 0.0  # that was asked for of accepted labels
     coverage: float = 0.0  # that was asked for of label sets; 0 for no label sets
+    tags: Mapping[str, TagDecision] = field(default_factory=dict)  # multi-valued attribute -> its numbers
+    applicability: Mapping[str, Applicability] = field(default_factory=dict)  # attribute -> where it applies
     order: tuple[str, ...] = field(init=False)  # the attributes, each after the finer one to which it is linked
 
     def __post_init__(self) -> None:
@@ -219,6 +231,10 @@ def choose_labels(
             best = combinations[np.asarray(total).argmax(1)]
             for i, name in enumerate(group.names):
                 labels[name][rows] = best[:, i]
+    for name, found in decision.applicability.items():
+        contradicts = (labels[name] == found.number) & found.never[labels[found.finer]]
+        others = np.delete(scores[name][contradicts], found.number, axis=1).argmax(1)
+        labels[name][contradicts] = others + (others >= found.number)
     return labels
 
 
@@ -248,12 +264,19 @@ def choose_sets(
     log_probs: Mapping[str, Float[np.ndarray, "n classes"]],
     labels: Mapping[str, Int64[np.ndarray, " n"]],
 ) -> dict[str, Bool[np.ndarray, "n classes"]]:
-    """Returns the classes of each row's conformal label set, with the predicted one, for heads that have label sets."""
+    """Returns the classes of each row's conformal label set, with the predicted one, for heads that have label sets.
+
+    "does not apply" is left out where the attribute applies to every class in the set of the finer attribute.
+    """
     sets = {}
     for name, head in decision.heads.items():
         if head.label_set is not None:
             sets[name] = label_sets(np.exp(log_probs[name]), head.label_set)
             sets[name][np.arange(len(sets[name])), labels[name]] = True
+    for name, found in decision.applicability.items():
+        if name in sets and found.finer in sets:
+            impossible = (sets[found.finer] <= found.never[None]).all(1)
+            sets[name][impossible, found.number] = False
     return sets
 
 

@@ -16,6 +16,7 @@ from fashion_jax.decision.decisions import (
     MAX_TABLE,
     OPERATING_POINTS,
     POOLINGS,
+    Applicability,
     Decision,
     HeadDecision,
     JointHeads,
@@ -23,6 +24,7 @@ from fashion_jax.decision.decisions import (
     OutOfCatalogue,
 )
 from fashion_jax.decision.embedding import EmbeddingPlan, Subspace
+from fashion_jax.decision.tags import TagDecision
 from fashion_jax.system import files
 from fashion_jax.system.errors import UserError
 
@@ -38,7 +40,17 @@ _SHARE_ERROR = 1e-3  # largest distance of the sum of shares from 1
 def decision_to_json(decision: Decision) -> dict[str, Any]:
     """Returns JSON values, from which `decision_from_json` makes the same decision."""
     score = decision.out_of_catalogue
+    tags = {
+        name: {"scale": one.scale, "shift": one.shift, "thresholds": one.thresholds.tolist()}
+        for name, one in decision.tags.items()
+    }
+    where_it_applies = {
+        name: {"class": found.number, "finer": found.finer, "never": np.flatnonzero(found.never).tolist()}
+        for name, found in decision.applicability.items()
+    }
     return {
+        **({"tags": tags} if tags else {}),
+        **({"applicability": where_it_applies} if where_it_applies else {}),
         "format": FORMAT,
         "precision": decision.precision,
         "coverage": decision.coverage,
@@ -83,20 +95,32 @@ def _head_to_json(head: HeadDecision) -> dict[str, Any]:
     }
 
 
-def decision_from_json(where: Path, value: Mapping[str, Any], classes: Mapping[str, int], features: int) -> Decision:
+def decision_from_json(
+    where: Path,
+    value: Mapping[str, Any],
+    classes: Mapping[str, int],
+    features: int,
+    tags: Mapping[str, int] | None = None,
+) -> Decision:
     """Checks everything and returns the decision.
 
     Args:
         value: a JSON object, possibly forged.
         classes: attribute -> number of classes of the model's head.
         features: size of the model's pooled features.
+        tags: multi-valued attribute -> number of classes of the model's head.
 
     Raises:
         UserError: a key, a type, a size or a range is not what the model needs.
     """
     with _naming(where) as check:
         check(value["format"] == FORMAT, f"has the format {value['format']!r}; this version reads {FORMAT}")
-        _keys(check, value, ("format", "precision", "coverage", "heads", "joint", "out_of_catalogue"), "it")
+        tags, whole = tags or {}, {"tags": {}, "applicability": {}, **value}  # two keys that most models lack
+        names = ("format", "precision", "coverage", "heads", "joint", "out_of_catalogue", "tags", "applicability")
+        _keys(check, whole, names, "it")
+        fitted, applies = whole["tags"], whole["applicability"]
+        check(isinstance(applies, dict) and applies.keys() <= classes.keys(), "its applicability is not the model's")
+        check(isinstance(fitted, dict) and fitted.keys() == tags.keys(), "its multi-valued heads are not the model's")
         heads = value["heads"]
         check(isinstance(heads, dict) and heads.keys() == classes.keys(), "its heads are not the model's")
         decision = Decision(
@@ -105,6 +129,8 @@ def decision_from_json(where: Path, value: Mapping[str, Any], classes: Mapping[s
             _outside(check, value["out_of_catalogue"], features),
             check.number(value["precision"], 0, 1, "precision"),
             check.number(value["coverage"], 0, 1, "coverage"),
+            {name: _tags(check, name, fitted[name], count) for name, count in tags.items()},
+            {name: _applicability(check, name, applies[name], classes) for name in classes if name in applies},
         )
         named = [name for group in decision.joint for name in group.names]
         check(len(set(named)) == len(named), "a head is in two groups")
@@ -179,6 +205,27 @@ def _head(check: _Check, name: str, value: Any, classes: Mapping[str, int]) -> H
         _link(check, name, value["link"], classes),
         check.number(value.get(_PRODUCT, 1), 1e-3, 1e3, f"{_PRODUCT} of {what}"),
     )
+
+
+def _tags(check: _Check, name: str, value: Any, classes: int) -> TagDecision:
+    _keys(check, value, ("scale", "shift", "thresholds"), f"{name!r}")
+    return TagDecision(
+        check.number(value["scale"], 1e-3, 1e3, f"the scale of {name!r}"),
+        check.number(value["shift"], -1e3, 1e3, f"the shift of {name!r}"),
+        check.numbers(value["thresholds"], classes, 0, 1, f"thresholds of {name!r}"),
+    )
+
+
+def _applicability(check: _Check, name: str, value: Any, classes: Mapping[str, int]) -> Applicability:
+    what = f"the applicability of {name!r}"
+    _keys(check, value, ("class", "finer", "never"), what)
+    finer = value["finer"]
+    check(isinstance(finer, str) and finer in classes and finer != name, f"{what} names no other head")
+    check(classes[name] > 1, f"{what} leaves no class")
+    never = np.zeros(classes[finer], bool)
+    for number in _list(check, value["never"], f"never of {what}"):
+        never[check.integer(number, classes[finer] - 1, f"a class of {what}")] = True
+    return Applicability(check.integer(value["class"], classes[name] - 1, f"class of {what}"), finer, never)
 
 
 def _link(check: _Check, name: str, value: Any, classes: Mapping[str, int]) -> Link | None:

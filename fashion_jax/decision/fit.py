@@ -28,7 +28,7 @@ from fashion_jax.decision.decisions import (
     scale,
     sum_along,
 )
-from fashion_jax.decision.hierarchy import Pair, count_contradictions, joint_heads, measure_pairs
+from fashion_jax.decision.hierarchy import Pair, count_contradictions, joint_heads, measure_applicability, measure_pairs
 from fashion_jax.decision.operating_points import best_strength, label_scores, sweep_strengths
 from fashion_jax.decision.out_of_catalogue import fit_out_of_catalogue, score_detection
 from fashion_jax.evaluation.evaluate import RowOutputs
@@ -49,6 +49,7 @@ def fit_decision(
     products: Int[np.ndarray, " n"],
     precision: float,
     coverage: float,
+    not_applicable: Mapping[str, int] | None = None,
 ) -> tuple[Decision, list[Pair]]:
     """Fits temperatures, hierarchy, operating points, thresholds, label sets and the out-of-catalogue score.
 
@@ -60,6 +61,7 @@ def fit_decision(
         products: numbers of the validation rows' products; photos of one product share theirs.
         precision: of labels that are accepted automatically, in (0, 1].
         coverage: of label sets, in (0, 1); 0 for no label sets.
+        not_applicable: attribute -> the number of its class "does not apply"; None for none.
 
     Returns:
         The decision, and the pairs of attributes by which contradictions are counted.
@@ -86,7 +88,12 @@ def fit_decision(
         heads[name] = dataclasses.replace(head, strengths=strengths, label_set=sets, product_temperature=temperature)
     detector = fit_out_of_catalogue(reference, outputs.features, outputs.energies, OUTSIDE_SHARE)
     decision = Decision(
-        {name: heads[name] for name in num_classes}, joint_heads(pairs, train_labels), detector, precision, coverage
+        {name: heads[name] for name in num_classes},
+        joint_heads(pairs, train_labels),
+        detector,
+        precision,
+        coverage,
+        applicability=measure_applicability(train_labels, num_classes, not_applicable or {}),
     )
     return _with_thresholds(decision, log_probs, labels), pairs
 

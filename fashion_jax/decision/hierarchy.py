@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Int, Int64
 
 from fashion_jax.data.schema import MISSING
-from fashion_jax.decision.decisions import MAX_TABLE, JointHeads
+from fashion_jax.decision.decisions import MAX_TABLE, Applicability, JointHeads
 
 DETERMINED = 0.95  # smallest share of rows whose coarser label follows from the finer one, for a pair
 _KEPT_ERROR = 0.1  # largest share of the errors of always predicting the most common class that may remain
@@ -30,6 +30,14 @@ class Pair:
     coarser: str  # attribute
     counts: Int64[np.ndarray, "finer coarser"]  # int64 (finer classes, coarser classes), training rows
     determined: float  # share of rows whose coarser label is the commonest of the *other* rows of their finer class
+
+    @classmethod
+    def measure(cls, finer: str, coarser: str, counts: Int64[np.ndarray, "finer coarser"]) -> Pair | None:
+        """Returns the pair, or None where the finer attribute does not determine the coarser one."""
+        share, rows = share_determined(counts), int(counts.sum())
+        constant = counts.sum(0).max() / max(1, rows)
+        sound = rows >= _FEWEST_ROWS and share >= DETERMINED and 1 - share <= _KEPT_ERROR * (1 - constant)
+        return cls(finer, coarser, counts, share) if sound else None
 
     def allowed(self) -> Bool[np.ndarray, "finer coarser"]:
         """Returns which combinations do not contradict the pair.
@@ -82,12 +90,41 @@ def measure_pairs(labels: Mapping[str, Int[np.ndarray, " n"]], num_classes: Mapp
         for finer, many in num_classes.items():
             if many <= few or few < 2 or many * few > MAX_TABLE:
                 continue
-            counts = count_pairs(labels[finer], labels[coarser], (many, few))
-            share, rows = share_determined(counts), int(counts.sum())
-            constant = counts.sum(0).max() / max(1, rows)
-            if rows >= _FEWEST_ROWS and share >= DETERMINED and 1 - share <= _KEPT_ERROR * (1 - constant):
-                pairs.append(Pair(finer, coarser, counts, share))
+            pair = Pair.measure(finer, coarser, count_pairs(labels[finer], labels[coarser], (many, few)))
+            if pair is not None:
+                pairs.append(pair)
     return pairs
+
+
+def measure_applicability(
+    labels: Mapping[str, Int[np.ndarray, " n"]], num_classes: Mapping[str, int], not_applicable: Mapping[str, int]
+) -> dict[str, Applicability]:
+    """Finds the attributes whose classes say whether another attribute applies.
+
+    Args:
+        labels: attribute -> labels of the training rows, MISSING where there is none.
+        num_classes: attribute -> classes.
+        not_applicable: attribute -> the number of its class "does not apply".
+
+    Returns:
+        Attribute -> by the attribute that determines best whether it applies; attributes that none determines are left
+        out.
+    """
+    found = {}
+    for name, number in not_applicable.items():
+        outside = np.where(labels[name] == MISSING, MISSING, labels[name] == number)
+        pairs = [
+            Pair.measure(finer, name, count_pairs(labels[finer], outside, (many, 2)))
+            for finer, many in num_classes.items()
+            if finer != name
+        ]
+        best = max((pair for pair in pairs if pair is not None), key=lambda pair: pair.determined, default=None)
+        if best is not None:
+            rows = best.counts.sum(1)
+            # A few labels are wrong in every catalogue, so that some rows say that it does not apply.
+            never = (rows > 0) & (best.counts[:, 1] < (1 - DETERMINED) * rows)
+            found[name] = Applicability(number, best.finer, never)
+    return found
 
 
 def joint_heads(pairs: Sequence[Pair], labels: Mapping[str, Int[np.ndarray, " n"]]) -> tuple[JointHeads, ...]:

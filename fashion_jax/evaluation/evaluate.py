@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.special
 from jax.sharding import Mesh
 from jaxtyping import Float32, Int32, Int64
 
 from fashion_jax.evaluation.metrics import HeadMetrics, summarize
+from fashion_jax.evaluation.tags import TAG_SCORES, summarize_tags
 from fashion_jax.models.classifier import mean_energy, mean_of_mirrored, merge_network
 from fashion_jax.training.placement import batch_sharding, put_batch, replicated
 from fashion_jax.training.step import NetworkSpec
 
-_SMALL = ("row", "valid", "predictions")
+_SMALL = ("row", "valid", "predictions", "tags", "tag_labels")
 EvaluationStep = Callable[[Any, Any, Mapping[str, HeadMetrics], Mapping[str, jax.Array]], tuple[Any, Any]]
 
 
@@ -33,6 +35,8 @@ class RowOutputs:
     energies: Float32[np.ndarray, " n"]
     # per attribute, float32 (n, classes), of the photos themselves
     own_logits: dict[str, Float32[np.ndarray, "n classes"]]
+    # per multi-valued attribute, float32 (n, classes); with mirror images, log odds of the mean probabilities
+    tags: dict[str, Float32[np.ndarray, "n classes"]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +57,14 @@ class Evaluation:
     products: dict[str, dict[str, float]] | None = None
     # colour attribute -> what `colour_report.colour_scores` returns; None where it was not asked for
     colours: dict[str, dict[str, float]] | None = None
+    # per multi-valued attribute, as `tags.summarize_tags` returns them; at the threshold 0.5 without a decision
+    tags: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def scalars(self) -> dict[str, float]:
         """Returns `<attribute>/accuracy`, `/macro_f1`, `/loss`, their means as `mean/...`, and the summed `loss`.
 
-        An attribute without a labelled row has no scores and takes no part in the means.
+        A multi-valued attribute has `/map`, `/micro_f1`, `/macro_f1` and `/loss`, and no part in the means. An
+        attribute without a labelled row has no scores.
         """
         scored = {name: s for name, s in self.summaries.items() if s["count"]}
         flat = {
@@ -65,16 +72,18 @@ class Evaluation:
         }
         for key in ("accuracy", "macro_f1"):
             flat[f"mean/{key}"] = float(np.mean([s[key] for s in scored.values()])) if scored else 0.0
-        flat["loss"] = float(sum(s["loss"] for s in scored.values()))
+        tags = {name: s for name, s in self.tags.items() if s["count"]}
+        flat |= {f"{name}/{key}": s[key] for name, s in tags.items() for key in TAG_SCORES if s[key] is not None}
+        flat["loss"] = float(sum(s["loss"] for s in (*scored.values(), *tags.values())))
         return flat
 
 
 def make_evaluation_step(network: NetworkSpec, mesh: Mesh, *, test_time_flip: bool = False) -> EvaluationStep:
     """Returns (params, batch_stats, metrics so far, batch) -> (metrics, rows).
 
-    `rows` holds `row` and `valid` of the whole batch, `predictions` and `logits` per attribute,
-    `features`, `energies` and, with mirror images, `own_logits`; all of it ends up on every device, so that every
-    process can read it.
+    `rows` holds `row` and `valid` of the whole batch, `predictions` and `logits` per attribute, `tags` (logits) and
+    `tag_labels` per multi-valued attribute, `features`, `energies` and, with mirror images, `own_logits`; all of it
+    ends up on every device, so that every process can read it.
 
     Args:
         test_time_flip: whether each photo's mirror image is asked too.
@@ -85,13 +94,16 @@ def make_evaluation_step(network: NetworkSpec, mesh: Mesh, *, test_time_flip: bo
     ) -> tuple[dict[str, HeadMetrics], dict[str, Any]]:
         model, images = merge_network(network.graph, params, batch_stats), network.normalize(batch["image"])
         outputs = model(images, train=False)
-        every = mean_of_mirrored(model, images, outputs) if test_time_flip else outputs.logits
+        every, tags = outputs.logits, outputs.tags
+        if test_time_flip:
+            every, tags = mean_of_mirrored(model, images, outputs)
         merged, predictions = {}, {}
-        for name, labels in network.labels(batch["label"]).items():
+        for name, labels in network.labels(batch).items():
             logits = every[name]
             merged[name] = totals[name].merge(HeadMetrics.from_logits(logits, labels, batch["valid"]))
             predictions[name] = jnp.argmax(logits, -1)
         rows = {"row": batch["row"], "valid": batch["valid"], "predictions": predictions}
+        rows |= {"tags": tags, "tag_labels": network.tag_labels(batch)}
         kept = {"logits": every, "features": outputs.features, "energies": mean_energy(outputs.logits)}
         if test_time_flip:
             kept["own_logits"] = outputs.logits
@@ -111,6 +123,7 @@ def evaluate_split(
     *,
     mesh: Mesh,
     vocabularies: Mapping[str, tuple[str, ...]],
+    tags: Mapping[str, tuple[str, ...]],
     prepare_batch: Callable[[dict[str, jax.Array]], dict[str, jax.Array]] = lambda batch: batch,
     keep_outputs: bool = False,
 ) -> Evaluation:
@@ -120,6 +133,7 @@ def evaluate_split(
         step: from `make_evaluation_step`.
         batches: this process's rows, from `evaluation_batches`.
         vocabularies: attribute -> class names, in the order of the labels.
+        tags: multi-valued attribute -> class names.
         prepare_batch: adds what lives on the devices.
         keep_outputs: whether to keep the network's outputs for every row.
     """
@@ -142,6 +156,10 @@ def evaluate_split(
         valid = [part[batch["valid"]] for part, batch in zip(parts, read, strict=True)]
         return np.concatenate(valid).astype(dtype) if valid else np.empty(0, dtype)
 
+    tag_logits, tag_labels = (
+        {name: join([batch[key][name] for batch in read], kind).reshape(-1, len(tags[name])) for name in tags}
+        for key, kind in (("tags", np.float32), ("tag_labels", np.int8))
+    )
     outputs = None
     if keep_outputs and read:
 
@@ -154,6 +172,7 @@ def evaluate_split(
             join([batch["features"] for batch in read], np.float32),
             join([batch["energies"] for batch in read], np.float32),
             join_heads("own_logits") if "own_logits" in read[0] else logits,
+            tag_logits,
         )
     return Evaluation(
         summaries,
@@ -161,4 +180,8 @@ def evaluate_split(
         join([batch["row"] for batch in read], np.int32),
         {name: join([batch["predictions"][name] for batch in read], np.int32) for name in vocabularies},
         outputs,
+        tags={
+            name: summarize_tags(scipy.special.expit(tag_logits[name]), tag_labels[name], classes)
+            for name, classes in tags.items()
+        },
     )

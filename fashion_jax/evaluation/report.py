@@ -23,6 +23,7 @@ def write_evaluation(
     confusions: Mapping[str, np.ndarray],
     class_names: Mapping[str, tuple[str, ...]],
     extra: Mapping[str, Any],
+    tags: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> None:
     """Writes metrics.json, and `confusion/<attribute>.csv`, `.png` and `per_class/<attribute>.csv`.
 
@@ -31,8 +32,18 @@ def write_evaluation(
         confusions: attribute -> counts (classes, classes), [label, prediction].
         class_names: attribute -> names in the order of the labels.
         extra: JSON values that stand beside the attributes.
+        tags: multi-valued attribute -> what `summarize_tags` returns; they have no confusion matrix.
     """
-    files.write_json(folder / "metrics.json", files.without_nan({**extra, "attributes": dict(summaries)}))
+    tags = tags or {}
+    values = {**extra, "attributes": dict(summaries), **({"multi_valued": dict(tags)} if tags else {})}
+    files.write_json(folder / "metrics.json", files.without_nan(values))
+    for name, summary in tags.items():
+        keys = ("ap", "precision", "recall", "f1", "threshold")
+        table = [["class", *keys, "support"]]
+        for label, scores in summary["per_class"].items():
+            cells = ["" if scores[key] is None else f"{scores[key]:.4f}" for key in keys]
+            table.append([label, *cells, str(scores["support"])])
+        files.write_text(folder / "per_class" / f"{name}.csv", files.format_csv(table))
     for name, confusion in confusions.items():
         names = class_names[name]
         rows = [["label \\ prediction", *names]]

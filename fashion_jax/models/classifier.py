@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import jax
@@ -40,6 +40,8 @@ class Architecture:
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)  # of RGB in [0, 1], that was subtracted from photos; colour heads undo it
     std: tuple[float, ...] = (0.5, 0.5, 0.5)  # of RGB in [0, 1], that photos were divided by
     dtype: str = "float32"  # of convolutions and activations, "float32" or "bfloat16"
+    # multi-valued attribute -> number of classes, at least 1; in the order of their heads, which come after the others
+    tags: Mapping[str, int] = field(default_factory=dict)
 
 
 class Classifier(nnx.Module):
@@ -58,13 +60,13 @@ class Classifier(nnx.Module):
             rngs=rngs,
         )
         # Not read from the dictionary of heads: an attribute may have the name of one of its methods.
-        self.attributes = tuple(a.classes)
+        self.attributes, self.tags = tuple(a.classes), tuple(a.tags)
         self.colour_heads, self.second_heads = tuple(a.colour_heads), tuple(a.second_heads)
         features, channels = num_features(a.depth, a.width), _early_channels(a.depth, a.width)
         colour = [ColourFeatures(channels, mean=a.mean, std=a.std, rngs=rngs)] if a.colour_heads else []
         self.colour = nnx.List(colour)
         heads = {}
-        for name, count in a.classes.items():
+        for name, count in [*a.classes.items(), *a.tags.items()]:
             if name in a.colour_heads:
                 heads[name] = Head(features + colour[0].size, count, hidden=COLOUR_HIDDEN, rngs=rngs)
             else:
@@ -97,11 +99,12 @@ class Classifier(nnx.Module):
             seen_colour = colour(images, maps[:2], train=train)
         with_colour = jnp.concatenate([features, seen_colour], -1)
         logits = {}
-        for number, name in enumerate(self.attributes):
+        for number, name in enumerate((*self.attributes, *self.tags)):
             head = self.heads[name]
             keys = None if dropout_keys is None else jax.vmap(jax.random.fold_in, (0, None))(dropout_keys, number)
             seen = with_colour if name in self.colour_heads else features
             logits[name] = head(seen, train=train, dropout_keys=keys)
+        tags = {name: logits.pop(name) for name in self.tags}
         second_inputs = None
         if self.second_heads and not train:
             answers = [jax.nn.log_softmax(logits[name]) for name in self.attributes if name not in self.colour_heads]
@@ -110,7 +113,7 @@ class Classifier(nnx.Module):
             for name in self.second_heads:
                 second = self.second[name]
                 logits[name] = pool_logits(logits[name], second(second_inputs), second.weight[0])
-        return HeadOutputs(logits, features, seen_colour, second_inputs)
+        return HeadOutputs(logits, features, seen_colour, tags, second_inputs)
 
 
 def num_colour_features(arguments: Mapping[str, Any]) -> int:
@@ -127,8 +130,8 @@ def _early_channels(depth: int, width: int) -> int:
 
 def mean_of_mirrored(
     model: Classifier, images: Float[Array, "batch height width 3"], outputs: HeadOutputs
-) -> dict[str, Float[Array, "batch classes"]]:
-    """Returns logits whose probabilities are the means over photos and their mirror images (test-time flip).
+) -> tuple[dict[str, Float[Array, "batch classes"]], dict[str, Float[Array, "batch classes"]]]:
+    """Returns logits and tags whose probabilities are the means over photos and their mirror images (test-time flip).
 
     Krizhevsky et al., "ImageNet classification with deep convolutional neural networks", NeurIPS 2012, section 4.1.
 
@@ -137,11 +140,19 @@ def mean_of_mirrored(
         images: normalised, NHWC.
         outputs: of the model for them.
     """
-    mirrored = model(images[:, :, ::-1], train=False).logits
-    return {
-        name: jnp.logaddexp(jax.nn.log_softmax(logits), jax.nn.log_softmax(mirrored[name])) - jnp.log(2.0)
-        for name, logits in outputs.logits.items()
+    mirrored = model(images[:, :, ::-1], train=False)
+    logits = {
+        name: jnp.logaddexp(jax.nn.log_softmax(own), jax.nn.log_softmax(mirrored.logits[name])) - jnp.log(2.0)
+        for name, own in outputs.logits.items()
     }
+    present, absent = (
+        {
+            name: jnp.logaddexp(jax.nn.log_sigmoid(sign * own), jax.nn.log_sigmoid(sign * mirrored.tags[name]))
+            for name, own in outputs.tags.items()
+        }
+        for sign in (1, -1)
+    )
+    return logits, {name: present[name] - absent[name] for name in present}
 
 
 def mean_energy(logits: Mapping[str, Float[Array, "batch classes"]]) -> Float[Array, " batch"]:

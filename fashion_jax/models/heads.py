@@ -23,6 +23,8 @@ class HeadOutputs:
     logits: dict[str, Float[Array, "batch classes"]]  # attribute -> float32 (batch, classes), unbounded
     features: Float[Array, "batch features"]  # float32 (batch, features), what the backbone pools; at least 0
     colour: Float[Array, "batch size"]  # float32 (batch, size), the colour features; size 0 without colour heads
+    # multi-valued attribute -> float32 (batch, classes), unbounded; the sigmoid of each is the probability of its class
+    tags: dict[str, Float[Array, "batch classes"]]
     # float32 (batch, size), what second heads see; None without them, and in training
     second_inputs: Float[Array, "batch size"] | None = None
 

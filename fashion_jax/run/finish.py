@@ -14,7 +14,7 @@ from flax import traverse_util
 
 from fashion_jax.data.drawn.not_products import KINDS, draw_not_products
 from fashion_jax.data.loader import StreamedPhotos, spread_rows
-from fashion_jax.data.schema import MISSING
+from fashion_jax.data.schema import MISSING, NOT_APPLICABLE
 from fashion_jax.decision.decisions import Decision
 from fashion_jax.decision.embedding import EmbeddingPlan, compared_attributes, fit_embedding
 from fashion_jax.decision.fit import DecisionScores, fit_decision, score_decision
@@ -22,9 +22,11 @@ from fashion_jax.decision.hierarchy import Pair
 from fashion_jax.decision.operating_points import label_scores
 from fashion_jax.decision.out_of_catalogue import REFERENCE_ROWS
 from fashion_jax.decision.report import format_accepted, write_decision_scores
+from fashion_jax.decision.tags import fit_tags
 from fashion_jax.evaluation.colour_report import JUST_TOLERABLE, colour_scores
 from fashion_jax.evaluation.evaluate import Evaluation, RowOutputs
 from fashion_jax.evaluation.report import write_evaluation, write_prediction_sheet
+from fashion_jax.evaluation.tags import format_tag_scores, summarize_tags
 from fashion_jax.run.second_heads import TRIED, fit_second_heads, restore_second_heads
 from fashion_jax.run.session import Session
 from fashion_jax.serving.outputs import Outputs, Prediction, decide, name_labels
@@ -102,7 +104,12 @@ def fit_on_validation(session: Session, state: TrainState) -> ValidationFit | No
         products=number_products(session.prepared.ids[scored.rows]),
         precision=config.decision.precision,
         coverage=config.decision.label_set_coverage,
+        not_applicable=_not_applicable(session),
     )
+    tags = {
+        name: fit_tags(scored.outputs.tags[name], session.prepared.tags[name][scored.rows]) for name in session.tags
+    }
+    decision = dataclasses.replace(decision, tags=tags)
     embedding, sizes = session.config.embedding, {n: len(v) for n, v in session.vocabularies.items()}
     plan = fit_embedding(
         scored.outputs.own_logits,  # Embeddings are of the photos themselves, without mirror images.
@@ -114,6 +121,17 @@ def fit_on_validation(session: Session, state: TrainState) -> ValidationFit | No
         appearance=embedding.appearance,
     )
     return ValidationFit(decision, pairs, plan)
+
+
+def _not_applicable(session: Session) -> dict[str, int]:
+    """Returns attribute -> the number of its class "does not apply", for the attributes that have one by the schema."""
+    named = [a.name for a in session.prepared.schema.attributes if a.not_applicable and a.name in session.attributes]
+    classes = session.vocabularies
+    return {
+        name: classes[name].index(NOT_APPLICABLE)
+        for name in named
+        if NOT_APPLICABLE in classes[name] and len(classes[name]) > 1
+    }
 
 
 def score_split(session: Session, state: TrainState, split: str, fit: ValidationFit | None) -> Evaluation | None:
@@ -134,6 +152,7 @@ def score_split(session: Session, state: TrainState, split: str, fit: Validation
         result = dataclasses.replace(result, decisions=files.without_nan(scores.report))
     decision = None if fit is None else fit.decision
     outputs = package_outputs(result, decision)
+    result = dataclasses.replace(result, tags=_score_tags(session, result, outputs, decision))
     result = dataclasses.replace(result, colours=files.without_nan(_score_colours(session, result, outputs)))
     result = dataclasses.replace(result, products=_score_products(session, result, outputs, decision))
     if jax.process_index() == 0:
@@ -141,10 +160,10 @@ def score_split(session: Session, state: TrainState, split: str, fit: Validation
         extra = {"step": int(state.step), "colours": result.colours}
         extra |= {} if result.products is None else {"products": result.products}
         extra |= {} if result.decisions is None else {"decisions": result.decisions}
-        write_evaluation(folder, result.summaries, result.confusions, session.vocabularies, extra)
+        write_evaluation(folder, result.summaries, result.confusions, session.vocabularies, extra, result.tags)
         if scores is not None:
             write_decision_scores(folder, scores, fitted_here=split == "validation")
-        labels = name_labels(outputs, session.vocabularies)
+        labels = name_labels(outputs, session.vocabularies, session.tags)
         _write_predictions(session, result, outputs, decision, folder / "predictions.csv")
         _write_sheet(session, result, labels, folder / "contact_sheet.png")
     return result
@@ -153,7 +172,8 @@ def score_split(session: Session, state: TrainState, split: str, fit: Validation
 def package_outputs(result: Evaluation, decision: Decision | None) -> Outputs:
     """Returns the outputs of a package with this decision for the rows that were scored."""
     assert result.outputs is not None
-    return decide(decision, result.outputs.logits, result.outputs.features, result.outputs.energies)
+    outputs = result.outputs
+    return decide(decision, outputs.logits, outputs.features, outputs.energies, tags=outputs.tags)
 
 
 def format_summaries(summaries: Mapping[str, Mapping[str, Any]]) -> str:
@@ -167,7 +187,7 @@ def format_summaries(summaries: Mapping[str, Mapping[str, Any]]) -> str:
 
 def format_scores(evaluation: Evaluation) -> str:
     """Returns tables of a split's scores: of the network's labels, and of the package's decisions."""
-    lines = [format_summaries(evaluation.summaries)]
+    lines = [*filter(None, [format_summaries(evaluation.summaries), format_tag_scores(evaluation.tags)])]
     for name, found in (evaluation.colours or {}).items():
         if found["accuracy"] is not None:
             lines.append(
@@ -200,6 +220,21 @@ def _score_colours(session: Session, result: Evaluation, outputs: Outputs) -> di
             session.colour_differences[name],
         )
     return scores
+
+
+def _score_tags(
+    session: Session, result: Evaluation, outputs: Outputs, decision: Decision | None
+) -> dict[str, dict[str, Any]]:
+    fitted = {} if decision is None else decision.tags
+    return {
+        name: summarize_tags(
+            outputs.tag_probabilities[name],
+            session.prepared.tags[name][result.rows],
+            classes,
+            fitted[name].thresholds if name in fitted else 0.5,
+        )
+        for name, classes in session.tags.items()
+    }
 
 
 def _labels(session: Session, rows: np.ndarray) -> dict[str, np.ndarray]:
@@ -248,8 +283,9 @@ def _write_predictions(
     ids = session.prepared.ids[result.rows]
     products = number_products(ids)
     names = ids[np.sort(np.unique(products, return_index=True)[1])]
-    rows = [["id", *prediction_columns(session.attributes, decision)]]
-    for name, prediction in zip(names, name_products(outputs, products, session.vocabularies, decision), strict=True):
+    rows = [["id", *prediction_columns(session.attributes, decision, tuple(session.tags))]]
+    found = name_products(outputs, products, session.vocabularies, session.tags, decision)
+    for name, prediction in zip(names, found, strict=True):
         rows.append([name, *prediction_cells(prediction)])
     files.write_text(path, files.format_csv(rows))
 
@@ -273,6 +309,7 @@ def _write_package(session: Session, state: TrainState, result: Result, fit: Val
         weights={"/".join(map(str, path)): array for path, array in flat.items()},
         model=session.arguments,
         vocabularies=session.vocabularies,
+        tags=session.tags,
         preprocessing={
             "height": data.height,
             "width": data.width,

@@ -12,6 +12,7 @@ from fashion_jax.config.files import checked_copy
 from fashion_jax.config.values import resolve_steps
 from fashion_jax.data.records import Prepared, is_prepared
 from fashion_jax.data.schema import MISSING
+from fashion_jax.evaluation.tags import TAG_SCORES
 from fashion_jax.run.start import adopt_pretrained
 from fashion_jax.run.workdir import has_checkpoints, load_run_config
 from fashion_jax.system.errors import UserError, nearest
@@ -37,7 +38,7 @@ def resolve(
             the devices, or has no effect.
     """
     resolved = fill_in(config, prepared, workdir)
-    _check_attributes(resolved)
+    _check_attributes(resolved, prepared)
     _check_settings_have_an_effect(resolved)
     _check_batches(resolved, jax.device_count() if num_devices is None else num_devices)
     _check_durations(resolved, prepared)
@@ -69,6 +70,7 @@ def fill_in(config: Config, prepared: Prepared, workdir: Path | None = None) -> 
     data, model, loss = config.data, config.model, config.loss
     if is_prepared(Path(data.source)):  # a later command may start in another folder
         data.source = str(Path(data.source).resolve())
+    every = (*prepared.attributes, *prepared.tags)
     named = (
         *data.attributes,
         *(name for heads in (model.colour_heads, model.second_heads) for name in heads if name != "auto"),
@@ -76,12 +78,15 @@ def fill_in(config: Config, prepared: Prepared, workdir: Path | None = None) -> 
         *loss.head_label_smoothing,
     )
     for name in named:
-        if name not in prepared.attributes:
-            raise UserError(
-                f"the catalogue has no attribute {name!r}{nearest(name, prepared.attributes)}; "
-                f"it has {', '.join(prepared.attributes)}"
-            )
-    data.attributes = data.attributes or prepared.attributes
+        if name not in every:
+            raise UserError(f"the catalogue has no attribute {name!r}{nearest(name, every)}; it has {', '.join(every)}")
+    data.attributes = data.attributes or every
+    single = tuple(name for name in data.attributes if name in prepared.attributes)
+    if not single:
+        raise UserError(
+            f"config.data.attributes={','.join(data.attributes)} has several values each; a network also needs an "
+            f"attribute of one value, such as {prepared.attributes[0]}"
+        )
     if model.second_heads and not model.colour_heads:
         raise UserError(
             "config.model.second_heads needs config.model.colour_heads, which is empty; add "
@@ -91,22 +96,26 @@ def fill_in(config: Config, prepared: Prepared, workdir: Path | None = None) -> 
     if not model.colour_heads:
         model.second_heads = ()  # the catalogue has no colour
     if model.second_heads == ("auto",):
-        model.second_heads = data.attributes
+        model.second_heads = single
     arguments = model_arguments(model, data, {})
     model.stem, model.dtype = arguments["stem"], arguments["dtype"]
     data.mean, data.std = data.mean or _HALF, data.std or _HALF
     return config
 
 
-def _check_attributes(config: Config) -> None:
+def _check_attributes(config: Config, prepared: Prepared) -> None:
     by_attribute: dict[str, Iterable[str]] = {
         "model.colour_heads": config.model.colour_heads,
-        "model.second_heads": config.model.second_heads,
         "loss.head_weights": config.loss.head_weights,
+        "model.second_heads": config.model.second_heads,
         "loss.head_label_smoothing": config.loss.head_label_smoothing,
         "embedding.attributes": () if config.embedding.attributes == ("auto",) else config.embedding.attributes,
     }
     trained = config.data.attributes
+    for field in ("model.second_heads", "loss.head_label_smoothing", "embedding.attributes"):
+        for name in by_attribute[field]:
+            if name in prepared.tags:
+                raise UserError(f"config.{field} names {name!r}, which has several values; leave it out there")
     for field, names in by_attribute.items():
         for name in names:
             if name not in trained:
@@ -187,9 +196,14 @@ def _check_records(config: Config, prepared: Prepared) -> None:
     labels = prepared.labels[prepared.indices("validation")]
     if not len(labels):
         return
-    labelled = [name for name in data.attributes if (labels[:, prepared.attributes.index(name)] != MISSING).any()]
+    single = [name for name in data.attributes if name in prepared.attributes]
+    labelled = [name for name in single if (labels[:, prepared.attributes.index(name)] != MISSING).any()]
     measured = ["loss", "mean/accuracy", "mean/macro_f1"]
     measured += [f"{name}/{key}" for name in labelled for key in ("accuracy", "macro_f1", "loss")]
+    for name in set(data.attributes) - set(single):
+        vectors = prepared.tags[name][prepared.indices("validation")]
+        if (vectors != MISSING).any():
+            measured += [f"{name}/{key}" for key in TAG_SCORES]
     if config.train.best_metric not in measured:
         raise UserError(
             f"config.train.best_metric={config.train.best_metric!r} does not exist; the validation split has: "

@@ -18,6 +18,7 @@ from jaxtyping import Int, UInt8
 
 from fashion_jax.config.fields import Config, MixConfig
 from fashion_jax.data.loader import (
+    TAGS,
     Batch,
     PhotoSource,
     ResidentPhotos,
@@ -37,7 +38,7 @@ from fashion_jax.system.devices import make_mesh
 from fashion_jax.system.progress import say
 from fashion_jax.training.fine_tuning import parameter_paths, plan_fine_tuning
 from fashion_jax.training.loop import Schedule
-from fashion_jax.training.losses import HeadLoss, make_head_loss
+from fashion_jax.training.losses import HeadLoss, log_odds, make_head_loss
 from fashion_jax.training.optimizer import make_optimizer, make_schedule
 from fashion_jax.training.placement import DevicePhotos, free_device_bytes
 from fashion_jax.training.state import TrainState, abstract_state, create_state, model_arguments
@@ -117,6 +118,8 @@ class Batches:
                 "label": np.full((size, len(self.prepared.attributes)), MISSING, np.int32),
                 "valid": valid,
             }
+            for name, classes in self.prepared.tag_vocabularies.items():
+                batch[f"{TAGS}{name}"] = np.full((size, len(classes)), MISSING, np.int8)
             yield {name: array[mine] for name, array in batch.items()}
 
     def _photos(self, split: str) -> tuple[PhotoSource | None, AddPhotos]:
@@ -152,14 +155,18 @@ class Session:
 
     def __post_init__(self) -> None:
         config, data = self.config, self.config.data
-        self.attributes = data.attributes
+        self.attributes = tuple(name for name in data.attributes if name in self.prepared.attributes)
+        self.tags = {
+            name: self.prepared.tag_vocabularies[name] for name in data.attributes if name in self.prepared.tags
+        }
         self.columns = tuple(self.prepared.attributes.index(name) for name in self.attributes)
         self.vocabularies = {name: self.prepared.vocabularies[name] for name in self.attributes}
         self.num_examples = len(self.prepared.indices("train"))
         self.total_steps = run_steps(config, self.prepared)
         self.averaged = config.train.average_decay > 0
         classes = {name: len(vocabulary) for name, vocabulary in self.vocabularies.items()}
-        self.arguments = model_arguments(config.model, data, classes, second_heads=self.second_heads)
+        tags = {name: len(vocabulary) for name, vocabulary in self.tags.items()}
+        self.arguments = model_arguments(config.model, data, classes, second_heads=self.second_heads, tags=tags)
         self.graph, params, _ = abstract_classifier(self.arguments)
         self.training_graph, norms = self.graph, frozenset[str]()
         if config.optimizer.freeze_batch_norm:
@@ -218,8 +225,8 @@ class Session:
 
     @property
     def colours(self) -> tuple[str, ...]:
-        """The attributes that are colours."""
-        return colours(self.config)
+        """The attributes of one value that are colours."""
+        return tuple(name for name in colours(self.config) if name in self.attributes)
 
     @cached_property
     def colour_differences(self) -> dict[str, np.ndarray]:
@@ -238,6 +245,12 @@ class Session:
             known = labels[labels[:, column] != MISSING, column]
             counts = np.bincount(known, minlength=len(self.vocabularies[name]))
             losses[name] = make_head_loss(name, counts, self.config.loss)
+        for name in self.tags:
+            vectors = self.prepared.tags[name][self.prepared.indices("train")]
+            vectors = vectors[(vectors != MISSING).all(1)]
+            # Biases start at the classes' frequencies (Lin et al., ICCV 2017, section 3.3).
+            bias = log_odds(vectors.sum(0, dtype=np.int64), len(vectors))
+            losses[name] = HeadLoss(weight=self.config.loss.head_weights.get(name, 1.0), first_bias=bias)
         return losses
 
     def schedule(self) -> Schedule:
@@ -267,7 +280,7 @@ class Session:
             losses=self.head_losses,
             augmentation=self.config.data.augment,
             mix=mix,
-            never_mixed=self.colours,
+            never_mixed=colours(self.config),
             scale=scale,
             accumulation_steps=train.accumulation_steps,
             average_decay=train.average_decay,
@@ -278,7 +291,8 @@ class Session:
 
     def _network(self, graph: nnx.GraphDef[Classifier]) -> NetworkSpec:
         data = self.config.data
-        return NetworkSpec(graph, self.attributes, self.columns, data.mean, data.std, self.arguments["dtype"])
+        dtype = self.arguments["dtype"]
+        return NetworkSpec(graph, self.attributes, self.columns, data.mean, data.std, dtype, tuple(self.tags))
 
     def evaluator(
         self, split: str, *, rows: np.ndarray | None = None, keep_outputs: bool = False
@@ -311,6 +325,7 @@ class Session:
             batches,
             mesh=self.mesh,
             vocabularies=self.vocabularies,
+            tags=self.tags,
             prepare_batch=add_photos,
             keep_outputs=keep_outputs,
         )

@@ -23,6 +23,7 @@ from fashion_jax.config.fields import Config
 from fashion_jax.config.files import checked_copy
 from fashion_jax.data.catalog_report import format_understood
 from fashion_jax.evaluation.evaluate import Evaluation
+from fashion_jax.evaluation.tags import format_tag_scores
 from fashion_jax.run.finish import Result, finish_run, fit_on_validation, format_scores, format_summaries, score_split
 from fashion_jax.run.resolve import resolve
 from fashion_jax.run.second_heads import fit_second_heads, restore_second_heads
@@ -216,7 +217,8 @@ def _validation(
         evaluation = score(state)
         step, scores = int(state.step), evaluation.scalars()
         title = f"validation after step {step:,} of {session.total_steps:,}: loss {scores['loss']:.4f}"
-        say(f"{title}\n{format_summaries(evaluation.summaries)}", show=session.progress)
+        tables = [format_summaries(evaluation.summaries), format_tag_scores(evaluation.tags)]
+        say("\n".join([title, *filter(None, tables)]), show=session.progress)
         if on_evaluation is not None:
             on_evaluation(step, session.total_steps, scores)
         return scores
@@ -255,7 +257,7 @@ def _name_batch(session: Session, step: int) -> str:
 
 def _describe(session: Session, state: TrainState) -> str:
     devices, data = jax.devices(), session.config.data
-    heads = ", ".join(f"{name} ({len(classes)})" for name, classes in session.vocabularies.items())
+    heads = ", ".join(f"{n} ({len(classes)})" for n, classes in [*session.vocabularies.items(), *session.tags.items()])
     parameters = sum(array.size for array in jax.tree.leaves(state.params))
     return (
         f"model: {parameters:,} parameters, heads: {heads}\n"

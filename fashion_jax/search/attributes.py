@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64, Int32, Int64
 
+from fashion_jax.data.schema import BETWEEN_TAGS
 from fashion_jax.data.values import read_values
 from fashion_jax.system.errors import UserError, nearest
 
@@ -291,7 +292,8 @@ def make_table(columns: Any, count: int) -> AttributeTable:
 
     Args:
         columns: a pandas DataFrame, or a mapping from names to sequences of texts, numbers, booleans or dates (also
-            with a time); None, NaN and an empty text are missing values. None makes a table without columns.
+            with a time); None, NaN and an empty text are missing values. A list of texts is one text, with `|` between
+            the items, for the filter `has`. None makes a table without columns.
         count: number of rows that the table must have.
 
     Raises:
@@ -318,6 +320,7 @@ def make_table(columns: Any, count: int) -> AttributeTable:
 
 
 def _make_column(name: str, values: list[Any]) -> Column:
+    values = [_join_list(name, value) if isinstance(value, (list, tuple, set)) else value for value in values]
     known = [None if _is_missing(value) else value for value in values]
     present = [value for value in known if value is not None]
     if present and all(isinstance(value, (bool, int, float, np.bool_, np.number)) for value in present):
@@ -340,6 +343,14 @@ def _make_column(name: str, values: list[Any]) -> Column:
     vocabulary = Vocabulary()
     codes = [MISSING if value is None else vocabulary.add(str(value)) for value in known]
     return TextColumn(np.array(codes, np.int32), vocabulary)
+
+
+def _join_list(name: str, items: Iterable[Any]) -> str:
+    texts = [item for item in items if not _is_missing(item)]
+    bad = next((item for item in texts if not isinstance(item, str) or BETWEEN_TAGS in item), None)
+    if bad is not None:
+        raise UserError(f"a list in the column {name!r} holds {bad!r}; it must hold texts without {BETWEEN_TAGS!r}")
+    return BETWEEN_TAGS.join(sorted(set(texts)))
 
 
 def is_storable(text: str) -> bool:

@@ -14,7 +14,8 @@ import numpy as np
 from fashion_jax.data.carried import Column
 from fashion_jax.data.catalog import Catalog, Record, open_catalog
 from fashion_jax.data.photos import BadPhoto, decode_photos
-from fashion_jax.data.schema import Schema
+from fashion_jax.data.schema import BETWEEN_TAGS, Schema
+from fashion_jax.data.tags import NO_TAGS
 from fashion_jax.search.attributes import CONFIDENCE, PHOTO, TITLE
 from fashion_jax.search.build import check_target
 from fashion_jax.search.columns import (
@@ -52,10 +53,10 @@ def build_index(
     """Embeds all photos of a catalogue and writes an index of its products.
 
     Its columns are: the catalogue's labels (the model's prediction where a label is missing and the model has a head
-    for it); for each head `<name> confidence`, the probability that the model gives to that label; `title`; `photo`,
-    the name of the photo's file in the catalogue, or "row N" for bytes in a table; and the columns that the catalogue's
-    table carries along (`Catalog.carried`), and those of `table`.
-    Mirrored photos are not used, because they would double the time.
+    for it); for each head `<name> confidence`, the probability that the model gives to that label; the values of
+    multi-valued attributes, with `|` between them; `title`; `photo`, the name of the photo's file in the catalogue, or
+    "row N" for bytes in a table; and the columns that the catalogue's table carries along (`Catalog.carried`), and
+    those of `table`. Mirrored photos are not used, because they would double the time.
 
     Args:
         source: anything that `open_catalog` reads.
@@ -220,6 +221,13 @@ def describe(
         sure = embedded.confidences[head].astype(np.float64)
         columns[head], of_product = _label_products(ids, _fill(ids, given), labels, sure)
         columns[head + CONFIDENCE] = of_product.round(4).tolist()
+    for place, several in enumerate(schema.multi_valued):
+        texts = [r.tags[place] if place < len(r.tags) else "" for r in records]
+        columns[several.name] = [None if text == NO_TAGS else text for text in texts]
+    for name, chosen in embedded.tags.items():
+        texts = columns.get(name, [""] * len(records))
+        guesses = (BETWEEN_TAGS.join(np.array(model.tags[name])[row].tolist()) for row in chosen)
+        columns[name] = [guess if text == "" else text for text, guess in zip(texts, guesses, strict=True)]
     for name, column in from_tables.items():
         columns[name] = column_values(column, ids, (kinds or {}).get(name, ""))
     return columns

@@ -7,6 +7,7 @@ A filter is an expression by this grammar:
     negation    = "not" negation | "(" expression ")" | comparison
     comparison  = column ("==" | "!=" | "<" | "<=" | ">" | ">=") literal
                 | column [ "not" ] "in" "[" [ literal { "," literal } ] "]"
+                | column [ "not" ] "has" text in quotes
     literal     = text in quotes | number | "true" | "false" | "yes" | "no" | "none"
     column      = a name; in `back quotes` if it has other characters than letters, digits and _
 
@@ -15,6 +16,9 @@ of yes and no is compared with true or false (yes and no mean the same). A colum
 quotes: '2026-01-31' is that whole day, '2026-01' the month, '2026' the year, and '2026-01-31 09:30' that moment; so
 `added <= '2026-01-31'` passes all of that day. A missing value equals `none` and no other value, and it is neither
 smaller nor larger than any value. Filters are parsed here; they are never evaluated as Python.
+
+`has` is for a column of several values in each row, such as `Casual|Summer`: `occasion has 'Summer'` passes rows that
+have this value. A row without a value, or with a missing one, passes `not has`.
 """
 
 from __future__ import annotations
@@ -28,6 +32,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool
 
+from fashion_jax.data.schema import BETWEEN_TAGS
 from fashion_jax.data.values import read_values
 from fashion_jax.search.attributes import MISSING, AttributeTable, NumberColumn, TextColumn, seconds_of
 from fashion_jax.system.errors import UserError, nearest
@@ -70,6 +75,12 @@ class _In:
 
 
 @dataclass(frozen=True, slots=True)
+class _Has:
+    column: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
 class _Not:
     part: _Node
 
@@ -80,7 +91,7 @@ class _Join:
     every: bool  # and; else or
 
 
-_Node = _Compare | _In | _Not | _Join
+_Node = _Compare | _In | _Has | _Not | _Join
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +108,14 @@ class Where:
     def hints(self, table: AttributeTable) -> list[str]:
         """Returns a sentence for each text that no row of the table has; it may be misspelt."""
         found = []
-        for column, value in _texts(self._root):
+        for column, value, several in _texts(self._root):
             known = table.column(column)
             if isinstance(known, TextColumn) and value not in known.vocabulary:
+                if several:
+                    tags = {tag for word in known.vocabulary for tag in word.split(BETWEEN_TAGS)}
+                    if value not in tags:
+                        found.append(f"no product has {value!r} among its {column}{nearest(value, tags)}")
+                    continue
                 found.append(f"no product has the {column} {value!r}{nearest(value, known.vocabulary)}")
         return found
 
@@ -187,18 +203,23 @@ class _Parser:
 
     def _comparison(self) -> _Node:
         column = self._column()
-        if self._is("in") or self._is("not"):
+        if self._is("in") or self._is("has") or self._is("not"):
             negated = self._is("not")
             self._next += negated
-            self._expect("in")
-            node = _In(column, self._list())
+            node: _Node
+            if self._is("has"):
+                self._next += 1
+                node = _Has(column, self._text_literal())
+            else:
+                self._expect("in")
+                node = _In(column, self._list())
             return _Not(node) if negated else node
         mark = self._mark()
         return _Compare(column, mark, self._literal())
 
     def _mark(self) -> str:
         if self._kind != "mark" or self._value not in _COMPARE:
-            self._fail("one of == != < <= > >= in is expected")
+            self._fail("one of == != < <= > >= in has is expected")
         return self._take()
 
     def _column(self) -> str:
@@ -220,6 +241,11 @@ class _Parser:
 
     def _is_literal(self) -> bool:
         return self._kind in ("text", "number") or any(self._is(word) for word in _WORDS)
+
+    def _text_literal(self) -> str:
+        if self._kind != "text":
+            self._fail("a text in quotes is expected; for several values write: tags has 'A' and tags has 'B'")
+        return str(self._literal())
 
     def _literal(self) -> Literal:
         if not self._is_literal():
@@ -261,6 +287,13 @@ def _evaluate(node: _Node, table: AttributeTable) -> Bool[np.ndarray, " n"]:
         for value in node.values:
             found |= _compare(node.column, "==", value, table)
         return found
+    if isinstance(node, _Has):
+        column = table.column(node.column)
+        if not isinstance(column, TextColumn):
+            raise UserError(f"the column {node.column!r} holds no texts, and has looks for one of several texts")
+        # Each word of the vocabulary is divided once; the last place is for missing values.
+        passing = np.array([*(node.value in word.split(BETWEEN_TAGS) for word in column.vocabulary), False])
+        return passing[column.codes]
     return _compare(node.column, node.mark, node.value, table)
 
 
@@ -339,7 +372,8 @@ def _truth_of(name: str, value: str | float) -> bool:
     return bool(truth)
 
 
-def _texts(node: _Node) -> Iterator[tuple[str, str]]:
+def _texts(node: _Node) -> Iterator[tuple[str, str, bool]]:
+    """Yields column, text, and whether the text is one of several values."""
     if isinstance(node, _Not):
         yield from _texts(node.part)
     elif isinstance(node, _Join):
@@ -348,4 +382,4 @@ def _texts(node: _Node) -> Iterator[tuple[str, str]]:
     else:
         for value in node.values if isinstance(node, _In) else (node.value,):
             if isinstance(value, str):
-                yield node.column, value
+                yield node.column, value, isinstance(node, _Has)

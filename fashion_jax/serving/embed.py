@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float32, Int64
+from jaxtyping import Bool, Float32, Int64
 
 from fashion_jax.data.catalog import Catalog, Record, Rejected
 from fashion_jax.data.schema import Schema
@@ -31,6 +31,7 @@ class Embedded:
     # class), else of the predicted class
     confidences: dict[str, Float32[np.ndarray, " n"]]
     catalog: Catalog  # the source, with the rows that were left out
+    tags: dict[str, Bool[np.ndarray, "n classes"]]  # multi-valued attribute -> predicted classes
 
     @property
     def ids(self) -> np.ndarray:
@@ -109,12 +110,14 @@ def run_embedding(model: Predictor, run: SourceRun, shards: Shards) -> Embedded:
     embeddings = np.empty((len(places), model.embedding_size), np.float32)
     labels = np.zeros((len(places), len(heads)), np.int32)
     confidences = np.zeros((len(places), len(heads)), np.float32)
+    ends = np.cumsum([len(classes) for classes in model.tags.values()])
+    tags = np.zeros((len(places), ends[-1] if len(ends) else 0), bool)
     usable = np.zeros(len(places), bool)
 
     def put(arrays: dict[str, np.ndarray]) -> None:
         where = [places[number] for number in arrays["numbers"].tolist()]
         embeddings[where], labels[where] = arrays["embeddings"], arrays["labels"]
-        confidences[where], usable[where] = arrays["confidences"], True
+        confidences[where], tags[where], usable[where] = arrays["confidences"], arrays["tags"], True
 
     done: set[int] = set()
     for arrays in shards.read():
@@ -143,6 +146,7 @@ def run_embedding(model: Predictor, run: SourceRun, shards: Shards) -> Embedded:
         {head: labels[usable, place].astype(np.int64) for place, head in enumerate(heads)},
         {head: confidences[usable, place] for place, head in enumerate(heads)},
         catalog,
+        dict(zip(model.tags, np.split(tags[usable], ends[:-1], 1), strict=True)) if model.tags else {},
     )
 
 
@@ -170,4 +174,7 @@ def _summarise(records: list[Record], outputs: Outputs, model: Predictor, catalo
         "embeddings": outputs.embeddings[sound] / lengths[sound, None],
         "labels": labels,
         "confidences": confidences,
+        "tags": np.concatenate(
+            [np.zeros((len(kept), 0), bool), *(outputs.tags[name][sound] for name in model.tags)], 1
+        ),
     }

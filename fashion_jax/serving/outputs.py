@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float32, Float64, Int64
 
 from fashion_jax.decision import decisions as deciding
 from fashion_jax.decision.decisions import Decision
+from fashion_jax.decision.tags import choose_tags, tag_probabilities
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,10 @@ class Outputs:
     label_sets: dict[str, Bool[np.ndarray, "n classes"]] = field(default_factory=dict)
     # float32 (n, size), what colour heads see besides the features; (0, 0) without colour heads
     colour_features: Float32[np.ndarray, "n size"] = field(default_factory=lambda: np.empty((0, 0), np.float32))
+    # multi-valued attribute -> float32 (n, classes), the probability of each class
+    tag_probabilities: dict[str, Float32[np.ndarray, "n classes"]] = field(default_factory=dict)
+    # multi-valued attribute -> bool (n, classes), the predicted classes
+    tags: dict[str, Bool[np.ndarray, "n classes"]] = field(default_factory=dict)
 
     def take(self, rows: Sequence[int]) -> Outputs:
         """Returns the outputs of some photos, without their colour features."""
@@ -72,6 +77,7 @@ class Prediction(dict[str, tuple[str, float]]):
         label_sets: attribute -> the classes of the label set, the most probable first; empty where none were fitted.
         num_photos: of the product; None for the prediction of a photo.
         photos_disagree: whether the product's photos alone would get different labels.
+        tags: multi-valued attribute -> (class, probability) of each predicted class, the most probable first.
     """
 
     num_photos: int | None = None
@@ -85,19 +91,22 @@ class Prediction(dict[str, tuple[str, float]]):
         out_of_catalogue: float | None = None,
         is_out_of_catalogue: bool | None = None,
         label_sets: dict[str, list[str]] | None = None,
+        tags: dict[str, list[tuple[str, float]]] | None = None,
     ) -> None:
         super().__init__(labels)
         self.accepted = accepted or {}
         self.out_of_catalogue, self.is_out_of_catalogue = out_of_catalogue, is_out_of_catalogue
-        self.label_sets = label_sets or {}
+        self.label_sets, self.tags = label_sets or {}, tags or {}
 
-    def to_dict(self) -> dict[str, str | float | int | bool]:
-        """Returns the prediction's columns of predictions.csv: name -> value."""
-        values: dict[str, str | float | int | bool] = {}
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the prediction's columns of predictions.csv: name -> value; lists for a multi-valued attribute."""
+        values: dict[str, Any] = {}
         for name, (label, probability) in self.items():
             values |= {name: label, f"{name}_confidence": probability}
             if name in self.accepted:
                 values[f"{name}_accepted"] = self.accepted[name]
+        for name, found in self.tags.items():
+            values |= {name: [label for label, _ in found], f"{name}_confidence": [share for _, share in found]}
         if self.out_of_catalogue is not None:
             values |= {"out_of_catalogue": self.out_of_catalogue, "is_out_of_catalogue": bool(self.is_out_of_catalogue)}
         if self.num_photos is not None:
@@ -116,7 +125,7 @@ class Predictions(list[Prediction]):
         super().__init__(predictions)
         self.names = [str(number) for number in range(len(self))] if names is None else list(names)
 
-    def to_dict(self) -> dict[str, dict[str, str | float | int | bool]]:
+    def to_dict(self) -> dict[str, dict[str, Any]]:
         """Returns name -> column of predictions.csv -> value; of equal names the last one counts."""
         return {name: prediction.to_dict() for name, prediction in zip(self.names, self, strict=True)}
 
@@ -161,6 +170,8 @@ def decide(
     features: Float32[np.ndarray, "n features"],
     energies: Float32[np.ndarray, " n"],
     operating_point: str = "accuracy",
+    *,
+    tags: Mapping[str, Float32[np.ndarray, "n classes"]] | None = None,
 ) -> Outputs:
     """Turns the outputs of a network into predictions, whose embeddings are the features.
 
@@ -170,10 +181,18 @@ def decide(
         features: what the backbone pools.
         energies: mean over the heads of -logsumexp(logits).
         operating_point: "accuracy" or "macro_f1".
+        tags: multi-valued attribute -> logits of the network.
     """
+    fitted = {} if decision is None else decision.tags
+    shares = tag_probabilities(fitted, tags or {})
+    several: dict[str, Any] = {
+        "tag_probabilities": {name: values.astype(np.float32) for name, values in shares.items()},
+        "tags": choose_tags(fitted, shares),
+    }
     if decision is None:
         plain = {name: np.exp(deciding.scale(values, 1.0)).astype(np.float32) for name, values in logits.items()}
-        return Outputs(plain, features, features, {name: values.argmax(1) for name, values in logits.items()})
+        labels = {name: values.argmax(1) for name, values in logits.items()}
+        return Outputs(plain, features, features, labels, **several)
     found = label_probabilities(decision, deciding.log_probabilities(decision, logits), operating_point)
     detector = decision.out_of_catalogue
     scores = None if detector is None else detector.scores(features, energies)
@@ -183,6 +202,7 @@ def decide(
         embeddings=features,
         out_of_catalogue=None if scores is None else scores.astype(np.float32),
         is_out_of_catalogue=None if scores is None or detector is None else scores > detector.threshold,
+        **several,
     )
 
 
@@ -212,12 +232,16 @@ def label_probabilities(
     )
 
 
-def name_labels(outputs: Outputs, vocabularies: Mapping[str, tuple[str, ...]]) -> list[Prediction]:
+def name_labels(
+    outputs: Outputs, vocabularies: Mapping[str, tuple[str, ...]], tags: Mapping[str, tuple[str, ...]] | None = None
+) -> list[Prediction]:
     """Returns the predictions of each photo with the names of the classes.
 
     Args:
         vocabularies: attribute -> names of the classes, in the order of the probabilities.
+        tags: the same of multi-valued attributes.
     """
+    several = tags or {}
     scores, flags = outputs.out_of_catalogue, outputs.is_out_of_catalogue
 
     def label(name: str, i: int) -> tuple[str, float]:
@@ -229,6 +253,11 @@ def name_labels(outputs: Outputs, vocabularies: Mapping[str, tuple[str, ...]]) -
         order = np.argsort(-outputs.probabilities[name][i, chosen], kind="stable")
         return [vocabularies[name][number] for number in chosen[order].tolist()]
 
+    def tag_list(name: str, i: int) -> list[tuple[str, float]]:
+        chosen, shares = np.flatnonzero(outputs.tags[name][i]), outputs.tag_probabilities[name][i]
+        order = chosen[np.argsort(-shares[chosen], kind="stable")]
+        return [(several[name][number], float(shares[number])) for number in order.tolist()]
+
     return [
         Prediction(
             {name: label(name, i) for name in vocabularies},
@@ -236,6 +265,7 @@ def name_labels(outputs: Outputs, vocabularies: Mapping[str, tuple[str, ...]]) -
             out_of_catalogue=None if scores is None else float(scores[i]),
             is_out_of_catalogue=None if flags is None else bool(flags[i]),
             label_sets={name: label_set(name, i) for name in vocabularies if name in outputs.label_sets},
+            tags={name: tag_list(name, i) for name in several},
         )
         for i in range(len(outputs.embeddings))
     ]

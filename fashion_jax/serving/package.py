@@ -2,7 +2,7 @@
 
 weights.safetensors   parameters and batch statistics, float32; kernels may be float16
 config.json           format, model, preprocessing, and the SHA-256 of the other files
-labels.json           attribute -> names of the classes in the order of the outputs
+labels.json           attribute -> names of the classes in the order of the outputs; multi-valued attributes come last
 decision.json         how to make calibrated probabilities and labels; absent where training had no validation rows
 embedding.json        how to make embeddings, with embedding.safetensors; without it embeddings are the pooled features
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ class Package:
 
     folder: Path  # of the package
     model: dict[str, Any]  # values of `Architecture`, as JSON has them
-    vocabularies: dict[str, tuple[str, ...]]  # attribute -> names of the classes
+    vocabularies: dict[str, tuple[str, ...]]  # attribute -> names of the classes, without multi-valued attributes
     # height, width and max_side (pixels), mean, std (of RGB in [0, 1]), and test_time_flip (whether predictions are
     # means over a photo and its mirror image)
     preprocessing: dict[str, Any]
@@ -60,6 +60,7 @@ class Package:
     fingerprint: str  # packages with the same one give the same embeddings and predictions, up to rounding
     decision: Decision | None = None  # fitted on validation rows; None without them
     embedding: EmbeddingPlan | None = None  # how to make embeddings; None where embeddings are the pooled features
+    tags: dict[str, tuple[str, ...]] = field(default_factory=dict)  # multi-valued attribute -> names of the classes
 
 
 def write_package(
@@ -72,6 +73,7 @@ def write_package(
     extra: Mapping[str, Any],
     decision: Decision | None = None,
     embedding: EmbeddingPlan | None = None,
+    tags: Mapping[str, tuple[str, ...]] | None = None,
 ) -> None:
     """Writes a package in one step; it replaces a package that is there.
 
@@ -83,9 +85,11 @@ def write_package(
         extra: JSON values for people.
         decision: fitted on validation rows.
         embedding: how to make embeddings; None for the pooled features.
+        tags: multi-valued attribute -> names of the classes in the order of the outputs.
     """
+    names = {**vocabularies, **(tags or {})}
     data = safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in weights.items()})
-    labels = json.dumps({name: list(classes) for name, classes in vocabularies.items()}, indent=2, ensure_ascii=False)
+    labels = json.dumps({name: list(classes) for name, classes in names.items()}, indent=2, ensure_ascii=False)
     features = num_features(model["depth"], model["width"])
     contents = {"weights.safetensors": data, "labels.json": labels.encode()}
     if decision is not None:
@@ -96,7 +100,7 @@ def write_package(
     config = {
         "format": FORMAT,
         "library": f"fashion-jax {_version()}",
-        "model": dataclasses.asdict(Architecture(**model)),
+        "model": _without_empty_tags(dataclasses.asdict(Architecture(**model))),
         "num_features": features,
         "preprocessing": dict(preprocessing),
         "digests": {name: files.digest(content) for name, content in contents.items()},
@@ -127,15 +131,15 @@ def load_package(path: str | Path) -> Package:
                 f"{folder} has the format {config['format']!r} and this version reads {FORMAT}; train again"
             )
         contents = _read_files(folder, config["digests"])
-        features, classes = config["num_features"], config["model"]["classes"]
-        vocabularies = _check_labels(folder, files.read_json_object(folder / "labels.json"), config["model"])
+        features, classes, tags = config["num_features"], config["model"]["classes"], config["model"].get("tags", {})
+        names = _check_labels(folder, files.read_json_object(folder / "labels.json"), {**classes, **tags})
         model = _check_model(folder, config["model"], features)
         preprocessing = _check_preprocessing(folder, config["preprocessing"])
         params, batch_stats = _check_weights(folder, contents["weights.safetensors"], model)
         decision = embedding = None
         if "decision.json" in contents:
             value = files.read_json_object(folder / "decision.json")
-            decision = decision_from_json(folder / "decision.json", value, classes, features)
+            decision = decision_from_json(folder / "decision.json", value, classes, features, tags)
         if "embedding.json" in contents:
             value, arrays = files.read_json_object(folder / "embedding.json"), contents["embedding.safetensors"]
             embedding = plan_from_json(folder / "embedding.json", value, arrays, classes, features)
@@ -144,7 +148,8 @@ def load_package(path: str | Path) -> Package:
             raise UserError(f"{where}: extra is no JSON object")
         about = json.dumps([config["digests"], config["model"], config["preprocessing"]], sort_keys=True)
         network = (params, batch_stats, files.digest(about.encode())[:32])
-        return Package(folder, model, vocabularies, preprocessing, extra, *network, decision, embedding)
+        vocabularies, several = ({name: names[name] for name in group} for group in (classes, tags))
+        return Package(folder, model, vocabularies, preprocessing, extra, *network, decision, embedding, several)
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{where} is not a model's configuration: {error!r}") from error
 
@@ -162,7 +167,7 @@ def _read_files(folder: Path, digests: Mapping[str, str]) -> dict[str, bytes]:
     return contents
 
 
-def _check_labels(folder: Path, labels: dict[str, Any], model: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+def _check_labels(folder: Path, labels: dict[str, Any], classes_of: Mapping[str, int]) -> dict[str, tuple[str, ...]]:
     where = folder / "labels.json"
     try:
         Schema("package", tuple(Attribute(name) for name in labels))  # names become column and file names
@@ -176,15 +181,19 @@ def _check_labels(folder: Path, labels: dict[str, Any], model: Mapping[str, Any]
         odd = [c for c in (name, *classes) if not files.is_line(c)]
         if odd:
             raise UserError(f"{where}: {odd[0]!r} of {name!r} is not a string without line breaks")
-    if {name: len(classes) for name, classes in labels.items()} != model["classes"]:
-        raise UserError(f"{where} does not fit config.json: the heads have {model['classes']} classes")
+    if {name: len(classes) for name, classes in labels.items()} != classes_of:
+        raise UserError(f"{where} does not fit config.json: the heads have {classes_of} classes")
     return {name: tuple(classes) for name, classes in labels.items()}
 
 
 def _check_model(folder: Path, model: dict[str, Any], features: int) -> dict[str, Any]:
     """Refuses impossible sizes before memory is allocated for them."""
+    # A model without multi-valued attributes has no "tags".
+    tags = model.get("tags", {})
     sound = (
-        model.keys() == {field.name for field in dataclasses.fields(Architecture)}
+        {*model, "tags"} == {field.name for field in dataclasses.fields(Architecture)}
+        and isinstance(tags, dict)
+        and not tags.keys() & model["classes"].keys()
         and model["depth"] in DEPTHS
         and model["stem"] in STEMS
         and model["dtype"] in ("float32", "bfloat16")
@@ -192,14 +201,14 @@ def _check_model(folder: Path, model: dict[str, Any], features: int) -> dict[str
         and 0 <= model["drop_path"] < 1
         and model["pooling"] in POOLINGS
         and isinstance(model["colour_heads"], list)
-        and set(model["colour_heads"]) <= model["classes"].keys()
+        and set(model["colour_heads"]) <= {*model["classes"], *tags}
         and isinstance(model["second_heads"], list)
         and set(model["second_heads"]) <= (model["classes"].keys() if model["colour_heads"] else set())
         and _are_shares(model["mean"], 0)
         and _are_shares(model["std"], _MIN_STD)
         and type(model["width"]) is int
         and 1 <= model["width"] <= 1024
-        and all(isinstance(n, int) and 1 <= n <= _MAX_CLASSES for n in model["classes"].values())
+        and all(isinstance(n, int) and 1 <= n <= _MAX_CLASSES for n in (*model["classes"].values(), *tags.values()))
     )
     if not sound:
         raise UserError(f"{folder / 'config.json'} describes a model that this version cannot build: {model}")
@@ -255,6 +264,10 @@ def _check_weights(folder: Path, data: bytes, model: dict[str, Any]) -> tuple[di
         flat[path] = tensor.astype(leaf.dtype, copy=False)
     tree = traverse_util.unflatten_dict(flat)
     return tree["params"], tree["batch_stats"]
+
+
+def _without_empty_tags(model: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in model.items() if name != "tags" or value}
 
 
 def _to_json(value: Any) -> bytes:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from fashion_jax.data.catalog import Record
-from fashion_jax.data.schema import Schema
+from fashion_jax.data.schema import BETWEEN_TAGS, Schema
 from fashion_jax.decision.decisions import Decision
 from fashion_jax.serving.outputs import Prediction, Predictions, name_labels
 from fashion_jax.serving.predictor import Predictor
@@ -32,9 +32,11 @@ def predict_source(
 
     The columns are id, then for each attribute its label and `<attribute>_confidence` in [0, 1]. Where the package has
     a decision, `<attribute>_accepted` (1 or 0) follows, and after the attributes `out_of_catalogue` (a score) and
-    `is_out_of_catalogue` (1 or 0). Then come `num_photos` and `photos_disagree` (1 or 0), whether the product's photos
-    alone would get different labels. The last columns are those that the source's table carries along, such as price
-    and brand (a name that is taken becomes "NAME (table)"). Lines keep the order of the source. `<out>.quarantine.csv`
+    `is_out_of_catalogue` (1 or 0). A multi-valued attribute has its classes, the most probable first, with `|` between
+    them (`Casual|Summer`), and their probabilities in the same order (`0.970000|0.810000`); both cells are empty where
+    no class is predicted. Then come `num_photos` and `photos_disagree` (1 or 0), whether the product's photos alone
+    would get different labels. The last columns are those that the source's table carries along, such as price and
+    brand (a name that is taken becomes "NAME (table)"). Lines keep the order of the source. `<out>.quarantine.csv`
     lists unusable rows and photos with their reason.
 
     Args:
@@ -58,16 +60,16 @@ def predict_source(
         pairs = (
             pair
             for records, outputs in run.batches()
-            for pair in zip(records, name_labels(outputs, model.classes), strict=True)
+            for pair in zip(records, name_labels(outputs, model.classes, model.tags), strict=True)
         )
     else:
         sizes = run.catalog.count_photos()
-        pairs = predict_products(run.batches(), sizes, model.classes, decision, operating_point)
+        pairs = predict_products(run.batches(), sizes, model.classes, model.tags, decision, operating_point)
     found = sorted(pairs, key=lambda pair: pair[0].number)
     predictions = Predictions((one for _, one in found), (record.id for record, _ in found))
     if out is not None:
         first = ["id", "photo"] if per_photo else ["id"]
-        header = [*first, *prediction_columns(model.attributes, decision, per_photo=per_photo)]
+        header = [*first, *prediction_columns(model.attributes, decision, tuple(model.tags), per_photo=per_photo)]
         carried = run.catalog.carried
         photo_names = run.catalog.name_photos()
         names = ([record.id, photo_names[record.number]][: len(first)] for record, _ in found)
@@ -85,15 +87,17 @@ def predict_source(
 
 
 def format_predictions(predictions: Predictions) -> str:
-    """Returns a table of the first 20 products: id, and for each attribute its label and probability."""
+    """Returns a table of the first 20 products: id, and for each attribute its labels and probabilities."""
     shown = predictions[:MOST_SHOWN]
     unsure = any(not sure for prediction in shown for sure in prediction.accepted.values())
     several = any((prediction.num_photos or 1) > 1 for prediction in shown)
-    rows = [["id", *(["photos"] if several else []), *(shown[0] if shown else ())]]
+    rows = [["id", *(["photos"] if several else []), *((*shown[0], *shown[0].tags) if shown else ())]]
     for name, prediction in zip(predictions.names, shown, strict=False):
         marks = {name: "" if sure else "?" for name, sure in prediction.accepted.items()}
         photos = [f"{prediction.num_photos}{'!' if prediction.photos_disagree else ''}"] if several else []
-        rows.append([name, *photos, *(f"{label} {p:.0%}{marks.get(a, '')}" for a, (label, p) in prediction.items())])
+        labels = (f"{label} {p:.0%}{marks.get(a, '')}" for a, (label, p) in prediction.items())
+        tags = (", ".join(f"{label} {p:.0%}" for label, p in found) or "-" for found in prediction.tags.values())
+        rows.append([name, *photos, *labels, *tags])
     lines = [format_table(*rows)]
     if len(predictions) > len(shown):
         lines.append(f"... and {len(predictions) - len(shown):,} more products")
@@ -104,10 +108,13 @@ def format_predictions(predictions: Predictions) -> str:
     return "\n".join(lines)
 
 
-def prediction_columns(attributes: Sequence[str], decision: Decision | None, *, per_photo: bool = False) -> list[str]:
+def prediction_columns(
+    attributes: Sequence[str], decision: Decision | None, tags: Sequence[str] = (), *, per_photo: bool = False
+) -> list[str]:
     """Returns the names of the columns after `id`."""
     suffixes = ("", "_confidence") if decision is None else ("", "_confidence", "_accepted")
     names = [f"{attribute}{suffix}" for attribute in attributes for suffix in suffixes]
+    names += [f"{attribute}{suffix}" for attribute in tags for suffix in ("", "_confidence")]
     if decision is not None and decision.out_of_catalogue is not None:
         names += ["out_of_catalogue", "is_out_of_catalogue"]
     return names if per_photo else [*names, "num_photos", "photos_disagree"]
@@ -121,6 +128,8 @@ def prediction_cells(prediction: Prediction) -> list[str]:
             cells.append(str(int(value)))
         elif isinstance(value, float):
             cells.append(f"{value:.{4 if name == 'out_of_catalogue' else 6}f}")
+        elif isinstance(value, list):
+            cells.append(BETWEEN_TAGS.join(f"{item:.6f}" if isinstance(item, float) else item for item in value))
         else:
             cells.append(str(value))
     return cells

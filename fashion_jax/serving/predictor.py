@@ -75,9 +75,12 @@ class Predictor:
         def forward(params: Any, batch_stats: Any, images: jax.Array, flip: bool) -> dict[str, Any]:
             network, pixels = merge_network(graph, params, batch_stats), normalize(images, mean, std, dtype)
             outputs = network(pixels, train=False)
-            plan = package.embedding
+            plan, logits, tags = package.embedding, outputs.logits, outputs.tags
+            if flip:
+                logits, tags = mean_of_mirrored(network, pixels, outputs)
             return {
-                "logits": mean_of_mirrored(network, pixels, outputs) if flip else outputs.logits,
+                "logits": logits,
+                "tags": tags,
                 "features": outputs.features,
                 "energies": mean_energy(outputs.logits),
                 "embeddings": outputs.features if plan is None else plan.embed(outputs.logits, outputs.features),
@@ -103,6 +106,11 @@ class Predictor:
     def classes(self) -> dict[str, tuple[str, ...]]:
         """Attribute -> names of its classes, in the order of the probabilities."""
         return dict(self.package.vocabularies)
+
+    @property
+    def tags(self) -> dict[str, tuple[str, ...]]:
+        """Multi-valued attribute -> names of its classes, in the order of the probabilities; empty without any."""
+        return dict(self.package.tags)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -156,11 +164,15 @@ class Predictor:
             UserError: a photo that cannot be read, or an unknown operating point.
         """
         outputs = self.predict_arrays(self._read_all(photos), operating_point=operating_point)
-        return Predictions(name_labels(outputs, self.classes), names_of(photos))
+        return Predictions(name_labels(outputs, self.classes, self.tags), names_of(photos))
 
     def predict_proba(self, photos: Sequence[Photo] | Photo) -> dict[str, Float32[np.ndarray, "n classes"]]:
-        """Returns attribute -> the probability of each class, in the order of `classes`; each row sums to 1."""
-        return self.predict_arrays(self._read_all(photos)).probabilities
+        """Returns attribute -> the probability of each class, in the order of `classes`; each row sums to 1.
+
+        Multi-valued attributes follow, in the order of `tags`; the probabilities of their classes do not sum to 1.
+        """
+        outputs = self.predict_arrays(self._read_all(photos))
+        return {**outputs.probabilities, **outputs.tag_probabilities}
 
     def embed(self, photos: Sequence[Photo] | Photo) -> Embeddings:
         """Returns the embeddings of photos, which are compared by their cosine. Takes the same photos as `predict`.
@@ -252,7 +264,14 @@ class Predictor:
     def _decide(self, outputs: dict[str, Any], operating_point: str) -> Outputs:
         logits = {name: outputs["logits"][name] for name in self.attributes}  # JAX sorts a dictionary by name.
         with one_blas_thread():
-            decided = decide(self.package.decision, logits, outputs["features"], outputs["energies"], operating_point)
+            decided = decide(
+                self.package.decision,
+                logits,
+                outputs["features"],
+                outputs["energies"],
+                operating_point,
+                tags={name: outputs["tags"][name] for name in self.tags},
+            )
         return dataclasses.replace(
             decided, embeddings=outputs["embeddings"], colour_features=outputs["colour_features"]
         )

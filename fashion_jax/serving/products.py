@@ -11,6 +11,7 @@ from jaxtyping import Int
 
 from fashion_jax.data.catalog import Record
 from fashion_jax.decision.decisions import Decision, sharpen
+from fashion_jax.decision.tags import choose_tags
 from fashion_jax.serving.outputs import Outputs, Prediction, label_probabilities, name_labels
 
 _AT_ONCE = 256  # products whose photos are put together at once
@@ -20,6 +21,7 @@ def predict_products(
     batches: Iterable[tuple[Sequence[Record], Outputs]],
     num_photos: Mapping[str, int],
     vocabularies: Mapping[str, tuple[str, ...]],
+    tags: Mapping[str, tuple[str, ...]],
     decision: Decision | None,
     operating_point: str = "accuracy",
 ) -> Iterator[tuple[Record, Prediction]]:
@@ -30,7 +32,7 @@ def predict_products(
     Args:
         batches: records with the model's outputs for their photos.
         num_photos: product's id -> number of its photos. Photos that turn out to be bad may be missing at the end.
-        vocabularies, decision, operating_point: as `name_labels` and `decide` take them.
+        vocabularies, tags, decision, operating_point: as `name_labels` and `decide` take them.
     """
     waiting: defaultdict[str, list[tuple[Record, Outputs]]] = defaultdict(list)
     whole: list[list[tuple[Record, Outputs]]] = []
@@ -40,13 +42,14 @@ def predict_products(
             part = [sorted(photos, key=lambda item: item[0].number) for photos in whole[start : start + _AT_ONCE]]
             outputs = Outputs.join([one for photos in part for _, one in photos])
             numbers = np.repeat(np.arange(len(part)), [len(photos) for photos in part])
-            found = name_products(outputs, numbers, vocabularies, decision, operating_point)
+            found = name_products(outputs, numbers, vocabularies, tags, decision, operating_point)
             yield from zip((photos[0][0] for photos in part), found, strict=True)
         whole.clear()
 
     for records, outputs in batches:
         single = [place for place, record in enumerate(records) if num_photos[record.id] == 1]
-        found = name_products(outputs.take(single), np.arange(len(single)), vocabularies, decision, operating_point)
+        alone, numbers = outputs.take(single), np.arange(len(single))
+        found = name_products(alone, numbers, vocabularies, tags, decision, operating_point)
         yield from zip((records[place] for place in single), found, strict=True)
         for place, record in enumerate(records):
             if num_photos[record.id] > 1:
@@ -63,6 +66,7 @@ def name_products(
     outputs: Outputs,
     products: Int[np.ndarray, " n"],
     vocabularies: Mapping[str, tuple[str, ...]],
+    tags: Mapping[str, tuple[str, ...]],
     decision: Decision | None,
     operating_point: str = "accuracy",
 ) -> list[Prediction]:
@@ -77,7 +81,9 @@ def name_products(
     disagree = np.zeros(len(counts), bool)
     for labels in outputs.labels.values():
         np.logical_or.at(disagree, products, labels != labels[_first_photos(products)][products])
-    predictions = name_labels(pooled, vocabularies)
+    for chosen in outputs.tags.values():
+        np.logical_or.at(disagree, products, (chosen != chosen[_first_photos(products)][products]).any(1))
+    predictions = name_labels(pooled, vocabularies, tags)
     for prediction, count, differ in zip(predictions, counts.tolist(), disagree.tolist(), strict=True):
         prediction.num_photos, prediction.photos_disagree = count, differ
     return predictions
@@ -115,7 +121,14 @@ def pool_photos(
             logs[several] = sharpen(logs[several], decision.heads[name].product_temperature)
         log_probs[name] = logs
     chosen = label_probabilities(decision, log_probs, operating_point)
-    pooled = dataclasses.replace(chosen, features=mean(outputs.features), embeddings=mean(outputs.embeddings))
+    shares = {name: mean(values) for name, values in outputs.tag_probabilities.items()}
+    pooled = dataclasses.replace(
+        chosen,
+        features=mean(outputs.features),
+        embeddings=mean(outputs.embeddings),
+        tag_probabilities=shares,
+        tags=choose_tags({} if decision is None else decision.tags, shares),
+    )
     if outputs.out_of_catalogue is None or decision is None or decision.out_of_catalogue is None:
         return pooled
     scores = mean(outputs.out_of_catalogue)

@@ -10,12 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.special
 from flax import struct
-from jaxtyping import Array, Float, Float32, Int, Int64
+from jaxtyping import Array, Bool, Float, Float32, Int, Int64
 
 from fashion_jax.config.fields import LossConfig
 from fashion_jax.data.schema import MISSING
 
 _FOCAL_GAMMA = 2.0
+_TAG_GAMMA, _TAG_MARGIN = 4, 0.05  # as Ridnik et al. have them
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,18 +127,55 @@ def head_cross_entropy(
     return jnp.where(known, loss, 0.0)
 
 
+def tag_losses(logits: Float[Array, "batch classes"], labels: Int[Array, "batch classes"]) -> Float[Array, " batch"]:
+    """Returns a multi-valued head's loss per row, summed over its classes; zero where the label is missing.
+
+    The asymmetric loss of Ridnik et al. (ICCV 2021): classes that a row does not have are many, so those that are right
+    already count less by p ** 4, and nothing where p is below 0.05.
+
+    Args:
+        logits: unbounded.
+        labels: 1 for each class that the row has and 0 for the others, or MISSING.
+    """
+    present = -jax.nn.log_sigmoid(logits)
+    shifted = jnp.maximum(jax.nn.sigmoid(logits) - _TAG_MARGIN, 0.0)
+    absent = -(shifted**_TAG_GAMMA) * jnp.log1p(-shifted)
+    rows = jnp.sum(jnp.where(labels == 1, present, absent), -1)
+    return jnp.where(is_labelled(labels), rows, 0.0)
+
+
+def is_labelled(labels: Int[Array, "batch ..."]) -> Bool[Array, " batch"]:
+    """Returns which rows have a label; a row of a multi-valued attribute has all of its classes or none."""
+    return jnp.all(labels.reshape(len(labels), -1) != MISSING, -1)
+
+
+def log_odds(counts: Int64[np.ndarray, " classes"], rows: int) -> Float32[np.ndarray, " classes"]:
+    """Returns the log odds of each class's share of the rows, with half a row added to both sides.
+
+    Args:
+        counts: of the rows that have the class.
+        rows: that have the label.
+    """
+    return np.log((counts + 0.5) / (rows - counts + 0.5)).astype(np.float32)
+
+
+def _row_losses(logits: Float[Array, "batch classes"], labels: Int[Array, "batch ..."], how: HeadLoss) -> Array:
+    return tag_losses(logits, labels) if labels.ndim == 2 else head_cross_entropy(logits, labels, how)
+
+
 @struct.dataclass
 class MixedTarget:
     """What a row that is mixed with another one should be."""
 
-    partners: Int[Array, " batch"]  # the other row's labels, in [0, classes), or MISSING
+    # the other row's labels, in [0, classes), or MISSING; for a multi-valued attribute (batch, classes)
+    partners: Int[Array, "batch ..."]
     own: Float[Array, " batch"]  # how much the row's own label counts, in [0, 1]; 0 where it is missing
     other: Float[Array, " batch"]  # how much the partner's label counts, in [0, 1]; 0 where it is missing
 
 
 def multi_head_loss(
     logits: Mapping[str, Float[Array, "batch classes"]],
-    labels: Mapping[str, Int[Array, " batch"]],
+    labels: Mapping[str, Int[Array, "batch ..."]],
     counts: Mapping[str, Float[Array, ""]],
     losses: Mapping[str, HeadLoss],
     targets: Mapping[str, MixedTarget] | None = None,
@@ -146,7 +184,7 @@ def multi_head_loss(
 
     Args:
         logits: per head.
-        labels: per head; MISSING rows count nothing.
+        labels: per head; MISSING rows count nothing. A multi-valued attribute has labels (batch, classes).
         counts: labelled rows of the *whole* batch per head, so that the parts of an accumulated batch, or of a
             batch spread over devices, add up to exactly the loss of the batch in one piece.
         targets: of mixed photos; None where none are.
@@ -156,10 +194,10 @@ def multi_head_loss(
     """
     per_head = {}
     for name in logits:
-        rows = head_cross_entropy(logits[name], labels[name], losses[name])
+        rows = _row_losses(logits[name], labels[name], losses[name])
         if targets is not None:
             target = targets[name]
-            rows = target.own * rows + target.other * head_cross_entropy(logits[name], target.partners, losses[name])
+            rows = target.own * rows + target.other * _row_losses(logits[name], target.partners, losses[name])
         per_head[name] = jnp.sum(rows) / jnp.maximum(counts[name], 1.0)
     total = jnp.asarray(sum(losses[name].weight * loss for name, loss in per_head.items()), jnp.float32)
     return total, per_head

@@ -13,8 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from fashion_jax.config.fields import MixConfig
-from fashion_jax.data.schema import MISSING
-from fashion_jax.training.losses import MixedTarget
+from fashion_jax.training.losses import MixedTarget, is_labelled
 
 
 def mixing_shares(
@@ -86,17 +85,18 @@ def swap_pairs(rows: Array, parts: int = 1) -> Array:
 
 
 def label_shares(
-    labels: Int[Array, " batch"], share: Float[Array, " batch"], *, parts: int, mixable: bool
+    labels: Int[Array, "batch ..."], share: Float[Array, " batch"], *, parts: int, mixable: bool
 ) -> MixedTarget:
     """Returns the partner's labels, and how much the own and the partner's label count in the loss.
 
     Args:
-        labels: of the whole batch, MISSING where there is none.
+        labels: of the whole batch, MISSING where there is none. The loss of a multi-valued attribute is linear in its
+            labels, so this mixes them linearly.
         share: of the row itself, 1 where it is not mixed.
         parts: into which the batch is cut (row i into part i % parts); partners are of the same part.
         mixable: False for colours: a mixed row counts nothing.
     """
-    partners = swap_pairs(labels, parts)
+    partners, known = swap_pairs(labels, parts), is_labelled(labels)
     if not mixable:
-        return MixedTarget(partners, ((share == 1) & (labels != MISSING)).astype(jnp.float32), jnp.zeros_like(share))
-    return MixedTarget(partners, share * (labels != MISSING), (1 - share) * (partners != MISSING))
+        return MixedTarget(partners, ((share == 1) & known).astype(jnp.float32), jnp.zeros_like(share))
+    return MixedTarget(partners, share * known, (1 - share) * is_labelled(partners))

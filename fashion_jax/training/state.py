@@ -42,32 +42,41 @@ class TrainState:
 
 
 def model_arguments(
-    config: ModelConfig, data: DataConfig, classes: dict[str, int], *, second_heads: tuple[str, ...] = ()
+    config: ModelConfig,
+    data: DataConfig,
+    classes: dict[str, int],
+    *,
+    second_heads: tuple[str, ...] = (),
+    tags: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
     """Resolves what is "auto" and returns the values of an `Architecture`, as JSON has them.
 
     Args:
         classes: attribute -> number of classes.
         second_heads: attributes with a second head, which is fitted after training.
+        tags: multi-valued attribute -> number of classes.
     """
     dtype = (
         config.dtype
         if config.dtype != "auto"
         else ("bfloat16" if computes_bfloat16_faster(training=True) else "float32")
     )
-    return {
+    tags = tags or {}
+    named = resolve_colour_heads(config.colour_heads, [*classes, *tags])
+    arguments = {
         "classes": dict(classes),
         "depth": config.depth,
         "width": config.width,
         "stem": resolve_stem(config.stem, data.height, data.width),
         "drop_path": config.drop_path,
         "pooling": config.pooling,
-        "colour_heads": [name for name in classes if name in resolve_colour_heads(config.colour_heads, classes)],
+        "colour_heads": [name for name in (*classes, *tags) if name in named],
         "second_heads": list(second_heads),
         "mean": list(data.mean),
         "std": list(data.std),
         "dtype": dtype,
     }
+    return {**arguments, "tags": dict(tags)} if tags else arguments
 
 
 def resolve_colour_heads(named: tuple[str, ...], attributes: Iterable[str]) -> tuple[str, ...]:

@@ -15,9 +15,10 @@ from jaxtyping import Array, Float, Int, Key
 
 from fashion_jax.config.fields import AugmentConfig, MixConfig
 from fashion_jax.data.augment import augment, example_keys, normalize
+from fashion_jax.data.loader import TAGS
 from fashion_jax.data.schema import MISSING
 from fashion_jax.models.classifier import Classifier, merge_network
-from fashion_jax.training.losses import HeadLoss, multi_head_loss
+from fashion_jax.training.losses import HeadLoss, is_labelled, multi_head_loss
 from fashion_jax.training.mixing import label_shares, mix_photos, mixing_shares
 from fashion_jax.training.placement import batch_sharding, replicated
 from fashion_jax.training.state import TrainState
@@ -37,14 +38,19 @@ class NetworkSpec:
     mean: tuple[float, ...]  # of RGB in [0, 1]
     std: tuple[float, ...]  # of RGB in [0, 1]
     dtype: str  # of the images that enter the network
+    tags: tuple[str, ...] = ()  # the heads of multi-valued attributes
 
     def normalize(self, images: jax.Array) -> Float[Array, "batch height width 3"]:
         """Returns photos in [0, 255] as the network takes them."""
         return normalize(images, self.mean, self.std, jnp.dtype(self.dtype))
 
-    def labels(self, label: Int[Array, "batch columns"]) -> dict[str, Int[Array, " batch"]]:
+    def labels(self, batch: Batch) -> dict[str, Int[Array, " batch"]]:
         """Returns attribute -> labels of a batch, MISSING where there is none."""
-        return {name: label[:, column] for name, column in zip(self.attributes, self.columns, strict=True)}
+        return {name: batch["label"][:, column] for name, column in zip(self.attributes, self.columns, strict=True)}
+
+    def tag_labels(self, batch: Batch) -> dict[str, Int[Array, "batch classes"]]:
+        """Returns multi-valued attribute -> labels of a batch, MISSING in all classes where there is none."""
+        return {name: batch[f"{TAGS}{name}"] for name in self.tags}
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +86,9 @@ def make_train_step(
 ) -> TrainStep:
     """Returns (state, batch) -> (state, metrics).
 
-    The metrics are float32 scalars: `loss`, `loss/<attribute>`, `accuracy/<attribute>` (over labelled rows),
-    `gradient_norm`, and `finite`, which is 1 unless the loss, the gradient or the new state is not a number.
+    The metrics are float32 scalars: `loss`, `loss/<attribute>`, `accuracy/<attribute>` (over labelled rows; for a
+    multi-valued attribute, the share of rows whose classes are all right at the threshold 0.5), `gradient_norm`, and
+    `finite`, which is 1 unless the loss, the gradient or the new state is not a number.
 
     Args:
         mesh: batches come sharded over it; state and metrics are copies on every device.
@@ -102,12 +109,15 @@ def make_train_step(
             photos = mix_photos(photos, _mixing_shares(part, key)[1])
         images = network.normalize(photos)
         outputs = model(images, train=True, dropout_keys=example_keys(dropout_key, part["step"], part["row"]))
-        labels = network.labels(part["label"])
+        labels, logits = {**network.labels(part), **network.tag_labels(part)}, {**outputs.logits, **outputs.tags}
         targets = {name: part[f"target/{name}"] for name in labels} if mix.active else None
-        total, per_head = multi_head_loss(outputs.logits, labels, counts.of_loss, options.losses, targets)
+        total, per_head = multi_head_loss(logits, labels, counts.of_loss, options.losses, targets)
         metrics = {"loss": total}
         for name, loss in per_head.items():
-            hits = (jnp.argmax(outputs.logits[name], -1) == labels[name]) & (labels[name] != MISSING)
+            if name in network.tags:
+                hits = jnp.all((logits[name] > 0) == (labels[name] == 1), -1) & is_labelled(labels[name])
+            else:
+                hits = (jnp.argmax(logits[name], -1) == labels[name]) & (labels[name] != MISSING)
             metrics[f"loss/{name}"] = loss
             metrics[f"accuracy/{name}"] = jnp.sum(hits) / jnp.maximum(counts.labelled[name], 1.0)
         return total, (nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)), metrics)
@@ -123,8 +133,8 @@ def make_train_step(
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key: Key[Array, ""] = jax.random.key(options.seed)
-        labels = network.labels(batch["label"])
-        labelled = {name: jnp.sum(given != MISSING).astype(jnp.float32) for name, given in labels.items()}
+        labels = {**network.labels(batch), **network.tag_labels(batch)}
+        labelled = {name: jnp.sum(is_labelled(given)).astype(jnp.float32) for name, given in labels.items()}
         counts = Counts(labelled, labelled)
         if mix.active:
             share, _ = _mixing_shares({**batch, "step": state.step}, key)

@@ -101,7 +101,7 @@ def test_class_names_and_values_of_the_hubs_parquet():
     )
     table = read_table("t.parquet", data)
     assert {name: cells.tolist() for name, cells in table.frame.items()} == {
-        "colour": ["blue", "red", "", "", ""], "tags": ["red|blue", "", "", "blue", ""],
+        "colour": ["blue", "red", "", "", ""], "tags": ["red|blue", "[]", "", "blue", ""],
         "old": ["blue", "red", "red", "red", "red"], "kind": ["a", "", "b", "a", "a"],
         "sale": ["yes", "no", "", "yes", "yes"], "price": ["12.40"] * 5, "size": ["0.1", "2", "", "3.5", "4"],
         "day": ["2024-05-01"] * 5,

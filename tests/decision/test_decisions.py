@@ -24,7 +24,7 @@ from fashion_jax.serving.package import load_package
 from fashion_jax.serving.predict import predict_source
 from fashion_jax.serving.predictor import load_model
 from fashion_jax.system.errors import UserError
-from forging import GONE, set_at
+from forging import GONE, forge_decision
 
 ATTRIBUTES = ("masterCategory", "subCategory", "articleType", "gender")
 
@@ -156,18 +156,9 @@ def test_a_package_without_a_decision_predicts_what_the_network_gives(run, tmp_p
         load_package(folder)
 
 
-def forge(folder, path, value):
-    """Changes the decision of a package and signs it anew, so that only the decision is wrong."""
-    decision, config = (json.loads((folder / name).read_text()) for name in ("decision.json", "config.json"))
-    set_at(decision, path, value)
-    text = json.dumps(decision)
-    (folder / "decision.json").write_text(text)
-    config["digests"]["decision.json"] = hashlib.sha256(text.encode()).hexdigest()
-    (folder / "config.json").write_text(json.dumps(config))
-
-
 COUNTS = [[0, 0, 5], [1, 1, 7]]
 LINK = {"finer": "articleType", "counts": COUNTS, "pooling": "log", "weight": 0.5, "temperature": 1.0}
+APPLIES = {"class": 0, "finer": "articleType", "never": [0, 1]}
 GROUP = {"heads": ["gender", "subCategory"], "combinations": [[0, 0]]}
 
 
@@ -175,7 +166,7 @@ GROUP = {"heads": ["gender", "subCategory"], "combinations": [[0, 0]]}
 def linked(run, tmp_path_factory):
     """A package with a sound link, which the head of so small a run may lack."""
     folder = shutil.copytree(run.package, tmp_path_factory.mktemp("linked") / "p")
-    forge(folder, "heads.subCategory.link", LINK)
+    forge_decision(folder, "heads.subCategory.link", LINK)
     load_package(folder)
     return folder
 
@@ -195,6 +186,11 @@ def linked(run, tmp_path_factory):
         ("heads.subCategory.link.counts.0", [0, 0]), ("heads.subCategory.link.counts.0", [0, 0, 10**50]),
         ("joint", [GROUP, GROUP]), ("joint.0", 3), ("joint.0.heads", ["gender"]), ("joint.0.heads", ["gender"] * 3),
         ("joint.0.combinations", []), ("joint.0.combinations.0", [0, 0, 999]), ("joint.0.combinations.0", [0]),
+        ("tags", {"gender": {}}), ("applicability", []), ("applicability", {"nothing": APPLIES}),
+        ("applicability", {"gender": {**APPLIES, "finer": "gender"}}),
+        ("applicability", {"gender": {**APPLIES, "class": 5}}),
+        ("applicability", {"gender": {**APPLIES, "never": [-1]}}),
+        ("applicability", {"gender": {**APPLIES, "never": 3}}), ("applicability", {"gender": {}}),
         ("out_of_catalogue", []), ("out_of_catalogue.rest", 0), ("out_of_catalogue.mean.0", GONE),
         ("out_of_catalogue.directions", []), ("out_of_catalogue.directions.0.0", 1e9),
         ("out_of_catalogue.variances", [1]), ("out_of_catalogue.spreads", [0, 0]), ("out_of_catalogue.threshold", "3"),
@@ -202,7 +198,7 @@ def linked(run, tmp_path_factory):
 )  # fmt: skip
 def test_a_forged_decision_is_refused(linked, tmp_path, path, value):
     folder = shutil.copytree(linked, tmp_path / "forged")
-    forge(folder, path, value)
+    forge_decision(folder, path, value)
     with pytest.raises(UserError, match=r"decision\.json"):
         load_package(folder)
 

@@ -11,7 +11,13 @@ import scipy.special
 from fashion_jax.data.schema import MISSING
 from fashion_jax.decision import decisions, hierarchy
 from fashion_jax.decision.decisions import Decision, HeadDecision, choose_labels, log_probabilities, sum_along
-from fashion_jax.decision.hierarchy import count_contradictions, count_pairs, joint_heads, measure_pairs
+from fashion_jax.decision.hierarchy import (
+    count_contradictions,
+    count_pairs,
+    joint_heads,
+    measure_applicability,
+    measure_pairs,
+)
 
 CLASSES = {"top": 3, "middle": 6, "fine": 12, "free": 4}
 
@@ -51,6 +57,33 @@ def test_pairs_are_found_where_they_are():
     assert measure_pairs({"id": np.arange(500), "kind": rng.integers(0, 3, 500)}, {"id": 500, "kind": 3}) == []
     constant = {"fine": rng.integers(0, 9, 500), "flag": (np.arange(500) == 7).astype(int)}
     assert measure_pairs(constant, {"fine": 9, "flag": 2}) == []
+
+
+@pytest.mark.parametrize("kinds", [2, 12])
+def test_does_not_apply_is_left_out_where_it_cannot_be(kinds):
+    rng = np.random.default_rng(0)
+    kind = rng.integers(0, kinds, 2000)  # even kinds have a sleeve: long (0) or short (2); it does not apply to others
+    sleeve = np.where(kind % 2 == 0, rng.choice([0, 2], 2000), 1)
+    sleeve[:40] = MISSING
+    sleeve[40:44] = 1 - kind[40:44] % 2  # wrong labels
+    labels, sizes = {"kind": kind, "sleeve": sleeve, "free": rng.integers(0, 4, 2000)}, {"kind": kinds, "sleeve": 3}
+    found = measure_applicability(labels, {**sizes, "free": 4}, {"sleeve": 1})
+    assert found["sleeve"].finer == "kind" and found["sleeve"].number == 1
+    assert found["sleeve"].never.tolist() == [n % 2 == 0 for n in range(kinds)]
+    assert not measure_applicability(labels, {"sleeve": 3, "free": 4}, {"sleeve": 1})  # nothing determines it
+
+    plain = {n: HeadDecision(1.0, np.ones(c, int), {"accuracy": 0.0}, {}, label_set=0.2) for n, c in sizes.items()}
+    decision = Decision(plain, applicability=found)
+    sure, unsure = np.full(kinds, 0.01), np.full(kinds, 0.01)
+    sure[0], unsure[:2] = 0.9, 0.45  # surely an even kind; an even or an odd one
+    log_probs = {
+        "kind": np.log(np.stack([sure, unsure, unsure])),
+        "sleeve": np.log(np.array([[0.25, 0.45, 0.3], [0.25, 0.45, 0.3], [0.5, 0.3, 0.2]])),
+    }
+    chosen = choose_labels(decision, log_probs)
+    assert chosen["sleeve"].tolist() == [2, 2, 0]  # without the hierarchy 1, 1, 0
+    sets = decisions.choose_sets(decision, log_probs, chosen)["sleeve"]
+    assert sets.tolist() == [[True, False, True], [True, True, True], [True, True, True]]
 
 
 def test_the_share_is_what_leaving_each_row_out_gives():

@@ -25,6 +25,7 @@ FRAME = pd.DataFrame(
         "added": pd.to_datetime(
             ["2026-01-01", "2026-01-01 10:15", "2025-12-31 23:59:59", None, "2026-02-03", "2024-02-29"], format="mixed"
         ),
+        "tags": ["Casual|Summer", "Summer", None, "Summer dress|Casual", "Party", "Summer|Party"],
     }
 )
 TABLE = make_table(FRAME, len(FRAME))
@@ -51,6 +52,9 @@ def passing(text: str) -> list[int]:
     ("added == none", [3]), ("not added < '2026'", [0, 1, 3, 4]),
     ("gender == 'Women' and baseColour == 'Red' or year == 2010", [0, 5]),
     ("gender == 'Women' and (baseColour == 'Red' or year == 2010)", [0]),
+    ("tags has 'Summer'", [0, 1, 5]), ("tags not has 'Summer'", [2, 3, 4]), ("not (tags has 'Party')", [0, 1, 2, 3]),
+    ("tags has 'Casual' and not tags has 'Summer'", [3]), ("tags has 'Summer|Party'", []),
+    ("tags HAS 'Party' or gender == 'Women'", [0, 3, 4, 5]), ("tags == 'Casual|Summer'", [0]), ("tags == none", [2]),
     ("not not (gender == 'Men')", [1, 5]), ("not gender == 'Men' and year == 2012", [0, 4]),
 ])  # fmt: skip
 def test_meaning(text, rows):
@@ -70,6 +74,8 @@ def test_meaning(text, rows):
     ("added < '03/04/2026'", "such as '2026-01-31'"),
     ("added == 'soon'", "holds dates"), ("added == ''", "holds dates"), ("added == '2026-13'", "holds dates"),
     ("added == true", "holds dates"), ("year < none", "no meaning"),
+    ("tags has Summer", "a text in quotes"), ("tags has ['Summer', 'Party']", "write: tags has 'A' and tags has 'B'"),
+    ("year has 'x'", "holds no texts"),
     ("__import__('os').system('true')", "'.' has no meaning"), ("year == 12abc", "not understood"),
     ("not " * 200 + "year == 1", "nested"), ("(" * 5000 + "year == 1" + ")" * 5000, "nested"),
     ("year == " + "1" * 30_000, "characters"), (3, "is a text"),
@@ -77,6 +83,18 @@ def test_meaning(text, rows):
 def test_what_is_not_understood_is_said(text, message):
     with pytest.raises(UserError, match=re.escape(message)):
         parse_where(text).evaluate(TABLE)
+
+
+def test_lists_of_texts_are_columns_of_several_values():
+    table = make_table({"tags": [["Summer", "Casual"], [], None, ("Party",)], "has": ["a", "b", "a", "b"]}, 4)
+    assert table.to_lists()["tags"] == ["Casual|Summer", None, None, "Party"]
+    assert np.flatnonzero(parse_where("tags has 'Casual' and has == 'a'").evaluate(table)).tolist() == [0]
+    assert parse_where("tags has 'Sumer'").hints(table) == [
+        "no product has 'Sumer' among its tags; did you mean 'Summer'?"
+    ]
+    assert parse_where("tags has 'Summer'").hints(table) == []
+    with pytest.raises(UserError, match=r"'a\|b'; it must hold texts without"):
+        make_table({"tags": [["a|b"]]}, 1)
 
 
 def test_words_that_no_product_has_are_named():

@@ -81,7 +81,7 @@ def test_the_order_of_photos_and_the_size_of_batches_do_not_matter(batch):
     batches = [order[start : start + batch] for start in range(0, total, batch)]
     given = (([records[i] for i in part], outputs.take(part)) for part in batches)
     counts = dict(zip(*np.unique(ids, return_counts=True), strict=True))
-    found = {record.id: one for record, one in predict_products(given, counts, CLASSES, fitted)}
+    found = {record.id: one for record, one in predict_products(given, counts, CLASSES, {}, fitted)}
     pooled = pool_photos(outputs, number_products(ids), fitted)
     assert len(found) == len(SIZES)
     for product, size in enumerate(SIZES):
@@ -97,7 +97,7 @@ def test_the_order_of_photos_and_the_size_of_batches_do_not_matter(batch):
 def test_a_photo_that_turns_out_bad_leaves_the_product_with_the_others():
     outputs = photos(2, None)
     records = [Record(n, n, "p", "", (), "", "x") for n in (1, 2)]
-    ((record, one),) = predict_products([(records, outputs)], {"p": 3}, CLASSES, None)
+    ((record, one),) = predict_products([(records, outputs)], {"p": 3}, CLASSES, {}, None)
     assert record.number == 1 and one.num_photos == 2
 
 

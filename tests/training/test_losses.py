@@ -7,11 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import scipy.special
 
 from fashion_jax.config.fields import LossConfig
 from fashion_jax.data.schema import MISSING
 from fashion_jax.training import losses
 from fashion_jax.training.losses import HeadLoss, balanced_weights, head_cross_entropy, make_head_loss
+from fashion_jax.training.mixing import label_shares
 
 
 def problem(seed: int = 0, rows: int = 32, classes: int = 7, missing: bool = True):
@@ -93,6 +95,43 @@ def test_weights_and_heads_add_up():
     )  # fmt: skip
     assert np.allclose(total, 2 * per_head["a"] + 0.5 * per_head["b"], rtol=1e-6)
     assert np.allclose(per_head["a"], loss(logits, labels), rtol=1e-6)
+
+
+def test_the_loss_of_tags_is_the_asymmetric_loss():
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(0, 3, (50, 4)).astype(np.float32), rng.integers(0, 2, (50, 4)).astype(np.int8)
+    labels[::5] = MISSING
+    p = scipy.special.expit(logits.astype(np.float64))
+    shifted = np.maximum(p - 0.05, 0)
+    rows = np.where(labels == 1, -np.log(p), -(shifted**4) * np.log1p(-shifted)).sum(1)
+    found = losses.tag_losses(jnp.asarray(logits), jnp.asarray(labels))
+    np.testing.assert_allclose(found, np.where(labels[:, 0] < 0, 0, rows), rtol=1e-4, atol=1e-6)
+    extreme = jnp.array([[200.0, -200.0, 200.0, -200.0]])
+    marks = jnp.array([[1, 1, 0, 0]], jnp.int8)
+    assert np.isfinite(jax.grad(lambda x: losses.tag_losses(x, marks).sum())(extreme)).all()
+    np.testing.assert_allclose(losses.log_odds(np.array([0, 5, 10]), 10), np.log([0.5 / 10.5, 1, 21]), rtol=1e-6)
+
+
+def test_parts_of_tags_add_up_and_mixed_labels_are_mixed_linearly():
+    rng = np.random.default_rng(0)
+    logits = jnp.asarray(rng.normal(size=(8, 3)), jnp.float32)
+    labels = rng.integers(0, 2, (8, 3)).astype(np.int8)
+    labels[2] = MISSING
+    share = np.array([1, 0.9, 0.8, 0.7, 0.6, 0.5, 1, 0.75], np.float32)
+    target = label_shares(jnp.asarray(labels), jnp.asarray(share), parts=1, mixable=True)
+    counts = {"t": jnp.sum(target.own) + jnp.sum(target.other)}
+    how = {"t": HeadLoss()}
+    mixed, _ = losses.multi_head_loss({"t": logits}, {"t": jnp.asarray(labels)}, counts, how, {"t": target})
+    total = weight = 0.0
+    for row in range(8):
+        for other, part in ((row, share[row]), (row ^ 1, 1 - share[row])):
+            if labels[other, 0] >= 0:
+                given = jnp.asarray(labels[other : other + 1])
+                total += part * float(losses.tag_losses(logits[row : row + 1], given)[0])
+                weight += part
+    assert float(mixed) == pytest.approx(total / weight, rel=1e-5)
+    colours = label_shares(jnp.asarray(labels), jnp.asarray(share), parts=1, mixable=False)
+    assert colours.own.tolist() == [1, 0, 0, 0, 0, 0, 1, 0]
 
 
 COUNTS = np.array([900, 90, 10, 0])

@@ -10,11 +10,12 @@ from __future__ import annotations
 import csv
 import io
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float32, UInt8
 from PIL import Image
 
 from fashion_jax.data.drawn.colours import COLOURS, paint
@@ -30,7 +31,7 @@ COLUMNS = (
 GENDERS = ("Men", "Women", "Unisex", "Boys", "Girls")
 LABELLED = ("masterCategory", "subCategory", "baseColour", "gender")  # the columns that get wrong labels
 
-_SCALE = 2  # photos are drawn larger and then averaged
+SCALE = 2  # photos are drawn larger and then averaged
 _WRONG, _MISSING, _RESHOT, _COPIED, _DAMAGED = 0.02, 0.01, 0.04, 0.015, 0.003
 _DAMAGES = ("empty", "text", "garbage", "half", "tail", "rotated", "png", "grey", "absent")
 _SEASONS = ("Summer", "Winter", "Fall", "Spring")
@@ -115,22 +116,43 @@ def plan(count: int, seed: int) -> list[Spec]:
 def draw(spec: Spec) -> UInt8[np.ndarray, "80 60 3"]:
     """Draws a product's photo."""
     rng = np.random.default_rng(spec.look)
-    height, width = HEIGHT * _SCALE, WIDTH * _SCALE
-    place = _placement(spec, SHAPES[spec.shape][4], rng)
+    height, width = HEIGHT * SCALE, WIDTH * SCALE
+    child = spec.truth["gender"] in ("Boys", "Girls")
+    place = placement(SHAPES[spec.shape][4], rng, child=child, shift=spec.shift)
     pen = Pen(width, height, place, flip=bool(rng.random() < 0.5))
     SHAPES[spec.shape][3](pen, spec.kind)
     _emblem(pen, spec.truth["gender"])
+    cloth = paint(spec.truth["baseColour"], spec.pattern, height, width, rng).astype(np.float32)
+    background = np.full((height, width, 3), 255, np.float32)
+    return compose(pen, cloth, background, rng, np.random.default_rng([spec.look, int(spec.id)]))
+
+
+def compose(
+    pen: Pen,
+    cloth: Float32[np.ndarray, "height width 3"],
+    background: Float32[np.ndarray, "height width 3"],
+    rng: np.random.Generator,
+    noise: np.random.Generator,
+) -> UInt8[np.ndarray, "80 60 3"]:
+    """Returns the photo of a drawn product on a background, with light, shadow and noise.
+
+    Args:
+        pen: its layers are drawn, at twice the photo's size.
+        cloth: in [0, 255].
+        background: in [0, 255].
+        rng: of light and shadow.
+        noise: of the camera's noise.
+    """
+    height, width = cloth.shape[:2]
     body, shade, trim, line, rim, face = (
         np.asarray(layer, np.float32)[..., None] / 255 for layer in pen.layers.values()
     )
-
-    cloth = paint(spec.truth["baseColour"], spec.pattern, height, width, rng).astype(np.float32)
     y, x = np.mgrid[:height, :width].astype(np.float32)
     slope = rng.uniform(-0.06, 0.06, 2)
     light = 1 + slope[0] * (x / width - 0.5) + slope[1] * (y / height - 0.5)
     cloth = np.clip(cloth * light[..., None], 0, 255)
 
-    photo = np.full((height, width, 3), 255, np.float32)
+    photo = background.copy()
     outline = np.clip(sum(np.roll(body, s, a) for s in (-1, 1) for a in (0, 1)), 0, 1)
     shadow = np.roll(np.maximum(body, shade), (int(rng.integers(2, 5)), int(rng.integers(-3, 4))), (0, 1))
     photo -= 22 * shadow
@@ -141,9 +163,8 @@ def draw(spec: Spec) -> UInt8[np.ndarray, "80 60 3"]:
     photo = photo * (1 - line) + (0.35 * cloth + 10) * line
     photo = photo * (1 - rim) + 20 * rim
     photo = photo * (1 - face) + 250 * face
-    small = photo.reshape(HEIGHT, _SCALE, WIDTH, _SCALE, 3).mean((1, 3))
-    noise = np.random.default_rng([spec.look, int(spec.id)]).normal(0, 1.5, small.shape)
-    return np.clip(np.rint(small + noise), 0, 255).astype(np.uint8)
+    small = photo.reshape(HEIGHT, SCALE, WIDTH, SCALE, 3).mean((1, 3))
+    return np.clip(np.rint(small + noise.normal(0, 1.5, small.shape)), 0, 255).astype(np.uint8)
 
 
 def _new_product(product_id: str, shape: int, colour: str, rng: np.random.Generator) -> Spec:
@@ -192,15 +213,23 @@ def _long_tailed(num_classes: int, count: int, rng: np.random.Generator) -> np.n
     return order[rng.choice(num_classes, count, p=shares)]
 
 
-def _placement(spec: Spec, aspect: float, rng: np.random.Generator) -> "_Place":
-    """Returns the function that maps coordinates of a product's box to pixels."""
-    child = spec.truth["gender"] in ("Boys", "Girls")
+def placement(
+    aspect: float, rng: np.random.Generator, *, child: bool = False, shift: Point = (0.0, 0.0)
+) -> Callable[[Point], Point]:
+    """Returns the function that maps coordinates of a product's box to pixels.
+
+    Args:
+        aspect: width over height of the box.
+        rng: of size, place and angle.
+        child: whether the product is small.
+        shift: of the camera, in pixels.
+    """
     size = rng.uniform(0.68, 0.8) if child else rng.uniform(0.84, 0.96)
     box_height = min(size * HEIGHT, size * WIDTH / aspect)
     box_width = box_height * aspect
     room_x, room_y = (WIDTH - box_width) / 2, (HEIGHT - box_height) / 2
-    centre_x = WIDTH / 2 + rng.uniform(-0.7, 0.7) * room_x * 0.6 + spec.shift[0]
-    centre_y = HEIGHT / 2 + rng.uniform(-0.7, 0.7) * room_y * 0.6 + spec.shift[1]
+    centre_x = WIDTH / 2 + rng.uniform(-0.7, 0.7) * room_x * 0.6 + shift[0]
+    centre_y = HEIGHT / 2 + rng.uniform(-0.7, 0.7) * room_y * 0.6 + shift[1]
     return _Place(box_width, box_height, centre_x, centre_y, math.radians(rng.uniform(-5, 5)))
 
 
@@ -216,7 +245,7 @@ class _Place:
         dx, dy = (point[0] - 0.5) * self.width, (point[1] - 0.5) * self.height
         cosine, sine = math.cos(self.angle), math.sin(self.angle)
         x, y = self.x + cosine * dx - sine * dy, self.y + sine * dx + cosine * dy
-        return (x * _SCALE, y * _SCALE)
+        return (x * SCALE, y * SCALE)
 
 
 def _emblem(pen: Pen, gender: str) -> None:
