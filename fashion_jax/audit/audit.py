@@ -117,9 +117,10 @@ def audit(
 
 def _one_per_label(findings: Sequence[Finding], prepared: Prepared) -> list[Finding]:
     """Keeps the surest finding of each label: the photos of one product have the same label."""
-    kept: dict[tuple[str, str, int], Finding] = {}
+    kept: dict[tuple[str, str, str, int], Finding] = {}
     for finding in findings:
-        kept.setdefault((str(prepared.ids[finding.row]), finding.attribute, finding.given), finding)
+        key = (str(prepared.ids[finding.row]), finding.attribute, finding.tag, finding.given)
+        kept.setdefault(key, finding)
     return list(kept.values())
 
 

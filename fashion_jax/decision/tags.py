@@ -1,10 +1,10 @@
 """Decides which values of a multi-valued attribute a product has: calibrated probabilities, and a threshold per class.
 
 The probabilities of an attribute are sigmoid(scale * logits + shift) (Platt 1999), with two numbers for all classes,
-fitted on validation rows: the loss of training makes probabilities that are too low. A class is predicted from its
-threshold on. The threshold is the one with the best F1 on validation rows, a choice that maximises macro-F1 (Lipton,
-Elkan and Naryanaswamy, "Optimal thresholding of classifiers to maximize F1 measure", ECML 2014). A class with few
-validation rows takes the threshold that is best for all classes of the attribute together (micro-F1).
+fitted on validation rows, because the loss of training makes probabilities that are too unsure. A class is predicted
+from its threshold on. The threshold is the one with the best F1 on validation rows, a choice that maximises macro-F1
+(Lipton, Elkan and Naryanaswamy, "Optimal thresholding of classifiers to maximize F1 measure", ECML 2014). A class with
+few validation rows takes the threshold that is best for all classes of the attribute together (micro-F1).
 """
 
 from __future__ import annotations

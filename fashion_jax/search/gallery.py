@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float32, Float64
 
 from fashion_jax.data.carried import Column
 from fashion_jax.data.catalog import Catalog, Record, open_catalog
 from fashion_jax.data.photos import BadPhoto, decode_photos
 from fashion_jax.data.schema import BETWEEN_TAGS, Schema
 from fashion_jax.data.tags import NO_TAGS
+from fashion_jax.decision.tags import choose_tags
 from fashion_jax.search.attributes import CONFIDENCE, PHOTO, TITLE
 from fashion_jax.search.build import check_target
 from fashion_jax.search.columns import (
@@ -198,7 +200,8 @@ def describe(
 ) -> dict[str, list[Any]]:
     """Returns the columns that `build_index` describes, with a value per photo.
 
-    A product without a label gets one for all its photos: the one to which the model gives the most probability.
+    A product without a label gets one for all its photos: the one to which the model gives the most probability. A
+    product without values of a multi-valued attribute gets those that the mean over its photos predicts.
 
     Args:
         from_tables: from `table_columns`.
@@ -224,8 +227,11 @@ def describe(
     for place, several in enumerate(schema.multi_valued):
         texts = [r.tags[place] if place < len(r.tags) else "" for r in records]
         columns[several.name] = [None if text == NO_TAGS else text for text in texts]
-    for name, chosen in embedded.tags.items():
+    decision = model.package.decision
+    for name, shares in embedded.tags.items():
         texts = columns.get(name, [""] * len(records))
+        means = {name: _mean_by_product(ids, shares)}
+        chosen = choose_tags({} if decision is None else decision.tags, means)[name]
         guesses = (BETWEEN_TAGS.join(np.array(model.tags[name])[row].tolist()) for row in chosen)
         columns[name] = [guess if text == "" else text for text, guess in zip(texts, guesses, strict=True)]
     for name, column in from_tables.items():
@@ -240,6 +246,14 @@ def _fill(ids: list[str], values: list[Any]) -> list[Any]:
         if value is not None:
             known.setdefault(name, value)
     return [known.get(name) if value is None else value for name, value in zip(ids, values, strict=True)]
+
+
+def _mean_by_product(ids: list[str], values: Float32[np.ndarray, "n columns"]) -> Float64[np.ndarray, "n columns"]:
+    """Returns the mean over the photos of each photo's product."""
+    _, products, counts = np.unique(ids, return_inverse=True, return_counts=True)
+    sums = np.zeros((len(counts), values.shape[1]))
+    np.add.at(sums, products, values)
+    return np.asarray((sums / counts[:, None])[products])
 
 
 def _label_products(

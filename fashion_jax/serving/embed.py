@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int64
+from jaxtyping import Float32, Int64
 
 from fashion_jax.data.catalog import Catalog, Record, Rejected
 from fashion_jax.data.schema import Schema
@@ -31,7 +31,7 @@ class Embedded:
     # class), else of the predicted class
     confidences: dict[str, Float32[np.ndarray, " n"]]
     catalog: Catalog  # the source, with the rows that were left out
-    tags: dict[str, Bool[np.ndarray, "n classes"]]  # multi-valued attribute -> predicted classes
+    tags: dict[str, Float32[np.ndarray, "n classes"]]  # multi-valued attribute -> probabilities of its classes
 
     @property
     def ids(self) -> np.ndarray:
@@ -111,7 +111,7 @@ def run_embedding(model: Predictor, run: SourceRun, shards: Shards) -> Embedded:
     labels = np.zeros((len(places), len(heads)), np.int32)
     confidences = np.zeros((len(places), len(heads)), np.float32)
     ends = np.cumsum([len(classes) for classes in model.tags.values()])
-    tags = np.zeros((len(places), ends[-1] if len(ends) else 0), bool)
+    tags = np.zeros((len(places), ends[-1] if len(ends) else 0), np.float32)
     usable = np.zeros(len(places), bool)
 
     def put(arrays: dict[str, np.ndarray]) -> None:
@@ -175,6 +175,6 @@ def _summarise(records: list[Record], outputs: Outputs, model: Predictor, catalo
         "labels": labels,
         "confidences": confidences,
         "tags": np.concatenate(
-            [np.zeros((len(kept), 0), bool), *(outputs.tags[name][sound] for name in model.tags)], 1
+            [np.zeros((len(kept), 0), np.float32), *(outputs.tag_probabilities[name][sound] for name in model.tags)], 1
         ),
     }

@@ -16,7 +16,7 @@ from fashion_jax.config.fields import LossConfig
 from fashion_jax.data.schema import MISSING
 
 _FOCAL_GAMMA = 2.0
-_TAG_GAMMA, _TAG_MARGIN = 4, 0.05  # as Ridnik et al. have them
+_TAG_FACTOR = 4.0  # 0.5 ** -_FOCAL_GAMMA
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,17 +130,18 @@ def head_cross_entropy(
 def tag_losses(logits: Float[Array, "batch classes"], labels: Int[Array, "batch classes"]) -> Float[Array, " batch"]:
     """Returns a multi-valued head's loss per row, summed over its classes; zero where the label is missing.
 
-    The asymmetric loss of Ridnik et al. (ICCV 2021): classes that a row does not have are many, so those that are right
-    already count less by p ** 4, and nothing where p is below 0.05.
+    The focal loss (Lin et al., ICCV 2017): (1 - p) ** 2 times the cross-entropy of each class, p being the probability
+    of the right answer. It is multiplied by 4, so that a class at p = 0.5 counts as in cross-entropy. Without the factor
+    other heads outweigh it (`experiments/2026-11-30-tag-loss`, which also says how the asymmetric loss did).
 
     Args:
         logits: unbounded.
         labels: 1 for each class that the row has and 0 for the others, or MISSING.
     """
-    present = -jax.nn.log_sigmoid(logits)
-    shifted = jnp.maximum(jax.nn.sigmoid(logits) - _TAG_MARGIN, 0.0)
-    absent = -(shifted**_TAG_GAMMA) * jnp.log1p(-shifted)
-    rows = jnp.sum(jnp.where(labels == 1, present, absent), -1)
+    right = jnp.where(labels == 1, logits, -logits)
+    # Next to certainty 1 - p rounds to 0, whose power has no gradient.
+    wrong = jnp.maximum(jax.nn.sigmoid(-right), 1e-7)
+    rows = -_TAG_FACTOR * jnp.sum(wrong**_FOCAL_GAMMA * jax.nn.log_sigmoid(right), -1)
     return jnp.where(is_labelled(labels), rows, 0.0)
 
 

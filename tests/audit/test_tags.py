@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from fashion_jax.audit.evidence import find_wrong_labels
+from fashion_jax.audit.audit import _one_per_label
+from fashion_jax.audit.evidence import Finding, find_wrong_labels
 from fashion_jax.audit.judges import group_folds, linear_probabilities
 from fashion_jax.audit.tags import audited_columns, describe_change, labels_with_tags, name_tags
 
@@ -51,6 +52,13 @@ def test_planted_tags_are_found_first_and_the_suggestion_undoes_them():
         assert set(before) ^ set(after) == {finding.tag}
         assert (finding.tag in after) == bool(clean[finding.row, TAGS.index(finding.tag)])
     assert audit(*records(300, 0.0)[:2], ["occasion", "kind"]) == []
+
+
+def test_photos_of_one_product_are_one_finding_for_each_tag():
+    prepared = SimpleNamespace(ids=np.array(["a", "a", "b"]))
+    findings = [Finding(row, "occasion", 1, 0, 0.9, "", tag) for row, tag in [(0, "Beach"), (1, "Beach"), (0, "Party")]]
+    findings += [Finding(2, "kind", 1, 0, 0.8, "")]
+    assert _one_per_label(findings, prepared) == [findings[0], findings[2], findings[3]]
 
 
 @pytest.mark.parametrize(("row", "tag", "suggested", "texts"), [

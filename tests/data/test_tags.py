@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 
 import numpy as np
@@ -186,6 +187,23 @@ def test_records_hold_tags_apart_from_labels(shop, tmp_path):
     numbers = [list(row["tags_occasion"]) for row in source]
     vectors = prepared.tags["occasion"][prepared.indices("train")]
     assert numbers == [[-1] if row[0] < 0 else np.flatnonzero(row).tolist() for row in vectors]
+
+
+def test_a_row_takes_the_tags_of_its_product(shop, tmp_path):
+    frame = pd.read_csv(shop, dtype=str, keep_default_na=False)
+    frame["file"] = [str(shop.parent / name) for name in frame["file"]]
+    frame["sku"] = [f"P{n // 3}" for n in range(len(frame))]  # three photos each, the tags of every fifth row missing
+    frame.to_csv(tmp_path / "products.csv", index=False)
+    schema = dataclasses.replace(schema_of(shop), image_root=str(shop.parent))
+    catalog = open_catalog(tmp_path / "products.csv", schema)
+    given = dict(zip(frame["file"], frame["occasion"], strict=True))
+    for product in set(frame["sku"]):
+        records = [r for r in catalog.records if r.id == product]
+        cells = [given[str(shop.parent / r.photo)] for r in records]
+        assert len(records) == 3 and all(r.tags[0] for r in records)
+        for record, cell in zip(records, cells, strict=True):
+            assert record.tags[0] == (cell or next(c for c in cells if c))
+    assert catalog.differing["occasion"] == 20
 
 
 def test_does_not_apply_is_a_class_apart_from_a_missing_label(shop, tmp_path):

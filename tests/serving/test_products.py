@@ -16,11 +16,12 @@ from fashion_jax.decision.calibration import calibration_error
 from fashion_jax.decision.decisions import Decision, HeadDecision, OutOfCatalogue
 from fashion_jax.decision.files import decision_from_json, decision_to_json
 from fashion_jax.decision.fit import fit_decision
+from fashion_jax.decision.tags import TagDecision
 from fashion_jax.evaluation.evaluate import RowOutputs
 from fashion_jax.serving.outputs import decide
 from fashion_jax.serving.predict import predict_source
 from fashion_jax.serving.predictor import load_model
-from fashion_jax.serving.products import number_products, pool_photos, predict_products
+from fashion_jax.serving.products import name_products, number_products, pool_photos, predict_products
 from shops import write_shop
 
 CLASSES = {"kind": ("a", "b", "c", "d"), "tone": ("x", "y")}
@@ -160,3 +161,22 @@ def test_predict_gives_a_line_for_each_product_and_for_each_photo_when_asked(tmp
         for name, (label, _) in one.items():
             assert row[name] == label
         assert row["photos_disagree"] == str(int(any(len({r[name] for r in mine}) > 1 for name in one)))
+
+
+def test_tags_of_a_product_are_chosen_from_the_mean_of_its_photos():
+    rng, names = np.random.default_rng(0), ("p", "q", "r")
+    numbers = TagDecision(1.3, -0.2, np.array([0.3, 0.5, 0.7]))
+    fitted = dataclasses.replace(decision(), tags={"occasion": numbers})
+    plain = photos(sum(SIZES), fitted)
+    logits = {name: np.log(values) for name, values in plain.probabilities.items()}
+    tags = {"occasion": rng.normal(size=(sum(SIZES), 3)).astype(np.float32) * 2}
+    outputs = decide(fitted, logits, plain.features, np.zeros(sum(SIZES), np.float32), tags=tags)
+    shares = scipy.special.expit(1.3 * tags["occasion"] - 0.2)
+    np.testing.assert_allclose(outputs.tag_probabilities["occasion"], shares, rtol=1e-5)
+    products = rng.permutation(np.repeat(np.arange(len(SIZES)), SIZES))
+    found = name_products(outputs, products, CLASSES, {"occasion": names}, fitted)
+    for product, prediction in enumerate(found):
+        mean = shares[products == product].mean(0)
+        order = [n for n in np.argsort(-mean) if mean[n] >= numbers.thresholds[n]]
+        assert [label for label, _ in prediction.tags["occasion"]] == [names[n] for n in order]
+        assert [share for _, share in prediction.tags["occasion"]] == pytest.approx(mean[order], rel=1e-5)

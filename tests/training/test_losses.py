@@ -97,18 +97,20 @@ def test_weights_and_heads_add_up():
     assert np.allclose(per_head["a"], loss(logits, labels), rtol=1e-6)
 
 
-def test_the_loss_of_tags_is_the_asymmetric_loss():
+def test_the_loss_of_tags_is_the_focal_loss():
     rng = np.random.default_rng(0)
     logits, labels = rng.normal(0, 3, (50, 4)).astype(np.float32), rng.integers(0, 2, (50, 4)).astype(np.int8)
     labels[::5] = MISSING
     p = scipy.special.expit(logits.astype(np.float64))
-    shifted = np.maximum(p - 0.05, 0)
-    rows = np.where(labels == 1, -np.log(p), -(shifted**4) * np.log1p(-shifted)).sum(1)
+    p = np.where(labels == 1, p, 1 - p)
+    rows = -4 * ((1 - p) ** 2 * np.log(p)).sum(1)
     found = losses.tag_losses(jnp.asarray(logits), jnp.asarray(labels))
     np.testing.assert_allclose(found, np.where(labels[:, 0] < 0, 0, rows), rtol=1e-4, atol=1e-6)
     extreme = jnp.array([[200.0, -200.0, 200.0, -200.0]])
     marks = jnp.array([[1, 1, 0, 0]], jnp.int8)
     assert np.isfinite(jax.grad(lambda x: losses.tag_losses(x, marks).sum())(extreme)).all()
+    even = losses.tag_losses(jnp.zeros((1, 3)), jnp.array([[1, 0, 1]], jnp.int8))
+    assert float(even[0]) == pytest.approx(3 * np.log(2), rel=1e-6)  # that of cross-entropy
     np.testing.assert_allclose(losses.log_odds(np.array([0, 5, 10]), 10), np.log([0.5 / 10.5, 1, 21]), rtol=1e-6)
 
 
