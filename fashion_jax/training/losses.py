@@ -131,8 +131,8 @@ def tag_losses(logits: Float[Array, "batch classes"], labels: Int[Array, "batch 
     """Returns a multi-valued head's loss per row, summed over its classes; zero where the label is missing.
 
     The focal loss (Lin et al., ICCV 2017): (1 - p) ** 2 times the cross-entropy of each class, p being the probability
-    of the right answer. It is multiplied by 4, so that a class at p = 0.5 counts as in cross-entropy. Without the factor
-    other heads outweigh it (`experiments/2026-11-30-tag-loss`, which also says how the asymmetric loss did).
+    of the right answer. It is multiplied by 4, so that a class at p = 0.5 counts as in cross-entropy. Without this
+    factor other heads outweigh it (`experiments/2026-11-30-tag-loss`, which also says how the asymmetric loss did).
 
     Args:
         logits: unbounded.
