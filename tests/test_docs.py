@@ -43,6 +43,8 @@ def commands(text: str) -> list[list[str]]:
 
 
 ALL = [words for path in GUIDES for words in commands(path.read_text())]
+# tests/run/test_shop.py runs the way of the shop, in its order.
+ALONE = [words for words in ALL if not any("shop/" in word or word == "runs/shop" for word in words)]
 # For each training a small one is run.
 SMALL = {
     "model.pretrained": "", "model.depth": "10", "model.width": "2", "data.height": "16", "data.width": "16",
@@ -106,7 +108,7 @@ def place(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize(
-    "words", [pytest.param(w, marks=[pytest.mark.slow] * (w[0] in ("train", "sweep"))) for w in ALL], ids=" ".join
+    "words", [pytest.param(w, marks=[pytest.mark.slow] * (w[0] in ("train", "sweep"))) for w in ALONE], ids=" ".join
 )
 def test_commands_run(words, place, tmp_path, monkeypatch, capsys):
     if "--coordinator-address=10.0.0.1:9876" in words:

@@ -19,7 +19,7 @@ HEAD_BYTES = 16  # of a file, which tell whether it is a photo
 _ADDRESS = re.compile(r"\s*([a-z][a-z0-9+.-]*://|//[^/\\\s]+\.[^/\\\s]+/|www\.[^/\\\s]+/|data:image/)", re.IGNORECASE)
 _QUERY = re.compile("({})[?#].*$".format("|".join(map(re.escape, PHOTO_SUFFIXES))), re.IGNORECASE | re.DOTALL)
 _SUFFIX = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,7}$")
-_HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _BEGINNINGS = (
     b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"\xff\x4f\xff\x51", b"qoif",
     b"\0\0\0\x0cjP  ",
@@ -52,7 +52,7 @@ def begins_like_photo(head: bytes) -> bool:
     if head.startswith(_BEGINNINGS):
         return True
     if head[4:8] == b"ftyp":
-        return head[8:12] in (b"avif", b"avis", *_HEIC_BRANDS)
+        return head[8:12] in (b"avif", b"avis", *HEIC_BRANDS)
     bitmap = head[:2] == b"BM" and head[6:10] == bytes(4)
     return bitmap or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
 

@@ -17,6 +17,8 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
 from fashion_jax.data.colour_spaces import CONVERTED, find_profile, is_srgb, to_srgb
+from fashion_jax.data.photo_names import HEIC_BRANDS, enable_heic
+from fashion_jax.system.errors import UserError
 from fashion_jax.system.process import num_cores
 
 K = TypeVar("K")
@@ -300,6 +302,8 @@ def _header(data: bytes) -> Image.Image:
             with _switch.lenient():
                 image = Image.open(io.BytesIO(data))
     except UnidentifiedImageError:
+        if data[4:8] == b"ftyp" and data[8:12] in HEIC_BRANDS:
+            return _open_heic(data)
         raise BadPhoto("the file is no photo, or of an unknown format") from None
     except Exception as error:
         raise BadPhoto(f"the photo cannot be read: {_first_line(error)}") from error
@@ -351,6 +355,19 @@ def _load_truncated(image: Image.Image, cause: Exception) -> tuple[Image.Image, 
     if lost.mean() > _MAX_LOST:
         raise BadPhoto(f"the photo is truncated: {100 * lost.mean():.0f} % of its pixels are lost")
     return image, lost
+
+
+def _open_heic(data: bytes) -> Image.Image:
+    """Opens a HEIC photo, whatever its file is called."""
+    try:
+        enable_heic()
+        image = Image.open(io.BytesIO(data))
+    except UserError as error:
+        raise BadPhoto(f"the photo is HEIC: {error}; or convert it to JPEG") from None
+    except Exception as error:
+        raise BadPhoto(f"the photo cannot be read: {_first_line(error)}") from error
+    _check_size(image)
+    return image
 
 
 def _load_over(data: bytes, value: int) -> Image.Image:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import subprocess
 import sys
 import tarfile
 import types
@@ -21,7 +22,7 @@ from fashion_jax.data.catalog import open_catalog
 from fashion_jax.data.catalog_report import _reasons
 from fashion_jax.data.photo_names import HEIC_SUFFIXES, PHOTO_SUFFIXES, is_address, without_query
 from fashion_jax.data.photo_paths import ABSENT, ADDRESS, OUTSIDE, SEVERAL, Found, PhotoFinder
-from fashion_jax.data.photos import encode_photo
+from fashion_jax.data.photos import decode_photo, encode_photo, normalise_photo
 from fashion_jax.data.schema import Schema
 from fashion_jax.system.errors import UserError
 
@@ -407,14 +408,19 @@ def test_heic_is_named_for_what_it_is_and_read_with_the_extra(tmp_path, monkeypa
 
 
 def test_heic_photos_are_decoded(tmp_path):
-    heif = pytest.importorskip("pillow_heif")
-    from fashion_jax.data.photos import normalise_photo
+    import pillow_heif as heif
 
     heif.register_heif_opener()
     Image.fromarray(np.full((64, 64, 3), (200, 30, 40), np.uint8)).save(tmp_path / "a.heic")
+    (tmp_path / "a.heic").rename(tmp_path / "a.jpg")  # as phones and mail programs name it
     catalog = open_catalog(tmp_path, labelled=False)
     ((_, data),) = catalog.iter_photos(catalog.records)
-    assert normalise_photo(data)[0][:2] == b"\xff\xd8"
+    pixels = decode_photo(normalise_photo(data)[0], 64, 64)
+    assert np.abs(pixels.astype(int) - (200, 30, 40)).max() < 8
+    without = "import sys; sys.modules['pillow_heif'] = None; from fashion_jax.data.photos import normalise_photo; "
+    code = f"{without}normalise_photo(open({str(tmp_path / 'a.jpg')!r}, 'rb').read(), 64)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "BadPhoto: the photo is HEIC" in done.stderr and "[heif]" in done.stderr
 
 
 class Unflagged(zipfile.ZipInfo):
