@@ -13,7 +13,7 @@ import re
 import statistics
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import IO, Any
 
@@ -46,6 +46,11 @@ _QUOTED = re.compile(r'(?:^|(?<=[\t;|,\n]))"(?:[^"]|"")*+(?:"(?=[\t;|,\n])|"?\Z)
 _HEADER_ROWS = 20  # rows in which the header is looked for
 _LONGEST_HEADING = 60  # characters
 _FEW = 3  # rows
+_PATH_KEYS = ("src", "url", "path", "file", "file_name", "image", "href", "uri")  # of photos in JSON
+_MOST_PARTS = 100  # columns that an object in JSON becomes; its keys are values above it
+_SHOWN = 5  # columns
+_SPLIT_NAME = re.compile(r"(?:^|[-_./])(train|training|validation|valid|val|dev|test|testing)(?=[-_./])")
+_SPLITS = "rows whose split is read from the name of their file into the column 'split'"
 _ABOVE = "rows above the header, left out"
 # Words of usual headings, by which a header is known.
 _HEADINGS = set(
@@ -131,16 +136,46 @@ def read_table(name: str, data: bytes, encoding: str = "") -> Table:
     return table
 
 
-def join_tables(tables: list[Table]) -> Table:
-    """Joins the parts of a table that came in several files, one below the other."""
+def join_tables(tables: list[Table], names: list[str]) -> Table:
+    """Joins the parts of a table that came in several files, one below the other.
+
+    Files that are named after a split, such as `train-00000-of-00001.parquet` and `test/0.parquet`, give the column
+    `split`, if no part has one.
+
+    Args:
+        tables: the parts.
+        names: of their files.
+
+    Raises:
+        UserError: the files hold different tables.
+    """
     frames, rejected, repairs, offset = [], [], Counter[str](), 0
-    for table in tables:
-        frames.append(table.frame.set_axis(table.frame.index + offset))
-        rejected += [(row + offset, first, reason) for row, first, reason in table.rejected]
+    splits = [name_split(name) for name in names]
+    is_split = len(set(splits)) > 1 and all(splits) and all("split" not in table.frame for table in tables)
+    first = set(tables[0].frame.columns)
+    for table, name, split in zip(tables, names, splits, strict=True):
+        own = set(table.frame.columns)
+        if 2 * len(own & first) < max(len(own), len(first)):
+            raise UserError(
+                f"{names[0]} and {name} hold different columns ({', '.join(sorted(first)[:_SHOWN])}; "
+                f"{', '.join(sorted(own)[:_SHOWN])}), so they are no parts of one table; give the path of one of them"
+            )
+        frame = table.frame.set_axis(table.frame.index + offset)
+        if is_split:
+            frame = frame.assign(split=split)
+            repairs[_SPLITS] += table.num_rows
+        frames.append(frame)
+        rejected += [(row + offset, cell, reason) for row, cell, reason in table.rejected]
         repairs += table.repairs
         offset += table.num_rows
     # A column that only some parts have is empty in the others.
     return Table(pd.concat(frames).fillna(""), repairs, rejected, offset, tables[0].text)
+
+
+def name_split(name: str) -> str:
+    """Returns the split in the name of a file or its folder, such as "train" in `train-0.parquet`; or ""."""
+    found = _SPLIT_NAME.findall(name.lower())
+    return found[-1] if found else ""
 
 
 def _unpack(name: str, data: bytes, suffix: str) -> bytes:
@@ -181,7 +216,11 @@ def _read_zipped(name: str, data: bytes) -> Table:
 
 
 def _read_json(name: str, text: str) -> Table:
-    """Reads a list of objects, or an object a line. Lists become texts with `|`, and nested objects are not read."""
+    """Reads a list of objects, also inside of an object, or an object a line.
+
+    Lists become texts with `|`. The part `color` of an object `attrs` becomes the column `attrs.color`. Of a list of
+    objects, the photos' addresses or paths are read.
+    """
     records: list[Any] = []
     rejected: list[tuple[int, str, str]] = []
     repairs: Counter[str] = Counter()
@@ -190,8 +229,14 @@ def _read_json(name: str, text: str) -> Table:
     except (ValueError, RecursionError):
         whole = None
     if isinstance(whole, dict):
-        lists = [value for value in whole.values() if isinstance(value, list) and value and isinstance(value[0], dict)]
-        records = lists[0] if len(lists) == 1 else [whole]
+        lists = list(_find_lists(whole))
+        if len(lists) != 1 and any(isinstance(value, (dict, list)) for value in whole.values()):
+            several = f" (it holds the lists {', '.join(key for key, _ in lists[:_SHOWN])})" if lists else ""
+            raise UserError(
+                f"{name} is an object with parts, no list of rows{several}; write it as a list of objects, or as CSV "
+                "(pandas: to_csv, or to_json with orient='records')"
+            )
+        records = lists[0][1] if lists else [whole]
     elif isinstance(whole, list):
         records = whole
     else:
@@ -212,21 +257,47 @@ def _read_json(name: str, text: str) -> Table:
         raise UserError(f"{name} holds no JSON objects; a table is a list of objects, or an object in each line")
     columns: dict[str, dict[int, str]] = {}
     for number, item in good.items():
-        for key, value in item.items():
-            if isinstance(value, dict) or (isinstance(value, list) and any(isinstance(i, (dict, list)) for i in value)):
-                repairs[f"cells of {key!r} that hold objects, not read"] += 1
+        for key, cell in _flatten(item, repairs):
+            if number in columns.setdefault(key, {}):
+                repairs[f"cells of {key!r} that come twice, the first is read"] += 1
             else:
-                columns.setdefault(cell_text(key), {})[number] = cell_text(value)
-    if not columns or (isinstance(whole, dict) and repairs):
-        raise UserError(
-            f"{name} is an object with parts, no list of rows; write it as a list of objects, or as CSV (pandas: "
-            "to_csv, or to_json with orient='records')"
-        )
+                columns[key][number] = cell
+    parts = Counter(key.partition(".")[0] for key in columns)
+    for key in [key for key in columns if parts[key.partition(".")[0]] > _MOST_PARTS and "." in key]:
+        repairs[f"cells of {key.partition('.')[0]!r} that hold objects, not read"] += len(columns.pop(key))
+    if not columns:
+        raise UserError(f"{name} holds nested objects only ({', '.join(repairs)}); write it as CSV (pandas: to_csv)")
     frame = pd.DataFrame(
         {key: [cells.get(number, "") for number in good] for key, cells in columns.items()},
         dtype=object, index=list(good),
     )  # fmt: skip
     return Table(frame, repairs, sorted(rejected), len(records))
+
+
+def _find_lists(item: dict[str, Any], depth: int = 3) -> Iterator[tuple[str, list[Any]]]:
+    """Yields (key, list) for the lists of objects in an object and in its parts."""
+    for key, value in item.items():
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            yield key, value
+        elif isinstance(value, dict) and depth > 1:
+            yield from _find_lists(value, depth - 1)
+
+
+def _flatten(item: dict[str, Any], repairs: Counter[str], before: str = "") -> Iterator[tuple[str, str]]:
+    """Yields (column, text) for the values of an object and of the objects in it."""
+    for key, value in item.items():
+        column = f"{before}{cell_text(key)}"
+        if isinstance(value, dict) and column.count(".") < 2:
+            yield from _flatten(value, repairs, f"{column}.")
+            continue
+        if isinstance(value, list) and any(isinstance(part, (dict, list)) for part in value):
+            # The objects of a list are photos if each has a path.
+            found = [next((part[k] for k in _PATH_KEYS if k in part), 0) for part in value if isinstance(part, dict)]
+            value = found if len(found) == len(value) and all(isinstance(part, str) for part in found) else {}
+        if isinstance(value, dict):
+            repairs[f"cells of {column!r} that hold objects, not read"] += 1
+        else:
+            yield column, cell_text(value)
 
 
 def _find_header(name: str, rows: list[list[str]]) -> int:

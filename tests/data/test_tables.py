@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from fashion_jax.data.tables import read_table
+from fashion_jax.data.tables import join_tables, read_table
 from fashion_jax.system.errors import UserError
 
 ROWS = [{"sku": f"00{i}", "colour": ["rot", "grün"][i % 2], "price": f"{i},40 €"} for i in range(9)]
@@ -76,11 +76,10 @@ def test_values_of_json_and_their_faults():
     ]  # fmt: skip
     table = read_table("t.jsonl", "\n".join(lines).encode())
     assert table.frame.to_dict("index") == {
-        1: {"id": "7", "tags": "a|b", "on": "yes", "x": "", "n": "1.5", "more": ""},
-        4: {"id": "8", "tags": "", "on": "", "x": "", "n": "", "more": "?"},
+        1: {"id": "7", "tags": "a|b", "on": "yes", "x": "", "n": "1.5", "deep.a": "1", "more": ""},
+        4: {"id": "8", "tags": "", "on": "", "x": "", "n": "", "deep.a": "", "more": "?"},
     }
     assert [row for row, _, _ in table.rejected] == [2, 3]
-    assert table.repairs == {"cells of 'deep' that hold objects, not read": 1}
     assert table.num_rows == 4
 
 
@@ -334,3 +333,63 @@ def test_cells_of_spreadsheets_are_unwrapped():
         {"sku": "001", "colour": "0020", "note": 'a = "b"'}, {"sku": "", "colour": "x", "note": "=1+1"}
     ]  # fmt: skip
     assert table.repairs == {'cells such as ="001", read as 001': 5}
+
+
+@pytest.mark.parametrize(
+    ("item", "row", "unread"),
+    [
+        ({"image": {"url": "0.jpg"}, "attrs": {"color": "red"}, "kind": "a"},
+         {"image.url": "0.jpg", "attrs.color": "red", "kind": "a"}, ""),
+        ({"images": [{"src": "0.jpg", "id": 1}, {"src": "1.jpg"}]}, {"images": "0.jpg|1.jpg"}, ""),
+        ({"media": {"photos": [{"path": "a.png"}]}, "n": {"m": {"color": "red"}}},
+         {"media.photos": "a.png", "n.m.color": "red"}, ""),
+        ({"id": 1, "variants": [{"sku": "x", "price": 3}]}, {"id": "1"}, "variants"),
+        ({"id": 1, "images": [{"url": "a.jpg"}, {"alt": "x"}]}, {"id": "1"}, "images"),
+        ({"id": 1, "a": {"b": {"c": {"d": 1}}}, "grid": [[1, 2]]}, {"id": "1"}, "a.b.c"),
+        ({"a.b": "x", "a": {"b": "y"}}, {"a.b": "x"}, "a.b"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize(
+    "wrap", [lambda i: [i], lambda i: {"products": [i]}, lambda i: {"data": {"items": [i]}, "n": 1}]
+)
+def test_objects_in_json_become_columns(item, row, unread, wrap):
+    table = read_table("t.json", json.dumps(wrap(item)).encode())
+    assert table.frame.to_dict("records") == [row]
+    assert any(repr(unread) in repair for repair in table.repairs) == bool(unread)
+
+
+def test_keys_of_json_that_are_values_are_not_read():
+    items = [{"id": i, "stock": {f"shop {i} {j}": 1 for j in range(9)}} for i in range(30)]
+    table = read_table("t.json", json.dumps(items).encode())
+    assert list(table.frame.columns) == ["id"]
+    assert table.repairs == {"cells of 'stock' that hold objects, not read": 270}
+
+
+@pytest.mark.parametrize(
+    ("names", "splits"),
+    [
+        (["data/train-00000-of-00001.parquet", "data/validation-00000-of-00001.parquet"], ["train", "validation"]),
+        (["train/0000.parquet", "test/0000.parquet"], ["train", "test"]),
+        (["my_train.parquet", "my_val.parquet"], ["train", "val"]),
+        (["test-set/train-0.parquet", "test-set/dev-0.parquet"], ["train", "dev"]),
+        (["train-00000-of-00002.parquet", "train-00001-of-00002.parquet"], None), (["0.parquet", "test.parquet"], None),
+        (["trainers.parquet", "tests.parquet"], None),
+    ],
+)  # fmt: skip
+def test_the_splits_of_files_become_a_column(names, splits):
+    data = lines_of("id,color", "1,red", "2,blue")
+    joined = join_tables([read_table("t.csv", data) for _ in names], names)
+    assert len(joined.frame) == joined.num_rows == 4
+    if splits:
+        assert joined.frame["split"].tolist() == [splits[0]] * 2 + [splits[1]] * 2
+        assert [rows for what, rows in joined.repairs.items() if "split" in what] == [4]
+    else:
+        assert "split" not in joined.frame and not joined.repairs
+    own = read_table("t.csv", lines_of("id,color,split", "1,red,test"))
+    assert set(join_tables([own, own], names).frame["split"]) == {"test"}
+
+
+def test_different_tables_are_not_joined():
+    one, two = (read_table("t.csv", lines_of(header, "1,2,3")) for header in ("id,color,image", "order,customer,id"))
+    with pytest.raises(UserError, match=r"a.parquet and b.parquet hold different columns.*color.*customer"):
+        join_tables([one, two], ["a.parquet", "b.parquet"])
