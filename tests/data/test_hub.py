@@ -87,7 +87,8 @@ def test_the_hubs_splits_are_kept(tmp_path):
     [
         (["a.csv", "data/train-00000-of-00001.parquet"], 1), (["a.csv", "b/c.csv"], 0), (["a.csv", "b/c.parquet"], 0),
         (["a.csv", "0000.parquet"], 1), (["a.jsonl", "b.csv"], 1), (["styles.csv", "b.parquet"], 0),
-        (["products.csv", "sales.parquet"], r"\(products.csv, sales.parquet\); give"), (["a.csv", "b.csv"], r"of them$"),
+        (["products.csv", "sales.parquet"], r"\(products.csv, sales.parquet\); give"),
+        (["a.csv", "b.csv"], r"of them$"),
         (["train.csv", "test.csv"], "join them into one table with a column 'split'"), (["a.tsv", "b.csv"], "several"),
     ],
 )  # fmt: skip
