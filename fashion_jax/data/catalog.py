@@ -208,7 +208,7 @@ def open_catalog(
         data = found.read_table_file(name)
         digest.update(data)
         parts.append(read_table(name, data, schema.encoding if schema else ""))
-    table = join_tables(parts) if len(parts) > 1 else parts[0]
+    table = join_tables(parts, found.tables) if len(parts) > 1 else parts[0]
     schema = _choose_schema(table.frame, schema, labelled, found.path.stem)
     base = posixpath.dirname(found.tables[0])
     files, sizes, finder = _open_photos(found, schema, base)

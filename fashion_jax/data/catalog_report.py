@@ -14,7 +14,7 @@ from fashion_jax.data.catalog import Catalog
 from fashion_jax.data.schema import MISSING, NOT_APPLICABLE, Attribute
 from fashion_jax.data.splits import SPLITS
 from fashion_jax.data.tags import format_tags, report_tags, tag_vectors
-from fashion_jax.data.words import merge_line, notable_missing
+from fashion_jax.data.words import merge_line, notable_missing, suspect_missing
 from fashion_jax.system.text import format_table
 
 _MOST_KINDS = 8  # kinds of files that the text names; the JSON has all
@@ -24,10 +24,12 @@ _SHOWN = 5  # values
 def describe_catalog(catalog: Catalog) -> dict[str, Any]:
     """Returns how a catalogue was read as JSON values; `format_understood` makes text of it. It reads no photo."""
     dropped = sum(catalog.dropped.values())
-    classes = {}
+    classes, suspects = {}, {}
+    fixed = {attribute.name: attribute.fixed_classes() for attribute in catalog.schema.attributes}
     for place, (name, known) in enumerate(catalog.vocabularies.items()):
         labels = [record.labels[place] for record in catalog.records]
         present = set(labels) - {None}
+        suspects[name] = suspect_missing(Counter(filter(None, labels)), name, fixed[name])
         classes[name] = {"known": len(known), "present": len(present), "missing_labels": labels.count(None)}
     vectors = {
         name: tag_vectors([record.tags[place] for record in catalog.records], column.classes)
@@ -47,7 +49,9 @@ def describe_catalog(catalog: Catalog) -> dict[str, Any]:
         "quarantine_reasons": _reasons(catalog),
         "table_repairs": dict(catalog.repairs),
         "encoding": _describe_encoding(catalog),
-        "words": {attribute.name: _describe_words(catalog, attribute) for attribute in catalog.schema.attributes},
+        "words": {
+            attribute.name: _describe_words(catalog, attribute, suspects) for attribute in catalog.schema.attributes
+        },
         "tags": report_tags(catalog.tags, vectors),
         "carried_columns": {name: column.how for name, column in catalog.carried.columns.items()},
         "carried_notes": catalog.carried.doubts(),
@@ -180,7 +184,10 @@ def _describe_encoding(catalog: Catalog) -> dict[str, Any]:
     return {"name": text.encoding, "words": list(text.words), "is_guess": text.is_guess, "or_else": text.other}
 
 
-def _describe_words(catalog: Catalog, attribute: Attribute) -> dict[str, Any]:
+def _describe_words(
+    catalog: Catalog, attribute: Attribute, suspects: Mapping[str, Mapping[str, int]]
+) -> dict[str, Any]:
+    """Returns how an attribute's words were read. `suspects`: attribute -> class that may mean "missing" -> rows."""
     name = attribute.name
     missing, alike = catalog.missing_words.get(name, Counter()), catalog.look_alikes.get(name, [])
     maybe = notable_missing(missing, catalog.num_rows)
@@ -188,12 +195,16 @@ def _describe_words(catalog: Catalog, attribute: Attribute) -> dict[str, Any]:
     doubtful = {
         w.casefold() for words in catalog.missing_words.values() for w in notable_missing(words, catalog.num_rows)
     }
+    suspected = dict.fromkeys(word for words in suspects.values() for word in words)
+    more = [*catalog.schema.missing_values, *suspected]
     others = [word for word in catalog.schema.missing_values if word.casefold() not in doubtful]
     return {
         "column": attribute.columns()[0],
         "missing": dict(missing),
         "maybe_classes": maybe,
         "missing_line": f'"missing_values": {json.dumps(others, ensure_ascii=False)}' if maybe else "",
+        "maybe_missing": dict(suspects.get(name, {})),
+        "maybe_missing_line": f'"missing_values": {json.dumps(more, ensure_ascii=False)}' if suspects.get(name) else "",
         "no_class": dict(catalog.masked_words.get(name, {})),
         "merged": dict(catalog.merged.get(name, {})),
         "not_applicable": dict(catalog.not_applicable.get(name, {})),
@@ -212,6 +223,12 @@ def _format_words(report: Mapping[str, Any]) -> list[str]:
         if words["maybe_classes"]:
             maybe = ", ".join(f"{word!r} {count:,}" for word, count in words["maybe_classes"].items())
             lines.append(f"{name}: if {maybe} is a class, write this into the schema: {words['missing_line']}")
+        if words["maybe_missing"]:
+            maybe = ", ".join(f"{word!r} {count:,}" for word, count in words["maybe_missing"].items())
+            lines.append(
+                f"{name}: if {maybe} means that the label is missing, write this into the schema: "
+                f"{words['maybe_missing_line']}"
+            )
         if words["no_class"]:
             shown = ", ".join(f"{word!r} {count:,}" for word, count in list(words["no_class"].items())[:_SHOWN])
             lines.append(f"{name}: {len(words['no_class']):,} values are no classes: {shown}")

@@ -39,9 +39,22 @@ _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"),
 )  # fmt: skip
-_WORD_BYTES = re.compile(rb"[^\x00-\x20,;|\"]*[\x80-\xff][^\x00-\x20,;|\"]*")
-_WORD = re.compile(r"[^\x00-\x20,;|\"]*[^\x00-\x7f][^\x00-\x20,;|\"]*")
-_MOST_WORDS = 2000  # different words that a guess looks at
+# What follows the first sign of a word that is not ASCII, and what may stand before it.
+_WORD_BYTES, _BEFORE_BYTES = re.compile(rb"[\x80-\xff][^\x00-\x20,;|\"]*"), re.compile(rb"[^\x00-\x20,;|\"]*\Z")
+_WORD, _BEFORE = re.compile(r"[^\x00-\x7f][^\x00-\x20,;|\"]*"), re.compile(r"[^\x00-\x20,;|\"]*\Z")
+_ASCII = bytes(range(128))
+_LONGEST_ASCII = 40  # characters of a word before and after its others; some words are files in base64
+_MOST_WORDS, _MOST_BYTES = 2000, 500_000  # different words that a guess looks at
+# Signs that are a currency beside a number, and words in capitals, in the encodings of Western Europe.
+_MONEY = re.compile(
+    rb"(?<=\d)[ \xa0]?([\x80\xa3\xa5])(?![\w\x80-\xff])|(?<![\w\x80-\xff])([\x80\xa3\xa5])[ \xa0]?(?=\d)"
+)
+_PRICE = re.compile(rb"[^A-Za-z\x80-\xff]*[\x80\xa3\xa5][^A-Za-z\x80-\xff]*")
+_CAPITALS = re.compile(
+    rb"(?:[^a-z\x80-\xff]|(?<![\x80-\xff])[\xc0-\xd6\xd8-\xde](?=[A-Z .'-]|\Z)"
+    rb"|(?<![A-Z\x80-\xff])[\x80\xa3\xa5](?![A-Z\x80-\xff]))*"
+)
+_WINDOWS = {"cp1252", "cp1250", "cp1254", "cp1257"}  # the encodings that write the Latin alphabet with these capitals
 _SAMPLE = 5  # words that are shown
 _BAD_SHARE = 0.1  # share of impossible words from which an encoding is none of the possible ones
 _CLEAR = 1.5, 2.0  # how much likelier the best reading must be than the next: within the Latin alphabet, and elsewhere
@@ -129,20 +142,17 @@ def _sample(text: str) -> tuple[str, ...]:
     found: dict[str, None] = {}
     if not text.isascii():
         for match in _WORD.finditer(text):
-            found[match.group()[:40]] = None
+            before = _BEFORE.search(text[max(match.start() - _LONGEST_ASCII, 0) : match.start()])
+            found[((before.group() if before else "") + match.group()[:_LONGEST_ASCII])[:40]] = None
             if len(found) == _SAMPLE:
                 break
     return tuple(found)
 
 
 def _guess(name: str, data: bytes) -> Text:
-    words: dict[bytes, None] = {}
-    for match in _WORD_BYTES.finditer(data):
-        words[match.group()] = None
-        if len(words) == _MOST_WORDS:
-            break
-    sample = b" ".join(words)
+    sample, money = _find_words(data)
     readings: dict[str, str] = {}  # text of the words -> the first encoding that gives it
+    likely = set()
     for codec in _CANDIDATES:
         try:
             text = sample.decode(codec)
@@ -152,6 +162,11 @@ def _guess(name: str, data: bytes) -> Text:
         parts = text.split(" ")
         if sum(map(_is_impossible, parts)) <= _BAD_SHARE * len(parts):
             readings.setdefault(text, codec)
+            if all(unicodedata.category(sign.decode(codec, "replace")[:1]) == "Sc" for sign in money):
+                likely.add(text)
+    if "cp1252" in readings.values() and _CAPITALS.fullmatch(sample):
+        likely = {text for text in likely if readings[text] in _WINDOWS}
+    readings = {text: codec for text, codec in readings.items() if text in likely} or readings
     ranked = _rank(sample, readings)
     if not ranked:
         raise UserError(
@@ -171,6 +186,23 @@ def _guess(name: str, data: bytes) -> Text:
     other = f"{_CANDIDATES[close[1]]}: {_show(_differing(close[2], best[2]))}" if close else ""
     repair = f"not UTF-8, read as {_CANDIDATES[best[1]]}"
     return Text(text, _CANDIDATES[best[1]], _sample(text), is_guess=True, other=other, repairs=((repair, 1),))
+
+
+def _find_words(data: bytes) -> tuple[bytes, set[bytes]]:
+    """Returns different words that are not ASCII, joined by spaces, and the signs that look like a currency."""
+    words: dict[bytes, bool] = {}  # word -> whether it is a price at most
+    size = 0
+    for match in _WORD_BYTES.finditer(data):
+        before = _BEFORE_BYTES.search(data[max(match.start() - _LONGEST_ASCII, 0) : match.start()])
+        end = len(match.group().rstrip(_ASCII)) + _LONGEST_ASCII
+        word = (before.group() if before else b"") + match.group()[:end]
+        if word not in words:
+            size += len(word)
+            words[word] = _PRICE.fullmatch(word) is not None
+            if len(words) == _MOST_WORDS or size > _MOST_BYTES:
+                break
+    chosen = [word for word, is_price in words.items() if not is_price] or words
+    return b" ".join(chosen), {one or two for one, two in _MONEY.findall(data)}
 
 
 def _rank(sample: bytes, readings: dict[str, str]) -> list[tuple[float, str, str]]:

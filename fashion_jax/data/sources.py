@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import posixpath
+import re
 import tempfile
 from collections import Counter
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from pathlib import Path
 from fashion_jax.data.archives import Files, FolderFiles, open_files
 from fashion_jax.data.photo_names import PHOTO_SUFFIXES, is_litter
 from fashion_jax.data.photo_paths import list_photos
-from fashion_jax.data.tables import NAMED_SUFFIXES, TABLE_SUFFIXES
+from fashion_jax.data.tables import NAMED_SUFFIXES, TABLE_SUFFIXES, name_split
 from fashion_jax.system.downloads import download_error, hub_client, is_repository
 from fashion_jax.system.errors import UserError
 
@@ -106,11 +107,17 @@ def _locate(path: Path, labelled: bool, links_within: Path | None = None) -> Sou
     tables = sorted((n for n in sizes if n.lower().endswith(TABLE_SUFFIXES)), key=lambda n: (n.count("/"), n))
     styles = [n for n in tables if posixpath.basename(n) == "styles.csv"]
     parquet = [n for n in tables if n.endswith(".parquet")]
-    chosen = styles[:1] or parquet or [n for n in tables if n.lower().endswith((".csv", ".tsv"))] or tables
-    if len(chosen) > 1 and not parquet:
+    texts = [n for n in tables if n.lower().endswith((".csv", ".tsv"))]
+    # The parts of a table on the Hub are named so. Other Parquet files may be another table than the CSV beside them.
+    parts = [n for n in parquet if name_split(n) or re.search(r"\d{4,}", n)]
+    chosen = styles[:1] or parts or sorted([*texts, *parquet], key=tables.index) or tables
+    if len(chosen) > 1 and (texts or not parquet) and chosen is not parts:
         shallow = [n for n in chosen if n.count("/") == chosen[0].count("/")]
         if len(shallow) > 1:
-            raise UserError(f"{path} holds several tables ({', '.join(shallow[:5])}); give the path of one of them")
+            join = ", or join them into one table with a column 'split'" if all(map(name_split, shallow)) else ""
+            raise UserError(
+                f"{path} holds several tables ({', '.join(shallow[:5])}); give the path of one of them{join}"
+            )
         chosen = shallow
     archives = [n for n in sizes if n.lower().endswith(ARCHIVE_SUFFIXES)]
     if not chosen and path.is_dir() and len(archives) == 1:  # a download that has not been unpacked

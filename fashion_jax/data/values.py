@@ -65,7 +65,11 @@ _DATE_FORMATS = {
     "day-month-year": ("%d.%m.%Y", "%d/%m/%Y", "%d-%m-%Y", "%d.%m.%y", "%d %b %Y", "%d %B %Y", "%d-%b-%Y"),
     "month-day-year": ("%m/%d/%Y", "%m-%d-%Y", "%b %d, %Y", "%B %d, %Y", "%b %d %Y"),
 }
-_TIME = re.compile(r"(?P<date>\S.*?)[T ]+(?P<time>\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?)\s*(?P<zone>Z|UTC|[+-]\d{2}:?\d{2})?")
+_TIME = re.compile(
+    r"(?P<date>\S.*?)[T ]+(?P<time>(?:[01]?\d|2[0-3]):[0-5]\d(:[0-5]\d(\.\d+)?)?)\s*"
+    r"(?P<zone>Z|UTC|[+-](?:0\d|1[0-4]):?[0-5]\d)?"
+)
+_LONGEST_TIME = 60  # characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,14 +223,17 @@ def _read_dates(texts: list[str]) -> tuple[Mapping[str, Value], str]:
         return {}, "times with and without a time zone stay texts"
     if not any(time for _, time, _ in split.values()):
         return dates, f"dates ({order})"
-    return {text: _at_time(dates[text], *split[text][1:]) for text in texts}, f"dates and times ({order})"
+    try:
+        return {text: _at_time(dates[text], *split[text][1:]) for text in texts}, f"dates and times ({order})"
+    except OverflowError:  # the first hour of the year 1, which some systems write for no date, in another time zone
+        return {}, "times before the year 1 or after the year 9999 stay texts"
 
 
 def _split_times(texts: list[str]) -> dict[str, tuple[str, str, str]]:
     """Returns text -> its date, time and time zone; the last two may be empty."""
     split = {}
     for text in texts:
-        match = _TIME.fullmatch(text)
+        match = _TIME.fullmatch(text) if len(text) <= _LONGEST_TIME else None
         split[text] = (match["date"], match["time"], match["zone"] or "") if match else (text, "", "")
     return split
 

@@ -18,8 +18,37 @@ _INVISIBLE = re.compile(
 _DASHES = re.compile("[\u2010-\u2015\u2212\ufe58\ufe63\uff0d]")
 # What two spellings of one class may differ in: separators that do not stand between two digits, as in "36-38".
 _SEPARATORS = re.compile(r"(?<!\d)[\s\-_'’`´.\u200c\u200d]+|[\s\-_'’`´.\u200c\u200d]+(?!\d)")
+# What spreadsheets show where a formula failed, in several languages.
+_FORMULA_ERROR = re.compile(
+    "#[¡]?(?:REF|BEZUG|RIF|VALUE|WERT|VALEUR|VALOR|VALORE|DIV/0|NAME|NOM|NOMBRE|NOME|NULL|NUL|NUM|ZAHL|N/A|NV|N/D|SPILL|"
+    "CALC|ССЫЛКА|ЗНАЧ|ДЕЛ/0|ИМЯ|Н/Д)[!?]?"
+)
+# Words that mostly say that nobody knows the label, and after which the name of the attribute may stand ("sin color").
+_SUSPECTED = set(
+    (
+        "unknown|unk|not known|unspecified|not specified|none specified|not available|not provided|not set|"
+        "not given|undefined|undetermined|missing|empty|blank|void|nil|no data|no value|no info|no information|"
+        "tbd|tba|tbc|todo|n/d|nd|n.d.|s/d|n/s|unbekannt|nicht bekannt|nicht angegeben|nicht verfügbar|keine|"
+        "keine angabe|keine angaben|k.a.|k. a.|ohne angabe|fehlt|inconnu|inconnue|non renseigné|non précisé|"
+        "non spécifié|non défini|non disponible|n.c.|nc|desconocido|desconocida|sin datos|sin especificar|"
+        "sin definir|no especificado|no definido|no disponible|desconhecido|não informado|não especificado|"
+        "sem informação|sconosciuto|non specificato|non definito|onbekend|niet bekend|niet opgegeven|n.v.t.|"
+        "okänd|ukjent|ukendt|tuntematon|nieznany|brak|brak danych|nie podano|neznámý|neuvedeno|ismeretlen|"
+        "necunoscut|bilinmiyor|belirtilmemiş|нет|нет данных|неизвестно|неизвестный|не указано|не указан|"
+        "не указана|не определено|невідомо|немає даних|άγνωστο|غير معروف|לא ידוע|未知|不明|不详|未填|未填写|暂无|"
+        "无|無|なし|無し|未設定|未定|不詳|미상|미정|없음|알 수 없음|ไม่ระบุ|không rõ|sin color|no color|"
+        "no colour|ohne farbe|sans couleur"
+    ).split("|")
+)
+_WITHOUT = {"no", "without", "sin", "sans", "ohne", "senza", "sem", "bez", "без", "zonder"}
+_DEFAULT_MISSING = {"na", "n/a", "nan", "null", "none"}
+# Letters of other alphabets that look like Latin ones, and words and signs for "and".
+_DOUBLES = str.maketrans("авекмнорстухіјѕɑοαβενκρτυχι", "abekmhopctyxijsaoabevkptuxi")
+_ACCENTS = re.compile("(?<=[a-z])[\u0300-\u036f]+")
+_AND = re.compile(r"(?<=[^\W\d_])(?:\s*[&+/]\s*|\s+(?:and|und|et|y|e|en|och|og|i|и)\s+)(?=[^\W\d_])")
 _NOTABLE_SHARE = 0.02  # share of the rows from which a word that was taken as missing may be a class
 _NOTABLE_ROWS = 3
+_FEW_DIGITS = 10
 
 
 def clean_label(text: str) -> tuple[str, tuple[str, ...]]:
@@ -63,13 +92,19 @@ def find_missing(column: pd.Series, missing: Iterable[str], classes: Iterable[st
 
     Args:
         column: of clean labels.
-        missing: the words; upper and lower case are the same.
+        missing: the words; upper and lower case are the same. Failed formulas such as `#REF!` are always missing.
         classes: names of classes, which are never missing labels.
     """
     words = {clean_label(word)[0].casefold() for word in missing} | {"", "[]"}  # [] is an empty list
     known = set(classes)
     counts = column.value_counts()
-    return Counter({str(w): int(n) for w, n in counts.items() if str(w).casefold() in words and w not in known})
+    return Counter(
+        {
+            str(w): int(n)
+            for w, n in counts.items()
+            if w not in known and (str(w).casefold() in words or _FORMULA_ERROR.fullmatch(str(w)))
+        }
+    )
 
 
 def notable_missing(words: Mapping[str, int], rows: int) -> dict[str, int]:
@@ -80,11 +115,35 @@ def notable_missing(words: Mapping[str, int], rows: int) -> dict[str, int]:
         rows: of the table.
     """
     least = max(_NOTABLE_ROWS, _NOTABLE_SHARE * rows)
-    return {w: n for w, n in words.items() if n >= least and any(c.isalpha() for c in w)}
+    return {
+        w: n for w, n in words.items() if n >= least and any(c.isalpha() for c in w) and not _FORMULA_ERROR.fullmatch(w)
+    }
+
+
+def suspect_missing(counts: Mapping[str, int], attribute: str, classes: Iterable[str] = ()) -> dict[str, int]:
+    """Returns the classes that may be words for a missing label, such as "unknown" and "...".
+
+    Args:
+        counts: class -> rows.
+        attribute: its name; "no colour" may be a missing colour.
+        classes: the fixed classes, which are never suspected.
+    """
+    known, name = set(classes), attribute.casefold()
+    has_numbers = any(word.isdecimal() and int(word) for word in counts if len(word) < _FEW_DIGITS)
+
+    def is_suspected(word: str) -> bool:
+        plain = word.casefold().strip("()[]<>{}*- ")
+        first, _, rest = plain.partition(" ")
+        if not any(map(str.isalnum, word)) or plain in _SUSPECTED or plain in _DEFAULT_MISSING:
+            return True
+        return (first in _WITHOUT and rest == name) or (word == "0" and not has_numbers)
+
+    return {word: rows for word, rows in counts.items() if word not in known and is_suspected(word)}
 
 
 def find_look_alikes(counts: Mapping[str, int], classes: Sequence[str] = ()) -> list[dict[str, int]]:
-    """Returns groups of classes that differ in case, spaces, hyphens or apostrophes only.
+    """Returns groups of classes that differ only in case, spaces, hyphens, apostrophes, accents, signs for "and", or
+    letters of two alphabets that look alike.
 
     Args:
         counts: class -> rows.
@@ -95,7 +154,8 @@ def find_look_alikes(counts: Mapping[str, int], classes: Sequence[str] = ()) -> 
     """
     groups: dict[str, list[str]] = {}
     for name in dict.fromkeys([*classes, *counts]):
-        key = unicodedata.normalize("NFKC", name).casefold()
+        key = unicodedata.normalize("NFKD", unicodedata.normalize("NFKC", name).casefold().translate(_DOUBLES))
+        key = _AND.sub("&", unicodedata.normalize("NFC", _ACCENTS.sub("", key)))
         groups.setdefault(_SEPARATORS.sub("", key) or key, []).append(name)
     fixed = set(classes)
     found = []

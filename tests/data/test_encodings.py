@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import time
 
 import pytest
 
@@ -84,3 +85,42 @@ def test_a_damaged_letter_does_not_make_utf_8_another_encoding():
     found = decode_text("t.csv", data.replace(b"\xc3\xa9cru", b"\xc3cru", 1))
     assert found.encoding == "UTF-8"
     assert found.repairs == (("letters that are damaged UTF-8, read as \ufffd", 1),)
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("chardet"), reason="chardet ranks the readings")
+@pytest.mark.parametrize(
+    ("words", "encoding"),
+    [
+        ("12€,40€,7€,99€,5€", "cp1252"), ("12 €,7 €", "cp1252"), ("£12,£ 7.50,£9", "cp1252"), ("¥100,¥ 20", "cp1252"),
+        ("grün,12€,40€,7€,99€,5€,6€,8€,9€,10€,11€,14€", "cp1252"), ("MARRÓN,AÑIL", "cp1252"), ("AÑIL", "cp1252"),
+        ("GRÜN,WEISS,HELLGRÜN", "cp1252"), ("MARRÓN,12€,AÑIL,40 €", "cp1252"), ("FONCÉ,ÉCRU,CRÈME", "cp1252"),
+        ("2024 г.,5 г.,футболка,платье,жёлтый,красный,чёрный", "cp866"),
+        ("12€,40€,красный,чёрный,футболка,платье", "cp1251"), ("T恤,POLO衫,V领,A字裙,XL码,红色,蓝色,黑色", "gb18030"),
+    ],
+)  # fmt: skip
+def test_currencies_and_capitals_decide(words, encoding):
+    assert decode_text("t.csv", table(words).encode(encoding)).text == table(words)
+
+
+@pytest.mark.parametrize("letter", ["é", "日"])
+@pytest.mark.parametrize("encoding", ["utf-8", "cp1252", "utf-16"])
+def test_long_words_take_no_time(letter, encoding):
+    data = "\n".join(["aGVsbG8/" * 20_000] * 20) + "\n" + (letter + "bc") * 3
+    try:
+        started = time.process_time()
+        found = decode_text("t.csv", data.encode(encoding))
+    except (UserError, UnicodeEncodeError):
+        return
+    finally:
+        assert time.process_time() - started < 5
+    assert found.words == ((letter + "bc") * 3,)
+
+
+def test_a_word_is_shown_around_its_first_letter_that_is_not_ascii():
+    for text, word in (
+        ("x" * 99 + "é" + "y" * 99, "x" * 40),
+        ("red,aé|b", "aé"),
+        ('"é"', "é"),
+        ("crème brûlée", "crème"),
+    ):
+        assert decode_text("t.csv", text.encode()).words[0] == word

@@ -11,7 +11,7 @@ import pytest
 
 from drawn_products import write_products
 from fashion_jax.data.catalog import open_catalog
-from fashion_jax.data.sources import download
+from fashion_jax.data.sources import download, find_source
 from fashion_jax.system.errors import UserError
 
 
@@ -66,3 +66,38 @@ def test_without_the_extra_it_is_named(monkeypatch, source, module):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(UserError, match=r"\[hub\]"):
         download(source)
+
+
+def test_the_hubs_splits_are_kept(tmp_path):
+    shop = write_products(tmp_path / "shop", 60)
+    table = pd.read_csv(shop, dtype=str)
+    table["image"] = [{"bytes": (shop.parent / name).read_bytes(), "path": name} for name in table["file"]]
+    (tmp_path / "hub/data").mkdir(parents=True)
+    for place, name in enumerate(("test", "train", "validation")):
+        part = table.drop(columns="file")[place::3]
+        part.to_parquet(tmp_path / f"hub/data/{name}-00000-of-00001.parquet")
+    catalog = open_catalog(tmp_path / "hub")
+    assert catalog.schema.split_column == "split"
+    assert [record.split for record in catalog.records] == ["test"] * 20 + ["train"] * 20 + ["validation"] * 20
+    assert any("split" in repair for repair in catalog.repairs)
+
+
+@pytest.mark.parametrize(
+    ("names", "chosen"),
+    [
+        (["a.csv", "data/train-00000-of-00001.parquet"], 1), (["a.csv", "b/c.csv"], 0), (["a.csv", "b/c.parquet"], 0),
+        (["a.csv", "0000.parquet"], 1), (["a.jsonl", "b.csv"], 1), (["styles.csv", "b.parquet"], 0),
+        (["products.csv", "sales.parquet"], r"\(products.csv, sales.parquet\); give"),
+        (["a.csv", "b.csv"], r"of them$"),
+        (["train.csv", "test.csv"], "join them into one table with a column 'split'"), (["a.tsv", "b.csv"], "several"),
+    ],
+)  # fmt: skip
+def test_the_table_of_several(tmp_path, names, chosen):
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    if isinstance(chosen, int):
+        assert find_source(str(tmp_path), labelled=True).tables == [names[chosen]]
+    else:
+        with pytest.raises(UserError, match=chosen):
+            find_source(str(tmp_path), labelled=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import csv
 import datetime
 import decimal
 import gzip
@@ -16,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from fashion_jax.data.tables import read_table
+from fashion_jax.data.tables import join_tables, read_table
 from fashion_jax.system.errors import UserError
 
 ROWS = [{"sku": f"00{i}", "colour": ["rot", "grün"][i % 2], "price": f"{i},40 €"} for i in range(9)]
@@ -75,11 +76,10 @@ def test_values_of_json_and_their_faults():
     ]  # fmt: skip
     table = read_table("t.jsonl", "\n".join(lines).encode())
     assert table.frame.to_dict("index") == {
-        1: {"id": "7", "tags": "a|b", "on": "yes", "x": "", "n": "1.5", "more": ""},
-        4: {"id": "8", "tags": "", "on": "", "x": "", "n": "", "more": "?"},
+        1: {"id": "7", "tags": "a|b", "on": "yes", "x": "", "n": "1.5", "deep.a": "1", "more": ""},
+        4: {"id": "8", "tags": "", "on": "", "x": "", "n": "", "deep.a": "", "more": "?"},
     }
     assert [row for row, _, _ in table.rejected] == [2, 3]
-    assert table.repairs == {"cells of 'deep' that hold objects, not read": 1}
     assert table.num_rows == 4
 
 
@@ -226,3 +226,170 @@ def test_mutated_tables_never_crash():
         except UserError:
             pass
     assert 10 < read < 300
+
+
+def lines_of(*rows: str) -> bytes:
+    return ("\n".join(rows) + "\n").encode()
+
+
+@pytest.mark.parametrize("sign", [",", ";", "\t", "|"])
+@pytest.mark.parametrize(
+    ("text", "every"),
+    [("Soft shirt\nMachine wash\nCotton", 1), ("one\n\ntwo; three | four, five\t\nsix", 3),
+     ("<p>a</p>\n<p>b</p>, c", 2), ("\n".join(["a line, of many"] * 3000), 7)],
+)  # fmt: skip
+def test_cells_hold_line_ends(sign, text, every):
+    rows = [[f"S{i}", text if i % every == 0 else "plain", f"img/{i}.jpg", "red"] for i in range(40)]
+    written = [sign.join([row[0], f'"{row[1]}"', *row[2:]]) for row in rows]
+    table = read_table("t.csv", lines_of(sign.join(["sku", "description", "image", "color"]), *written))
+    assert table.frame.to_numpy().tolist() == rows
+    assert not table.repairs and not table.rejected
+
+
+def test_a_heading_holds_a_line_end():
+    assert records("t.csv", 'sku,"Photo\n(path)",color\n1,a.jpg,red\n') == [
+        {"sku": "1", "Photo (path)": "a.jpg", "color": "red"}
+    ]
+
+
+@pytest.mark.parametrize("text", ["<p>x</p>" * 20_000, "x, y\n" * 50_000, 'a ""b"" ' * 30_000])
+def test_a_long_cell_stays_whole(text):
+    table = read_table("t.csv", lines_of("sku,description,color", "1,short,red", f'2,"{text}",blue', "3,,red"))
+    assert table.frame["color"].tolist() == ["red", "blue", "red"]
+    assert table.frame["description"][2] == text.replace('""', '"').strip()
+    assert not table.repairs
+    assert csv.field_size_limit() == 131_072
+
+
+@pytest.mark.parametrize(
+    ("lengths", "padded"),
+    [
+        ([4] * 16 + [2] * 32, 32), ([4] * 10 + [3] * 3 + [4], 3), ([4, 2, 4, 3] * 5, 10),
+        ([7] * 8 + [4] * 16, 16),
+        ([4] * 10 + [2] + [4] * 10, 0), ([4, 2, 3] * 8, 0), ([5, 3, 3] * 8, 0),  # damaged rows
+    ],
+)  # fmt: skip
+def test_empty_cells_that_were_left_out_come_back(lengths, padded):
+    width = max(lengths)
+    written = [",".join(f"{c}{i}" for c in "abcdefg"[:count]) for i, count in enumerate(lengths)]
+    table = read_table("t.csv", lines_of(",".join(f"name {c}" for c in "abcdefg"[:width]), *written))
+    assert len(table.frame) == lengths.count(width) + padded
+    assert table.repairs == ({"rows without the empty cells at their end": padded} if padded else {})
+    assert len(table.rejected) == len(lengths) - len(table.frame)
+    assert all(cells[-1] == "" for row, cells in zip(table.frame.index, table.frame.to_numpy(), strict=True)
+               if lengths[row - 1] < width)  # fmt: skip
+
+
+HEADED = ["sku,image,color", *(f"M{i},img/{i}.jpg,{['red', 'blue'][i % 2]}" for i in range(40))]
+
+
+@pytest.mark.parametrize(
+    "above",
+    [
+        ["Spring catalogue 2024", ""], ["# exported by shop"], ["", "Title"], ["# exported on 2024-05-01, 10:30"],
+        ["Product,,Labels"], ["Stammdaten,Stammdaten,Merkmale"],
+        ["TemplateType=fptcustom,Version=2024.1", "SKU,Photo,Colour"], ["Report,", "Date:,2024-05-01", ""],
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("sign", [",", ";", "\t"])
+def test_rows_above_the_header_are_left_out(above, sign):
+    expected = records("t.csv", lines_of(*HEADED))
+    keep = lambda row: row if row.startswith("#") else row.replace(",", sign)  # noqa: E731
+    table = read_table("t.csv", lines_of(*map(keep, [*above, *HEADED])))
+    assert table.frame.to_dict("records") == expected
+    count = sum(map(bool, above))
+    assert table.repairs == {"rows above the header, left out": count}
+    assert not table.rejected and table.num_rows == 40
+    rows = [row.split(",") for row in [*above, *HEADED]]
+    table = read_table("t.xlsx", workbook(products=rows))
+    assert table.frame.to_dict("records") == expected
+    assert table.repairs == {"read the sheet 'products'": 1, "rows above the header, left out": count}
+
+
+def test_a_header_without_usual_words_below_a_title():
+    rows = ["Kollektion", "Nr;Ansicht;Ton;Schnitt", *(f"{i};a/{i}.jpg;rot;weit" for i in range(9))]
+    assert list(read_table("t.csv", lines_of(*rows)).frame.columns) == ["Nr", "Ansicht", "Ton", "Schnitt"]
+    with pytest.raises(UserError, match=r"'Kollektion'.*does not name the columns"):
+        read_table("t.csv", lines_of(rows[0], *rows[2:]))
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        ["nr,kind,what", "a,photo,color", "b,title,size"], ["sku", "image", "x"], ["id,text", *["1,a, b, c, d, e"] * 2],
+        ["a,b,c,d,e,f", ",,,,,", "1,2,3,4,5,6"], ["id,title", "1,name; color; size", "2,x; y; z"],
+    ],
+)  # fmt: skip
+def test_the_first_row_stays_the_header(rows):
+    table = read_table("t.csv", lines_of(*rows))
+    assert list(table.frame.columns) == rows[0].split(",")
+    assert "rows above the header, left out" not in table.repairs
+
+
+def test_cells_of_spreadsheets_are_unwrapped():
+    text = 'sku,"=""colour""",note\n="001","=""0020""","a = ""b"""\n="", ="x" ,=1+1\n'
+    table = read_table("t.csv", text.encode())
+    assert table.frame.to_dict("records") == [
+        {"sku": "001", "colour": "0020", "note": 'a = "b"'}, {"sku": "", "colour": "x", "note": "=1+1"}
+    ]  # fmt: skip
+    assert table.repairs == {'cells such as ="001", read as 001': 5}
+
+
+@pytest.mark.parametrize(
+    ("item", "row", "unread"),
+    [
+        ({"image": {"url": "0.jpg"}, "attrs": {"color": "red"}, "kind": "a"},
+         {"image.url": "0.jpg", "attrs.color": "red", "kind": "a"}, ""),
+        ({"images": [{"src": "0.jpg", "id": 1}, {"src": "1.jpg"}]}, {"images": "0.jpg|1.jpg"}, ""),
+        ({"media": {"photos": [{"path": "a.png"}]}, "n": {"m": {"color": "red"}}},
+         {"media.photos": "a.png", "n.m.color": "red"}, ""),
+        ({"id": 1, "variants": [{"sku": "x", "price": 3}]}, {"id": "1"}, "variants"),
+        ({"id": 1, "images": [{"url": "a.jpg"}, {"alt": "x"}]}, {"id": "1"}, "images"),
+        ({"id": 1, "a": {"b": {"c": {"d": 1}}}, "grid": [[1, 2]]}, {"id": "1"}, "a.b.c"),
+        ({"a.b": "x", "a": {"b": "y"}}, {"a.b": "x"}, "a.b"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize(
+    "wrap", [lambda i: [i], lambda i: {"products": [i]}, lambda i: {"data": {"items": [i]}, "n": 1}]
+)
+def test_objects_in_json_become_columns(item, row, unread, wrap):
+    table = read_table("t.json", json.dumps(wrap(item)).encode())
+    assert table.frame.to_dict("records") == [row]
+    assert any(repr(unread) in repair for repair in table.repairs) == bool(unread)
+
+
+def test_keys_of_json_that_are_values_are_not_read():
+    items = [{"id": i, "stock": {f"shop {i} {j}": 1 for j in range(9)}} for i in range(30)]
+    table = read_table("t.json", json.dumps(items).encode())
+    assert list(table.frame.columns) == ["id"]
+    assert table.repairs == {"cells of 'stock' that hold objects, not read": 270}
+
+
+@pytest.mark.parametrize(
+    ("names", "splits"),
+    [
+        (["data/train-00000-of-00001.parquet", "data/validation-00000-of-00001.parquet"], ["train", "validation"]),
+        (["train/0000.parquet", "test/0000.parquet"], ["train", "test"]),
+        (["my_train.parquet", "my_val.parquet"], ["train", "val"]),
+        (["test-set/train-0.parquet", "test-set/dev-0.parquet"], ["train", "dev"]),
+        (["train-00000-of-00002.parquet", "train-00001-of-00002.parquet"], None), (["0.parquet", "test.parquet"], None),
+        (["trainers.parquet", "tests.parquet"], None),
+    ],
+)  # fmt: skip
+def test_the_splits_of_files_become_a_column(names, splits):
+    data = lines_of("id,color", "1,red", "2,blue")
+    joined = join_tables([read_table("t.csv", data) for _ in names], names)
+    assert len(joined.frame) == joined.num_rows == 4
+    if splits:
+        assert joined.frame["split"].tolist() == [splits[0]] * 2 + [splits[1]] * 2
+        assert [rows for what, rows in joined.repairs.items() if "split" in what] == [4]
+    else:
+        assert "split" not in joined.frame and not joined.repairs
+    own = read_table("t.csv", lines_of("id,color,split", "1,red,test"))
+    assert set(join_tables([own, own], names).frame["split"]) == {"test"}
+
+
+def test_different_tables_are_not_joined():
+    one, two = (read_table("t.csv", lines_of(header, "1,2,3")) for header in ("id,color,image", "order,customer,id"))
+    with pytest.raises(UserError, match=r"a.parquet and b.parquet hold different columns.*color.*customer"):
+        join_tables([one, two], ["a.parquet", "b.parquet"])

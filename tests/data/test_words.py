@@ -11,6 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fashion_jax.data.catalog import open_catalog
+from fashion_jax.data.catalog_report import describe_catalog, format_understood
+from fashion_jax.data.schema import Schema
 from fashion_jax.data.words import (
     clean_column,
     clean_label,
@@ -18,6 +21,7 @@ from fashion_jax.data.words import (
     find_missing,
     merge_line,
     notable_missing,
+    suspect_missing,
 )
 
 
@@ -70,7 +74,15 @@ def test_missing_words_are_counted_as_they_are_written():
         ({"Women's": 2, "womens": 1, "Women’s": 1}, [["Women's", "Women’s", "womens"]]),
         ({"T_shirt": 1, "T-SHIRT": 2}, [["T-SHIRT", "T_shirt"]]), ({"Ｒｅｄ": 1, "Red": 4}, [["Red", "Ｒｅｄ"]]),
         ({"STRASSE": 1, "Straße": 2}, [["Straße", "STRASSE"]]),
-        ({"36-38": 1, "3638": 2, "1.5": 1, "15": 1, "Rosé": 1, "Rose": 1, "C": 1, "C+": 1, "A/B": 1, "AB": 1}, []),
+        ({"36-38": 1, "3638": 2, "1.5": 1, "15": 1, "C": 1, "C+": 1, "A/B": 1, "AB": 1,
+          "1/2": 1, "1 & 2": 1, "かき": 1, "がき": 1, "Sand": 1, "S": 1, "D": 1}, []),
+        ({"Bleu foncé": 3, "Bleu fonce": 1, "Rosé": 1, "Rose": 2}, [["Bleu foncé", "Bleu fonce"], ["Rose", "Rosé"]]),
+        ({"Black": 3, "\u0412lack": 1}, [["Black", "\u0412lack"]]),
+        ({"\u0421\u043ere": 1, "Core": 2}, [["Core", "\u0421\u043ere"]]),
+        ({"\u0391lpha": 1, "Alpha": 2}, [["Alpha", "\u0391lpha"]]),
+        ({"Black & White": 4, "Black and White": 3, "Black/White": 2, "black+white": 1, "Blackwhite": 1},
+         [["Black & White", "Black and White", "Black/White", "black+white"]]),
+        ({"Weiß und Blau": 1, "Weiss / Blau": 2}, [["Weiss / Blau", "Weiß und Blau"]]),
     ],
 )  # fmt: skip
 def test_look_alikes(counts, groups):
@@ -87,3 +99,48 @@ def test_a_fixed_class_is_what_others_are_merged_into():
 def test_the_offered_line_merges_into_final_classes():
     line = merge_line("colour", [{"Navy": 5, "navy": 1}], {"marine": "navy", "x": "y"})
     assert json.loads(line) == {"name": "colour", "merge": {"marine": "Navy", "x": "y", "navy": "Navy"}}
+
+
+@pytest.mark.parametrize("word", ["#REF!", "#N/A", "#DIV/0!", "#NAME?", "#BEZUG!", "#WERT!", "#¡VALOR!", "#NV", "#Н/Д"])
+def test_failed_formulas_are_missing(word):
+    assert find_missing(pd.Series([word, "red", "#red", "#SALE!", "#1"]), []) == {word: 1}
+    assert notable_missing({word: 50}, 100) == {}
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "keine Angabe", "k.A.", "unknown", "Unbekannt", "нет данных", "未知", "なし", "Not specified", "n/d",
+        "sin color", "TBD", ".", "0", "...", "(none)", "[blank]", "***", "NON RENSEIGNÉ", "ohne Color", "없음",
+        "- unknown -",
+    ],
+)  # fmt: skip
+def test_words_that_may_be_missing_labels_are_suspected(word):
+    counts = {word: 4, "red": 9, "Unknown Pleasures": 2, "no sleeve": 1, "N1": 1, "😀x": 1}
+    assert suspect_missing(counts, "color") == {word: 4}
+    assert suspect_missing(counts, "color", [word]) == {}
+
+
+def test_zero_is_a_class_beside_other_numbers():
+    assert suspect_missing({"0": 4, "1": 5}, "kind") == {}
+
+
+def test_suspected_words_are_reported_with_the_line_for_the_schema(tmp_path):
+    rows = [f"S{i},{i}.jpg,{('red', 'unbekannt', 'blue')[i % 3]},{('a', 'b', '...')[i % 3]}" for i in range(30)]
+    for i in range(30):
+        (tmp_path / f"{i}.jpg").write_bytes(b"x")
+    (tmp_path / "t.csv").write_text("\n".join(["sku,image,color,kind", *rows]))
+    report = describe_catalog(open_catalog(tmp_path / "t.csv"))
+    words = report["words"]
+    assert (words["color"]["maybe_missing"], words["kind"]["maybe_missing"]) == ({"unbekannt": 10}, {"...": 10})
+    line = words["color"]["maybe_missing_line"]
+    assert line == words["kind"]["maybe_missing_line"]
+    assert f"color: if 'unbekannt' 10 means that the label is missing, write this into the schema: {line}" in (
+        format_understood(report)
+    )
+    (tmp_path / "schema.json").write_text(
+        json.dumps({**open_catalog(tmp_path / "t.csv").schema.to_dict(), **json.loads("{" + line + "}")})
+    )
+    again = open_catalog(tmp_path / "t.csv", load_schema(tmp_path / "schema.json"))
+    assert again.vocabularies == {"color": ("blue", "red"), "kind": ("a", "b")}
+    assert not any(item["maybe_missing"] for item in describe_catalog(again)["words"].values())
