@@ -15,10 +15,19 @@ import pandas as pd
 
 from fashion_jax.data.archives import Files, open_files
 from fashion_jax.data.carried import Carried, carry_columns
+from fashion_jax.data.columns import (
+    explain_unused,
+    find_image_column,
+    find_repeated_ids,
+    find_split_column,
+    infer_schema,
+    more_photo_columns,
+    offer_photo_columns,
+)
 from fashion_jax.data.corrections import Corrections, apply_corrections, read_corrections
 from fashion_jax.data.encodings import Text
 from fashion_jax.data.name_groups import USUAL, group_names, looks_grouped, stem_of
-from fashion_jax.data.photo_cells import listed, more_photo_columns
+from fashion_jax.data.photo_cells import listed
 from fashion_jax.data.photo_names import (
     HEIC_SUFFIXES,
     enable_heic,
@@ -30,20 +39,7 @@ from fashion_jax.data.photo_names import (
 )
 from fashion_jax.data.photo_paths import ABSENT, ADDRESS, OUTSIDE, Found, PhotoFinder
 from fashion_jax.data.photos import BadPhoto, UnreadPhoto
-from fashion_jax.data.schema import (
-    DOCUMENTED,
-    FASHION,
-    NOT_APPLICABLE,
-    Attribute,
-    Schema,
-    explain_unused,
-    find_image_column,
-    find_repeated_ids,
-    find_split_column,
-    infer_schema,
-    is_fashion,
-    load_schema,
-)
+from fashion_jax.data.schema import DOCUMENTED, FASHION, NOT_APPLICABLE, Attribute, Schema, is_fashion, load_schema
 from fashion_jax.data.sources import Source, find_source
 from fashion_jax.data.tables import TABLE_SUFFIXES, Table, join_tables, one_line, read_table
 from fashion_jax.data.tags import TagColumn, choose_classes, offer_tags, read_tags
@@ -216,6 +212,7 @@ def open_catalog(
     catalog.temporary = found.temporary
     catalog.text = table.text
     catalog.unused = explain_unused(table.frame, schema)
+    catalog.offers += offer_photo_columns(table.frame, schema)
     single = {column for attribute in schema.attributes for column in attribute.columns()} | set(catalog.unused)
     catalog.several_values = offer_tags(schema, table.frame, [c for c in table.frame.columns if c in single])
     if corrections:

@@ -1,66 +1,28 @@
-"""What a table's columns mean: attributes, id, photo, title. Kaggle's schema is known; others are inferred."""
+"""A schema says what a table's columns mean: attributes, id, photo, title. Kaggle's schema stands here; those of other
+tables are guessed in the module `columns`."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from fashion_jax.data.name_groups import check_pattern
-from fashion_jax.data.photo_cells import holds_photos, more_photo_columns
-from fashion_jax.data.photo_names import PHOTO_SUFFIXES, is_address
-from fashion_jax.data.values import Values, read_values
 from fashion_jax.system import files
 from fashion_jax.system.errors import UserError, nearest
 
 _PAIRS = "tuple[tuple[str, str], ...]"
-_GUIDE = "docs/your-catalogue.md shows one"
 MISSING = -1  # in place of a class number where a row has no label
 NOT_APPLICABLE = "does not apply"  # the class of products that an attribute says nothing about
 BETWEEN_TAGS = "|"  # stands between the values of a multi-valued attribute wherever this library writes them
 
-_MAX_INFERRED_CLASSES = 500
-_PHOTO_HEADING = re.compile(r"image|img|photo|picture", re.IGNORECASE)
-# Names of id columns without separators, the likeliest first.
-_SURE_IDS = (
-    "id productid sku itemid articleid variantid variantsku skuid productsku itemsku asin gtin ean ean13 upc "
-    "isbn barcode uuid guid uid pid articleno articlenumber articlenr artno artnr artikelnr artikelnummer itemno "
-    "itemnumber productno productnumber productcode itemcode articlecode styleid styleno stylecode stylenumber "
-    "modelno modelnumber mpn referencia référence артикул 商品番号 品番 货号 商品id 商品编号 상품번호"
-).split()
-_USUAL_WORDS = "handle item article artikel product reference ref code no number nr".split()  # may also name labels
-_IDS = [*_SURE_IDS, *_USUAL_WORDS]
-_ENDS_IN_ID = re.compile(r"(?:[\W_][iI][dD]|[a-z](?:ID|Id)|^[iI][dD])$")
-_LEAST_IDS = 0.1  # share of different values that a column with a usual word as its name needs
-_NEARLY_UNIQUE = 0.9
-_TITLES = {"title", "name", "productdisplayname", "description", "productname", "producttitle", "itemname"}
-_FOLDS = {"fold", "folds", "kfold", "cv", "split", "subset", "partition"}
-# Words in the names of columns that hold prices, counts, measures, ratings and times.
-_AMOUNTS = set(
-    (
-        "price prices cost msrp rrp mrp discount rebate rabatt tax vat preis precio prix prezzo preço cena цена "
-        "価格 价格 가격 stock inventory qty quantity amount count counts num units sold sales bestand menge lager "
-        "cantidad quantité остаток 在庫 库存 재고 rating ratings stars score rank ranking review reviews likes views "
-        "clicks votes position sort order weight length width height depth gewicht age date time timestamp day week "
-        "month year years jahr año année год 年"
-    ).split()
-)
-# Words in the names of columns that hold makers, which a photo rarely shows.
-_MAKERS = set(
-    "brand brands brandname marke marca marque vendor manufacturer hersteller supplier seller fabricante fabricant "
-    "бренд ブランド 品牌 브랜드".split()
-)
-NOT_NAMED = "the schema does not name it"
-_CLASSES = {"label", "labels", "class", "classes", "category", "target", "type", "kind", "attribute"}
-_MOST_NUMBERS = 20  # different whole numbers that may still be numbers of classes
-_SHOWN_COLUMNS = 5
-_NOT_IN_NAMES = set("/\\\0\n\r")  # attributes' names become names of columns and files
+# Columns of predictions.csv beside those of the attributes, and what is added to an attribute's name for its columns.
+PREDICTED = {"id", "num_photos", "photos_disagree", "out_of_catalogue", "is_out_of_catalogue"}
+PREDICTED_SUFFIXES = ("_confidence", "_accepted")
+NOT_IN_NAMES = set("/\\\0\n\r")  # attributes' names become names of columns and files
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,14 +142,15 @@ class Schema:
         every: tuple[Attribute | MultiValued, ...] = (*self.attributes, *self.multi_valued)
         names = [attribute.name for attribute in every]
         for attribute in every:
-            if not attribute.name or set(attribute.name) & _NOT_IN_NAMES or attribute.name.startswith("."):
+            if not attribute.name or set(attribute.name) & NOT_IN_NAMES or attribute.name.startswith("."):
                 raise UserError(
                     f"the attribute name {attribute.name!r} must not be empty, begin with a dot, or hold / or \\"
                 )
-            if attribute.name == "id" or f"{attribute.name}_confidence" in names:
+            taken = next((f"{attribute.name}{s}" for s in PREDICTED_SUFFIXES if f"{attribute.name}{s}" in names), "")
+            if attribute.name in PREDICTED or taken:
                 raise UserError(
-                    f"the attribute name {attribute.name!r} cannot be used: predictions have the columns id and "
-                    'NAME_confidence; set another "name", and set "column" to the table\'s column'
+                    f"the attribute name {taken or attribute.name!r} cannot be used: predictions have a column of that "
+                    'name; set another "name", and set "column" to the table\'s column'
                 )
             if len(set(attribute.classes)) < len(attribute.classes):
                 double = next(c for c in attribute.classes if attribute.classes.count(c) > 1)
@@ -298,205 +261,6 @@ def is_fashion(columns: list[str]) -> bool:
     """True when a table has the documented attributes under their names or aliases."""
     documented = [a for a in FASHION.attributes if a.name in DOCUMENTED]
     return "id" in columns and all(set(a.columns()) & set(columns) for a in documented)
-
-
-def infer_schema(table: pd.DataFrame, name: str = "catalogue", *, labelled: bool = True) -> Schema:
-    """Guesses the schema of a user's own table. `prepare` writes it to schema.json, which the user can edit.
-
-    The column of ids is known by its name, such as `id`, `sku` or `product_id`, also where an id comes twice. A column
-    becomes an attribute if its values repeat: 2 to 500 different values, each in 3 rows on average or more.
-    `explain_unused` names what is never an attribute.
-
-    Args:
-        table: columns of text, with empty text for missing values; a column of bytes holds photos.
-        name: of the data set.
-        labelled: False accepts a table without attributes.
-
-    Raises:
-        UserError: no column holds photos or ids, or no column could be an attribute.
-    """
-    columns = [str(c) for c in table.columns]
-    image = find_image_column(table)
-    rest = [c for c in columns if c != image]
-    id_column = find_id_column(table, rest)
-    # Photos that are named by their ids need a column that certainly holds ids.
-    if not image and (not id_column or _plain(id_column) in _USUAL_WORDS):
-        raise UserError(
-            f"no column holds photo paths (ending in {', '.join(PHOTO_SUFFIXES[:3])}) or ids; "
-            f"the columns are: {', '.join(columns)}; write a schema.json that names image_column ({_GUIDE})"
-        )
-    split = find_split_column(table)
-    title = next((c for c in rest if _plain(c) in _TITLES and c != id_column), "")
-    schema = Schema(
-        name,
-        (),
-        id_column=id_column,
-        image_column=image,
-        more_image_columns=more_photo_columns(table, image),
-        title_column=title,
-        split_column=split,
-    )
-    unused = explain_unused(table, schema)
-    attributes: list[Attribute] = []
-    for column in rest:
-        if unused.get(column) != NOT_NAMED:
-            continue
-        name_of = _attribute_name(column, {item.name for item in attributes})
-        attributes.append(Attribute(name_of, column="" if name_of == column else column))
-    if not attributes and labelled:
-        reasons = "; ".join(f"{column}: {reason}" for column, reason in list(unused.items())[:_SHOWN_COLUMNS])
-        raise UserError(
-            f"no column looks like an attribute (2 to {_MAX_INFERRED_CLASSES} values that repeat); "
-            f"the columns are: {', '.join(columns)} ({reasons}); write a schema.json that names attributes ({_GUIDE})"
-        )
-    return dataclasses.replace(schema, attributes=tuple(attributes))
-
-
-def explain_unused(table: pd.DataFrame, schema: Schema) -> dict[str, str]:
-    """Returns column -> why it is not used: why `infer_schema` makes no attribute of it, or NOT_NAMED.
-
-    No attributes are: numbers with decimals, a currency or a unit; numbers of many different values; numbers and yes/no
-    whose column is named like a price, a count, a size in units, a rating or a year; brands; dates; folds of a
-    cross-validation; ids; addresses and paths of photos; and columns of one value, or of values that hardly repeat.
-    """
-    used = set(schema.columns()) | {column for attribute in schema.attributes for column in attribute.columns()}
-    used |= {column for attribute in schema.multi_valued for column in attribute.used_columns()}
-    missing = {word.casefold() for word in schema.missing_values}
-    reasons = {}
-    for column in map(str, table.columns):
-        if column not in used:
-            reasons[column] = _why_unused(column, table[column], missing) or NOT_NAMED
-    return reasons
-
-
-def _why_unused(column: str, cells: pd.Series, missing: set[str]) -> str:
-    if any(isinstance(cell, bytes) for cell in cells.head(50)):
-        return "it holds bytes"
-    counts = cells.astype(str).str.strip().value_counts()
-    counts = counts[[word.casefold() not in missing for word in counts.index]]
-    distinct, present = len(counts), int(counts.sum())
-    words = [str(word) for word in counts.index]
-    if distinct < 2:
-        return "it holds one value" if distinct else "it holds nothing"
-    if _plain(column) in _SURE_IDS and (distinct > _MOST_NUMBERS or distinct > _LEAST_IDS * present):
-        return "it holds ids"
-    if column.startswith("Unnamed"):
-        return "it has no name"
-    if present < 3 * distinct:
-        return f"its values hardly repeat: {distinct:,} different ones in {present:,} rows"
-    if distinct > _MAX_INFERRED_CLASSES:
-        return f"it has {distinct:,} different values; an attribute that is guessed has at most {_MAX_INFERRED_CLASSES}"
-    if sum("://" in word for word in words) > distinct / 2:
-        return "it holds addresses"
-    if sum(word.lower().endswith(PHOTO_SUFFIXES) for word in words) > distinct / 2:
-        return "it holds names of photos"
-    return _why_no_class(column, words, read_values(words))
-
-
-def _why_no_class(column: str, words: list[str], values: Values) -> str:
-    """Returns why values that repeat are no classes; "" if they may be."""
-    names = set(_tokens(column))
-    if names & _MAKERS:
-        return "it is named like a brand, which photos rarely show"
-    if values.kind == "date":
-        return "it holds dates"
-    if names & _FOLDS and values.kind == "number":
-        return "it is a fold of a cross-validation"
-    if names & _AMOUNTS and (values.kind in ("number", "boolean") or any(word[0].isdigit() for word in words)):
-        return "it is named like a price, a count or a measure"
-    if values.kind != "number":
-        return "its numbers have several units or currencies" if "several units" in values.how else ""
-    if ", in " in values.how or not all(isinstance(value, float) and value.is_integer() for value in values.values):
-        return "it holds numbers with decimals, a currency or a unit"
-    if all(1900 <= value <= 2100 for value in values.values if isinstance(value, float)):
-        return "it holds years"
-    if len(words) > _MOST_NUMBERS and not names & _CLASSES:
-        return f"it holds numbers, {len(words):,} different ones"
-    return ""
-
-
-def find_repeated_ids(table: pd.DataFrame, schema: Schema) -> dict[str, int]:
-    """Returns the unused columns that are named like ids and whose values repeat -> the number of different values."""
-    found = {}
-    for column in map(str, table.columns):
-        if _plain(column) in _SURE_IDS and column not in schema.columns():
-            present = table[column][table[column] != ""]
-            count = present.nunique()
-            if len(present) == len(table) and _LEAST_IDS * len(table) < count < _NEARLY_UNIQUE * len(table):
-                found[column] = int(count)
-    return found
-
-
-def find_id_column(table: pd.DataFrame, columns: list[str]) -> str:
-    """Returns the column of ids, or "".
-
-    A column is known by its name, upper and lower case and separators ignored. Of several, the first in the order of
-    `_IDS` whose ids hardly repeat is taken, or else the first. A column with a usual word as its name (`item`, `code`)
-    must have many different values. Without a known name, a column of unique values whose name ends in "id" is taken.
-    """
-    named = named_ids(columns)
-    shares = {}
-    for column in columns:
-        present = table[column][table[column] != ""]
-        if not len(present) or any(isinstance(cell, bytes) for cell in present.head(50)):
-            continue
-        share = present.nunique() / len(present)
-        whole = len(present) == len(table) and share == 1
-        is_named = column in named and (share > _LEAST_IDS or _plain(column) in _SURE_IDS)
-        if (is_named and share * len(present) > 1) or (whole and _ENDS_IN_ID.search(column)):
-            shares[column] = share
-    known = [c for c in named if c in shares]
-    nearly = [c for c in known if shares[c] >= _NEARLY_UNIQUE]
-    return next(iter([*nearly, *known, *shares]), "")
-
-
-def named_ids(columns: Iterable[str]) -> list[str]:
-    """Returns the columns that have a usual name of a column of ids, the likeliest first."""
-    return sorted((c for c in columns if _plain(c) in _IDS), key=lambda c: _IDS.index(_plain(c)))
-
-
-def _plain(column: str) -> str:
-    """Returns a column's name in small letters without separators: "Product-ID" becomes "productid"."""
-    return "".join(letter for letter in column.casefold() if letter.isalnum())
-
-
-def _tokens(column: str) -> list[str]:
-    """Returns the words of a column's name in small letters: "unitPrice (EUR)" becomes unit, price, eur."""
-    return [word.casefold() for word in re.findall(r"[A-Z]?[^\W\d_A-Z]+|[A-Z]+|[^\W_]+", column)]
-
-
-def find_image_column(table: pd.DataFrame) -> str:
-    """Returns the column of photos' bytes, or else of photos' names or addresses; or ""."""
-    samples = {str(c): table[c][table[c].astype(bool)].head(50).tolist() for c in table.columns}
-    for column, sample in samples.items():
-        if sample and all(isinstance(v, (bytes, tuple)) for v in sample):
-            return column
-    photos = [column for column in samples if holds_photos(table[column])]
-    # A column of files comes before a column of the same photos' addresses.
-    local = [c for c in photos if not any(is_address(str(cell)) for cell in samples[c])]
-    if local or photos:
-        return (local or photos)[0]
-    for column, sample in samples.items():  # `https://host/photo/123` does not end like a photo's name
-        texts = [v for v in sample if isinstance(v, str)]
-        if _PHOTO_HEADING.search(column) and sum(map(is_address, texts)) > len(texts) / 2:
-            return column
-    return ""
-
-
-def find_split_column(table: pd.DataFrame) -> str:
-    """Returns the column named split, subset or fold that holds train, validation or test in every row; or ""."""
-    known = {"train", "training", "validation", "valid", "val", "dev", "test", "testing"}
-    named = [str(c) for c in table.columns if str(c).lower() in ("split", "subset", "fold")]
-    return next((c for c in named if set(table[c].astype(str).str.strip().str.lower()) <= known), "")
-
-
-def _attribute_name(column: str, taken: set[str]) -> str:
-    """Returns an attribute's name for a column: "Size/Fit" becomes "Size_Fit"."""
-    name = "".join("_" if c in _NOT_IN_NAMES else c for c in column).lstrip(".") or "attribute"
-    clashes = (
-        name == "id" or name in taken or f"{name}_confidence" in taken or name.removesuffix("_confidence") in taken
-    )
-    return f"{name}_label" if clashes else name
 
 
 def _checked(kind: type, values: Any, what: str) -> dict[str, Any]:

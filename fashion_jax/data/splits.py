@@ -14,7 +14,7 @@ from fashion_jax.system.errors import UserError
 
 SPLITS = ("train", "validation", "test")
 # Spellings in a column or a file -> place in SPLITS.
-_NAMES = {name: number for number, names in enumerate((
+SPLIT_NAMES = {name: number for number, names in enumerate((
     ("train", "training"), ("validation", "valid", "val", "dev"), ("test", "testing"),
 )) for name in names}  # fmt: skip
 
@@ -158,7 +158,7 @@ def random_split(count: int, fractions: tuple[float, ...], seed: int) -> Int8[np
 
 def named_split(values: list[str], where: str) -> Int8[np.ndarray, " n"]:
     """Reads split names such as train, val or test; UserError for others, with `where` they stand."""
-    splits = [_NAMES.get(value.strip().lower(), -1) for value in values]
+    splits = [SPLIT_NAMES.get(value.strip().lower(), -1) for value in values]
     if -1 in splits:
         wrong = values[splits.index(-1)]
         raise UserError(f"{where} holds {wrong!r} for a split; write train, validation or test in every row")

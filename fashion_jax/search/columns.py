@@ -11,7 +11,8 @@ import pandas as pd
 
 from fashion_jax.data.carried import Carried, Column, name_columns, read_carried
 from fashion_jax.data.catalog import Catalog
-from fashion_jax.data.schema import Schema, find_id_column, named_ids
+from fashion_jax.data.columns import find_id_column, named_ids
+from fashion_jax.data.schema import Schema
 from fashion_jax.data.tables import one_line, read_table
 from fashion_jax.data.values import cell_text
 from fashion_jax.search.attributes import CONFIDENCE, PHOTO, TITLE, kind_of, make_table

@@ -12,7 +12,8 @@ import pytest
 from drawn_products import write_products
 from fashion_jax.data.carried import MOST_CARRIED, carry_columns, name_columns
 from fashion_jax.data.catalog import open_catalog
-from fashion_jax.data.schema import Schema, explain_unused, load_schema, save_schema
+from fashion_jax.data.columns import explain_unused
+from fashion_jax.data.schema import Schema, load_schema, save_schema
 from fashion_jax.data.tables import one_line
 from fashion_jax.system.errors import UserError
 

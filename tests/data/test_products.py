@@ -13,9 +13,10 @@ import pytest
 
 from fashion_jax.data.catalog import Catalog, open_catalog
 from fashion_jax.data.catalog_report import format_report
+from fashion_jax.data.columns import more_photo_columns
 from fashion_jax.data.duplicates import find_groups
 from fashion_jax.data.name_groups import USUAL, group_names, looks_grouped
-from fashion_jax.data.photo_cells import more_photo_columns, split_photos
+from fashion_jax.data.photo_cells import split_photos
 from fashion_jax.data.photos import encode_photo
 from fashion_jax.data.prepare import PrepareOptions, prepare
 from fashion_jax.data.schema import Schema

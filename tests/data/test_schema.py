@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pandas as pd
 import pytest
 
-from fashion_jax.data.schema import (
-    DOCUMENTED,
-    FASHION,
+from fashion_jax.data.columns import (
     NOT_NAMED,
-    Attribute,
-    Schema,
     explain_unused,
     find_id_column,
+    find_repeated_ids,
     infer_schema,
-    load_schema,
-    save_schema,
+    offer_photo_columns,
 )
+from fashion_jax.data.schema import DOCUMENTED, FASHION, Attribute, Schema, load_schema, save_schema
 from fashion_jax.system.errors import UserError
 from forging import GONE, set_at
 
@@ -157,3 +155,186 @@ def test_column_names_that_cannot_name_attributes_get_another():
     unique = {"sku": [f"S{i}" for i in range(20)], "file": [f"{i}.jpg" for i in range(20)]}
     schema = infer_schema(frame(**unique, **{column: ["a", "b"] * 10 for column in named}))
     assert {a.columns()[0]: a.name for a in schema.attributes} == named
+
+
+def shop(rows: int = 48, **columns) -> pd.DataFrame:
+    """A table of unique photos with two colours, and columns of lists or of texts that are repeated."""
+    base = {
+        "image": [f"img/{i}.jpg" for i in range(rows)],
+        "color": [("red", "blue")[i * 7 % 5 % 2] for i in range(rows)],
+    }
+    more = {n: (c.split(" ") * rows)[:rows] if isinstance(c, str) else c for n, c in columns.items()}
+    return frame(**{**{k: v for k, v in base.items() if k not in more}, **more})
+
+
+UNIQUE = [f"S{i}" for i in range(48)]
+GROUPS = [f"G{i // 4}" for i in range(48)]  # 12 groups of four rows
+FIRSTS = [f"V{i}" if i % 3 == 0 else "" for i in range(48)]  # only the first of three rows has one
+THREES = [f"shirt-{i // 3}" for i in range(48)]
+
+
+@pytest.mark.parametrize(
+    ("columns", "expected"),
+    [
+        ({"Handle": THREES, "Variant SKU": FIRSTS}, "Handle"), ({"ean": FIRSTS, "sku": THREES}, "sku"),
+        ({"GTIN": FIRSTS, "Artikelnummer": THREES}, "Artikelnummer"), ({"sku": FIRSTS, "userID": UNIQUE}, "sku"),
+        # A column of labels is no id because ids lack.
+        ({"sku": FIRSTS, "article": "bag shoe hat belt sock coat"}, "sku"),
+        ({"handle": THREES, "sku": UNIQUE}, "sku"),
+        *(({name: GROUPS}, name) for name in (
+            "Kod produktu", "SKU Code", "Product ID (internal)", "Código", "Réf.", "Codice articolo", "Kod",
+            "N° article", "Art.-Nr.", "EAN-13", "Referencia del producto", "Style Number", "parent_sku", "modelno",
+        )),
+        *(({name: GROUPS}, "") for name in (
+            "Código de color", "colour_id", "model", "style", "HS code", "SKU type", "image_id", "number of images",
+        )),
+    ],
+)  # fmt: skip
+def test_the_id_is_the_column_that_names_every_rows_product(columns, expected):
+    assert infer_schema(shop(**columns)).id_column == expected
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        "item_group_id",
+        "parent_sku",
+        "handle",
+        "model",
+        "Parent ID",
+        "Style-Code",
+        "masterSku",
+        "Modellnummer",
+        "group_id",
+    ],
+)
+def test_ids_of_groups_are_no_attributes_and_are_offered(column):
+    table = shop(id=UNIQUE, **{column: GROUPS})
+    schema = infer_schema(table)
+    assert [a.name for a in schema.attributes] == ["color"] and schema.id_column == "id"
+    assert explain_unused(table, schema)[column] == "it holds ids"
+    assert find_repeated_ids(table, schema) == {column: 12}
+
+
+FILES = [f"more/{i}.png" for i in range(48)]
+
+
+@pytest.mark.parametrize(
+    ("columns", "image"),
+    [
+        ({"brand_logo": "logo/a.png logo/b.png", "photo": FILES}, "photo"),
+        ({"thumbnail": FILES, "photo": FILES}, "photo"), ({"size_chart": "a.png b.png", "photo": FILES}, "photo"),
+        ({"Swatch": FILES, "Bild": FILES}, "Bild"), ({"segmentation_mask": FILES, "file": FILES}, "file"),
+        ({"icon": ["i.png"] * 48, "x": FILES}, "x"), ({"file": FILES, "写真": UNIQUE}, "file"),
+        ({"image_back": FILES, "image_front": FILES}, "image_front"), ({"thumb": FILES}, "thumb"),
+        ({"photo_url": [f"https://a/{i}" for i in range(48)], "care_icon": "a.png b.png"}, "photo_url"),
+        ({"image_url": [f"https://a/{i}.jpg" for i in range(48)], "path": FILES}, "path"),
+        ({"placeholder": ["none.jpg"] * 48, "datei": FILES}, "datei"),
+    ],
+)  # fmt: skip
+def test_the_photo_is_the_products_and_no_logo(columns, image):
+    table = shop(sku=UNIQUE, **columns).drop(columns="image")
+    schema = infer_schema(table)
+    assert schema.image_column == image and schema.id_column == "sku"
+    for column in set(columns) - {image} - set(schema.more_image_columns):
+        reason = explain_unused(table, schema)[column]
+        assert "names of photos too" in reason or "hardly repeat" in reason or "addresses" in reason
+
+
+@pytest.mark.parametrize(
+    ("columns", "more", "offered"),
+    [
+        ("base_image small_image=base_image thumbnail_image additional_images", "additional_images", ""),
+        ("imagen_principal imagen_2", "imagen_2", ""),
+        ("Image_principale Image_secondaire_1", "Image_secondaire_1", ""),
+        ("Hauptbild Zusatzbild_1 Zusatzbild_2", "Zusatzbild_1 Zusatzbild_2", ""),
+        ("Bild Bild_Rückseite", "Bild_Rückseite", ""),
+        ("Фото Доп._фото", "Доп._фото", ""), ("Photo_A Photo_B Photo_C", "Photo_B Photo_C", ""),
+        ("image image_zoom", "image_zoom", ""), ("Img_front Img_pack", "Img_pack", ""),
+        ("image model_shot image_2 mask", "image_2", "model_shot"), ("Foto Studio", "", "Studio"),
+        ("photo photo_thumb brand_logo", "", ""), ("photo copy=photo", "", ""),
+    ],
+)  # fmt: skip
+def test_further_columns_of_photos_are_used_or_offered(columns, more, offered):
+    names = [name.split("=")[0].replace("_", " ") for name in columns.split()]
+    same = {name.split("=")[0].replace("_", " "): name.split("=")[-1].replace("_", " ") for name in columns.split()}
+    table = shop(sku=UNIQUE, **{name: [f"{same[name]}/{i}.jpg" for i in range(48)] for name in names})
+    table = table.drop(columns=[] if "image" in names else "image")
+    schema = infer_schema(table)
+    wanted = tuple(name.replace("_", " ") for name in more.split())
+    assert (schema.image_column, schema.more_image_columns) == (names[0], wanted)
+    offers = offer_photo_columns(table, schema)
+    assert len(offers) == bool(offered)
+    if offered:
+        line = json.dumps([*wanted, *(name.replace("_", " ") for name in offered.split())], ensure_ascii=False)
+        assert offers[0].endswith(f'"more_image_columns": {line}')
+
+
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        ("split", ["", *["train", "val", "test", "train"] * 12][:48]), ("part", "train val test"),
+        ("evaluation_status", "train query gallery"),
+        ("split", "train holdout"), ("usage", "Training_set Test_set"), ("is_train", "yes no"),
+        ("subset", "train unlabeled"),
+        ("set", "train1 train2 test"),
+    ],
+)  # fmt: skip
+def test_parts_of_a_split_are_no_attributes(column, values):
+    if isinstance(values, str):
+        values = [text.replace("_", " ") for text in (values.split() * 48)[:48]]
+    table = shop(sku=UNIQUE, **{column: values})
+    schema = infer_schema(table)
+    assert [a.name for a in schema.attributes] == ["color"] and not schema.split_column
+    assert "looks like a split" in explain_unused(table, schema)[column]
+    table = shop(sku=UNIQUE, Partition="train val test")
+    assert infer_schema(table).split_column == "Partition"
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "is_label"),
+    [
+        ("Lagerbestand", "0 3 7", False), ("在庫数", "1 2 9", False), ("stockqty", "1 2", False),
+        ("Anzahl", "1 2", False),
+        ("listprice", "19 29 39", False), ("Mindestbestellmenge", "1 5", False), ("Nb photos", "1 2 3", False),
+        ("availability", "in-stock sold-out", False), ("Verfügbarkeit", "ja nein", False),
+        ("Published", "TRUE FALSE", False),
+        ("product_status", "active draft", False), ("Active", "1 0", False), ("Verkaufspreis", "9 19", False),
+        ("количество", "1 2", False), ("Größe", "36 38 40", True), ("stocking", "yes no", True),
+        ("border", "yes no", True),
+        ("lightweight", "yes no", True), ("Composition", "100%-cotton 50%-wool", True), ("country", "1 2", True),
+        ("activewear", "yes no", True), ("Quantité", "1 2", False), ("unit_of_measure", "1 2", True),
+    ],
+)  # fmt: skip
+def test_amounts_and_states_are_known_by_their_names(column, values, is_label):
+    table = shop(sku=UNIQUE, **{column: values})
+    assert (column in [a.columns()[0] for a in infer_schema(table).attributes]) == is_label
+
+
+def test_columns_of_predictions_are_no_labels():
+    predicted = {
+        "color_accepted": "yes no",
+        "num_photos": "1 2",
+        "is_out_of_catalogue": "yes no",
+        "out_of_catalogue": "0 1",
+    }
+    table = shop(sku=UNIQUE, **predicted, photos_disagree="often never", fabric_accepted="yes no")
+    schema = infer_schema(table)
+    assert [a.name for a in schema.attributes] == ["color", "photos_disagree_label", "fabric_accepted"]
+    unused = explain_unused(table, schema)
+    assert predicted.keys() <= unused.keys() and "results of" in unused["color_accepted"]
+    for names in (("num_photos",), ("a", "a_accepted"), ("is_out_of_catalogue",)):
+        with pytest.raises(UserError, match="cannot be used: predictions have a column of that name"):
+            Schema("s", tuple(map(Attribute, names)))
+
+
+def test_a_table_of_many_unique_columns_is_understood_in_a_moment():
+    rows = 20_000
+    table = shop(
+        rows,
+        sku=[f"S{i}" for i in range(rows)],
+        **{f"text {c}": [f"Nice {c} {i}" for i in range(rows)] for c in range(10)},
+    )
+    begin = time.process_time()
+    explain_unused(table, infer_schema(table))
+    assert time.process_time() - begin < 1  # about 0.3 s
