@@ -84,7 +84,7 @@ def _run_schema(flags: argparse.Namespace) -> int:
 
 SCHEMA = Command(
     "schema",
-    "shows how the columns of a catalogue are read, and writes that to a file which you can edit",
+    "shows how a catalogue is read, and writes that to a file which you can edit",
     _add_schema_flags,
     _run_schema,
     ("fashion-jax schema --source products.csv --out schema.json",),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
+import json
 import posixpath
 import tempfile
 from collections import Counter
@@ -26,13 +28,24 @@ from fashion_jax.data.columns import (
 )
 from fashion_jax.data.corrections import Corrections, apply_corrections, read_corrections
 from fashion_jax.data.encodings import Text
-from fashion_jax.data.name_groups import USUAL, group_names, looks_grouped, stem_of
-from fashion_jax.data.photo_cells import listed
+from fashion_jax.data.name_groups import (
+    FOLDERS,
+    USUAL,
+    check_fits,
+    group_names,
+    looks_grouped,
+    looks_like_folders,
+    product_of,
+    stem_of,
+)
+from fashion_jax.data.photo_cells import has_photo_heading, listed
 from fashion_jax.data.photo_names import (
     HEIC_SUFFIXES,
+    base_name,
     enable_heic,
     is_address,
     is_litter,
+    is_placeholder,
     kind_of_file,
     names_photo,
     readable,
@@ -47,6 +60,10 @@ from fashion_jax.data.words import clean_column, clean_label, find_look_alikes, 
 from fashion_jax.system import files
 from fashion_jax.system.errors import UserError, nearest
 
+_PLACEHOLDER = "the row names a placeholder in place of a photo"  # a kind of reasons
+# A photo that so many products share, or so many and such a share of the products, may be a placeholder.
+_MANY_PRODUCTS, _SOME_PRODUCTS, _SOME_SHARE = 10, 4, 0.1
+_SHOWN_SHARED = 3  # photos
 _MOST_LOST = 0.2  # share of photos that are named by ids and absent; above it, names with endings are looked for
 
 
@@ -205,9 +222,12 @@ def open_catalog(
         digest.update(data)
         parts.append(read_table(name, data, schema.encoding if schema else ""))
     table = join_tables(parts, found.tables) if len(parts) > 1 else parts[0]
+    is_guessed = schema is None or not schema.name
     schema = _choose_schema(table.frame, schema, labelled, found.path.stem)
     base = posixpath.dirname(found.tables[0])
     files, sizes, finder = _open_photos(found, schema, base)
+    if is_guessed and not schema.image_column:
+        schema = _with_photo_column(table.frame, schema, finder)
     catalog = Catalog(text, schema, files, digest.hexdigest(), sizes)
     catalog.temporary = found.temporary
     catalog.text = table.text
@@ -249,32 +269,84 @@ def _open_photos(found: Source, schema: Schema, base: str) -> tuple[Files, dict[
     return files, sizes, PhotoFinder(files, sizes, table_folder=folder)
 
 
+def _with_photo_column(frame: pd.DataFrame, schema: Schema, finder: PhotoFinder) -> Schema:
+    """Returns the schema with the column that is named like photos and whose cells are files or folders of photos.
+
+    Their names need not end like those of photos, so that the table alone does not tell it.
+    """
+    for column in filter(has_photo_heading, map(str, frame.columns)):
+        cells = [cell for cell in frame[column] if isinstance(cell, str) and cell][:50]
+        leading = sum(map(finder.holds, cells)) + len(finder.folders(cells))
+        if cells and leading > len(cells) / 2 and column != schema.id_column:
+            rest = tuple(attribute for attribute in schema.attributes if column not in attribute.columns())
+            return dataclasses.replace(schema, image_column=column, attributes=rest)
+    return schema
+
+
 def _photos_only(source: str, found: Source, pattern: str) -> Catalog:
     schema = Schema("photos", (), group_by_name=pattern)
     catalog = Catalog(source, schema, found.files, "", found.sizes, num_rows=len(found.photos))
     catalog.passed_over = found.passed_over
     heic = _heic_problem(found.photos)
     if pattern:
+        check_fits(found.photos, pattern)
         products = {name: product for product, names in group_names(found.photos, pattern).items() for name in names}
+        if found.photos and len(set(products.values())) == len(found.photos):
+            catalog.offers.append(f"the names of no two photos are joined by --group-by-name {pattern!r}")
     else:
         stems = Counter(map(stem_of, found.photos))
         products = {n: readable(stem_of(n) if stems[stem_of(n)] == 1 else n) for n in found.photos}
         _offer_groups(catalog, found.photos)
+    ids = _number_alike(products.values())
     for row, name in enumerate(found.photos, 1):
-        product_id = one_line(products[name])
+        product_id = ids[products[name]]
+        catalog.repairs["names that differ only in spaces, told apart by a number"] += product_id != one_line(
+            products[name]
+        )
         if heic and _is_heic(name):
             catalog.rejected.append(Rejected(row, product_id, heic, kind="the photo is HEIC"))
         else:
             catalog.records.append(Record(row, row, product_id, "", (), "", name))
+    catalog.repairs = +catalog.repairs
     return catalog
 
 
-def _offer_groups(catalog: Catalog, names: Collection[str]) -> None:
-    """Says where photos' names look as if several photos show one product."""
-    if example := looks_grouped(names):
+def _number_alike(products: Iterable[str]) -> dict[str, str]:
+    """Returns product -> its id in one line; a product whose id another one has gets a number: `red dress (2)`."""
+    ids: dict[str, str] = {}
+    every = dict.fromkeys(products)
+    taken = {product for product in every if product == one_line(product)}
+    for product in every:
+        plain = one_line(product)
+        if plain != product and plain in taken:
+            number = next(n for n in itertools.count(2) if f"{plain} ({n})" not in taken)
+            plain = f"{plain} ({number})"
+        taken.add(plain)
+        ids[product] = plain
+    return ids
+
+
+def _offer_groups(catalog: Catalog, names: Collection[str], beside: Collection[str] = ()) -> None:
+    """Says where photos' names look as if several photos show one product.
+
+    Args:
+        names: of the photos that are used.
+        beside: photos in the same folders that are not used.
+    """
+    known = {
+        (posixpath.dirname(name), product) for name in names for product in (stem_of(name), product_of(name, USUAL))
+    }
+    more = [name for name in beside if (posixpath.dirname(name), product_of(name, USUAL)) in known]
+    if example := looks_grouped([*names, *more]):
+        unused = f" ({len(more):,} photos such as {readable(more[0])} are not used)" if more else ""
         catalog.offers.append(
-            f"photos such as {example} may show one product; if they do, add --group-by-name (or to the schema: "
-            f'"group_by_name": "{USUAL}")'
+            f"photos such as {example} may show one product{unused}; if they do, add --group-by-name (or to the "
+            f'schema: "group_by_name": "{USUAL}")'
+        )
+    elif example := looks_like_folders([*names, *beside]):
+        catalog.offers.append(
+            f"photos such as {example} may show one product, with a folder for each; if they do, add "
+            f'--group-by-name \'{FOLDERS}\' (or to the schema: "group_by_name": "{FOLDERS}")'
         )
 
 
@@ -334,7 +406,7 @@ def _read_rows(catalog: Catalog, table: Table, finder: PhotoFinder, labelled: bo
         raise UserError(f"the table of {catalog.source} has no rows")
     for column in {schema.id_column, schema.product_column} - {""}:
         _check_ids(catalog.source, column, frame[column])
-    photos = _name_photos(catalog, frame)
+    photos = _name_photos(catalog, frame, finder)
     ids = _name_products(schema, frame, photos)
     catalog.carried = carry_columns(frame, ids.tolist(), schema, catalog.unused)
     labels = _read_labels(catalog, frame)
@@ -387,15 +459,24 @@ class _Rows:
     photos: list[list[str | bytes]]  # of each row: what its cells name, or photos' bytes
 
 
-def _name_photos(catalog: Catalog, frame: pd.DataFrame) -> list[list[str | bytes]]:
+def _name_photos(catalog: Catalog, frame: pd.DataFrame, finder: PhotoFinder) -> list[list[str | bytes]]:
     """Returns what the rows' cells name as photos; nothing for a row whose photos are named by its id."""
     schema = catalog.schema
     missing = {word.casefold() for word in schema.missing_values}
 
+    def is_missing(photo: str | bytes) -> bool:
+        if isinstance(photo, bytes):
+            return False
+        name = photo.casefold()
+        return name in missing or base_name(name) in missing
+
     def read(cell: str | bytes | tuple[bytes, ...]) -> list[str | bytes]:
         if isinstance(cell, str) and cell in catalog.photo_sizes:
-            return [cell]
-        return [item for item in listed(cell) if isinstance(item, bytes) or item.casefold() not in missing]
+            return [] if is_missing(cell) else [cell]
+        photos = listed(cell)
+        if isinstance(cell, str) and len(photos) > 1 and finder.holds(cell):
+            photos = [cell]
+        return [photo for photo in photos if not is_missing(photo)]
 
     columns = [schema.image_column, *schema.more_image_columns] if schema.image_column else []
     rows: list[list[str | bytes]] = [[] for _ in frame.index]
@@ -483,6 +564,7 @@ def _check_ids(source: str, column: str, ids: pd.Series) -> None:
 def _add_records(catalog: Catalog, rows: _Rows, reasons: dict[int, str], finder: PhotoFinder) -> None:
     schema, frame = catalog.schema, rows.frame
     found = _find_photos(catalog, rows, finder)
+    placeholders = _find_placeholders(catalog, rows, found)
     heic = _heic_problem(item.name for item in found.values())
     titles = _first_of_product(frame[schema.title_column], rows.ids) if schema.title_column else [""] * len(frame)
     splits = _first_of_product(frame[schema.split_column], rows.ids) if schema.split_column else [""] * len(frame)
@@ -501,7 +583,14 @@ def _add_records(catalog: Catalog, rows: _Rows, reasons: dict[int, str], finder:
             continue
         named = tuple(value or None for value in values)
         repeats = []
-        for cell in photos:
+        real = [cell for cell in photos if isinstance(cell, bytes) or cell not in placeholders]
+        if not real:
+            reason = f"{one_line(photos[0])[:200]} is named like a placeholder, not like a photo"
+            catalog.rejected.append(Rejected(row, product_id, reason, _PLACEHOLDER))
+            continue
+        if len(real) < len(photos):
+            catalog.repairs["placeholders beside photos, left out"] += len(photos) - len(real)
+        for cell in real:
             item = found[cell] if isinstance(cell, str) else Found("bytes")
             photo = item.name if isinstance(cell, str) else cell
             if item.problem:
@@ -516,7 +605,7 @@ def _add_records(catalog: Catalog, rows: _Rows, reasons: dict[int, str], finder:
                 catalog.repairs.update(item.repairs)
                 record = Record(number, row, product_id, one_line(title), named, str(split), photo, own_tags)
                 catalog.records.append(record)
-        if len(repeats) == len(photos) and row not in repeats:
+        if len(repeats) == len(real) and row not in repeats:
             what = "the same id" if not schema.image_column else "the same id and the same photo"
             reason = f"row {repeats[0]} has {what}"
             catalog.rejected.append(Rejected(row, product_id, reason, f"an earlier row has {what}", is_repeat=True))
@@ -525,7 +614,8 @@ def _add_records(catalog: Catalog, rows: _Rows, reasons: dict[int, str], finder:
     _mark_repeats(catalog)
     catalog.rejected.sort(key=lambda item: item.row)
     if not schema.group_by_name and catalog.num_products == len(catalog.records):
-        _offer_groups(catalog, [r.photo for r in catalog.records if isinstance(r.photo, str)])
+        names = [r.photo for r in catalog.records if isinstance(r.photo, str)]
+        _offer_groups(catalog, names, finder.beside(names))
         catalog.offers += [
             f"column {column!r} holds {count:,} different ids in {len(frame):,} rows; if rows with one of them show "
             f'one product, write into the schema: "product_column": "{column}"'
@@ -534,35 +624,105 @@ def _add_records(catalog: Catalog, rows: _Rows, reasons: dict[int, str], finder:
 
 
 def _find_photos(catalog: Catalog, rows: _Rows, finder: PhotoFinder) -> dict[str, Found]:
-    """Returns what the rows' cells lead to; for photos that are named by ids, puts their names into the rows first."""
+    """Returns what the rows' cells lead to. It first puts into the rows photos that are named by ids or folders."""
     schema, frame, known = catalog.schema, rows.frame, dict[str, Found]()
     if not schema.image_column:
         ids = rows.ids if not schema.product_column else pd.Series(map(one_line, frame[schema.id_column]), frame.index)
         names = [schema.image_template.replace("{id}", name) if name else "" for name in ids]
         groups = finder.group(names, schema.group_by_name) if schema.group_by_name else {}
         for photos, name in zip(rows.photos, names, strict=True):
-            several = groups.get(name, [])
-            photos += several or ([name] if name else [])
-            known |= {file: Found(file) for file in several}
+            photos += [name] if name else []
+    else:
+        groups = finder.folders(dict.fromkeys(c for photos in rows.photos for c in photos if isinstance(c, str)))
+        if groups:
+            catalog.repairs["folders read as their photos"] += len(groups)
+    for photos in rows.photos if groups else ():
+        photos[:] = [name for c in photos for name in (groups.get(c, [c]) if isinstance(c, str) else [c])]
+    known |= {name: Found(name) for names in groups.values() for name in names}
     found = finder.find(
         dict.fromkeys(c for photos in rows.photos for c in photos if isinstance(c, str) and c not in known)
     )
     found |= known
     _check_found(catalog, finder, found)
-    lost = [name for name, item in found.items() if item.kind == ABSENT]
-    if not schema.image_column and not schema.group_by_name and len(lost) > _MOST_LOST * len(found):
-        groups = finder.group(lost, USUAL)
-        if groups:
-            example = readable(groups[next(name for name in lost if name in groups)][0])
-            said = (
-                f"{len(lost):,} ids have no photo of their name, such as {lost[0]}, and {len(groups):,} of them have "
-                f"photos such as {example}; to take these, add --group-by-name (or to the schema: "
-                f'"group_by_name": "{USUAL}")'
-            )
-            if len(lost) == len(found):
-                raise UserError(said)
-            catalog.offers.append(said)
+    if not schema.image_column and not schema.group_by_name:
+        _offer_lost(catalog, frame, finder, found)
+    elif schema.image_column and schema.group_by_name:
+        _add_unnamed(schema, rows, finder, found)
     return found
+
+
+def _offer_lost(catalog: Catalog, frame: pd.DataFrame, finder: PhotoFinder, found: dict[str, Found]) -> None:
+    """Says where ids without photos have several photos or a folder; UserError if no id has a photo of its name."""
+    lost = [name for name, item in found.items() if item.kind == ABSENT]
+    if len(lost) <= _MOST_LOST * len(found):
+        return
+    groups, (num_folders, example) = finder.group(lost, USUAL), finder.count_folders(lost)
+    said = ""
+    if num_folders > len(groups):
+        said = (
+            f"{len(lost):,} ids have no photo of their name, such as {lost[0]}, and {num_folders:,} of them have a "
+            f"folder of their name, with photos such as {readable(example)}; to take these, add "
+            f'--group-by-name \'{FOLDERS}\' (or to the schema: "group_by_name": "{FOLDERS}")'
+        )
+    elif groups:
+        example = readable(groups[next(name for name in lost if name in groups)][0])
+        said = (
+            f"{len(lost):,} ids have no photo of their name, such as {lost[0]}, and {len(groups):,} of them have "
+            f"photos such as {example}; to take these, add --group-by-name (or to the schema: "
+            f'"group_by_name": "{USUAL}")'
+        )
+    elif len(lost) == len(found):
+        for column in filter(has_photo_heading, map(str, frame.columns)):
+            if cell := next((one_line(cell)[:200] for cell in frame[column] if isinstance(cell, str) and cell), ""):
+                raise UserError(
+                    f"{catalog.source} has no photo that is named by an id, such as {lost[0]}; column {column!r} is "
+                    f"named like photos, but its cells, such as {cell!r}, do not end like a photo's name (.jpg, ...); "
+                    "correct the cells, with | between several photos, or name the column of photos in the schema "
+                    "(image_column)"
+                )
+    if said and len(lost) == len(found):
+        raise UserError(said)
+    catalog.offers += [said] if said else []
+
+
+def _add_unnamed(schema: Schema, rows: _Rows, finder: PhotoFinder, found: dict[str, Found]) -> None:
+    """Adds photos that no row names and whose names name the product of a row's photo; in place."""
+    used = dict.fromkeys(item.name for item in found.values() if item.name)
+    check_fits(used, schema.group_by_name)
+    more = {}
+    for names in group_names([*used, *finder.beside(used)], schema.group_by_name).values():
+        first = next((name for name in names if name in used), "")
+        more[first] = [name for name in names if name not in used]
+    for photos in rows.photos:
+        for cell in [cell for cell in photos if isinstance(cell, str)]:
+            added = more.pop(found[cell].name, []) if found[cell].name else []
+            photos += added
+            found |= {name: Found(name) for name in added}
+
+
+def _find_placeholders(catalog: Catalog, rows: _Rows, found: dict[str, Found]) -> set[str]:
+    """Returns the cells' paths that are named like placeholders; says which other photos so many products share.
+
+    A photo with the name "default" is a placeholder if several products share it.
+    """
+    pairs = {
+        (found[cell].name or cell, product): cell
+        for photos, product in zip(rows.photos, rows.ids, strict=True)
+        for cell in photos
+        if isinstance(cell, str)
+    }
+    counts, cells = Counter(name for name, _ in pairs), {name: cell for (name, _), cell in pairs.items()}
+    shared = {name for name, count in counts.items() if count > 1 and stem_of(base_name(name)).lower() == "default"}
+    placeholders = {c for c, item in found.items() if is_placeholder(c) or (item.name or c) in shared}
+    for name, count in counts.most_common(_SHOWN_SHARED + len(placeholders)):
+        many = count >= _MANY_PRODUCTS or (count >= _SOME_PRODUCTS and count >= _SOME_SHARE * rows.ids.nunique())
+        if many and found[cells[name]].name and cells[name] not in placeholders:
+            words = json.dumps([*catalog.schema.missing_values, base_name(cells[name])], ensure_ascii=False)
+            catalog.offers.append(
+                f"{count:,} products share the photo {readable(name)}; if it is a placeholder, write into the schema: "
+                f'"missing_values": {words}'
+            )
+    return placeholders
 
 
 def _first_of_product(cells: pd.Series, ids: pd.Series) -> list[str]:
@@ -583,9 +743,9 @@ def _mark_repeats(catalog: Catalog) -> None:
     """Marks rows without a photo whose product has a photo in another row: a shop's export has one for each size."""
     there = {record.id for record in catalog.records}
     for place, item in enumerate(catalog.rejected):
-        if item.reason == "the row names no photo" and item.id in there:
+        if (item.reason == "the row names no photo" or item.kind == _PLACEHOLDER) and item.id in there:
             reason = "the row names no photo, and other rows of its product do"
-            catalog.rejected[place] = dataclasses.replace(item, reason=reason, is_repeat=True)
+            catalog.rejected[place] = dataclasses.replace(item, reason=reason, kind="", is_repeat=True)
 
 
 def _check_found(catalog: Catalog, finder: PhotoFinder, found: dict[str, Found]) -> None:

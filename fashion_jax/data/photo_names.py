@@ -16,10 +16,27 @@ PHOTO_SUFFIXES = (
 )  # fmt: skip
 HEAD_BYTES = 16  # of a file, which tell whether it is a photo
 
-_ADDRESS = re.compile(r"\s*([a-z][a-z0-9+.-]*://|//[^/\\\s]+\.[^/\\\s]+/|www\.[^/\\\s]+/|data:image/)", re.IGNORECASE)
+_ADDRESS = re.compile(
+    r"\s*([a-z][a-z0-9+.-]*://|//[^/\\\s.]+\.[^/\\\s]++/|www\.[^/\\\s]++/|data:image/)", re.IGNORECASE
+)
 _QUERY = re.compile("({})[?#].*$".format("|".join(map(re.escape, PHOTO_SUFFIXES))), re.IGNORECASE | re.DOTALL)
 _SUFFIX = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,7}$")
 HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_PHOTO_WORD = "(?:product[-_ ]?)?(?:images?|img|photos?|pictures?|pics?)"
+_PLACEHOLDER = re.compile(
+    rf"no[-_ ]?{_PHOTO_WORD}(?:[-_ ]?(?:available|found|yet|selection|icon|placeholder|large|small|default))?"
+    rf"|(?:default|missing|blank|empty)[-_ ]?{_PHOTO_WORD}|{_PHOTO_WORD}[-_ ]?(?:not[-_ ]?(?:available|found)|missing)"
+    rf"|(?:woocommerce[-_ ]?)?(?:{_PHOTO_WORD}[-_ ]?)?placeholder(?:[-_ ]?{_PHOTO_WORD})?"
+    rf"|(?:{_PHOTO_WORD}[-_ ]?)?coming[-_ ]?soon|kein[-_ ]?(?:bild|foto)|sin[-_ ]?(?:imagen|foto)"
+    r"|pas[-_ ]?d[-_ ]?image",
+    re.IGNORECASE,
+)
+_LONGEST_PLACEHOLDER = 60  # characters
+# Folders of macOS, of Synology and QNAP, of Linux, of Picasa, and of Windows.
+_LITTER = frozenset([
+    "__MACOSX", ".AppleDouble", ".Trashes", ".Trash", "@eaDir", "@Recycle", "#recycle", "$RECYCLE.BIN", ".@__thumb",
+    ".sh_thumbnails", ".thumbnails", ".thumbs", ".thumb", ".picasaoriginals", ".ipynb_checkpoints",
+])  # fmt: skip
 _BEGINNINGS = (
     b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"\xff\x4f\xff\x51", b"qoif",
     b"\0\0\0\x0cjP  ",
@@ -41,6 +58,17 @@ def names_photo(text: str) -> bool:
     return without_query(text).lower().endswith(PHOTO_SUFFIXES)
 
 
+def base_name(path: str) -> str:
+    """Returns the last part of a path or address, without its query."""
+    return without_query(path).replace("\\", "/").rstrip("/").rpartition("/")[2]
+
+
+def is_placeholder(path: str) -> bool:
+    """True for the file of a picture that shops show where they have no photo: `no-image.jpg`, `placeholder.png`."""
+    base = base_name(path)
+    return len(base) < _LONGEST_PLACEHOLDER and _PLACEHOLDER.fullmatch(posixpath.splitext(base)[0]) is not None
+
+
 def has_suffix(name: str) -> bool:
     """False for `a`, `v1.2` and `a.jpg_large`, whose first bytes tell what they are; True for `a.json` and `.a`."""
     base = posixpath.basename(name)
@@ -58,8 +86,9 @@ def begins_like_photo(head: bytes) -> bool:
 
 
 def is_litter(name: str) -> bool:
-    """True for files that macOS adds to folders and zips."""
-    return posixpath.basename(name).startswith("._") or name.startswith("__MACOSX/") or "/__MACOSX/" in name
+    """True for files that macOS adds to folders and zips, and for previews and bins that other systems keep."""
+    base = posixpath.basename(name)
+    return base.startswith("._") or not _LITTER.isdisjoint(name.split("/")[:-1])
 
 
 def kind_of_file(name: str) -> str:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from urllib.parse import unquote
 
 from fashion_jax.data.archives import Files, FolderFiles
-from fashion_jax.data.name_groups import natural, product_of, stem_of
+from fashion_jax.data.name_groups import check_fits, natural, product_of, stem_of
 from fashion_jax.data.photo_names import (
     PHOTO_SUFFIXES,
     begins_like_photo,
@@ -34,6 +34,7 @@ ADDRESS = "the photo is an address, and the catalogue has no copy of it"
 OUTSIDE = "the photo's path leads outside of the catalogue"
 ABSENT = "the photo's file was not found"
 SEVERAL = "the photo's name fits several files or rows"
+TOGETHER = "the cell looks like several photos"
 # Names of repairs.
 _QUERY = "photo paths with ?... or #... after the name"
 _PERCENT = "photo paths with %20 or the like"
@@ -42,13 +43,20 @@ _FORM = "photo names in another Unicode form"
 _CASE = "photo names in another case"
 _SUFFIX = "photo names with another suffix"
 _FOLDER = "photos found by their name in another folder"
+_COPIES = "smaller copies, such as NAME-150x150.jpg"
 _COPY = "photos given by address, found by their name"
 
 _MOST_LISTED = 300_000  # files in a lone table's folder; of a larger one only the folders that cells name are listed
+_MOST_FOLDERS = 100  # of a lone table's photos, in which further photos are looked for
 _MOST_ALIKE = 20  # files with one name; more are never told apart
 _MOST_HINTS = 1_000  # photos for which the nearest file is looked for
+_LONGEST_PATH = 4_096  # characters
 _LONGEST = 160  # characters of a name in a message
 _SUFFIXES = frozenset(PHOTO_SUFFIXES)
+_END = f"(?:{'|'.join(map(re.escape, PHOTO_SUFFIXES))})"
+_TOGETHER = re.compile(rf"{_END}(?![a-z0-9])", re.IGNORECASE)  # in the name of a folder
+_TOGETHER_ADDRESS = re.compile(rf"{_END}[\s,;&^+]", re.IGNORECASE)  # `https://host/a.jpg/small/b.jpg` is one photo
+_SCALED = re.compile(r"(.+)[-_]\d{2,5}x\d{2,5}(?:@2x)?", re.IGNORECASE)
 _DRIVE = re.compile(r"^/*[A-Za-z]:")
 
 
@@ -85,6 +93,7 @@ class PhotoFinder:
         self._is_listed = bool(sizes) or self._folder is None
         self._table_folder = table_folder.absolute().as_posix() if table_folder else ""
         self._hints = 0
+        self._index: _Index | None = None  # of the whole catalogue
 
     def find(self, cells: Iterable[str]) -> dict[str, Found]:
         """Returns what each cell leads to, by cell.
@@ -100,6 +109,64 @@ class PhotoFinder:
             found |= self._without_clashes({cell: self._match(cell, index) for cell in lost}, taken, index)
         return found
 
+    def holds(self, cell: str) -> bool:
+        """True for the exact path of a file in the catalogue."""
+        name = _inside(posixpath.join(self._base, _local(cell)))
+        return bool(name) and self._has(name)
+
+    def folders(self, cells: Iterable[str]) -> dict[str, list[str]]:
+        """Returns cell -> the photos in the folder that it names, in the order of their numbers.
+
+        Cells that name files or no folder of the catalogue are left out. A folder is found as a file is: in another
+        case, or under another folder if only one has the name.
+        """
+        wanted = [c for c in cells if c and not names_photo(c) and not is_address(c) and not self.holds(c)]
+        if not wanted:
+            return {}
+        photos: dict[str, list[str]] = {}
+        listed = self._list([f"{cell}/1.jpg" for cell in wanted])
+        for name in listed.photos():
+            photos.setdefault(posixpath.dirname(name), []).append(name)
+        near = {cell: next((path for path, _ in self._readings(cell) if path in photos), "") for cell in wanted}
+        if listed.is_whole:
+            index, exact = (
+                _Index(f"{folder}.jpg" for folder in photos if folder),
+                set(near.values()),
+            )  # it drops suffixes
+            loose = {cell: index.find(_parts(cell)) for cell in wanted if not near[cell]}
+            takers = Counter(names[0] for names in loose.values() if names)
+            for cell, names in loose.items():  # as with files, another row's folder is no match
+                if len(names) == 1 and takers[names[0]] == 1 and names[0].removesuffix(".jpg") not in exact:
+                    near[cell] = names[0].removesuffix(".jpg")
+        every = {cell: [name for name in photos.get(folder, []) if self._has(name)] for cell, folder in near.items()}
+        return {cell: sorted(names, key=natural) for cell, names in every.items() if names}
+
+    def count_folders(self, cells: Collection[str]) -> tuple[int, str]:
+        """Returns for how many cells, paths made of products' ids, there is a folder of the id; and one of its photos.
+
+        Only folders are counted that hold photos themselves.
+        """
+        wanted = {_fold(stem_of(cell)) for cell in cells if cell}
+        found: dict[str, str] = {}
+        for name in self._list(list(cells)).photos():
+            folder = _fold(posixpath.basename(posixpath.dirname(name)))
+            if folder in wanted:
+                found.setdefault(folder, name)
+        return len(found), next(iter(found.values()), "")
+
+    def beside(self, names: Collection[str]) -> list[str]:
+        """Returns the photos in the folders of these photos that are none of them, in the order of their numbers."""
+        names = set(names)
+        folders = set(map(posixpath.dirname, names))
+        if self._is_listed or self._folder is None:
+            every: Iterable[str] = self._sizes
+        elif len(folders) > _MOST_FOLDERS:
+            return []
+        else:
+            every = [name for folder in sorted(folders) for name in self._folder.names_in(folder)]
+        found = (n for n in every if n not in names and names_photo(n) and posixpath.dirname(n) in folders)
+        return sorted(found, key=natural)
+
     def group(self, cells: Sequence[str], pattern: str) -> dict[str, list[str]]:
         """Returns cell -> the catalogue's files whose names name the same product, in the order of their numbers.
 
@@ -109,14 +176,17 @@ class PhotoFinder:
         """
         wanted: dict[str, str] = {_fold(stem_of(cell)): cell for cell in cells if cell}
         groups: dict[str, list[str]] = {}
-        for name in self._list(list(cells)).photos():
+        photos = self._list(list(cells)).photos()
+        check_fits(photos, pattern)
+        for name in photos:
             for product in (stem_of(name), product_of(name, pattern)):
                 if cell := wanted.get(_fold(product)):
                     groups.setdefault(cell, []).append(name)
                     break
         for cell, names in groups.items():
             folder = posixpath.dirname(self._target(_parts(cell)))
-            near = [name for name in names if posixpath.dirname(name) == folder] or names
+            near = [name for name in names if posixpath.dirname(name) == folder]
+            near = near or [name for name in names if name.startswith(f"{folder}/")] or names
             groups[cell] = sorted((name for name in near if self._has(name)), key=natural)
         return groups
 
@@ -166,14 +236,17 @@ class PhotoFinder:
 
     def _list(self, lost: list[str]) -> _Index:
         """Returns the index of names, in which inexact matches are looked for."""
+        if self._index is not None:
+            return self._index
         if self._is_listed or self._folder is None:
-            return _Index(self._sizes)
-        names = self._folder.names(_MOST_LISTED)
-        if names is not None:
-            return _Index(n for n in names if not is_litter(n))
-        folders = {posixpath.dirname(name) for cell in lost for name, _ in self._readings(cell)}
-        folders |= {self._base, posixpath.join(self._base, IMAGES)}
-        return _Index((n for f in sorted(folders) for n in self._folder.names_in(f)), is_whole=False)
+            self._index = _Index(self._sizes)
+        elif (names := self._folder.names(_MOST_LISTED)) is not None:
+            self._index = _Index(n for n in names if not is_litter(n))
+        else:
+            folders = {posixpath.dirname(name) for cell in lost for name, _ in self._readings(cell)}
+            folders |= {self._base, posixpath.join(self._base, IMAGES)}
+            return _Index((n for f in sorted(folders) for n in self._folder.names_in(f)), is_whole=False)
+        return self._index
 
     def _match(self, cell: str, index: _Index) -> Found:
         address = is_address(cell)
@@ -181,6 +254,9 @@ class PhotoFinder:
         if "%" in cell and not address:
             paths.append([unquote(part) for part in paths[0]])
         for parts in paths:
+            together = _TOGETHER_ADDRESS if address else _TOGETHER
+            if any(map(together.search, parts[:-1])):  # the last name alone would stand for all
+                return Found(problem=f"{_shown(cell)} looks like several photos; write | between them", kind=TOGETHER)
             near = [self._base] if address else [posixpath.dirname(self._target(parts))]
             near += [posixpath.join(self._base, IMAGES), IMAGES]
             hits = [name for name in index.find(parts) if has_suffix(name) or self._is_photo(name)]
@@ -327,15 +403,25 @@ class _Index:
 def list_photos(files: Files, names: Collection[str]) -> tuple[list[str], Counter[str]]:
     """Returns the photos among files, sorted, and counts the other files by their kind.
 
-    A file without a suffix is a photo if it begins like one.
+    A file without a suffix is a photo if it begins like one. A smaller copy that a website made of a photo beside it
+    (`a-150x150.jpg`) is none.
     """
     photos, others = [], Counter[str]()
+    there = set(names)
     for name in sorted(names):
-        if names_photo(name) or (not has_suffix(name) and begins_like_photo(files.head(name))):
+        if _is_copy(name, there):
+            others[_COPIES] += 1
+        elif names_photo(name) or (not has_suffix(name) and begins_like_photo(files.head(name))):
             photos.append(name)
         else:
             others[kind_of_file(name)] += 1
     return photos, others
+
+
+def _is_copy(name: str, there: Collection[str]) -> bool:
+    stem, suffix = posixpath.splitext(name)
+    match = _SCALED.fullmatch(stem) if len(stem) <= _LONGEST_PATH else None
+    return match is not None and any(f"{match[1]}{more}{suffix}" in there for more in ("", "-scaled"))
 
 
 def _local(cell: str) -> str:

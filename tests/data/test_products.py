@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import json
+import re
+import time
 from collections import defaultdict
 from pathlib import Path
 
@@ -15,8 +19,9 @@ from fashion_jax.data.catalog import Catalog, open_catalog
 from fashion_jax.data.catalog_report import format_report
 from fashion_jax.data.columns import more_photo_columns
 from fashion_jax.data.duplicates import find_groups
-from fashion_jax.data.name_groups import USUAL, group_names, looks_grouped
+from fashion_jax.data.name_groups import USUAL, group_names, looks_grouped, looks_like_folders, natural
 from fashion_jax.data.photo_cells import split_photos
+from fashion_jax.data.photo_names import is_address, is_litter, is_placeholder, names_photo, without_query
 from fashion_jax.data.photos import encode_photo
 from fashion_jax.data.prepare import PrepareOptions, prepare
 from fashion_jax.data.schema import Schema
@@ -246,10 +251,87 @@ def test_a_photo_that_many_products_share_joins_none_of_them():
         ("['a.jpg' 'b.jpg']", ["a.jpg", "b.jpg"]), ("a|b", ["a", "b"]), ("a.jpg\r\nb.jpg", ["a.jpg", "b.jpg"]),
         ("https://x/w_1,h_2/a.jpg", ["https://x/w_1,h_2/a.jpg"]), ("(1).jpg", ["(1).jpg"]), ("[]", []), ("  ", []),
         ("https://x/a?w=1, https://x/b?w=2", ["https://x/a?w=1", "https://x/b?w=2"]), ("[" * 5000, ["[" * 5000]),
+        ("a.jpg, b.jpg; c.jpg", ["a.jpg", "b.jpg", "c.jpg"]), ("a.jpg?v=1,b.jpg?v=2", ["a.jpg?v=1", "b.jpg?v=2"]),
+        ("photo (1).jpg, photo (2).jpg", ["photo (1).jpg", "photo (2).jpg"]),
+        # Signs around a path.
+        ("img/0a.jpg,", ["img/0a.jpg"]), ("img/3a.jpg;;", ["img/3a.jpg"]), ("|a.jpg|", ["a.jpg"]),
+        ('"C:\\photos\\img\\0a.jpg"', ["C:\\photos\\img\\0a.jpg"]), ("'0.jpg'", ["0.jpg"]), ("“0.jpg”", ["0.jpg"]),
+        ("0.jpg\u200b", ["0.jpg"]), ("\ufeff 0.jpg.", ["0.jpg"]), ("it's.jpg", ["it's.jpg"]), ("red, x", ["red, x"]),
+        ('"C:\\a b.jpg" "C:\\c.jpg"', ["C:\\a b.jpg", "C:\\c.jpg"]), ("'a.jpg', 'b.jpg'", ["a.jpg", "b.jpg"]),
+        # HTML, JSON, and what shops write behind a path.
+        ('<img src="a/0.jpg" alt="x">', ["a/0.jpg"]), ("<p><img alt=y src=a.jpg?v=1&amp;w=2></p>", ["a.jpg?v=1&w=2"]),
+        ('<p>See <img src="a.jpg"></p>', ['<p>See <img src="a.jpg"></p>']),
+        ("a.jpg::alt=Red::x|b.jpg::alt=Back", ["a.jpg", "b.jpg"]), ("a.jpg ! alt : x | b.jpg", ["a.jpg", "b.jpg"]),
+        ("a.jpg (https://dl.x.com/1)", ["a.jpg"]), ('[{"url":"0.jpg"}]', ["0.jpg"]),
+        ('["caf\\u00e9.jpg"]', ["café.jpg"]),
+        ("[{'url': '0.jpg', 'alt': 'x'}]", ["0.jpg"]), ('[{"id":1,"src":"https://x/7","alt":"a"}]', ["https://x/7"]),
+        ('{"front":{"alt":"a","src":"a.jpg"},"back":"b.jpg"}', ["a.jpg", "b.jpg"]),
+        ('{"a b.jpg",c.jpg}', ["a b.jpg", "c.jpg"]),
+        ('["C:\\new\\a.jpg"]', ["C:\\new\\a.jpg"]), ("[a.jpg|b.jpg]", ["a.jpg", "b.jpg"]),
+        # Addresses may hold any sign.
+        ("https://x/?a=a.jpg&b=b.jpg", ["https://x/?a=a.jpg&b=b.jpg"]),
+        ("https://x/a,https://x/b", ["https://x/a", "https://x/b"]),
+        ("https://x/a.jpg&https://x/b.jpg", ["https://x/a.jpg", "https://x/b.jpg"]), ("x.png/a.jpg", ["x.png/a.jpg"]),
     ],
 )  # fmt: skip
 def test_photos_in_a_cell(cell, photos):
     assert split_photos(cell) == photos
+
+
+SIGNS = [
+    " / ", "&", " & ", "^", "+", ":", "、", "\uff0c", "<br>", "<BR />", "#", "~", " - ", " \\ ", "\t", ";;", " and ",
+    "•",
+    "; ", " ,",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("sign", SIGNS)
+def test_photos_between_any_signs(tmp_path, sign):
+    assert split_photos(f"img/0 a.jpg{sign}img/0b.PNG{sign}c.webp") == ["img/0 a.jpg", "img/0b.PNG", "c.webp"]
+
+
+def test_a_cell_of_several_photos_is_never_one_of_them_and_a_file_with_odd_signs_stays_whole(tmp_path):
+    write_photos(tmp_path)
+    odd = [p[0] for p in PHOTOS.values()]
+    (tmp_path / "images/a.jpg & b.jpg").write_bytes((tmp_path / "images" / odd[0]).read_bytes())
+    cells = [f"images/{a}@images/{b}" for a, b in itertools.pairwise(odd)]
+    cells += ["images/a.jpg & b.jpg", f"images/{odd[0]}--images/{odd[1]}"]
+    rows = [f"{n},{cell},{('red', 'blue')[n % 2]}" for n, cell in enumerate([f"images/{odd[3]}", *cells])]
+    for source in (write_csv(tmp_path, "sku,photo,colour", rows), tmp_path):
+        catalog = open_catalog(source)
+        assert [record.photo for record in catalog.records] == [f"images/{odd[3]}", "images/a.jpg & b.jpg"]
+        assert all("looks like several photos; write | between them" in item.reason for item in catalog.rejected)
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "a" + " " * 60_000 + "b.jpg", "a" + " " * 19_000 + "b.jpg", '["' + '\\"' * 50_000 + "]",
+        '["' + '\\"' * 9_000 + "]",
+        "[" * 9_000 + "]" * 9_000, "{" * 9_000 + "}" * 9_000, '"' * 19_000, ".jpg?" * 3_900,
+        ".jpg," * 3_900, ".jpg::" * 3_000,
+        "<img" + " src" * 4_000 + ">", "//" + "a." * 9_900, "a.jpg" + " " * 19_000 + "x",
+        "a," * 9_900, "'" * 19_000 + ".jpg",
+        ("a.jpg" + " " * 50) * 300, "//" + "a." * 500_000,
+    ],
+    ids=lambda cell: f"{cell[:9]}{len(cell)}",
+)  # fmt: skip
+def test_hostile_cells_end_soon(cell):
+    begin = time.process_time()
+    split_photos(cell)
+    is_address(cell), without_query(cell), names_photo(cell), is_placeholder(cell), is_litter(cell)
+    assert time.process_time() - begin < 1
+
+
+@pytest.mark.parametrize(
+    "pattern", [USUAL, "*{n}*{n}*{n}*-{id}_x", "{id}_********x", "{n}{n}{n}{n}{id}x", "*a*a*{id}a*a*ax"]
+)
+def test_hostile_names_and_patterns_end_soon(pattern):
+    names = [text * (length // len(text)) for text in ("-", "1", "1_", "a", "a-_. ") for length in (255, 30_000)]
+    begin = time.process_time()
+    group_names([f"x/{name}.jpg" for name in names], pattern)
+    looks_grouped(names), looks_like_folders(names), list(map(natural, [*names, "9" * 5_000, "²"]))
+    assert time.process_time() - begin < 2
 
 
 @pytest.mark.parametrize(
@@ -279,11 +361,187 @@ def test_columns_with_more_photos_are_known_by_their_headings(columns, more):
         ("s/A/1 s/A/2 s/B/1", "{id}/{n}", {"A": "s/A/1 s/A/2", "B": "s/B/1"}),
         ("a_1_x a_2_y b", "{id}_{n}_*", {"a": "a_1_x a_2_y", "b": "b"}),
         ("1-A 2-A", "{n}-{id}", {"A": "1-A 2-A"}), ("v1.2_1 v1.2_2", "{id}_{n}", {"v1.2": "v1.2_1 v1.2_2"}),
+        ("S0_a S0_b S1-A S1-b", USUAL, {"S0": "S0_a S0_b", "S1": "S1-A S1-b"}),
+        ("tee_s tee_m", USUAL, {"tee_s": "tee_s", "tee_m": "tee_m"}),
+        ("x_f x_e y", USUAL, {"x_f": "x_f", "x_e": "x_e", "y": "y"}),
+        ("S0_1 S0_2", "{id}_{n}.jpg", {"S0": "S0_1 S0_2"}), ("s/A/1 s/A/x", "{id}/*.JPG", {"A": "s/A/1 s/A/x"}),
+        ("x_big_A_1 x_B_2", "*_{id}_{n}", {"A": "x_big_A_1", "B": "x_B_2"}), ("a_1_x_2", "{id}_*_*", {"a": "a_1_x_2"}),
     ],
 )  # fmt: skip
 def test_products_told_from_names(names, pattern, products):
     files = [f"{name}.jpg" for name in names.split()]
     assert group_names(files, pattern) == {k: [f"{n}.jpg" for n in v.split()] for k, v in products.items()}
+
+
+def small(folder: Path, *names: str) -> Path:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(PHOTO)
+    return folder
+
+
+PHOTO = encode_photo(np.full((40, 30, 3), 200, np.uint8))
+SKUS = [f"S{n}" for n in range(24)]
+
+
+def colours(cells: list[str], header: str = "sku,photo,colour") -> list[str]:
+    return [
+        header,
+        *(f"{sku},{cell}{('red', 'blue')[n % 2]}" for n, (sku, cell) in enumerate(zip(SKUS, cells, strict=True))),
+    ]
+
+
+@pytest.mark.parametrize("heading", ["photo", "Bild", "写真"])
+@pytest.mark.parametrize(
+    ("cell", "names"),
+    [
+        ("images/{}", "images/{}/1.jpg images/{}/2.jpg"), ("./images/{}/", "images/{}/a.png images/{}/b.png"),
+        ("{}", "images/{}/1.jpg images/{}/2.jpg"), ("IMAGES\\{}", "images/{}/2.jpg images/{}/10.jpg"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("lone", [True, False])
+def test_a_cell_that_names_a_folder_means_its_photos(tmp_path, heading, cell, names, lone):
+    expected = {sku: [name.format(sku) for name in names.split()] for sku in SKUS}
+    small(tmp_path, *(name for found in expected.values() for name in found))
+    cells = [f"{cell.format(sku)}," for sku in SKUS]
+    if cell == "{}":  # the table alone cannot tell ids from folders
+        cells[3] = "images/S3,"
+    (tmp_path / "t.csv").write_text("\n".join(colours(cells, f"sku,{heading},colour")))
+    catalog = open_catalog(tmp_path / "t.csv" if lone else tmp_path)
+    assert products_of(catalog) == expected and not catalog.rejected
+    assert catalog.repairs == {"folders read as their photos": 24}
+
+
+def test_another_rows_folder_is_no_match_and_nothing_outside_is_read(tmp_path):
+    shop = small(tmp_path / "shop", *(f"images/{sku}/1.jpg" for sku in SKUS[4:]))
+    small(tmp_path, "secret/1.jpg", "S0/1.jpg")
+    (shop / "images/link").symlink_to(tmp_path / "secret")
+    cells = [f"images/{sku}," for sku in SKUS]
+    cells[:4] = ["../secret,", "images/link,", f"{tmp_path}/secret,", "old/S9,"]
+    (shop / "t.csv").write_text("\n".join(colours(cells)))
+    for source in (shop, shop / "t.csv"):
+        catalog = open_catalog(source)
+        assert list(products_of(catalog)) == SKUS[4:] and len(catalog.rejected) == 4
+
+
+@pytest.mark.parametrize("suffix", ["", "; S0 lies there too"])
+def test_a_folder_for_each_product_is_offered(tmp_path, suffix):
+    names = [f"images/{sku}/{view}.jpg" for sku in SKUS for view in (1, 2)]
+    small(tmp_path, *names, *(["images/S0.jpg"] if suffix else []))
+    (tmp_path / "t.csv").write_text("\n".join(colours([""] * 24, "sku,colour")))
+    said = (
+        r"2\d ids have no photo of their name, .* of them have a folder of their name, .*add --group-by-name '{id}/\*'"
+    )
+    if suffix:
+        assert re.search(said, "".join(open_catalog(tmp_path).offers))
+    else:
+        with pytest.raises(UserError, match=said):
+            open_catalog(tmp_path)
+    catalog = open_catalog(tmp_path, Schema("", (), group_by_name="{id}/*"))
+    assert products_of(catalog)["S1"] == ["images/S1/1.jpg", "images/S1/2.jpg"] and len(products_of(catalog)) == 24
+    (tmp_path / "t.csv").unlink()
+    catalog = open_catalog(tmp_path, labelled=False)
+    assert "S0/1.jpg and S0/2.jpg" in catalog.offers[0] and "--group-by-name '{id}/*'" in catalog.offers[0]
+
+
+@pytest.mark.parametrize(
+    ("names", "example"),
+    [
+        ([f"S{n}/{v}.jpg" for n in range(3) for v in ("front", "back")], "S0/back.jpg and S0/front.jpg"),
+        ([f"x/{n}/{9 * n + v}.jpg" for n in range(12) for v in range(9)], "0/0.jpg and 0/1.jpg"),
+        ([f"{c}/{n}.jpg" for c in ("red", "blue") for n in range(40)], ""),  # folders of classes
+        ([f"{c}/{c}{n}.jpg" for c in ("red", "blue") for n in range(9)], ""),
+        ([f"{n}.jpg" for n in range(40)], ""), ([f"{n}/1.jpg" for n in range(40)], ""), ([], ""),
+    ],
+)  # fmt: skip
+def test_folders_that_look_like_products(names, example):
+    assert looks_like_folders(names) == example
+
+
+@pytest.mark.parametrize("named", ["ids", "first", "cells"])
+@pytest.mark.parametrize("lone", [True, False])
+def test_photos_beside_those_of_the_table_are_offered_and_taken_when_asked(tmp_path, named, lone):
+    first = "images/{}_1.jpg" if named == "first" else "images/{}.jpg"
+    small(tmp_path, *(name.format(sku) for sku in SKUS for name in (first, "images/{}_2.jpg", "images/{}_3.jpg")))
+    lines = colours([""] * 24, "sku,colour") if named == "ids" else colours([f"{first.format(sku)}," for sku in SKUS])
+    (tmp_path / "t.csv").write_text("\n".join(lines))
+    source = tmp_path / "t.csv" if lone else tmp_path
+    offers = "".join(open_catalog(source).offers)
+    assert "(48 photos such as images/S0_2.jpg are not used); if they do, add --group-by-name" in offers
+    catalog = open_catalog(source, Schema("", (), group_by_name=USUAL))
+    assert products_of(catalog)["S7"] == [first.format("S7"), "images/S7_2.jpg", "images/S7_3.jpg"]
+    assert len(catalog.records) == 72 and not catalog.offers and not catalog.rejected
+
+
+@pytest.mark.parametrize("kind", ["photos", "ids", "column"])
+def test_a_pattern_that_fits_no_name_is_an_error(tmp_path, kind):
+    small(tmp_path, *(f"images/{sku}_1.jpg" for sku in SKUS))
+    if kind != "photos":
+        cells = [f"images/{sku}_1.jpg," for sku in SKUS] if kind == "column" else [""] * 24
+        lines = colours(cells, "sku,photo,colour" if kind == "column" else "sku,colour")
+        (tmp_path / "t.csv").write_text("\n".join(lines))
+    for pattern in ("{id}-{n}", "{id}-{n}.jpg", "x/{id}"):
+        with pytest.raises(UserError, match=r"it fits no photo's name, such as images/S0_1\.jpg; correct the pattern"):
+            open_catalog(tmp_path, Schema("", (), group_by_name=pattern), labelled=kind != "photos")
+    assert len(open_catalog(tmp_path, Schema("", (), group_by_name="{id}_{n}.jpg"), labelled=False).records) == 24
+
+
+@pytest.mark.parametrize("cell", ["img/{0}a, img/{0}b", "see page {0}", "photo_{0}.psd"])
+def test_a_column_that_is_named_like_photos_is_named_in_the_error(tmp_path, cell):
+    small(tmp_path, *(f"img/{n}a.jpg" for n in range(24)))
+    lines = colours([f'"{cell.format(n)}",' for n in range(24)], "sku,Image,colour")
+    (tmp_path / "t.csv").write_text("\n".join(lines))
+    with pytest.raises(
+        UserError, match=r"no photo that is named by an id.*column 'Image' is named like photos, but its"
+    ):
+        open_catalog(tmp_path)
+
+
+def test_photos_of_shared_and_placeholder_names(tmp_path):
+    small(
+        tmp_path, *(f"i/{sku}.jpg" for sku in SKUS), "i/logo.jpg", "i/no-image.jpg", "i/default.jpg", "own/default.jpg"
+    )
+    cells = [f"i/{sku}.jpg," for sku in SKUS]
+    cells[::4] = ["i/logo.jpg,"] * 6
+    cells[1:4] = ["i/no-image.jpg,", "i/default.jpg,", "i/default.jpg,"]
+    cells[5:7] = ["own/default.jpg,", "i/S6.jpg|i/No_Photo_Available.png,"]
+    (tmp_path / "t.csv").write_text("\n".join(colours(cells)))
+    catalog = open_catalog(tmp_path)
+    assert [item.id for item in catalog.rejected] == ["S1", "S2", "S3"] and catalog.num_bad == 3
+    assert {item.kind for item in catalog.rejected} == {"the row names a placeholder in place of a photo"}
+    assert products_of(catalog)["S5"] == ["own/default.jpg"] and products_of(catalog)["S6"] == ["i/S6.jpg"]
+    assert catalog.repairs == {"placeholders beside photos, left out": 1}
+    offer = next(offer for offer in catalog.offers if "6 products share the photo i/logo.jpg" in offer)
+    words = json.loads("{" + offer.split("schema: ")[1] + "}")["missing_values"]
+    schema = dataclasses.replace(catalog.schema, missing_values=tuple(words))
+    assert "logo" not in "".join(str(record.photo) for record in open_catalog(tmp_path, schema).records)
+
+
+@pytest.mark.parametrize(
+    ("name", "placeholder"),
+    [
+        ("no-image.jpg", True), ("x/NoImage.png", True), ("placeholder.svg.png", False),
+        ("a\\no_photo_available.gif", True),
+        ("https://h.com/image-coming-soon.jpg?v=1", True), ("woocommerce-placeholder.png", True),
+        ("no-image-50-large.jpg", False),
+        ("image-placeholder.png", True), ("kein-bild.jpg", True), ("noir-image.jpg", False), ("nora.jpg", False),
+        ("default-image.jpg", True), ("default.jpg", False), ("images/1.jpg", False), ("photo.jpg", False), ("", False),
+    ],
+)  # fmt: skip
+def test_names_of_placeholders(name, placeholder):
+    assert is_placeholder(name) == placeholder
+
+
+def test_photos_alone_whose_names_differ_in_spaces_stay_apart_and_copies_are_passed_over(tmp_path):
+    names = ["red dress0.jpg", "red  dress0.jpg", "red dress0 (2).jpg", "a.jpg", "b-scaled.jpg", "c-200x200.jpg"]
+    copies = ["a-150x150.jpg", "a-300x200@2x.jpg", "b-150x150.jpg", "a_100x100.jpg"]
+    litter = ["@eaDir/a.jpg/SYNOPHOTO_THUMB_M.jpg", ".thumbnails/a.jpg", "x/#recycle/1.jpg", "__MACOSX/._a.jpg"]
+    small(tmp_path, *names, *copies, *litter)
+    catalog = open_catalog(tmp_path, labelled=False)
+    ids = {record.photo: record.id for record in catalog.records}
+    assert ids == {**{n: n.removesuffix(".jpg") for n in names}, "red  dress0.jpg": "red dress0 (3)"}
+    assert catalog.repairs == {"names that differ only in spaces, told apart by a number": 1}
+    assert catalog.passed_over == {"smaller copies, such as NAME-150x150.jpg": 4}
 
 
 def test_a_series_of_numbers_does_not_look_grouped():
@@ -293,7 +551,7 @@ def test_a_series_of_numbers_does_not_look_grouped():
     assert looks_grouped([f"SKU{n}_{view}.jpg" for n in range(20) for view in (1, 2)]) == "SKU0_1.jpg and SKU0_2.jpg"
 
 
-@pytest.mark.parametrize("pattern", ["", "x", "{id}{id}", "{id}{size}", "{n}"])
+@pytest.mark.parametrize("pattern", ["", "x", "{id}{id}", "{id}{size}", "{n}", "{id}*", "*{id}_{n}"])
 def test_a_pattern_needs_an_id(pattern):
     if pattern:
         with pytest.raises(UserError, match="group_by_name"):

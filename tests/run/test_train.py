@@ -55,7 +55,7 @@ def test_a_run_leaves_what_it_promises(finished, prepared):
         assert result.test.summaries[name]["count"] == known.sum()
     predictions = (workdir / "evaluation/test/predictions.csv").read_text().splitlines()
     heads = "kind,kind_confidence,kind_accepted,colour,colour_confidence,colour_accepted"
-    assert predictions[0] == f"id,{heads},out_of_catalogue,is_out_of_catalogue"
+    assert predictions[0] == f"id,{heads},out_of_catalogue,is_out_of_catalogue,num_photos,photos_disagree"
     assert len(predictions) == len(rows) + 1
     colours = json.loads((workdir / "evaluation/test/metrics.json").read_text())["colours"]
     assert colours == {"colour": result.test.colours["colour"]}
