@@ -51,7 +51,7 @@ SETTINGS = {
 # What users of training libraries expect, although no shipped configuration and no guide sets it. No name may be added.
 ONLY_IN_THE_REFERENCE = """
     data.augment.flip_probability data.augment.max_shift data.augment.rand_magnitude data.augment.rand_operations
-    data.corrections data.max_bad_fraction data.max_side data.mean data.schema data.split_seed data.std data.storage
+    data.corrections data.max_bad_fraction data.max_side data.mean data.split_seed data.std data.storage
     embedding.size loss.head_label_smoothing loss.head_weights model.stem optimizer.clip_norm optimizer.name
     optimizer.schedule optimizer.warmup optimizer.weight_decay runtime.tensorboard train.accumulation_steps
     train.early_stopping_patience train.mix.probability train.seed
