@@ -51,6 +51,7 @@ from fashion_jax.data.words import clean_column, clean_label, find_look_alikes, 
 from fashion_jax.system import files
 from fashion_jax.system.errors import UserError, nearest
 
+_SHOWN = 5  # columns
 _MOST_LOST = 0.2  # share of photos that are named by ids and absent; above it, names with endings are looked for
 
 
@@ -209,7 +210,11 @@ def open_catalog(
         digest.update(data)
         parts.append(read_table(name, data, schema.encoding if schema else ""))
     table = join_tables(parts, found.tables) if len(parts) > 1 else parts[0]
-    schema = _choose_schema(table.frame, schema, labelled, found.path.stem)
+    try:
+        schema = _choose_schema(table.frame, schema, labelled, found.path.stem)
+    except UserError as error:
+        unread = [name for name in table.repairs if "not read" in name]
+        raise UserError("; ".join([str(error), *unread[:_SHOWN]])) from error
     base = posixpath.dirname(found.tables[0])
     files, sizes, finder = _open_photos(found, schema, base)
     catalog = Catalog(text, schema, files, digest.hexdigest(), sizes)
