@@ -64,6 +64,7 @@ _PLACEHOLDER = "the row names a placeholder in place of a photo"  # a kind of re
 # A photo that so many products share, or so many and such a share of the products, may be a placeholder.
 _MANY_PRODUCTS, _SOME_PRODUCTS, _SOME_SHARE = 10, 4, 0.1
 _SHOWN_SHARED = 3  # photos
+_SHOWN = 5  # columns
 _MOST_LOST = 0.2  # share of photos that are named by ids and absent; above it, names with endings are looked for
 
 
@@ -223,7 +224,11 @@ def open_catalog(
         parts.append(read_table(name, data, schema.encoding if schema else ""))
     table = join_tables(parts, found.tables) if len(parts) > 1 else parts[0]
     is_guessed = schema is None or not schema.name
-    schema = _choose_schema(table.frame, schema, labelled, found.path.stem)
+    try:
+        schema = _choose_schema(table.frame, schema, labelled, found.path.stem)
+    except UserError as error:
+        unread = [name for name in table.repairs if "not read" in name]
+        raise UserError("; ".join([str(error), *unread[:_SHOWN]])) from error
     base = posixpath.dirname(found.tables[0])
     files, sizes, finder = _open_photos(found, schema, base)
     if is_guessed and not schema.image_column:

@@ -423,6 +423,8 @@ def _find_cut(counts: list[int], width: int) -> set[int]:
         width: number of columns.
     """
     usual = {count for count, rows in Counter(counts).items() if 1 < count < width and rows >= _FEW}
+    if not usual:
+        return set()
     cut = {place for place, count in enumerate(counts) if count in usual}
     padded = [width, width, *counts, width, width]
 

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from fashion_jax.data.catalog import open_catalog
 from fashion_jax.data.tables import join_tables, read_table
 from fashion_jax.system.errors import UserError
 
@@ -356,6 +357,12 @@ def test_objects_in_json_become_columns(item, row, unread, wrap):
     table = read_table("t.json", json.dumps(wrap(item)).encode())
     assert table.frame.to_dict("records") == [row]
     assert any(repr(unread) in repair for repair in table.repairs) == bool(unread)
+
+
+def test_a_refusal_names_the_columns_that_were_not_read(tmp_path):
+    (tmp_path / "t.json").write_text(json.dumps([{"id": i, "variants": [{"sku": "x"}]} for i in range(9)]))
+    with pytest.raises(UserError, match="cells of 'variants' that hold objects, not read"):
+        open_catalog(tmp_path / "t.json")
 
 
 def test_keys_of_json_that_are_values_are_not_read():

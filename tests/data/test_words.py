@@ -138,9 +138,7 @@ def test_suspected_words_are_reported_with_the_line_for_the_schema(tmp_path):
     assert f"color: if 'unbekannt' 10 means that the label is missing, write this into the schema: {line}" in (
         format_understood(report)
     )
-    (tmp_path / "schema.json").write_text(
-        json.dumps({**open_catalog(tmp_path / "t.csv").schema.to_dict(), **json.loads("{" + line + "}")})
-    )
-    again = open_catalog(tmp_path / "t.csv", load_schema(tmp_path / "schema.json"))
+    schema = open_catalog(tmp_path / "t.csv").schema.to_dict()
+    again = open_catalog(tmp_path / "t.csv", Schema.from_dict({**schema, **json.loads("{" + line + "}")}))
     assert again.vocabularies == {"color": ("blue", "red"), "kind": ("a", "b")}
     assert not any(item["maybe_missing"] for item in describe_catalog(again)["words"].values())
