@@ -28,40 +28,19 @@ def _without_accents(text: str) -> str:
     return "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
 
 
-def _words(*texts: str) -> frozenset[str]:
-    return frozenset(fold(word) for text in texts for word in text.split())
+def _listed(text: str) -> list[str]:
+    return [fold(word) for word in text.split()]
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(_listed(text))
 
 
 # --- ids ---
 
 # Words that name an id by themselves, the likeliest first.
-_CODES = list(
-    dict.fromkeys(
-        map(
-            fold,
-            [
-                "sku",
-                "asin",
-                "gtin",
-                "ean",
-                "upc",
-                "isbn",
-                "barcode",
-                "uuid",
-                "guid",
-                "uid",
-                "pid",
-                "mpn",
-                "артикул",
-                "商品番号",
-                "品番",
-                "货号",
-                "商品id",
-                "商品编号",
-                "상품번호",
-            ],
-        )
-    )
+_CODES = _listed(
+    "sku asin gtin ean upc isbn barcode uuid guid uid pid mpn артикул 商品番号 品番 货号 商品id 商品编号 상품번호"
 )
 # Words that name an id alone, and not as a part of a heading: "Código" is an id, and "código de color" is none.
 _ALONE = _words("id reference referencia référence referenz ref réf codigo código codice kod cod 番号 编号 번호")
@@ -76,7 +55,7 @@ _PRODUCTS = _words(
 )
 _GROUPS = _words("parent group master family base config configurable grouped gruppe groupe grupo gruppo")
 # Words that may name ids or labels, the likeliest first: the cells decide.
-_USUAL = ["handle", "item", "article", "artikel", "product", "code", "no", "number", "nr"]
+_USUAL = _listed("handle item article artikel product code no number nr")
 _MODELS = _words("model modell modelo modello modèle style")
 _COMPOUNDS = {
     first + last: (first, last)
