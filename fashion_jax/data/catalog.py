@@ -534,7 +534,7 @@ def _find_photos(catalog: Catalog, rows: _Rows, finder: PhotoFinder) -> dict[str
     schema, frame, known = catalog.schema, rows.frame, dict[str, Found]()
     if not schema.image_column:
         ids = rows.ids if not schema.product_column else clean_ids(frame[schema.id_column])
-        names = [schema.image_template.replace("{id}", name) if name else "" for name in ids]
+        names = _spell_photos(schema, frame, ids, finder)
         groups = finder.group(names, schema.group_by_name) if schema.group_by_name else {}
         for photos, name in zip(rows.photos, names, strict=True):
             several = groups.get(name, [])
@@ -559,6 +559,18 @@ def _find_photos(catalog: Catalog, rows: _Rows, finder: PhotoFinder) -> dict[str
                 raise UserError(said)
             catalog.offers.append(said)
     return found
+
+
+def _spell_photos(schema: Schema, frame: pd.DataFrame, ids: pd.Series, finder: PhotoFinder) -> list[str]:
+    """Returns the names of photos that are named by ids: as the table spells the id if there is such a photo."""
+    names = [schema.image_template.replace("{id}", name) if name else "" for name in ids]
+    if schema.id_column:
+        cells = map(one_line, frame[schema.id_column])
+        spelled = [schema.image_template.replace("{id}", cell) for cell in cells]
+        others = finder.find({own for own, name in zip(spelled, names, strict=True) if name and own != name})
+        there = {own for own, item in others.items() if item.name and not item.repairs}
+        names = [own if own in there else name for own, name in zip(spelled, names, strict=True)]
+    return names
 
 
 def _first_of_product(cells: pd.Series, ids: pd.Series) -> list[str]:

@@ -460,7 +460,11 @@ def test_ids_are_cleaned_and_that_is_counted(tmp_path):
     # Photos that are named by their ids are found by the clean ones.
     table = "\n".join(["sku,kind", *(f"{i}.0,{'ab'[i % 2]}" for i in range(10))])
     content = {"t.csv": table.encode(), **{f"images/{i}.jpg": PHOTO for i in range(10)}}
+    content |= {"t.csv": table.replace("9.0", "9.0\u200b").encode()}
     assert len(open_catalog(write_folder(tmp_path / "d", content)).records) == 10
+    content = {"t.csv": table.replace(".0", "\u2013x").encode()}
+    content |= {f"images/{i}" + ("-x.jpg", "\u2013x.jpg")[i % 2]: PHOTO for i in range(10)}
+    assert len(open_catalog(write_folder(tmp_path / "e", content)).records) == 10
 
 
 def test_rows_without_an_id_below_a_product_say_what_to_do(tmp_path):
