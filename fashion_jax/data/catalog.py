@@ -522,10 +522,12 @@ def _add_records(catalog: Catalog, rows: _Rows, reasons: dict[int, str], finder:
     catalog.rejected.sort(key=lambda item: item.row)
     if not schema.group_by_name and catalog.num_products == len(catalog.records):
         _offer_groups(catalog, [r.photo for r in catalog.records if isinstance(r.photo, str)])
+    if not schema.group_by_name and not schema.product_column:
         catalog.offers += [
             f"column {column!r} holds {count:,} different ids in {len(frame):,} rows; if rows with one of them show "
             f'one product, write into the schema: "product_column": "{column}"'
             for column, count in find_repeated_ids(frame, schema).items()
+            if count < catalog.num_products
         ]
 
 

@@ -136,6 +136,17 @@ def test_an_export_of_shopify_with_a_row_for_each_photo_loses_no_row(tmp_path):
     assert [a.name for a in catalog.schema.attributes] == ["color"] and not catalog.rejected
 
 
+def test_a_column_of_groups_is_offered_also_where_products_have_several_photos(tmp_path):
+    write_photos(tmp_path)
+    rows = [
+        f"{name},style-{n // 3},{'|'.join(f'images/{p}' for p in photos)},{COLOURS[name]},EAN{n}"
+        for n, (name, photos) in enumerate(PHOTOS.items())
+    ]
+    catalog = open_catalog(write_csv(tmp_path, "sku,Style No,image,colour,ean", rows))
+    (offer,) = catalog.offers
+    assert "'Style No' holds 10 different ids in 30 rows" in offer and offer.endswith('"product_column": "Style No"')
+
+
 def test_columns_with_other_photos_are_offered_and_the_offer_works(tmp_path):
     write_photos(tmp_path)
     rows = [
