@@ -52,6 +52,7 @@ from fashion_jax.data.photo_names import (
 )
 from fashion_jax.data.photo_paths import ABSENT, ADDRESS, OUTSIDE, Found, PhotoFinder
 from fashion_jax.data.photos import BadPhoto, UnreadPhoto
+from fashion_jax.data.product_ids import check_ids, clean_ids, explain_no_id
 from fashion_jax.data.schema import DOCUMENTED, FASHION, NOT_APPLICABLE, Attribute, Schema, is_fashion, load_schema
 from fashion_jax.data.sources import Source, find_source
 from fashion_jax.data.tables import TABLE_SUFFIXES, Table, join_tables, one_line, read_table
@@ -410,9 +411,9 @@ def _read_rows(catalog: Catalog, table: Table, finder: PhotoFinder, labelled: bo
     if frame.empty:
         raise UserError(f"the table of {catalog.source} has no rows")
     for column in {schema.id_column, schema.product_column} - {""}:
-        _check_ids(catalog.source, column, frame[column])
+        check_ids(catalog.source, column, clean_ids(frame[column]))
     photos = _name_photos(catalog, frame, finder)
-    ids = _name_products(schema, frame, photos)
+    ids = _name_products(schema, frame, photos, catalog.repairs)
     catalog.carried = carry_columns(frame, ids.tolist(), schema, catalog.unused)
     labels = _read_labels(catalog, frame)
     catalog.tags = read_tags(schema, frame, catalog.repairs)
@@ -491,7 +492,9 @@ def _name_photos(catalog: Catalog, frame: pd.DataFrame, finder: PhotoFinder) -> 
     return rows
 
 
-def _name_products(schema: Schema, frame: pd.DataFrame, photos: list[list[str | bytes]]) -> pd.Series:
+def _name_products(
+    schema: Schema, frame: pd.DataFrame, photos: list[list[str | bytes]], repairs: Counter[str]
+) -> pd.Series:
     """Returns the product's id of each row."""
     if schema.group_by_name and schema.image_column:
         names = {row[0]: "" for row in photos if row and isinstance(row[0], str)}
@@ -500,7 +503,9 @@ def _name_products(schema: Schema, frame: pd.DataFrame, photos: list[list[str | 
         ids = [products.get(str(row[0]).replace("\\", "/"), "") if row else "" for row in photos]
     else:
         column = schema.product_column or schema.id_column
-        ids = [one_line(cell) for cell in frame[column]] if column else [str(row) for row in frame.index]
+        if column:
+            return clean_ids(frame[column], repairs)
+        ids = [str(row) for row in frame.index]
     return pd.Series(ids, frame.index, dtype=object)
 
 
@@ -555,24 +560,14 @@ def _count(values: pd.Series) -> Counter[str]:
     return Counter({str(value): int(rows) for value, rows in values[values != ""].value_counts().items()})
 
 
-def _check_ids(source: str, column: str, ids: pd.Series) -> None:
-    """Raises UserError where a spreadsheet has rounded ids, such as 1.23457E+12: several products may have the same."""
-    rounded = ids[ids.astype(str).str.fullmatch(r"\s*\d([.,]\d+)?[eE]\+\d{2,3}\s*")]
-    if len(rounded):
-        raise UserError(
-            f"the id {str(rounded.iloc[0]).strip()!r} in row {rounded.index[0]} of {source} (column {column!r}, "
-            f"{len(rounded):,} such rows) is a number that a spreadsheet has rounded; format the column as text in the "
-            "spreadsheet, put in the ids again from where they came, and save the table again"
-        )
-
-
 def _add_records(catalog: Catalog, rows: _Rows, reasons: dict[int, str], finder: PhotoFinder) -> None:
     schema, frame = catalog.schema, rows.frame
     found = _find_photos(catalog, rows, finder)
     placeholders = _find_placeholders(catalog, rows, found)
     heic = _heic_problem(item.name for item in found.values())
     titles = _first_of_product(frame[schema.title_column], rows.ids) if schema.title_column else [""] * len(frame)
-    splits = _first_of_product(frame[schema.split_column], rows.ids) if schema.split_column else [""] * len(frame)
+    splits = _read_splits(catalog, frame[schema.split_column], rows.ids) if schema.split_column else [""] * len(frame)
+    no_id = explain_no_id(rows.ids)
     used: dict[tuple[str, str | bytes], int] = {}  # (product, photo) -> the row that holds it
     number = 0
     tags = pd.DataFrame({name: column.cells for name, column in catalog.tags.items()}, index=frame.index)
@@ -580,11 +575,12 @@ def _add_records(catalog: Catalog, rows: _Rows, reasons: dict[int, str], finder:
     for row, product_id, title, split, photos, values, own_tags in zip(
         frame.index, rows.ids, titles, splits, rows.photos, *texts, strict=True
     ):
-        reason = reasons.get(row, "") or ("" if product_id else "the row has no id")
+        reason = reasons.get(row, "") or ("" if product_id else no_id)
         if not reason and not photos:
             reason = "the row holds no photo" if _holds_bytes(frame, schema) else "the row names no photo"
         if reason:
-            catalog.rejected.append(Rejected(row, product_id, reason, by_schema=row in reasons))
+            kind = "the row has no id" if reason == no_id else ""
+            catalog.rejected.append(Rejected(row, product_id, reason, kind, by_schema=row in reasons))
             continue
         named = tuple(value or None for value in values)
         repeats = []
@@ -621,10 +617,12 @@ def _add_records(catalog: Catalog, rows: _Rows, reasons: dict[int, str], finder:
     if not schema.group_by_name and catalog.num_products == len(catalog.records):
         names = [r.photo for r in catalog.records if isinstance(r.photo, str)]
         _offer_groups(catalog, names, finder.beside(names))
+    if not schema.group_by_name and not schema.product_column:
         catalog.offers += [
             f"column {column!r} holds {count:,} different ids in {len(frame):,} rows; if rows with one of them show "
             f'one product, write into the schema: "product_column": "{column}"'
             for column, count in find_repeated_ids(frame, schema).items()
+            if count < catalog.num_products
         ]
 
 
@@ -632,8 +630,8 @@ def _find_photos(catalog: Catalog, rows: _Rows, finder: PhotoFinder) -> dict[str
     """Returns what the rows' cells lead to. It first puts into the rows photos that are named by ids or folders."""
     schema, frame, known = catalog.schema, rows.frame, dict[str, Found]()
     if not schema.image_column:
-        ids = rows.ids if not schema.product_column else pd.Series(map(one_line, frame[schema.id_column]), frame.index)
-        names = [schema.image_template.replace("{id}", name) if name else "" for name in ids]
+        ids = rows.ids if not schema.product_column else clean_ids(frame[schema.id_column])
+        names = _spell_photos(schema, frame, ids, finder)
         groups = finder.group(names, schema.group_by_name) if schema.group_by_name else {}
         for photos, name in zip(rows.photos, names, strict=True):
             photos += [name] if name else []
@@ -730,6 +728,18 @@ def _find_placeholders(catalog: Catalog, rows: _Rows, found: dict[str, Found]) -
     return placeholders
 
 
+def _spell_photos(schema: Schema, frame: pd.DataFrame, ids: pd.Series, finder: PhotoFinder) -> list[str]:
+    """Returns the names of photos that are named by ids: as the table spells the id if there is such a photo."""
+    names = [schema.image_template.replace("{id}", name) if name else "" for name in ids]
+    if schema.id_column:
+        cells = map(one_line, frame[schema.id_column])
+        spelled = [schema.image_template.replace("{id}", cell) for cell in cells]
+        others = finder.find({own for own, name in zip(spelled, names, strict=True) if name and own != name})
+        there = {own for own, item in others.items() if item.name and not item.repairs}
+        names = [own if own in there else name for own, name in zip(spelled, names, strict=True)]
+    return names
+
+
 def _first_of_product(cells: pd.Series, ids: pd.Series) -> list[str]:
     """Returns the cell of each row, or of the first row of its product that has one."""
     cells = cells.astype(str)
@@ -738,6 +748,16 @@ def _first_of_product(cells: pd.Series, ids: pd.Series) -> list[str]:
     known = cells.mask(cells.str.strip() == "")
     first = known.groupby(ids.where(ids != "", ids.index.astype(str) + "\0")).transform("first")
     return first.fillna("").tolist()
+
+
+def _read_splits(catalog: Catalog, cells: pd.Series, ids: pd.Series) -> list[str]:
+    """Returns the split of each row's product, and counts the products whose rows name several."""
+    words = cells.astype(str).str.strip().str.casefold()
+    named = words[(ids != "") & (words != "")]
+    count = int((named.groupby(ids[named.index]).nunique() > 1).sum())
+    catalog.repairs["products whose rows name several splits, taken from their first row"] += count
+    catalog.repairs = +catalog.repairs
+    return _first_of_product(cells, ids)
 
 
 def _holds_bytes(frame: pd.DataFrame, schema: Schema) -> bool:

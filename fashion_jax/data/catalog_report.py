@@ -167,7 +167,8 @@ def _describe_columns(catalog: Catalog) -> dict[str, str]:
     if set(sizes) - {1}:
         found["photos of a product"] = ", ".join(f"{n}: {count:,} products" for n, count in sorted(sizes.items()))
     found |= {"title": f"column {schema.title_column!r}"} if schema.title_column else {}
-    found |= {"split": f"column {schema.split_column!r}"} if schema.split_column else {}
+    if schema.split_column:
+        found["split"] = describe_split(schema.split_column)
     found |= {"folder of photos": schema.image_root} if schema.image_root else {}
     carried = [f"{name!r} ({column.how})" for name, column in catalog.carried.columns.items()]
     found |= {"carried along": ", ".join(carried)} if carried else {}
@@ -175,6 +176,20 @@ def _describe_columns(catalog: Catalog) -> dict[str, str]:
     if text is not None and text.words:
         found["encoding"] = f"{text.encoding} ({'guessed' if text.is_guess else 'found'}): {', '.join(text.words)}"
     return found
+
+
+def describe_split(column: str, kind: str = "") -> str:
+    """Returns in words whether a table's column of splits is used.
+
+    Args:
+        column: its name.
+        kind: `SplitOptions.kind`; empty: it is not known.
+    """
+    if not kind:
+        return f"column {column!r}; to use it, add --split=column"
+    if kind == "column":
+        return f"column {column!r}"
+    return f"column {column!r} is there and not used; to use it, add --split=column"
 
 
 def _describe_encoding(catalog: Catalog) -> dict[str, Any]:

@@ -157,7 +157,7 @@ def _holds_ids(column: str, counts: Counter[str]) -> bool:
     if kind in ("sure", "group") and [word for word in words_of(column) if not word.isdigit()] != ["id"]:
         return many or read_values(list(counts)).kind != "boolean"
     if kind in ("usual", "model"):
-        is_name = kind == "model" or words_of(column) == ["handle"]
+        is_name = words_of(column) == ["handle"] or (kind == "model" and words_of(column) != ["style"])
         coded = sum(any(c.isdigit() for c in word) for word in counts) > len(counts) / 2
         return len(counts) > _LEAST_IDS * counts.total() and (is_name or coded)
     return bool(kind) and many

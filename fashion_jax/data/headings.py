@@ -28,40 +28,20 @@ def _without_accents(text: str) -> str:
     return "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
 
 
-def _words(*texts: str) -> frozenset[str]:
-    return frozenset(fold(word) for text in texts for word in text.split())
+def _listed(text: str) -> list[str]:
+    return [fold(word) for word in text.split()]
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(_listed(text))
 
 
 # --- ids ---
 
 # Words that name an id by themselves, the likeliest first.
-_CODES = list(
-    dict.fromkeys(
-        map(
-            fold,
-            [
-                "sku",
-                "asin",
-                "gtin",
-                "ean",
-                "upc",
-                "isbn",
-                "barcode",
-                "uuid",
-                "guid",
-                "uid",
-                "pid",
-                "mpn",
-                "артикул",
-                "商品番号",
-                "品番",
-                "货号",
-                "商品id",
-                "商品编号",
-                "상품번호",
-            ],
-        )
-    )
+_CODES = _listed(
+    "sku asin gtin ean upc isbn barcode uuid guid uid pid mpn артикул "
+    "商品番号 品番 型番 货号 商品id 商品编号 상품번호 품번"
 )
 # Words that name an id alone, and not as a part of a heading: "Código" is an id, and "código de color" is none.
 _ALONE = _words("id reference referencia référence referenz ref réf codigo código codice kod cod 番号 编号 번호")
@@ -70,13 +50,13 @@ _NUMBERS = _words(
     "referencia referenz riferimento номер код 番号 コード 编号 编码 번호 코드"
 )
 _PRODUCTS = _words(
-    "product item article artikel art variant style model modell goods listing bestell part teile catalog catalogue "
-    "katalog serial produkt produktu produit producto produto prodotto articulo artículo artigo articolo ürün товара "
-    "towaru výrobku 商品 製品 产品 상품"
+    "product item article artikel art variant style model modell design stock goods listing bestell part teile catalog "
+    "catalogue katalog serial produkt produktu produit producto produto prodotto articulo artículo artigo articolo "
+    "ürün товара towaru výrobku 商品 製品 产品 상품"
 )
 _GROUPS = _words("parent group master family base config configurable grouped gruppe groupe grupo gruppo")
 # Words that may name ids or labels, the likeliest first: the cells decide.
-_USUAL = ["handle", "item", "article", "artikel", "product", "code", "no", "number", "nr"]
+_USUAL = _listed("handle item article artikel product code no number nr")
 _MODELS = _words("model modell modelo modello modèle style")
 _COMPOUNDS = {
     first + last: (first, last)
@@ -114,7 +94,8 @@ def id_kind(heading: str) -> str:
         return ""
     if not set(words) & PHOTO_WORDS:
         named = (len(words) == 1 and words[0] in _ALONE) or ends & set(_CODES)
-        if named or (ends & _NUMBERS and set(words) & (_PRODUCTS | _GROUPS)):
+        numbered = ends & _NUMBERS or words[-1] == "handle"
+        if named or (numbered and set(words) & (_PRODUCTS | _GROUPS)):
             return "group" if set(words) & _GROUPS else "sure"
     return "other" if "id" in ends else ""
 
@@ -208,7 +189,7 @@ def _is_compound(word: str, photo: str) -> bool:
 _AMOUNTS = _words(
     "msrp rrp mrp tax vat num nb nombre units weight length width height depth gewicht age date time timestamp day "
     "week month year years jahr año année anno год 年 score rank ranking likes views clicks votes position sort order "
-    "sold sales qty qtd qta stk pcs szt шт кол"
+    "sold sales qty qtd qta grams stk pcs szt шт кол"
 )
 # Words that also stand at an end of a longer word, such as "Lagerbestand" and "listprice".
 _AMOUNT_ENDS = tuple(_words(
@@ -224,7 +205,7 @@ _CHINESE_AMOUNTS = ("価格", "价格", "가격", "在庫", "库存", "재고", 
 _STATES = _words(
     "availability available verfügbarkeit verfügbar lieferbar disponibilité disponible disponibilidad disponibilidade "
     "disponibilità dostępność наличие published publish status visibility instock taxable "
-    "shipping fulfillment fulfilment policy"
+    "shipping fulfillment fulfilment policy featured backorders downloadable"
 )
 _STATES_ALONE = _words("active visible enabled online")
 # Words in the headings of makers.

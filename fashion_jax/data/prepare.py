@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Int8, Int32, Int64
 
 from fashion_jax.data.catalog import Catalog, Record, Rejected, open_catalog
-from fashion_jax.data.catalog_report import make_report
+from fashion_jax.data.catalog_report import describe_split, make_report
 from fashion_jax.data.corrections import escape_cell
 from fashion_jax.data.duplicates import find_groups
 from fashion_jax.data.records import FORMAT, Prepared, is_prepared, open_prepared
@@ -244,6 +244,8 @@ def _write(
         splits=records.splits,
         digests=records.digests,
     )
+    if column := catalog.schema.split_column:
+        report["columns"]["split"] = describe_split(column, options["split"])
     report["seconds"] = round(time.monotonic() - begin, 1)
     manifest = {
         "format": FORMAT,

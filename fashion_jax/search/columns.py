@@ -12,8 +12,9 @@ import pandas as pd
 from fashion_jax.data.carried import Carried, Column, name_columns, read_carried
 from fashion_jax.data.catalog import Catalog
 from fashion_jax.data.columns import find_id_column, named_ids
+from fashion_jax.data.product_ids import clean_ids
 from fashion_jax.data.schema import Schema
-from fashion_jax.data.tables import one_line, read_table
+from fashion_jax.data.tables import read_table
 from fashion_jax.data.values import cell_text
 from fashion_jax.search.attributes import CONFIDENCE, PHOTO, TITLE, kind_of, make_table
 from fashion_jax.search.index import Index
@@ -63,7 +64,7 @@ def read_columns(path: str | Path, known: Collection[str] = (), id_column: str =
             f"{path} has no column of product ids, by which its rows are joined to the products; give it a column 'id' "
             f"or 'sku'; it has: {names}"
         )
-    ids = [one_line(cell) for cell in frame[column]]
+    ids = clean_ids(frame[column]).tolist()
     others = [str(name) for name in frame.columns if name != column]
     if not others:
         raise UserError(f"{path} has no columns besides {column!r}")
@@ -90,7 +91,7 @@ def _find_ids(frame: pd.DataFrame, known: Collection[str], id_column: str) -> st
 
     def share(name: str) -> float:
         cells = frame[name].head(_MOST_TRIED) if name not in usual else frame[name]
-        return sum(one_line(cell) in ids for cell in cells) / max(1, len(cells))
+        return sum(name in ids for name in clean_ids(cells)) / max(1, len(cells))
 
     found = max(usual, key=share, default="")
     if found and share(found):

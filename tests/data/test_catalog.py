@@ -20,6 +20,7 @@ import pytest
 
 from fashion_jax.data import archives
 from fashion_jax.data.catalog import open_catalog
+from fashion_jax.data.catalog_report import describe_catalog
 from fashion_jax.data.photos import BadPhoto, encode_photo
 from fashion_jax.data.schema import DOCUMENTED, FASHION, Attribute, Schema
 from fashion_jax.data.tables import read_table
@@ -403,14 +404,86 @@ def test_the_schemas_encoding_reads_the_table(tmp_path):
     assert catalog.text.words == ("赤", "青")
 
 
-@pytest.mark.parametrize("cell", ["1.00E+09", "1,23457E+12", "4E+12", "9.1e+15"])
+def shop_of(folder: Path, ids: list[str], header: str = "sku;file;kind", **columns: list[str]) -> Path:
+    """Writes a shop of products with the given ids, each with a photo of its own."""
+    heading = ";".join([header, *columns])
+    rows = [[cell, f"{i}.jpg", "ab"[i % 2], *(c[i] for c in columns.values())] for i, cell in enumerate(ids)]
+    content = {f"{i}.jpg": PHOTO for i in range(len(ids))}
+    table = "\n".join([heading, *map(";".join, rows)])
+    return write_folder(folder, {**content, "t.csv": table.encode()}) / "t.csv"
+
+
+@pytest.mark.parametrize("cell", ["1.00E+09", "1,23457E+12", "4E+12", "9.1e+15", "8.9E+9", "1,23457E12", "6.1E17"])
 def test_ids_that_a_spreadsheet_has_rounded_are_refused(tmp_path, cell):
-    table = "\n".join(["sku;file;kind", *(f"{i};{i}.jpg;{'ab'[i % 2]}" for i in range(20)), f"{cell};20.jpg;a"])
-    source = write_folder(tmp_path, {"t.csv": table.encode(), **{f"{i}.jpg": PHOTO for i in range(21)}}) / "t.csv"
-    with pytest.raises(UserError, match=rf"'{re.escape(cell)}' in row 21.*format the column as text"):
-        open_catalog(source)
-    source.write_text(table.replace(cell, "0012"))
-    assert open_catalog(source).records[-1].id == "0012"
+    ids = [*map(str, range(20)), cell]
+    with pytest.raises(UserError, match=rf"'{re.escape(cell)}' in row 21.*rounded.*format the column as text"):
+        open_catalog(shop_of(tmp_path, ids))
+    assert open_catalog(shop_of(tmp_path, [*ids[:20], "0012"])).records[-1].id == "0012"
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        ([f"{61 + i // 4}0000000000000000" for i in range(20)], "'610000000000000000' in row 1 .* 20 such rows"),
+        ([f"{8712345678901230 + 10 * i}" for i in range(20)], "kept 15 digits"),
+        ([*(f"A-{i}" for i in range(18)), "01-Jan", "3-May"], "'01-Jan' in row 19 .* 2 such rows.*made of an id"),
+        ([f"{i:02}-Mar" for i in range(1, 21)], "'01-Mar' in row 1"),
+        (["1. Mrz", "12. Okt", *"ABCDEFGHIJ"], "'1. Mrz'"),
+        (["Jan-04", *(f"KIT-{i}" for i in range(20))], "'Jan-04'"), (["3-févr", *"ABCDEFGHIJ"], "'3-févr'"),
+        (["2024-03-01", "01.04.2024", *"ABCDEFGHIJ"], "'2024-03-01'"),
+        # These are a shop's own.
+        ([f"{8712345678901234 + 7 * i}" for i in range(20)], ""), ([f"{i}-MAR" for i in range(10, 30)], ""),
+        (["12-mar", "12-red", "13-mar", "14-blu", *"ABCDEF"], ""), (["4E12", "7E10", "12E3", *"ABCDEF"], ""),
+        ([f"2024-03-{i:02}" for i in range(1, 21)], ""), ([f"{i}-{i}" for i in range(10, 30)], ""),
+    ],
+)  # fmt: skip
+def test_ids_that_a_spreadsheet_has_changed_are_refused(tmp_path, ids, message):
+    source = shop_of(tmp_path, ids)
+    if message:
+        with pytest.raises(UserError, match=message):
+            open_catalog(source)
+    else:
+        assert [record.id for record in open_catalog(source).records] == ids
+
+
+def test_ids_are_cleaned_and_that_is_counted(tmp_path):
+    hidden = ["M0", "M0\u200b", "M\u20111", "M-1", "Cafe\u0301", "Café", *(f"S{i}" for i in range(14))]
+    catalog = open_catalog(shop_of(tmp_path / "a", hidden))
+    assert [r.id for r in catalog.records][:6] == ["M0", "M0", "M-1", "M-1", "Café", "Café"]
+    assert catalog.repairs == {"ids with invisible signs, other dashes, or letters in two parts": 3}
+    floats = [f"{1000 + i}.0" for i in range(19)]
+    catalog = open_catalog(shop_of(tmp_path / "b", [*floats, ""]))
+    assert [r.id for r in catalog.records] == [str(1000 + i) for i in range(19)]
+    assert catalog.repairs == {"ids that were written as numbers with .0": 19}
+    versions = [*floats[:18], "V2", "3.0"]
+    assert [r.id for r in open_catalog(shop_of(tmp_path / "c", versions)).records] == versions
+    # Photos that are named by their ids are found by the clean ones.
+    table = "\n".join(["sku,kind", *(f"{i}.0,{'ab'[i % 2]}" for i in range(10))])
+    content = {"t.csv": table.encode(), **{f"images/{i}.jpg": PHOTO for i in range(10)}}
+    content |= {"t.csv": table.replace("9.0", "9.0\u200b").encode()}
+    assert len(open_catalog(write_folder(tmp_path / "d", content)).records) == 10
+    content = {"t.csv": table.replace(".0", "\u2013x").encode()}
+    content |= {f"images/{i}" + ("-x.jpg", "\u2013x.jpg")[i % 2]: PHOTO for i in range(10)}
+    assert len(open_catalog(write_folder(tmp_path / "e", content)).records) == 10
+
+
+def test_rows_without_an_id_below_a_product_say_what_to_do(tmp_path):
+    merged = [f"S{i}" if i % 3 == 0 else "" for i in range(21)]
+    rejected = open_catalog(shop_of(tmp_path / "a", merged)).rejected
+    assert len(rejected) == 14 and all("fill the ids down" in item.reason for item in rejected)
+    assert {item.kind for item in rejected} == {"the row has no id"}
+    one = open_catalog(shop_of(tmp_path / "b", [*(f"S{i}" for i in range(20)), ""])).rejected
+    assert [item.reason for item in one] == ["the row has no id"]
+
+
+def test_a_column_of_splits_is_said_to_be_there_and_contradictions_are_counted(tmp_path):
+    parts = [["train", "val", "test", "train"][i // 2 % 4] for i in range(40)]
+    parts[1] = "test"  # the second photo of the first product
+    source = shop_of(tmp_path, [f"S{i // 2}" for i in range(40)], split=parts)
+    catalog = open_catalog(source)
+    assert catalog.repairs == {"products whose rows name several splits, taken from their first row": 1}
+    assert {r.split for r in catalog.records[:2]} == {"train"}
+    assert describe_catalog(catalog)["columns"]["split"] == "column 'split'; to use it, add --split=column"
 
 
 @pytest.mark.parametrize("name", ["t.csv.gz", "t.jsonl", "t.parquet"])

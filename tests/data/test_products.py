@@ -129,6 +129,43 @@ def test_photos_alone_are_grouped_when_asked_and_offered_when_not(tmp_path):
         assert products_of(catalog) == {**EXPECTED, "P-99": ["images/P-99.jpg"]} and not catalog.offers
 
 
+def test_an_export_of_shopify_with_a_row_for_each_photo_loses_no_row(tmp_path):
+    write_photos(tmp_path)
+    rows = [
+        f"{name.lower()},Shirt,{name if not n else ''},images/{photo},{COLOURS[name] if not n else ''}"
+        for name, photos in PHOTOS.items()
+        for n, photo in enumerate(photos)
+    ]
+    catalog = open_catalog(write_csv(tmp_path, "Handle,Title,Variant SKU,Image Src,color", rows))
+    assert products_of(catalog) == {name.lower(): photos for name, photos in EXPECTED.items()}
+    assert [a.name for a in catalog.schema.attributes] == ["color"] and not catalog.rejected
+
+
+def test_a_column_of_groups_is_offered_also_where_products_have_several_photos(tmp_path):
+    write_photos(tmp_path)
+    rows = [
+        f"{name},style-{n // 3},{'|'.join(f'images/{p}' for p in photos)},{COLOURS[name]},EAN{n}"
+        for n, (name, photos) in enumerate(PHOTOS.items())
+    ]
+    catalog = open_catalog(write_csv(tmp_path, "sku,Style No,image,colour,ean", rows))
+    (offer,) = catalog.offers
+    assert "'Style No' holds 10 different ids in 30 rows" in offer and offer.endswith('"product_column": "Style No"')
+
+
+def test_columns_with_other_photos_are_offered_and_the_offer_works(tmp_path):
+    write_photos(tmp_path)
+    rows = [
+        f"{name},images/{photos[0]},images/{photos[-1]},logo.jpg,{COLOURS[name]}" for name, photos in PHOTOS.items()
+    ]
+    source = write_csv(tmp_path, "sku,image,studio shot,brand logo,colour", rows)
+    catalog = open_catalog(source)
+    (offer,) = catalog.offers
+    assert "'studio shot'" in offer
+    schema = {**catalog.schema.to_dict(), **json.loads("{" + offer.split("schema: ")[1] + "}")}
+    expected = {name: list(dict.fromkeys([photos[0], photos[-1]])) for name, photos in EXPECTED.items()}
+    assert products_of(open_catalog(source, Schema.from_dict(schema))) == expected
+
+
 def test_photos_of_a_list_column_of_the_hub_are_photos_of_one_product(tmp_path):
     write_photos(tmp_path)
     images = [
@@ -206,6 +243,11 @@ def test_all_photos_of_a_product_are_in_one_part(tmp_path, kind):
     prepared = prepare(source, tmp_path / "records", PrepareOptions(split=SplitOptions(kind)), progress=False)
     pairs = set(zip(prepared.ids.tolist(), prepared.splits.tolist(), strict=True))
     assert len(pairs) == len(PHOTOS) and len({split for _, split in pairs}) == 3
+    said = "column 'split'" + ("" if kind == "column" else " is there and not used; to use it, add --split=column")
+    assert prepared.report["columns"]["split"] == said
+    several = sum(len({parts[(i + view) % 4] for view in range(len(p))}) > 1 for i, p in enumerate(PHOTOS.values()))
+    counted = prepared.report["table_repairs"]["products whose rows name several splits, taken from their first row"]
+    assert counted == several > 10
     groups = set(zip(prepared.ids.tolist(), prepared.groups.tolist(), strict=True))
     assert len(groups) == len(PHOTOS)
     if kind == "column":  # the first row of a product decides

@@ -303,7 +303,8 @@ def test_parts_of_a_split_are_no_attributes(column, values):
         ("количество", "1 2", False), ("Größe", "36 38 40", True), ("stocking", "yes no", True),
         ("border", "yes no", True),
         ("lightweight", "yes no", True), ("Composition", "100%-cotton 50%-wool", True), ("country", "1 2", True),
-        ("activewear", "yes no", True), ("Quantité", "1 2", False), ("unit_of_measure", "1 2", True),
+        ("style", "boho casual formal sport street", True),
+        ("activewear", "yes no", True), ("Quantité", "1 2", False),
     ],
 )  # fmt: skip
 def test_amounts_and_states_are_known_by_their_names(column, values, is_label):
