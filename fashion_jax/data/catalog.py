@@ -614,7 +614,8 @@ def _add_records(catalog: Catalog, rows: _Rows, reasons: dict[int, str], finder:
             catalog.repairs["photos that a product names twice, used once"] += len(repeats)
     _mark_repeats(catalog)
     catalog.rejected.sort(key=lambda item: item.row)
-    if not schema.group_by_name and catalog.num_products == len(catalog.records):
+    has_offer = bool(catalog.offers)  # of columns with more photos, whose names would be grouped too
+    if not schema.group_by_name and not has_offer and catalog.num_products == len(catalog.records):
         names = [r.photo for r in catalog.records if isinstance(r.photo, str)]
         _offer_groups(catalog, names, finder.beside(names))
     if not schema.group_by_name and not schema.product_column:

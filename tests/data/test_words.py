@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from fashion_jax.data.catalog import open_catalog
 from fashion_jax.data.catalog_report import describe_catalog, format_understood
+from fashion_jax.data.schema import Schema
 from fashion_jax.data.words import (
     clean_column,
     clean_label,
