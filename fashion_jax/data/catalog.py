@@ -29,7 +29,6 @@ from fashion_jax.data.columns import (
 from fashion_jax.data.corrections import Corrections, apply_corrections, read_corrections
 from fashion_jax.data.encodings import Text
 from fashion_jax.data.name_groups import (
-    FOLDERS,
     USUAL,
     check_fits,
     group_names,
@@ -282,8 +281,10 @@ def _with_photo_column(frame: pd.DataFrame, schema: Schema, finder: PhotoFinder)
     """
     for column in filter(has_photo_heading, map(str, frame.columns)):
         cells = [cell for cell in frame[column] if isinstance(cell, str) and cell][:50]
-        leading = sum(map(finder.holds, cells)) + len(finder.folders(cells))
-        if cells and leading > len(cells) / 2 and column != schema.id_column:
+        names = [str(name) for cell in cells for name in listed(cell)]
+        leading = {name for name, item in finder.find(names).items() if item.name} | finder.folders(names).keys()
+        differ = len(set(cells)) > len(cells) / 2 or any("/" in name for name in leading)
+        if cells and differ and len(leading) > len(set(names)) / 2 and column != schema.id_column:
             rest = tuple(attribute for attribute in schema.attributes if column not in attribute.columns())
             return dataclasses.replace(schema, image_column=column, attributes=rest)
     return schema
@@ -349,10 +350,12 @@ def _offer_groups(catalog: Catalog, names: Collection[str], beside: Collection[s
             f"photos such as {example} may show one product{unused}; if they do, add --group-by-name (or to the "
             f'schema: "group_by_name": "{USUAL}")'
         )
-    elif example := looks_like_folders([*names, *beside]):
+        return
+    example, pattern = looks_like_folders([*names, *beside])
+    if example:
         catalog.offers.append(
             f"photos such as {example} may show one product, with a folder for each; if they do, add "
-            f'--group-by-name \'{FOLDERS}\' (or to the schema: "group_by_name": "{FOLDERS}")'
+            f'--group-by-name \'{pattern}\' (or to the schema: "group_by_name": "{pattern}")'
         )
 
 
@@ -660,13 +663,13 @@ def _offer_lost(catalog: Catalog, frame: pd.DataFrame, finder: PhotoFinder, foun
     lost = [name for name, item in found.items() if item.kind == ABSENT]
     if len(lost) <= _MOST_LOST * len(found):
         return
-    groups, (num_folders, example) = finder.group(lost, USUAL), finder.count_folders(lost)
+    groups, (num_folders, example, pattern) = finder.group(lost, USUAL), finder.count_folders(lost)
     said = ""
     if num_folders > len(groups):
         said = (
             f"{len(lost):,} ids have no photo of their name, such as {lost[0]}, and {num_folders:,} of them have a "
             f"folder of their name, with photos such as {readable(example)}; to take these, add "
-            f'--group-by-name \'{FOLDERS}\' (or to the schema: "group_by_name": "{FOLDERS}")'
+            f'--group-by-name \'{pattern}\' (or to the schema: "group_by_name": "{pattern}")'
         )
     elif groups:
         example = readable(groups[next(name for name in lost if name in groups)][0])
@@ -684,7 +687,7 @@ def _offer_lost(catalog: Catalog, frame: pd.DataFrame, finder: PhotoFinder, foun
                     "correct the cells, with | between several photos, or name the column of photos in the schema "
                     "(image_column)"
                 )
-    if said and len(lost) == len(found):
+    if said and not any(item.name for item in found.values()):
         raise UserError(said)
     catalog.offers += [said] if said else []
 

@@ -12,7 +12,7 @@ from fashion_jax.data.photo_names import has_suffix, names_photo, readable
 from fashion_jax.system.errors import UserError
 
 USUAL = "usual"  # the pattern that knows the usual endings
-FOLDERS = "{id}/*"  # the pattern of a folder for each product
+MOST_DEPTH = 3  # levels of folders below a product's folder, in which its photos are looked for
 _VIEWS = "front|back|rear|side|left|right|top|bottom|sole|detail|details|main|model|alt|zoom|hover"
 _ENDING = re.compile(
     r"(?P<id>.*?[^ _.-])(?:[ _.-]++\(?(?P<n>\d{1,3})\)?|\s*+\((?P<m>\d{1,3})\)|[_-](?P<letter>[a-f])"
@@ -134,25 +134,32 @@ def looks_grouped(names: Collection[str]) -> str:
     return " and ".join(readable(posixpath.basename(name)) for name in groups[0][:2])
 
 
-def looks_like_folders(names: Collection[str]) -> str:
+def looks_like_folders(names: Collection[str]) -> tuple[str, str]:
     """Returns an example of two photos of one product where there seems to be a folder for each product, or empty text.
 
     That is so where folders hold few photos each, and either their photos have the same names in all folders
     (`S0/front.jpg`, `S1/front.jpg`), or there are many folders.
+
+    Returns:
+        The example, and the pattern that groups the photos: `{id}/*`.
     """
-    folders: defaultdict[str, list[str]] = defaultdict(list)
-    for name in names:
-        folders[posixpath.dirname(name)].append(name)
-    folders.pop("", None)
-    sizes = [len(found) for found in folders.values()]
-    if len(folders) < 2 or max(sizes) > _MOST_PHOTOS or sum(size > 1 for size in sizes) < len(folders) / 2:
-        return ""
-    stems = Counter(stem_of(name) for found in folders.values() for name in found)
-    same = sum(count for count in stems.values() if count > 1)
-    if same < len(names) / 2 and len(folders) < _MANY_FOLDERS:
-        return ""
-    pair = sorted(next(found for found in folders.values() if len(found) > 1), key=natural)[:2]
-    return " and ".join("/".join(readable(name).split("/")[-2:]) for name in pair)
+    for depth in range(1, MOST_DEPTH + 1):
+        folders: defaultdict[str, list[str]] = defaultdict(list)
+        for name in names:
+            folders["/".join(name.split("/")[:-depth])].append(name)
+        folders.pop("", None)
+        sizes = [len(found) for found in folders.values()]
+        if len(folders) < 2 or max(sizes) > _MOST_PHOTOS or sum(size > 1 for size in sizes) < len(folders) / 2:
+            continue
+        if len({posixpath.basename(folder) for folder in folders}) < len(folders) / 2:
+            continue  # `S0/large/1.jpg`: the folder above names the product
+        stems = Counter(stem_of(name) for found in folders.values() for name in found)
+        same = sum(count for count in stems.values() if count > 1)
+        if same >= len(names) / 2 or len(folders) >= _MANY_FOLDERS:
+            pair = sorted(next(found for found in folders.values() if len(found) > 1), key=natural)[:2]
+            example = " and ".join("/".join(readable(name).split("/")[-depth - 1 :]) for name in pair)
+            return example, "{id}" + "/*" * depth
+    return "", ""
 
 
 def natural(name: str) -> list[tuple[int, int, str]]:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from urllib.parse import unquote
 
 from fashion_jax.data.archives import Files, FolderFiles
-from fashion_jax.data.name_groups import check_fits, natural, product_of, stem_of
+from fashion_jax.data.name_groups import MOST_DEPTH, check_fits, natural, product_of, stem_of
 from fashion_jax.data.photo_names import (
     PHOTO_SUFFIXES,
     begins_like_photo,
@@ -56,6 +56,7 @@ _SUFFIXES = frozenset(PHOTO_SUFFIXES)
 _END = f"(?:{'|'.join(map(re.escape, PHOTO_SUFFIXES))})"
 _TOGETHER = re.compile(rf"{_END}(?![a-z0-9])", re.IGNORECASE)  # in the name of a folder
 _TOGETHER_ADDRESS = re.compile(rf"{_END}[\s,;&^+]", re.IGNORECASE)  # `https://host/a.jpg/small/b.jpg` is one photo
+_BETWEEN = re.compile(r"[\s,;&^+]+")
 _SCALED = re.compile(r"(.+)[-_]\d{2,5}x\d{2,5}(?:@2x)?", re.IGNORECASE)
 _DRIVE = re.compile(r"^/*[A-Za-z]:")
 
@@ -124,15 +125,19 @@ class PhotoFinder:
         if not wanted:
             return {}
         photos: dict[str, list[str]] = {}
+        below: dict[str, list[str]] = {}  # the same for folders that hold folders only
         listed = self._list([f"{cell}/1.jpg" for cell in wanted])
         for name in listed.photos():
-            photos.setdefault(posixpath.dirname(name), []).append(name)
+            folder = posixpath.dirname(name)
+            photos.setdefault(folder, []).append(name)
+            for _ in range(MOST_DEPTH - 1):
+                folder = posixpath.dirname(folder)
+                below.setdefault(folder, []).append(name)
+        photos = below | photos
+        photos.pop("", None)  # the catalogue itself is no product
         near = {cell: next((path for path, _ in self._readings(cell) if path in photos), "") for cell in wanted}
         if listed.is_whole:
-            index, exact = (
-                _Index(f"{folder}.jpg" for folder in photos if folder),
-                set(near.values()),
-            )  # it drops suffixes
+            index, exact = (_Index(f"{folder}.jpg" for folder in photos), set(near.values()))  # it drops suffixes
             loose = {cell: index.find(_parts(cell)) for cell in wanted if not near[cell]}
             takers = Counter(names[0] for names in loose.values() if names)
             for cell, names in loose.items():  # as with files, another row's folder is no match
@@ -141,18 +146,23 @@ class PhotoFinder:
         every = {cell: [name for name in photos.get(folder, []) if self._has(name)] for cell, folder in near.items()}
         return {cell: sorted(names, key=natural) for cell, names in every.items() if names}
 
-    def count_folders(self, cells: Collection[str]) -> tuple[int, str]:
-        """Returns for how many cells, paths made of products' ids, there is a folder of the id; and one of its photos.
+    def count_folders(self, cells: Collection[str]) -> tuple[int, str, str]:
+        """Tells whether photos lie in folders that are named by products' ids.
 
-        Only folders are counted that hold photos themselves.
+        Args:
+            cells: paths made of the ids.
+
+        Returns:
+            The number of cells with such a folder, one of its photos, and the pattern that groups them: `{id}/*`.
         """
         wanted = {_fold(stem_of(cell)) for cell in cells if cell}
-        found: dict[str, str] = {}
+        found: dict[int, dict[str, str]] = {depth: {} for depth in range(1, MOST_DEPTH + 1)}
         for name in self._list(list(cells)).photos():
-            folder = _fold(posixpath.basename(posixpath.dirname(name)))
-            if folder in wanted:
-                found.setdefault(folder, name)
-        return len(found), next(iter(found.values()), "")
+            for depth, folder in enumerate(reversed(name.split("/")[-MOST_DEPTH - 1 : -1]), 1):
+                if (folded := _fold(folder)) in wanted:
+                    found[depth].setdefault(folded, name)
+        depth, photos = max(found.items(), key=lambda item: len(item[1]))
+        return len(photos), next(iter(photos.values()), ""), "{id}" + "/*" * depth
 
     def beside(self, names: Collection[str]) -> list[str]:
         """Returns the photos in the folders of these photos that are none of them, in the order of their numbers."""
@@ -255,23 +265,29 @@ class PhotoFinder:
             paths.append([unquote(part) for part in paths[0]])
         for parts in paths:
             together = _TOGETHER_ADDRESS if address else _TOGETHER
-            if any(map(together.search, parts[:-1])):  # the last name alone would stand for all
+            pieces = _BETWEEN.split(_local(cell)) if not address and len(cell) <= _LONGEST_PATH else []
+            # The last name alone would stand for all: `img/0a.jpg$img/0b.jpg`, or `img/0a, img/0b` without suffixes.
+            if any(map(together.search, parts[:-1])) or (
+                len(pieces) > 1 and all("/" in piece and index.find(_parts(piece)) for piece in pieces)
+            ):
                 return Found(problem=f"{_shown(cell)} looks like several photos; write | between them", kind=TOGETHER)
             near = [self._base] if address else [posixpath.dirname(self._target(parts))]
             near += [posixpath.join(self._base, IMAGES), IMAGES]
-            hits = [name for name in index.find(parts) if has_suffix(name) or self._is_photo(name)]
-            places = [_fold(folder) for folder in near]
+            files = [n for n in index.find(parts) if n not in index.unsure or self._is_photo(n)]
+            placed = [(name, index.fold_folder(name.rpartition("/")[0])) for name in files]
+            places = [*map(index.fold_folder, near)]
             for place in places:
-                hits = [name for name in hits if _fold(posixpath.dirname(name)) == place] or hits
+                placed = [item for item in placed if item[1] == place] or placed
             if not index.is_whole:  # elsewhere may be more files of this name
-                hits = [name for name in hits if _fold(posixpath.dirname(name)) in places]
-            closeness = [_closeness(posixpath.basename(name), parts[-1]) for name in hits]
-            hits = [name for name, far in zip(hits, closeness, strict=True) if far == min(closeness)]
+                placed = [item for item in placed if item[1] in places]
+            closeness = [_closeness(name.rpartition("/")[2], parts[-1]) for name, _ in placed]
+            best = min(closeness, default=0)
+            hits = [name for (name, _), far in zip(placed, closeness, strict=True) if far == best]
             if len(hits) > 1:
                 names = ", ".join(map(_shown, sorted(hits)[:3])) + (", ..." if len(hits) > 3 else "")
                 return Found(problem=f"{_shown(cell)} fits several photos: {names}; write one of these", kind=SEVERAL)
             if hits:
-                return Found(hits[0], self._repairs(cell, parts, hits[0], min(closeness)))
+                return Found(hits[0], self._repairs(cell, parts, hits[0], best))
         return self._missing(cell, index)
 
     def _target(self, parts: list[str]) -> str:
@@ -348,7 +364,9 @@ class _Index:
         self.is_whole = is_whole  # whether all files of the catalogue are in it
         self._all = list(names)
         self._folded = [_fold(name.rpartition("/")[2]) for name in self._all]  # without their folders
+        self.unsure: set[str] = set()  # photos that have no suffix, if their first bytes are those of photos
         self._tables: dict[int, dict[str, list[str]]] = {}
+        self._folders: dict[str, str] = {}  # as it is -> as names are compared
 
     def find(self, parts: list[str]) -> list[str]:
         """Returns the files whose paths have the longest end in common with these parts, suffixes aside."""
@@ -361,6 +379,12 @@ class _Index:
                 break
         return hits
 
+    def fold_folder(self, folder: str) -> str:
+        """Returns a folder's path in the form in which names are compared."""
+        if folder not in self._folders:
+            self._folders[folder] = "/".join(map(_fold, folder.split("/")))
+        return self._folders[folder]
+
     def photos(self) -> list[str]:
         """Returns the files that are named like photos."""
         return [name for name in self._all if names_photo(name)]
@@ -370,14 +394,17 @@ class _Index:
         if length not in self._tables:
             table = self._tables[length] = {}
             for name, base in zip(self._all, self._folded, strict=True):
-                if base[base.rfind(".") :] not in _SUFFIXES and not names_photo(base) and has_suffix(base):
-                    continue
+                if base[base.rfind(".") :] not in _SUFFIXES:
+                    if not has_suffix(base):
+                        self.unsure.add(name)
+                    elif not names_photo(base):
+                        continue
                 key = _stem(base)
                 if length > 1:
-                    folders = name.split("/")[:-1]
-                    if len(folders) < length - 1:
+                    folders = self.fold_folder(name.rpartition("/")[0]).split("/")
+                    if not folders[0] or len(folders) < length - 1:
                         continue
-                    key = "/".join([*map(_fold, folders[len(folders) - length + 1 :]), key])
+                    key = "/".join([*folders[len(folders) - length + 1 :], key])
                 same = table.setdefault(key, [])
                 if len(same) < _MOST_ALIKE:
                     same.append(name)
@@ -476,5 +503,8 @@ def _closeness(name: str, wanted: str) -> int:
 
 def _shown(name: str) -> str:
     """Returns a name as it may stand in a message: one line, not endless, and text that can be written."""
-    text = "".join(c if c.isprintable() else " " for c in readable(name)).strip()
+    text = readable(name)
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else " " for c in text)
+    text = text.strip()
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."

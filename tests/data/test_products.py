@@ -338,6 +338,7 @@ def test_a_cell_of_several_photos_is_never_one_of_them_and_a_file_with_odd_signs
     (tmp_path / "images/a.jpg & b.jpg").write_bytes((tmp_path / "images" / odd[0]).read_bytes())
     cells = [f"images/{a}@images/{b}" for a, b in itertools.pairwise(odd)]
     cells += ["images/a.jpg & b.jpg", f"images/{odd[0]}--images/{odd[1]}"]
+    cells += [f'"images/{odd[0][:-4]}{sign}images/{odd[1][:-4]}"' for sign in (", ", " ", ";", " & ")]
     rows = [f"{n},{cell},{('red', 'blue')[n % 2]}" for n, cell in enumerate([f"images/{odd[3]}", *cells])]
     for source in (write_csv(tmp_path, "sku,photo,colour", rows), tmp_path):
         catalog = open_catalog(source)
@@ -438,7 +439,8 @@ def colours(cells: list[str], header: str = "sku,photo,colour") -> list[str]:
     ("cell", "names"),
     [
         ("images/{}", "images/{}/1.jpg images/{}/2.jpg"), ("./images/{}/", "images/{}/a.png images/{}/b.png"),
-        ("{}", "images/{}/1.jpg images/{}/2.jpg"), ("IMAGES\\{}", "images/{}/2.jpg images/{}/10.jpg"),
+        ("{}", "images/{}/1.jpg images/{}/2.jpg"), ("images/{}", "images/{}/x/1.jpg images/{}/y/2.jpg"),
+        ("IMAGES\\{}", "images/{}/2.jpg images/{}/10.jpg"),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("lone", [True, False])
@@ -466,6 +468,14 @@ def test_another_rows_folder_is_no_match_and_nothing_outside_is_read(tmp_path):
         assert list(products_of(catalog)) == SKUS[4:] and len(catalog.rejected) == 4
 
 
+def test_a_column_of_names_without_suffixes_is_known_by_its_files(tmp_path):
+    small(tmp_path, *(f"img/{sku}{view}.jpg" for sku in SKUS for view in "ab"))
+    (tmp_path / "t.csv").write_text("\n".join(colours([f"img/{sku}a|img/{sku}b," for sku in SKUS])))
+    catalog = open_catalog(tmp_path)
+    assert products_of(catalog)["S5"] == ["img/S5a.jpg", "img/S5b.jpg"] and len(catalog.records) == 48
+    assert [attribute.name for attribute in catalog.schema.attributes] == ["colour"]
+
+
 @pytest.mark.parametrize("suffix", ["", "; S0 lies there too"])
 def test_a_folder_for_each_product_is_offered(tmp_path, suffix):
     names = [f"images/{sku}/{view}.jpg" for sku in SKUS for view in (1, 2)]
@@ -491,13 +501,17 @@ def test_a_folder_for_each_product_is_offered(tmp_path, suffix):
     [
         ([f"S{n}/{v}.jpg" for n in range(3) for v in ("front", "back")], "S0/back.jpg and S0/front.jpg"),
         ([f"x/{n}/{9 * n + v}.jpg" for n in range(12) for v in range(9)], "0/0.jpg and 0/1.jpg"),
+        ([f"x/{n}/big/{v}.jpg" for n in range(12) for v in (1, 2)], "0/big/1.jpg and 0/big/2.jpg"),
         ([f"{c}/{n}.jpg" for c in ("red", "blue") for n in range(40)], ""),  # folders of classes
         ([f"{c}/{c}{n}.jpg" for c in ("red", "blue") for n in range(9)], ""),
         ([f"{n}.jpg" for n in range(40)], ""), ([f"{n}/1.jpg" for n in range(40)], ""), ([], ""),
     ],
 )  # fmt: skip
 def test_folders_that_look_like_products(names, example):
-    assert looks_like_folders(names) == example
+    found, pattern = looks_like_folders(names)
+    assert found == example and pattern.count("*") == example.count("/") // 2
+    if example:
+        assert group_names(names, pattern)[names[0].removeprefix("x/").split("/")[0]][0] in names
 
 
 @pytest.mark.parametrize("named", ["ids", "first", "cells"])
@@ -528,9 +542,9 @@ def test_a_pattern_that_fits_no_name_is_an_error(tmp_path, kind):
     assert len(open_catalog(tmp_path, Schema("", (), group_by_name="{id}_{n}.jpg"), labelled=False).records) == 24
 
 
-@pytest.mark.parametrize("cell", ["img/{0}a, img/{0}b", "see page {0}", "photo_{0}.psd"])
+@pytest.mark.parametrize("cell", ["img/{0}z, img/{0}b", "see page {0}", "photo_{0}.psd"])
 def test_a_column_that_is_named_like_photos_is_named_in_the_error(tmp_path, cell):
-    small(tmp_path, *(f"img/{n}a.jpg" for n in range(24)))
+    small(tmp_path, "root.jpg", *(f"img/{n}a.jpg" for n in range(24)))
     lines = colours([f'"{cell.format(n)}",' for n in range(24)], "sku,Image,colour")
     (tmp_path / "t.csv").write_text("\n".join(lines))
     with pytest.raises(
