@@ -218,6 +218,12 @@ def test_nothing_outside_is_opened_or_listed(tmp_path):
     finder = PhotoFinder(FolderFiles(shop), {})
     cells = ["../secret.jpg", "..\\images\\secret.jpg", str(tmp_path / "secret.jpg"), "a/../../secret.jpg", "~/s.png"]
     found = finder.find([*cells, "\\\\?\\C:\\secret.jpg", "images/../../secret", "file:///etc/passwd", "../2.jpg"])
+    outside = finder.folders(
+        ["..", "../images", "..\\", str(tmp_path), f"{tmp_path}/images", "a/../../images/", "/", "~"]
+    )
+    finder.count_folders(["../images.jpg"]), finder.group(["../secret.jpg"], "usual"), finder.beside(["../secret.jpg"])
+    assert not any(map(finder.holds, cells)) and not outside
+    assert finder.folders(["images", "x/../images/"]) == {c: ["images/1.jpg"] for c in ("images", "x/../images/")}
     watching = False
     assert {item.name for item in found.values()} == {"", "images/2"}
     assert any("images" in path for path in touched)
