@@ -28,7 +28,7 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
     """Adds "(default: X)" to the help of every flag with a default."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        none = action.default is None or action.default is False or action.default in ([], (), argparse.SUPPRESS)
+        none = action.default is None or action.default is False or action.default in ("", [], (), argparse.SUPPRESS)
         return action.help if none else f"{action.help} (default: %(default)s)"
 
 
@@ -78,8 +78,8 @@ def add_schema_flag(parser: argparse.ArgumentParser) -> None:
         const="usual",
         default="",
         metavar="PATTERN",
-        help="photos of similar names show one product: FS-1400_1.jpg, FS-1400_2.jpg; a PATTERN such as '{id}_{n}' "
-        "says how names are made",
+        help="treat photos with similar names, such as FS-1400_1.jpg and FS-1400_2.jpg, as photos of one product; a "
+        "PATTERN such as '{id}_{n}' says how the names are made",
     )
 
 

@@ -28,7 +28,7 @@ def _add_index_flag(parser: argparse.ArgumentParser) -> None:
 def _add_products_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--source", required=True, help=SOURCES)
     parser.add_argument(
-        "--table", type=Path, help="more columns to filter by, such as prices: a table with a column id or sku"
+        "--table", type=Path, help="more columns to filter by, such as prices: a table with a column of product ids"
     )
     add_schema_flag(parser)
 
@@ -53,7 +53,10 @@ def _add_add_flags(parser: argparse.ArgumentParser) -> None:
 def _add_update_flags(parser: argparse.ArgumentParser) -> None:
     _add_index_flag(parser)
     parser.add_argument(
-        "--table", required=True, type=Path, help="a table with a column id or sku, and the columns to change or to add"
+        "--table",
+        required=True,
+        type=Path,
+        help="a table with a column of product ids, and the columns to change or to add",
     )
 
 

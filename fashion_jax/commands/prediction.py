@@ -26,7 +26,7 @@ def _add_predict_flags(parser: argparse.ArgumentParser) -> None:
         "--operating-point",
         default="accuracy",
         choices=("accuracy", "macro_f1"),
-        help="how a label is chosen: for the most right labels (accuracy), or with rare classes more often (macro_f1)",
+        help="how a label is chosen: accuracy gives the most correct labels; macro_f1 predicts rare classes more often",
     )
 
 

@@ -114,9 +114,13 @@ def carry_columns(frame: pd.DataFrame, ids: Sequence[str], schema: Schema, unuse
         names, left_out = choose_carried(frame, schema, unused)
     for name in names:
         if name not in frame.columns:
-            raise UserError(f"the table lacks the column {name!r}, which carry names{nearest(name, frame.columns)}")
+            raise UserError(
+                f"the table has no column {name!r}, but carry in the schema lists it{nearest(name, frame.columns)}"
+            )
         if schema.carry and any(isinstance(cell, bytes) for cell in frame[name].head(50)):
-            raise UserError(f"carry names the column {name!r}, which holds bytes; take it out of carry")
+            raise UserError(
+                f"the column {name!r} holds bytes and cannot be carried along; remove it from carry in the schema"
+            )
     return read_carried(frame, ids, names, missing=schema.missing_values, left_out=left_out)
 
 

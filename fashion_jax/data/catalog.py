@@ -299,7 +299,9 @@ def _photos_only(source: str, found: Source, pattern: str) -> Catalog:
         check_fits(found.photos, pattern)
         products = {name: product for product, names in group_names(found.photos, pattern).items() for name in names}
         if found.photos and len(set(products.values())) == len(found.photos):
-            catalog.offers.append(f"the names of no two photos are joined by --group-by-name {pattern!r}")
+            catalog.offers.append(
+                f"--group-by-name {pattern!r} groups no photos: every photo is a product of its own; check the pattern"
+            )
     else:
         stems = Counter(map(stem_of, found.photos))
         products = {n: readable(stem_of(n) if stems[stem_of(n)] == 1 else n) for n in found.photos}
@@ -667,15 +669,15 @@ def _offer_lost(catalog: Catalog, frame: pd.DataFrame, finder: PhotoFinder, foun
     said = ""
     if num_folders > len(groups):
         said = (
-            f"{len(lost):,} ids have no photo of their name, such as {lost[0]}, and {num_folders:,} of them have a "
-            f"folder of their name, with photos such as {readable(example)}; to take these, add "
+            f"{len(lost):,} ids have no photo with exactly their name, such as {lost[0]}, but {num_folders:,} of these "
+            f"ids have a folder of that name, with photos such as {readable(example)}; to use these photos, add "
             f'--group-by-name \'{pattern}\' (or to the schema: "group_by_name": "{pattern}")'
         )
     elif groups:
         example = readable(groups[next(name for name in lost if name in groups)][0])
         said = (
-            f"{len(lost):,} ids have no photo of their name, such as {lost[0]}, and {len(groups):,} of them have "
-            f"photos such as {example}; to take these, add --group-by-name (or to the schema: "
+            f"{len(lost):,} ids have no photo with exactly their name, such as {lost[0]}, but {len(groups):,} of these "
+            f"ids have photos such as {example}; to use these photos, add --group-by-name (or to the schema: "
             f'"group_by_name": "{USUAL}")'
         )
     elif len(lost) == len(found):

@@ -163,7 +163,7 @@ def _describe_columns(catalog: Catalog) -> dict[str, str]:
     if schema.group_by_name:
         found["photos"] += f"; grouped by name ({schema.group_by_name})"
         if schema.image_column:
-            found["ids"] = "the photo's name, without its ending"
+            found["ids"] = "the part of the name that the product's photos share (FS-1400 for FS-1400_1.jpg)"
     if set(sizes) - {1}:
         found["photos of a product"] = ", ".join(f"{n}: {count:,} products" for n, count in sorted(sizes.items()))
     found |= {"title": f"column {schema.title_column!r}"} if schema.title_column else {}

@@ -177,7 +177,7 @@ def apply_corrections(
 
 
 def _unknown_class(item: Correction, classes: Sequence[str], *, several: bool) -> str:
-    """Returns a class of the new label that there is not; empty text where all are known."""
+    """Returns the first class in the new label that the attribute does not have; empty text if it has all of them."""
     new = split_tags(item.label) or () if several else [item.label] if item.label else []
     known = set(classes)
     return next((name for name in new if name not in known), "")

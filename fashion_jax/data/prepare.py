@@ -290,7 +290,7 @@ def _format_products(records: _Records) -> str:
 
 
 def _quarantine_photos(catalog: Catalog, staged: Staged) -> None:
-    """Moves records whose photo is bad, or is one of its product under another name, to the rejected ones."""
+    """Rejects records whose photo cannot be used, or whose product has the same photo under another name."""
     kept: list[Record] = []
     rows: dict[tuple[str, str], int] = {}  # (product, digest of a photo) -> the row that has it
     for record in catalog.records:

@@ -157,7 +157,8 @@ class Schema:
                 raise UserError(f"the attribute {attribute.name!r} names the class {double!r} twice")
             if names.count(attribute.name) > 1:
                 raise UserError(
-                    f"the schema names the attribute {attribute.name!r} twice; it stands under attributes (one value) "
+                    f"the schema names the attribute {attribute.name!r} twice; keep it either under attributes "
+                    f"(one value) "
                     "or under multi_valued (any number of values)"
                 )
             _check_merge(attribute)
@@ -169,7 +170,10 @@ class Schema:
         if self.group_by_name:
             check_pattern(self.group_by_name)
         if self.more_image_columns and not self.image_column:
-            raise UserError("the schema has more_image_columns and no image_column; name the first column there")
+            raise UserError(
+                "the schema has more_image_columns but no image_column; write the first of these columns as "
+                "image_column"
+            )
         rest = self.image_template.replace("{id}", "")
         if "\0" in self.image_root:
             raise UserError("image_root holds a NUL character; give the path of a folder")

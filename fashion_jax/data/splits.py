@@ -89,7 +89,10 @@ def choose_splits(
             "change the shares"
         )
     if not counts[0]:
-        raise UserError("no product is in the training split; put some there")
+        raise UserError(
+            "the split puts no product into the training part; write train into the split column (or file) for "
+            "some products"
+        )
     return splits
 
 

@@ -321,8 +321,8 @@ def _find_header(name: str, rows: list[list[str]]) -> int:
     place = next(place for place, count in enumerate(filled) if 2 * count >= usual)
     if not _are_headings(rows[place]):
         raise UserError(
-            f"the first row of {name} ({one_line(' '.join(rows[0]))[:60]!r}) does not name the columns, because most "
-            f"rows have {usual:g} cells; remove the rows above the header, or add a header"
+            f"the first row of {name} ({one_line(' '.join(rows[0]))[:60]!r}) does not look like a header: most rows "
+            f"have {usual:g} cells, and this row has another number; remove the rows above the header, or add a header"
         )
     return place
 

@@ -37,7 +37,10 @@ class ExtraTable:
         """Raises UserError where it has none of the known products; `owner` says whose they are."""
         if not any(name in known for name in self.ids):
             theirs, ours = next(iter(self.ids), "none at all"), next(iter(known), "none")
-            raise UserError(f"{self.path} has none of {owner}'s products: it has ids such as {theirs}, not {ours}")
+            raise UserError(
+                f"{self.path} names none of {owner}'s products: the table has ids such as {theirs}, and {owner} has "
+                f"ids such as {ours}; write the ids of {owner} into the table"
+            )
 
 
 def read_columns(path: str | Path, known: Collection[str] = (), id_column: str = "") -> ExtraTable:

@@ -193,7 +193,9 @@ class _Rows:
 def first_of_groups(
     scores: Float32[np.ndarray, "q m"], positions: Int64[np.ndarray, "q m"], groups: Sequence[Groups], k: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Keeps the best row of each group. With several groupings, those of the second are formed of the rows kept.
+    """Keeps the best row of each group.
+
+    With several groupings, each one is applied to the rows that the one before it kept.
 
     Args:
         scores: best first, -inf where there is none.

@@ -114,7 +114,7 @@ class Where:
                 if several:
                     tags = {tag for word in known.vocabulary for tag in word.split(BETWEEN_TAGS)}
                     if value not in tags:
-                        found.append(f"no product has {value!r} among its {column}{nearest(value, tags)}")
+                        found.append(f"no product has {value!r} in its column {column}{nearest(value, tags)}")
                     continue
                 found.append(f"no product has the {column} {value!r}{nearest(value, known.vocabulary)}")
         return found
@@ -290,7 +290,9 @@ def _evaluate(node: _Node, table: AttributeTable) -> Bool[np.ndarray, " n"]:
     if isinstance(node, _Has):
         column = table.column(node.column)
         if not isinstance(column, TextColumn):
-            raise UserError(f"the column {node.column!r} holds no texts, and has looks for one of several texts")
+            raise UserError(
+                f"the column {node.column!r} does not hold texts, so 'has' cannot be used on it; compare it with =="
+            )
         # Each word of the vocabulary is divided once; the last place is for missing values.
         passing = np.array([*(node.value in word.split(BETWEEN_TAGS) for word in column.vocabulary), False])
         return passing[column.codes]

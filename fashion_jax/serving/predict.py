@@ -104,7 +104,7 @@ def format_predictions(predictions: Predictions) -> str:
     if unsure:
         lines.append("?: not sure enough to be used without a check")
     if any(prediction.photos_disagree for prediction in shown):
-        lines.append("!: the photos of the product alone would get different labels")
+        lines.append("!: the product's photos would get different labels when each photo is predicted alone")
     return "\n".join(lines)
 
 

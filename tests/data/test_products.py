@@ -85,7 +85,7 @@ def by_list_column(folder):
 
 def by_names(folder):
     rows = [f"{name},{colour}" for name, colour in COLOURS.items()]
-    with pytest.raises(UserError, match=r"30 ids have no photo.*P-00_1\.jpg; to take these, add --group-by-name"):
+    with pytest.raises(UserError, match=r"30 ids have no photo.*P-00_1\.jpg; to use these photos, add --group-by-name"):
         open_catalog(write_csv(folder, "sku,colour", rows))
     return open_catalog(write_csv(folder, "sku,colour", rows), Schema("", (), group_by_name=USUAL))
 
@@ -481,9 +481,7 @@ def test_a_folder_for_each_product_is_offered(tmp_path, suffix):
     names = [f"images/{sku}/{view}.jpg" for sku in SKUS for view in (1, 2)]
     small(tmp_path, *names, *(["images/S0.jpg"] if suffix else []))
     (tmp_path / "t.csv").write_text("\n".join(colours([""] * 24, "sku,colour")))
-    said = (
-        r"2\d ids have no photo of their name, .* of them have a folder of their name, .*add --group-by-name '{id}/\*'"
-    )
+    said = r"2\d ids have no photo with exactly their name, .* ids have a folder of that name, .*add --group-by-name '{id}/\*'"
     if suffix:
         assert re.search(said, "".join(open_catalog(tmp_path).offers))
     else:

@@ -310,7 +310,7 @@ def test_rows_above_the_header_are_left_out(above, sign):
 def test_a_header_without_usual_words_below_a_title():
     rows = ["Kollektion", "Nr;Ansicht;Ton;Schnitt", *(f"{i};a/{i}.jpg;rot;weit" for i in range(9))]
     assert list(read_table("t.csv", lines_of(*rows)).frame.columns) == ["Nr", "Ansicht", "Ton", "Schnitt"]
-    with pytest.raises(UserError, match=r"'Kollektion'.*does not name the columns"):
+    with pytest.raises(UserError, match=r"'Kollektion'.*does not look like a header"):
         read_table("t.csv", lines_of(rows[0], *rows[2:]))
 
 

@@ -75,7 +75,7 @@ def test_meaning(text, rows):
     ("added == 'soon'", "holds dates"), ("added == ''", "holds dates"), ("added == '2026-13'", "holds dates"),
     ("added == true", "holds dates"), ("year < none", "no meaning"),
     ("tags has Summer", "a text in quotes"), ("tags has ['Summer', 'Party']", "write: tags has 'A' and tags has 'B'"),
-    ("year has 'x'", "holds no texts"),
+    ("year has 'x'", "does not hold texts"),
     ("__import__('os').system('true')", "'.' has no meaning"), ("year == 12abc", "not understood"),
     ("not " * 200 + "year == 1", "nested"), ("(" * 5000 + "year == 1" + ")" * 5000, "nested"),
     ("year == " + "1" * 30_000, "characters"), (3, "is a text"),
@@ -90,7 +90,7 @@ def test_lists_of_texts_are_columns_of_several_values():
     assert table.to_lists()["tags"] == ["Casual|Summer", None, None, "Party"]
     assert np.flatnonzero(parse_where("tags has 'Casual' and has == 'a'").evaluate(table)).tolist() == [0]
     assert parse_where("tags has 'Sumer'").hints(table) == [
-        "no product has 'Sumer' among its tags; did you mean 'Summer'?"
+        "no product has 'Sumer' in its column tags; did you mean 'Summer'?"
     ]
     assert parse_where("tags has 'Summer'").hints(table) == []
     with pytest.raises(UserError, match=r"'a\|b'; it must hold texts without"):
