@@ -481,7 +481,7 @@ def test_a_folder_for_each_product_is_offered(tmp_path, suffix):
     names = [f"images/{sku}/{view}.jpg" for sku in SKUS for view in (1, 2)]
     small(tmp_path, *names, *(["images/S0.jpg"] if suffix else []))
     (tmp_path / "t.csv").write_text("\n".join(colours([""] * 24, "sku,colour")))
-    said = r"2\d ids have no photo with exactly their name, .* ids have a folder of that name, .*add --group-by-name '{id}/\*'"
+    said = r"2\d ids have no photo with exactly their name, .* a folder of that name, .*add --group-by-name '{id}/\*'"
     if suffix:
         assert re.search(said, "".join(open_catalog(tmp_path).offers))
     else:
