@@ -134,7 +134,7 @@ def test_schema_json_reads_names_objects_and_words():
     marks = Schema.from_dict({**schema.to_dict(), "multi_valued": [{"name": "o", "columns": columns}]})
     assert marks.multi_valued[0].used_columns() == ("is_casual",) and Schema.from_dict(marks.to_dict()) == marks
     for several, attributes, message in (
-        (["kind"], [{"name": "kind"}], "twice; it stands under"),
+        (["kind"], [{"name": "kind"}], "twice; keep it either under"),
         ([{"name": "o", "columns": columns, "column": "o"}], [], "one for each class"),
         ([{"name": "o", "classes": ["a|b"]}], [], "stands between two classes"),
         ([{"name": "o", "seperator": ","}], [], "unknown key 'seperator'"),
