@@ -40,6 +40,7 @@ from fashion_jax.training.placement import to_host
 from fashion_jax.training.state import TrainState
 
 _SHEET_PHOTOS = 48
+_HEADINGS = {"accuracy": "accuracy", "macro_f1": "macro-F1", "micro_f1": "micro-F1", "map": "mAP"}  # of printed scores
 NOT_PRODUCTS_PER_KIND = 20  # drawn photos on which the out-of-catalogue score is judged
 
 
@@ -196,11 +197,16 @@ def format_scores(evaluation: Evaluation) -> str:
             )
     if evaluation.products is not None:
         lines.append("by product (a label from the mean of the photos' probabilities):")
-        table = [["attribute", "products", "accuracy", "macro-F1"]]
-        for name, found in evaluation.products.items():
-            shares = (found["accuracy"], found["macro_f1"])
-            table.append([name, f"{found['count']:,}", *("-" if s is None else f"{s:.4f}" for s in shares)])
-        lines.append(format_table(*table))
+        for kind, keys in (
+            ("attribute", ("accuracy", "macro_f1")),
+            ("several values", ("map", "micro_f1", "macro_f1")),
+        ):
+            chosen = {name: found for name, found in evaluation.products.items() if keys[0] in found}
+            table = [[kind, "products", *(_HEADINGS[key] for key in keys)]]
+            for name, found in chosen.items():
+                shares = (found[key] for key in keys)
+                table.append([name, f"{found['count']:,}", *("-" if s is None else f"{s:.4f}" for s in shares)])
+            lines += [format_table(*table)] if chosen else []
     if evaluation.decisions is not None:
         lines.append("decisions of the package, accuracy / macro-F1 at its two operating points:")
         lines.append(format_accepted(evaluation.decisions))
@@ -274,6 +280,15 @@ def _score_products(
         known = low == high
         found = label_scores(high[known], pooled.labels[name][known], len(session.vocabularies[name]))
         scores[name] = {"count": int(known.sum()), **found}
+    fitted = {} if decision is None else decision.tags
+    for name, classes in session.tags.items():
+        tags = session.prepared.tags[name][result.rows]
+        firsts = np.unique(products, return_index=True)[1]
+        truth, differ = tags[firsts].copy(), (tags != tags[firsts][products]).any(1)
+        truth[products[differ]] = MISSING
+        threshold = fitted[name].thresholds if name in fitted else 0.5
+        found = summarize_tags(pooled.tag_probabilities[name], truth, classes, threshold)
+        scores[name] = {key: found[key] for key in ("count", "map", "micro_f1", "macro_f1")}
     return files.without_nan(scores)
 
 

@@ -354,17 +354,20 @@ def _span_of(name: str, value: Literal) -> tuple[float, float]:
             year, number = int(month[1]), int(month[2] or 1)
             following = number + 1 if month[2] else 13
             start = datetime.date(year, number, 1)
-            end = datetime.date(year + following // 13, (following - 1) % 12 + 1, 1)
+            is_last = year == datetime.MAXYEAR and (number == 12 or not month[2])
+            end = None if is_last else datetime.date(year + following // 13, (following - 1) % 12 + 1, 1)
         else:
             found = read_values([value]).values[0]
             if isinstance(found, bool) or not isinstance(found, datetime.date):
                 raise UserError(problem)
             if isinstance(found, datetime.datetime):
                 return seconds_of(found), float(np.nextafter(seconds_of(found), np.inf))
-            start, end = found, found + datetime.timedelta(days=1)
+            start, end = found, None if found == datetime.date.max else found + datetime.timedelta(days=1)
     except (ValueError, OverflowError):
         raise UserError(problem) from None
-    return seconds_of(start), seconds_of(end)
+    # "Until 9999-12-31" stands for "no end" in many tables.
+    last = seconds_of(datetime.datetime.max)
+    return seconds_of(start), float(np.nextafter(last, np.inf)) if end is None else seconds_of(end)
 
 
 def _truth_of(name: str, value: str | float) -> bool:

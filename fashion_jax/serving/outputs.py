@@ -125,6 +125,11 @@ class Predictions(list[Prediction]):
         super().__init__(predictions)
         self.names = [str(number) for number in range(len(self))] if names is None else list(names)
 
+    def __getitem__(self, place: Any) -> Any:
+        """Returns the prediction at a place; for a slice, `Predictions` with their names."""
+        found = super().__getitem__(place)
+        return Predictions(found, self.names[place]) if isinstance(place, slice) else found
+
     def to_dict(self) -> dict[str, dict[str, Any]]:
         """Returns name -> column of predictions.csv -> value; of equal names the last one counts."""
         return {name: prediction.to_dict() for name, prediction in zip(self.names, self, strict=True)}

@@ -47,7 +47,7 @@ def predict_source(
         per_photo: whether to give a line for each photo; its columns are id, photo and those of the attributes.
 
     Returns:
-        The predictions in the order of the source, named by the products' ids.
+        The predictions in the order of the source, named by the products' ids, or by the photos with `per_photo`.
 
     Raises:
         UserError: the source cannot be read or holds no usable row, `out` cannot be written, or the package has no such
@@ -66,16 +66,16 @@ def predict_source(
         sizes = run.catalog.count_photos()
         pairs = predict_products(run.batches(), sizes, model.classes, model.tags, decision, operating_point)
     found = sorted(pairs, key=lambda pair: pair[0].number)
-    predictions = Predictions((one for _, one in found), (record.id for record, _ in found))
+    photo_names = run.catalog.name_photos()
+    names = (photo_names[record.number] if per_photo else record.id for record, _ in found)
+    predictions = Predictions((one for _, one in found), names)
     if out is not None:
         first = ["id", "photo"] if per_photo else ["id"]
         header = [*first, *prediction_columns(model.attributes, decision, tuple(model.tags), per_photo=per_photo)]
         carried = run.catalog.carried
-        photo_names = run.catalog.name_photos()
-        names = ([record.id, photo_names[record.number]][: len(first)] for record, _ in found)
+        keys = ([record.id, photo_names[record.number]][: len(first)] for record, _ in found)
         rows = (
-            [*name, *prediction_cells(one), *carried.cells(name[0])]
-            for name, (_, one) in zip(names, found, strict=True)
+            [*name, *prediction_cells(one), *carried.cells(name[0])] for name, (_, one) in zip(keys, found, strict=True)
         )
         files.write_text(run.out, files.format_csv([[*header, *carried.headings(header)], *rows]))
     note = run.write_quarantine()
@@ -91,7 +91,9 @@ def format_predictions(predictions: Predictions) -> str:
     shown = predictions[:MOST_SHOWN]
     unsure = any(not sure for prediction in shown for sure in prediction.accepted.values())
     several = any((prediction.num_photos or 1) > 1 for prediction in shown)
-    rows = [["id", *(["photos"] if several else []), *((*shown[0], *shown[0].tags) if shown else ())]]
+    by_photo = any(prediction.num_photos is None for prediction in shown)
+    header = ["photo" if by_photo else "id", *(["photos"] if several else [])]
+    rows = [[*header, *((*shown[0], *shown[0].tags) if shown else ())]]
     for name, prediction in zip(predictions.names, shown, strict=False):
         marks = {name: "" if sure else "?" for name, sure in prediction.accepted.items()}
         photos = [f"{prediction.num_photos}{'!' if prediction.photos_disagree else ''}"] if several else []
@@ -100,7 +102,7 @@ def format_predictions(predictions: Predictions) -> str:
         rows.append([name, *photos, *labels, *tags])
     lines = [format_table(*rows)]
     if len(predictions) > len(shown):
-        lines.append(f"... and {len(predictions) - len(shown):,} more products")
+        lines.append(f"... and {len(predictions) - len(shown):,} more {'photos' if by_photo else 'products'}")
     if unsure:
         lines.append("?: not sure enough to be used without a check")
     if any(prediction.photos_disagree for prediction in shown):

@@ -163,6 +163,7 @@ class Predictor:
         Raises:
             UserError: a photo that cannot be read, or an unknown operating point.
         """
+        photos = list(_as_list(photos))  # an iterator can be read only once
         outputs = self.predict_arrays(self._read_all(photos), operating_point=operating_point)
         return Predictions(name_labels(outputs, self.classes, self.tags), names_of(photos))
 
@@ -180,6 +181,7 @@ class Predictor:
         Returns:
             float32 (n, size), with `to_frame()` and `to_dict()`.
         """
+        photos = list(_as_list(photos))
         found = self.predict_arrays(self._read_all(photos), flip=False).embeddings
         return Embeddings.of(found, names_of(photos))
 

@@ -49,6 +49,7 @@ def passing(text: str) -> list[int]:
     ("added == '29.02.2024'", [5]),
     ("added == '2026-01-01 10:15'", [1]), ("added > '2026-01-01 10:14' and added <= '2026-01-01T10:15:00'", [1]),
     ("added == '2026-01'", [0, 1]), ("added in ['2025-12', '2024']", [2, 5]), ("added > '2025'", [0, 1, 4]),
+    ("added <= '9999-12-31'", [0, 1, 2, 4, 5]), ("added < '9999-12'", [0, 1, 2, 4, 5]), ("added == '9999'", []),
     ("added == none", [3]), ("not added < '2026'", [0, 1, 3, 4]),
     ("gender == 'Women' and baseColour == 'Red' or year == 2010", [0, 5]),
     ("gender == 'Women' and (baseColour == 'Red' or year == 2010)", [0]),

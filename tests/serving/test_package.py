@@ -381,6 +381,9 @@ def test_arrays_of_predictions_have_names(package, tmp_path):
     assert vectors.names == ["p0.jpg", "p1.jpg", "2"] and list(vectors.to_frame().index) == vectors.names
     assert vectors.to_dict()["p1.jpg"] == vectors[1].tolist() and (vectors / 2).to_frame().shape == vectors.shape
     assert model.predict(photos[0]).names == ["p0.jpg"] and table.exists()
+    found = model.predict(iter(photos))  # read once, as Path.glob gives them
+    assert found.names == ["p0.jpg", "p1.jpg", "p2.jpg"] and list(found[1:].to_frame().index) == found.names[1:]
+    assert model.embed(iter(photos)).names == found.names
 
 
 def test_embeddings_of_a_source(package, tmp_path):

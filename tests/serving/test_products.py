@@ -19,7 +19,7 @@ from fashion_jax.decision.fit import fit_decision
 from fashion_jax.decision.tags import TagDecision
 from fashion_jax.evaluation.evaluate import RowOutputs
 from fashion_jax.serving.outputs import decide
-from fashion_jax.serving.predict import predict_source
+from fashion_jax.serving.predict import format_predictions, predict_source
 from fashion_jax.serving.predictor import load_model
 from fashion_jax.serving.products import name_products, number_products, pool_photos, predict_products
 from shops import write_shop
@@ -154,6 +154,10 @@ def test_predict_gives_a_line_for_each_product_and_for_each_photo_when_asked(tmp
     with out.open(newline="") as file:
         single = list(csv.DictReader(file))
     assert len(single) == sum(sizes.values()) and len({row["photo"] for row in single}) == len(single)
+    each = predict_source(load_model("small"), source, progress=False, per_photo=True)
+    assert each.names == [row["photo"] for row in single] and len(each.to_dict()) == len(single)
+    shown = format_predictions(each).splitlines()
+    assert shown[0].split()[0] == "photo" and shown[1].split()[0] == each.names[0] and "more photos" in "".join(shown)
     model = load_model("small")
     found = predict_source(model, source, progress=False)
     for row, one in zip(rows, found, strict=True):
