@@ -14,7 +14,7 @@ import pytest
 from drawn_products import make_tiny_config
 from fashion_jax.cli import main
 from fashion_jax.data.records import open_prepared
-from fashion_jax.data.schema import Attribute, Schema, save_schema
+from fashion_jax.data.schema import Attribute, MultiValued, Schema, save_schema
 from fashion_jax.run.train import train
 from fashion_jax.run.workdir import trained_on
 from fashion_jax.search.index import Index
@@ -34,6 +34,7 @@ def done(tmp_path_factory):
         (Attribute("colour", "Base Colour", merge=(("navy blue", "Navy Blue"),), min_rows=5), Attribute("For Whom")),
         id_column="Item No",
         image_column="Photo File",
+        multi_valued=(MultiValued("Brand"),),
     )
     save_schema(schema, folder / "schema.json")
     config = make_tiny_config(shop.table, data__schema=str(folder / "schema.json"), train__duration="12 steps")
@@ -70,6 +71,11 @@ def test_scores_are_said_by_photo_and_by_product(done):
         right = [classes[label] == lines[product][name] for product, label in truth.items()]
         assert metrics["products"][name]["count"] == len(truth)
         assert metrics["products"][name]["accuracy"] == pytest.approx(np.mean(right))
+    said = {name: set(filter(None, lines[name]["Brand"].split("|"))) for name in products}
+    hits = sum(shop.brands[name] in found for name, found in said.items())
+    of_all = 2 * hits / (len(products) + sum(map(len, said.values())))
+    assert metrics["products"]["Brand"]["count"] == len(products)
+    assert metrics["products"]["Brand"]["micro_f1"] == pytest.approx(of_all)
 
 
 def test_the_package_predicts_what_the_evaluation_wrote(done):
