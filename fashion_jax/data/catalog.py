@@ -55,7 +55,7 @@ from fashion_jax.data.product_ids import check_ids, clean_ids, explain_no_id
 from fashion_jax.data.schema import DOCUMENTED, FASHION, NOT_APPLICABLE, Attribute, Schema, is_fashion, load_schema
 from fashion_jax.data.sources import Source, find_source
 from fashion_jax.data.tables import TABLE_SUFFIXES, Table, join_tables, one_line, read_table
-from fashion_jax.data.tags import TagColumn, choose_classes, offer_tags, read_tags
+from fashion_jax.data.tags import TagColumn, choose_classes, find_classes, offer_tags, read_tags
 from fashion_jax.data.words import clean_column, clean_label, find_look_alikes, find_missing
 from fashion_jax.system import files
 from fashion_jax.system.errors import UserError, nearest
@@ -423,14 +423,20 @@ def _read_rows(catalog: Catalog, table: Table, finder: PhotoFinder, labelled: bo
     labels = _read_labels(catalog, frame)
     catalog.tags = read_tags(schema, frame, catalog.repairs)
     _fill_from_product(catalog, labels, ids)
+    fixed = [a for a in schema.attributes if a.classes]
     if catalog.corrections:
-        # Corrections come before the schema's rules, as if somebody had edited the table.
+        # Corrections come before the schema's rules, as if somebody had edited the table. But an audit has seen the
+        # tags after these rules, without the values that are no classes.
+        kept = pd.Series(True, frame.index)
+        for attribute in fixed if labelled else ():
+            if attribute.on_unknown == "drop":
+                kept &= labels[attribute.name].isin(["", *attribute.fixed_classes()])
+        chosen = {a.name: find_classes(a, catalog.tags[a.name], kept) for a in schema.multi_valued}
         catalog.corrected = apply_corrections(
-            catalog.corrections, labels, ids.tolist(), schema.attributes, catalog.tags
+            catalog.corrections, labels, ids.tolist(), schema.attributes, catalog.tags, chosen
         )
     keep = pd.Series(True, frame.index)
     reasons: dict[int, str] = {}
-    fixed = [a for a in schema.attributes if a.classes]
     for attribute in fixed:
         values = labels[attribute.name]
         unknown = (values != "") & ~values.isin(attribute.fixed_classes())

@@ -38,6 +38,7 @@ _GUIDE = "docs/your-catalogue.md shows one"
 _MAX_INFERRED_CLASSES = 500
 _LEAST_IDS = 0.1  # share of different values that a column with a usual word as its name needs
 _NEARLY = 0.9  # share of rows with an id, or of different ids, from which on a column is full, or its ids are unique
+_MOST_PHOTOS = 100  # rows of a table of one product
 _TITLES = {"title", "name", "productdisplayname", "description", "productname", "producttitle", "itemname"}
 _MOST_NUMBERS = 20  # different whole numbers that may still be numbers of classes
 _SHOWN_COLUMNS = 5
@@ -213,7 +214,8 @@ def find_id_column(table: pd.DataFrame, columns: list[str]) -> str:
 
     A column is known by its name, upper and lower case, accents and separators ignored. Columns with an id in nearly
     every row come first, of these the ones whose ids hardly repeat, and then the likeliest name. A column with a usual
-    word as its name (`item`, `code`) must have many different values. Without a known name, a column of unique values
+    word as its name (`item`, `code`) must have many different values. A short table may hold one product, with one id
+    in its rows, if the column's name says clearly that it holds ids. Without a known name, a column of unique values
     whose name ends in "id" is taken.
     """
     found: list[tuple[bool, bool, tuple[int, int, int], str]] = []
@@ -230,7 +232,8 @@ def find_id_column(table: pd.DataFrame, columns: list[str]) -> str:
             continue
         if (kind == "usual" and share <= _LEAST_IDS) or (kind == "model" and not (full and share >= _NEARLY)):
             continue
-        if len(set(present)) > 1 or kind == "other":
+        one_product = kind in ("sure", "group") and full and rows <= _MOST_PHOTOS
+        if len(set(present)) > 1 or kind == "other" or one_product:
             found.append((not full, share < _NEARLY, id_rank(column), column))
     certain = [item for item in found if id_kind(item[-1]) in ("sure", "group")]
     if certain and all(sparse for sparse, *_ in certain):

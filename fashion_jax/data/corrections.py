@@ -9,7 +9,8 @@ row may change a label again if its `given` is the earlier row's result; so the 
 below the other. Other columns are ignored. The findings of an audit are such a table.
 
 The label of a multi-valued attribute is all values of the product, with `|` between them, or `[]` for none. Several
-rows with the same `given` are applied together: each adds or removes what it changes.
+rows with the same `given` are applied together: each adds or removes what it changes. `given` may lack the product's
+values that are no classes, because an audit does not see them; they stay.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import csv
 import dataclasses
 import io
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -121,6 +122,7 @@ def apply_corrections(
     ids: Sequence[str],
     attributes: Sequence[Attribute],
     tags: Mapping[str, TagColumn] | None = None,
+    chosen: Mapping[str, Collection[str]] | None = None,
 ) -> Counter[str]:
     """Changes labels and tags in place.
 
@@ -129,6 +131,7 @@ def apply_corrections(
         ids: of the rows; several rows with one id get the same change.
         attributes: of the schema; without fixed classes, an attribute has the classes that its column holds.
         tags: of multi-valued attributes, which have the classes that their columns hold.
+        chosen: multi-valued attribute -> the classes that it would have without corrections.
 
     Returns:
         Attribute -> the number of labels that were changed.
@@ -156,17 +159,17 @@ def apply_corrections(
             hint = nearest(odd, classes[item.attribute])
             faults.append(f"line {item.line}: {odd!r} is no class of {item.attribute}{hint}")
         else:
-            # The table may have been edited too, so that the label is the new one already.
-            fitting = [row for row in rows if item.given is None or column[row] in (item.given, item.label)]
-            if not fitting:
+            known = (chosen or {}).get(item.attribute)
+            new = {row: label for row in rows if (label := _corrected(column[row], item, known)) is not None}
+            if not new:
                 now = f"{column[rows[0]]!r}" if column[rows[0]] else "no label"
                 faults.append(
                     f"line {item.line}: {item.attribute} of {item.id!r} is {now} in the catalogue and {item.given!r} "
                     "under `given`; the table was made for another catalogue"
                 )
-            for row in fitting:
-                changed[item.attribute] += int(column[row] != item.label)
-                column[row] = item.label
+            for row, label in new.items():
+                changed[item.attribute] += int(column[row] != label)
+                column[row] = label
     _raise_faults(corrections.path, faults)
     for name, values in columns.items():
         if tags and name in tags:
@@ -174,6 +177,26 @@ def apply_corrections(
         else:
             labels[name] = values
     return +changed
+
+
+def _corrected(now: str, item: Correction, known: Collection[str] | None) -> str | None:
+    """Returns a row's label after a correction; None where the row has another label than the one that is given.
+
+    Args:
+        now: the row's label.
+        known: the classes of a multi-valued attribute; the row's other values stay. None for other attributes.
+    """
+    # The table may have been edited too, so that the label is the new one already.
+    if item.given is None or now in (item.given, item.label):
+        return item.label
+    if known is None or not now:
+        return None
+    tags, label = set(split_tags(now) or ()), set(split_tags(item.label) or ())
+    for before in (item.given, item.label):
+        seen = set(split_tags(before) or ())
+        if before and seen <= tags and not (tags - seen) & set(known):
+            return join_tags(label | (tags - seen)) if item.label else ""
+    return None
 
 
 def _unknown_class(item: Correction, classes: Sequence[str], *, several: bool) -> str:

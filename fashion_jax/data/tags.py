@@ -118,9 +118,7 @@ def choose_classes(attribute: MultiValued, column: TagColumn, kept: pd.Series) -
     column.look_alikes = find_look_alikes(counts, attribute.classes)
     if column.look_alikes:
         column.merge_line = merge_line(attribute.name, column.look_alikes, dict(attribute.merge))
-    column.classes = tuple(sorted(dict(attribute.columns) or attribute.classes))
-    if not column.classes:
-        column.classes = tuple(sorted(tag for tag, rows in counts.items() if rows >= attribute.min_rows))
+    column.classes = find_classes(attribute, column, kept)
     known = set(column.classes)
     column.no_class = Counter({tag: rows for tag, rows in counts.most_common() if tag not in known})
 
@@ -129,6 +127,17 @@ def choose_classes(attribute: MultiValued, column: TagColumn, kept: pd.Series) -
         return "" if tags is None else join_tags(tag for tag in tags if tag in known)
 
     column.cells = column.cells.map({text: known_only(text) for text in column.cells.unique()})
+
+
+def find_classes(attribute: MultiValued, column: TagColumn, kept: pd.Series) -> tuple[str, ...]:
+    """Returns the classes, sorted: the schema's, or else the values in enough rows.
+
+    Args:
+        kept: bool, the rows whose values count.
+    """
+    named = dict(attribute.columns) or attribute.classes
+    counts = {} if named else _count_tags(column.cells[kept])
+    return tuple(sorted(named or (tag for tag, rows in counts.items() if rows >= attribute.min_rows)))
 
 
 def _count_tags(cells: pd.Series) -> Counter[str]:

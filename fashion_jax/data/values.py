@@ -55,6 +55,16 @@ _SAME_CURRENCY = {
 _CURRENCY = re.compile(
     r"(?<![A-Za-z])(?:" + "|".join(map(re.escape, (*_CURRENCIES, *_CURRENCY_WORDS))) + r")(?![A-Za-z])", re.IGNORECASE
 )
+# Other letters behind a number make a code of it, such as 1001A. Capitals right behind it do so too (4711GB): only
+# behind a space are they a unit.
+_UNITS = {
+    unit.casefold(): unit
+    for unit in (
+        "% kg g mg lb lbs oz km m dm cm mm in inch ft yd l dl cl ml V W kW mA mAh Wh Hz kHz MHz GHz kB MB GB TB px "
+        "dpi den dtex gsm pcs pc pce pair Stk Stck St Paar pz szt ks uds ud un кг г мг м см мм л мл шт 個 枚 点 件 足"
+    ).split()
+}
+_LARGEST = 2**53  # from which on a float has no place for every whole number
 _NUMBER = re.compile(
     r"(?P<sign>[-+]?)(?P<body>\d[\d.,' ]*|[.,]\d+)(?P<exponent>[eE][-+]?\d{1,3})?"
     r"(?P<unit>%|[^\W\d_¹²³][^\W\d_]{0,3}\.?)?"
@@ -87,7 +97,8 @@ def read_values(texts: Sequence[str], missing: Iterable[str] = ("",)) -> Values:
     """Reads a column of texts as numbers, as yes and no, or as dates, if every text is one; else they stay texts.
 
     The whole column decides how one text is read: `1,234` is 1234 beside `1,234.50`, and 1.234 beside `12,40`. A column
-    that can be read in two ways, or holds two currencies, stays text, and `how` says so.
+    that can be read in two ways, or holds two currencies, stays text, and `how` says so. So do codes: `1001A`, `10E2`,
+    `00123`, and whole numbers of more digits than a float keeps.
 
     Args:
         texts: of the cells.
@@ -134,11 +145,15 @@ def _read_numbers(texts: list[str]) -> tuple[Mapping[str, Value], str]:
         match = _NUMBER.fullmatch(rest[1:-1] if negative else rest)
         if not match:
             return {}, ""
-        body, unit = match["body"].strip(), match["unit"] or ""
+        body, exponent, unit = match["body"].strip(), match["exponent"] or "", match["unit"] or ""
+        if unit and not (unit := _read_unit(unit, spaced=match["body"] != body)):
+            return {}, ""
+        if exponent and exponent[1:].isdigit() and not re.search("[.,]", body):
+            return {}, f"codes such as {text[:40]!r} stay texts"
         if re.match(r"0\d", body) and not currency and not re.search(r"[.,]", body):
             return {}, "numbers with leading zeros stay texts"
         signs[_SAME_CURRENCY.get(currency.upper(), currency.upper()) or unit] += 1
-        parts[text] = ("-" if negative else match["sign"], body, match["exponent"] or "")
+        parts[text] = ("-" if negative else match["sign"], body, exponent)
     kinds = [sign for sign in signs if sign]
     if len(kinds) > 1:
         return {}, f"numbers in several units or currencies ({', '.join(sorted(kinds)[:4])}) stay texts"
@@ -157,9 +172,11 @@ def _read_numbers(texts: list[str]) -> tuple[Mapping[str, Value], str]:
     numbers: dict[str, Value] = {}
     for text, (sign, body, exponent) in parts.items():
         digits = _plain_digits(body, mark or _decimal_mark(body) or ".")
-        number = float(f"{sign}{digits}{exponent}") if digits else math.inf
-        if not math.isfinite(number):
-            return {}, f"{text!r} is no number, so the column stays text" if digits else ""
+        if not digits:
+            return {}, ""
+        number = float(f"{sign}{digits}{exponent}")
+        if math.isinf(number) or (not exponent and abs(number) >= _LARGEST):
+            return {}, f"{text[:40]!r} has more digits than a number keeps"
         numbers[text] = number
     how = "numbers"
     if mark == "," or len(decimals) > 1:
@@ -169,16 +186,28 @@ def _read_numbers(texts: list[str]) -> tuple[Mapping[str, Value], str]:
     return numbers, how + (f", in {kinds[0]}" if kinds else "")
 
 
+def _read_unit(text: str, *, spaced: bool) -> str:
+    """Returns the usual form of a unit; "" if the text behind a number is none."""
+    text = text.removesuffix(".")
+    return "" if text.isupper() and not spaced else _UNITS.get(text.casefold(), "")
+
+
 def _take_currency(text: str) -> tuple[str, str]:
     """Returns a text without its currency, and the currency."""
     signs = [letter for letter in text if unicodedata.category(letter) == "Sc"]
     word = _CURRENCY.search(text)
     found = (word.group() if word else "") or (signs[0] if signs else "")
-    if not found:
+    if not found or _is_code(text, found):
         return text, ""
     rest = text.replace(found, "", 1).strip()
     rest = re.sub(r"^([-+]) +", r"\1", rest)
     return (rest, found) if not rest.endswith("-") else ("-" + rest[:-1].strip(), found)
+
+
+def _is_code(text: str, word: str) -> bool:
+    """True where a currency's everyday word is in capitals right beside a digit: KR1001 is a code, 199kr is none."""
+    own = word.isalpha() and word.isupper() and word.isascii() and word not in _CURRENCIES
+    return own and bool(re.search(rf"\d{word}|{word}\d", text))
 
 
 def _decimal_mark(body: str) -> str:

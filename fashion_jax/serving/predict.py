@@ -82,6 +82,7 @@ def predict_source(
     if progress:
         photos = sum(one.num_photos or 1 for one in predictions)
         several = f" with {photos:,} photos" if photos != len(predictions) else ""
+        print(*([f"{note}\n" for note in run.catalog.carried.notes()] if out is not None else []), sep="", end="")
         print(f"{out or source}: {len(predictions):,} {'photos' if per_photo else 'products'}{several}; {note}")
     return predictions
 

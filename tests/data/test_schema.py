@@ -105,6 +105,24 @@ def test_ids_are_known_by_their_name_first(columns, expected):
     assert find_id_column(frame(**cells), [name for name in cells if name != "file"]) == expected
 
 
+@pytest.mark.parametrize(
+    ("columns", "rows", "expected"),
+    [
+        ({"id": "B1"}, 1, "id"), ({"SKU": "NEW9"}, 2, "SKU"), ({"Product-ID": "7"}, 1, "Product-ID"),
+        ({"parent_sku": "P1", "sku": "P1-red"}, 1, "sku"), ({"parent_sku": "P1"}, 3, "parent_sku"),
+        ({"Артикул": "Б-5", "category": "shoe"}, 2, "Артикул"),
+        ({"item": "shoe"}, 1, ""), ({"color_id": "3"}, 1, ""), ({"group_id": "1"}, 500, ""),
+    ],
+)  # fmt: skip
+def test_a_table_of_one_product_keeps_its_id(columns, rows, expected):
+    cells = {name: [cell] * rows for name, cell in columns.items()}
+    table = frame(**cells, photo=[f"{i}.jpg" for i in range(rows)])
+    assert infer_schema(table, labelled=False).id_column == expected
+    if expected and rows > 1:  # one row alone has the id: the others are no photos of its product
+        table.loc[table.index[1:], list(columns)] = ""
+        assert infer_schema(table, labelled=False).id_column == ""
+
+
 def test_tables_that_cannot_be_guessed():
     with pytest.raises(UserError, match=r"columns are: a, b"):
         infer_schema(frame(a=["1", "1"], b=["x", "y"]))

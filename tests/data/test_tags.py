@@ -143,6 +143,9 @@ def test_schema_json_reads_names_objects_and_words():
             Schema.from_dict({"name": "s", "attributes": attributes, "image_column": "f", "multi_valued": several})
 
 
+FIXED, RARE = {"classes": ("Casual", "Summer")}, {"min_rows": 3}
+
+
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory):
     """60 products: tags by the product's number, some missing; a sleeve that does not apply to every third."""
@@ -240,3 +243,41 @@ def test_corrections_of_tags_add_and_remove(shop, tmp_path):
     path.write_text(f"id,attribute,corrected\n{ids[0]},occasion,Casual|Sumer\n")
     with pytest.raises(UserError, match="'Sumer' is no class of occasion; did you mean 'Summer'"):
         open_catalog(shop, schema, corrections=path)
+
+
+@pytest.mark.parametrize(
+    ("keys", "cell", "given", "corrected", "expected"),
+    [
+        # The schema's classes are Casual and Summer.
+        (FIXED, "Summer|Party", "Summer", "Casual", "Casual"), (FIXED, "Summer|Party", "Summer", "[]", "[]"),
+        (FIXED, "Party", "[]", "Summer", "Summer"), (FIXED, "Party|Beach", "[]", "NA", ""),
+        (FIXED, "Casual|Party", "Summer", "Casual", "Casual"),  # the table has been edited already
+        (FIXED, "Summer|Party", "Party|Summer", "Casual", "Casual"),  # the table's own cell under given
+        (FIXED, "Summer|Casual|Party", "Summer", "Casual", None), (FIXED, "Party", "Summer", "Casual", None),
+        (FIXED, "", "[]", "Casual", None),
+        # Party and Beach stand in one row, Casual and Summer in many.
+        (RARE, "Summer|Party", "Summer", "Casual|Summer", "Casual|Summer"),
+        (RARE, "Party|Beach", "[]", "Casual", "Casual"), (RARE, "Casual|Summer|Beach", "Casual", "Summer", None),
+    ],
+)  # fmt: skip
+def test_an_audit_that_has_not_seen_values_that_are_no_classes_can_be_applied(
+    tmp_path, keys, cell, given, corrected, expected
+):
+    table = write_products(tmp_path, 20)
+    frame = pd.read_csv(table, dtype=str, keep_default_na=False)
+    frame["occasion"] = [cell, *["Casual|Summer", "Casual", "Summer"] * 6, "[]"]
+    frame.to_csv(table, index=False)
+    schema = Schema("shop", (Attribute("kind"),), "sku", "file", multi_valued=(MultiValued("occasion", **keys),))
+    ids = frame["sku"].tolist()
+    path = tmp_path / "findings.csv"
+    path.write_text(f"id,attribute,given,corrected\n{ids[0]},occasion,{given},{corrected}\n")
+    if expected is None:
+        with pytest.raises(UserError, match="made for another catalogue"):
+            open_catalog(table, schema, corrections=path)
+        return
+    catalog = open_catalog(table, schema, corrections=path)
+    assert next(record for record in catalog.records if record.id == ids[0]).tags == (expected,)
+    assert catalog.corrected["occasion"] == (cell != "Casual|Party")
+    if corrected != "NA":  # the others are reported still, and not removed by the correction
+        rare = {tag for tag in ("Party", "Beach") if tag in cell and given != "Party|Summer"}
+        assert rare <= set(catalog.tags["occasion"].no_class)

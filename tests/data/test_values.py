@@ -28,8 +28,11 @@ D = datetime.date
         (["₹1,23,456.00", "₹ 5"], [123456, 5], "INR"), (["(5.00)", "−3", "+2"], [-5, -3, 2], "numbers"),
         (["12,40 Kč", "1 200 Kč"], [12.4, 1200], "KČ"), (["1.000.000", "5"], [1e6, 5], "decimal comma"),
         (["12 %", "5%"], [12, 5], "in %"), (["10 cm", "12cm"], [10, 12], "in cm"), (["１２", "٣"], [12, 3], "numbers"),
-        (["1e5", "2.5E-3"], [1e5, 0.0025], "numbers"), ([".5", "0,5"], [0.5, 0.5], "commas and decimal points"),
-        (["0", "10"], [0, 10], "numbers"),
+        (["1e+5", "2.5E-3", "1.5e3"], [1e5, 0.0025, 1500], "numbers"),
+        ([".5", "0,5"], [0.5, 0.5], "commas and decimal points"),
+        (["0", "10"], [0, 10], "numbers"), (["60 W", "5 w"], [60, 5], "in W"), (["500g", "250 G"], [500, 250], "in g"),
+        (["2500mAh"], [2500], "in mAh"), (["3 Stk.", "1 stk"], [3, 1], "in Stk"), (["10 см"], [10], "in см"),
+        (["199kr", "99 KR"], [199, 99], "in KR"), (["9007199254740991", "1.5e+20"], [2**53 - 1, 1.5e20], "numbers"),
     ],
 )  # fmt: skip
 def test_numbers(texts, numbers, how):
@@ -56,6 +59,22 @@ def test_doubtful_texts_stay_texts(texts, why):
     found = read_values(texts)
     assert (found.kind, found.values) == ("text", [*texts])
     assert why.casefold() in found.how.casefold() and bool(why) == bool(found.how)
+
+
+@pytest.mark.parametrize(
+    ("codes", "why"),
+    [
+        ("1001A 1002A", ""), ("4711DE 4712DE", ""), ("75B 80B", ""), ("10E2 5031", "codes"), ("3e7 4", "codes"),
+        ("4711GB 4712GB", ""), ("36W 38W", ""), ("1001KG", ""), ("12XL", ""), ("2T 3T", ""), ("5y 6y", ""),
+        ("KR1001 KR1002", ""), ("1001RS 1002RS", ""), ("12345678901234567890 1", "digits"),
+        ("9007199254740993", "digits"),
+        ("-99999999999999999", "digits"), ("9" * 5000, "digits"), ("１００１Ａ", ""),
+    ],
+)  # fmt: skip
+def test_codes_come_out_as_they_went_in(codes, why):
+    found = read_values(codes.split())
+    assert (found.kind, found.values) == ("text", codes.split())
+    assert why in found.how and bool(why) == bool(found.how)
 
 
 @pytest.mark.parametrize(

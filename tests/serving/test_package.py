@@ -316,14 +316,15 @@ def test_a_whole_source_is_labelled_in_its_order(package, tmp_path, capsys):
     assert "39 products; 1 rows were left out" in capsys.readouterr().out
 
 
-def test_columns_of_the_table_are_carried_to_the_predictions(package, tmp_path):
+def test_columns_of_the_table_are_carried_to_the_predictions(package, tmp_path, capsys):
     table = write_products(tmp_path / "shop", 12)
     lines = table.read_text().splitlines()
     extra = [f'{"=cmd" if i == 3 else f"B{i}"},"{i},40 €",kind {i},1' for i in range(12)]
     header = lines[0].replace("kind", "sort") + ",brand,price,kind,id"
     table.write_text("\n".join([header, *map(",".join, zip(lines[1:], extra, strict=True))]))
     schema = Schema("shop", (), id_column="sku", image_column="file", carry=("brand", "price", "kind", "id"))
-    predict_source(load_model(package), table, tmp_path / "p.csv", schema=schema, progress=False)
+    predict_source(load_model(package), table, tmp_path / "p.csv", schema=schema)
+    assert "along: brand (text); price (numbers with a decimal comma, in EUR)" in capsys.readouterr().out
     with (tmp_path / "p.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0])[:3] == ["id", "kind", "kind_confidence"]
