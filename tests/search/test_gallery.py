@@ -188,6 +188,33 @@ def test_products_are_added_replaced_and_removed(shop, run, tmp_path):
     assert "1037" in Index.load(place)
 
 
+def test_products_are_added_under_their_own_ids(shop, run, tmp_path, monkeypatch):
+    """Few new products are read as the index's catalogue was, and never named by numbers of rows."""
+    table, number = write_products(tmp_path / "new", 2, seed=9), tmp_path / "numbers"
+    for header, rows, added in (
+        ("sku,file,kind,colour", ["B1,photos/p0.jpg,tall,red"], {"B1"}),
+        ("sku,file,kind,colour", ["NEW9,photos/p0.jpg,tall,red", "NEW9,photos/p1.jpg,tall,red"], {"NEW9"}),
+        ("colour,Größe,file,sku", ["red,M,photos/p0.jpg,7", "red,L,photos/p1.jpg,8"], {"7", "8"}),
+    ):
+        place = shutil.copytree(shop / "index", tmp_path / "-".join(added))
+        table.write_text("\n".join([header, *rows]))
+        out = run("index", "add", "--index", place, "--source", table).out
+        after = Index.load(place)
+        assert set(after.ids.tolist()) == {*Index.load(shop / "index").ids.tolist(), *added} and "(table)" not in out
+        assert all(row["colour"] == "red" for row in after.attributes(sorted(added)))
+    monkeypatch.setattr(gallery, "run_embedding", lambda *_: pytest.fail("it was embedded"))
+    table.write_text("file,colour\nphotos/p0.jpg,red\nphotos/p1.jpg,red")
+    assert "no column of product ids" in run("index", "add", "--index", place, "--source", table, code=2).err
+    with Index.load(shop / "index") as old:
+        whole = Index.build(old.vectors(old.ids), range(len(old)), model=old.model, subspaces=old.subspaces)
+        whole.about.update(old.about)
+        whole.save(number)
+        whole.close()
+    table.write_text("sku,file,kind,colour\nB1,photos/p0.jpg,tall,red")
+    err = run("index", "add", "--index", number, "--source", table, code=2).err
+    assert "such as 'B1'; build the index again" in err
+
+
 BAD_INPUT = {
     "{build} --backend scan": "did you mean 'scann'", "{build} --target-recall 1.5": "target_recall",
     "{build} --batch 0": "batch must be", "{build} --table {tmp}/nobody": "none of the catalogue's products",
