@@ -26,6 +26,7 @@ from fashion_jax.search.columns import (
     column_notes,
     column_values,
     kinds_of,
+    label_names,
     read_columns,
     table_columns,
 )
@@ -92,7 +93,7 @@ def build_index(
         subspaces=model.subspaces,
         progress=progress,
     )
-    labels = list(dict.fromkeys([*(a.name for a in run.catalog.schema.attributes), *model.attributes]))
+    labels = label_names(model, run.catalog.schema)
     index.about.update(model=str(model.package.folder.resolve()), source=_resolve(source), labels=labels)
     index.about["schema"] = run.catalog.schema.to_dict()
     index.save(folder)
@@ -211,7 +212,7 @@ def _read_table(path: str | Path | None, catalog: Catalog, progress: bool) -> Ex
     if path is None:
         return None
     ids = dict.fromkeys(record.id for record in catalog.records)
-    extra = read_columns(path, ids, catalog.schema.id_column)
+    extra = read_columns(path, ids, catalog.schema)
     extra.check_some(ids, "the catalogue")
     left = len(ids.keys() - set(extra.ids))
     if progress and left:
@@ -280,6 +281,8 @@ def describe(
     decision = model.package.decision
     for name, shares in embedded.tags.items():
         texts = columns.get(name, [""] * len(records))
+        if name not in {several.name for several in schema.multi_valued}:
+            texts = [text or "" for text in texts]  # None of a tag means "no value", and of a label "not known"
         means = {name: _mean_by_product(ids, shares)}
         chosen = choose_tags({} if decision is None else decision.tags, means)[name]
         guesses = (BETWEEN_TAGS.join(np.array(model.tags[name])[row].tolist()) for row in chosen)
