@@ -134,7 +134,7 @@ def choose_carried(frame: pd.DataFrame, schema: Schema, unused: Collection[str])
     for name in map(str, frame.columns):
         if name in unused or name == schema.title_column:
             present = [cell for cell in frame[name].tolist() if cell != ""]
-            reason = _why_not(name, present, {word.casefold() for word in schema.missing_values})
+            reason = why_not_carried(name, present, {word.casefold() for word in schema.missing_values})
             if reason:
                 reasons[name] = reason
             else:
@@ -147,7 +147,7 @@ def choose_carried(frame: pd.DataFrame, schema: Schema, unused: Collection[str])
     return [name for *_, name in wanted if name in chosen], reasons
 
 
-def _why_not(name: str, present: Sequence[object], missing: Collection[str]) -> str:
+def why_not_carried(name: str, present: Sequence[object], missing: Collection[str]) -> str:
     """Returns why a column is not carried without being named; "" if it may be."""
     if any(isinstance(cell, bytes) for cell in present[:50]):
         return "it holds bytes"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -208,12 +208,13 @@ class AttributeTable:
                 columns[name] = _empty_column(kind, self._count)
         return AttributeTable(columns, self._count)
 
-    def choose_kinds(self, other: AttributeTable, *, whole: bool) -> dict[str, str]:
+    def choose_kinds(self, other: AttributeTable, *, whole: bool, fixed: Collection[str] = ()) -> dict[str, str]:
         """Returns the kinds that this table's columns have once they hold values of another table.
 
         Args:
             other: its columns may be new.
-            whole: whether all values are replaced, so that a column may become one of another kind.
+            whole: whether all values are replaced, so that a column of texts may become one of another kind.
+            fixed: columns that keep their kind nevertheless.
 
         Raises:
             UserError: a column of another kind, or a new column without a value.
@@ -222,13 +223,32 @@ class AttributeTable:
         for name, theirs in other._columns.items():
             kinds[name] = kind_of(theirs)
             if name in self._columns:
-                ours = self._columns[name]
-                if not whole or _all_missing(theirs) or _can_convert(theirs, kind_of(ours)):
-                    _convert(name, theirs, kind_of(ours))
-                    kinds[name] = kind_of(ours)
+                ours = kind_of(self._columns[name])
+                may_change = whole and ours == "text" and name not in fixed
+                if not may_change or _all_missing(theirs) or _can_convert(theirs, ours):
+                    _convert(name, theirs, ours)
+                    kinds[name] = ours
             elif _all_missing(theirs):
                 raise UserError(f"the new column {name!r} holds no value; leave it out")
         return kinds
+
+    def outdated_confidences(self, given: AttributeTable) -> AttributeTable:
+        """Returns the columns of confidences that new labels make wrong, without a value where the label changes.
+
+        Args:
+            given: new values of this table's rows. Where it has confidences too, these are right.
+        """
+        columns: dict[str, Column] = {}
+        for name in given.names:
+            of_label = name + CONFIDENCE
+            if name in self._columns and of_label in self._columns and of_label not in given.names:
+                before, after = (table.select([name]).to_lists()[name] for table in (self, given))
+                kept = np.flatnonzero([old == new for old, new in zip(before, after, strict=True)])
+                rows = np.full(self._count, -1)
+                rows[kept] = kept
+                if len(kept) < self._count:
+                    columns |= self.select([of_label]).take(rows)._columns
+        return AttributeTable(columns, self._count)
 
     def conform(self, other: AttributeTable) -> AttributeTable:
         """Returns another table's rows with this table's columns; columns that the other lacks are missing values.
@@ -426,7 +446,10 @@ def _convert(name: str, column: Column, kind: str) -> Column:
         if read is not None:
             numbers[used] = read
             return NumberColumn(numbers[column.codes], kind)
-    example = next(value for row in range(_length(column)) if (value := _cell(column, row)) is not None)
+    present = [value for row in range(_length(column)) if (value := _cell(column, row)) is not None]
+    # A text that stands for no such value shows best what is wrong.
+    strange = (value for value in present if isinstance(value, str) and read_values([value]).kind != kind)
+    example = next(strange, present[0])
     raise UserError(
         f"the index's column {name!r} holds {KINDS[kind]}, not {KINDS[kind_of(column)]} such as {example!r}"
     )

@@ -9,14 +9,14 @@ from typing import Any
 
 import pandas as pd
 
-from fashion_jax.data.carried import Carried, Column, name_columns, read_carried
+from fashion_jax.data.carried import Carried, Column, name_columns, read_carried, why_not_carried
 from fashion_jax.data.catalog import Catalog
 from fashion_jax.data.columns import find_id_column, named_ids
 from fashion_jax.data.product_ids import clean_ids
 from fashion_jax.data.schema import Schema
 from fashion_jax.data.tables import read_table
 from fashion_jax.data.values import cell_text
-from fashion_jax.search.attributes import CONFIDENCE, PHOTO, TITLE, kind_of, make_table
+from fashion_jax.search.attributes import CONFIDENCE, KINDS, PHOTO, TITLE, kind_of, make_table
 from fashion_jax.search.index import Index
 from fashion_jax.serving.predictor import Predictor
 from fashion_jax.system.errors import UserError
@@ -43,24 +43,27 @@ class ExtraTable:
             )
 
 
-def read_columns(path: str | Path, known: Collection[str] = (), id_column: str = "") -> ExtraTable:
+def read_columns(path: str | Path, known: Collection[str] = (), schema: Schema | None = None) -> ExtraTable:
     """Reads a table with a column of product ids and other columns.
 
     The column of ids is the one with most of the known ids, among those with a usual name (`id`, `sku`, ...); or else
-    any column that holds mostly known ids.
+    any column that holds mostly known ids. Left out, with the reason, are columns that `choose_carried` would not
+    carry, and those that the catalogue's schema reads as labels, photos, splits or ids: here their cells would be raw.
 
     Args:
         known: ids that the table may have.
-        id_column: one more name that the column of ids may have.
+        schema: of the catalogue to whose products the columns belong; None where it is not known.
 
     Raises:
-        UserError: the table cannot be read, has no ids, no other column, or several rows of a product that differ.
+        UserError: the table cannot be read, has no ids, no other column, or several rows of a product that differ in a
+            column that is kept.
     """
     try:
         frame = read_table(str(path), Path(path).read_bytes()).frame
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
-    column = _find_ids(frame, known, id_column)
+    schema = schema or Schema("", ())
+    column = _find_ids(frame, known, schema.product_column or schema.id_column)
     if not column:
         names = ", ".join(map(str, frame.columns[:_NAMED]))
         raise UserError(
@@ -71,9 +74,14 @@ def read_columns(path: str | Path, known: Collection[str] = (), id_column: str =
     others = [str(name) for name in frame.columns if name != column]
     if not others:
         raise UserError(f"{path} has no columns besides {column!r}")
-    with_bytes = {name for name in others if any(isinstance(cell, bytes) for cell in frame[name].head(50))}
-    missing = Schema("", ()).missing_values
-    carried = read_carried(frame, ids, [name for name in others if name not in with_bytes], missing=missing)
+    missing, own = Schema("", ()).missing_values, _own_columns(schema)
+    words, left_out = {word.casefold() for word in missing}, dict[str, str]()
+    for name in others:
+        present = [cell for cell in frame[name].tolist() if cell != ""]
+        reason = own.get(name) or ("" if name in schema.carry else why_not_carried(name, present, words))
+        if reason:
+            left_out[name] = reason
+    carried = read_carried(frame, ids, [name for name in others if name not in left_out], missing=missing)
     for name, read in carried.columns.items():
         if read.differing:
             product, values = next(iter(read.differing.items()))
@@ -81,10 +89,30 @@ def read_columns(path: str | Path, known: Collection[str] = (), id_column: str =
                 f"{path} has the id {product!r} twice, with {values[0]!r} and {values[1]!r} as its {name!r}; keep one "
                 "row for each product"
             )
-    left_out = dict.fromkeys(with_bytes, "it holds bytes")
     left_out |= {name: "it holds nothing" for name, read in carried.columns.items() if read.kind == "nothing"}
     kept = {name: read for name, read in carried.columns.items() if name not in left_out}
     return ExtraTable(str(path), tuple(dict.fromkeys(name for name in ids if name)), Carried(kept, left_out))
+
+
+def _own_columns(schema: Schema) -> dict[str, str]:
+    """Returns column of a catalogue's table -> why it gives an index no column of its raw cells."""
+    why = "its labels are read with the catalogue; change them in the catalogue's table, and give that to index add"
+    found = {name: why for a in schema.attributes for name in (a.name, *a.columns())}
+    found |= {name: why for several in schema.multi_valued for name in (several.name, *several.used_columns())}
+    photos = (schema.image_column, *schema.more_image_columns)
+    for names, reason in (
+        (photos, "it holds photos"),
+        ((schema.split_column,), "it holds the split"),
+        ((schema.id_column, schema.product_column), "it holds ids"),
+    ):
+        found |= dict.fromkeys(names, reason)
+    return found
+
+
+def label_names(model: Predictor, schema: Schema) -> list[str]:
+    """Returns the columns of an index that hold labels and tags, known or predicted."""
+    known = [*(one.name for one in schema.attributes), *(several.name for several in schema.multi_valued)]
+    return list(dict.fromkeys([*known, *model.attributes, *model.tags]))
 
 
 def _find_ids(frame: pd.DataFrame, known: Collection[str], id_column: str) -> str:
@@ -110,8 +138,8 @@ def table_columns(model: Predictor, catalog: Catalog, extra: ExtraTable | None) 
     "colour (table)". A column of the other table takes the place of the catalogue's column of the same name.
     """
     title = catalog.schema.title_column
-    own = {PHOTO, *([TITLE] if title else []), *(a.name for a in catalog.schema.attributes)}
-    own |= {name + suffix for name in model.attributes for suffix in ("", CONFIDENCE)}
+    own = {PHOTO, *([TITLE] if title else []), *label_names(model, catalog.schema)}
+    own |= {name + CONFIDENCE for name in model.attributes}
     carried = {name: column for name, column in catalog.carried.columns.items() if name != title}
     found = {}
     for columns in (carried, extra.carried.columns if extra else {}):
@@ -163,47 +191,53 @@ def check_columns(index: Index, columns: Mapping[str, Column], catalog: Catalog)
     index.snapshot.attributes.conform(make_table(values, len(ids)))
 
 
-def _id_column(index: Index) -> str:
-    """Returns the column of products' ids in the table of which the index was built; empty where it is not known."""
-    schema = index.about.get("schema")
-    if not isinstance(schema, dict):
-        return ""
-    return str(schema.get("product_column") or schema.get("id_column", ""))
-
-
 def update_columns(index: Index, path: str | Path, *, progress: bool = True) -> int:
     """Changes the columns of an index's products to the values of a table; returns how many products it changed.
 
-    An empty cell removes the value, but not a label or a title. Rows of products that the index has not are counted. A
-    new column is added.
+    An empty cell removes the value, but not a title. Rows of products that the index has not are counted. A new column
+    is added; one with the name of a label is called "colour (table)", as in a new index.
 
     Raises:
         UserError: as `read_columns`, no product is in the index, or a column is of another kind than the index's.
     """
     known = {str(name): name for name in index.ids.tolist()}
-    extra = read_columns(path, known, _id_column(index))
+    schema = index.about.get("schema")
+    extra = read_columns(path, known, Schema.from_dict(schema) if schema else None)
     extra.check_some(known, "the index")
     there, kinds = [name for name in extra.ids if name in known], kinds_of(index)
-    columns, before = {}, set(index.columns)
-    labels = {TITLE, *index.about.get("labels", ())}
+    columns, before, notes = {}, set(index.columns), list[str]()
+    own = {PHOTO, *(name + suffix for name in index.labels for suffix in ("", CONFIDENCE))}
     rows = index.attributes([known[name] for name in there])
-    for given, name in name_columns(extra.carried.columns, {PHOTO}).items():
+    for given, name in name_columns(extra.carried.columns, own).items():
         column = extra.carried.columns[given]
         name = f"{given} (table)" if f"{given} (table)" in kinds else name
-        # A table of all products may make numbers of a column of texts.
-        kind = "" if len(there) == len(known) and column.kind != "text" else kinds.get(name, "")
+        kind = kinds.get(name, "")
+        if kind == "text" and column.kind != "text" and name != TITLE:
+            # A table of all products may make numbers of a column of texts.
+            if len(there) == len(known):
+                kind = ""
+            else:
+                left = len(known) - len(there)
+                absent = "1 product of the index is" if left == 1 else f"{left:,} products of the index are"
+                notes.append(
+                    f"column {name!r} stays text in the index: {absent} not in {path}; give a table of all products, "
+                    f"and it becomes {KINDS[column.kind]}"
+                )
         columns[name] = column_values(column, there, kind)
-        if name in labels and name in before:
+        if name == TITLE and name in before:
             columns[name] = [row[name] if v is None else v for v, row in zip(columns[name], rows, strict=True)]
     if not columns:
-        raise UserError(f"{path} has no column with a value")
+        reasons = "".join(
+            f"; column {name!r} is left out: {why}" for name, why in list(extra.carried.left_out.items())[:_NAMED]
+        )
+        raise UserError(f"{path} has no column with a value that could be added{reasons}")
     columns = {name: values for name, values in columns.items() if name in before or any(v is not None for v in values)}
     try:
         index.update([known[name] for name in there], columns)
     except KeyError as error:  # gone since it was looked for
         raise UserError(f"{error.args[0]} any more; run the command again") from None
     if progress:
-        print(*_describe_update(extra, there, known, columns, before), sep="\n")
+        print(*_describe_update(extra, there, known, columns, before), *notes, sep="\n")
     return len(there)
 
 

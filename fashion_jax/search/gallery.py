@@ -26,13 +26,14 @@ from fashion_jax.search.columns import (
     column_notes,
     column_values,
     kinds_of,
+    label_names,
     read_columns,
     table_columns,
 )
 from fashion_jax.search.index import Index
 from fashion_jax.search.inputs import check_k
 from fashion_jax.search.storage import check_place
-from fashion_jax.serving.embed import Embedded, open_shards, run_embedding
+from fashion_jax.serving.embed import Embedded, are_integers, open_shards, run_embedding
 from fashion_jax.serving.predictor import Predictor
 from fashion_jax.serving.source import SourceRun
 from fashion_jax.system.errors import UserError
@@ -92,7 +93,7 @@ def build_index(
         subspaces=model.subspaces,
         progress=progress,
     )
-    labels = list(dict.fromkeys([*(a.name for a in run.catalog.schema.attributes), *model.attributes]))
+    labels = label_names(model, run.catalog.schema)
     index.about.update(model=str(model.package.folder.resolve()), source=_resolve(source), labels=labels)
     index.about["schema"] = run.catalog.schema.to_dict()
     index.save(folder)
@@ -116,12 +117,16 @@ def add_products(
 
     All photos of a product that is replaced are replaced.
 
+    Args:
+        schema: how to read the source's table; None: as the index's catalogue was read, where the table has its
+            columns, else a known or inferred one.
+
     Raises:
         UserError: the index was made by another model, or bad input; the index is unchanged.
     """
     check_model(index, model)
-    assert index.folder is not None
-    run = SourceRun(model, source, index.folder / "products", schema=schema, progress=progress, flip=False)
+    run = _open_more(index, model, source, schema, progress)
+    _check_names(index, run.catalog)
     extra = _read_table(table, run.catalog, progress)
     from_tables = table_columns(model, run.catalog, extra)
     theirs = list(extra.carried.columns.values()) if extra else []
@@ -151,6 +156,52 @@ def add_products(
     return added
 
 
+def _open_more(index: Index, model: Predictor, source: str | Path, schema: Schema | None, progress: bool) -> SourceRun:
+    """Opens more products with the index's schema, because a small table tells too little to infer the same one."""
+    known = Schema.from_dict(index.about["schema"]) if "schema" in index.about else None
+    assert index.folder is not None
+    out: dict[str, Any] = {"out": index.folder / "products", "progress": progress, "flip": False}
+    if known is None or not known.attributes + known.multi_valued or (schema is not None and schema.name):
+        return SourceRun(model, source, schema=schema, **out)
+    given = schema or Schema("", ())
+    same = _resolve(source) == index.about.get("source")
+    root = given.image_root or (known.image_root if same else "")
+    known = replace(known, image_root=root, group_by_name=given.group_by_name or known.group_by_name)
+    # New products need no split, and may have no titles and no further photos.
+    for tried in (known, replace(known, split_column="", title_column="", more_image_columns=())):
+        try:
+            return SourceRun(model, source, schema=tried, **out)
+        except UserError as error:
+            reason = error
+    run = SourceRun(model, source, schema=schema, **out)
+    if progress:
+        print(f"{source} cannot be read as the index's catalogue was ({reason}); its columns are guessed")
+    return run
+
+
+def _check_names(index: Index, catalog: Catalog) -> None:
+    """Raises UserError, before anything is embedded, where a catalogue's ids cannot be those of an index's products."""
+    known = index.about.get("schema")
+    if _has_row_numbers(catalog.schema) and not (known and _has_row_numbers(Schema.from_dict(known))):
+        raise UserError(
+            f"{catalog.source} has no column of product ids, so its products cannot be told from those of the index; "
+            "name the column: id_column in a schema.json, and --schema"
+        )
+    if index.snapshot.ids.dtype.kind == "i":
+        text = next((record.id for record in catalog.records if not are_integers([record.id])), "")
+        if text:
+            raise UserError(
+                f"the index has integers as ids, and {catalog.source} has texts, such as {text!r}; build the index "
+                "again with all products (fashion-jax index build)"
+            )
+
+
+def _has_row_numbers(schema: Schema) -> bool:
+    """Returns whether a catalogue's ids are the numbers of its rows, which mean nothing in another table."""
+    grouped = schema.group_by_name and schema.image_column
+    return not (schema.id_column or schema.product_column or grouped)
+
+
 def count_products(products: int, photos: int) -> str:
     """Returns "12 products", with the number of photos where it is another."""
     return f"{products:,} products" + (f" ({photos:,} photos)" if photos != products else "")
@@ -161,7 +212,7 @@ def _read_table(path: str | Path | None, catalog: Catalog, progress: bool) -> Ex
     if path is None:
         return None
     ids = dict.fromkeys(record.id for record in catalog.records)
-    extra = read_columns(path, ids, catalog.schema.id_column)
+    extra = read_columns(path, ids, catalog.schema)
     extra.check_some(ids, "the catalogue")
     left = len(ids.keys() - set(extra.ids))
     if progress and left:
@@ -230,6 +281,8 @@ def describe(
     decision = model.package.decision
     for name, shares in embedded.tags.items():
         texts = columns.get(name, [""] * len(records))
+        if name not in {several.name for several in schema.multi_valued}:
+            texts = [text or "" for text in texts]  # None of a tag means "no value", and of a label "not known"
         means = {name: _mean_by_product(ids, shares)}
         chosen = choose_tags({} if decision is None else decision.tags, means)[name]
         guesses = (BETWEEN_TAGS.join(np.array(model.tags[name])[row].tolist()) for row in chosen)

@@ -154,7 +154,8 @@ class Index(contextlib.AbstractContextManager["Index"]):
             ids: as in `build`.
             embeddings: (n, features).
             attributes: as in `build`; only columns that the index has. For a column that is not given, a replaced
-                product keeps the value of its first photo, and a new product has none. Names of photos are not kept.
+                product keeps the value of its first photo, and a new product has none. Names of photos are not kept,
+                nor confidences of labels that change.
 
         Raises:
             UserError: bad input, another process is writing, or the disk cannot be written; the index is unchanged.
@@ -178,8 +179,9 @@ class Index(contextlib.AbstractContextManager["Index"]):
         Args:
             ids: each once.
             attributes: as in `build`, with a value for each id; None removes a value. A column that the index lacks is
-                added, and is empty for other products. A column becomes one of another kind (numbers in place of
-                texts) only if all products are given.
+                added, and is empty for other products. A column of texts that are no labels becomes one of another
+                kind (numbers, yes and no, dates) only if all products are given. Where a label changes, and its
+                confidence is not given, the product has no confidence then.
 
         Raises:
             KeyError: a product is not there.
@@ -192,8 +194,11 @@ class Index(contextlib.AbstractContextManager["Index"]):
             given = make_table(attributes, len(names))
             if PHOTO in given.names and snapshot.has_several_photos:
                 raise UserError(f"the column {PHOTO!r} names each photo, and update changes products; use upsert")
-            snapshot.find(names.tolist())
-            kinds = snapshot.attributes.choose_kinds(given, whole=len(names) == snapshot.num_products)
+            known = snapshot.attributes.take(snapshot.find(names.tolist()))
+            outdated = known.outdated_confidences(given)
+            given = given.replace(outdated, outdated.names)
+            whole = len(names) == snapshot.num_products
+            kinds = snapshot.attributes.choose_kinds(given, whole=whole, fixed=self.labels)
             if len(names) and kinds:
                 columns = snapshot.attributes.with_kinds(kinds).select(kinds).conform(given)
                 self._commit(Update(False, names, None, columns.to_lists(), kinds))
@@ -338,6 +343,13 @@ class Index(contextlib.AbstractContextManager["Index"]):
     def subspaces(self) -> dict[str, int]:
         """Parts of the embeddings that a search may weigh: name -> number of values, in order; empty for none."""
         return dict(self._settings["subspaces"])
+
+    @property
+    def labels(self) -> frozenset[str]:
+        """The columns of labels and tags; empty where they are not known."""
+        schema = self.about.get("schema") or {}
+        named = [item["name"] for key in ("attributes", "multi_valued") for item in schema.get(key, ())]
+        return frozenset([*named, *self.about.get("labels", ())])
 
     @property
     def about(self) -> dict[str, Any]:

@@ -108,7 +108,10 @@ def check_ids(ids: Any, count: int | None = None, kind: str | None = None, *, re
     ours = "U" if array.dtype.kind == "U" else "i"
     if kind is not None and ours != kind and len(array):
         names = {"i": "integers", "U": "texts"}
-        raise UserError(f"the index has {names[kind]} as ids, and these are {names[ours]}, such as {array[0]!r}")
+        raise UserError(
+            f"the index has {names[kind]} as ids, and these are {names[ours]}, such as {array[0].item()!r}; "
+            "build the index again with ids of one kind"
+        )
     if ours == "U":
         lengths = np.char.str_len(array)
         if len(array) and (lengths.min() == 0 or lengths.max() > MAX_ID_LENGTH):

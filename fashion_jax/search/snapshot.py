@@ -334,6 +334,8 @@ class Updater:
         """
         fitting = snapshot.attributes.conform(given)
         known = snapshot.attributes.take(self._rows(snapshot, ids))
+        outdated = known.outdated_confidences(given)
+        known = known.replace(outdated, outdated.names)
         return known.replace(fitting, {*given.names, PHOTO} & {*known.names})
 
     def apply(self, snapshot: Snapshot, update: Update) -> Snapshot:

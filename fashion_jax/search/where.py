@@ -329,7 +329,8 @@ def _explain_texts(name: str, mark: str, column: TextColumn) -> str:
     such = f"texts such as {example!r}" if words else "no value"
     return (
         f"the column {name!r} holds {such}, and {mark} compares numbers and dates only; use == or in, or write numbers "
-        "in one unit (or dates) into the column of your table and give that to fashion-jax index update --table"
+        "in one unit (or dates) into the column of your table, for all products of the index, and give that to "
+        "fashion-jax index update --table"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,14 +38,17 @@ class Embedded:
     def ids(self) -> np.ndarray:
         """The products' ids: int64 where all of them are integers, else texts."""
         names = self.text_ids.tolist()
-        # A text that an integer would not print the same way ("007") stays text.
-        whole = all(len(i) < 19 and i.isdecimal() and str(int(i)) == i for i in names)
-        return np.array(names, np.int64) if whole else self.text_ids
+        return np.array(names, np.int64) if are_integers(names) else self.text_ids
 
     @property
     def text_ids(self) -> np.ndarray:
         """The products' ids as the source writes them."""
         return np.array([record.id for record in self.records], dtype=str)
+
+
+def are_integers(names: Iterable[str]) -> bool:
+    """Returns whether all ids are integers; one that an integer would not print the same way ("007") is a text."""
+    return all(len(name) < 19 and name.isdecimal() and str(int(name)) == name for name in names)
 
 
 def embed_source(

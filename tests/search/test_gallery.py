@@ -6,17 +6,21 @@ import csv
 import dataclasses
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
 from drawn_products import draw_product, make_tiny_config, write_products
 from fashion_jax.cli import main
+from fashion_jax.data.carried import Carried, read_carried
 from fashion_jax.data.catalog import Catalog, Record, open_catalog
-from fashion_jax.data.schema import Schema
+from fashion_jax.data.schema import Attribute, MultiValued, Schema
 from fashion_jax.run.train import train
 from fashion_jax.search import gallery
+from fashion_jax.search.columns import ExtraTable, table_columns, update_columns
 from fashion_jax.search.index import Index
 from fashion_jax.search.recommend import by_attributes, explain, keep_and_change, one_query, similar
 from fashion_jax.serving import embed as embed_module
@@ -186,6 +190,33 @@ def test_products_are_added_replaced_and_removed(shop, run, tmp_path):
     extra.write_text(drawn.replace("S00", "1"))  # 1000, 1037 and so on: integers here, texts in the index
     assert "154 in all" in run("index", "add", "--index", place, "--source", extra).out
     assert "1037" in Index.load(place)
+
+
+def test_products_are_added_under_their_own_ids(shop, run, tmp_path, monkeypatch):
+    """Few new products are read as the index's catalogue was, and never named by numbers of rows."""
+    table, number = write_products(tmp_path / "new", 2, seed=9), tmp_path / "numbers"
+    for header, rows, added in (
+        ("sku,file,kind,colour", ["B1,photos/p0.jpg,tall,red"], {"B1"}),
+        ("sku,file,kind,colour", ["NEW9,photos/p0.jpg,tall,red", "NEW9,photos/p1.jpg,tall,red"], {"NEW9"}),
+        ("colour,Größe,file,sku", ["red,M,photos/p0.jpg,7", "red,L,photos/p1.jpg,8"], {"7", "8"}),
+    ):
+        place = shutil.copytree(shop / "index", tmp_path / "-".join(added))
+        table.write_text("\n".join([header, *rows]))
+        out = run("index", "add", "--index", place, "--source", table).out
+        after = Index.load(place)
+        assert set(after.ids.tolist()) == {*Index.load(shop / "index").ids.tolist(), *added} and "(table)" not in out
+        assert all(row["colour"] == "red" for row in after.attributes(sorted(added)))
+    monkeypatch.setattr(gallery, "run_embedding", lambda *_: pytest.fail("it was embedded"))
+    table.write_text("file,colour\nphotos/p0.jpg,red\nphotos/p1.jpg,red")
+    assert "no column of product ids" in run("index", "add", "--index", place, "--source", table, code=2).err
+    with Index.load(shop / "index") as old:
+        whole = Index.build(old.vectors(old.ids), range(len(old)), model=old.model, subspaces=old.subspaces)
+        whole.about.update(old.about)
+        whole.save(number)
+        whole.close()
+    table.write_text("sku,file,kind,colour\nB1,photos/p0.jpg,tall,red")
+    err = run("index", "add", "--index", number, "--source", table, code=2).err
+    assert "such as 'B1'; build the index again" in err
 
 
 BAD_INPUT = {
@@ -414,16 +445,17 @@ def test_attributes_of_an_index_change_by_a_table(german, run, tmp_path):
     before = Index.load(place)
     out = run("index", "update", "--index", place, "--table", tmp_path / "new.csv").out
     for words in (
-        "2 products changed: id (new), Preis, Neu, Brand (new), kind, photo (table) (new)", "in USD", "such as GONE",
+        "2 products changed: id (new), Preis, Neu, Brand (new)\n", "in USD", "such as GONE",
+        "column 'kind' is left out: its labels are read", "column 'photo' is left out: it holds names of photos",
         "3 cells are empty", "10 products of the index are not in",
     ):  # fmt: skip
         assert words in out
     after = Index.load(place)
-    kind = before.attributes(["S00037"])[0]["kind"]
+    kinds = [row["kind"] for row in before.attributes(["S00037", "S00074", "S00111"])]
     rows = after.attributes(["S00037", "S00074", "S00111"])
     for name, values in {
         "Preis": [1234.5, None, 3003.5], "Neu": [False, None, False], "Brand": ["Acme", None, None],
-        "kind": [kind, "tall", rows[2]["kind"]], "photo": ["photos/p1.jpg", "photos/p2.jpg", "photos/p3.jpg"],
+        "kind": kinds, "photo": ["photos/p1.jpg", "photos/p2.jpg", "photos/p3.jpg"],
     }.items():  # fmt: skip
         assert [row[name] for row in rows] == values
     assert np.array_equal(before.vectors(before.ids), after.vectors(before.ids))
@@ -443,10 +475,11 @@ def test_a_column_with_the_name_of_another_gets_its_own(german, shop, run, tmp_p
     index = Index.load(tmp_path / "index")
     row = index.attributes(["S00148"])[0]
     assert row["title"] == "Name 4" and row["title (table)"] == "Head 4" and row["Preis"] == 4
-    assert row["colour"] in ("blue", "green", "red", "yellow") and row["colour (table)"] == "crimson"
+    assert row["colour"] in ("blue", "green", "red", "yellow") and "colour (table)" not in row
     assert 0 <= row["colour confidence"] <= 1 and row["colour confidence (table)"] is True
     for words in (
-        "column 'colour' is called 'colour (table)'", "'Preis' takes the place of the catalogue's own", "EUR",
+        "column 'title' is called 'title (table)'",
+        "column 'colour' is left out: its labels are read", "'Preis' takes the place of the catalogue's own", "EUR",
         "column 'empty' is left out: it holds nothing",
     ):  # fmt: skip
         assert words in out
@@ -457,6 +490,64 @@ def test_a_column_with_the_name_of_another_gets_its_own(german, shop, run, tmp_p
     rows = changed.attributes(["S00148", "S00185"])
     assert [row["title (table)"] for row in rows] == ["Other", "Head 5"] and [row["Preis"] for row in rows] == [40, 5]
     assert [row["Seit"] for row in rows] == ["2026-01-05", "2026-01-06"]
+
+
+UPDATES = {  # cells of a table with these headings for the products a and b -> the index's rows after the update
+    # The shop's own table: labels and tags stay as the catalogue gave them; a row per photo differs in photos only.
+    ("photo,side,Farbe,occ,price", "p/1.png,p/1b.png,rot ,x; y,3", "p/2.png,p/2b.png,?,,4"): [{"price": 3}],
+    ("colour,occasion,link", "rot,x,https://e.org/1", "blau,y,https://e.org/2"): "column 'colour' is left out",
+    # Labels stay texts, and numbers stay numbers.
+    ("size", "36", "38"): "column 'size' is left out",
+    ("price", "3", "ask"): "holds numbers, not texts such as 'ask'",
+    ("price", "ask", "tba"): "holds numbers, not texts such as 'ask'",
+    ("sold", "yes", "perhaps"): "holds yes and no, not texts such as 'perhaps'",
+    ("note", "3", "4"): [{"note": 3, "size": "36"}, {"note": 4}],
+    ("note", "3"): "column 'note' stays text in the index: 1 product of the index is not in",
+    ("note", "2026-01-05"): "becomes dates",
+    ("guess", "1", "2"): [{"guess": "tall", "guess (table)": 1}],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("table", "wanted"), UPDATES.items())
+def test_a_shops_own_table_changes_columns_and_no_labels(table, wanted, tmp_path, capsys):
+    index = Index.build(np.eye(3)[:2], ["a", "b"], {
+        "colour": ["red", "blue"], "occasion": ["x|y", "y"], "size": ["36", "38"], "guess": ["tall", "round"],
+        "price": [1, 2], "sold": [True, False], "note": ["5 EUR/kg", "6"],
+    })  # fmt: skip
+    single, several = (Attribute("colour", "Farbe"), Attribute("size")), (MultiValued("occasion", "occ"),)
+    schema = Schema("s", single, "sku", "photo", more_image_columns=("side",), multi_valued=several)
+    index.about.update(schema=schema.to_dict(), labels=["colour", "size", "guess"])
+    header, *cells = table
+    lines = [f"sku,{header}", *(f"{name},{row}" for name, row in zip("ab", cells, strict=False))]
+    if "side" in header:  # another photo of each product
+        lines += [
+            line.replace("1.png", "7.png").replace("1b.png", "8.png").replace("rot", "rosso") for line in lines[1:]
+        ]
+    (tmp_path / "t.csv").write_text("\n".join(lines))
+    before = index.attributes(["a", "b"])
+    try:
+        update_columns(index, tmp_path / "t.csv")
+        said = capsys.readouterr().out
+    except UserError as error:
+        said = str(error)
+    after = index.attributes(["a", "b"])
+    if isinstance(wanted, str):
+        assert wanted in said
+    for place, row in enumerate(wanted if isinstance(wanted, list) else []):
+        assert row.items() <= after[place].items()
+    labels = ("colour", "occasion", "size", "guess")
+    assert [[row[name] for name in labels] for row in after] == [[row[name] for name in labels] for row in before]
+
+
+def test_columns_with_the_names_of_tags_get_their_own(shop):
+    """Tags, of the catalogue and of the model's heads, are not replaced by a table's raw cells."""
+    model = SimpleNamespace(attributes=("kind",), tags={"occasion": ("x", "y")})
+    schema = Schema("s", (Attribute("colour"),), multi_valued=(MultiValued("season"),))
+    frame = pd.DataFrame({name: ["1", "2"] for name in ("occasion", "season", "kind", "colour", "price")})
+    extra = ExtraTable("t.csv", ("a", "b"), read_carried(frame, ["a", "b"], list(frame)))
+    catalog = SimpleNamespace(schema=schema, carried=Carried())
+    names = ["occasion (table)", "season (table)", "kind (table)", "colour (table)", "price"]
+    assert list(table_columns(model, catalog, extra)) == names
 
 
 def test_photos_that_lie_elsewhere_are_found_again(tmp_path, shop, capsys):

@@ -383,6 +383,32 @@ def test_a_whole_column_may_become_one_of_another_kind(tmp_path):
         assert Index.load(tmp_path / "index").attributes(["a", "b"]) == [{"price": 5.5}, {"price": 7}]
 
 
+@pytest.mark.parametrize(("ids", "columns", "wanted"), [
+    (["a"], {"size": ["M"]}, [None, 0.6]), (["a", "b"], {"size": ["S", "M"]}, [0.9, None]),
+    (["a"], {"size": [None]}, [None, 0.6]), (["a"], {"price": [3]}, [0.9, 0.6]),
+    (["a"], {"size": ["M"], "size confidence": [0.5]}, [0.5, 0.6]),
+])  # fmt: skip
+def test_a_label_that_changes_loses_its_confidence(ids, columns, wanted):
+    labels = {"size": ["S", "S", "L"], "size confidence": [0.9, 0.9, 0.6], "price": [1, 1, 2]}
+    index, other = (Index.build(POOL[:3], ["a", "a", "b"], labels) for _ in range(2))
+    index.update(ids, columns)
+    other.upsert(ids, POOL[: len(ids)], columns)
+    for changed in (index, other):
+        assert [row["size confidence"] for row in changed.attributes(["a", "b"])] == wanted
+
+
+@pytest.mark.parametrize("values", [[36, 38], [True, False], [datetime.date(2026, 1, 1)] * 2])
+def test_labels_stay_texts_and_numbers_stay_numbers(values):
+    index = Index.build(POOL[:2], ["a", "b"], {"size": ["x", "y"], "price": [1, 2], "note": ["x", "y"]})
+    index.about["labels"] = ["size"]
+    with pytest.raises(UserError, match="'size' holds texts"):
+        index.update(["a", "b"], {"size": values})
+    with pytest.raises(UserError, match="'price' holds numbers, not texts such as 'ask'"):
+        index.update(["a", "b"], {"price": ["3", "ask"]})
+    index.update(["a", "b"], {"note": values})
+    assert index.attributes(["a"])[0]["note"] == (values[0] if not hasattr(values[0], "year") else "2026-01-01")
+
+
 def test_a_change_of_attributes_is_whole_or_not_there(tmp_path):
     """A crash at any byte of the journal leaves the values of before or of after."""
     with Index.build(POOL[:4], [1, 1, 2, 3], {"price": [5, 5, 6, 7]}) as index:
