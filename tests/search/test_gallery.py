@@ -566,6 +566,21 @@ def test_columns_with_the_names_of_tags_get_their_own(shop):
     assert list(table_columns(model, catalog, extra)) == names
 
 
+@pytest.mark.parametrize(("schema", "labels", "tags", "wanted"), [
+    (Schema("s", (Attribute("occasion"),)), [(None,), ("y",)], [(), ()], ["x|y", "y"]),  # a catalogue of one value each
+    (Schema("s", (), multi_valued=(MultiValued("occasion"),)), [(), ()], [("",), ("[]",)], ["x|y", None]),
+    (Schema("s", ()), [(), ()], [(), ()], ["x|y", "x|y"]),
+])  # fmt: skip
+def test_a_head_of_tags_fills_in_what_is_not_known(schema, labels, tags, wanted):
+    records = [Record(i, i, f"P{i}", "", labels[i], "", f"{i}.jpg", tags[i]) for i in range(2)]
+    catalog = Catalog("s", schema, None, "", {}, records)
+    package = SimpleNamespace(decision=None)
+    model = SimpleNamespace(attributes=(), tags={"occasion": ("x", "y")}, classes={}, package=package)
+    shares = np.full((2, 2), 0.9, np.float32)
+    embedded = embed_module.Embedded(records, np.eye(2), {}, {}, catalog, {"occasion": shares})
+    assert gallery.describe(model, embedded, {})["occasion"] == wanted
+
+
 def test_photos_that_lie_elsewhere_are_found_again(tmp_path, shop, capsys):
     """`--photos` is kept in the index, and a repair of a photo's path is told."""
     table = write_products(tmp_path / "shop", 12)
