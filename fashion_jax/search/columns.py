@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from fashion_jax.data.carried import Carried, Column, name_columns, read_carried, why_not_carried
@@ -15,7 +16,7 @@ from fashion_jax.data.columns import find_id_column, named_ids
 from fashion_jax.data.product_ids import clean_ids
 from fashion_jax.data.schema import Schema
 from fashion_jax.data.tables import read_table
-from fashion_jax.data.values import cell_text
+from fashion_jax.data.values import cell_text, read_values
 from fashion_jax.search.attributes import CONFIDENCE, KINDS, PHOTO, TITLE, kind_of, make_table
 from fashion_jax.search.index import Index
 from fashion_jax.serving.predictor import Predictor
@@ -205,24 +206,21 @@ def update_columns(index: Index, path: str | Path, *, progress: bool = True) -> 
     extra = read_columns(path, known, Schema.from_dict(schema) if schema else None)
     extra.check_some(known, "the index")
     there, kinds = [name for name in extra.ids if name in known], kinds_of(index)
-    columns, before, notes = {}, set(index.columns), list[str]()
+    columns, before, mended = {}, set(index.columns), dict[str, str]()
     own = {PHOTO, *(name + suffix for name in index.labels for suffix in ("", CONFIDENCE))}
     rows = index.attributes([known[name] for name in there])
     for given, name in name_columns(extra.carried.columns, own).items():
         column = extra.carried.columns[given]
         name = f"{given} (table)" if f"{given} (table)" in kinds else name
+        if schema and given == schema["title_column"] and TITLE in before and TITLE not in extra.carried.columns:
+            name = TITLE
         kind = kinds.get(name, "")
         if kind == "text" and column.kind != "text" and name != TITLE:
-            # A table of all products may make numbers of a column of texts.
+            # A table of all products may make numbers of a column of texts; so may one that mends the last texts.
             if len(there) == len(known):
                 kind = ""
             else:
-                left = len(known) - len(there)
-                absent = "1 product of the index is" if left == 1 else f"{left:,} products of the index are"
-                notes.append(
-                    f"column {name!r} stays text in the index: {absent} not in {path}; give a table of all products, "
-                    f"and it becomes {KINDS[column.kind]}"
-                )
+                mended[name] = column.kind
         columns[name] = column_values(column, there, kind)
         if name == TITLE and name in before:
             columns[name] = [row[name] if v is None else v for v, row in zip(columns[name], rows, strict=True)]
@@ -234,11 +232,35 @@ def update_columns(index: Index, path: str | Path, *, progress: bool = True) -> 
     columns = {name: values for name, values in columns.items() if name in before or any(v is not None for v in values)}
     try:
         index.update([known[name] for name in there], columns)
+        left = len(known) - len(there)
+        notes = [_convert_texts(index, name, kind, left, extra.path) for name, kind in mended.items()]
     except KeyError as error:  # gone since it was looked for
         raise UserError(f"{error.args[0]} any more; run the command again") from None
     if progress:
         print(*_describe_update(extra, there, known, columns, before), *notes, sep="\n")
     return len(there)
+
+
+def _convert_texts(index: Index, name: str, kind: str, left: int, path: str) -> str:
+    """Makes values of a column of texts where all products have such values now; returns what was done, as a sentence.
+
+    Args:
+        kind: how the table's cells were read.
+        left: number of the index's products that the table lacks.
+    """
+    snapshot, ids = index.snapshot, index.ids.tolist()
+    read = read_values([str(row[name] or "") for row in index.attributes(ids)])
+    groups = np.maximum(snapshot.attributes.groups(name), -1)  # -1 for all missing values
+    # Photos of a product may differ in a column that no table gave; they keep their texts.
+    same = not snapshot.has_several_photos or bool((groups == groups[snapshot.first])[snapshot.live].all())
+    if read.kind == kind and same:
+        index.update(ids, {name: read.values})
+        return f"column {name!r} holds {KINDS[kind]} for all products now"
+    absent = "1 product of the index is" if left == 1 else f"{left:,} products of the index are"
+    return (
+        f"column {name!r} stays text in the index: {absent} not in {path}; give a table of all products, and it "
+        f"becomes {KINDS[kind]}"
+    )
 
 
 def _describe_update(

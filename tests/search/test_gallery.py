@@ -502,8 +502,10 @@ UPDATES = {  # cells of a table with these headings for the products a and b -> 
     ("price", "ask", "tba"): "holds numbers, not texts such as 'ask'",
     ("sold", "yes", "perhaps"): "holds yes and no, not texts such as 'perhaps'",
     ("note", "3", "4"): [{"note": 3, "size": "36"}, {"note": 4}],
-    ("note", "3"): "column 'note' stays text in the index: 1 product of the index is not in",
+    ("note", "3"): [{"note": 3}, {"note": 6}],  # it mends the last text
+    ("memo", "3"): "column 'memo' stays text in the index: 1 product of the index is not in",
     ("note", "2026-01-05"): "becomes dates",
+    ("Name", "12", "13"): [{"title": "12"}, {"title": "13"}],
     ("guess", "1", "2"): [{"guess": "tall", "guess (table)": 1}],
 }  # fmt: skip
 
@@ -513,9 +515,12 @@ def test_a_shops_own_table_changes_columns_and_no_labels(table, wanted, tmp_path
     index = Index.build(np.eye(3)[:2], ["a", "b"], {
         "colour": ["red", "blue"], "occasion": ["x|y", "y"], "size": ["36", "38"], "guess": ["tall", "round"],
         "price": [1, 2], "sold": [True, False], "note": ["5 EUR/kg", "6"],
+        "memo": ["7", "ask"], "title": ["A", "B"],
     })  # fmt: skip
     single, several = (Attribute("colour", "Farbe"), Attribute("size")), (MultiValued("occasion", "occ"),)
-    schema = Schema("s", single, "sku", "photo", more_image_columns=("side",), multi_valued=several)
+    schema = Schema(
+        "s", single, "sku", "photo", more_image_columns=("side",), title_column="Name", multi_valued=several
+    )
     index.about.update(schema=schema.to_dict(), labels=["colour", "size", "guess"])
     header, *cells = table
     lines = [f"sku,{header}", *(f"{name},{row}" for name, row in zip("ab", cells, strict=False))]
@@ -539,6 +544,17 @@ def test_a_shops_own_table_changes_columns_and_no_labels(table, wanted, tmp_path
     assert [[row[name] for name in labels] for row in after] == [[row[name] for name in labels] for row in before]
 
 
+@pytest.mark.parametrize(("column", "wanted"), [("note", 3), ("view", "3")])
+def test_mended_texts_become_numbers_where_the_photos_of_a_product_agree(column, wanted, tmp_path):
+    index = Index.build(np.eye(5), ["a", "b", "b", "c", "c"], {
+        "note": ["ask", "6", "6", None, None], "view": ["side", "1", "2", None, None],
+    })  # fmt: skip
+    (tmp_path / "t.csv").write_text(f"id,{column}\na,3\n")
+    update_columns(index, tmp_path / "t.csv", progress=False)
+    assert index.attributes(["a"])[0][column] == wanted
+    assert index.snapshot.attributes.to_lists()["view"][1:3] == ["1", "2"]
+
+
 def test_columns_with_the_names_of_tags_get_their_own(shop):
     """Tags, of the catalogue and of the model's heads, are not replaced by a table's raw cells."""
     model = SimpleNamespace(attributes=("kind",), tags={"occasion": ("x", "y")})
@@ -548,6 +564,21 @@ def test_columns_with_the_names_of_tags_get_their_own(shop):
     catalog = SimpleNamespace(schema=schema, carried=Carried())
     names = ["occasion (table)", "season (table)", "kind (table)", "colour (table)", "price"]
     assert list(table_columns(model, catalog, extra)) == names
+
+
+@pytest.mark.parametrize(("schema", "labels", "tags", "wanted"), [
+    (Schema("s", (Attribute("occasion"),)), [(None,), ("y",)], [(), ()], ["x|y", "y"]),  # a catalogue of one value each
+    (Schema("s", (), multi_valued=(MultiValued("occasion"),)), [(), ()], [("",), ("[]",)], ["x|y", None]),
+    (Schema("s", ()), [(), ()], [(), ()], ["x|y", "x|y"]),
+])  # fmt: skip
+def test_a_head_of_tags_fills_in_what_is_not_known(schema, labels, tags, wanted):
+    records = [Record(i, i, f"P{i}", "", labels[i], "", f"{i}.jpg", tags[i]) for i in range(2)]
+    catalog = Catalog("s", schema, None, "", {}, records)
+    package = SimpleNamespace(decision=None)
+    model = SimpleNamespace(attributes=(), tags={"occasion": ("x", "y")}, classes={}, package=package)
+    shares = np.full((2, 2), 0.9, np.float32)
+    embedded = embed_module.Embedded(records, np.eye(2), {}, {}, catalog, {"occasion": shares})
+    assert gallery.describe(model, embedded, {})["occasion"] == wanted
 
 
 def test_photos_that_lie_elsewhere_are_found_again(tmp_path, shop, capsys):
