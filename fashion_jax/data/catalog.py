@@ -130,7 +130,6 @@ class Catalog:
     # attribute -> word that became the class "does not apply" -> rows
     not_applicable: dict[str, Counter[str]] = field(default_factory=dict)
     tags: dict[str, TagColumn] = field(default_factory=dict)  # multi-valued attribute -> its values and classes
-    several_values: list[str] = field(default_factory=list)  # sentences about columns that look multi-valued
     # attribute -> groups of classes that differ in case, spaces or hyphens only: class -> rows, the likeliest first
     look_alikes: dict[str, list[dict[str, int]]] = field(default_factory=dict)
     unused: dict[str, str] = field(default_factory=dict)  # column that is not used -> why it is no attribute
@@ -237,12 +236,11 @@ def open_catalog(
     catalog.temporary = found.temporary
     catalog.text = table.text
     catalog.unused = explain_unused(table.frame, schema)
-    catalog.offers += offer_photo_columns(table.frame, schema)
-    single = {column for attribute in schema.attributes for column in attribute.columns()} | set(catalog.unused)
-    catalog.several_values = offer_tags(schema, table.frame, [c for c in table.frame.columns if c in single])
     if corrections:
         catalog.corrections = read_corrections(corrections, schema)
     _read_rows(catalog, table, finder, labelled)
+    single = {column for attribute in schema.attributes for column in attribute.columns()} | set(catalog.unused)
+    catalog.offers += offer_tags(schema, table.frame, [c for c in table.frame.columns if c in single])
     named = {product.photo for product in catalog.records}
     catalog.passed_over = Counter(
         f"{kind_of_file(name)} (photos of no usable row)" if names_photo(name) else kind_of_file(name)
@@ -625,8 +623,10 @@ def _add_records(catalog: Catalog, rows: _Rows, reasons: dict[int, str], finder:
             catalog.repairs["photos that a product names twice, used once"] += len(repeats)
     _mark_repeats(catalog)
     catalog.rejected.sort(key=lambda item: item.row)
-    has_offer = bool(catalog.offers)  # of columns with more photos, whose names would be grouped too
-    if not schema.group_by_name and not has_offer and catalog.num_products == len(catalog.records):
+    more_columns = offer_photo_columns(frame, schema)
+    catalog.offers += more_columns
+    # The names of photos in such columns would be grouped too, so one offer is enough.
+    if not schema.group_by_name and not more_columns and catalog.num_products == len(catalog.records):
         names = [r.photo for r in catalog.records if isinstance(r.photo, str)]
         _offer_groups(catalog, names, finder.beside(names))
     if not schema.group_by_name and not schema.product_column:

@@ -42,7 +42,7 @@ def describe_catalog(catalog: Catalog) -> dict[str, Any]:
         "products": catalog.num_products,
         "photos": len(catalog.records),
         "columns": _describe_columns(catalog),
-        "offers": [*catalog.offers, *catalog.several_values],
+        "offers": list(catalog.offers),
         "differing_labels": dict(catalog.differing),
         "dropped": dict(catalog.dropped),
         "quarantined": len(catalog.rejected) - dropped,

@@ -169,7 +169,7 @@ def schema_of(shop, **keys) -> Schema:
 
 def test_records_hold_tags_apart_from_labels(shop, tmp_path):
     catalog = open_catalog(shop)
-    assert "cells look like several values: 'Casual|Summer' 24 rows" in catalog.several_values[0]
+    assert "cells look like several values: 'Casual|Summer' 24 rows" in catalog.offers[0]
     prepared = prepare(shop, tmp_path / "out", PrepareOptions(schema_of(shop)), progress=False)
     assert prepared.tag_vocabularies == {"occasion": ("Casual", "Party, Casual", "Summer")}
     assert "occasion" not in prepared.vocabularies
