@@ -1,0 +1,138 @@
+"""What the library stores, with digests that it checks when it reads.
+
+A document is a JSON object that holds the digest of its other keys. A sealed folder has a document that lists all of
+its other files with their sizes and digests. Foreign libraries read and write inside `reading` and `writing`, which
+turn whatever they raise into a sentence.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from fashion_jax.system import files
+from fashion_jax.system.errors import UserError
+
+DIGEST = "sha256"  # the key of a document's digest
+_DISK_IS_FULL = ("No space left on device", "Disk quota exceeded")
+_WRITTEN_IN_PART = "requested and"  # NumPy: "4096 requested and 512 written"
+
+Listing = dict[str, dict[str, Any]]  # name relative to the folder, with "/" -> {"bytes": size, "sha256": digest}
+
+
+def write_document(path: Path, value: Mapping[str, Any]) -> None:
+    """Replaces `path` by a JSON object with a digest, in one step.
+
+    Args:
+        value: JSON values; the key "sha256" is not free.
+    """
+    assert DIGEST not in value
+    files.write_json(path, {**value, DIGEST: _document_digest(value)})
+
+
+def read_document(path: Path, *, remedy: str) -> dict[str, Any]:
+    """Returns what `write_document` wrote.
+
+    Args:
+        remedy: what a user can do about a damaged or missing file, as the end of a sentence.
+
+    Raises:
+        UserError: the file is missing, damaged, or was changed.
+    """
+    with reading(path, remedy):
+        value = json.loads(path.read_bytes())
+        if not isinstance(value, dict):
+            raise TypeError("it holds no JSON object")
+        if value.pop(DIGEST, None) != _document_digest(value):
+            raise ValueError("its digest does not fit its content")
+    return dict(value)
+
+
+def list_files(folder: Path, *, besides: Iterable[str] = ()) -> Listing:
+    """Returns every file of a folder and its subfolders with its size and digest, without those named `besides`."""
+    found = sorted(path for path in folder.rglob("*") if path.is_file())
+    names = {path.relative_to(folder).as_posix(): path for path in found}
+    return {
+        name: {"bytes": path.stat().st_size, DIGEST: files.file_digest(path)}
+        for name, path in names.items()
+        if name not in set(besides)
+    }
+
+
+def check_files(folder: Path, listing: Any, *, remedy: str, contents: bool = True) -> None:
+    """Checks that the files of a folder are those of a listing; files that the listing does not name are not looked at.
+
+    Args:
+        listing: as `list_files` returned it, read from a document.
+        remedy: what a user can do about a damaged or missing file, as the end of a sentence.
+        contents: False compares only the sizes.
+
+    Raises:
+        UserError: a file is missing, or its bytes are others.
+    """
+    with reading(folder, remedy):
+        for name, known in listing.items():
+            path = folder / name
+            same = path.is_file() and path.stat().st_size == known["bytes"]
+            if same and contents:
+                same = files.file_digest(path) == known[DIGEST]
+            if not same:
+                state = "is damaged: its bytes are not those that were saved" if path.is_file() else "is missing"
+                raise UserError(f"{path} {state}; {remedy}")
+
+
+@contextmanager
+def reading(path: Path, remedy: str) -> Iterator[None]:
+    """Turns whatever a reader raises about a stored file into a UserError that names the file and a remedy.
+
+    UserErrors, and errors of permission, pass unchanged.
+
+    Args:
+        path: of the file or folder.
+        remedy: what a user can do about it, as the end of a sentence.
+    """
+    try:
+        yield
+    except (UserError, PermissionError):
+        raise
+    except FileNotFoundError as error:
+        raise UserError(f"{error.filename or path} is missing; {remedy}") from error
+    except OSError as error:
+        if error.errno is not None:
+            raise UserError(f"{error.filename or path} cannot be read ({error.strerror}); {remedy}") from error
+        raise UserError(f"{path} is damaged ({first_line(error)}); {remedy}") from error
+    except Exception as error:  # foreign readers raise whatever they like
+        raise UserError(f"{path} is damaged ({first_line(error)}); {remedy}") from error
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Makes an OSError with its number of what a writer raises when the disk is full, and lets all else pass.
+
+    Args:
+        path: of the file or folder that is written.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        text = str(error)
+        partly = isinstance(error, OSError) and _WRITTEN_IN_PART in text
+        if partly or any(sign in text for sign in _DISK_IS_FULL):
+            raise OSError(errno.ENOSPC, _DISK_IS_FULL[0], str(path)) from error
+        raise
+
+
+def first_line(error: BaseException) -> str:
+    """Returns the first line of an error's message, shortened; its kind where it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__
+
+
+def _document_digest(value: Mapping[str, Any]) -> str:
+    return files.digest(json.dumps(value, sort_keys=True).encode())
