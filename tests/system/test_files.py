@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import csv
+import datetime
 import errno
+from decimal import Decimal
 from unittest.mock import Mock
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fashion_jax.system import files
 from fashion_jax.system.errors import UserError, exit_on_user_error
@@ -21,6 +27,62 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch)
         files.write_json(path, {"x": 2})
     assert path.read_text() == '{\n  "x": 1\n}\n'
     assert [p.name for p in path.parent.iterdir()] == ["f.json"]
+
+
+BLANK = ["", " ", "\u00a0", "\u200b", "\ufeff", "\u202e", "\u3000", "\u3164", "\u2800", "\ufe0f", "\x00", " \t\u2060"]
+SIGNS = [*"=+-@\uff1d\uff0b\uff0d\uff20\ufe66\ufe62\ufe63\ufe6b\u2212\t\r\n"]  # full width, small, minus
+TEXTS = st.text() | st.builds("".join, st.lists(st.sampled_from([*BLANK, *SIGNS, "'", '"', ",", "a", "1"]), max_size=6))
+
+
+@pytest.mark.parametrize("sign", SIGNS)
+def test_no_cell_is_a_formula(sign):
+    for text in (f"{blank}{sign}1+1" for blank in BLANK):
+        assert files.escape_cell(text) == f"'{text}"
+
+
+@pytest.mark.parametrize(
+    "text", ["", " ", "a", "1-2", "e=mc", "(+)", "größe", "'", "'80s", "''", "'=", "'-12", "“=1”", "é"]
+)
+def test_other_texts_stay_and_none_is_mistaken(text):
+    assert files.escape_cell(text) == (f"'{text}" if text.startswith("'") else text)
+    assert files.unescape_cell(files.escape_cell(text)) == text
+    assert files.unescape_cell("'80s") == "'80s"  # as a person writes it
+
+
+@given(TEXTS)
+def test_every_text_comes_back(text):
+    cell = files.escape_cell(text)
+    assert files.unescape_cell(cell) == text and files.escape_cell(cell).startswith("'") == cell.startswith("'")
+    assert not cell.lstrip("".join(BLANK).replace("\t", "")).startswith(tuple(SIGNS))
+
+
+@given(st.lists(st.lists(TEXTS, min_size=3, max_size=3), max_size=4))
+def test_every_table_comes_back(tmp_path_factory, rows):
+    path = tmp_path_factory.getbasetemp() / "table.csv"
+    names = ["=id", "a\rb", "'c"]
+    path.write_bytes(files.format_csv([names, *rows]).encode("utf-8", "surrogatepass"))
+    assert files.read_csv(path) == [dict(zip(names, row, strict=True)) for row in rows]
+
+
+def test_numbers_stay_numbers():
+    row = [
+        -1,
+        -0.5,
+        np.float32(-0.25),
+        np.int64(-3),
+        Decimal("-1.50"),
+        None,
+        True,
+        datetime.date(2026, 1, 2),
+        np.str_("-1"),
+    ]
+    assert files.format_csv([row]) == "-1,-0.5,-0.25,-3,-1.50,,True,2026-01-02,'-1\n"
+
+
+def test_a_line_end_in_a_cell_ends_no_row():
+    for end in ("\r", "\n", "\r\n"):
+        text = files.format_csv([["a", f"b{end}=c"], ["d", ""]])
+        assert list(csv.reader(text.splitlines(keepends=True))) == [["a", f"b{end}=c"], ["d", ""]]
 
 
 def test_nan_is_no_json(tmp_path):
