@@ -45,7 +45,8 @@ def replace_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         aside.chmod(0o666 & ~_umask())  # mkstemp makes private files
         aside.replace(path)
-    except BaseException:
+    except BaseException as error:
+        _name_target(error, aside, path)
         with contextlib.suppress(FileNotFoundError):
             aside.unlink()
         raise
@@ -173,13 +174,20 @@ def replace_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
         if path.exists():
             path.rename(old)  # a folder that is not empty cannot be renamed over
         aside.rename(path)
-    except BaseException:
+    except BaseException as error:
+        _name_target(error, aside, path)
         if old.exists() and not path.exists():
             old.rename(path)
         shutil.rmtree(aside, ignore_errors=True)
         raise
     shutil.rmtree(old, ignore_errors=True)
     sync_directory(path.parent)
+
+
+def _name_target(error: BaseException, aside: Path, path: Path) -> None:
+    """Puts the path that a user knows into an error that names no file, or one that is written aside."""
+    if isinstance(error, OSError) and error.errno is not None and aside.name in str(error.filename or aside):
+        error.filename = str(path)
 
 
 def open_own(path: Path, flags: int) -> BinaryIO:
