@@ -74,7 +74,7 @@ def exit_on_user_error(run: Callable[[], int | None]) -> int:
         with contextlib.suppress(OSError):
             _flush_output()
     except MemoryError as error:
-        message = f"the memory is too small ({error or 'MemoryError'}); use a smaller batch, or a larger machine"
+        message = f"the memory is too small ({str(error) or 'MemoryError'}); use a smaller batch, or a larger machine"
     print(f"error: {message}", file=sys.stderr)
     return EXIT_BAD_INPUT
 

@@ -12,9 +12,9 @@ import math
 import numbers
 import os
 import re
+import secrets
 import shutil
 import stat
-import tempfile
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -36,18 +36,16 @@ def replace_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    aside = Path(name)
+    aside = _name_aside(path)
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with aside.open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        aside.chmod(0o666 & ~_umask())  # mkstemp makes private files
         aside.replace(path)
     except BaseException as error:
         _name_target(error, aside, path)
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):
             aside.unlink()
         raise
     sync_directory(path.parent)
@@ -162,15 +160,15 @@ def replace_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yields a new folder that replaces `path` at the end of the block; after an error the new one is removed."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+    aside = _name_aside(path)
     old = aside.with_suffix(".old")
     try:
+        aside.mkdir()
         yield aside
         for folder, _, names in os.walk(aside):
             for name in names:
                 sync_file(Path(folder) / name)
             sync_directory(Path(folder))
-        aside.chmod(0o777 & ~_umask())
         if path.exists():
             path.rename(old)  # a folder that is not empty cannot be renamed over
         aside.rename(path)
@@ -182,6 +180,15 @@ def replace_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise
     shutil.rmtree(old, ignore_errors=True)
     sync_directory(path.parent)
+
+
+def _name_aside(path: Path) -> Path:
+    """Returns a free name beside `path`, which `remove_stale` knows.
+
+    `tempfile` would make a private file, and to share it, the process's umask would have to be changed for a moment, in
+    which the files of other threads were open to everybody.
+    """
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
 
 
 def _name_target(error: BaseException, aside: Path, path: Path) -> None:
@@ -254,12 +261,6 @@ def sync_directory(path: Path) -> None:
     """Flushes a folder to the disk, so that a rename survives a power cut (POSIX only)."""
     if os.name == "posix":
         sync_file(path)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def is_line(text: str) -> bool:

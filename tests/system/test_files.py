@@ -5,6 +5,10 @@ from __future__ import annotations
 import csv
 import datetime
 import errno
+import itertools
+import os
+import threading
+import time
 from decimal import Decimal
 from unittest.mock import Mock
 
@@ -104,6 +108,37 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["d"]
 
 
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
+def test_files_are_as_open_as_the_umask_says_and_those_of_other_threads_too(tmp_path, mask, monkeypatch):
+    set_umask = os.umask
+    before, ended = set_umask(mask), threading.Event()
+    # Whoever changes the umask does so for long enough that another thread sees it.
+    monkeypatch.setattr(os, "umask", lambda mask: (set_umask(mask), time.sleep(0.005))[0])
+    (tmp_path / "others").mkdir()
+
+    def make_others() -> None:
+        for number in itertools.count():
+            (tmp_path / "others" / str(number)).touch()
+            time.sleep(0.001)
+            if ended.is_set():
+                return
+
+    other = threading.Thread(target=make_others)
+    try:
+        other.start()
+        for _ in range(5):
+            files.write_text(tmp_path / "file", "text")
+        with files.replace_directory(tmp_path / "folder") as aside:
+            (aside / "inner").touch()
+        ended.set()
+        other.join()
+    finally:
+        set_umask(before)
+    modes = {path.relative_to(tmp_path).parts[0]: path.stat().st_mode & 0o777 for path in tmp_path.glob("f*")}
+    assert modes == {"file": 0o666 & ~mask, "folder": 0o777 & ~mask}
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "others").iterdir()} == {0o666 & ~mask}
+
+
 @pytest.mark.parametrize(
     ("error", "code", "message"),
     [
@@ -111,11 +146,18 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
         (OSError(errno.ENOSPC, "No space left", "/x/y"), 2, "the disk is full at /x/y"),
         (PermissionError(errno.EACCES, "Permission denied", "/x"), 2, "no permission at /x"),
         (FileNotFoundError(errno.ENOENT, "No such file", "/x"), 2, "No such file at /x"),
+        (OSError(errno.EIO, "Input/output error", "/x"), 2, "the system reports: Input/output error at /x"),
+        (OSError("no number\nand more"), 2, "reports: no number; check"), (OSError(), 2, "reports: OSError;"),
+        (ConnectionResetError(104, "Connection reset by peer"), 2, "reports: Connection reset by peer; check"),
+        (OSError(99_999, "odd"), 2, "reports: odd;"), (BrokenPipeError(32, "Broken pipe"), 2, "has ended"),
+        (MemoryError("Unable to allocate 3. TiB"), 2, "the memory is too small (Unable to allocate 3. TiB)"),
+        (MemoryError(), 2, "the memory is too small (MemoryError)"),
     ],
 )  # fmt: skip
 def test_exit_codes(capsys, error, code, message):
     assert exit_on_user_error(Mock(side_effect=error)) == code
-    assert message in capsys.readouterr().err
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
 
 
 def test_our_own_faults_keep_their_traceback():

@@ -68,6 +68,7 @@ def test_every_foreign_writer_tells_a_full_disk(writer, error, tmp_path, monkeyp
     assert fails.called and not [path for path in tmp_path.rglob("*") if path.is_file() and path.name != ".lock"]
 
 
+@pytest.mark.slow
 def test_every_writer_meets_the_end_of_a_real_disk(tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
