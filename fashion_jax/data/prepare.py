@@ -17,7 +17,6 @@ from jaxtyping import Int8, Int32, Int64
 
 from fashion_jax.data.catalog import Catalog, Record, Rejected, open_catalog
 from fashion_jax.data.catalog_report import describe_split, make_report
-from fashion_jax.data.corrections import escape_cell
 from fashion_jax.data.duplicates import find_groups
 from fashion_jax.data.records import FORMAT, Prepared, is_prepared, open_prepared
 from fashion_jax.data.schema import MISSING, Schema, save_schema
@@ -271,8 +270,8 @@ def _fingerprint(records: _Records, table: str, max_side: int) -> str:
 
 
 def format_quarantine(rejected: Iterable[Rejected]) -> str:
-    """Returns the rows that were left out as CSV: row, id, reason. No cell is a formula to a spreadsheet."""
-    rows = ((item.row, escape_cell(item.id), escape_cell(item.reason)) for item in rejected)
+    """Returns the rows that were left out as CSV: row, id, reason."""
+    rows = ((item.row, item.id, item.reason) for item in rejected)
     return files.format_csv([("row", "id", "reason"), *rows])
 
 

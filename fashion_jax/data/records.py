@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -94,8 +93,7 @@ def open_prepared(folder: str | Path) -> Prepared:
         if manifest["format"] != FORMAT:
             raise ValueError(f"their format is {manifest['format']}, not {FORMAT}")
         vocabularies = {name: tuple(classes) for name, classes in manifest["vocabularies"].items()}
-        with (folder / "products.csv").open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
+        rows = files.read_csv(folder / "products.csv")
         numbers = {name: {c: i for i, c in enumerate(v)} | {"": -1} for name, v in vocabularies.items()}
         labels = [[numbers[name][row[f"label_{name}"]] for name in vocabularies] for row in rows]
         tag_vocabularies = {name: tuple(classes) for name, classes in manifest.get("tag_vocabularies", {}).items()}

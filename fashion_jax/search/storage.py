@@ -36,6 +36,7 @@ from fashion_jax.search.tuning import Sample, retime
 from fashion_jax.system import files
 from fashion_jax.system.errors import UserError
 from fashion_jax.system.process import num_cores
+from fashion_jax.system.stored import writing
 
 FORMAT = 1
 _MANIFEST = "manifest.json"
@@ -120,7 +121,8 @@ class SavedIndex:
     def append(self, update: Update) -> None:
         """Returns once an update is on the disk. Call `mark_applied` when the snapshot has it."""
         assert self._journal is not None
-        append_update(self._journal, update)
+        with writing(self._journal_path):
+            append_update(self._journal, update)
         self._read = self._journal.seek(0, os.SEEK_END)
 
     def mark_applied(self) -> None:
@@ -173,7 +175,7 @@ def write_index(folder: Path, snapshot: Snapshot, settings: dict[str, Any]) -> s
     base = snapshot.base
     name = _PREFIX + uuid.uuid4().hex[:12]
     columns, about = snapshot.attributes.without_unused_words().to_arrays()
-    with files.replace_directory(folder / name) as aside:
+    with files.replace_directory(folder / name) as aside, writing(folder):
         _save_array(aside / "vectors.npy", np.concatenate([base.vectors, snapshot.added]))
         _save_array(aside / "ids.npy", snapshot.ids)
         _save_array(aside / "live.npy", snapshot.live)
@@ -209,7 +211,11 @@ def write_index(folder: Path, snapshot: Snapshot, settings: dict[str, Any]) -> s
         "settings": settings,
         "files": digests,
     }
-    files.write_json(folder / _MANIFEST, {**manifest, "sha256": manifest_digest(manifest)})
+    try:
+        files.write_json(folder / _MANIFEST, {**manifest, "sha256": manifest_digest(manifest)})
+    except BaseException:
+        shutil.rmtree(folder / name, ignore_errors=True)
+        raise
     return name
 
 

@@ -17,6 +17,7 @@ from fashion_jax.serving.shards import SHARD_ROWS, Shards
 from fashion_jax.serving.source import SourceRun
 from fashion_jax.system import files
 from fashion_jax.system.errors import UserError
+from fashion_jax.system.stored import writing
 
 DTYPES = ("float32", "float16")
 
@@ -82,7 +83,7 @@ def embed_source(
     run = SourceRun(model, source, out, schema=schema, progress=progress, flip=False)
     shards = open_shards(model, run)
     embedded = run_embedding(model, run, shards)
-    with files.replace_file(run.out) as file:
+    with files.replace_file(run.out) as file, writing(run.out):
         names = run.catalog.name_photos()
         photos = np.array([names[record.number] for record in embedded.records], dtype=str)
         np.savez(file, ids=embedded.ids, photos=photos, embeddings=embedded.embeddings.astype(dtype))

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from fashion_jax.system import files
+from fashion_jax.system.stored import writing
 
 SHARD_ROWS = 8_192
 
@@ -46,7 +47,8 @@ class Shards:
         """Adds a file with these arrays. Raises OSError where the folder cannot be written."""
         numbers = [int(path.stem) for path in self._folder.glob("*.npz") if path.stem.isdecimal()]
         stored: dict[str, Any] = {**arrays, "key": np.array(self._key)}
-        with files.replace_file(self._folder / f"{1 + max(numbers, default=-1):06}.npz") as file:
+        path = self._folder / f"{1 + max(numbers, default=-1):06}.npz"
+        with files.replace_file(path) as file, writing(path):
             np.savez(file, **stored)
 
     def remove(self) -> None:

@@ -9,16 +9,23 @@ import hashlib
 import io
 import json
 import math
+import numbers
 import os
 import re
+import secrets
 import shutil
 import stat
-import tempfile
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, BinaryIO
 
 from fashion_jax.system.errors import UserError
+
+_SIGNS = "=+-@\N{MINUS SIGN}"  # the first sign of a formula
+_BLANK = "\u115f\u1160\u2800\u3164\uffa0"  # letters and signs without ink; other blanks have a category of their own
+_ESCAPED = re.compile("(?:^|[,\"\n])'")  # in the text of a CSV file
 
 
 @contextlib.contextmanager
@@ -29,17 +36,16 @@ def replace_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    aside = Path(name)
+    aside = _name_aside(path)
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with aside.open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        aside.chmod(0o666 & ~_umask())  # mkstemp makes private files
         aside.replace(path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
+    except BaseException as error:
+        _name_target(error, aside, path)
+        with contextlib.suppress(OSError):
             aside.unlink()
         raise
     sync_directory(path.parent)
@@ -62,10 +68,59 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
 
 
 def format_csv(rows: Iterable[Iterable[object]]) -> str:
-    """Returns rows as CSV text with commas and "\\n"; the first row should be the names of the columns."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
+    """Returns rows as CSV text with commas and "\\n"; no text in it is a formula to a spreadsheet.
+
+    Args:
+        rows: of cells; the first row should be the names of the columns. Numbers stay numbers (-1 is "-1"), None is an
+            empty cell, and all else is text, which `escape_cell` changes where it must. `read_csv` changes it back.
+    """
+    lines: list[str] = []
+    # With "\n" for the end of a line, the writer of Python 3.11 leaves "\r" in a cell unquoted, and a reader ends the
+    # row there.
+    writer = csv.writer(SimpleNamespace(write=lines.append), lineterminator="\r\n")
+    writer.writerows([_csv_cell(cell) for cell in row] for row in rows)
+    return "".join(f"{line.removesuffix(writer.dialect.lineterminator)}\n" for line in lines)
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """Returns the rows of a CSV file from `format_csv`, with the texts that it was made of.
+
+    Raises whatever the system, the decoder and the CSV reader raise. A row that is too short has empty cells.
+    """
+    text = path.read_bytes().decode("utf-8-sig")
+    reader = csv.DictReader(io.StringIO(text, newline=""), restval="")
+    reader.fieldnames = [unescape_cell(name) for name in reader.fieldnames or ()]
+    rows = list(reader)
+    for row in rows if _ESCAPED.search(text) else ():
+        row |= {name: unescape_cell(cell) for name, cell in row.items() if cell[:1] == "'"}
+    return rows
+
+
+def escape_cell(text: str) -> str:
+    """Returns a text as a cell that is no formula to a spreadsheet: with `'` in front; `unescape_cell` undoes it."""
+    return f"'{text}" if text.startswith("'") or _is_formula(text) else text
+
+
+def unescape_cell(cell: str) -> str:
+    """Returns the text that `escape_cell` made a cell of; a cell that a person wrote (`'80s`) stays as it is."""
+    escaped = cell.startswith("'") and (cell[1:].startswith("'") or _is_formula(cell[1:]))
+    return cell[1:] if escaped else cell
+
+
+def _csv_cell(cell: object) -> object:
+    return cell if cell is None or isinstance(cell, numbers.Number) else escape_cell(str(cell))
+
+
+def _is_formula(text: str) -> bool:
+    """True for a text that a spreadsheet may run (OWASP, "CSV injection"): by its sign, also behind blanks."""
+    for char in text:
+        if char.isascii() and char.isalnum():  # most texts
+            return False
+        if char in "\t\r\n":
+            return True
+        if unicodedata.category(char)[0] not in "CMZ" and char not in _BLANK:
+            return unicodedata.normalize("NFKC", char)[0] in _SIGNS  # full-width signs become the usual ones
+    return False
 
 
 def digest(value: Any) -> str:
@@ -105,25 +160,41 @@ def replace_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yields a new folder that replaces `path` at the end of the block; after an error the new one is removed."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+    aside = _name_aside(path)
     old = aside.with_suffix(".old")
     try:
+        aside.mkdir()
         yield aside
         for folder, _, names in os.walk(aside):
             for name in names:
                 sync_file(Path(folder) / name)
             sync_directory(Path(folder))
-        aside.chmod(0o777 & ~_umask())
         if path.exists():
             path.rename(old)  # a folder that is not empty cannot be renamed over
         aside.rename(path)
-    except BaseException:
+    except BaseException as error:
+        _name_target(error, aside, path)
         if old.exists() and not path.exists():
             old.rename(path)
         shutil.rmtree(aside, ignore_errors=True)
         raise
     shutil.rmtree(old, ignore_errors=True)
     sync_directory(path.parent)
+
+
+def _name_aside(path: Path) -> Path:
+    """Returns a free name beside `path`, which `remove_stale` knows.
+
+    `tempfile` would make a private file, and to share it, the process's umask would have to be changed for a moment, in
+    which the files of other threads were open to everybody.
+    """
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+
+
+def _name_target(error: BaseException, aside: Path, path: Path) -> None:
+    """Puts the path that a user knows into an error that names no file, or one that is written aside."""
+    if isinstance(error, OSError) and error.errno is not None and aside.name in str(error.filename or aside):
+        error.filename = str(path)
 
 
 def open_own(path: Path, flags: int) -> BinaryIO:
@@ -190,12 +261,6 @@ def sync_directory(path: Path) -> None:
     """Flushes a folder to the disk, so that a rename survives a power cut (POSIX only)."""
     if os.name == "posix":
         sync_file(path)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def is_line(text: str) -> bool:

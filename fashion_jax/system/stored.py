@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import json
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from fashion_jax.system.errors import UserError
 
 DIGEST = "sha256"  # the key of a document's digest
 _DISK_IS_FULL = ("No space left on device", "Disk quota exceeded")
+_NO_ROOM = 4096  # bytes
 _WRITTEN_IN_PART = "requested and"  # NumPy: "4096 requested and 512 written"
 
 Listing = dict[str, dict[str, Any]]  # name relative to the folder, with "/" -> {"bytes": size, "sha256": digest}
@@ -113,6 +115,8 @@ def reading(path: Path, remedy: str) -> Iterator[None]:
 def writing(path: Path) -> Iterator[None]:
     """Makes an OSError with its number of what a writer raises when the disk is full, and lets all else pass.
 
+    An OSError that names no file gets `path`.
+
     Args:
         path: of the file or folder that is written.
     """
@@ -120,12 +124,19 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except Exception as error:
         if isinstance(error, OSError) and error.errno is not None:
+            error.filename = error.filename or str(path)
             raise
         text = str(error)
         partly = isinstance(error, OSError) and _WRITTEN_IN_PART in text
-        if partly or any(sign in text for sign in _DISK_IS_FULL):
+        if partly or any(sign in text for sign in _DISK_IS_FULL) or _is_full(path):
             raise OSError(errno.ENOSPC, _DISK_IS_FULL[0], str(path)) from error
         raise
+
+
+def _is_full(path: Path) -> bool:
+    """True where a disk has no room left: ScaNN says no more than "I/O error"."""
+    place = next(place for place in (path, *path.parents, Path()) if place.exists())
+    return shutil.disk_usage(place).free < _NO_ROOM
 
 
 def first_line(error: BaseException) -> str:
