@@ -369,7 +369,7 @@ def _heic_problem(names: Iterable[str | bytes]) -> str:
         try:
             enable_heic()
         except UserError as error:
-            return f"{error}; or convert the photos to JPEG"
+            return str(error)
     return ""
 
 
