@@ -363,7 +363,7 @@ def _open_heic(data: bytes) -> Image.Image:
         enable_heic()
         image = Image.open(io.BytesIO(data))
     except UserError as error:
-        raise BadPhoto(f"the photo is HEIC: {error}; or convert it to JPEG") from None
+        raise BadPhoto(f"the photo is HEIC: {error}") from None
     except Exception as error:
         raise BadPhoto(f"the photo cannot be read: {_first_line(error)}") from error
     _check_size(image)

@@ -25,7 +25,6 @@ from fashion_jax.system.errors import UserError
 
 _SIGNS = "=+-@\N{MINUS SIGN}"  # the first sign of a formula
 _BLANK = "\u115f\u1160\u2800\u3164\uffa0"  # letters and signs without ink; other blanks have a category of their own
-_ESCAPED = re.compile("(?:^|[,\"\n])'")  # in the text of a CSV file
 
 
 @contextlib.contextmanager
@@ -72,7 +71,7 @@ def format_csv(rows: Iterable[Iterable[object]]) -> str:
 
     Args:
         rows: of cells; the first row should be the names of the columns. Numbers stay numbers (-1 is "-1"), None is an
-            empty cell, and all else is text, which `escape_cell` changes where it must. `read_csv` changes it back.
+            empty cell, and all else is text, which `escape_cell` changes where it must. `parse_csv` changes it back.
     """
     lines: list[str] = []
     # With "\n" for the end of a line, the writer of Python 3.11 leaves "\r" in a cell unquoted, and a reader ends the
@@ -82,18 +81,21 @@ def format_csv(rows: Iterable[Iterable[object]]) -> str:
     return "".join(f"{line.removesuffix(writer.dialect.lineterminator)}\n" for line in lines)
 
 
-def read_csv(path: Path) -> list[dict[str, str]]:
-    """Returns the rows of a CSV file from `format_csv`, with the texts that it was made of.
-
-    Raises whatever the system, the decoder and the CSV reader raise. A row that is too short has empty cells.
-    """
-    text = path.read_bytes().decode("utf-8-sig")
-    reader = csv.DictReader(io.StringIO(text, newline=""), restval="")
-    reader.fieldnames = [unescape_cell(name) for name in reader.fieldnames or ()]
-    rows = list(reader)
-    for row in rows if _ESCAPED.search(text) else ():
-        row |= {name: unescape_cell(cell) for name, cell in row.items() if cell[:1] == "'"}
+def parse_csv(text: str) -> list[list[str]]:
+    """Returns the rows of a text from `format_csv`, the names of the columns too; csv.Error for another text."""
+    rows = list(csv.reader(io.StringIO(text, newline="")))
+    if any(begin in text for begin in ("\n'", ",'", "\"'")) or text.startswith("'"):  # most tables have none
+        rows = [[unescape_cell(cell) if cell[:1] == "'" else cell for cell in row] for row in rows]
     return rows
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """Returns the rows of a CSV file as column -> cell; a row that is too short has empty cells at its end.
+
+    Raises whatever the system, the decoder and the CSV reader raise.
+    """
+    names, *rows = [row for row in parse_csv(path.read_bytes().decode("utf-8-sig")) if row] or [[]]
+    return [dict(zip(names, row + [""] * (len(names) - len(row)), strict=False)) for row in rows]
 
 
 def escape_cell(text: str) -> str:

@@ -527,6 +527,15 @@ def test_photos_beside_those_of_the_table_are_offered_and_taken_when_asked(tmp_p
     assert len(catalog.records) == 72 and not catalog.offers and not catalog.rejected
 
 
+def test_an_offer_about_a_placeholder_keeps_the_offer_to_group_names(tmp_path):
+    small(tmp_path, *(f"i/{sku}_{n}.jpg" for sku in SKUS for n in (1, 2)), "i/logo.jpg")
+    cells = [f"i/{sku}_1.jpg," for sku in SKUS]
+    cells[::4] = ["i/logo.jpg,"] * 6
+    (tmp_path / "t.csv").write_text("\n".join(colours(cells)))
+    placeholder, groups = open_catalog(tmp_path).offers
+    assert "6 products share the photo i/logo.jpg" in placeholder and "add --group-by-name" in groups
+
+
 @pytest.mark.parametrize("kind", ["photos", "ids", "column"])
 def test_a_pattern_that_fits_no_name_is_an_error(tmp_path, kind):
     small(tmp_path, *(f"images/{sku}_1.jpg" for sku in SKUS))
