@@ -28,6 +28,7 @@ from fashion_jax.data.columns import (
 )
 from fashion_jax.data.corrections import Corrections, apply_corrections, read_corrections
 from fashion_jax.data.encodings import Text
+from fashion_jax.data.headings import has_photo_heading
 from fashion_jax.data.name_groups import (
     USUAL,
     check_fits,
@@ -37,7 +38,7 @@ from fashion_jax.data.name_groups import (
     product_of,
     stem_of,
 )
-from fashion_jax.data.photo_cells import has_photo_heading, listed
+from fashion_jax.data.photo_cells import listed
 from fashion_jax.data.photo_names import (
     HEIC_SUFFIXES,
     base_name,

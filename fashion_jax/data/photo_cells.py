@@ -29,10 +29,6 @@ _BEFORE_ADDRESS = re.compile(r"(?<![\s,;&^+、，；])[\s,;&^+、，；]++(?=htt
 # (Airtable).
 _TOLD = re.compile(rf"({_END})(?:::|\s++!\s|\s++\(https?://[^()\s]++\)\Z).*+", re.IGNORECASE | re.DOTALL)
 _IMG = re.compile(r"<img\b[^<>]*?\ssrc\s*+=\s*+[\"']?([^\"'<>\s]++)", re.IGNORECASE)
-_PHOTO_HEADING = re.compile(
-    "image|img|photo|picture|foto|bild|imagen|immagin|afbeelding|zdj|obraz|фото|изображ|写真|画像|图|圖|사진",
-    re.IGNORECASE,
-)
 # Keys of the photo in a JSON object, the likeliest first.
 _KEYS = "src url path file filename file_name uri href link image images photo photos name".split()
 SAMPLE = 50  # cells that tell what a column holds
@@ -144,8 +140,3 @@ def listed(cell: Any) -> list[str | bytes]:
     if isinstance(cell, str):
         return list(split_photos(cell))
     return [item for item in (cell if isinstance(cell, tuple) else (cell,)) if item]
-
-
-def has_photo_heading(column: str) -> bool:
-    """True for headings with a word for a photo, in any of many languages."""
-    return _PHOTO_HEADING.search(column) is not None

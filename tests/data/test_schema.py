@@ -19,6 +19,7 @@ from fashion_jax.data.columns import (
     infer_schema,
     offer_photo_columns,
 )
+from fashion_jax.data.headings import has_photo_heading
 from fashion_jax.data.schema import DOCUMENTED, FASHION, Attribute, Schema, load_schema, save_schema
 from fashion_jax.system.errors import UserError
 from forging import GONE, set_at
@@ -353,6 +354,19 @@ def test_parts_of_a_split_are_no_attributes(column, values):
 def test_amounts_and_states_are_known_by_their_names(column, values, is_label):
     table = shop(sku=UNIQUE, **{column: values})
     assert (column in [a.columns()[0] for a in guess(table).attributes]) == is_label
+
+
+@pytest.mark.parametrize(
+    ("headings", "photos"),
+    [
+        ("image imagepath Image_Src IMG imgurl img_1 productPhoto Pictures pic Fotos Artikelbilder Bilddatei", True),
+        ("Imágenes imagem immagini afbeelding zdjęć obrázek Obraz kép Resim", True),
+        ("фотографии Изображения 写真 画像URL 主图 商品圖 사진 이미지", True),
+        ("sku colour url file topics epic kept skeptic model title", False),
+    ],
+)  # fmt: skip
+def test_headings_of_photos_are_known_in_many_languages(headings, photos):
+    assert [has_photo_heading(heading) for heading in headings.split()] == [photos] * len(headings.split())
 
 
 def test_columns_of_predictions_are_no_labels():
