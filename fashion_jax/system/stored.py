@@ -77,6 +77,8 @@ def check_files(folder: Path, listing: Any, *, remedy: str, contents: bool = Tru
     with reading(folder, remedy):
         for name, known in listing.items():
             path = folder / name
+            if Path(name).is_absolute() or ".." in Path(name).parts:
+                raise ValueError(f"a file {name!r} is not in it")
             same = path.is_file() and path.stat().st_size == known["bytes"]
             if same and contents:
                 same = files.file_digest(path) == known[DIGEST]
