@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -20,18 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import tensorflow_datasets as tfds
-from google.protobuf import json_format
-from grain.sources import ArrayRecordDataSource
 from tensorflow_datasets.core.utils import tqdm_utils
-from tensorflow_datasets.proto import tf_example_pb2
 
-from fashion_jax.data.records import DATA_SET, NAME, VERSION, Prepared, open_prepared, remedy
+from fashion_jax.data.records import NAME, VERSION, open_prepared
+from fashion_jax.data.tfds_files import LABEL_PREFIX, TAGS_PREFIX, make_features
 from fashion_jax.system import stored
-from fashion_jax.system.errors import UserError
 
 _SHARD_ROWS = 16_384  # rows of a file
-LABEL_PREFIX = "label_"  # keeps an attribute called "image" or "id" apart from those
-TAGS_PREFIX = "tags_"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +69,7 @@ class FashionProducts(tfds.core.ShardBasedBuilder):
         if records is None:
             prepared = open_prepared(kwargs.get("data_dir") or ".")
             prepared.check_photos()
-            _check_features(prepared)
+            prepared.check_features()
             self._vocabularies, self._tag_vocabularies = prepared.vocabularies, prepared.tag_vocabularies
         else:
             self._vocabularies, self._tag_vocabularies = records.vocabularies, records.tag_vocabularies
@@ -85,7 +79,7 @@ class FashionProducts(tfds.core.ShardBasedBuilder):
         return _LocalInfo(
             builder=self,
             description="Products with a photo and one label per attribute; -1 for a missing label.",
-            features=_features(self._vocabularies, self._tag_vocabularies),
+            features=make_features(self._vocabularies, self._tag_vocabularies),
         )
 
     def _shard_iterators_per_split(
@@ -116,70 +110,3 @@ def write_records(records: RecordSource, folder: Path) -> None:
     finally:
         tqdm_utils.display_progress_bar(shown)
         shutil.rmtree(folder / "downloads", ignore_errors=True)  # TFDS made it; it is empty
-
-
-class PhotoReader:
-    """The photos of a split. It reads the ArrayRecord files without TFDS, which would obey the folder's features.json.
-
-    Args:
-        paths: of the files, in the order of the rows.
-    """
-
-    def __init__(self, paths: list[str]) -> None:
-        self._rows = ArrayRecordDataSource(paths)
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def read(self, place: int, product: str) -> bytes:
-        """Returns a photo as JPEG bytes; raises whatever the libraries raise.
-
-        Args:
-            place: of the row in the split.
-            product: the id that the row must have.
-        """
-        values = tf_example_pb2.Example.FromString(self._rows[place]).features.feature
-        if values["id"].bytes_list.value[0].decode() != product:
-            raise ValueError(f"a photo of the product {product!r} belongs to another product")
-        photo: bytes = values["image"].bytes_list.value[0]
-        return photo
-
-
-def open_photos(prepared: Prepared, split: str) -> PhotoReader:
-    """Opens the photos of a split after a check of its files' digests.
-
-    Raises:
-        UserError: a file is missing or damaged, or features.json is not what this module writes.
-    """
-    names, expected = prepared.photo_files(split), len(prepared.indices(split))
-    stored.check_files(prepared.folder, names, remedy=remedy(prepared.folder))
-    _check_features(prepared)
-    reader = PhotoReader([str(prepared.folder / name) for name in names])
-    if len(reader) != expected:
-        raise ValueError(f"the split {split!r} has {len(reader)} photos, not {expected}")
-    return reader
-
-
-def _check_features(prepared: Prepared) -> None:
-    """Compares features.json with what is written for these classes: TFDS imports the Python classes that it names."""
-    path = prepared.folder / DATA_SET / "features.json"
-    with stored.reading(path, remedy(prepared.folder)):
-        ours = json_format.MessageToDict(_features(prepared.vocabularies, prepared.tag_vocabularies).to_proto())
-        if json.loads(path.read_bytes()) != ours:
-            raise UserError(
-                f"{path} is not what this library and this version of TFDS write; {remedy(prepared.folder)}"
-            )
-
-
-def _features(
-    vocabularies: Mapping[str, tuple[str, ...]], tag_vocabularies: Mapping[str, tuple[str, ...]]
-) -> tfds.features.FeaturesDict:
-    labels = {LABEL_PREFIX + n: tfds.features.ClassLabel(names=list(v)) for n, v in vocabularies.items()}
-    tags = {
-        TAGS_PREFIX + name: tfds.features.Sequence(tfds.features.ClassLabel(names=list(classes)))
-        for name, classes in tag_vocabularies.items()
-    }
-    image = tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg")
-    return tfds.features.FeaturesDict(
-        {"id": tfds.features.Text(), "title": tfds.features.Text(), "image": image, **labels, **tags}
-    )

@@ -31,7 +31,7 @@ from fashion_jax.system import files, stored
 from fashion_jax.system.errors import UserError
 
 if TYPE_CHECKING:
-    from fashion_jax.data.builder import PhotoReader
+    from fashion_jax.data.tfds_files import PhotoReader
 
 FORMAT = 2  # of the folder's files; it goes into fingerprints
 NAME, VERSION = "fashion_products", "1.0.0"  # of the TFDS data set
@@ -100,13 +100,31 @@ class Prepared:
         """Checks the digests of the files that hold photos, without decoding any; UserError names a damaged file."""
         stored.check_files(self.folder, self.photo_files(*SPLITS), remedy=remedy(self.folder))
 
-    def _open(self, side: int) -> PhotoReader:
+    def check_features(self) -> None:
+        """Raises UserError where features.json is not what is written for these classes.
+
+        The manifest's digest of it can be made anew by anyone, and TFDS imports the Python classes that it names.
+        """
         # TFDS takes a second to import; reading labels does not need it.
-        from fashion_jax.data.builder import open_photos
+        from fashion_jax.data.tfds_files import is_described, make_features
+
+        path = self.folder / DATA_SET / "features.json"
+        with stored.reading(path, remedy(self.folder)):
+            if not is_described(path, make_features(self.vocabularies, self.tag_vocabularies)):
+                raise UserError(f"{path} is not what this version of TFDS writes; {remedy(self.folder)}")
+
+    def _open(self, side: int) -> PhotoReader:
+        from fashion_jax.data.tfds_files import PhotoReader
 
         with _OPENING:
             if side not in self._readers:
-                self._readers[side] = open_photos(self, SPLITS[side])
+                names = self.photo_files(SPLITS[side])
+                stored.check_files(self.folder, names, remedy=remedy(self.folder))
+                self.check_features()
+                reader = PhotoReader([self.folder / name for name in names])
+                if len(reader) != len(self.indices(SPLITS[side])):
+                    raise ValueError(f"the split {SPLITS[side]!r} has {len(reader)} photos")
+                self._readers[side] = reader
             return self._readers[side]
 
     @cached_property
@@ -134,8 +152,9 @@ def is_prepared(folder: Path) -> bool:
     """
     if (folder / DATA_SET).is_dir():
         return True
+    path = folder / _MANIFEST
     try:
-        return {"format", "fingerprint", "num_products"} <= files.read_json_object(folder / _MANIFEST).keys()
+        return path.is_file() and {"format", "fingerprint", "num_products"} <= files.read_json_object(path).keys()
     except (OSError, UserError):
         return False
 
@@ -158,7 +177,10 @@ def open_prepared(folder: str | Path) -> Prepared:
             raise ValueError(f"its format is {manifest['format']}, not {FORMAT}")
         listing = dict(manifest["files"])
         small = {name: listing[name] for name in listing if name.startswith(DATA_SET) and not _PHOTOS.fullmatch(name)}
-        small |= {name: listing[name] for name in ("products.csv", f"{DATA_SET}/dataset_info.json")}
+        small |= {
+            name: listing[name]
+            for name in ("products.csv", *(f"{DATA_SET}/{n}.json" for n in ("dataset_info", "features")))
+        }
         photos = {name: listing[name] for name in listing if _PHOTOS.fullmatch(name)}
         stored.check_files(folder, small, remedy=remedy(folder))
         stored.check_files(folder, photos, remedy=remedy(folder), contents=False)

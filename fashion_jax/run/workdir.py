@@ -15,7 +15,7 @@ from fashion_jax.data.prepare import PrepareOptions, prepare
 from fashion_jax.data.records import Prepared, is_prepared, open_prepared
 from fashion_jax.data.schema import load_schema
 from fashion_jax.data.splits import SplitOptions
-from fashion_jax.system import files
+from fashion_jax.system import files, stored
 from fashion_jax.system.errors import UserError
 
 # These fields may change while a run goes on: they do not change the trained parameters. What the source of the records
@@ -107,7 +107,8 @@ def check_workdir(workdir: Path, config: Config, prepared: Prepared) -> None:
 
 def _fingerprint_of_run(workdir: Path) -> Any:
     """Returns the fingerprint of the records that a run is trained on."""
-    return files.read_json_object(workdir / TRAINED_ON).get("fingerprint")
+    with stored.reading(workdir / TRAINED_ON, _alternatives(workdir)):
+        return files.read_json_object(workdir / TRAINED_ON)["fingerprint"]
 
 
 def _alternatives(workdir: Path) -> str:

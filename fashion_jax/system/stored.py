@@ -44,6 +44,8 @@ def read_document(path: Path, *, remedy: str) -> dict[str, Any]:
         UserError: the file is missing, damaged, or was changed.
     """
     with reading(path, remedy):
+        if path.exists() and not path.is_file() and not path.is_dir():  # a pipe or a device would never end
+            raise ValueError("it is no ordinary file")
         value = json.loads(path.read_bytes())
         if not isinstance(value, dict):
             raise TypeError("it holds no JSON object")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -75,6 +76,16 @@ def test_every_damaged_file_is_refused_by_its_name(folder, prepared):
                 ) and f"make the records again: fashion-jax prepare --source S --out {folder}" in str(error)
                 assert path.name not in FOR_PEOPLE
             path.write_bytes(data)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "products.csv", f"{DATA_SET}/features.json", "photos"])
+def test_what_would_never_end_is_not_read(folder, prepared, name):
+    path = folder / (next(iter(prepared.photo_files("test"))) if name == "photos" else name)
+    for make in (os.mkfifo, lambda path: path.symlink_to("/dev/zero"), Path.mkdir):
+        path.unlink() if not path.is_dir() else path.rmdir()
+        make(path)
+        with pytest.raises(UserError, match=f"{path.name} .*make the records again"):
+            use(folder)
 
 
 def test_files_of_other_records_are_refused(folder, prepared, tmp_path):
