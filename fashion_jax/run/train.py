@@ -22,6 +22,7 @@ import jax
 from fashion_jax.config.fields import Config
 from fashion_jax.config.files import checked_copy
 from fashion_jax.data.catalog_report import format_understood
+from fashion_jax.data.records import remedy
 from fashion_jax.evaluation.evaluate import Evaluation
 from fashion_jax.evaluation.tags import format_tag_scores
 from fashion_jax.run.finish import Result, finish_run, fit_on_validation, format_scores, format_summaries, score_split
@@ -37,7 +38,7 @@ from fashion_jax.run.workdir import (
     load_run_config,
     prepare_records,
 )
-from fashion_jax.system import files
+from fashion_jax.system import files, stored
 from fashion_jax.system.devices import first_process_does
 from fashion_jax.system.errors import Interrupted, UserError
 from fashion_jax.system.interrupt import stop_on_signals
@@ -135,7 +136,8 @@ def _open(config: Config, workdir: Path, *, progress: bool) -> Iterator[Session]
 
         first_process_does("preparing the records", prepare)
         prepared = find_records(given, workdir)
-        say(format_understood(prepared.report), show=progress)
+        with stored.reading(prepared.folder / "manifest.json", remedy(prepared.folder)):
+            say(format_understood(prepared.report), show=progress)
         resolved = resolve(given, prepared, workdir)
         session = Session(resolved, prepared, workdir, progress=progress)
         check_workdir(workdir, resolved, prepared)

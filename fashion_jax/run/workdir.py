@@ -15,7 +15,7 @@ from fashion_jax.data.prepare import PrepareOptions, prepare
 from fashion_jax.data.records import Prepared, is_prepared, open_prepared
 from fashion_jax.data.schema import load_schema
 from fashion_jax.data.splits import SplitOptions
-from fashion_jax.system import files
+from fashion_jax.system import files, stored
 from fashion_jax.system.errors import UserError
 
 # These fields may change while a run goes on: they do not change the trained parameters. What the source of the records
@@ -45,8 +45,8 @@ def prepare_records(config: Config, workdir: Path, *, progress: bool = True) -> 
             )
         return
 
-    def refuse_other_records(before: Prepared, now: Prepared) -> None:
-        if now.fingerprint != before.fingerprint:
+    def refuse_other_records(now: Prepared) -> None:
+        if now.fingerprint != _fingerprint_of_run(workdir):
             raise UserError(
                 f"{data.source} gives other records than the run in {workdir} was started with: its products, labels, "
                 f"split or corrections have changed; {_alternatives(workdir)}"
@@ -57,11 +57,7 @@ def prepare_records(config: Config, workdir: Path, *, progress: bool = True) -> 
 
 
 def make_records(
-    config: Config,
-    folder: Path,
-    *,
-    progress: bool = True,
-    before_replacing: Callable[[Prepared, Prepared], None] | None = None,
+    config: Config, folder: Path, *, progress: bool = True, before_replacing: Callable[[Prepared], None] | None = None
 ) -> Prepared:
     """Prepares the records of `config.data` in a folder; for `before_replacing` see `data.prepare.prepare`."""
     data = config.data
@@ -103,10 +99,16 @@ def check_workdir(workdir: Path, config: Config, prepared: Prepared) -> None:
             f"{workdir} holds a run with another configuration ({'; '.join(changed[:5])}{more}); "
             f"{_alternatives(workdir)}"
         )
-    if files.read_json_object(workdir / TRAINED_ON).get("fingerprint") != prepared.fingerprint:
+    if _fingerprint_of_run(workdir) != prepared.fingerprint:
         raise UserError(
             f"{workdir} holds a run on other records than those in {prepared.folder}; {_alternatives(workdir)}"
         )
+
+
+def _fingerprint_of_run(workdir: Path) -> Any:
+    """Returns the fingerprint of the records that a run is trained on."""
+    with stored.reading(workdir / TRAINED_ON, _alternatives(workdir)):
+        return files.read_json_object(workdir / TRAINED_ON)["fingerprint"]
 
 
 def _alternatives(workdir: Path) -> str:

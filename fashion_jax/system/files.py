@@ -240,11 +240,16 @@ def hold_lock(path: Path, *, what: str, busy: str) -> Iterator[None]:
 
 
 def remove_stale(path: str | os.PathLike[str]) -> None:
-    """Removes what killed writers of `path` left beside it. Call it only while nobody else writes `path`."""
+    """Removes what killed writers of `path` left beside it. Call it only while nobody else writes `path`.
+
+    A writer that was killed between its two renames left no `path`; the folder that it had moved aside is put back.
+    """
     path = Path(path)
     name = re.compile(rf"\.{re.escape(path.name)}\.[a-z0-9_]{{8}}\.(part|old)")  # not what belongs to `path.v2`
     for stale in [entry for entry in path.parent.glob(".*") if name.fullmatch(entry.name)]:
-        if stale.is_dir():
+        if stale.suffix == ".old" and not path.exists():
+            stale.rename(path)
+        elif stale.is_dir():
             shutil.rmtree(stale, ignore_errors=True)
         else:
             stale.unlink(missing_ok=True)

@@ -46,6 +46,8 @@ def read_document(path: Path, *, remedy: str) -> dict[str, Any]:
         UserError: the file is missing, damaged, or was changed.
     """
     with reading(path, remedy):
+        if path.exists() and not path.is_file() and not path.is_dir():  # a pipe or a device would never end
+            raise ValueError("it is no ordinary file")
         value = json.loads(path.read_bytes())
         if not isinstance(value, dict):
             raise TypeError("it holds no JSON object")
@@ -79,6 +81,8 @@ def check_files(folder: Path, listing: Any, *, remedy: str, contents: bool = Tru
     with reading(folder, remedy):
         for name, known in listing.items():
             path = folder / name
+            if Path(name).is_absolute() or ".." in Path(name).parts:
+                raise ValueError(f"a file {name!r} is not in it")
             same = path.is_file() and path.stat().st_size == known["bytes"]
             if same and contents:
                 same = files.file_digest(path) == known[DIGEST]

@@ -13,8 +13,9 @@ from fashion_jax.cli import main
 from fashion_jax.data.catalog import open_catalog
 from fashion_jax.data.corrections import holds_decisions, read_corrections
 from fashion_jax.data.prepare import PrepareOptions, prepare
+from fashion_jax.data.records import open_prepared
 from fashion_jax.data.schema import Attribute, Schema
-from fashion_jax.run.workdir import prepare_records
+from fashion_jax.run.workdir import claim_workdir, prepare_records
 from fashion_jax.system import files
 from fashion_jax.system.errors import UserError
 
@@ -195,6 +196,7 @@ def test_the_records_of_a_run_are_not_replaced(shop, tmp_path):
     config, workdir = make_tiny_config(shop), tmp_path / "run"
     prepare_records(config, workdir, progress=False)
     (workdir / "checkpoints/step_000000005").mkdir(parents=True)
+    claim_workdir(workdir, config, open_prepared(workdir / "records"))
     shop.touch()
     prepare_records(config, workdir, progress=False)  # the same catalogue, saved again
     rows = read(shop)

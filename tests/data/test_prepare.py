@@ -262,7 +262,7 @@ def test_damaged_records_are_named_and_made_again(products_csv, prepared, tmp_pa
     out = shutil.copytree(prepared.folder, tmp_path / "out")
     lines = (out / "products.csv").read_text().splitlines()
     (out / "products.csv").write_text("\n".join(lines[:-5]))
-    with pytest.raises(UserError, match="does not fit"):
+    with pytest.raises(UserError, match=r"products\.csv is damaged"):
         open_prepared(out)
     assert len(prepare(products_csv, out, progress=False)) == 120
 
@@ -280,12 +280,12 @@ def test_a_killed_preparation_goes_on_and_ends_the_same(tmp_path):
     staging, kills, before = tmp_path / ".killed.staging", 0, {}
     for chunks in (1, 4, 9):
         process = subprocess.Popen(command, env=os.environ)
-        while process.poll() is None and len(list(staging.glob("chunk-*.npz"))) < chunks:
+        while process.poll() is None and len(list(staging.glob("chunk-*.bin"))) < chunks:
             time.sleep(0.005)
         kills += process.poll() is None
         process.send_signal(signal.SIGKILL)
         process.wait()
-        kept = {p.name: p.stat().st_mtime_ns for p in staging.glob("chunk-*.npz")}
+        kept = {p.name: p.stat().st_mtime_ns for p in staging.glob("chunk-*.bin")}
         assert before.items() <= kept.items(), "work that was done is done again"
         before = kept
         assert not (tmp_path / "killed").exists() or process.returncode == 0

@@ -10,7 +10,7 @@ from drawn_products import write_products
 from fashion_jax.data.prepare import prepare
 from fashion_jax.run.resolve import resolve
 from fashion_jax.run.train import train
-from fashion_jax.run.workdir import check_workdir, claim_workdir, trained_on
+from fashion_jax.run.workdir import check_workdir, claim_workdir, find_records, prepare_records, trained_on
 from fashion_jax.system import files
 from fashion_jax.system.errors import UserError
 
@@ -48,6 +48,22 @@ def test_other_records_are_refused_and_free_fields_are_free(begun, tiny_config, 
     others = prepare(write_products(tmp_path / "shop", 90), tmp_path / "others", progress=False)
     with pytest.raises(UserError, match=r"on other records.*; use a new --workdir"):
         check_workdir(begun, resolve(tiny_config(), others), others)
+
+
+def test_damaged_records_of_a_run_are_made_again_only_from_the_same_source(tiny_config, tmp_path):
+    workdir, config = tmp_path / "w", tiny_config(data__source=str(write_products(tmp_path / "shop", 90)))
+    prepare_records(config, workdir, progress=False)
+    prepared = find_records(config, workdir)
+    claim_workdir(workdir, resolve(config, prepared, workdir), prepared)
+    (workdir / "checkpoints/step_4").mkdir(parents=True)
+    other = tiny_config(data__source=str(write_products(tmp_path / "other", 80)))
+    for name in ("manifest.json", "products.csv", *prepared.photo_files("train")):
+        (workdir / "records" / name).write_bytes(b"damaged")
+        with pytest.raises(UserError, match="gives other records than the run"):
+            prepare_records(other, workdir, progress=False)
+        assert (workdir / "records" / name).read_bytes() == b"damaged"
+        prepare_records(config, workdir, progress=False)
+        assert find_records(config, workdir).fingerprint == prepared.fingerprint
 
 
 def test_a_run_notes_what_it_is_trained_on(begun, tiny_config, prepared, tmp_path):
