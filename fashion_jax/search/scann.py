@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from fashion_jax.search.exact import PassingRows, Positions, Queries, Scores
+from fashion_jax.system import stored
 from fashion_jax.system.errors import UserError
 from fashion_jax.system.process import num_cores
 
@@ -184,10 +185,9 @@ class ScannSearcher:
         # ScaNN would unpickle ids of its own, and converts folders of old versions in place.
         if not (folder / "scann_assets.pbtxt").is_file() or any(folder.glob("*.pkl")):
             raise UserError(f"{folder} was not written by this package; build the index again")
-        try:
-            return cls(_ops().load_searcher(str(folder)), count, leaves, points)
-        except (RuntimeError, ValueError, OSError) as error:
-            raise UserError(f"ScaNN cannot load {folder}: {error}") from error
+        ops = _ops()
+        with stored.reading(folder, "build the index again"):
+            return cls(ops.load_searcher(str(folder)), count, leaves, points)
 
     def _plan(self, k: int, passing: PassingRows | None) -> tuple[int, OperatingPoint | None]:
         """Returns how many candidates to fetch for k neighbours, and the operating point; None where there is none."""
