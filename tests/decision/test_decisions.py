@@ -151,7 +151,7 @@ def test_a_package_without_a_decision_predicts_what_the_network_gives(run, tmp_p
     with pytest.raises(UserError, match="train again"):
         old.predict(run.images[:1], operating_point="macro_f1")
     (folder / "decision.json").write_text("{}")
-    with pytest.raises(UserError, match="does not match"):
+    with pytest.raises(UserError, match="does not list"):
         load_package(folder)
 
 

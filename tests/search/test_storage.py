@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import itertools
 import json
 import os
 import shutil
+import sys
+import threading
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import Mock
 
 import numpy as np
@@ -17,7 +23,7 @@ from search.clustered import attributes_of, clustered
 from search.journals import ends_of, first_place, forge_update, journal_of, updates_of
 
 from fashion_jax.cli import main
-from fashion_jax.search import storage
+from fashion_jax.search import journal, storage
 from fashion_jax.search.attributes import AttributeTable
 from fashion_jax.search.index import Index
 from fashion_jax.search.journal import create_journal, read_updates
@@ -157,6 +163,64 @@ def test_an_update_that_a_crash_cut_short_is_none(folder, capsys):
         loaded.delete([10])
         assert not loaded.journal_warning
     assert 10 not in Index.load(folder) and ends_of(folder)[:3] == [len(head), last, end]
+
+
+@pytest.mark.parametrize("fails", [None, 1, 2, 3, 4, 5])
+def test_at_every_moment_of_an_append_what_was_acknowledged_is_there(folder, monkeypatch, fails):
+    """The journal is read after every few bytes that are written; one of the flushes may fail."""
+    place, states, done, flushes = journal_of(folder), [], 2, itertools.count(1)
+
+    def write(file, data):
+        written = os.write(file, data[:37])
+        states.append((done, place.read_bytes()))
+        return written
+
+    def fsync(file):
+        if next(flushes) == fails:
+            raise OSError(5, "Input/output error")
+        os.fsync(file)
+
+    with Index.load(folder) as loaded:
+        monkeypatch.setattr(journal, "os", SimpleNamespace(**{**vars(os), "write": write, "fsync": fsync}))
+        for name in (20, 21, 22):
+            with contextlib.suppress(OSError):
+                loaded.delete([name])
+                done += 1
+    assert done == 5 - bool(fails) and len(states) > 20
+    last = Index.verify(folder)
+    assert [name in last for name in (20, 21, 22)].count(False) == done - 2 == len(updates_of(folder).updates) - 2
+    for known, state in states:
+        place.write_bytes(state)
+        assert known <= len(updates_of(folder).updates) <= known + 1
+
+
+def test_a_reader_follows_a_writer_at_every_moment(folder, monkeypatch):
+    reader, stop = Index.load(folder), threading.Event()
+
+    def write():
+        try:
+            with Index.load(folder) as writer:
+                for step in range(1, 61):
+                    writer.upsert([3], QUERIES[:1], {"share": [step]})
+                    if step % 6 == 0:
+                        writer.save(folder)
+        finally:
+            stop.set()
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(1) as threads:
+            writing, seen = threads.submit(write), [0]
+            while not stop.is_set():
+                reader.refresh()
+                seen.append(reader.attributes([3])[0]["share"] if reader.snapshot.version > 3 else 0)
+            writing.result()
+    finally:
+        sys.setswitchinterval(interval)
+    reader.refresh()
+    assert reader.attributes([3])[0]["share"] == 60
+    assert seen == sorted(seen) and len(set(seen)) > 5
 
 
 def test_half_a_head_after_a_loss_of_power_loses_nothing(folder, capsys):

@@ -324,7 +324,7 @@ def test_killed_writers_lose_nothing_that_was_acknowledged(tmp_path):
             time.sleep(chance.uniform(0, 0.8))
             writer.kill()
         acknowledged = int(output.read_text().splitlines()[-1])
-        loaded = Index.load(folder)
+        loaded = Index.verify(folder)
         steps = [row["step"] for row in loaded.attributes(loaded.ids)]
         seen, done = [row.get("seen") for row in loaded.attributes(loaded.ids)], max(steps)
         assert acknowledged <= done <= acknowledged + 1
