@@ -173,7 +173,10 @@ class ScannSearcher:
 
     def save(self, folder: Path) -> None:
         """Writes the index into an empty folder. The operating points are not written."""
-        self._searcher.serialize(str(folder), relative_path=True)
+        try:
+            self._searcher.serialize(str(folder), relative_path=True)
+        except RuntimeError as error:  # ScaNN does not say why
+            raise UserError(f"ScaNN cannot write into {folder} ({error}); see whether the disk is full") from error
 
     @classmethod
     def load(cls, folder: Path, count: int, leaves: int, points: tuple[OperatingPoint, ...]) -> ScannSearcher:

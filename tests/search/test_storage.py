@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import shutil
+import subprocess
 import sys
 import threading
 import zipfile
@@ -519,6 +520,23 @@ def test_a_full_disk_leaves_the_index_as_it_was(folder, monkeypatch, call, fails
     loaded.close()
     again = Index.load(folder)
     assert [name in again for name in (11, 12, 14)] == [False, False, True]
+
+
+@pytest.mark.parametrize("template", ["scann"], indirect=True)
+def test_files_that_scann_cannot_write_are_a_sentence(folder):
+    """A limit on the sizes of files does to ScaNN what a full disk does."""
+    code = (
+        "import resource, signal, sys\n"
+        "from fashion_jax.search.index import Index\n"
+        "index = Index.load(sys.argv[1])\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "index.snapshot.base.index.save = lambda folder, save=index.snapshot.base.index.save: (\n"
+        "    resource.setrlimit(resource.RLIMIT_FSIZE, (3_000, resource.RLIM_INFINITY)), save(folder))\n"
+        "index.save(sys.argv[1])\n"
+    )
+    failed = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=False)
+    assert "UserError: ScaNN cannot write into" in failed.stderr
+    assert len(Index.verify(folder)) == 1_000
 
 
 def test_an_error_after_the_swap_loses_no_later_update(folder, monkeypatch):
