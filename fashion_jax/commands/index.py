@@ -163,11 +163,11 @@ def _rebuild(flags: argparse.Namespace) -> int:
 def _verify(flags: argparse.Namespace) -> int:
     from fashion_jax.search.index import Index
 
-    index = Index.load(flags.index)
-    if index.journal_warning:
-        raise UserError(index.journal_warning)
+    index = Index.verify(flags.index)
     health = index.health()
     print(f"{flags.index}: no file is damaged; {len(index):,} products; {_describe(health, flags.index)}")
+    if index.journal_warning:
+        print(index.journal_warning)
     return 0
 
 

@@ -30,6 +30,7 @@ from fashion_jax.models.torch_layout import (
 from fashion_jax.system import files as stored
 from fashion_jax.system.downloads import REPOSITORY, download_error, hub_client
 from fashion_jax.system.errors import UserError
+from fashion_jax.system.stored import check_files, read_document
 
 # Of torchvision and timm, where a file does not say how photos were normalised.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -139,13 +140,13 @@ def _from_folder(source: str, folder: Path) -> WeightFiles:
 def _read(source: str, weights: Path) -> WeightFiles:
     config = _read_object(weights.parent / CONFIG)
     # A file may lie in a folder where config.json is about something else.
-    of_the_file = {"architecture", "architectures", "model_type", "pretrained_cfg", "digests"} & config.keys()
+    of_the_file = {"architecture", "architectures", "model_type", "pretrained_cfg", "num_features"} & config.keys()
     return WeightFiles(
         source,
         weights,
         config if of_the_file else {},
         _read_object(weights.parent / PREPROCESSOR),
-        own="digests" in config and weights.name == OWN_WEIGHTS,
+        own="num_features" in config and weights.name == OWN_WEIGHTS,
     )
 
 
@@ -310,9 +311,11 @@ def _finite(where: object, name: str, array: np.ndarray) -> np.ndarray:
 
 
 def _check_own(files: WeightFiles) -> None:
-    digests = files.config["digests"]
-    if not isinstance(digests, dict) or digests.get(files.weights.name) != files.digest():
-        raise UserError(f"{files.weights} is damaged or was changed: it does not match config.json")
+    folder, remedy = files.weights.parent, "restore the package from a copy"
+    listing = read_document(folder / CONFIG, remedy=remedy).get("files")
+    if not isinstance(listing, dict) or OWN_WEIGHTS not in listing:
+        raise UserError(f"{folder / CONFIG} does not list {OWN_WEIGHTS}; {remedy}")
+    check_files(folder, {OWN_WEIGHTS: listing[OWN_WEIGHTS]}, remedy=remedy)
     if not isinstance(files.config.get("model"), dict):
         raise UserError(f"{files.weights.with_name('config.json')} describes no model")
 

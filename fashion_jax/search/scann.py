@@ -19,9 +19,9 @@ import numpy as np
 from jaxtyping import Float32
 
 from fashion_jax.search.exact import PassingRows, Positions, Queries, Scores
+from fashion_jax.system import stored
 from fashion_jax.system.errors import UserError
 from fashion_jax.system.process import num_cores
-from fashion_jax.system.stored import first_line, writing
 
 _ANISOTROPIC_THRESHOLD = 0.2  # of the quantisation loss, the published value for cosine similarity
 _TREE_SAMPLE = 100_000  # rows that train the tree, at most
@@ -176,10 +176,10 @@ class ScannSearcher:
     def save(self, folder: Path) -> None:
         """Writes the index into an empty folder; the operating points are not written. OSError as the system does."""
         try:
-            with writing(folder):
+            with stored.writing(folder):
                 self._searcher.serialize(str(folder), relative_path=True)
         except RuntimeError as error:
-            raise OSError(errno.EIO, f"ScaNN cannot write ({first_line(error)})", str(folder)) from error
+            raise OSError(errno.EIO, f"ScaNN cannot write ({stored.first_line(error)})", str(folder)) from error
         if not (folder / _ASSETS).stat().st_size:  # it comes last, and ScaNN does not notice that nothing was written
             raise OSError(errno.ENOSPC, "No space left on device", str(folder))
 
@@ -193,10 +193,9 @@ class ScannSearcher:
         # ScaNN would unpickle ids of its own, and converts folders of old versions in place.
         if not (folder / _ASSETS).is_file() or any(folder.glob("*.pkl")):
             raise UserError(f"{folder} was not written by this package; build the index again")
-        try:
-            return cls(_ops().load_searcher(str(folder)), count, leaves, points)
-        except (RuntimeError, ValueError, OSError) as error:
-            raise UserError(f"ScaNN cannot load {folder}: {error}") from error
+        ops = _ops()
+        with stored.reading(folder, "build the index again"):
+            return cls(ops.load_searcher(str(folder)), count, leaves, points)
 
     def _plan(self, k: int, passing: PassingRows | None) -> tuple[int, OperatingPoint | None]:
         """Returns how many candidates to fetch for k neighbours, and the operating point; None where there is none."""

@@ -33,7 +33,7 @@ def write_document(path: Path, value: Mapping[str, Any]) -> None:
         value: JSON values; the key "sha256" is not free.
     """
     assert DIGEST not in value
-    files.write_json(path, {**value, DIGEST: _document_digest(value)})
+    files.write_json(path, {**value, DIGEST: document_digest(value)})
 
 
 def read_document(path: Path, *, remedy: str) -> dict[str, Any]:
@@ -51,7 +51,7 @@ def read_document(path: Path, *, remedy: str) -> dict[str, Any]:
         value = json.loads(path.read_bytes())
         if not isinstance(value, dict):
             raise TypeError("it holds no JSON object")
-        if value.pop(DIGEST, None) != _document_digest(value):
+        if value.pop(DIGEST, None) != document_digest(value):
             raise ValueError("its digest does not fit its content")
     return dict(value)
 
@@ -149,5 +149,6 @@ def first_line(error: BaseException) -> str:
     return lines[0][:200] if lines else type(error).__name__
 
 
-def _document_digest(value: Mapping[str, Any]) -> str:
+def document_digest(value: Mapping[str, Any]) -> str:
+    """Returns the digest that a document with these keys holds."""
     return files.digest(json.dumps(value, sort_keys=True).encode())
