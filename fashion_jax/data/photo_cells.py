@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import html
-import json
 import re
 from typing import Any
 
 import pandas as pd
 
+from fashion_jax.data.cell_lists import is_bracketed, read_list
 from fashion_jax.data.photo_names import PHOTO_SUFFIXES, is_address, names_photo
 
 _LONGEST_CELL = 20_000  # characters of a cell that is taken apart
@@ -51,7 +51,7 @@ def split_photos(cell: str) -> list[str]:
     if text.startswith("<") and "<img" in text.lower() and not re.sub(r"<[^<>]*+>", "", text).strip():
         return [html.unescape(source) for source in _IMG.findall(text)]
     text = re.sub(r"<br\s*+/?>", "\n", text, flags=re.IGNORECASE) if "<" in text else text
-    if text[:1] + text[-1:] in ("[]", "()", "{}"):
+    if is_bracketed(text):
         if (parts := _read_list(text)) is not None:
             return parts
         text = text[1:-1].strip()
@@ -62,12 +62,10 @@ def split_photos(cell: str) -> list[str]:
 
 def _read_list(text: str) -> list[str] | None:
     """Returns the photos of a list in brackets; None where nothing in it has quotes."""
-    try:
-        parts = _walk(json.loads(text))
+    if (items := read_list(text)) is not None:
+        parts = _walk(items)
         if not any(ord(letter) < 32 for part in parts for letter in part):  # "C:\new" in a list that is no JSON
             return [part.strip() for part in parts if part.strip()]
-    except (ValueError, RecursionError):
-        pass
     found = [(match[1] or match[2] or "", match[3] or "") for match in _QUOTED.finditer(text[1:-1])]
     if not any(quoted for quoted, _ in found):
         return None
