@@ -66,10 +66,10 @@ class Shards:
         """Adds a file with these arrays. Raises OSError where the folder cannot be written."""
         numbers = [int(path.stem) for path in self.folder.glob(f"*{_SUFFIX}") if path.stem.isdecimal()]
         packed = io.BytesIO()
-        np.savez(packed, **arrays)  # type: ignore[arg-type]
         path = self.folder / f"{1 + max(numbers, default=-1):06}{_SUFFIX}"
-        content = packed.getbuffer()
-        with files.replace_file(path) as file:
+        with stored.writing(path), files.replace_file(path) as file:
+            np.savez(packed, **arrays)  # type: ignore[arg-type]
+            content = packed.getbuffer()
             file.write(self._key + _digest(self._key, content))
             file.write(content)
 

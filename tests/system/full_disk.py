@@ -63,7 +63,7 @@ def writers(place: Path) -> dict[str, tuple[Path, Callable[[], object]]]:
         "text": (out, lambda: files.write_text(out, "x" * 100_000)),
         "document": (out, lambda: stored.write_document(out, {"ids": ids})),
         "splits": (out, lambda: write_splits(out, ids, np.zeros(COUNT, np.int8), np.arange(COUNT))),
-        "shard": (out / "000000.npz", lambda: Shards(out, "key").write({"vectors": vectors})),
+        "shard": (out / "000000.shard", lambda: Shards(out, "key").write({"vectors": vectors})),
         "package": (out, lambda: write_package(out, **package)),
         "picture": (out, lambda: write_photo_grid(out, [[CaptionedPhoto(photo, [("text", "black")])] * 4] * 2)),
         "exact index": (out, lambda: exact.save(out)),
