@@ -12,12 +12,17 @@ The table counts the ends of every kind:
     silent      another result without a word
     unnamed     a sentence that names neither the file nor its folder
     code        data chose a module that was imported
+
+Then writers are killed at random moments (faults/kills.py) and put into trouble (faults/troubles.py): full disks and
+such. Where an end is bad the exit code is 1, and the text names the command that repeats it.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import json
+import os
 import re
 import shutil
 import subprocess
@@ -35,12 +40,16 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path[:0] = [path for path in (str(ROOT / "tests"), str(ROOT)) if path not in sys.path]
 
 from faults.damage import Case, Stored, apply, plan_cases  # noqa: E402
+from faults.forks import with_own_disks  # noqa: E402
+from faults.kills import JOBS  # noqa: E402
 from faults.kinds import KINDS, Kind, Things  # noqa: E402
+from faults.troubles import WRITERS  # noqa: E402
 from faults.worker import Worker  # noqa: E402
 
 GOOD = ("right", "mended", "refused", "unchecked", "signed")
 BAD = ("traceback", "hang", "silent", "unnamed", "code")
 HANG = 30.0  # seconds
+_CPP_LOG = re.compile(r"[IW]\d{4} |WARNING: All log messages before")
 _MAKING = 900.0  # seconds for things that are made
 
 
@@ -78,7 +87,9 @@ def judge(kind: Kind, case: Case, answer: dict[str, Any], expected: Expected, pl
         return "traceback"
     if answer["end"] == "refused":
         sentence = said[said.rindex("error: ") :]
-        return "refused" if str(place) in sentence or Path(case.file).name in sentence else "unnamed"
+        named = str(place) in sentence or Path(case.file).name in sentence
+        # A table with other cells is another table; the sentence may be about what it says.
+        return "refused" if named or kind.unchecked(case.file) else "unnamed"
     parts, news = answer["parts"], bool(lines_of(said, place) - expected.said)
     if parts == expected.parts:
         return "mended" if news else "right"
@@ -89,9 +100,9 @@ def judge(kind: Kind, case: Case, answer: dict[str, Any], expected: Expected, pl
 
 
 def lines_of(said: str, place: Path) -> frozenset[str]:
-    """Returns lines without what differs from one reading to the next: numbers, and the copy's folder."""
-    lines = (re.sub(r"\d[\d.:,]*", "#", line.replace(str(place), "PLACE")).strip() for line in said.splitlines())
-    return frozenset(line for line in lines if line)
+    """Returns lines without what differs from one reading to the next: measured times, and the copy's folder."""
+    lines = (re.sub(r"\d+\.\d+|\d{6,}", "#", line.replace(str(place), "PLACE")).strip() for line in said.splitlines())
+    return frozenset(line for line in lines if line and not _CPP_LOG.match(line))
 
 
 class _Work:
@@ -123,7 +134,7 @@ class _Work:
                 print(f"[{seconds:5.0f} s, {count} of {self._total}] {name}: {what}: {outcome.end}", flush=True)
 
 
-class Tester:
+class Trials:
     """Tries cases on the things in a folder, in several processes."""
 
     def __init__(self, things: Path, seed: int, workers: int) -> None:
@@ -180,8 +191,9 @@ class Tester:
         damage = apply(case, Stored(place, twin, ends), self.seed, name)
         if damage is None:
             return None
-        worker.warm_up(name)
-        answer = worker.ask({"do": "read", "kind": name, "place": str(place)}, HANG)
+        # On a busy machine the undamaged thing takes long as well.
+        limit = max(HANG, 10 * worker.warm_up(name)["seconds"])
+        answer = worker.ask({"do": "read", "kind": name, "place": str(place)}, limit)
         end = judge(KINDS[name], case, answer, self._expected[name], place)
         return Outcome(name, case, damage, end, (answer["said"] + answer.get("raised", "")).strip())
 
@@ -210,6 +222,66 @@ def format_bad(outcomes: Sequence[Outcome], things: Path, seed: int) -> str:
     return "\n\n".join(texts)
 
 
+def run_kills(things: Path, scratch: Path, count: int, seed: int) -> tuple[str, str]:
+    """Kills writers, two at a time; returns the table and what went wrong."""
+    command = [sys.executable, "-m", "faults.kills", "--things", str(things), "--scratch", str(scratch)]
+    command += ["--count", str(count), "--seed", str(seed)]
+    # The first takes as long as the others together.
+    parts = [["train and checkpoints"], [name for name in JOBS if name != "train and checkpoints"]]
+    running = [_start([*command, *(word for name in part for word in ("--job", name))]) for part in parts]
+    rows = [row for process in running for row in _rows_of(process)]
+    order = list(JOBS)
+    rows.sort(key=lambda row: order.index(row["place"]))
+    lines = [
+        "| killed while | kills | ended rightly after its kills | damaged, lost or different |",
+        "|---|---|---|---|",
+    ]
+    lines += [f"| {row['place']} | {row['kills']} | {row['ended'] or '-'} | {len(row['problems'])} |" for row in rows]
+    bad = [
+        f"kills: {row['place']}: {problem}\n    repeat: {' '.join(command)} --job '{row['place']}'"
+        for row in rows
+        for problem in row["problems"]
+    ]
+    return "\n".join(lines), "\n\n".join(bad)
+
+
+def run_troubles(things: Path, scratch: Path, writers: Sequence[str]) -> tuple[str, str]:
+    """Puts writers into trouble; returns the table and what went wrong."""
+    command = [sys.executable, "-m", "faults.troubles", "--things", str(things), "--scratch", str(scratch)]
+    command = with_own_disks([*command, *(word for name in writers for word in ("--writer", name))])
+    rows = _rows_of(_start(command))
+    ends = ("right", "refused", "traceback", "hang", "different")
+    lines = ["| trouble of a writer | tried | " + " | ".join(ends) + " |", "|---" * (len(ends) + 2) + "|"]
+    for trouble in dict.fromkeys(row["trouble"] for row in rows):
+        counts = Counter(row["end"] for row in rows if row["trouble"] == trouble)
+        lines.append(f"| {trouble} | {counts.total()} | " + " | ".join(str(counts[end]) for end in ends) + " |")
+    if "--disks" not in command:
+        lines.append("\nNo small disk could be mounted here, so a full disk was only imitated.")
+    bad = [
+        f"{row['end']}: {row['writer']}: {row['trouble']}\n{row['said']}\n    repeat: {' '.join(command)}"
+        for row in rows
+        if row["end"] not in ("right", "refused")
+    ]
+    return "\n".join(lines), "\n\n".join(bad)
+
+
+def _start(command: Sequence[str]) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "tests"), str(ROOT)])}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+
+
+def _rows_of(process: subprocess.Popen[str]) -> list[dict[str, Any]]:
+    """Returns the lines of JSON that a process prints, and shows each."""
+    assert process.stdout is not None
+    rows = []
+    for line in process.stdout:
+        rows.append(json.loads(line))
+        print(line[:200].rstrip(), flush=True)
+    if process.wait():
+        raise SystemExit(f"{process.args} ended with {process.returncode}")
+    return rows
+
+
 def commit() -> str:
     """Returns the commit that is tried, with a plus where files have changed since; empty outside of a checkout."""
 
@@ -233,30 +305,43 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--case", type=int, help="try this case of a kind alone, and show what was said")
     parser.add_argument("--things", type=Path, help="folder of the stored things; made where it is absent, and kept")
     parser.add_argument("--workers", type=int, default=2, help="processes that read")
-    parser.add_argument("--out", type=Path, help="Markdown file for the table and the bad outcomes")
+    parser.add_argument("--kills", type=int, help="kills of each writer: 50, or none where a kind is named")
+    parser.add_argument("--troubles", action=argparse.BooleanOptionalAction, help="whether to try full disks and such")
+    parser.add_argument("--out", type=Path, help="Markdown file for the tables and the bad ends")
     flags = parser.parse_args(arguments)
-    kinds = flags.kind or list(KINDS)
-    folder = flags.things or Path(tempfile.mkdtemp(prefix="faults-things-"))
+    kinds, every = flags.kind or list(KINDS), flags.kind is None
+    kills = flags.kills if flags.kills is not None else 50 * every
+    troubles = flags.troubles if flags.troubles is not None else every
+    folder = (flags.things or Path(tempfile.mkdtemp(prefix="faults-things-"))).resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    tester = Tester(folder.resolve(), flags.seed, 1 if flags.case is not None else flags.workers)
+    trials = Trials(folder, flags.seed, 1 if flags.case is not None else flags.workers)
+    begin = time.monotonic()
     try:
-        tester.make(kinds)
+        trials.make(kinds)
         counts = {name: max(1, round(flags.limit * KINDS[name].share)) for name in kinds}
         if flags.case is not None:
             counts = dict.fromkeys(kinds, 1)
-        outcomes = tester.run(counts, flags.case)
+        outcomes = trials.run(counts, flags.case)
     finally:
-        tester.close()
-    bad = format_bad(outcomes, folder, flags.seed)
-    text = f"commit {commit()}, seed {flags.seed}\n\n{format_table(outcomes)}\n\n{bad}\n"
+        trials.close()
+    tables, bad = [format_table(outcomes)], [format_bad(outcomes, folder, flags.seed)]
+    with tempfile.TemporaryDirectory(prefix="faults-") as scratch:
+        if kills:
+            table, problems = run_kills(folder, Path(scratch) / "kills", kills, flags.seed)
+            tables, bad = [*tables, table], [*bad, problems]
+        if troubles:
+            table, problems = run_troubles(folder, Path(scratch) / "troubles", list(WRITERS))
+            tables, bad = [*tables, table], [*bad, problems]
+    title = f"commit {commit()}, seed {flags.seed}, {(time.monotonic() - begin) / 60:.0f} minutes"
+    text = "\n\n".join([title, *tables, *filter(None, bad)]) + "\n"
     print(text)
     if flags.case is not None:
         print("\n".join(f"{one.end}: {one.damage}\n{one.said}" for one in outcomes))
     if flags.out:
         flags.out.write_text(text)
-    if not bad and not flags.things:
+    if not any(bad) and not flags.things:
         shutil.rmtree(folder)
-    return 1 if bad else 0
+    return int(any(bad))
 
 
 if __name__ == "__main__":

@@ -153,6 +153,11 @@ def _draw_shop(place: Path, which: str) -> None:
     write_catalog(place, PRODUCTS, 0 if which == "thing" else 1)
 
 
+def record_options() -> PrepareOptions:
+    """Returns how the records are prepared."""
+    return _LAX
+
+
 def record_parts(prepared: Prepared) -> Parts:
     """Returns a part for each record: product, title, labels and photo."""
     parts = {}
