@@ -174,7 +174,7 @@ def write_index(folder: Path, snapshot: Snapshot, settings: dict[str, Any]) -> G
     base = snapshot.base
     name = _PREFIX + uuid.uuid4().hex[:12]
     columns, about = snapshot.attributes.without_unused_words().to_arrays()
-    with stored.writing(folder / name), files.replace_directory(folder / name) as aside:
+    with files.replace_directory(folder / name) as aside, stored.writing(folder / name):
         _save_array(aside / "vectors.npy", np.concatenate([base.vectors, snapshot.added]))
         _save_array(aside / "ids.npy", snapshot.ids)
         _save_array(aside / "live.npy", snapshot.live)

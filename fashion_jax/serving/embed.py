@@ -82,7 +82,7 @@ def embed_source(
     run = SourceRun(model, source, out, schema=schema, progress=progress, flip=False)
     shards = open_shards(model, run)
     embedded = run_embedding(model, run, shards)
-    with stored.writing(run.out), files.replace_file(run.out) as file:
+    with files.replace_file(run.out) as file, stored.writing(run.out):
         names = run.catalog.name_photos()
         photos = np.array([names[record.number] for record in embedded.records], dtype=str)
         np.savez(file, ids=embedded.ids, photos=photos, embeddings=embedded.embeddings.astype(dtype))

@@ -67,7 +67,7 @@ class Shards:
         numbers = [int(path.stem) for path in self.folder.glob(f"*{_SUFFIX}") if path.stem.isdecimal()]
         packed = io.BytesIO()
         path = self.folder / f"{1 + max(numbers, default=-1):06}{_SUFFIX}"
-        with stored.writing(path), files.replace_file(path) as file:
+        with files.replace_file(path) as file, stored.writing(path):
             np.savez(packed, **arrays)  # type: ignore[arg-type]
             content = packed.getbuffer()
             file.write(self._key + _digest(self._key, content))
