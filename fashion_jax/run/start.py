@@ -143,6 +143,21 @@ def read_weights(workdir: Path, arguments: Mapping[str, Any]) -> dict[str, np.nd
     return {name: array for name, array in weights.items() if name.split("/")[1] != "colour"}
 
 
+def check_pretrained(workdir: Path) -> bool:
+    """Checks every byte of a workdir's pretrained weights; False where its run began without any.
+
+    Raises:
+        UserError: a file is damaged or missing.
+    """
+    found = _read_info(workdir)
+    if found is None:
+        return False
+    for name in (_BACKBONE, TRAINED_ON):
+        _check_file(workdir / FOLDER, found, name, "start the run again in a new --workdir")
+    _read_ids_before(workdir, found)
+    return True
+
+
 def _adopt(config: Config, info: PretrainedInfo) -> Config:
     resolved, default = config_from_dict(config.to_dict()), ModelConfig()
     for name in _ARCHITECTURE:

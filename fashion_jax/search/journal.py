@@ -14,7 +14,7 @@ head is written, the head is flushed. The copies take turns, so that the other o
   other copy then names one update less, and the record of that update is whole, so it counts.
 - *Damage* is refused: the journal is absent, empty, cut anywhere before the end that the head names, changed in a
   record, lacks a record, has two in another order, is another journal's, or neither copy of the head is readable.
-- *One unreadable copy of the head* may be either. All updates are read, and `index verify` reports it.
+- *One unreadable copy of the head* may be either. All updates are read, and `fashion-jax verify` reports it.
 - *Not to be told*: an older whole copy of the same journal, and an unreadable copy of the head where the last record,
   and nothing else, is gone too.
 """

@@ -142,7 +142,7 @@ class Checkpoints:
         else:
             again = "start the command again, which uses a whole checkpoint"
             early_stopping = first_process_does(
-                f"checking {path}", lambda: self._check(step, remedy=again)["early_stopping"]
+                f"checking {path}", lambda: check_step(path, self._run, remedy=again)["early_stopping"]
             )
         places = ocp.checkpoint_utils.construct_restore_args(target)
         with stored.reading(path, "or the model has changed: use the old settings, or a new --workdir"):
@@ -199,25 +199,9 @@ class Checkpoints:
 
     def _check_one(self, step: int) -> dict[str, Any] | UserError:
         try:
-            return self._check(step, remedy=_NOT_USED)
+            return check_step(self._path(step), self._run, remedy=_NOT_USED)
         except UserError as error:
             return error
-
-    def _check(self, step: int, *, remedy: str) -> dict[str, Any]:
-        """Returns the document of a step whose files are all as they were saved; UserError otherwise."""
-        path = self._path(step)
-        document = stored.read_document(path / _DOCUMENT, remedy=remedy)
-        if document.get("step") != step or document.get("run") != self._run:
-            raise UserError(f"{path} is the checkpoint of another run or step; {remedy}")
-        metrics, early_stopping, best = (document.get(name) for name in ("metrics", "early_stopping", "best"))
-        if (
-            not (isinstance(metrics, dict) and all(_is_finite(value) for value in metrics.values()))
-            or not isinstance(early_stopping, dict)
-            or type(best) is not int
-        ):
-            raise UserError(f"{path / _DOCUMENT} is damaged; {remedy}")
-        stored.check_files(path, document.get("files"), remedy=remedy)
-        return document
 
     def _best(self, metrics: dict[int, float | None]) -> int | None:
         known = [(self._sign * metric, step) for step, metric in metrics.items() if metric is not None]
@@ -275,6 +259,28 @@ def find_steps(folder: Path) -> dict[int, Path]:
     """Returns the folder of every step that was saved, whole or damaged."""
     names = {path: re.fullmatch(r"step_(0|[1-9]\d{0,17})", path.name) for path in folder.glob("step_*")}
     return {int(match[1]): path for path, match in names.items() if match}
+
+
+def check_step(path: Path, run: str, *, remedy: str) -> dict[str, Any]:
+    """Returns the document of a step whose files are all as they were saved; UserError otherwise.
+
+    Args:
+        path: of the step's folder.
+        run: the name of the run that it must belong to.
+        remedy: what a user can do about a damaged step, as the end of a sentence.
+    """
+    document = stored.read_document(path / _DOCUMENT, remedy=remedy)
+    if path.name != f"step_{document.get('step')}" or document.get("run") != run:
+        raise UserError(f"{path} is the checkpoint of another run or step; {remedy}")
+    metrics, early_stopping, best = (document.get(name) for name in ("metrics", "early_stopping", "best"))
+    if (
+        not (isinstance(metrics, dict) and all(_is_finite(value) for value in metrics.values()))
+        or not isinstance(early_stopping, dict)
+        or type(best) is not int
+    ):
+        raise UserError(f"{path / _DOCUMENT} is damaged; {remedy}")
+    stored.check_files(path, document.get("files"), remedy=remedy)
+    return document
 
 
 def _is_finite(value: Any) -> bool:

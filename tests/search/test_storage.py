@@ -157,7 +157,7 @@ def test_an_update_that_a_crash_cut_short_is_none(folder, capsys):
         place.write_bytes(whole + record[:kept])  # a third record, whatever it holds
         found = read_updates(place, begin, "")
         assert len(found.updates) == 2 and found.place.end == end and bool(found.note) == bool(kept)
-    assert main(["index", "verify", "--index", str(folder)]) == 0  # nothing is lost
+    assert main(["verify", str(folder)]) == 0  # nothing is lost
     assert "a change that was not finished" in capsys.readouterr().out
     with Index.load(folder) as loaded:
         assert "was not finished" in loaded.journal_warning
@@ -234,8 +234,8 @@ def test_half_a_head_after_a_loss_of_power_loses_nothing(folder, capsys):
             assert len(updates_of(folder).updates) == 2
             with pytest.raises(UserError, match="one of the two copies of its head"):
                 Index.verify(folder)
-    assert main(["index", "verify", "--index", str(folder)]) == 2
-    assert "the other one" in capsys.readouterr().err
+    assert main(["verify", str(folder)]) == 2
+    assert "the other one" in capsys.readouterr().out
     with Index.load(folder) as loaded:
         assert 4 not in loaded
         loaded.delete([10])
