@@ -67,7 +67,7 @@ def test_one_changed_byte_of_any_file_is_named(workdir, tmp_path, capsys):
     (copy / "package" / "labels.json").write_bytes(b"{}")
     assert main(["verify", str(copy)]) == 2
     out, error = capsys.readouterr()
-    assert "DAMAGED" in out and "labels.json" in out and error == "error: 1 of 7 parts are damaged\n"
+    assert "DAMAGED" in out and "labels.json" in out and error == "error: 1 of 8 parts are damaged\n"
 
 
 def test_what_is_not_ours_is_refused(tmp_path):
