@@ -15,6 +15,7 @@ PHOTO_SUFFIXES = (
     ".tiff", *HEIC_SUFFIXES,
 )  # fmt: skip
 HEAD_BYTES = 16  # of a file, which tell whether it is a photo
+MAX_PHOTO_BYTES = 100_000_000  # of a photo's file
 
 _ADDRESS = re.compile(
     r"\s*([a-z][a-z0-9+.-]*://|//[^/\\\s.]+\.[^/\\\s]++/|www\.[^/\\\s]++/|data:image/)", re.IGNORECASE

@@ -137,6 +137,32 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def check_regular(path: Path) -> None:
+    """Raises UserError where there is no ordinary file: a device has no end, and a pipe waits for its writer."""
+    if not path.exists():
+        link = " (a link leads nowhere, or in a circle)" if path.is_symlink() else ""
+        raise UserError(f"there is nothing at {path}{link}; check the path")
+    if not path.is_file():
+        kind = "a folder" if path.is_dir() else "a device, pipe or socket"
+        raise UserError(f"{path} is {kind}; give an ordinary file")
+
+
+def read_limited(path: Path, most: int) -> bytes:
+    """Returns the bytes of an ordinary file that has at most `most` of them.
+
+    Raises:
+        UserError: it is no ordinary file, or it is larger.
+        OSError: the system does not let it be read.
+    """
+    check_regular(path)
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        data = file.read(min(size, most) + 1)
+    if len(data) > most:
+        raise UserError(f"{path} has more than {most:,} bytes, which is the limit for such files")
+    return data
+
+
 def read_json_object(path: Path) -> dict[str, Any]:
     """Returns the JSON object in a file; UserError where the file holds anything else, OSError as the system does."""
     try:
