@@ -32,6 +32,7 @@ from faults.forks import Child, Spare, take_request
 from faults.kinds import (
     Things,
     embedding_parts,
+    fingerprint,
     prepared_parts,
     record_options,
     small_chunks,
@@ -192,8 +193,9 @@ def _check_prepare(things: Things, place: Path) -> None:
 def _end_prepare(things: Things, place: Path) -> dict[str, str]:
     parts = prepared_parts(open_prepared(place / "out"))
     del parts["report"]  # it counts the seconds
+    tables = {path.name: fingerprint(path.read_bytes()) for path in (place / "out").glob("*.csv")}
     left = sorted(path.name for path in place.iterdir() if path.suffix != ".note")
-    return {**parts, "left": str(left)}
+    return {**parts, **tables, "left": str(left)}
 
 
 # --------------------------------------------------------------------------------------------------------- train

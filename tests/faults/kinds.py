@@ -28,6 +28,7 @@ import numpy as np
 import pandas as pd
 
 from drawn_products import make_tiny_config
+from fashion_jax import cli
 from fashion_jax.config.fields import Config
 from fashion_jax.data import staging
 from fashion_jax.data.catalog import open_catalog
@@ -45,7 +46,7 @@ from fashion_jax.serving import embed, shards
 from fashion_jax.serving.package import Package, load_package
 from fashion_jax.serving.predictor import Predictor, load_model
 from fashion_jax.system import files
-from fashion_jax.system.errors import Interrupted
+from fashion_jax.system.errors import Interrupted, UserError
 from fashion_jax.training.checkpoint import Checkpoints
 from fashion_jax.training.state import TrainState
 from stepping import StopAt
@@ -54,6 +55,7 @@ PRODUCTS = 60  # of a catalogue
 # A small drawn catalogue has many bad photos for its size.
 _LAX = PrepareOptions(max_bad_fraction=0.5, split=SplitOptions(fractions=(0.6, 0.2, 0.2)))
 _SHARD_ROWS = 12  # photos of a shard or chunk, so that there are several
+_COMMANDS = {command.name for group in cli.GROUPS.values() for command in group}
 Parts = dict[str, str]  # name -> digest
 
 
@@ -139,6 +141,20 @@ def _add(found: Any, value: Any) -> None:
     else:
         found.update(repr(value).encode())
     found.update(b";")
+
+
+def _verified(read: Callable[[Things, Path], Parts], name: str = "") -> Callable[[Things, Path], Parts]:
+    """Also asks `fashion-jax verify` about a thing that cannot be read: it must find the damage too."""
+
+    def both(things: Things, place: Path) -> Parts:
+        try:
+            return read(things, place)
+        except UserError:
+            if "verify" in _COMMANDS and cli.main(["verify", str(place / name)]) == 0:
+                raise AssertionError("what cannot be read is whole to fashion-jax verify") from None
+            raise
+
+    return both
 
 
 def say(text: str) -> None:
@@ -252,6 +268,7 @@ def prepared_parts(prepared: Prepared) -> Parts:
     """Returns every field of records, and their photos."""
     fields = {field.name: getattr(prepared, field.name) for field in dataclasses.fields(prepared)}
     fields.pop("folder")
+    fields.pop("files", None)  # digests: TFDS does not write the same bytes each time
     photos = [prepared.read_photo(row) for row in range(len(prepared))]
     return {**{name: fingerprint(value) for name, value in fields.items()}, "photos": fingerprint(photos)}
 
@@ -362,8 +379,8 @@ def _make_finished_run(things: Things, place: Path, which: str) -> None:
     if which == "thing":
         for step in [path.name for path in (place / "checkpoints").glob("step_*") if path.is_dir()]:
             earlier = shutil.copytree(place, place.with_name(f"earlier-{step}"))
-            for path in list(earlier.rglob(f"*{step}")):
-                shutil.rmtree(path)
+            for path in list(earlier.rglob(f"{step}*")):
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def _read_finished_run(things: Things, place: Path) -> Parts:
@@ -563,16 +580,16 @@ KINDS: dict[str, Kind] = {
         _source("jsonl", "styles.jsonl", unchecked=True, share=60),
         Kind("corrections", _make_corrections, _read_corrections, 60, unchecked=_always, has_parts=False),
         Kind("schema", _make_schema, _read_schema, 100, unchecked=_always, has_parts=False),
-        Kind("records", _make_records, _read_records, 320),
+        Kind("records", _make_records, _verified(_read_records, "records"), 320),
         Kind("records prepared again", _make_records, _prepare_again, 60),
         Kind("staging", _make_staging, _read_staging, 100),
-        Kind("trained run", _make_trained_run, _continue_run, 240),
-        Kind("stopped run", _make_stopped_run, _continue_run, 60),
-        Kind("finished run", _make_finished_run, _read_finished_run, 80),
-        Kind("package", _make_package, _read_package, 250),
+        Kind("trained run", _make_trained_run, _verified(_continue_run), 240),
+        Kind("stopped run", _make_stopped_run, _verified(_continue_run), 60),
+        Kind("finished run", _make_finished_run, _verified(_read_finished_run), 80),
+        Kind("package", _make_package, _verified(_read_package), 250),
         Kind("pretrained weights", _make_package, _read_pretrained, 60),
-        Kind("index exact", functools.partial(_make_index, "exact"), _read_index, 270),
-        Kind("index scann", functools.partial(_make_index, "scann"), _read_index, 170),
+        Kind("index exact", functools.partial(_make_index, "exact"), _verified(_read_index, "index"), 270),
+        Kind("index scann", functools.partial(_make_index, "scann"), _verified(_read_index, "index"), 170),
         Kind("shards", _make_shards, _embed, 100),
         Kind("sweep", _make_sweep, _read_sweep, 100),
     )

@@ -14,7 +14,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,9 +35,7 @@ class Worker:
     def warm_up(self, kind: str) -> dict[str, Any]:
         """Returns what reading the undamaged thing gives, and makes sure that this process has compiled it."""
         if kind not in self._warm:
-            begin = time.monotonic()
             self._warm[kind] = self.ask({"do": "read", "kind": kind, "place": "thing"}, _SLOW)
-            self._warm[kind]["seconds"] = time.monotonic() - begin
         found: dict[str, Any] = self._warm[kind]
         return found
 

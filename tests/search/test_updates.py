@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import datetime
 import os
-import random
 import shutil
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -32,7 +29,6 @@ DIM = 8
 POOL = clustered(4_000, DIM, clusters=30)
 COLOURS = ("Red", "Blue", "")
 SEEDS = st.integers(0, 10**6)
-TESTS = Path(__file__).resolve().parent.parent
 
 
 class Model(RuleBasedStateMachine):
@@ -291,6 +287,7 @@ def test_changes_made_during_a_rebuild_are_kept(monkeypatch):
     assert index.search(POOL[[200, 201, 300, 9]], 1).ids[:, 0].tolist() == [5, 500, 8, 9]
 
 
+<<<<<<< HEAD
 WRITER = """
 import sys, numpy as np
 from fashion_jax.search.index import Index
@@ -336,6 +333,8 @@ def test_killed_writers_lose_nothing_that_was_acknowledged(tmp_path):
         assert loaded.search(POOL[:5], 3).ids.shape == (5, 3)
 
 
+=======
+>>>>>>> i28f
 def test_attributes_change_without_photos(tmp_path):
     """`update` changes what is given, for all photos of a product, in memory and on the disk; and nothing else."""
     rows, ids = POOL[:6], ["a", "b", "a", "c", "c", "c"]
