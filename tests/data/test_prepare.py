@@ -263,42 +263,6 @@ def test_damaged_records_are_named_and_made_again(products_csv, prepared, tmp_pa
     assert len(prepare(products_csv, out, progress=False)) == 120
 
 
-<<<<<<< HEAD
-@pytest.mark.slow
-def test_a_killed_preparation_goes_on_and_ends_the_same(tmp_path):
-    source = tmp_path / "catalogue"
-    write_catalog(source, 1500, 5)
-    whole = prepare(source, tmp_path / "whole", progress=False)
-    code = (
-        "import sys; from fashion_jax.data import staging; staging._CHUNK = 100\n"
-        "from fashion_jax.data.prepare import prepare; prepare(sys.argv[1], sys.argv[2], progress=False)"
-    )
-    command = [sys.executable, "-c", code, str(source), str(tmp_path / "killed")]
-    staging, kills, before = tmp_path / ".killed.staging", 0, {}
-    for chunks in (1, 4, 9):
-        process = subprocess.Popen(command, env=os.environ)
-        while process.poll() is None and len(list(staging.glob("chunk-*.bin"))) < chunks:
-            time.sleep(0.005)
-        kills += process.poll() is None
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        kept = {p.name: p.stat().st_mtime_ns for p in staging.glob("chunk-*.bin")}
-        assert before.items() <= kept.items(), "work that was done is done again"
-        before = kept
-        assert not (tmp_path / "killed").exists() or process.returncode == 0
-    assert kills == 3
-    subprocess.run(command, check=True)
-    killed = open_prepared(tmp_path / "killed")
-    assert killed.fingerprint == whole.fingerprint
-    # ArrayRecord files carry random marks, so records are compared one by one.
-    assert photos_of(killed) == photos_of(whole)
-    tables = [path.name for path in whole.folder.glob("*.csv")]
-    assert filecmp.cmpfiles(whole.folder, killed.folder, tables, shallow=False) == (tables, [], [])
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["catalogue", "killed", "whole"]
-
-
-=======
->>>>>>> i28f
 def test_report_counts_duplicates(tmp_path):
     table, photos = write_products(tmp_path / "shop", 60), tmp_path / "shop/photos"
     shutil.copy(photos / "p0.jpg", photos / "p1.jpg")

@@ -287,54 +287,6 @@ def test_changes_made_during_a_rebuild_are_kept(monkeypatch):
     assert index.search(POOL[[200, 201, 300, 9]], 1).ids[:, 0].tolist() == [5, 500, 8, 9]
 
 
-<<<<<<< HEAD
-WRITER = """
-import sys, numpy as np
-from fashion_jax.search.index import Index
-from search.clustered import clustered
-pool = clustered(4000, 8, clusters=30)
-index, start = Index.load(sys.argv[1]), int(sys.argv[2])
-for step in range(start, 10**6):
-    index.upsert(step * 3 + np.arange(3), pool[(step + np.arange(3)) % 4000], {"step": [step] * 3})
-    index.update(step * 3 + np.arange(3), {"seen": [step] * 3})
-    if step % 5 == 4:
-        index.delete([step * 3 + 1])
-    if step % 40 == 39:
-        index.rebuild()
-    print(step, flush=True)
-"""
-
-
-@pytest.mark.slow
-def test_killed_writers_lose_nothing_that_was_acknowledged(tmp_path):
-    """SIGKILL at random moments: every update that the writer reported is there, whole, and the index is readable."""
-    folder, output, done, cut_short = tmp_path / "index", tmp_path / "out", 0, set()
-    with Index.build(POOL[:3], np.arange(3), {"step": [0] * 3}) as index:
-        index.save(folder)
-    chance, environment = random.Random(0), {**os.environ, "PYTHONPATH": str(TESTS)}
-    for _ in range(int(os.environ.get("FASHION_KILLS", "4"))):
-        command = [sys.executable, "-c", WRITER, str(folder), str(done + 1)]
-        with output.open("w") as out, subprocess.Popen(command, stdout=out, env=environment) as writer:
-            while "\n" not in output.read_text():
-                assert writer.poll() is None
-                time.sleep(0.01)
-            time.sleep(chance.uniform(0, 0.8))
-            writer.kill()
-        acknowledged = int(output.read_text().splitlines()[-1])
-        loaded = Index.verify(folder)
-        steps = [row["step"] for row in loaded.attributes(loaded.ids)]
-        seen, done = [row.get("seen") for row in loaded.attributes(loaded.ids)], max(steps)
-        assert acknowledged <= done <= acknowledged + 1
-        if done > acknowledged:
-            cut_short.add(done)  # its removal may not have been done
-        for step in range(1, done + 1):
-            assert step in cut_short or seen.count(step) == steps.count(step)
-            assert steps.count(step) == (2 if step % 5 == 4 else 3) or (step in cut_short and steps.count(step) == 3)
-        assert loaded.search(POOL[:5], 3).ids.shape == (5, 3)
-
-
-=======
->>>>>>> i28f
 def test_attributes_change_without_photos(tmp_path):
     """`update` changes what is given, for all photos of a product, in memory and on the disk; and nothing else."""
     rows, ids = POOL[:6], ["a", "b", "a", "c", "c", "c"]
