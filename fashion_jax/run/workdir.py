@@ -200,8 +200,5 @@ def _load_run(workdir: Path) -> tuple[Config, dict[str, str]]:
     run = document.pop(_RUN, None)
     if not isinstance(run, dict) or any(not isinstance(run.get(key), str) for key in ("name", "fingerprint")):
         raise UserError(f"{path} is damaged: it does not name its run; {remedy}")
-    try:
-        with stored.reading(path, remedy):
-            return config_from_dict(document), run
-    except UserError as error:
-        raise UserError(f"{path} is damaged ({error}); {remedy}") from error
+    with stored.reading(path, remedy):
+        return config_from_dict(document), run

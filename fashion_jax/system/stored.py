@@ -95,7 +95,7 @@ def check_files(folder: Path, listing: Any, *, remedy: str, contents: bool = Tru
 def reading(path: Path, remedy: str) -> Iterator[None]:
     """Turns whatever a reader raises about a stored file into a UserError that names the file and a remedy.
 
-    UserErrors, and errors of permission, pass unchanged.
+    Errors of permission pass unchanged, and so do UserErrors that name the file or its folder.
 
     Args:
         path: of the file or folder.
@@ -103,8 +103,12 @@ def reading(path: Path, remedy: str) -> Iterator[None]:
     """
     try:
         yield
-    except (UserError, PermissionError):
+    except PermissionError:
         raise
+    except UserError as error:
+        if any(len(name) > 1 and name in str(error) for name in (str(path), path.name, str(path.parent))):
+            raise
+        raise UserError(f"{path} is damaged ({error}); {remedy}") from error
     except FileNotFoundError as error:
         raise UserError(f"{error.filename or path} is missing; {remedy}") from error
     except OSError as error:

@@ -396,3 +396,10 @@ def test_a_table_of_many_unique_columns_is_understood_in_a_moment():
     begin = time.process_time()
     explain_unused(table, guess(table))
     assert time.process_time() - begin < 1  # about 0.3 s
+
+
+def test_half_a_character_is_refused(tmp_path):
+    path = tmp_path / "schema.json"
+    path.write_text('{"name": "shop", "attributes": [{"name": "kind", "classes": ["a", "\\ud800"]}]}')
+    with pytest.raises(UserError, match="half a character"):
+        load_schema(path)

@@ -97,9 +97,11 @@ def test_whatever_a_reader_raises_becomes_a_sentence(tmp_path: Path, error: Exce
     assert str(tmp_path / "f") in sentence and sentence.endswith(REMEDY) and "\n" not in sentence
 
 
-def test_sentences_and_permissions_pass() -> None:
-    for error in (UserError("said"), PermissionError(13, "no")):
-        with pytest.raises(type(error)) as caught, stored.reading(Path("f"), REMEDY):
+def test_sentences_that_name_the_file_and_permissions_pass() -> None:
+    with pytest.raises(UserError, match=r"^f is damaged \(said\); again$"), stored.reading(Path("f"), "again"):
+        raise UserError("said")
+    for error in (UserError("of the file folder/f"), PermissionError(13, "no")):
+        with pytest.raises(type(error)) as caught, stored.reading(Path("folder/f"), REMEDY):
             raise error
         assert caught.value is error
 
