@@ -16,6 +16,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import NoneType
+from typing import Any
 
 import jax
 
@@ -36,8 +38,9 @@ from fashion_jax.run.workdir import (
     has_checkpoints,
     load_run_config,
     prepare_records,
+    run_name,
 )
-from fashion_jax.system import files
+from fashion_jax.system import files, stored
 from fashion_jax.system.devices import first_process_does
 from fashion_jax.system.errors import Interrupted, UserError
 from fashion_jax.system.interrupt import stop_on_signals
@@ -85,7 +88,10 @@ def train(
                 "trials are compared on the validation split, which is empty; give it a share in "
                 "config.data.split_fractions"
             )
-        with _checkpoints(session) as checkpoints:
+        run = first_process_does(
+            "claiming the workdir", lambda: claim_workdir(session.workdir, session.config, session.prepared)
+        )
+        with _checkpoints(session, run) as checkpoints:
             _train(session, checkpoints, owns_process=owns_process, on_evaluation=on_evaluation)
             step, state = _best(session, checkpoints)
         return finish_run(session, state, step) if finish else Result(session.workdir, step)
@@ -111,7 +117,7 @@ def evaluate(workdir: str | Path, split: str = "test", *, progress: bool = True)
     if not has_checkpoints(workdir):
         raise UserError(f"{workdir} holds no checkpoint yet")
     session = Session(config, prepared, workdir, progress=progress)
-    with _checkpoints(session, read_only=True) as checkpoints:
+    with _checkpoints(session, run_name(workdir), read_only=True) as checkpoints:
         _, state = _best(session, checkpoints)
     session, state = restore_second_heads(session, state) or fit_second_heads(session, state)
     result = score_split(session, state, split, fit_on_validation(session, state))
@@ -153,10 +159,8 @@ def _train(
         state, early_stopping = session.first_state(), EarlyStopping(session.config.train.best_metric)
     else:
         state, values = checkpoints.restore(latest, session.target)
-        early_stopping = EarlyStopping(**values)
+        early_stopping = _early_stopping(session, values)
         say(f"resuming at step {latest}", show=session.progress)
-    if jax.process_index() == 0:
-        claim_workdir(session.workdir, session.config, session.prepared)
     start = int(state.step)
     if start >= schedule.total or early_stopping.stopped:
         return
@@ -226,11 +230,23 @@ def _validation(
     return evaluate
 
 
-def _checkpoints(session: Session, *, read_only: bool = False) -> Checkpoints:
+def _early_stopping(session: Session, values: Mapping[str, Any]) -> EarlyStopping:
+    """Returns what a checkpoint holds; UserError where somebody changed it."""
+    checkpoints = session.workdir / "checkpoints"
+    with stored.reading(checkpoints, "use a new --workdir"):
+        early = EarlyStopping(**values)
+        kinds = ((early.best, (float, int, NoneType)), (early.evaluations_without_gain, int), (early.stopped, bool))
+        if early.metric != session.config.train.best_metric or not all(isinstance(*pair) for pair in kinds):
+            raise ValueError("what early stopping counts makes no sense")
+    return early
+
+
+def _checkpoints(session: Session, run: str, *, read_only: bool = False) -> Checkpoints:
     return Checkpoints(
         session.workdir / "checkpoints",
         metric=session.config.train.best_metric,
         lower_is_better=lower_is_better(session.config),
+        run=run,
         read_only=read_only,
     )
 
