@@ -79,6 +79,7 @@ class Checkpoints:
         self._folder, self._metric, self._run, self._read_only = folder.resolve(), metric, run, read_only
         self._sign = -1.0 if lower_is_better else 1.0
         self._saving: dict[str, Any] = {}  # the document of the newest save
+        self._best_ever: dict[int, float | None] = {}  # the best step and its metric, lost or not
         try:
             if not read_only:
                 self._folder.mkdir(parents=True, exist_ok=True)
@@ -116,11 +117,15 @@ class Checkpoints:
             self._checkpointer.wait_until_finished()  # it reads what follows
         self._checked.clear()
         self._metrics[step] = metric if metric is not None and math.isfinite(metric) else None
+        known = self._metrics | self._best_ever
+        best = self._best(known)
+        assert best is not None
+        self._best_ever = {best: known[best]}
         self._saving = {
             "step": step,
             "run": self._run,
             "metrics": {} if self._metrics[step] is None else {self._metric: self._metrics[step]},
-            "best": self.best_step,
+            "best": [best, known[best]],
             "early_stopping": early_stopping,
         }
         with self._writing():
@@ -188,12 +193,15 @@ class Checkpoints:
             say(f"warning: {error}")
         if whole:
             latest, best = max(whole), self._best(metrics)
+            step, metric = whole[latest]["best"]
+            self._best_ever = {step: metric}
+            # Where the newest step is damaged, an older best one may have been removed for it.
+            lost = step not in whole and (step in damaged or not damaged or max(damaged) < latest)
             if damaged and not self._read_only:
                 say(f"warning: the run goes on from the checkpoint of step {latest}")
-            known = whole[latest]["best"]
-            if known not in whole:
-                say(f"warning: the checkpoint of step {known}, the best one until step {latest}, is damaged or missing")
-            if known not in whole or (damaged and self._read_only):
+            if lost:
+                say(f"warning: the checkpoint of step {step}, the best one until step {latest}, is damaged or missing")
+            if lost or (damaged and self._read_only):
                 say(f"warning: the best of the whole checkpoints is that of step {best}")
         return [(step, metrics[step], document["early_stopping"]) for step, document in whole.items()]
 
@@ -272,19 +280,15 @@ def check_step(path: Path, run: str, *, remedy: str) -> dict[str, Any]:
     document = stored.read_document(path / _DOCUMENT, remedy=remedy)
     if path.name != f"step_{document.get('step')}" or document.get("run") != run:
         raise UserError(f"{path} is the checkpoint of another run or step; {remedy}")
-    metrics, early_stopping, best = (document.get(name) for name in ("metrics", "early_stopping", "best"))
-    if (
-        not (isinstance(metrics, dict) and all(_is_finite(value) for value in metrics.values()))
-        or not isinstance(early_stopping, dict)
-        or type(best) is not int
-    ):
-        raise UserError(f"{path / _DOCUMENT} is damaged; {remedy}")
+    with stored.reading(path / _DOCUMENT, remedy):
+        best, metric = document["best"]
+        numbers = [*document["metrics"].values(), *([] if metric is None else [metric])]
+        if type(best) is not int or not all(type(n) in (int, float) and math.isfinite(n) for n in numbers):
+            raise TypeError("a step or a metric is no number")
+        if not isinstance(document["early_stopping"], dict):
+            raise TypeError("early_stopping is no JSON object")
     stored.check_files(path, document.get("files"), remedy=remedy)
     return document
-
-
-def _is_finite(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
 
 
 def _state_handler() -> ocp.PyTreeCheckpointHandler:

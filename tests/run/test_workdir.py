@@ -98,7 +98,7 @@ def test_two_runs_in_one_workdir_are_refused(tiny_config, tmp_path):
 DAMAGE = {
     "other type": lambda path: path.write_text("[1]"),
     "nested": lambda path: path.write_bytes(b"[" * 100_000),
-    "hand edit": lambda path: path.write_text(path.read_text().replace('"seed": 0', '"seed": 1').replace('"p', '"q')),
+    "hand edit": lambda path: path.write_text(path.read_text().replace("0", "1")),
     "cut": lambda path: path.write_bytes(path.read_bytes()[:-9]),
     "empty": lambda path: path.write_bytes(b""),
     "missing": lambda path: path.unlink(),

@@ -108,6 +108,7 @@ DAMAGE = {
     "metrics": lambda step: sign_again(step / DOCUMENT, metrics={"metric": "x"}),
     "early stopping": lambda step: sign_again(step / DOCUMENT, early_stopping=[]),
     "best": lambda step: sign_again(step / DOCUMENT, best=None),
+    "step of the best": lambda step: sign_again(step / DOCUMENT, best=["1", 10**400]),
     "files": lambda step: sign_again(step / DOCUMENT, files={"a": 1}),
 }
 
@@ -136,9 +137,11 @@ def test_a_damaged_step_is_answered_by_the_newest_whole_one(tmp_path, state, cap
 def test_a_lost_best_step_is_told_for_as_long_as_it_is_lost(tmp_path, state, capsys):
     save(tmp_path, state, {1: 0.9, 2: 0.1, 3: 0.2})
     shutil.rmtree(tmp_path / "step_1")
-    for _ in range(2):
-        assert save(tmp_path, state, {}) == (3, 3)
-        assert "step 1, the best one until step 3, is damaged or missing" in capsys.readouterr().err
+    for new, latest, best, told in (({}, 3, 3, 3), ({4: 0.3}, 4, 4, 3), ({}, 4, 4, 4), ({5: 0.95}, 5, 5, 4)):
+        assert save(tmp_path, state, new) == (latest, best)
+        said = capsys.readouterr().err
+        assert f"step 1, the best one until step {told}, is damaged or missing" in said
+    assert save(tmp_path, state, {}) == (5, 5) and capsys.readouterr().err == ""  # a better one was found
 
 
 def test_where_no_step_is_whole_nothing_is_begun_anew(tmp_path, state):
