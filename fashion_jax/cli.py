@@ -14,6 +14,7 @@ from fashion_jax.commands.index import INDEX
 from fashion_jax.commands.prediction import EMBED, PREDICT
 from fashion_jax.commands.search import SEARCH
 from fashion_jax.commands.training import EVALUATE, SWEEP, TRAIN, split_settings
+from fashion_jax.commands.verify import VERIFY
 from fashion_jax.system.errors import exit_on_user_error
 
 GROUPS: dict[str, tuple[Command, ...]] = {
@@ -21,6 +22,7 @@ GROUPS: dict[str, tuple[Command, ...]] = {
     "Find products that look alike": (INDEX, SEARCH, EMBED),
     "Find wrong labels": (AUDIT,),
     "Train on your own catalogue": (SCHEMA, PREPARE, TRAIN, EVALUATE, SWEEP),
+    "Check what is stored": (VERIFY,),
     "Try everything on generated products": (DEMO,),
 }
 

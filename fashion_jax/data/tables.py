@@ -40,7 +40,7 @@ NAMED_SUFFIXES = (
     ".xls", ".xlsb", ".ods", ".numbers", ".feather", ".arrow", ".html",  # which are named for what they are
 )  # fmt: skip
 _LONGEST_RECORD = 100_000  # lines; a quoted cell may hold line ends
-_MOST_UNPACKED = 2_000_000_000  # bytes of a packed table
+MAX_TABLE_BYTES = 2_000_000_000  # of a table's file, and of a packed one that is unpacked
 _CHECKED_LINES, _CHECKED_SIGNS = 1000, 65536  # lines and signs that decide what divides the cells
 _QUOTED = re.compile(r'(?:^|(?<=[\t;|,\n]))"(?:[^"]|"")*+(?:"(?=[\t;|,\n])|"?\Z)')
 _HEADER_ROWS = 20  # rows in which the header is looked for
@@ -181,11 +181,11 @@ def name_split(name: str) -> str:
 def _unpack(name: str, data: bytes, suffix: str) -> bytes:
     try:
         with _PACKED[suffix](io.BytesIO(data)) as file:
-            unpacked = file.read(_MOST_UNPACKED + 1)
+            unpacked = file.read(MAX_TABLE_BYTES + 1)
     except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
         raise UserError(f"{name} is damaged ({error}); if it is a download, fetch it again") from error
-    if len(unpacked) > _MOST_UNPACKED:
-        raise UserError(f"{name} unpacks to more than {_MOST_UNPACKED:,} bytes; unpack it yourself, and give that file")
+    if len(unpacked) > MAX_TABLE_BYTES:
+        raise UserError(f"{name} unpacks to more than {MAX_TABLE_BYTES:,} bytes; divide it into several tables")
     return unpacked
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import json
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from fashion_jax.system.errors import UserError
 
 DIGEST = "sha256"  # the key of a document's digest
 _DISK_IS_FULL = ("No space left on device", "Disk quota exceeded")
+_NO_ROOM = 4096  # bytes
 _WRITTEN_IN_PART = "requested and"  # NumPy: "4096 requested and 512 written"
 
 Listing = dict[str, dict[str, Any]]  # name relative to the folder, with "/" -> {"bytes": size, "sha256": digest}
@@ -31,7 +33,7 @@ def write_document(path: Path, value: Mapping[str, Any]) -> None:
         value: JSON values; the key "sha256" is not free.
     """
     assert DIGEST not in value
-    files.write_json(path, {**value, DIGEST: _document_digest(value)})
+    files.write_json(path, {**value, DIGEST: document_digest(value)})
 
 
 def read_document(path: Path, *, remedy: str) -> dict[str, Any]:
@@ -44,10 +46,12 @@ def read_document(path: Path, *, remedy: str) -> dict[str, Any]:
         UserError: the file is missing, damaged, or was changed.
     """
     with reading(path, remedy):
+        if path.exists() and not path.is_file() and not path.is_dir():  # a pipe or a device would never end
+            raise ValueError("it is no ordinary file")
         value = json.loads(path.read_bytes())
         if not isinstance(value, dict):
             raise TypeError("it holds no JSON object")
-        if value.pop(DIGEST, None) != _document_digest(value):
+        if value.pop(DIGEST, None) != document_digest(value):
             raise ValueError("its digest does not fit its content")
     return dict(value)
 
@@ -77,6 +81,8 @@ def check_files(folder: Path, listing: Any, *, remedy: str, contents: bool = Tru
     with reading(folder, remedy):
         for name, known in listing.items():
             path = folder / name
+            if Path(name).is_absolute() or ".." in Path(name).parts:
+                raise ValueError(f"a file {name!r} is not in it")
             same = path.is_file() and path.stat().st_size == known["bytes"]
             if same and contents:
                 same = files.file_digest(path) == known[DIGEST]
@@ -89,7 +95,7 @@ def check_files(folder: Path, listing: Any, *, remedy: str, contents: bool = Tru
 def reading(path: Path, remedy: str) -> Iterator[None]:
     """Turns whatever a reader raises about a stored file into a UserError that names the file and a remedy.
 
-    UserErrors, and errors of permission, pass unchanged.
+    Errors of permission pass unchanged, and so do UserErrors that name the file or its folder.
 
     Args:
         path: of the file or folder.
@@ -97,8 +103,12 @@ def reading(path: Path, remedy: str) -> Iterator[None]:
     """
     try:
         yield
-    except (UserError, PermissionError):
+    except PermissionError:
         raise
+    except UserError as error:
+        if any(len(name) > 1 and name in str(error) for name in (str(path), path.name, str(path.parent))):
+            raise
+        raise UserError(f"{path} is damaged ({error}); {remedy}") from error
     except FileNotFoundError as error:
         raise UserError(f"{error.filename or path} is missing; {remedy}") from error
     except OSError as error:
@@ -113,6 +123,8 @@ def reading(path: Path, remedy: str) -> Iterator[None]:
 def writing(path: Path) -> Iterator[None]:
     """Makes an OSError with its number of what a writer raises when the disk is full, and lets all else pass.
 
+    An OSError that names no file gets `path`.
+
     Args:
         path: of the file or folder that is written.
     """
@@ -120,12 +132,19 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except Exception as error:
         if isinstance(error, OSError) and error.errno is not None:
+            error.filename = error.filename or str(path)
             raise
         text = str(error)
         partly = isinstance(error, OSError) and _WRITTEN_IN_PART in text
-        if partly or any(sign in text for sign in _DISK_IS_FULL):
+        if partly or any(sign in text for sign in _DISK_IS_FULL) or _is_full(path):
             raise OSError(errno.ENOSPC, _DISK_IS_FULL[0], str(path)) from error
         raise
+
+
+def _is_full(path: Path) -> bool:
+    """True where a disk has no room left: ScaNN says no more than "I/O error"."""
+    place = next(place for place in (path, *path.parents, Path()) if place.exists())
+    return shutil.disk_usage(place).free < _NO_ROOM
 
 
 def first_line(error: BaseException) -> str:
@@ -134,5 +153,6 @@ def first_line(error: BaseException) -> str:
     return lines[0][:200] if lines else type(error).__name__
 
 
-def _document_digest(value: Mapping[str, Any]) -> str:
+def document_digest(value: Mapping[str, Any]) -> str:
+    """Returns the digest that a document with these keys holds."""
     return files.digest(json.dumps(value, sort_keys=True).encode())

@@ -258,7 +258,7 @@ def test_damaged_records_are_named_and_made_again(products_csv, prepared, tmp_pa
     out = shutil.copytree(prepared.folder, tmp_path / "out")
     lines = (out / "products.csv").read_text().splitlines()
     (out / "products.csv").write_text("\n".join(lines[:-5]))
-    with pytest.raises(UserError, match="does not fit"):
+    with pytest.raises(UserError, match=r"products\.csv is damaged"):
         open_prepared(out)
     assert len(prepare(products_csv, out, progress=False)) == 120
 

@@ -19,6 +19,7 @@ from fashion_jax.run import train as experiment
 from fashion_jax.run.train import evaluate, train
 from fashion_jax.run.workdir import load_run_config
 from fashion_jax.serving.predictor import Predictor, load_model
+from fashion_jax.system import stored
 from fashion_jax.system.errors import Interrupted, UserError
 from fashion_jax.training import loop
 from fashion_jax.training.placement import put_batch
@@ -94,7 +95,9 @@ def test_evaluating_again_finds_the_same(finished, tmp_path):
     # A run of one device may be scored on eight devices, over which its batches do not divide.
     workdir = shutil.copytree(finished.workdir, tmp_path / "w")
     path, scores = workdir / "config.json", workdir / "evaluation/test/metrics.json"
-    path.write_text(path.read_text().replace('"batch_size": 16', '"batch_size": 12'))
+    values = stored.read_document(path, remedy="")
+    values["train"]["batch_size"] = 12
+    stored.write_document(path, values)
     before = scores.read_text()
     assert evaluate(workdir, progress=False).summaries == finished.result.test.summaries
     assert scores.read_text() == before

@@ -17,11 +17,11 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from search.clustered import clustered, unit
+from search.journals import forge_update
 
 from fashion_jax.search import index as index_module
 from fashion_jax.search import snapshot as versions
 from fashion_jax.search.index import Index
-from fashion_jax.search.journal import append_update
 from fashion_jax.search.snapshot import Update, Updater
 from fashion_jax.system.errors import UserError
 
@@ -361,16 +361,20 @@ def test_labels_stay_texts_and_numbers_stay_numbers(values):
 
 
 def test_a_change_of_attributes_is_whole_or_not_there(tmp_path):
-    """A crash at any byte of the journal leaves the values of before or of after."""
+    """A process that is stopped at any byte of the journal leaves the values of before or of after."""
     with Index.build(POOL[:4], [1, 1, 2, 3], {"price": [5, 5, 6, 7]}) as index:
         index.save(tmp_path / "index")
+        (journal,) = (tmp_path / "index").glob("*.journal")
+        before = journal.read_bytes()
         index.update([1, 3], {"price": [50, None], "brand": ["Ä", "b"]})
-    (journal,) = (tmp_path / "index").glob("*.journal")
     whole = journal.read_bytes()
-    for cut in range(0, len(whole) + 1, 3):
-        journal.write_bytes(whole[:cut])
+    record = whole[len(before) :]
+    # In order of time: more and more of the record, then the head that names it.
+    states = [before + record[:kept] for kept in range(0, len(record) + 1, 3)] + [whole]
+    for state in states:
+        journal.write_bytes(state)
         rows = Index.load(tmp_path / "index").attributes([1, 2, 3])
-        after = cut == len(whole)
+        after = state is whole
         assert [row["price"] for row in rows] == ([50, 6, None] if after else [5, 6, 7])
         assert [row.get("brand") for row in rows] == (["Ä", None, "b"] if after else [None] * 3)
 
@@ -385,8 +389,6 @@ def test_a_change_of_attributes_is_whole_or_not_there(tmp_path):
 def test_changes_that_no_index_wrote_are_refused(tmp_path, update):
     with Index.build(POOL[:2], [1, 2], {"price": [5, 6]}) as index:
         index.save(tmp_path / "index")
-    (journal,) = (tmp_path / "index").glob("*.journal")
-    with journal.open("ab", buffering=0) as file:
-        append_update(file, update)
-    with pytest.raises(UserError, match=r"damaged record|another index"):
+    forge_update(tmp_path / "index", update)
+    with pytest.raises(UserError, match=r"written by no index|another index"):
         Index.load(tmp_path / "index")

@@ -52,6 +52,8 @@ def test_what_is_no_document_is_refused(tmp_path: Path, data: bytes) -> None:
         stored.read_document(tmp_path / "absent.json", remedy=REMEDY)
     with pytest.raises(UserError, match=f"cannot be read .*; {REMEDY}"):
         stored.read_document(tmp_path, remedy=REMEDY)
+    with pytest.raises(UserError, match=f"null is damaged .it is no ordinary file.; {REMEDY}"):
+        stored.read_document(Path("/dev/null"), remedy=REMEDY)
 
 
 def test_files_are_compared_with_their_listing(tmp_path: Path) -> None:
@@ -77,7 +79,7 @@ def test_files_are_compared_with_their_listing(tmp_path: Path) -> None:
     (tmp_path / "sub/b.bin").unlink()
     with pytest.raises(UserError, match=r"b.bin is missing"):
         stored.check_files(tmp_path, listing, remedy=REMEDY)
-    for odd in ([1], None, {"a.bin": 1}, {"a.bin": {"bytes": 500}}):
+    for odd in ([1], None, {"a.bin": 1}, {"a.bin": {"bytes": 500}}, {"../a.bin": {}}, {"/a.bin": {}}):
         with pytest.raises(UserError, match=REMEDY):
             stored.check_files(tmp_path, odd, remedy=REMEDY)
 
@@ -95,9 +97,11 @@ def test_whatever_a_reader_raises_becomes_a_sentence(tmp_path: Path, error: Exce
     assert str(tmp_path / "f") in sentence and sentence.endswith(REMEDY) and "\n" not in sentence
 
 
-def test_sentences_and_permissions_pass() -> None:
-    for error in (UserError("said"), PermissionError(13, "no")):
-        with pytest.raises(type(error)) as caught, stored.reading(Path("f"), REMEDY):
+def test_sentences_that_name_the_file_and_permissions_pass() -> None:
+    with pytest.raises(UserError, match=r"^f is damaged \(said\); again$"), stored.reading(Path("f"), "again"):
+        raise UserError("said")
+    for error in (UserError("of the file folder/f"), PermissionError(13, "no")):
+        with pytest.raises(type(error)) as caught, stored.reading(Path("folder/f"), REMEDY):
             raise error
         assert caught.value is error
 
