@@ -28,6 +28,7 @@ from fashion_jax.data.records import open_prepared
 from fashion_jax.search.index import Index
 from fashion_jax.serving import embed, shards
 from fashion_jax.serving.predictor import load_model
+from fashion_jax.system import files
 from faults.forks import Child, Spare, take_request
 from faults.kinds import (
     Things,
@@ -65,9 +66,13 @@ class Job:
     name: str
     work: Callable[[Things, Path], None]  # writes into a folder
     check: Callable[[Things, Path], None]  # raises AssertionError where the folder is damaged or something is lost
-    end: Callable[[Things, Path], Any] | None  # what the work gave when it has ended, as JSON; None: it never ends
+    end: Callable[[Things, Path], Any]  # what the work gave when it has ended, as JSON
     from_share: float = 0.0  # of the time of the whole work, after which kills begin
     compiles: bool = False  # whether it runs what JAX has compiled
+
+    @property
+    def is_endless(self) -> bool:
+        return self.end is _endless
 
 
 class Killer:
@@ -80,7 +85,7 @@ class Killer:
         self._number = 0
 
     def start(self, what: str) -> Child:
-        """Starts "work", "check" or "end" of the job."""
+        """Starts the "work" or the "check" of the job."""
         self._number += 1
         output = self._folder / f"output-{self._number}.txt"
         if self._spare is not None and what != "check":
@@ -95,11 +100,9 @@ class Killer:
             child.kill()
         return "" if child.code == 0 else f"{what} gives {child.code}: {child.said[-2000:]}"
 
-    def note_end(self) -> Any:
-        """Returns what ended work gave."""
-        self._end.unlink(missing_ok=True)
-        problem = self.run("end")
-        return problem or json.loads(self._end.read_text())
+    def end(self) -> Any:
+        """Returns what the work gave that has ended."""
+        return json.loads(self._end.read_text())
 
     def clear(self) -> None:
         shutil.rmtree(self._place, ignore_errors=True)
@@ -108,9 +111,9 @@ class Killer:
     def kill_often(self, count: int, seed: int) -> Kills:
         """Kills the job so many times."""
         job, found, chance = self._job, Kills(self._job.name), random.Random(f"{seed} {self._job.name}")
-        seconds, wanted = _ENDLESS, None
+        seconds, wanted, share = _ENDLESS, None, 1.0
         self.clear()
-        if job.end is not None:
+        if not job.is_endless:
             for _ in range(2):  # the first one compiles
                 self.clear()
                 begin = time.monotonic()
@@ -118,24 +121,28 @@ class Killer:
                     found.problems.append(f"without a kill: {problem}")
                     return found
                 seconds = time.monotonic() - begin
-            wanted = self.note_end()
+            wanted = self.end()
             self.clear()
         while found.kills < count and len(found.problems) < _MOST_PROBLEMS:
             child = self.start("work")
-            if child.wait(chance.uniform(job.from_share, 1.05) * seconds) is None and child.kill() == -9:
+            if child.wait(chance.uniform(job.from_share, 1.0) * share * seconds) is None and child.kill() == -9:
                 found.kills += 1
+                share = min(1.0, 1.2 * share)
             elif child.code != 0:
                 found.problems.append(f"started again after {found.kills} kills: {child.code}: {child.said[-2000:]}")
+            else:  # what was done before a kill is not done again, so that the rest takes less time
+                share = max(0.2, 0.7 * share)
             if problem := self.run("check"):
                 found.problems.append(f"after {found.kills} kills: {problem}")
             last = found.kills >= count
-            if job.end is not None and (child.code == 0 or last):
+            if not job.is_endless and (child.code == 0 or last):
                 if last and (problem := self.run("work")):
                     found.problems.append(f"after the last kill: {problem}")
-                found.ended += 1
-                if (given := self.note_end()) != wanted:
+                elif (given := self.end()) != wanted:
                     found.problems.append(f"the work that was killed gives {given}, not {wanted}")
-            if (job.end is not None and child.code == 0) or found.problems:
+                found.ended += 1
+                self.clear()
+            elif found.problems:
                 self.clear()
         return found
 
@@ -145,14 +152,16 @@ class Killer:
 
 
 def run_part(job: Job, what: str, things: Things, folder: Path) -> None:
-    """Does "work", "check" or "end" of a job, in a child."""
-    if what == "work":
-        job.work(things, folder / "work")
-    elif what == "check":
+    """Does the "work" of a job, and notes what it gave; or does its "check"."""
+    if what == "check":
         job.check(things, folder / "work")
-    else:
-        assert job.end is not None
-        (folder / "end.json").write_text(json.dumps(job.end(things, folder / "work")))
+        return
+    job.work(things, folder / "work")
+    files.write_json(folder / "end.json", job.end(things, folder / "work"))
+
+
+def _endless(things: Things, place: Path) -> None:
+    """Stands for the end of work that never ends."""
 
 
 def _note(place: Path, name: str, value: Any) -> None:
@@ -309,8 +318,8 @@ JOBS = {
     for job in (
         Job("prepare", _prepare, _check_prepare, _end_prepare),
         Job("train and checkpoints", _train, _check_train, _end_train, 0.2, True),
-        Job("index update", lambda *where: _write_index(*where, 10**9), _check_index, None),
-        Job("index rebuild and save", lambda *where: _write_index(*where, 1), _check_index, None),
+        Job("index update", lambda *where: _write_index(*where, 10**9), _check_index, _endless),
+        Job("index rebuild and save", lambda *where: _write_index(*where, 1), _check_index, _endless),
         Job("embed in shards", _embed, _check_embed, _end_embed, 0.2, True),
     )
 }

@@ -39,7 +39,7 @@ def test_damage_is_refused_mended_or_without_effect(trials, things):
 @pytest.mark.slow
 def test_killed_writers_lose_nothing(trials, things, tmp_path):
     trials.make(["records", "package"])
-    assert not run_kills(things, tmp_path, 2, SEED)[1]
+    assert not run_kills(things, tmp_path, 1, SEED)[1]
 
 
 @pytest.mark.slow
