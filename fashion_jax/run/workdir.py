@@ -146,8 +146,8 @@ def trained_on(workdir: Path) -> set[str] | None:
     Raises:
         UserError: the workdir's files are damaged or missing, so that the products are not known.
     """
-    if not has_checkpoints(workdir) and not any((workdir / name).exists() for name in (CONFIG, TRAINED_ON)):
-        return None
+    if not has_checkpoints(workdir) and not (workdir / TRAINED_ON).exists():
+        return None  # a package has a config.json of its own
     _, run = _load_run(workdir)
     remedy = "start the run again with the same --workdir, which writes this file anew"
     return read_ids(workdir / TRAINED_ON, remedy, fingerprint=run["fingerprint"])

@@ -92,8 +92,8 @@ def is_whole(path: Path) -> bool:
 
 def read_scalars(path: Path, name: str) -> list[tuple[int, float]]:
     """Returns the steps and values of a scalar in a metrics file, in their order; none where there is no file."""
-    rows = read_json_lines(path) if path.exists() else []
-    return [(row["step"], float(row[name])) for row in rows if isinstance(row.get(name), (int, float))]
+    rows = [(row["step"], row.get(name)) for row in (read_json_lines(path) if path.exists() else [])]
+    return [(step, value) for step, value in rows if isinstance(value, float)]
 
 
 def _format_line(values: Mapping[str, Any]) -> str:

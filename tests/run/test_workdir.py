@@ -133,6 +133,11 @@ def test_damaged_ids_are_refused_and_written_anew(begun, tiny_config, prepared, 
     assert trained_on(begun) == known
 
 
+def test_a_package_names_no_products(tmp_path):
+    (tmp_path / "config.json").write_text('{"format": 1}')  # of the package
+    assert trained_on(tmp_path) is ever_trained_on(tmp_path) is None
+
+
 def test_a_run_keeps_its_name_and_another_one_has_another(begun, tiny_config, prepared, tmp_path):
     name = run_name(begun)
     free = resolve(tiny_config(decision__precision=0.9), prepared)
