@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 
@@ -43,6 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: list[str]) -> int:
     settings, rest = split_settings(arguments)
     parser = make_parser()
+    for place, argument in enumerate(rest):
+        if not argument.strip() or re.fullmatch(r"--[\w-]+=\s*", argument):  # as a path it would be the current folder
+            flag = argument.strip(" =") or rest[max(place - 1, 0)]
+            parser.error(f"{flag} is given an empty text; is a variable of the shell unset?")
     flags = parser.parse_args(rest)
     if settings and not flags.takes_settings:
         parser.error("--config.KEY=VALUE belongs to train and sweep")

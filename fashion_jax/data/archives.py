@@ -18,14 +18,16 @@ from pathlib import Path
 from typing import IO, Any, Protocol, Self
 
 from fashion_jax.data.photo_names import HEAD_BYTES, MAX_PHOTO_BYTES, has_suffix, names_photo
-from fashion_jax.data.tables import MAX_TABLE_BYTES, TABLE_SUFFIXES
+from fashion_jax.data.table_limits import MAX_TABLE_BYTES
+from fashion_jax.data.tables import TABLE_SUFFIXES
 from fashion_jax.system import files, stored
 from fashion_jax.system.errors import UserError
 
 MAX_RATIO = 200  # unpacked over packed size; more is an attack, because packed photos hardly shrink
 FREE_BYTES = 1_000_000_000  # unpacked size up to which the ratio is not checked
+_FREE_MEMBERS, _MIN_PACKED_BYTES = 100_000, 16  # packed bytes of each file in an archive of more files
 _IN_MEMORY_BYTES = 256_000_000  # unpacked size up to which a tar's photos stay in memory
-_MAX_HEADER_BYTES = 65_536  # of a tar's header with a long name or other attributes, which tarfile reads at once
+_MAX_HEADER_BYTES = 16_384  # of a tar's header with a long name or other attributes, which tarfile reads at once
 _PIECE = 1 << 18  # bytes that are unpacked at a time
 # First bytes -> what unpacks such a file to its end, and checks its checksums.
 _UNPACK: dict[bytes, Callable[[Path, str], Any]] = {
@@ -249,7 +251,7 @@ class TarFiles:
         self._heads: dict[str, bytes] = {}  # of files whose names have no suffix
         total = 0
         with _open_tar(path) as tar:
-            for member in _members(tar):
+            for member in _members(tar, path.stat().st_size):
                 name = safe_name(member.name, path)
                 if member.islnk() or member.issym():
                     # A symbolic link's target is relative to its own folder, a hard link's to the archive.
@@ -310,7 +312,7 @@ class TarFiles:
     def _read_many(self, wanted: set[str], most: int) -> Iterator[tuple[str, bytes | OSError]]:
         passed, changed = Counter[str](), OSError("the archive changed while it was read")
         with stored.reading(self.path, _REMEDY), _open_tar(self.path) as tar:
-            for member in _members(tar):
+            for member in _members(tar, self.path.stat().st_size):
                 name = safe_name(member.name, self.path)
                 if not member.isfile() or name not in wanted:
                     continue
@@ -366,12 +368,16 @@ def _open_tar(path: Path) -> Iterator[tarfile.TarFile]:
         with tar:
             yield tar
             while rest := tar.fileobj.read(_PIECE):
-                if any(rest):
+                if rest.strip(b"\0"):
                     raise tarfile.ReadError("there is more behind the mark of its end")
 
 
-def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+def _members(tar: tarfile.TarFile, packed: int) -> Iterator[tarfile.TarInfo]:
+    number = 0
     while (member := tar.next()) is not None:
+        number += 1
+        if number > _FREE_MEMBERS and number * _MIN_PACKED_BYTES > packed:
+            raise tarfile.ReadError(f"it holds {number:,} files or more, nearly all of them empty")
         yield member
         tar.members.clear()  # type: ignore[attr-defined]  # tarfile keeps them all
 
@@ -402,8 +408,7 @@ def _is_table(name: str) -> bool:
 
 
 def _check_total(path: Path, total: int) -> None:
-    packed = max(path.stat().st_size, 1)
-    if total > FREE_BYTES and total > MAX_RATIO * packed:
+    if total > FREE_BYTES and total > MAX_RATIO * (packed := max(path.stat().st_size, 1)):
         raise UserError(
             f"{path} is not safe to read: its {packed:,} bytes unpack to {total:,} or more, "
             f"over {MAX_RATIO} times as many; if you trust it, unpack it yourself and give the folder"

@@ -214,9 +214,7 @@ def holds_decisions(path: Path) -> bool:
 def _read_rows(path: Path) -> list[tuple[int, list[str]]]:
     """Returns (line, cells) of every row of a CSV that is not blank."""
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise UserError(f"the corrections {path} have more than {_MAX_BYTES:,} bytes")
-        text = path.read_bytes().decode("utf-8-sig")
+        text = files.read_limited(path, _MAX_BYTES).decode("utf-8-sig")
     except OSError as error:
         raise UserError(f"the corrections {path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:

@@ -36,23 +36,25 @@ _FORMATS = (
 )  # fmt: skip
 # Limits of what a photo costs: about a second and 500 MB.
 MAX_PIXELS = 89_000_000  # of a JPEG, which is decoded at a smaller scale
-_MAX_PIXELS = {"WEBP": 32_000_000, "JPEG2000": 24_000_000}  # their decoders need more memory or time than others
-_MAX_DECODED = 50_000_000  # pixels of all other formats
+# Decoders of these formats need more memory or time than others.
+_MAX_PIXELS = {"WEBP": 32_000_000, "AVIF": 25_000_000, "JPEG2000": 24_000_000}
+_MAX_DECODED = 45_000_000  # pixels of all other formats
 _MAX_SIDE = 65_535  # pixels; a JPEG cannot be longer, and a line costs memory of its own
 _MAX_REPAIRED = 30_000_000  # pixels of a truncated photo, which is decoded twice
 _MAX_SCANNED = 1_200_000_000  # pixels times scans of a JPEG; usual progressive ones have about 10 scans
 _MAX_PLAIN = 4_000_000  # bytes of a PPM that is written as text
 _MAX_BOXED = 30_000_000  # bytes of AVIF and HEIC, whose Exif is read at once
 _MAX_OPEN_READS, _MAX_TAG_BYTES = 20_000, 32_000_000  # for what stands before the pixels; bytes: of a TIFF's tags
-_MAX_READS, _MAX_GIF_READS = 200_000, 20_000  # for the pixels; a GIF has parts of 255 bytes
-_MAX_PYTHON_READS = 2_000_000  # where Pillow decodes in Python, with one or two reads for a run of pixels
-_READ_BY_PYTHON = ("PPM", "QOI", "BMP", "DIB")
+# For the pixels. A GIF has parts of 255 bytes. Pillow decodes some formats in Python, and reads for each run of pixels.
+_MAX_READS = {"GIF": 20_000, "PPM": 500_000, "QOI": 1_500_000, "BMP": 1_500_000, "DIB": 1_500_000}
+_MAX_OTHER_READS = 200_000
+_MAX_SURPLUS = 1_000_000  # bytes of a JPEG beyond three for each pixel, such as a film behind it
 _QUALITY = 92  # JPEG quality of photos that are encoded again
 _CONVERTED_QUALITY = 98  # the same after a change of the colour space, which has cost exactness already
 _MAX_LOST = 0.5  # share of a truncated photo's pixels that may be missing
 _ANIMATIONS = ("AVIF", "GIF", "PNG", "WEBP")  # formats whose further pictures are frames; in others they are previews
 # Frames of an animation that are searched for the first one that is not blank, and pixels of these frames.
-_MAX_FRAMES, _MAX_FRAME_PIXELS = 50, 100_000_000
+_MAX_FRAMES, _MAX_FRAME_PIXELS = 50, 40_000_000
 _BLANK = 3  # a frame is blank if no channel differs by more than this between any two pixels
 _REDUCED = 8_000_000  # pixels from which an image with alpha is scaled roughly before it is converted
 _BATCH_PHOTOS, _BATCH_BYTES = 64, 4_000_000  # a thread gets as many photos at a time as fit within both
@@ -96,7 +98,7 @@ def normalise_photo(data: bytes, max_side: int = 256) -> tuple[bytes, tuple[str,
     Returns:
         JPEG bytes, and the names of the repairs: "grey-scale", "palette", "alpha", "CMYK", "LAB", "HSV", "YCbCr",
         "16-bit or float", "colour profile", "colour profile ignored", "animation", "blank first frame",
-        "several pages", "rotated", "truncated", "scaled", "not JPEG".
+        "several pages", "surplus bytes", "rotated", "truncated", "scaled", "not JPEG".
 
     Raises:
         BadPhoto: the file is empty or no photo, it would cost more than about a second or 500 MB to decode, or more
@@ -112,6 +114,8 @@ def normalise_photo(data: bytes, max_side: int = 256) -> tuple[bytes, tuple[str,
     image, repairs = _header(file), []
     if image.format not in ("JPEG", "MPO"):  # MPO is a JPEG with a second picture behind it
         repairs.append("not JPEG")
+    elif _has_surplus(data, image.width * image.height):
+        repairs.append("surplus bytes")
     if max(image.size) > max_side:
         repairs.append("scaled")
         image.draft(None, (max_side, max_side))
@@ -345,6 +349,8 @@ def _is_sound(data: bytes, max_side: int) -> bool:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
         if colours not in ("YCbCr", "RGB") or max(height, width) > max_side or _has_many_scans(data, height * width):
             return False
+        if _has_surplus(data, height * width):
+            return False
         if b"Exif\0" in data or b"ICC_PROFILE\0" in data or b"tiff:Orientation" in data:
             header = _header(_File(data))
             if _orientation(header) != 1 or not is_srgb(header):
@@ -353,6 +359,10 @@ def _is_sound(data: bytes, max_side: int) -> bool:
     except Exception:  # it is damaged, and what can be repaired of it is found later
         return False
     return True
+
+
+def _has_surplus(data: bytes, pixels: int) -> bool:
+    return len(data) > 3 * pixels + _MAX_SURPLUS
 
 
 def _header(file: _File) -> Image.Image:
@@ -377,7 +387,7 @@ def _header(file: _File) -> Image.Image:
     _check_size(image, MAX_PIXELS if kind in ("JPEG", "MPO") else _MAX_PIXELS.get(kind, _MAX_DECODED))
     if kind in ("JPEG", "MPO") and _has_many_scans(data, image.width * image.height):
         raise BadPhoto("the photo is a JPEG of too many scans; save it anew")
-    file.allow(_MAX_PYTHON_READS if kind in _READ_BY_PYTHON else _MAX_GIF_READS if kind == "GIF" else _MAX_READS)
+    file.allow(_MAX_READS.get(kind, _MAX_OTHER_READS))
     return image
 
 
@@ -411,7 +421,7 @@ def _has_many_scans(data: bytes, pixels: int) -> bool:
     scans = 0
     for number, (marker, _, _) in enumerate(_segments(data)):
         scans += marker == _SCAN
-        if scans > most or number > _MAX_READS:
+        if scans > most or number > _MAX_OTHER_READS:
             return True
         if marker == _END:
             break
@@ -486,7 +496,7 @@ def _load_over(data: bytes, value: int) -> Image.Image:
     image = Image.open(file, formats=(*_FORMATS, "HEIF") if "HEIF" in Image.OPEN else _FORMATS)
     if image.width * image.height > _MAX_REPAIRED:
         raise BadPhoto(f"the photo is damaged, and too large to be repaired ({image.width}x{image.height} pixels)")
-    file.allow(_MAX_PYTHON_READS)
+    file.allow(_MAX_READS.get(str(image.format), _MAX_OTHER_READS))
     bands = len(image.getbands())
     image.im = Image.new(image.mode, image.size, value if bands == 1 else (value,) * bands).im
     image.load()

@@ -16,6 +16,7 @@ import secrets
 import shutil
 import stat
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,6 +26,7 @@ from fashion_jax.system.errors import UserError
 
 _SIGNS = "=+-@\N{MINUS SIGN}"  # the first sign of a formula
 _BLANK = "\u115f\u1160\u2800\u3164\uffa0"  # letters and signs without ink; other blanks have a category of their own
+_MAX_JSON_BYTES = 100_000_000  # of a file that is read as one JSON object
 
 
 @contextlib.contextmanager
@@ -165,12 +167,21 @@ def read_limited(path: Path, most: int) -> bytes:
 
 def read_json_object(path: Path) -> dict[str, Any]:
     """Returns the JSON object in a file; UserError where the file holds anything else, OSError as the system does."""
+    data = read_limited(path, _MAX_JSON_BYTES)
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(data.decode(), object_pairs_hook=_unique_keys)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON: {error}") from error
     if not isinstance(value, dict):
         raise UserError(f"{path} does not hold a JSON object")
+    return value
+
+
+def _unique_keys(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(members)
+    if len(value) < len(members):
+        double = Counter(key for key, _ in members).most_common(1)[0][0]
+        raise ValueError(f"the key {double!r} comes twice; remove one")
     return value
 
 
