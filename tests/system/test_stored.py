@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import struct
 from pathlib import Path
 
@@ -54,6 +55,12 @@ def test_what_is_no_document_is_refused(tmp_path: Path, data: bytes) -> None:
         stored.read_document(tmp_path, remedy=REMEDY)
     with pytest.raises(UserError, match=f"null is damaged .it is no ordinary file.; {REMEDY}"):
         stored.read_document(Path("/dev/null"), remedy=REMEDY)
+
+
+def test_a_pipe_is_no_document(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="pipe"):
+        stored.read_document(tmp_path / "pipe", remedy=REMEDY)
 
 
 def test_files_are_compared_with_their_listing(tmp_path: Path) -> None:
