@@ -37,8 +37,8 @@ _FORMATS = (
 # Limits of what a photo costs: about a second and 500 MB.
 MAX_PIXELS = 89_000_000  # of a JPEG, which is decoded at a smaller scale
 # Decoders of these formats need more memory or time than others.
-_MAX_PIXELS = {"WEBP": 32_000_000, "AVIF": 25_000_000, "JPEG2000": 24_000_000}
-_MAX_DECODED = 45_000_000  # pixels of all other formats
+_MAX_PIXELS = {"WEBP": 32_000_000, "AVIF": 25_000_000, "JPEG2000": 24_000_000, "HEIF": 50_000_000}
+_MAX_DECODED = 64_000_000  # pixels of all other formats; cameras of studios have up to 62 million
 _MAX_SIDE = 65_535  # pixels; a JPEG cannot be longer, and a line costs memory of its own
 _MAX_REPAIRED = 30_000_000  # pixels of a truncated photo, which is decoded twice
 _MAX_SCANNED = 1_200_000_000  # pixels times scans of a JPEG; usual progressive ones have about 10 scans
@@ -118,7 +118,8 @@ def normalise_photo(data: bytes, max_side: int = 256) -> tuple[bytes, tuple[str,
         repairs.append("surplus bytes")
     if max(image.size) > max_side:
         repairs.append("scaled")
-        image.draft(None, (max_side, max_side))
+        with _reading("the photo cannot be decoded"):
+            image.draft(None, (max_side, max_side))
     pixels = _repair(image, repairs, max_side, file)
     quality = _CONVERTED_QUALITY if CONVERTED in repairs else _QUALITY
     return encode_photo(pixels, quality), tuple(dict.fromkeys(repairs))
@@ -153,24 +154,33 @@ def _repair(image: Image.Image, repairs: list[str], max_side: int, file: _File) 
         file: that the image was opened from.
     """
     image, lost = _load(image, repairs)
-    try:
+    with _reading("the photo's colours cannot be read"):  # an unknown mode or palette
         file.allow(_MAX_OPEN_READS, _MAX_TAG_BYTES)
         turn = _UPRIGHT.get(_orientation(image))
         image = _to_rgb(image, repairs, max_side if lost is None else 0)
+        if lost is not None:
+            image = _replace(image, lost)
+        if turn is not None:
+            image = image.transpose(turn)
+            repairs.append("rotated")
+        if max(image.size) > max_side:
+            image.thumbnail((max_side, max_side), Image.Resampling.LANCZOS, reducing_gap=2.0)
+        if min(image.size) < 1:
+            raise BadPhoto("the photo has no pixels")
+        return np.asarray(image)
+
+
+@contextmanager
+def _reading(problem: str) -> Iterator[None]:
+    """Turns whatever a decoder raises into a BadPhoto with the problem and the decoder's words."""
+    try:
+        yield
+    except BadPhoto:
+        raise
     except MemoryError:
         raise BadPhoto("the photo does not fit into memory") from None
-    except Exception as error:  # an unknown mode or palette
-        raise BadPhoto(f"the photo's colours cannot be read: {first_line(error)}") from error
-    if lost is not None:
-        image = _replace(image, lost)
-    if turn is not None:
-        image = image.transpose(turn)
-        repairs.append("rotated")
-    if max(image.size) > max_side:
-        image.thumbnail((max_side, max_side), Image.Resampling.LANCZOS, reducing_gap=2.0)
-    if min(image.size) < 1:
-        raise BadPhoto("the photo has no pixels")
-    return np.asarray(image)
+    except Exception as error:
+        raise BadPhoto(f"{problem}: {first_line(error)}") from error
 
 
 def _orientation(image: Image.Image) -> int:
@@ -198,11 +208,9 @@ def decode_photo(data: bytes, height: int, width: int) -> UInt8[np.ndarray, "{he
     Raises:
         BadPhoto: the data is no JPEG.
     """
-    try:
+    with _reading("the photo cannot be decoded"):
         # libjpeg decodes at the smallest of its scales that still covers the result, which is faster.
         image = simplejpeg.decode_jpeg(data, "RGB", min_height=height, min_width=width)
-    except ValueError as error:
-        raise BadPhoto(f"the photo cannot be decoded: {error}") from error
     return letterbox(image, height, width)
 
 
@@ -373,16 +381,13 @@ def _header(file: _File) -> Image.Image:
         raise BadPhoto(f"the photo is AVIF or HEIC of more than {_MAX_BOXED:,} bytes; convert it to JPEG")
     if data[:2] in (b"P1", b"P2", b"P3") and len(data) > _MAX_PLAIN:
         raise BadPhoto(f"the photo is a PPM written as text of more than {_MAX_PLAIN:,} bytes; convert it to JPEG")
-    try:
-        image = _open(file, _FORMATS)
-    except BadPhoto:
-        raise
-    except UnidentifiedImageError:
-        if not is_boxed or data[8:12] not in HEIC_BRANDS:
-            raise BadPhoto("the file is no photo, or of an unknown format") from None
-        image = _open_heic(file)
-    except Exception as error:
-        raise BadPhoto(f"the photo cannot be read: {first_line(error)}") from error
+    with _reading("the photo cannot be read"):
+        try:
+            image = _open(file, _FORMATS)
+        except UnidentifiedImageError:
+            if not is_boxed or data[8:12] not in HEIC_BRANDS:
+                raise BadPhoto("the file is no photo, or of an unknown format") from None
+            image = _open_heic(file)
     kind = str(image.format)
     _check_size(image, MAX_PIXELS if kind in ("JPEG", "MPO") else _MAX_PIXELS.get(kind, _MAX_DECODED))
     if kind in ("JPEG", "MPO") and _has_many_scans(data, image.width * image.height):
@@ -483,11 +488,9 @@ def _open_heic(file: _File) -> Image.Image:
     """Opens a HEIC photo, whatever its file is called."""
     try:
         enable_heic()
-        return Image.open(file, formats=("HEIF",))
     except UserError as error:
         raise BadPhoto(f"the photo is HEIC: {error}") from None
-    except Exception as error:
-        raise BadPhoto(f"the photo cannot be read: {first_line(error)}") from error
+    return Image.open(file, formats=("HEIF",))
 
 
 def _load_over(data: bytes, value: int) -> Image.Image:

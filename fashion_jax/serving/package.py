@@ -181,13 +181,17 @@ def load_package(path: str | Path) -> Package:
 def _read_files(folder: Path, listing: Mapping[str, Any], remedy: str) -> dict[str, bytes]:
     """Returns the contents of the listed files; UserError where one is not as it was listed, or should be listed."""
     contents = {}
+    if odd := sorted(listing.keys() - {*_FILES, *_OPTIONAL}):  # it may lie outside of the package
+        raise UserError(f"{folder / 'config.json'} lists {odd[0]!r}, which is no file of a package; {remedy}")
     for name in (*_FILES, *_OPTIONAL):
         if name != "config.json" and name not in listing and (name in _FILES or (folder / name).exists()):
             raise UserError(f"{folder / 'config.json'} does not list {name}; {remedy}")
     for name, known in listing.items():
         path = folder / name
         # Each file is read once: what is checked is what is used.
-        contents[name] = path.read_bytes() if path.is_file() else b""
+        # The size is asked first, and a link or a device is not read: it may have no end.
+        sound = files.is_regular(path) and path.stat().st_size == known["bytes"]
+        contents[name] = path.read_bytes() if sound else b""
         if files.digest(contents[name]) != known[stored.DIGEST]:
             state = "was changed or is damaged" if path.exists() else "is missing"
             raise UserError(f"{path} {state}: it does not match config.json; {remedy}")

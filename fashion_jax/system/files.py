@@ -139,6 +139,14 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def is_regular(path: Path) -> bool:
+    """Returns whether a path is an ordinary file, and no link."""
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except (OSError, ValueError):
+        return False
+
+
 def check_regular(path: Path) -> None:
     """Raises UserError where there is no ordinary file: a device has no end, and a pipe waits for its writer."""
     if not path.exists():
@@ -217,8 +225,8 @@ def replace_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
             old.rename(path)
         shutil.rmtree(aside, ignore_errors=True)
         raise
-    shutil.rmtree(old, ignore_errors=True)
     sync_directory(path.parent)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _name_aside(path: Path) -> Path:

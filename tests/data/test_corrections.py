@@ -128,7 +128,7 @@ def test_tables_of_successive_audits_are_applied_in_their_order(shop, tmp_path):
 @pytest.mark.parametrize(
     ("content", "fault"),
     [
-        (b"", "id, attribute"), (b"id,attribute\n", r"corrected \(or decision\)"), (None, "cannot be read"),
+        (b"", "id, attribute"), (b"id,attribute\n", r"corrected \(or decision\)"), (None, "there is nothing at"),
         (b"id,attribute,corrected\n1,kind\n", "line 2: it has 2 of 3 columns"),
         (b'id,attribute,corrected\n\n"1\n2,kind,a\n', "no CSV: line 3"),
         (b"id,attribute,corrected\n1,kind,\xff\n", "not UTF-8"),

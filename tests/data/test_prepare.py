@@ -17,8 +17,7 @@ from tensorflow_datasets.core import shuffle
 
 from drawn_products import write_products
 from fashion_jax.cli import main
-from fashion_jax.data import builder
-from fashion_jax.data.archives import FolderFiles
+from fashion_jax.data import archives, builder
 from fashion_jax.data.builder import FashionProducts
 from fashion_jax.data.catalog import Rejected, open_catalog
 from fashion_jax.data.catalog_report import format_report
@@ -224,15 +223,15 @@ def test_a_full_disk_is_a_sentence_and_finished_work_is_kept(products_csv, tmp_p
 
 
 def test_a_photo_that_could_not_be_read_is_tried_again(tmp_path, monkeypatch):
-    catalog, real = open_catalog(write_products(tmp_path / "shop", 60)), FolderFiles.read
+    catalog, real = open_catalog(write_products(tmp_path / "shop", 60)), archives._read_file
 
-    def refuse(self, name):
-        if name.endswith("p3.jpg"):
+    def refuse(path, most):
+        if path.name.endswith("p3.jpg"):
             raise PermissionError(13, "Permission denied")
-        return real(self, name)
+        return real(path, most)
 
     with monkeypatch.context() as patch:
-        patch.setattr(FolderFiles, "read", refuse)
+        patch.setattr(archives, "_read_file", refuse)
         first = stage_photos(catalog, tmp_path / "s", "key", max_side=256, progress=False)
     assert "Permission denied" in first.bad[4]
     again = stage_photos(catalog, tmp_path / "s", "key", max_side=256, progress=False)
