@@ -189,9 +189,7 @@ def _read_files(folder: Path, listing: Mapping[str, Any], remedy: str) -> dict[s
     for name, known in listing.items():
         path = folder / name
         # Each file is read once: what is checked is what is used.
-        # The size is asked first, and a link or a device is not read: it may have no end.
-        sound = files.is_regular(path) and path.stat().st_size == known["bytes"]
-        contents[name] = path.read_bytes() if sound else b""
+        contents[name] = path.read_bytes() if files.has_size(path, known["bytes"]) else b""
         if files.digest(contents[name]) != known[stored.DIGEST]:
             state = "was changed or is damaged" if path.exists() else "is missing"
             raise UserError(f"{path} {state}: it does not match config.json; {remedy}")

@@ -21,6 +21,7 @@ from fashion_jax.system.errors import UserError
 DIGEST = "sha256"  # the key of a document's digest
 _DISK_IS_FULL = ("No space left on device", "Disk quota exceeded")
 _NO_ROOM = 4096  # bytes
+MAX_DOCUMENT_BYTES = 1_000_000_000  # an index of millions of photos has their names in its manifest
 _WRITTEN_IN_PART = "requested and"  # NumPy: "4096 requested and 512 written"
 
 Listing = dict[str, dict[str, Any]]  # name relative to the folder, with "/" -> {"bytes": size, "sha256": digest}
@@ -48,7 +49,8 @@ def read_document(path: Path, *, remedy: str) -> dict[str, Any]:
     with reading(path, remedy):
         if path.exists() and not path.is_file() and not path.is_dir():  # a pipe or a device would never end
             raise ValueError("it is no ordinary file")
-        value = json.loads(path.read_bytes())
+        data = files.read_limited(path, MAX_DOCUMENT_BYTES) if path.is_file() else path.read_bytes()
+        value = json.loads(data)
         if not isinstance(value, dict):
             raise TypeError("it holds no JSON object")
         if value.pop(DIGEST, None) != document_digest(value):
@@ -83,7 +85,7 @@ def check_files(folder: Path, listing: Any, *, remedy: str, contents: bool = Tru
             path = folder / name
             if Path(name).is_absolute() or ".." in Path(name).parts:
                 raise ValueError(f"a file {name!r} is not in it")
-            same = path.is_file() and path.stat().st_size == known["bytes"]
+            same = files.has_size(path, known["bytes"])
             if same and contents:
                 same = files.file_digest(path) == known[DIGEST]
             if not same:

@@ -225,6 +225,7 @@ class Checkpoints:
         """
         aside = self._folder / f"{self._path(self._saving['step']).name}{_HALF}"
         listing = stored.list_files(aside, besides=_NOT_LISTED)
+        assert listing, f"Orbax has written nothing into {aside}"  # another version may name its folder otherwise
         stored.write_document(aside / _DOCUMENT, {**self._saving, "files": listing})
         self._prune(not_there_yet=self._saving["step"])
 
@@ -234,8 +235,9 @@ class Checkpoints:
         kept = {*sorted(self._metrics)[-NUM_NEWEST:], self.best_step, self._best(there)}
         for step, path in find_steps(self._folder).items():
             if step not in kept:
-                # A step goes as a whole, as it came.
-                shutil.rmtree(path.rename(path.with_name(path.name + _REMOVED)), ignore_errors=True)
+                # A step goes as a whole, as it came. One that cannot be removed must not stop the new one.
+                with contextlib.suppress(OSError):
+                    shutil.rmtree(path.rename(path.with_name(path.name + _REMOVED)), ignore_errors=True)
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:

@@ -229,6 +229,14 @@ def test_patience_counts_evaluations_without_gain(lower, metrics):
     assert stopped == [False, False, False, True] and early.best == metrics[1]
 
 
+def test_a_metric_that_is_not_finite_is_no_gain():
+    """A checkpoint stores the best metric as JSON, which has no NaN."""
+    early = loop.EarlyStopping("metric")
+    for metric in (float("nan"), float("inf"), 0.5, float("nan")):
+        early.record(metric, lower_is_better=False, patience=0)
+    assert early.best == 0.5 and early.evaluations_without_gain == 1
+
+
 @pytest.mark.parametrize(("name", "rate"), [("adamw", 4e-3), ("sgd", 0.1), ("lamb", 0.03)])
 def test_every_optimizer_learns(tiny_config, prepared, tmp_path, name, rate):
     config = tiny_config(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import hashlib
 import io
 import json
 import os
@@ -533,3 +534,30 @@ def test_only_whole_files_of_the_same_key_are_read(tmp_path, capsys):
     assert not capsys.readouterr().err  # work that nobody goes on with
     shards.remove()
     assert not (tmp_path / "s").exists()
+
+
+def test_a_package_names_no_file_outside_of_it(tmp_path):
+    shutil.copytree(ZOO / "small", tmp_path / "package")
+    (tmp_path / "outside.txt").write_text("secret")
+    config = json.loads((tmp_path / "package/config.json").read_text())
+    for name in ("../outside.txt", str(tmp_path / "outside.txt"), "/proc/self/pagemap"):
+        known = {"bytes": 6, "sha256": hashlib.sha256(b"secret").hexdigest()}
+        changed = {**config, "files": {**config["files"], name: known}}
+        changed.pop("sha256")
+        stored.write_document(tmp_path / "package/config.json", changed)
+        with pytest.raises(UserError, match="no file of a package"):
+            load_package(tmp_path / "package")
+
+
+@pytest.mark.skipif(not Path("/proc/self/pagemap").exists(), reason="Linux has files without an end in /proc")
+def test_a_file_without_an_end_is_not_read(tmp_path):
+    shutil.copytree(ZOO / "small", tmp_path / "package")
+    path = tmp_path / "package/labels.json"
+    path.unlink()
+    path.symlink_to("/proc/self/pagemap")
+    config = json.loads((tmp_path / "package/config.json").read_text())
+    config["files"]["labels.json"]["bytes"] = 0
+    config.pop("sha256")
+    stored.write_document(tmp_path / "package/config.json", config)
+    with pytest.raises(UserError, match=r"labels\.json"):
+        load_package(tmp_path / "package")
