@@ -47,7 +47,7 @@ def _run(arguments: list[str]) -> int:
     for place, argument in enumerate(rest):
         if not argument.strip() or re.fullmatch(r"--[\w-]+=\s*", argument):  # as a path it would be the current folder
             flag = argument.strip(" =") or rest[max(place - 1, 0)]
-            parser.error(f"{flag} is given an empty text; is a variable of the shell unset?")
+            parser.error(f"{flag} has an empty value; give a value (perhaps a variable of the shell is not set)")
     flags = parser.parse_args(rest)
     if settings and not flags.takes_settings:
         parser.error("--config.KEY=VALUE belongs to train and sweep")

@@ -5,7 +5,7 @@ OUT/
   findings.html      the first 300 findings with their photos, in one file without links
   quarantine.csv     rows whose photo or labels could not be read, and why
   records/           the catalogue as records, unless the source is prepared already
-  photos/            what the network computed from the photos, so that the same command does not compute it again
+  photos.shards/     what the network computed from the photos, so that the same command does not compute it again
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def audit(
             f"note: {model} does not say which products it was trained on, so the audit uses no predictions "
             "of the model, only classifiers that are fitted on its features"
         )
-    outputs = run_network(network, prepared, find_new_rows(prepared, trained), out / "photos", progress=progress)
+    outputs = run_network(network, prepared, find_new_rows(prepared, trained), out / "photos.shards", progress=progress)
     labels, vocabularies = labels_with_tags(prepared)
     sizes = [len(classes) for classes in vocabularies.values()]
     folds = group_folds(groups, num_folds)

@@ -13,7 +13,7 @@ from fashion_jax.audit.judges import Probabilities
 from fashion_jax.data.photos import BadPhoto, decode_photo
 from fashion_jax.data.records import Prepared
 from fashion_jax.serving.predictor import Predictor
-from fashion_jax.serving.shards import REMEDY, SHARD_ROWS, Shards
+from fashion_jax.serving.shards import SHARD_ROWS, Shards, remedy
 from fashion_jax.serving.source import predict_photos
 from fashion_jax.system import stored
 from fashion_jax.system.progress import progress_bar
@@ -60,7 +60,7 @@ def run_network(
     shards = Shards(folder, [model.fingerprint, prepared.fingerprint, np.flatnonzero(new).tolist()])
     done = np.zeros(total, bool)
     for arrays in shards.read():
-        with stored.reading(folder, REMEDY):
+        with stored.reading(folder, remedy(folder)):
             rows = arrays["rows"]
             features[rows], done[rows] = arrays["features"], True
             probabilities[rows[new[rows]]] = arrays["probabilities"]

@@ -11,7 +11,9 @@ from fashion_jax.system.errors import EXIT_BAD_INPUT
 
 
 def _add_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("path", type=Path, help="a workdir, prepared records, a model package, or an index")
+    parser.add_argument(
+        "path", type=Path, help="a workdir, prepared records, a model package, an index, or the folder of a sweep"
+    )
 
 
 def _run(flags: argparse.Namespace) -> int:
@@ -21,12 +23,14 @@ def _run(flags: argparse.Namespace) -> int:
     parts = []
     for part in verify(flags.path):
         parts.append(part)
-        print(f"{'DAMAGED' if part.problem else 'whole':<8} {part.path}: {part.about}")
+        word = "DAMAGED" if part.problem else "ok" if part.is_checked else "-"
+        print(f"{word:<8} {part.path}: {part.about}")
         if part.problem:
             print(f"         {part.problem}")
     damaged = sum(bool(part.problem) for part in parts)
     if damaged:
-        print(f"error: {damaged} of {len(parts)} parts are damaged", file=sys.stderr)
+        verb = "is" if damaged == 1 else "are"
+        print(f"error: {damaged} of {len(parts)} parts {verb} damaged", file=sys.stderr)
         return EXIT_BAD_INPUT
     print("nothing is damaged")
     return 0
@@ -34,7 +38,7 @@ def _run(flags: argparse.Namespace) -> int:
 
 VERIFY = Command(
     "verify",
-    "checks every byte of a workdir, of prepared records, of a model package, or of an index",
+    "checks the digests of a workdir's configuration, checkpoints, records, package and index",
     _add_flags,
     _run,
     ("fashion-jax verify runs/demo",),

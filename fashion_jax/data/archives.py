@@ -33,7 +33,7 @@ _PIECE = 1 << 18  # bytes that are unpacked at a time
 _UNPACK: dict[bytes, Callable[[Path, str], Any]] = {
     b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open, b"]\0\0": lzma.open,
 }  # fmt: skip
-_REMEDY = "if it is a download, fetch it again"
+_REMEDY = "download it again, or unpack it yourself and give the folder"
 
 
 class Files(Protocol):
@@ -90,7 +90,7 @@ def safe_name(name: str, where: object) -> str:
     plain = posixpath.normpath(name.replace("\\", "/"))
     if plain.startswith(("/", "../")) or plain == ".." or (len(plain) > 1 and plain[1] == ":") or "\0" in plain:
         raise UserError(
-            f"{where} is not safe to read: its file {name!r} would be written outside of it; pack the files again"
+            f"{where} is not safe to read: its file {name!r} lies outside of it; pack the files again without it"
         )
     return plain
 
@@ -336,7 +336,7 @@ class _Member(tarfile.TarInfo):
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
         if not buf:
-            raise tarfile.ReadError("it is cut: the mark of its end is missing")
+            raise tarfile.ReadError("it is cut off: its end marker is missing")
         if any(buf):
             try:
                 member = super().frombuf(buf, encoding, errors)
@@ -369,7 +369,7 @@ def _open_tar(path: Path) -> Iterator[tarfile.TarFile]:
             yield tar
             while rest := tar.fileobj.read(_PIECE):
                 if rest.strip(b"\0"):
-                    raise tarfile.ReadError("there is more behind the mark of its end")
+                    raise tarfile.ReadError("there is data behind its end marker")
 
 
 def _members(tar: tarfile.TarFile, packed: int) -> Iterator[tarfile.TarInfo]:
@@ -377,7 +377,7 @@ def _members(tar: tarfile.TarFile, packed: int) -> Iterator[tarfile.TarInfo]:
     while (member := tar.next()) is not None:
         number += 1
         if number > _FREE_MEMBERS and number * _MIN_PACKED_BYTES > packed:
-            raise tarfile.ReadError(f"it holds {number:,} files or more, nearly all of them empty")
+            raise tarfile.ReadError(f"it holds too many files for its size: {number:,} or more")
         yield member
         tar.members.clear()  # type: ignore[attr-defined]  # tarfile keeps them all
 

@@ -124,7 +124,7 @@ def _decode_as(name: str, data: bytes, encoding: str) -> Text:
             "remove it to have the encoding found"
         ) from error
     except Exception as error:  # codecs raise whatever they like
-        raise UserError(f"the schema's encoding {encoding!r} is unknown, or no text's; {_examples()}") from error
+        raise UserError(f"the schema's encoding {encoding!r} is not a known text encoding; {_examples()}") from error
     return Text(text, encoding, _sample(text))
 
 

@@ -18,6 +18,7 @@ from jaxtyping import Bool, Int64, UInt8
 from fashion_jax.data.photos import BadPhoto, decode_photo, decode_photos
 from fashion_jax.data.records import Prepared, remedy
 from fashion_jax.system import stored
+from fashion_jax.system.errors import UserError
 from fashion_jax.system.progress import progress_bar
 
 # Name -> array of this process's rows:
@@ -80,9 +81,16 @@ class ResidentPhotos:
         return self.images[self.places[rows]]
 
 
-def _decoding(prepared: Prepared, row: int) -> contextlib.AbstractContextManager[None]:
+@contextlib.contextmanager
+def _decoding(prepared: Prepared, row: int) -> Iterator[None]:
     """Turns what a decoder raises into a sentence: records hold only photos that were decoded before."""
-    return stored.reading(prepared.folder / f"photo {row}", remedy(prepared.folder))
+    try:
+        yield
+    except (MemoryError, ImportError):
+        raise
+    except Exception as error:
+        about = f"the photo of row {row} in {prepared.folder} cannot be decoded ({stored.first_line(error)})"
+        raise UserError(f"{about}; {remedy(prepared.folder)}") from error
 
 
 def choose_storage(wanted: str, num_photos: int, height: int, width: int, *, device_bytes: int) -> str:

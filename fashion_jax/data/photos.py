@@ -105,9 +105,9 @@ def normalise_photo(data: bytes, max_side: int = 256) -> tuple[bytes, tuple[str,
             than half of it is lost.
     """
     if not data:
-        raise BadPhoto("the photo is an empty file")
+        raise BadPhoto("the photo is an empty file; copy it again")
     if len(data) > MAX_PHOTO_BYTES:
-        raise BadPhoto(f"the photo has more than {MAX_PHOTO_BYTES:,} bytes")
+        raise BadPhoto(f"the photo has more than {MAX_PHOTO_BYTES:,} bytes; save it as a smaller JPEG")
     if _is_sound(data, max_side):
         return data, ()
     file = _File(data)
@@ -345,7 +345,9 @@ class _File(io.BytesIO):
         self._reads -= 1
         self._size -= len(data)
         if self._reads < 0 or self._size < 0:
-            raise BadPhoto("the photo has too many parts or too long ones, such as comments; save it without them")
+            raise BadPhoto(
+                "the photo has too many or too large metadata blocks, such as comments; save it without metadata"
+            )
         return data
 
 
@@ -391,7 +393,7 @@ def _header(file: _File) -> Image.Image:
     kind = str(image.format)
     _check_size(image, MAX_PIXELS if kind in ("JPEG", "MPO") else _MAX_PIXELS.get(kind, _MAX_DECODED))
     if kind in ("JPEG", "MPO") and _has_many_scans(data, image.width * image.height):
-        raise BadPhoto("the photo is a JPEG of too many scans; save it anew")
+        raise BadPhoto("the photo is a progressive JPEG with too many scans; save it as a baseline JPEG")
     file.allow(_MAX_READS.get(kind, _MAX_OTHER_READS))
     return image
 

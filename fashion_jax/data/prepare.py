@@ -24,7 +24,7 @@ from fashion_jax.data.splits import SPLITS, SplitOptions, choose_splits, write_s
 from fashion_jax.data.staging import Staged, stage_photos
 from fashion_jax.data.tags import split_tags, tag_text, tag_vectors
 from fashion_jax.system import files, stored
-from fashion_jax.system.errors import UserError
+from fashion_jax.system.errors import UnreadableError, UserError
 
 _SHOWN = 100  # characters of a text that is too long
 _MIN_PRODUCTS = 3  # one for each split
@@ -119,6 +119,8 @@ def prepare(
                 made = _open_written(aside, catalog, records)
                 if before_replacing is not None:
                     before_replacing(made)
+        except UnreadableError:
+            raise
         except UserError:
             # A source that is refused leaves nothing behind. After a kill or on a full disk the finished work stays.
             shutil.rmtree(folder, ignore_errors=True)
@@ -128,12 +130,16 @@ def prepare(
 
 
 def _find_whole(out: Path, stamp: str) -> Prepared | None:
-    """Returns the records in a folder if they have this stamp and are whole."""
-    with contextlib.suppress(UserError):
+    """Returns the records in a folder if they have this stamp and are undamaged."""
+    try:
         prepared = open_prepared(out)
         if prepared.stamp == stamp:
             prepared.check_photos()
             return prepared
+    except UnreadableError:
+        raise  # they may be undamaged, and are not made anew
+    except UserError:
+        pass
     return None
 
 

@@ -140,7 +140,8 @@ class Prepared:
 
 def remedy(folder: Path) -> str:
     """Returns what a user can do about damaged records, as the end of a sentence."""
-    return f"make the records again: fashion-jax prepare --source S --out {folder}"
+    made = "run the command again that made it (fashion-jax prepare or train), with the same options"
+    return f"restore {folder} from a backup, or {made}"
 
 
 def is_prepared(folder: Path) -> bool:
@@ -171,8 +172,8 @@ def open_prepared(folder: str | Path) -> Prepared:
         raise UserError(f"{folder} holds no prepared records; make them with: fashion-jax prepare --source S --out DIR")
     manifest = stored.read_document(folder / _MANIFEST, remedy=remedy(folder))
     with stored.reading(folder / _MANIFEST, remedy(folder)):
-        if manifest["format"] != FORMAT:
-            raise ValueError(f"its format is {manifest['format']}, not {FORMAT}")
+        again = "make the records again with the command that made them"
+        stored.check_format(folder, manifest["format"], FORMAT, remedy=again)
         listing = dict(manifest["files"])
         small = {name: listing[name] for name in listing if name.startswith(DATA_SET) and not _PHOTOS.fullmatch(name)}
         small |= {

@@ -200,7 +200,10 @@ class Schema:
     def from_dict(cls, values: Mapping[str, Any]) -> Schema:
         """Returns the schema that `to_dict` wrote; UserError for unknown keys, wrong types and half characters."""
         if _HALF.search(json.dumps(values, ensure_ascii=False)):
-            raise UserError("the schema holds half a character (\\ud800 to \\udfff), which no file of text can hold")
+            raise UserError(
+                "the schema holds half a character (\\ud800 to \\udfff), which cannot be written to a file; remove "
+                "it, or type the text again"
+            )
         top = _checked(cls, values, "the schema")
         attributes = tuple(Attribute(**_checked(Attribute, item, "an attribute")) for item in top.pop("attributes", ()))
         several = tuple(

@@ -26,8 +26,8 @@ import numpy as np
 from fashion_jax.data.catalog import Catalog, Record
 from fashion_jax.data.duplicates import THUMBNAIL, perceptual_hash, thumbnail
 from fashion_jax.data.photos import BadPhoto, UnreadPhoto, decode_photo, decode_photos, letterbox, normalise_photo
-from fashion_jax.system import files
-from fashion_jax.system.errors import UserError
+from fashion_jax.system import files, stored
+from fashion_jax.system.errors import UnreadableError, UserError
 from fashion_jax.system.progress import progress_bar, say
 
 _CHUNK = 1024  # photos per file
@@ -73,7 +73,7 @@ class Staged:
             file.seek(place.offset)
             data = file.read(place.length)
         if files.digest(data) != place.digest:
-            raise UserError(f"{place.path} was damaged while it was in use; check the disk, and prepare again")
+            raise UserError(f"{place.path} was damaged while it was in use; check the disk, and run the command again")
         return data
 
 
@@ -110,7 +110,7 @@ def stage_photos(catalog: Catalog, folder: Path, key: str, *, max_side: int, pro
             else:
                 staged.add(chunk)
     if damaged:
-        say(f"note: in {folder}, {damaged} files of the work so far were damaged; their photos are read again")
+        say(f"warning: {damaged} temporary files in {folder} are damaged; their photos are read again")
     done = staged.photos.keys() | staged.bad.keys()
     rest = [record for record in catalog.records if record.number not in done]
     bar = progress_bar(len(catalog.records), "reading photos", show=progress, initial=len(done), unit="photo")
@@ -122,7 +122,7 @@ def stage_photos(catalog: Catalog, folder: Path, key: str, *, max_side: int, pro
             _write_chunk(path, key, [(r, photo) for r, photo in batch if not isinstance(photo, UnreadPhoto)])
             chunk = _read_chunk(path, key)
             if chunk is None:
-                raise UserError(f"{path} does not hold what was written into it; check the disk, and prepare again")
+                raise UserError(f"{path} does not hold what was written; check the disk, and run the command again")
             staged.add(chunk)
             staged.bad.update({r.number: str(photo) for r, photo in batch if isinstance(photo, UnreadPhoto)})
             next_number += 1
@@ -163,40 +163,49 @@ def _new_digest(path: Path, key: str) -> hashlib._Hash:
 
 
 def _read_chunk(path: Path, key: str) -> Staged | None:
-    """Returns the photos of a chunk; None where it does not hold what was written for this key."""
-    found = Staged()
-    try:
-        if not path.is_file():  # opening a pipe would wait
-            return None
-        with path.open("rb") as file:
-            digest = file.read(_DIGEST_BYTES)
-            if digest != hashlib.file_digest(file, lambda: _new_digest(path, key)).digest():
-                return None
-            file.seek(_DIGEST_BYTES)
-            table = json.loads(file.readline())
-            count = len(table["numbers"])
-            hashes = np.frombuffer(file.read(16 * count), "<u8").reshape(count, 2)
-            thumbnails = np.frombuffer(file.read(math.prod(THUMBNAIL) * 3 * count), np.uint8)
-            thumbnails = thumbnails.reshape(count, *THUMBNAIL, 3)
-            offset = file.tell()
-        columns = (table[name] for name in ("numbers", "lengths", "stored", "digests"))
-        for place, (number, length, stored, source) in enumerate(zip(*columns, strict=True)):
-            found.photos[number] = _Place(path, offset, length, stored)
-            found.digests[number] = source
-            found.hashes[number], found.thumbnails[number] = hashes[place], thumbnails[place]
-            offset += length
-        found.bad = {int(number): str(reason) for number, reason in table["bad"].items()}
-        found.repairs.update(table["repairs"])
-    except Exception:  # whatever is wrong with it, its photos are read again
+    """Returns the photos of a chunk; None where it does not hold what was written for this key.
+
+    Raises:
+        OSError, UnreadableError: the system failed, so the chunk may be undamaged.
+    """
+    if not path.is_file():  # opening a pipe would wait
         return None
+    try:
+        with stored.reading(path, "its photos are read again"):
+            return _parse_chunk(path, key)
+    except UnreadableError:
+        raise
+    except UserError:
+        return None
+
+
+def _parse_chunk(path: Path, key: str) -> Staged | None:
+    """Returns as `_read_chunk`; some error where the digest fits, but the content is none."""
+    found = Staged()
+    with path.open("rb") as file:
+        digest = file.read(_DIGEST_BYTES)
+        if digest != hashlib.file_digest(file, lambda: _new_digest(path, key)).digest():
+            return None
+        file.seek(_DIGEST_BYTES)
+        table = json.loads(file.readline())
+        count = len(table["numbers"])
+        hashes = np.frombuffer(file.read(16 * count), "<u8").reshape(count, 2)
+        thumbnails = np.frombuffer(file.read(math.prod(THUMBNAIL) * 3 * count), np.uint8)
+        thumbnails = thumbnails.reshape(count, *THUMBNAIL, 3)
+        offset = file.tell()
+    columns = (table[name] for name in ("numbers", "lengths", "stored", "digests"))
+    for place, (number, length, kept, source) in enumerate(zip(*columns, strict=True)):
+        found.photos[number] = _Place(path, offset, length, kept)
+        found.digests[number] = source
+        found.hashes[number], found.thumbnails[number] = hashes[place], thumbnails[place]
+        offset += length
+    found.bad = {int(number): str(reason) for number, reason in table["bad"].items()}
+    found.repairs.update(table["repairs"])
     return found
 
 
 def _holds(path: Path, text: str) -> bool:
-    try:
-        return path.is_file() and path.read_bytes() == text.encode()
-    except OSError:
-        return False
+    return path.is_file() and path.read_bytes() == text.encode()
 
 
 def _remove(path: Path) -> None:

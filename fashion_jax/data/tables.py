@@ -188,7 +188,7 @@ def name_split(name: str) -> str:
 
 
 def _unpack(name: str, data: bytes, suffix: str) -> bytes:
-    with stored.reading(Path(name), "if it is a download, fetch it again"), _PACKED[suffix](io.BytesIO(data)) as file:
+    with stored.reading(Path(name), "download or export it again"), _PACKED[suffix](io.BytesIO(data)) as file:
         unpacked: bytes = file.read(MAX_TABLE_BYTES + 1)
     check_bytes(name, len(unpacked), MAX_TABLE_BYTES, "unpacked, it")
     return unpacked

@@ -28,7 +28,7 @@ from fashion_jax.system import files, stored
 from fashion_jax.system.errors import UserError
 
 FORMAT = 1
-_REMEDY = "restore the package from a copy, or train again"
+_REMEDY = "restore the folder of the package from a backup, or run the same fashion-jax train command again"
 _MAX_ROWS = 2**53
 _BIG = 1e30
 _SUBSPACE_KEYS = ("name", "attribute", "size", "share", "temperature")

@@ -40,7 +40,7 @@ OWN_WEIGHTS = "weights.safetensors"
 _HUB_NAME = re.compile(rf"({REPOSITORY})(?:@((?!.*\.\.)\w[\w./-]{{0,200}}))?")
 _PICKLES = (".bin", ".pth", ".pt", ".ckpt", ".pkl", ".pickle", ".tar")
 _MOST_JSON = 8 << 20  # bytes
-_REMEDY = "get the file again"
+_REMEDY = "download the folder of the model again"
 _FLOATS = ("F64", "F32", "F16", "BF16")
 
 

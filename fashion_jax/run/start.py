@@ -132,7 +132,7 @@ def read_weights(workdir: Path, arguments: Mapping[str, Any]) -> dict[str, np.nd
         UserError: the weights are damaged or missing.
     """
     found, folder = _read_info(workdir), workdir / FOLDER
-    remedy = "start the run again, and let all processes share the workdir's disk"
+    remedy = "run the same command again. On several machines, the workdir must be on a disk that all of them share"
     if found is None:
         raise UserError(f"{folder / _INFO} is missing; {remedy}")
     _check_file(folder, found, _BACKBONE, remedy)
@@ -153,7 +153,7 @@ def check_pretrained(workdir: Path) -> bool:
     if found is None:
         return False
     for name in (_BACKBONE, TRAINED_ON):
-        _check_file(workdir / FOLDER, found, name, "start the run again in a new --workdir")
+        _check_file(workdir / FOLDER, found, name, "restore the folder from a backup, or train in a new --workdir")
     _read_ids_before(workdir, found)
     return True
 
@@ -199,7 +199,7 @@ class _Found:
 def _read_info(workdir: Path) -> _Found | None:
     """Reads info.json; None where the workdir's run, if there is one, began without pretrained weights."""
     folder = workdir / FOLDER
-    remedy = f"use another --workdir; for the finished network, a copy of {workdir / 'package'} in another place"
+    remedy = _new_workdir(workdir)
     if not folder.is_dir():
         if has_checkpoints(workdir) and load_run_config(workdir).model.pretrained:
             raise UserError(f"{folder} is missing; {remedy}")
@@ -213,12 +213,17 @@ def _read_info(workdir: Path) -> _Found | None:
 def _read_ids_before(workdir: Path, found: _Found) -> set[str] | None:
     """Returns the ids of the products that the pretrained weights were trained on; None where they are not known."""
     folder = workdir / FOLDER
-    remedy = (
-        "without it nobody knows on which products the weights were trained: use another --workdir; for the finished "
-        f"network, a copy of {workdir / 'package'} in another place"
-    )
+    remedy = f"it names the products on which the weights were trained. To mend it, {_new_workdir(workdir)}"
     _check_file(folder, found, TRAINED_ON, remedy)
     return read_ids(folder / TRAINED_ON, remedy)
+
+
+def _new_workdir(workdir: Path) -> str:
+    """Returns what a user can do about damaged pretrained weights, as the end of a sentence."""
+    return (
+        "restore the folder from a backup, or train in a new --workdir. To use the finished network, copy "
+        f"{workdir / 'package'} to another place"
+    )
 
 
 def _check_file(folder: Path, found: _Found, name: str, remedy: str) -> None:

@@ -15,9 +15,9 @@ FOLDER/
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     import optuna
 
 _JOURNAL, _SEAL = "study.jsonl", "study.json"
-_REMEDY = "choose another folder"
+_REMEDY = "restore the folder from a backup, or choose another folder"
 _SEED = 0  # of Optuna's sampler
 _TRIALS_BEFORE_PRUNING = 5
 _MOST_FAILURES = 3  # in a row; after that the cause is probably something that all trials share
@@ -184,6 +184,17 @@ def sweep(
         return _write_trials(study, wanted, folder, base)
 
 
+def check_study(folder: Path) -> None:
+    """Checks what a search has stored, without its records and trials.
+
+    Raises:
+        UserError: a file is damaged or missing.
+    """
+    for name in ("space.json", _SEAL):
+        stored.read_document(folder / name, remedy=_REMEDY)
+    _check_journal(folder)
+
+
 def format_trials(trials: Sequence[Mapping[str, Any]], most: int = 10) -> str:
     """Returns a table of the best trials."""
     known = ("trial", "state", "score", "workdir", "reason")
@@ -256,7 +267,7 @@ def _check_journal(folder: Path) -> None:
     known = stored.read_document(folder / _SEAL, remedy=_REMEDY)
     with stored.reading(path, _REMEDY):
         if files.digest(path.read_bytes()[: known["bytes"]]) != known["digest"]:
-            raise ValueError("its bytes are not those that were saved")
+            raise ValueError(stored.CHANGED)
 
 
 def _states() -> Any:
@@ -288,8 +299,11 @@ def _run(
     name = config.train.best_metric
     journal = workdir / "metrics.jsonl"
     if has_checkpoints(workdir) and not is_whole(journal):
-        say(f"warning: {journal} is damaged or missing, so this trial is trained anew")
-        shutil.rmtree(workdir)
+        kept = _free_name(workdir.with_name(f"{workdir.name}.damaged"))
+        workdir.rename(kept)
+        say(
+            f"warning: {journal} is damaged or missing. The trial starts again from step 0; its old files are in {kept}"
+        )
     earlier = read_scalars(journal, f"validation/{name}")  # of the part before it was stopped
     every = share_of(config.train.evaluate_every, config.train.duration)
     metrics, reported = list[float](), set[int]()
@@ -320,6 +334,12 @@ def _run(
     if not metrics:
         raise UserError(f"{workdir} holds a finished run without validation scores; move it away")
     study.tell(trial, _best(metrics, lower_is_better(config)))
+
+
+def _free_name(path: Path) -> Path:
+    """Returns `path` with the first number behind it that makes it free; none where it is free already."""
+    numbered = (path.with_name(f"{path.name}.{number}") for number in count(2))
+    return path if not path.exists() else next(other for other in numbered if not other.exists())
 
 
 def _part(step: int, total: int, every: float | None) -> int:

@@ -235,11 +235,11 @@ def _validation(
 def _early_stopping(session: Session, values: Mapping[str, Any]) -> EarlyStopping:
     """Returns what a checkpoint holds; UserError where somebody changed it."""
     checkpoints = session.workdir / "checkpoints"
-    with stored.reading(checkpoints, "use a new --workdir"):
+    with stored.reading(checkpoints, "restore the folder from a backup, or train in a new --workdir"):
         early = EarlyStopping(**values)
         kinds = ((early.best, (float, int, NoneType)), (early.evaluations_without_gain, int), (early.stopped, bool))
         if early.metric != session.config.train.best_metric or not all(isinstance(*pair) for pair in kinds):
-            raise ValueError("what early stopping counts makes no sense")
+            raise ValueError("its values of early stopping are impossible")
     return early
 
 

@@ -136,7 +136,7 @@ def training_fields(config: Config) -> dict[str, str]:
 
 
 def has_checkpoints(workdir: Path) -> bool:
-    """Returns whether a run has saved a checkpoint there, whole or damaged: the workdir belongs to that run."""
+    """Returns whether a run has saved a checkpoint there, damaged or not: the workdir belongs to that run."""
     return any(re.fullmatch(r"step_\d+", path.name) for path in (workdir / "checkpoints").glob("step_*"))
 
 
@@ -149,7 +149,7 @@ def trained_on(workdir: Path) -> set[str] | None:
     if not has_checkpoints(workdir) and not (workdir / TRAINED_ON).exists():
         return None  # a package has a config.json of its own
     _, run = _load_run(workdir)
-    remedy = "start the run again with the same --workdir, which writes this file anew"
+    remedy = "run the same fashion-jax train command again; it writes this file again"
     return read_ids(workdir / TRAINED_ON, remedy, fingerprint=run["fingerprint"])
 
 
@@ -166,9 +166,9 @@ def read_ids(path: Path, remedy: str, *, fingerprint: str | None = None) -> set[
     document = stored.read_document(path, remedy=remedy)
     ids = document.get("ids", ())
     if not (ids is None or (isinstance(ids, list) and all(isinstance(name, str) for name in ids))):
-        raise UserError(f"{path} is damaged: its ids are no texts; {remedy}")
+        raise UserError(f"{path} is damaged (its ids are no texts); {remedy}")
     if fingerprint is not None and document.get("fingerprint") != fingerprint:
-        raise UserError(f"{path} is of other records than those of this run; {remedy}")
+        raise UserError(f"{path} belongs to other records than this run; {remedy}")
     return None if ids is None else set(ids)
 
 
@@ -195,10 +195,13 @@ def _load_run(workdir: Path) -> tuple[Config, dict[str, str]]:
     path = workdir / CONFIG
     if not path.is_file() and not has_checkpoints(workdir):
         raise UserError(f"{workdir} is no workdir of a run: it has no {CONFIG}")
-    remedy = "other settings are given on the command line, for a run in a new --workdir"
+    remedy = (
+        "restore it from a backup, or train in a new --workdir. To change a setting, give it on the command line, with "
+        "a new --workdir"
+    )
     document = stored.read_document(path, remedy=remedy)
     run = document.pop(_RUN, None)
     if not isinstance(run, dict) or any(not isinstance(run.get(key), str) for key in ("name", "fingerprint")):
-        raise UserError(f"{path} is damaged: it does not name its run; {remedy}")
+        raise UserError(f"{path} is damaged (it does not name its run); {remedy}")
     with stored.reading(path, remedy):
         return config_from_dict(document), run

@@ -152,12 +152,14 @@ def read_updates(path: Path, after: Place, remedy: str) -> NewUpdates:
         with path.open("rb", buffering=0) as heads:
             known = [head for head in _read_heads(heads) if head is not None]
         if not known:
-            raise ValueError("both copies of its head are unreadable")
+            raise ValueError("neither copy of its header can be read")
         head, sure = max(known, key=lambda one: one.count), len(known) == 2
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             if size < after.end or (sure and head.count < after.count):
-                raise UserError(f"{path} has lost updates that are in memory here; save the index into another folder")
+                raise UserError(
+                    f"{path} has lost changes that this process has in memory; save the index into another folder"
+                )
             file.seek(after.end)
             data = memoryview(file.read((min(head.end, size) if sure else size) - after.end))
         updates, place = [], after
@@ -165,17 +167,17 @@ def read_updates(path: Path, after: Place, remedy: str) -> NewUpdates:
             update, place = _read_record(data[place.end - after.end :], place, head.count)
             updates.append(update)
             if place.count == head.count and place != head:
-                raise ValueError(f"update {place.count} is not the last one that its head names")
+                raise ValueError(f"change {place.count} is not the last one that its header names")
         if place.count == head.count and place != head:
-            raise ValueError(_OTHER if not place.count else "its head names other updates")
+            raise ValueError(_OTHER if not place.count else "its header belongs to other changes")
     left = size - place.end
     note = (
-        f"{path} ends with {left:,} bytes of a change that was not finished; no finished change is lost, and the next "
+        f"{path} ends with {left:,} bytes of a change that was not finished. No finished change is lost. The next "
         "change removes these bytes"
     )
     damage = (
-        f"{path} is damaged: one of the two copies of its head is unreadable, and all changes were read from the "
-        "other one; copy the index to another disk, unless the power failed; the next change writes both copies"
+        f"{path} is damaged: one of the two copies of its header cannot be read. All changes were read with the other "
+        "copy. The next change writes both copies. If there was no power failure, copy the index to another disk"
     )
     return NewUpdates(updates, place, note if left else "", "" if sure else damage)
 
@@ -194,20 +196,20 @@ def _read_record(data: memoryview, place: Place, count: int) -> tuple[Update, Pl
     if len(data) >= body:
         magic, found, header_length, payload_length, previous = _RECORD.unpack_from(data)
         if magic != _RECORD_MAGIC:
-            raise ValueError(f"update {number} at byte {place.end} is damaged")
+            raise ValueError(f"change {number} at byte {place.end} is damaged")
     end = body + header_length + payload_length
     if end > len(data):
-        raise ValueError(f"update {number} of {count} is cut short or damaged at byte {place.end}")
+        raise ValueError(f"change {number} of {count} is cut short or damaged at byte {place.end}")
     digest = hashlib.sha256(data[: _RECORD.size])
     digest.update(data[body:end])
     if digest.digest() != data[_RECORD.size : body]:
-        raise ValueError(f"update {number} at byte {place.end} is damaged")
+        raise ValueError(f"change {number} at byte {place.end} is damaged")
     if previous != place.digest or found != number:
-        raise ValueError(_OTHER if number == found == 1 else f"it holds update {found} in place of update {number}")
+        raise ValueError(_OTHER if number == found == 1 else f"it holds change {found} in place of change {number}")
     try:
         update = _parse(bytes(data[body : body + header_length]), data[body + header_length : end])
     except Exception as error:  # the record may hold anything
-        raise ValueError(f"update {number} was written by no index: {stored.first_line(error)}") from error
+        raise ValueError(f"change {number} holds values that no index writes: {stored.first_line(error)}") from error
     return update, Place(number, place.end + end, digest.digest())
 
 

@@ -43,7 +43,6 @@ _PREFIX = "generation-"
 # A generation, its journal, or what a killed process left of a generation that it was writing.
 _OURS = re.compile(r"\.?generation-[0-9a-f]{12}(\.journal)?(\.[a-z0-9_]{8}\.(part|old))?")
 _LEAST_JOURNAL = 64 << 20  # bytes below which a journal is never long
-_RESTORE = "restore it from a copy, or build the index again"
 _ATTEMPTS = 5  # to read an index that a writer replaces meanwhile
 
 
@@ -105,13 +104,14 @@ class SavedIndex:
         path = self._journal_path
         where = repr(str(self.folder))
         remedy = (
-            "restore it from a copy, or give up the changes since the index was last built, rebuilt or saved: "
-            f"Index.load({where}, updates=False).save({where})"
+            "restore the whole folder from a backup. Without one, copy the folder first; then this keeps the products "
+            "as they were when the index was last built, rebuilt or saved: "
+            f'python -c "from fashion_jax import Index; Index.load({where}, updates=False).save({where})"'
         )
         found = read_updates(path, self._applied, remedy)
         with stored.reading(path, remedy):
             if not all_fit(snapshot, found.updates):
-                raise ValueError("it holds an update of another index")
+                raise ValueError("it holds a change of another index")
         self._read, self.note, self.damage = found.place, found.note, found.damage
         return found.updates
 
@@ -261,11 +261,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / _MANIFEST
     if not path.is_file():
         raise UserError(f"there is no index in {folder}; make one with: fashion-jax index build --out {folder} ...")
-    manifest = stored.read_document(path, remedy=_RESTORE)
-    with stored.reading(path, _RESTORE):
-        known = manifest["format"]
-        if known != FORMAT:
-            raise UserError(f"{folder} has the format {known!r} and this version reads {FORMAT}; build it again")
+    manifest = stored.read_document(path, remedy=_remedy(folder))
+    with stored.reading(path, _remedy(folder)):
+        again = "build the index again from the catalogue"
+        stored.check_format(folder, manifest["format"], FORMAT, remedy=again)
         for key, kind in (
             ("generation", str), ("rows", int), ("dim", int), ("base", dict), ("columns", list), ("files", dict),
             ("settings", dict),
@@ -275,6 +274,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         if not _OURS.fullmatch(manifest["generation"]) or manifest["rows"] < 1 or manifest["dim"] < 1:
             raise ValueError("its name or size is impossible")
     return manifest
+
+
+def _remedy(folder: Path) -> str:
+    """Returns what a user can do about a damaged index, as the end of a sentence."""
+    again = "build the index again from the catalogue (later changes are lost)"
+    return f"restore the whole folder {folder} from a backup, or {again}"
 
 
 def check_place(folder: Path) -> None:
@@ -314,7 +319,7 @@ def machine_name() -> str:
 def _read(folder: Path, manifest: dict[str, Any]) -> tuple[Snapshot, dict[str, Any], Generation]:
     if manifest["base"].get("backend") == "scann":
         require()
-    with stored.reading(folder, _RESTORE):
+    with stored.reading(folder, _remedy(folder)):
         try:
             place = folder / manifest["generation"]
             _check_files(place, manifest["files"])
@@ -426,7 +431,7 @@ def _check_files(place: Path, listing: dict[str, Any]) -> None:
     present = {path.relative_to(place).as_posix() for path in place.rglob("*") if path.is_file()}
     if strange := sorted(present - listing.keys()):  # ScaNN would read them
         raise UserError(f"{place} holds {strange[0]}, which is no file of this index; move it away")
-    stored.check_files(place, listing, remedy=_RESTORE)
+    stored.check_files(place, listing, remedy=_remedy(place.parent))
 
 
 def _check_settings(settings: dict[str, Any], width: int) -> None:

@@ -13,7 +13,7 @@ from jaxtyping import Float32, Int64
 from fashion_jax.data.catalog import Catalog, Record, Rejected
 from fashion_jax.data.schema import Schema
 from fashion_jax.serving.predictor import Outputs, Predictor
-from fashion_jax.serving.shards import REMEDY, SHARD_ROWS, Shards
+from fashion_jax.serving.shards import SHARD_ROWS, Shards, remedy
 from fashion_jax.serving.source import SourceRun
 from fashion_jax.system import files, stored
 from fashion_jax.system.errors import UserError
@@ -125,7 +125,7 @@ def run_embedding(model: Predictor, run: SourceRun, shards: Shards) -> Embedded:
 
     done: set[int] = set()
     for arrays in shards.read():
-        with stored.reading(shards.folder, REMEDY):
+        with stored.reading(shards.folder, remedy(shards.folder)):
             put(arrays)
             done.update(arrays["numbers"].tolist())
     waiting: dict[str, list[np.ndarray]] = defaultdict(list)

@@ -43,7 +43,7 @@ FORMAT = 1
 ZOO = Path(__file__).resolve().parent / "packages"  # packages that come with the library
 _FILES = ("weights.safetensors", "config.json", "labels.json")
 _OPTIONAL = ("decision.json", "embedding.json", "embedding.safetensors")
-_RESTORE = "restore the package from a copy, or train again"
+_TRAIN_AGAIN = "run the same fashion-jax train command again"
 _MAX_CLASSES = 100_000
 _MIN_STD = 1e-6  # With a smaller value, float32 cannot hold normalised photos.
 
@@ -115,13 +115,14 @@ def write_package(
         _write_config(aside, config)
 
 
-def seal_package(folder: Path) -> None:
+def seal_package(folder: str | Path) -> None:
     """Makes a package valid again after one of its files was changed on purpose.
 
     Raises:
         UserError: config.json is no JSON object, or the changed package cannot be loaded; it may be mended then.
     """
-    with stored.reading(folder / "config.json", _RESTORE):
+    folder = Path(folder)
+    with stored.reading(folder / "config.json", _remedy(folder)):
         config = files.read_json_object(folder / "config.json")
     config.pop(stored.DIGEST, None)
     _write_config(folder, config)
@@ -147,14 +148,11 @@ def load_package(path: str | Path) -> Package:
     if absent:
         raise UserError(f"{path} is no model package and no workdir of a finished run: it lacks {', '.join(absent)}")
     where = folder / "config.json"
-    changed = f"{_RESTORE}; after a change on purpose: fashion_jax.serving.package.seal_package({str(folder)!r})"
-    config = stored.read_document(where, remedy=changed)
-    with stored.reading(where, changed):
-        if config["format"] != FORMAT:
-            raise UserError(
-                f"{folder} has the format {config['format']!r} and this version reads {FORMAT}; train again"
-            )
-        contents = _read_files(folder, config["files"], changed)
+    remedy = _remedy(folder)
+    config = stored.read_document(where, remedy=remedy)
+    with stored.reading(where, remedy):
+        stored.check_format(folder, config["format"], FORMAT, remedy=_TRAIN_AGAIN)
+        contents = _read_files(folder, config["files"], remedy)
         features, classes, tags = config["num_features"], config["model"]["classes"], config["model"].get("tags", {})
         names = _check_labels(folder, _read_json(folder / "labels.json", contents), {**classes, **tags})
         model = _check_model(folder, config["model"], features)
@@ -178,6 +176,16 @@ def load_package(path: str | Path) -> Package:
         return Package(folder, model, vocabularies, preprocessing, extra, *network, decision, embedding, several)
 
 
+def _remedy(folder: Path) -> str:
+    """Returns what a user can do about a damaged package, as the end of a sentence."""
+    if folder.resolve().is_relative_to(ZOO):
+        return "install the library again"
+    return (
+        f"restore the folder from a backup, or {_TRAIN_AGAIN}; only if you changed a file on purpose: "
+        f'python -c "from fashion_jax.serving.package import seal_package; seal_package({str(folder)!r})"'
+    )
+
+
 def _read_files(folder: Path, listing: Mapping[str, Any], remedy: str) -> dict[str, bytes]:
     """Returns the contents of the listed files; UserError where one is not as it was listed, or should be listed."""
     contents = {}
@@ -191,13 +199,13 @@ def _read_files(folder: Path, listing: Mapping[str, Any], remedy: str) -> dict[s
         # Each file is read once: what is checked is what is used.
         contents[name] = path.read_bytes() if files.has_size(path, known["bytes"]) else b""
         if files.digest(contents[name]) != known[stored.DIGEST]:
-            state = "was changed or is damaged" if path.exists() else "is missing"
-            raise UserError(f"{path} {state}: it does not match config.json; {remedy}")
+            state = f"is damaged ({stored.CHANGED})" if path.exists() else "is missing"
+            raise UserError(f"{path} {state}; {remedy}")
     return contents
 
 
 def _read_json(path: Path, contents: Mapping[str, bytes]) -> dict[str, Any]:
-    with stored.reading(path, _RESTORE):
+    with stored.reading(path, _remedy(path.parent)):
         value = json.loads(contents[path.name])
         if not isinstance(value, dict):
             raise TypeError("it holds no JSON object")
@@ -281,7 +289,7 @@ def _are_shares(given: Any, low: float) -> bool:
 
 def _check_weights(folder: Path, data: bytes, model: dict[str, Any]) -> tuple[dict[Any, Any], dict[Any, Any]]:
     where = folder / "weights.safetensors"
-    with stored.reading(where, _RESTORE):
+    with stored.reading(where, _remedy(folder)):
         tensors = safetensors.numpy.load(data)
     _, params, batch_stats = abstract_classifier(model)
     wanted = {

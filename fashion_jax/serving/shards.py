@@ -16,12 +16,15 @@ from typing import Any
 import numpy as np
 
 from fashion_jax.system import files, stored
-from fashion_jax.system.errors import UserError
 
 SHARD_ROWS = 8_192
-REMEDY = "delete it, so that its results are computed again"  # where a whole file holds what no work wrote
 _SUFFIX = ".shard"
 _DIGEST_SIZE = 32
+
+
+def remedy(folder: Path) -> str:
+    """Returns what a user can do about an undamaged file that no work wrote, as the end of a sentence."""
+    return f"delete the {_SUFFIX} files in {folder}; they are temporary results, not your photos"
 
 
 class Shards:
@@ -38,25 +41,27 @@ class Shards:
         self._key = bytes.fromhex(files.digest(key))
 
     def read(self) -> Iterator[dict[str, np.ndarray]]:
-        """Yields the arrays of each file. Removes files of another key, and damaged files, of which it tells."""
-        for path in sorted(self.folder.glob(f"*{_SUFFIX}")):
-            try:
-                with stored.reading(path, "its results are computed again"):
-                    arrays = self._unpack(path.read_bytes())
-            except UserError as error:
-                print(error, file=sys.stderr)
-                arrays = None
+        """Yields the arrays of each file. Removes files of another key, and damaged files, of which it tells.
+
+        Raises:
+            UserError: a file cannot be read, or no work wrote it. It stays.
+        """
+        for path in sorted(path for path in self.folder.glob(f"*{_SUFFIX}") if path.is_file()):
+            with stored.reading(path, remedy(self.folder)):
+                arrays = self._unpack(path)
             if arrays is None:
                 path.unlink(missing_ok=True)
             else:
                 yield arrays
 
-    def _unpack(self, data: bytes) -> dict[str, np.ndarray] | None:
-        """Returns the arrays of a file, None for one of another key; some error where it is damaged."""
+    def _unpack(self, path: Path) -> dict[str, np.ndarray] | None:
+        """Returns the arrays of a file; None where it is damaged or has another key."""
+        data = path.read_bytes()
         head, content = data[: 2 * _DIGEST_SIZE], memoryview(data)[2 * _DIGEST_SIZE :]
         key = head[:_DIGEST_SIZE]
         if _digest(key, content) != head[_DIGEST_SIZE:]:
-            raise ValueError("its digest does not fit its content")
+            print(f"warning: {path} is damaged ({stored.CHANGED}); its results are computed again", file=sys.stderr)
+            return None
         if key != self._key:
             return None
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:

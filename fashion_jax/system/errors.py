@@ -20,6 +20,10 @@ class UserError(ValueError):
     """Bad input. The message says in one or two sentences what is wrong, where, and what to do."""
 
 
+class UnreadableError(UserError):
+    """The system failed to read a file, which may be undamaged: nothing is removed or replaced for this reason."""
+
+
 class NotFiniteError(UserError):
     """A training step gave a loss, gradient or parameter that is not finite; all processes raise it together."""
 
@@ -74,7 +78,8 @@ def exit_on_user_error(run: Callable[[], int | None]) -> int:
         with contextlib.suppress(OSError):
             _flush_output()
     except MemoryError as error:
-        message = f"the memory is too small ({str(error) or 'MemoryError'}); use a smaller batch, or a larger machine"
+        about = f" ({error})" if str(error) else ""
+        message = f"the memory is too small{about}; use a smaller batch, or a computer with more memory"
     print(f"error: {message}", file=sys.stderr)
     return EXIT_BAD_INPUT
 
@@ -91,7 +96,7 @@ def _describe(error: OSError) -> str:
     ):  # fmt: skip
         return f"{error.strerror}{where}; check the path"
     if error.errno == errno.EPIPE:
-        return "the program that reads the output has ended"
+        return "the program that reads the output has ended; write the output to a file"
     reason = error.strerror or next(iter(str(error).splitlines()), "") or type(error).__name__
     return f"the system reports: {reason}{where}; check the path, the disk and the connection"
 

@@ -169,7 +169,7 @@ def read_limited(path: Path, most: int) -> bytes:
         size = os.fstat(file.fileno()).st_size
         data = file.read(min(size, most) + 1)
     if len(data) > most:
-        raise UserError(f"{path} has more than {most:,} bytes, which is the limit for such files")
+        raise UserError(f"{path} has more than {most:,} bytes, the limit for such a file; give a smaller file")
     return data
 
 
@@ -179,9 +179,9 @@ def read_json_object(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(data.decode(), object_pairs_hook=_unique_keys)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not JSON: {error}") from error
+        raise UserError(f"{path} is not JSON ({error}); correct the file") from error
     if not isinstance(value, dict):
-        raise UserError(f"{path} does not hold a JSON object")
+        raise UserError(f"{path} does not hold a JSON object, which is written in {{ }}; correct the file")
     return value
 
 
@@ -189,7 +189,7 @@ def _unique_keys(members: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(members)
     if len(value) < len(members):
         double = Counter(key for key, _ in members).most_common(1)[0][0]
-        raise ValueError(f"the key {double!r} comes twice; remove one")
+        raise ValueError(f"the key {double!r} comes twice")
     return value
 
 

@@ -16,9 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from fashion_jax.system import files
-from fashion_jax.system.errors import UserError
+from fashion_jax.system.errors import UnreadableError, UserError
 
 DIGEST = "sha256"  # the key of a document's digest
+CHANGED = "its content was changed after it was written: its SHA-256 differs"
+# Numbers of errors that tell something of the path itself. All others are of the system, such as too many open files.
+_OF_THE_PATH = (
+    errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO, errno.EINVAL,
+    errno.EOVERFLOW,
+)  # fmt: skip
 _DISK_IS_FULL = ("No space left on device", "Disk quota exceeded")
 _NO_ROOM = 4096  # bytes
 MAX_DOCUMENT_BYTES = 1_000_000_000  # an index of millions of photos has their names in its manifest
@@ -54,7 +60,7 @@ def read_document(path: Path, *, remedy: str) -> dict[str, Any]:
         if not isinstance(value, dict):
             raise TypeError("it holds no JSON object")
         if value.pop(DIGEST, None) != document_digest(value):
-            raise ValueError("its digest does not fit its content")
+            raise ValueError(CHANGED)
     return dict(value)
 
 
@@ -84,28 +90,46 @@ def check_files(folder: Path, listing: Any, *, remedy: str, contents: bool = Tru
         for name, known in listing.items():
             path = folder / name
             if Path(name).is_absolute() or ".." in Path(name).parts:
-                raise ValueError(f"a file {name!r} is not in it")
+                raise ValueError(f"it lists the file {name!r}, which lies outside of the folder")
             same = files.has_size(path, known["bytes"])
             if same and contents:
                 same = files.file_digest(path) == known[DIGEST]
             if not same:
-                state = "is damaged: its bytes are not those that were saved" if path.is_file() else "is missing"
+                state = f"is damaged ({CHANGED})" if path.is_file() else "is missing"
                 raise UserError(f"{path} {state}; {remedy}")
+
+
+def check_format(folder: Path, found: Any, known: int, *, remedy: str) -> None:
+    """Raises UserError where another version of the library wrote a folder.
+
+    Args:
+        found: the format that the folder's document names.
+        known: the format that this version reads.
+        remedy: what a user can do about it, as the end of a sentence.
+    """
+    if found != known:
+        about = f"format {str(found)[:20]}; this version reads {known}"
+        raise UserError(f"{folder} was written by another version of the library ({about}); {remedy}")
 
 
 @contextmanager
 def reading(path: Path, remedy: str) -> Iterator[None]:
     """Turns whatever a reader raises about a stored file into a UserError that names the file and a remedy.
 
-    Errors of permission pass unchanged, and so do UserErrors that name the file or its folder.
+    Errors of permission, a lack of memory, and absent libraries pass unchanged, and so do UserErrors that name the
+    file or its folder.
 
     Args:
         path: of the file or folder.
         remedy: what a user can do about it, as the end of a sentence.
+
+    Raises:
+        UnreadableError: the system failed, which says nothing about the file.
+        UserError: the file is missing or damaged.
     """
     try:
         yield
-    except PermissionError:
+    except (PermissionError, MemoryError, ImportError, UnreadableError):
         raise
     except UserError as error:
         if any(len(name) > 1 and name in str(error) for name in (str(path), path.name, str(path.parent))):
@@ -114,6 +138,9 @@ def reading(path: Path, remedy: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise UserError(f"{error.filename or path} is missing; {remedy}") from error
     except OSError as error:
+        if error.errno is not None and error.errno not in _OF_THE_PATH:
+            about = f"{error.filename or path} cannot be read ({error.strerror})"
+            raise UnreadableError(f"{about}; check the disk, and run the command again") from error
         if error.errno is not None:
             raise UserError(f"{error.filename or path} cannot be read ({error.strerror}); {remedy}") from error
         raise UserError(f"{path} is damaged ({first_line(error)}); {remedy}") from error
@@ -151,6 +178,8 @@ def _is_full(path: Path) -> bool:
 
 def first_line(error: BaseException) -> str:
     """Returns the first line of an error's message, shortened; its kind where it has none."""
+    if isinstance(error, KeyError) and not (error.args and " " in str(error.args[0])):  # else it is a sentence
+        return f"the key {str(error)[:200]} is missing"
     lines = str(error).strip().splitlines()
     return lines[0][:200] if lines else type(error).__name__
 

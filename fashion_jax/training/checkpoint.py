@@ -26,7 +26,7 @@ import orbax.checkpoint as ocp
 
 from fashion_jax.system import stored
 from fashion_jax.system.devices import first_process_does
-from fashion_jax.system.errors import UserError
+from fashion_jax.system.errors import UnreadableError, UserError
 from fashion_jax.system.progress import say
 from fashion_jax.training.state import TrainState
 
@@ -34,7 +34,7 @@ NUM_NEWEST = 2
 _DOCUMENT = "checkpoint.json"
 # Orbax writes the last two after the document; nothing that is restored comes from them.
 _NOT_LISTED = (_DOCUMENT, "_CHECKPOINT_METADATA", "commit_success.txt")
-_NOT_USED = "this checkpoint is not used"
+_NOT_USED, _REMOVED_LATER = "this checkpoint is not used", "this checkpoint is not used; the next save removes it"
 # What a kill left: states that were written in part, and states that were removed in part.
 _HALF, _REMOVED = ".orbax-checkpoint-tmp", ".removed"
 # Orbax cuts replicated arrays into a slice per device, to write them in parallel; of the many small ones of a network
@@ -63,7 +63,7 @@ class Checkpoints:
     ) -> None:
         """Opens `folder`, made if absent, and checks every step; every process takes part.
 
-        Damaged steps are told on standard error, with the step that is used instead.
+        Warnings on standard error name the damaged steps, and the step that is used instead.
 
         Args:
             folder: of this run alone.
@@ -74,7 +74,7 @@ class Checkpoints:
                 half-written is removed.
 
         Raises:
-            UserError: the folder cannot be made, or it holds steps of which none is whole.
+            UserError: the folder cannot be made, all steps in it are damaged, or one cannot be read.
         """
         self._folder, self._metric, self._run, self._read_only = folder.resolve(), metric, run, read_only
         self._sign = -1.0 if lower_is_better else 1.0
@@ -94,12 +94,12 @@ class Checkpoints:
 
     @property
     def latest_step(self) -> int | None:
-        """The newest whole checkpoint's step; None if there is none."""
+        """The newest undamaged checkpoint's step; None if there is none."""
         return max(self._metrics, default=None)
 
     @property
     def best_step(self) -> int | None:
-        """The step of the whole checkpoint with the best metric; the newest where none has a metric."""
+        """The step of the undamaged checkpoint with the best metric; the newest where none has a metric."""
         return self._best(self._metrics)
 
     def save(self, state: TrainState, early_stopping: dict[str, Any], metric: float | None) -> None:
@@ -145,12 +145,13 @@ class Checkpoints:
         if step in self._checked:
             early_stopping = self._checked[step]
         else:
-            again = "start the command again, which uses a whole checkpoint"
+            again = "run the command again; it uses an undamaged checkpoint"
             early_stopping = first_process_does(
                 f"checking {path}", lambda: check_step(path, self._run, remedy=again)["early_stopping"]
             )
         places = ocp.checkpoint_utils.construct_restore_args(target)
-        with stored.reading(path, "or the model has changed: use the old settings, or a new --workdir"):
+        changed = "if you changed the settings of the model, use the old ones; otherwise train in a new --workdir"
+        with stored.reading(path, changed):
             state = self._checkpointer.restore(path, args=ocp.args.PyTreeRestore(item=target, restore_args=places))
         return state, early_stopping
 
@@ -173,7 +174,7 @@ class Checkpoints:
         self._checkpointer.close()
 
     def _check_all(self) -> list[tuple[int, float | None, dict[str, Any]]]:
-        """Returns step, metric, and what early stopping counts of every whole step; tells of the others."""
+        """Returns step, metric, and what early stopping counts of every undamaged step; warns of the others."""
         if not self._read_only:
             for path in self._folder.glob("step_*"):
                 if path.name.endswith(_REMOVED) or _HALF in path.name:
@@ -187,7 +188,11 @@ class Checkpoints:
         whole = {step: document for step, document in found.items() if isinstance(document, dict)}
         damaged = {step: error for step, error in found.items() if isinstance(error, UserError)}
         if damaged and not whole:
-            raise UserError(f"{damaged[max(damaged)]}, and no other one is whole: use a new --workdir")
+            package, newest = self._folder.parent / "package", damaged[max(damaged)]
+            raise UserError(
+                f"all checkpoints in {self._folder} are damaged. Restore {self._folder} from a backup, or train in "
+                f"a new --workdir. {package}, if it is there, still works. The newest checkpoint: {newest}"
+            )
         metrics = {step: document["metrics"].get(self._metric) for step, document in whole.items()}
         for error in damaged.values():
             say(f"warning: {error}")
@@ -202,12 +207,14 @@ class Checkpoints:
             if lost:
                 say(f"warning: the checkpoint of step {step}, the best one until step {latest}, is damaged or missing")
             if lost or (damaged and self._read_only):
-                say(f"warning: the best of the whole checkpoints is that of step {best}")
+                say(f"warning: the best undamaged checkpoint is that of step {best}")
         return [(step, metrics[step], document["early_stopping"]) for step, document in whole.items()]
 
     def _check_one(self, step: int) -> dict[str, Any] | UserError:
         try:
-            return check_step(self._path(step), self._run, remedy=_NOT_USED)
+            return check_step(self._path(step), self._run, remedy=_NOT_USED if self._read_only else _REMOVED_LATER)
+        except UnreadableError:
+            raise  # the step may be undamaged, and the next save would remove it
         except UserError as error:
             return error
 
@@ -266,7 +273,7 @@ class Checkpoints:
 
 
 def find_steps(folder: Path) -> dict[int, Path]:
-    """Returns the folder of every step that was saved, whole or damaged."""
+    """Returns the folder of every step that was saved, damaged or not."""
     names = {path: re.fullmatch(r"step_(0|[1-9]\d{0,17})", path.name) for path in folder.glob("step_*")}
     return {int(match[1]): path for path, match in names.items() if match}
 

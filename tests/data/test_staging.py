@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -14,7 +15,7 @@ from fashion_jax.data import staging
 from fashion_jax.data.archives import FolderFiles
 from fashion_jax.data.catalog import open_catalog
 from fashion_jax.data.staging import Staged, stage_photos
-from fashion_jax.system.errors import UserError
+from fashion_jax.system.errors import UnreadableError, UserError
 
 KEY = "what the chunks depend on"
 
@@ -81,8 +82,25 @@ def test_a_damaged_chunk_is_made_anew(catalog, folder, damage, capsys):
     whole = content(stage(catalog, folder))
     DAMAGES[damage](folder)
     assert content(stage(catalog, folder)) == whole
-    assert capsys.readouterr().err.count("1 files of the work so far were damaged; their photos are read again") == 1
+    assert capsys.readouterr().err.count("warning: 1 temporary files in") == 1
     assert content(stage(catalog, folder)) == whole and capsys.readouterr().err == ""
+
+
+def test_a_chunk_that_the_system_cannot_read_stays(catalog, folder, monkeypatch):
+    whole, failing = content(stage(catalog, folder)), chunk(folder, 1)
+    opened = Path.open
+
+    def fail(path, *args, **kwargs):
+        if path == failing:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return opened(path, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", fail)
+    with pytest.raises(UnreadableError, match="Too many open files"):
+        stage(catalog, folder)
+    monkeypatch.undo()
+    made = failing.stat().st_mtime_ns
+    assert content(stage(catalog, folder)) == whole and failing.stat().st_mtime_ns == made
 
 
 def test_chunks_of_another_key_are_not_used(catalog, folder, tmp_path):

@@ -184,7 +184,7 @@ def test_damaged_files_are_a_sentence_and_allocate_nothing(tmp_path, name, data)
     write_checkpoint(tmp_path)
     (tmp_path / name).write_bytes(data)
     with pytest.raises(
-        UserError, match=r"model\.safetensors is damaged .*; get|config\.json (is not JSON|does not hold)"
+        UserError, match=r"model\.safetensors is damaged .*; download|config\.json (is not JSON|does not hold)"
     ):
         load_pretrained(str(tmp_path))
 

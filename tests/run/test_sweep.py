@@ -197,7 +197,9 @@ def test_a_trial_whose_scores_are_damaged_is_trained_anew(search, training, caps
     (workdir / "metrics.jsonl").write_text('{"step": 7, "validation/mean/accuracy": 5.0, "crc32": "00000000"}\n')
     (trial,) = search(1)
     assert trial["score"] < 1 and not (workdir / "checkpoints").exists()
-    assert "this trial is trained anew" in capsys.readouterr().err
+    kept = workdir.with_name(f"{workdir.name}.damaged")
+    said = f"The trial starts again from step 0; its old files are in {kept}\n"
+    assert said in capsys.readouterr().err and (kept / "checkpoints/step_4").is_dir()
 
 
 def test_two_real_trials(config, tmp_path, capsys):

@@ -132,12 +132,12 @@ def test_another_best_checkpoint_is_told(finished, tmp_path, capsys):
     damage(workdir / f"checkpoints/step_{best}")
     evaluate(workdir, progress=False)
     other = 8 if best == 12 else 12
-    assert f"the best of the whole checkpoints is that of step {other}" in capsys.readouterr().err
+    assert f"the best undamaged checkpoint is that of step {other}" in capsys.readouterr().err
     assert json.loads((workdir / "evaluation/test/metrics.json").read_text())["step"] == other
     for step in (8, 12):
         damage(workdir / f"checkpoints/step_{step}")
     for command in (lambda: evaluate(workdir, progress=False), lambda: train(finished.config, workdir, progress=False)):
-        with pytest.raises(UserError, match="no other one is whole"):
+        with pytest.raises(UserError, match="all checkpoints in"):
             command()
 
 

@@ -1,4 +1,4 @@
-"""`fashion-jax verify`: what is whole is called whole, and one changed byte of any file is named."""
+"""`fashion-jax verify`: what is undamaged is called ok, and one changed byte of any file is named."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from fashion_jax.cli import main
 from fashion_jax.run.train import train
 from fashion_jax.run.verify import verify
 from fashion_jax.search.index import Index
+from fashion_jax.system import files, stored
 from fashion_jax.system.errors import UserError
 
 # Nothing is computed from these; Orbax writes two of them after our digests.
@@ -32,11 +33,19 @@ def workdir(products_csv: Path, tiny_config, tmp_path_factory: pytest.TempPathFa
     return folder / "run"
 
 
-def test_a_whole_run_is_whole(workdir, capsys):
+def test_an_undamaged_run_is_ok(workdir, capsys):
     parts = list(verify(workdir))
     assert not any(part.problem for part in parts)
     names = {part.path.relative_to(workdir).as_posix() for part in parts}
-    assert {"config.json", "pretrained", "records", "package", "index", "checkpoints/step_12"} <= names
+    assert {
+        "config.json",
+        "trained_on.json",
+        "pretrained",
+        "records",
+        "package",
+        "index",
+        "checkpoints/step_12",
+    } <= names
     assert main(["verify", str(workdir)]) == 0
     assert capsys.readouterr().out.endswith("nothing is damaged\n")
 
@@ -65,12 +74,35 @@ def test_one_changed_byte_of_any_file_is_named(workdir, tmp_path, capsys):
         path.write_bytes(data)
     assert tried > 60
     (copy / "package" / "labels.json").write_bytes(b"{}")
+    num_parts = len(list(verify(copy)))
     assert main(["verify", str(copy)]) == 2
     out, error = capsys.readouterr()
-    assert "DAMAGED" in out and "labels.json" in out and error == "error: 1 of 8 parts are damaged\n"
+    assert "DAMAGED" in out and "labels.json" in out and error == f"error: 1 of {num_parts} parts is damaged\n"
+
+
+def test_without_the_configuration_checkpoints_are_not_checked(workdir, tmp_path, capsys):
+    copy = tmp_path / "run"
+    shutil.copytree(workdir, copy)
+    (copy / "config.json").write_bytes(b"{}")
+    assert [part.path.name for part in verify(copy) if part.problem] == ["config.json"]
+    assert main(["verify", str(copy)]) == 2
+    out = capsys.readouterr().out
+    assert f"-        {copy / 'checkpoints/step_12'}: checkpoint of step 12, not checked: config.json is damaged" in out
+
+
+def test_a_sweep_is_checked_with_its_trials(workdir, tmp_path):
+    (tmp_path / "trials").mkdir()
+    shutil.copytree(workdir, tmp_path / "trials/0123456789ab")
+    stored.write_document(tmp_path / "space.json", {"a": 1})
+    (tmp_path / "study.jsonl").write_bytes(b"{}")
+    stored.write_document(tmp_path / "study.json", {"bytes": 2, "digest": files.digest(b"{}")})
+    parts = list(verify(tmp_path))
+    assert len(parts) > 5 and not any(part.problem for part in parts)
+    (tmp_path / "study.jsonl").write_bytes(b"[]")
+    assert [part.path.name for part in verify(tmp_path) if part.problem] == ["study.json"]
 
 
 def test_what_is_not_ours_is_refused(tmp_path):
-    for path, sentence in ((tmp_path / "absent", "no folder"), (tmp_path, "is no workdir")):
+    for path, sentence in ((tmp_path / "absent", "no folder"), (tmp_path, "give a workdir, or a folder")):
         with pytest.raises(UserError, match=sentence):
             list(verify(path))

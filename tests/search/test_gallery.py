@@ -308,7 +308,7 @@ def test_an_embedding_run_that_was_stopped_goes_on(shop, tmp_path, monkeypatch, 
 def test_whole_shards_that_no_run_wrote_are_refused(shop, tmp_path, arrays):
     model, table, out = load_model(shop / "run"), shop / "shop/products.csv", tmp_path / "e.npz"
     open_shards(model, SourceRun(model, table, out, progress=False)).write(arrays)
-    with pytest.raises(UserError, match=r"e.npz.shards is damaged .*; delete it"):
+    with pytest.raises(UserError, match=r"e.npz.shards is damaged .*; delete the .shard files in .*, not your photos"):
         embed_source(model, table, out, progress=False)
 
 

@@ -232,7 +232,7 @@ def test_half_a_head_after_a_loss_of_power_loses_nothing(folder, capsys):
             start = 4096 * number
             place.write_bytes(whole[:start] + torn + whole[start + 200 :])
             assert len(updates_of(folder).updates) == 2
-            with pytest.raises(UserError, match="one of the two copies of its head"):
+            with pytest.raises(UserError, match="one of the two copies of its header"):
                 Index.verify(folder)
     assert main(["verify", str(folder)]) == 2
     assert "the other one" in capsys.readouterr().out
@@ -249,14 +249,14 @@ def lost_updates(folder, tmp_path):
     """Yields what a disk or a person can do to a journal, and what is said of it."""
     place, whole, (first, second, end) = journal_of(folder), journal_of(folder).read_bytes(), ends_of(folder)
     yield None, "is missing"
-    yield b"", "both copies of its head"
-    yield whole[:first], "update 1 of 2 is cut short"
-    yield whole[:second], "update 2 of 2 is cut short"
-    yield whole[:-1], "update 2 of 2 is cut short"
-    yield whole[:first] + whole[second:], "update 2 in place of update 1"
-    yield whole[:first] + whole[second:end] + whole[first:second], "update 2 in place of update 1"
-    yield whole[:first] + 2 * whole[first:second], "update 2 of 2 is cut short or damaged"
-    yield bytes(4096) * 2 + whole[first:], "both copies of its head"
+    yield b"", "neither copy of its header"
+    yield whole[:first], "change 1 of 2 is cut short"
+    yield whole[:second], "change 2 of 2 is cut short"
+    yield whole[:-1], "change 2 of 2 is cut short"
+    yield whole[:first] + whole[second:], "change 2 in place of change 1"
+    yield whole[:first] + whole[second:end] + whole[first:second], "change 2 in place of change 1"
+    yield whole[:first] + 2 * whole[first:second], "change 2 of 2 is cut short or damaged"
+    yield bytes(4096) * 2 + whole[first:], "neither copy of its header"
     for byte in range(first, end):
         for bit in (0, 7):
             yield whole[:byte] + bytes([whole[byte] ^ 1 << bit]) + whole[byte + 1 :], r"damaged"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import hashlib
 import io
 import json
@@ -12,6 +13,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import jax
 import numpy as np
@@ -33,7 +35,7 @@ from fashion_jax.serving.predict import predict_source
 from fashion_jax.serving.predictor import load_model
 from fashion_jax.serving.shards import Shards
 from fashion_jax.system import stored
-from fashion_jax.system.errors import UserError
+from fashion_jax.system.errors import UnreadableError, UserError
 from forging import GONE, set_at, sign
 from small_models import BASE, model_of
 
@@ -161,7 +163,7 @@ def test_all_kinds_of_photos(package, tmp_path):
     assert model.embed(image).shape == (1, model.embedding_size) == (1, 32)
     assert model.predict([]) == [] and model.embed([]).shape == (0, 32)
     for bad, message in (
-        ("absent.jpg", "absent.jpg cannot be read"), (b"no photo", "not usable"),
+        ("absent.jpg", "nothing at absent.jpg"), (b"no photo", "not usable"),
         (np.zeros((4, 4)), "must be uint8"), (np.zeros((0, 5, 3), np.uint8), "must be uint8"),
     ):  # fmt: skip
         with pytest.raises(UserError, match=message):
@@ -183,7 +185,7 @@ def test_it_predicts_with_nothing_else(package):
     [
         ("labels.json", None, "lacks labels.json"), ("embedding.safetensors", None, "is missing"),
         ("config.json", b"{", "is damaged"), ("config.json", b"[]", "holds no JSON object"),
-        ("config.json", b"[" * 100_000, "is damaged"), ("weights.safetensors", bytes(10), "was changed or is damaged"),
+        ("config.json", b"[" * 100_000, "is damaged"), ("weights.safetensors", bytes(10), "was changed after"),
     ],
 )  # fmt: skip
 def test_a_file_that_is_absent_or_another_is_refused(planned, name, content, message):
@@ -272,7 +274,9 @@ def test_any_change_of_a_package_is_refused(package):
         original = (package / "config.json").read_bytes()
         assert original.count(old) == 1
         (package / "config.json").write_bytes(original.replace(old, new))
-        with pytest.raises(UserError, match=r"config.json is damaged .*; after a change on purpose: .*seal_package\("):
+        with pytest.raises(
+            UserError, match=r"config.json is damaged .*; only if you changed .* purpose: python -c .*seal_package\("
+        ):
             load_package(package)
         (package / "config.json").write_bytes(original)
 
@@ -512,6 +516,16 @@ def test_models_of_the_library_are_sound_and_small(name):
     assert prediction.keys() == model.classes.keys()
     assert model.embed([photo]).shape == (1, model.embedding_size)
     assert model.package.extra["test"] and model.package.decision is not None and model.embedding_size <= 256
+
+
+def test_a_shard_that_the_system_cannot_read_stays(tmp_path, monkeypatch):
+    shards = Shards(tmp_path, "key")
+    shards.write({"rows": np.arange(5)})
+    monkeypatch.setattr(Path, "read_bytes", Mock(side_effect=OSError(errno.EMFILE, "Too many open files")))
+    with pytest.raises(UnreadableError, match="Too many open files"):
+        list(shards.read())
+    monkeypatch.undo()
+    assert len(list(shards.read())) == 1
 
 
 def test_only_whole_files_of_the_same_key_are_read(tmp_path, capsys):

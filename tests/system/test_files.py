@@ -151,7 +151,7 @@ def test_files_are_as_open_as_the_umask_says_and_those_of_other_threads_too(tmp_
         (ConnectionResetError(104, "Connection reset by peer"), 2, "reports: Connection reset by peer; check"),
         (OSError(99_999, "odd"), 2, "reports: odd;"), (BrokenPipeError(32, "Broken pipe"), 2, "has ended"),
         (MemoryError("Unable to allocate 3. TiB"), 2, "the memory is too small (Unable to allocate 3. TiB)"),
-        (MemoryError(), 2, "the memory is too small (MemoryError)"),
+        (MemoryError(), 2, "the memory is too small; use a smaller batch"),
     ],
 )  # fmt: skip
 def test_exit_codes(capsys, error, code, message):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from fashion_jax.system import stored
-from fashion_jax.system.errors import UserError
+from fashion_jax.system.errors import UnreadableError, UserError
 
 VALUE = {"format": 1, "name": "Grün", "list": [1, 2.5, None, {"a": True}], "text": "a\nb"}
 REMEDY = "make it again"
@@ -77,7 +77,9 @@ def test_files_are_compared_with_their_listing(tmp_path: Path) -> None:
     whole = (tmp_path / "sub/b.bin").read_bytes()
     (tmp_path / "sub/b.bin").write_bytes(whole[:-1] + b"?")
     stored.check_files(tmp_path, listing, remedy=REMEDY, contents=False)
-    with pytest.raises(UserError, match=r"b.bin is damaged: .*; make it again"):
+    with pytest.raises(
+        UserError, match=r"b.bin is damaged \(its content was changed after it was written: .*; make it again"
+    ):
         stored.check_files(tmp_path, listing, remedy=REMEDY)
     for damage in (whole[:-1], b"", whole + b"x"):
         (tmp_path / "sub/b.bin").write_bytes(damage)
@@ -94,7 +96,7 @@ def test_files_are_compared_with_their_listing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "error",
     [ValueError("two\nlines"), KeyError("a"), EOFError(), RuntimeError("x"), OSError("no number"), RecursionError(),
-     MemoryError(), OverflowError("big"), struct.error("short"), Exception("bare"), OSError(errno.EIO, "I/O error")],
+     OverflowError("big"), struct.error("short"), Exception("bare"), OSError(errno.EISDIR, "a folder")],
     ids=repr,
 )  # fmt: skip
 def test_whatever_a_reader_raises_becomes_a_sentence(tmp_path: Path, error: Exception) -> None:
@@ -107,10 +109,27 @@ def test_whatever_a_reader_raises_becomes_a_sentence(tmp_path: Path, error: Exce
 def test_sentences_that_name_the_file_and_permissions_pass() -> None:
     with pytest.raises(UserError, match=r"^f is damaged \(said\); again$"), stored.reading(Path("f"), "again"):
         raise UserError("said")
-    for error in (UserError("of the file folder/f"), PermissionError(13, "no")):
+    for error in (UserError("of the file folder/f"), PermissionError(13, "no"), MemoryError(), ImportError("scann")):
         with pytest.raises(type(error)) as caught, stored.reading(Path("folder/f"), REMEDY):
             raise error
         assert caught.value is error
+
+
+def test_errors_of_the_system_are_no_damage() -> None:
+    for number in (errno.EMFILE, errno.EIO, errno.ENOMEM):
+        outer, inner = stored.reading(Path("outer"), REMEDY), stored.reading(Path("f"), REMEDY)
+        with pytest.raises(UnreadableError) as caught, outer, inner:
+            raise OSError(number, os.strerror(number))
+        sentence = f"f cannot be read ({os.strerror(number)}); check the disk, and run the command again"
+        assert str(caught.value) == sentence
+
+
+def test_an_absent_key_and_a_name_outside_are_told(tmp_path: Path) -> None:
+    absent = pytest.raises(UserError, match=r"f is damaged \(the key 'files' is missing\)")
+    with absent, stored.reading(Path("f"), REMEDY):
+        raise KeyError("files")
+    with pytest.raises(UserError, match=r"it lists the file '\.\./x', which lies outside of the folder"):
+        stored.check_files(tmp_path, {"../x": {}}, remedy=REMEDY)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import optax
 import pytest
 
 from fashion_jax.system import stored
-from fashion_jax.system.errors import UserError
+from fashion_jax.system.errors import UnreadableError, UserError
 from fashion_jax.training.checkpoint import Checkpoints
 from fashion_jax.training.state import TrainState, abstract_state, create_state
 from stepping import mesh_of
@@ -80,7 +80,7 @@ def test_a_step_is_saved_once(tmp_path, state):
 def test_another_model_is_refused(tmp_path, state):
     save(tmp_path, state, {1: None})
     wanted = abstract_state({**ARGUMENTS, "width": 8}, OPTIMIZER, mesh_of(8))
-    with Checkpoints(tmp_path) as checkpoints, pytest.raises(UserError, match=r"step_1 .*the model has changed"):
+    with Checkpoints(tmp_path) as checkpoints, pytest.raises(UserError, match=r"step_1 .*the settings of the model"):
         checkpoints.restore(1, wanted)
 
 
@@ -122,7 +122,7 @@ def test_a_damaged_step_is_answered_by_the_newest_whole_one(tmp_path, state, cap
         assert (checkpoints.latest_step, checkpoints.best_step) == (2, 1)
     said = capsys.readouterr().err
     assert "step_3" in said and "this checkpoint is not used" in said
-    assert "best of the whole checkpoints is that of step 1" in said
+    assert "best undamaged checkpoint is that of step 1" in said
     assert sorted((tmp_path / "c").rglob("*")) == before
     with Checkpoints(tmp_path / "c", run="a") as checkpoints:
         assert (checkpoints.latest_step, checkpoints.best_step) == (2, 1)
@@ -148,8 +148,20 @@ def test_where_no_step_is_whole_nothing_is_begun_anew(tmp_path, state):
     save(tmp_path, state, {1: None, 2: None})
     for path in tmp_path.glob("step_*/manifest.ocdbt"):
         flip(path)
-    with pytest.raises(UserError, match=r"step_2.manifest\.ocdbt is damaged.* no other one is whole: use a new"):
+    with pytest.raises(
+        UserError, match=r"all checkpoints in .* are damaged\. Restore .*step_2.manifest\.ocdbt is damaged"
+    ):
         Checkpoints(tmp_path)
+
+
+def test_a_step_that_the_system_cannot_read_stays(tmp_path, state, monkeypatch):
+    save(tmp_path, state, {1: None, 2: None})
+    failing = Mock(side_effect=OSError(errno.EMFILE, "Too many open files"))
+    monkeypatch.setattr(stored.files, "file_digest", failing)
+    with pytest.raises(UnreadableError, match="Too many open files"):
+        Checkpoints(tmp_path)
+    monkeypatch.undo()
+    assert save(tmp_path, state, {}) == (2, 2)
 
 
 def test_damage_after_the_opening_is_found(tmp_path, state):
