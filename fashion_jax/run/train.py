@@ -94,6 +94,8 @@ def train(
         )
         with _checkpoints(session, run) as checkpoints:
             _train(session, checkpoints, owns_process=owns_process, on_evaluation=on_evaluation)
+            if finish:
+                _keep_better_package(session, checkpoints)
             step, state = _best(session, checkpoints)
         return finish_run(session, state, step) if finish else Result(session.workdir, step)
 
@@ -262,6 +264,18 @@ def _best(session: Session, checkpoints: Checkpoints) -> tuple[int, TrainState]:
 def lower_is_better(config: Config) -> bool:
     """Returns whether the metric that chooses the best checkpoint is a loss."""
     return config.train.best_metric.rsplit("/", 1)[-1] == "loss"
+
+
+def _keep_better_package(session: Session, checkpoints: Checkpoints) -> None:
+    """Raises UserError where the best checkpoint is lost, so that a worse package would replace the one that is there."""
+    lost = first_process_does("looking for the best checkpoint", lambda: checkpoints.lost_best)
+    package = session.workdir / "package"
+    if lost is not None and package.is_dir():
+        raise UserError(
+            f"the checkpoint of step {lost}, the best one of this run, is damaged or missing. {package} was made before "
+            f"and stays as it is. To make a package of step {checkpoints.best_step} instead, move {package} away, and "
+            "run the same command again"
+        )
 
 
 def _name_batch(session: Session, step: int) -> str:

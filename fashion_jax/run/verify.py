@@ -91,7 +91,9 @@ def _verify_workdir(folder: Path) -> Iterator[Part]:
     again = "run the same fashion-jax train command again; it goes on from the newest undamaged checkpoint"
     for step, place in sorted(find_steps(folder / "checkpoints").items()):
         check = partial(lambda path: check_step(path, run_name(folder), remedy=again), place)
-        yield _check(place, f"checkpoint of step {step:,}", check, known=known)
+        part = _check(place, f"checkpoint of step {step:,}", check, known=known)
+        if place.is_dir():  # else the run that goes on has removed an old step meanwhile
+            yield part
     for inner in sorted(folder.iterdir()):
         yield from _verify_inner(inner)
 
@@ -122,7 +124,7 @@ def _check(path: Path, about: str, check: Callable[[], object], *, known: bool =
         return Part(path, f"{about}, not checked: {CONFIG} is damaged", "", is_checked=False)
     try:
         found = check()
-    except UserError as error:
+    except (UserError, OSError) as error:
         return Part(path, about, str(error))
     return Part(path, found if isinstance(found, str) and found else about, "")
 

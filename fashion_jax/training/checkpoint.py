@@ -102,6 +102,12 @@ class Checkpoints:
         """The step of the undamaged checkpoint with the best metric; the newest where none has a metric."""
         return self._best(self._metrics)
 
+    @property
+    def lost_best(self) -> int | None:
+        """The step of the best checkpoint ever, if it is lost and none since is as good; known to the first process."""
+        best = self._best({**self._best_ever, **self._metrics})
+        return None if best in self._metrics else best
+
     def save(self, state: TrainState, early_stopping: dict[str, Any], metric: float | None) -> None:
         """Saves in the background; a step that is there already is left alone.
 

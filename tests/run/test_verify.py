@@ -14,6 +14,7 @@ from fashion_jax.run.verify import verify
 from fashion_jax.search.index import Index
 from fashion_jax.system import files, stored
 from fashion_jax.system.errors import UserError
+from fashion_jax.training.checkpoint import Checkpoints
 
 # Nothing is computed from these; Orbax writes two of them after our digests.
 UNREAD = {"metrics.jsonl", ".lock", "README.md", "_CHECKPOINT_METADATA", "commit_success.txt"}
@@ -106,3 +107,12 @@ def test_what_is_not_ours_is_refused(tmp_path):
     for path, sentence in ((tmp_path / "absent", "no folder"), (tmp_path, "give a workdir, or a folder")):
         with pytest.raises(UserError, match=sentence):
             list(verify(path))
+
+
+def test_a_package_is_not_replaced_by_one_of_a_worse_checkpoint(workdir, products_csv, tiny_config, monkeypatch):
+    config = tiny_config(data__source=str(products_csv), model__pretrained=str(workdir.parent / "before"))
+    before = (workdir / "package/config.json").stat().st_mtime_ns
+    monkeypatch.setattr(Checkpoints, "lost_best", 6)
+    with pytest.raises(UserError, match=r"step 6, the best one of this run, .* stays as it is"):
+        train(config, workdir, progress=False)
+    assert (workdir / "package/config.json").stat().st_mtime_ns == before

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import io
 import shutil
 from pathlib import Path
 from unittest.mock import Mock
@@ -139,6 +141,8 @@ def test_a_lost_best_step_is_told_for_as_long_as_it_is_lost(tmp_path, state, cap
     shutil.rmtree(tmp_path / "step_1")
     for new, latest, best, told in (({}, 3, 3, 3), ({4: 0.3}, 4, 4, 3), ({}, 4, 4, 4), ({5: 0.95}, 5, 5, 4)):
         assert save(tmp_path, state, new) == (latest, best)
+        with contextlib.redirect_stderr(io.StringIO()), Checkpoints(tmp_path, read_only=True) as checkpoints:
+            assert checkpoints.lost_best == (None if best == 5 else 1)
         said = capsys.readouterr().err
         assert f"step 1, the best one until step {told}, is damaged or missing" in said
     assert save(tmp_path, state, {}) == (5, 5) and capsys.readouterr().err == ""  # a better one was found
