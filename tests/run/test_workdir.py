@@ -116,7 +116,7 @@ def sign_again(path: Path, **changes) -> None:
 def test_a_damaged_configuration_is_refused(begun, tiny_config, prepared, damage):
     damage(begun / "config.json")
     for read in (load_run_config, lambda path: check_workdir(path, resolve(tiny_config(), prepared), prepared)):
-        with pytest.raises(UserError, match=r"w/config\.json is .* on the command line, for a run in a new --workdir$"):
+        with pytest.raises(UserError, match=r"w/config\.json is .* on the command line, with a new --workdir$"):
             read(begun)
 
 
@@ -125,7 +125,7 @@ def test_damaged_ids_are_refused_and_written_anew(begun, tiny_config, prepared, 
     known = trained_on(begun)
     damage(begun / "trained_on.json")
     for read in (trained_on, ever_trained_on):
-        with pytest.raises(UserError, match=r"trained_on\.json is .*start the run again with the same --workdir"):
+        with pytest.raises(UserError, match=r"trained_on\.json (is|belongs).*run the same fashion-jax train"):
             read(begun)
     config = resolve(tiny_config(), prepared)
     check_workdir(begun, config, prepared)
