@@ -267,14 +267,14 @@ def lower_is_better(config: Config) -> bool:
 
 
 def _keep_better_package(session: Session, checkpoints: Checkpoints) -> None:
-    """Raises UserError where the best checkpoint is lost, so that a worse package would replace the one that is there."""
+    """Raises UserError where the best checkpoint is lost, so that a worse package would replace the present one."""
     lost = first_process_does("looking for the best checkpoint", lambda: checkpoints.lost_best)
     package = session.workdir / "package"
     if lost is not None and package.is_dir():
         raise UserError(
-            f"the checkpoint of step {lost}, the best one of this run, is damaged or missing. {package} was made before "
-            f"and stays as it is. To make a package of step {checkpoints.best_step} instead, move {package} away, and "
-            "run the same command again"
+            f"the checkpoint of step {lost}, the best one of this run, is damaged or missing. {package} was made "
+            f"before and stays as it is. To make a package of step {checkpoints.best_step} instead, move {package} "
+            "away, and run the same command again"
         )
 
 
