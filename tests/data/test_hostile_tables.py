@@ -257,7 +257,7 @@ def test_an_empty_path_is_not_the_current_folder(
         main(arguments)
     following = [*arguments[1:], "x"]
     flag = next(a.rstrip("=") for a, b in zip(arguments, following, strict=True) if a[-1:] == "=" or not b.strip())
-    assert stopped.value.code == 2 and f"{flag} is given an empty text" in capsys.readouterr().err
+    assert stopped.value.code == 2 and f"{flag} has an empty value" in capsys.readouterr().err
     with pytest.raises(UserError, match="empty text"):
         open_catalog("")
     assert [path.name for path in tmp_path.iterdir()] == ["t.csv"]
