@@ -189,6 +189,8 @@ def _remedy(folder: Path) -> str:
 def _read_files(folder: Path, listing: Mapping[str, Any], remedy: str) -> dict[str, bytes]:
     """Returns the contents of the listed files; UserError where one is not as it was listed, or should be listed."""
     contents = {}
+    if not isinstance(listing, dict):
+        raise UserError(f"{folder / 'config.json'}: files must be an object, not {type(listing).__name__}; {remedy}")
     if odd := sorted(listing.keys() - {*_FILES, *_OPTIONAL}):  # it may lie outside of the package
         raise UserError(f"{folder / 'config.json'} lists {odd[0]!r}, which is no file of a package; {remedy}")
     for name in (*_FILES, *_OPTIONAL):

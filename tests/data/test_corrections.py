@@ -195,8 +195,8 @@ def test_decisions_are_seen_as_spreadsheets_save_them(tmp_path, delimiter):
 def test_the_records_of_a_run_are_not_replaced(shop, tmp_path):
     config, workdir = make_tiny_config(shop), tmp_path / "run"
     prepare_records(config, workdir, progress=False)
-    (workdir / "checkpoints/step_000000005").mkdir(parents=True)
     claim_workdir(workdir, config, open_prepared(workdir / "records"))
+    (workdir / "checkpoints/step_5").mkdir(parents=True)
     shop.touch()
     prepare_records(config, workdir, progress=False)  # the same catalogue, saved again
     rows = read(shop)
