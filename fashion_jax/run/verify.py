@@ -58,6 +58,8 @@ def _verify_records(folder: Path) -> Iterator[Part]:
         prepared = open_prepared(folder)
         stored.check_files(folder, prepared.files, remedy=remedy(folder))
         prepared.check_features()
+        for row in range(len(prepared)):  # each photo must belong to its product
+            prepared.read_photo(row)
         return f"prepared records, {len(set(prepared.ids.tolist())):,} products, {len(prepared):,} photos"
 
     yield _check(folder, "prepared records", check)
