@@ -244,7 +244,9 @@ def update_columns(index: Index, path: str | Path, *, progress: bool = True) -> 
 
 
 def _convert_texts(index: Index, name: str, kind: str, left: int, path: str) -> str:
-    """Makes values of a column of texts where all products have such values now; returns what was done, as a sentence.
+    """Turns a text column into numbers, dates or yes and no, if every product's text is one now.
+
+    Returns a sentence about the result.
 
     Args:
         kind: how the table's cells were read.

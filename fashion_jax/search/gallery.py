@@ -157,7 +157,7 @@ def add_products(
 
 
 def _open_more(index: Index, model: Predictor, source: str | Path, schema: Schema | None, progress: bool) -> SourceRun:
-    """Opens more products with the index's schema, because a small table tells too little to infer the same one."""
+    """Opens more products with the index's schema: a small table holds too little to infer that schema again."""
     known = Schema.from_dict(index.about["schema"]) if "schema" in index.about else None
     assert index.folder is not None
     out: dict[str, Any] = {"out": index.folder / "products", "progress": progress, "flip": False}
