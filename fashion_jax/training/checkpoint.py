@@ -41,6 +41,7 @@ _HALF, _REMOVED = ".orbax-checkpoint-tmp", ".removed"
 # on eight devices that takes a hundred times longer than writing them.
 _LEAST_SLICE = 16 << 20  # bytes
 _IN_BACKGROUND = ("async_checkpointer", "future")  # modules of Orbax
+_OF_TENSORSTORE = "in OCDBT database"
 _OF_THE_SYSTEM = re.compile(r"os_error_code='(\d+)'")  # in the text of TensorStore's errors
 
 
@@ -315,11 +316,12 @@ def _state_handler() -> ocp.PyTreeCheckpointHandler:
 
 
 def _tell_errors_once() -> None:
-    """Keeps Orbax and TensorStore from printing the tracebacks of an error in the background.
+    """Keeps Orbax and TensorStore from printing the tracebacks of errors that our calls raise anyway.
 
-    The error itself is raised at the next call, and told there.
+    An error in the background is raised at the next call. Where several arrays cannot be read, the first error is.
     """
     logging.getLogger("absl").addFilter(lambda record: not (record.exc_info and record.module in _IN_BACKGROUND))
+    logging.getLogger("asyncio").addFilter(lambda record: not _is_of_an_unread_array(record))
     hook = sys.unraisablehook
 
     def without_late_writes(unraisable: Any) -> None:
@@ -330,6 +332,11 @@ def _tell_errors_once() -> None:
             hook(unraisable)
 
     sys.unraisablehook = without_late_writes
+
+
+def _is_of_an_unread_array(record: logging.LogRecord) -> bool:
+    error = record.exc_info[1] if record.exc_info else None
+    return "exception was never retrieved" in record.getMessage() and _OF_TENSORSTORE in str(error)
 
 
 _tell_errors_once()
