@@ -9,7 +9,7 @@ import pytest
 
 from faults.__main__ import Expected, Trials, format_bad, judge, run_kills, run_troubles
 from faults.damage import WAYS, Case, Stored, apply, list_files
-from faults.kinds import KINDS
+from faults.kinds import KINDS, NOT_VERIFIED
 
 SEED = 1
 KINDS_AT_ONCE = 2
@@ -82,6 +82,7 @@ def test_every_way_of_damage_changes_the_thing(tmp_path, way):
         ({"end": "result", "parts": {}, "said": "something\n"}, "silent"),
         ({"end": "refused", "parts": {}, "said": "error: /x/f.json is damaged\n"}, "refused"),
         ({"end": "refused", "parts": {}, "said": "error: it is damaged\n"}, "unnamed"),
+        ({"end": "refused", "parts": {}, "said": f"{NOT_VERIFIED}\nerror: /x/f.json is damaged\n"}, "silent"),
         ({"end": "refused", "parts": {}, "said": "Traceback (most recent call last)\nerror: /x/f.json\n"}, "traceback"),
         ({"end": "raised", "parts": {}, "said": ""}, "traceback"),
         ({"end": "died", "parts": {}, "said": ""}, "traceback"),
