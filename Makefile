@@ -7,12 +7,13 @@ STAMP := $(VENV)/.installed
 XDIST := -n logical --maxprocesses 4 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-all check format clean
+.PHONY: help env demo test test-all faults check format clean
 
 help:
 	@echo "make demo      environment, then the demonstration (two to four minutes on 2 cores)"
 	@echo "make test      environment, then the tests but for slow ones"
 	@echo "make test-all  environment, then all tests: kills, wheels and many processes too"
+	@echo "make faults    environment, then damage, kills and full disks in their long form (half an hour on 2 cores)"
 	@echo "make check     environment, then lint, formatting and types"
 	@echo "make env       the environment alone, in $(VENV)"
 	@echo "make format    formats the code"
@@ -37,6 +38,9 @@ test: $(STAMP)
 
 test-all: $(STAMP)
 	@$(BIN)/python -m pytest $(XDIST)
+
+faults: $(STAMP)
+	@$(BIN)/python -m tests.faults --out faults.md
 
 check: $(STAMP)
 	@$(BIN)/ruff check .

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 
@@ -14,6 +15,7 @@ from fashion_jax.commands.index import INDEX
 from fashion_jax.commands.prediction import EMBED, PREDICT
 from fashion_jax.commands.search import SEARCH
 from fashion_jax.commands.training import EVALUATE, SWEEP, TRAIN, split_settings
+from fashion_jax.commands.verify import VERIFY
 from fashion_jax.system.errors import exit_on_user_error
 
 GROUPS: dict[str, tuple[Command, ...]] = {
@@ -21,6 +23,7 @@ GROUPS: dict[str, tuple[Command, ...]] = {
     "Find products that look alike": (INDEX, SEARCH, EMBED),
     "Find wrong labels": (AUDIT,),
     "Train on your own catalogue": (SCHEMA, PREPARE, TRAIN, EVALUATE, SWEEP),
+    "Check what is stored": (VERIFY,),
     "Try everything on generated products": (DEMO,),
 }
 
@@ -41,6 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: list[str]) -> int:
     settings, rest = split_settings(arguments)
     parser = make_parser()
+    for place, argument in enumerate(rest):
+        if not argument.strip() or re.fullmatch(r"--[\w-]+=\s*", argument):  # as a path it would be the current folder
+            flag = argument.strip(" =") or rest[max(place - 1, 0)]
+            parser.error(f"{flag} has an empty value; give a value (perhaps a variable of the shell is not set)")
     flags = parser.parse_args(rest)
     if settings and not flags.takes_settings:
         parser.error("--config.KEY=VALUE belongs to train and sweep")

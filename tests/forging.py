@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
+
+from fashion_jax.system import stored
 
 GONE = object()  # as a new value: the key is removed
 
@@ -22,11 +23,19 @@ def set_at(value: Any, path: str, new: Any) -> None:
         value[place] = new
 
 
+def sign(folder: Path) -> None:
+    """Makes the config.json of a package vouch for whatever it holds, and for the files that it lists."""
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    config.pop(stored.DIGEST, None)
+    every = stored.list_files(folder)
+    config["files"] = {name: every[name] for name in config["files"] if name in every}
+    path.write_text(json.dumps({**config, stored.DIGEST: stored.document_digest(config)}))
+
+
 def forge_decision(folder: Path, path: str, new: Any) -> None:
     """Changes the decision of a package and signs it anew, so that only the decision is wrong."""
-    decision, config = (json.loads((folder / name).read_text()) for name in ("decision.json", "config.json"))
+    decision = json.loads((folder / "decision.json").read_text())
     set_at(decision, path, new)
-    text = json.dumps(decision)
-    (folder / "decision.json").write_text(text)
-    config["digests"]["decision.json"] = hashlib.sha256(text.encode()).hexdigest()
-    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "decision.json").write_text(json.dumps(decision))
+    sign(folder)

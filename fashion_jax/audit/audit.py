@@ -5,7 +5,7 @@ OUT/
   findings.html      the first 300 findings with their photos, in one file without links
   quarantine.csv     rows whose photo or labels could not be read, and why
   records/           the catalogue as records, unless the source is prepared already
-  photos/            what the network computed from the photos, so that the same command does not compute it again
+  photos.shards/     what the network computed from the photos, so that the same command does not compute it again
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from fashion_jax.audit.judges import group_folds, linear_probabilities
 from fashion_jax.audit.page import Card, write_page
 from fashion_jax.audit.photos import average_with_network, find_new_rows, run_network
 from fashion_jax.audit.tags import audited_columns, describe_change, labels_with_tags, name_tags
-from fashion_jax.data.corrections import escape_cell, holds_decisions
+from fashion_jax.data.corrections import holds_decisions
 from fashion_jax.data.photos import BadPhoto, decode_photo
 from fashion_jax.data.prepare import PrepareOptions, prepare
 from fashion_jax.data.records import Prepared, is_prepared, open_prepared
@@ -102,7 +102,7 @@ def audit(
             f"note: {model} does not say which products it was trained on, so the audit uses no predictions "
             "of the model, only classifiers that are fitted on its features"
         )
-    outputs = run_network(network, prepared, find_new_rows(prepared, trained), out / "photos", progress=progress)
+    outputs = run_network(network, prepared, find_new_rows(prepared, trained), out / "photos.shards", progress=progress)
     labels, vocabularies = labels_with_tags(prepared)
     sizes = [len(classes) for classes in vocabularies.values()]
     folds = group_folds(groups, num_folds)
@@ -179,11 +179,10 @@ def _choose_attributes(wanted: Sequence[str], prepared: Prepared, model: Predict
 
 def _write(result: Audit) -> None:
     prepared, out = result.prepared, result.folder
-    rows: list[Sequence[str]] = [COLUMNS]
+    rows: list[Sequence[str | float]] = [COLUMNS]
     for f in result.findings:
         label, suggested = describe_change(f, prepared.vocabularies, prepared.tags, prepared.tag_vocabularies)
-        names = [escape_cell(name) for name in (str(prepared.ids[f.row]), f.attribute, label, suggested)]
-        rows.append([*names, f"{f.score:.6f}", escape_cell(f.reason), "", ""])
+        rows.append([prepared.ids[f.row], f.attribute, label, suggested, f"{f.score:.6f}", f.reason, "", ""])
     files.write_text(out / "findings.csv", files.format_csv(rows))
     cards = [_card(result, finding) for finding in result.findings[:_ON_PAGE]]
     write_page(out / "findings.html", cards, total=len(result.findings), products=len(np.unique(prepared.ids)))

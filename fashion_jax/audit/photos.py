@@ -13,8 +13,9 @@ from fashion_jax.audit.judges import Probabilities
 from fashion_jax.data.photos import BadPhoto, decode_photo
 from fashion_jax.data.records import Prepared
 from fashion_jax.serving.predictor import Predictor
-from fashion_jax.serving.shards import SHARD_ROWS, Shards
+from fashion_jax.serving.shards import SHARD_ROWS, Shards, remedy
 from fashion_jax.serving.source import predict_photos
+from fashion_jax.system import stored
 from fashion_jax.system.progress import progress_bar
 from fashion_jax.system.vectors import unit
 
@@ -59,9 +60,10 @@ def run_network(
     shards = Shards(folder, [model.fingerprint, prepared.fingerprint, np.flatnonzero(new).tolist()])
     done = np.zeros(total, bool)
     for arrays in shards.read():
-        rows = arrays["rows"]
-        features[rows], done[rows] = arrays["features"], True
-        probabilities[rows[new[rows]]] = arrays["probabilities"]
+        with stored.reading(folder, remedy(folder)):
+            rows = arrays["rows"]
+            features[rows], done[rows] = arrays["features"], True
+            probabilities[rows[new[rows]]] = arrays["probabilities"]
     with progress_bar(total, "looking at photos", show=progress, unit="photo", initial=int(done.sum())) as bar:
 
         def read(rows: np.ndarray) -> Iterator[tuple[int, bytes | BadPhoto]]:

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from fashion_jax.commands.command import SOURCES, Command, add_schema_flag, read_schema
+from fashion_jax.system import stored
 from fashion_jax.system.errors import UserError
 
 
@@ -44,6 +45,7 @@ def _three_shares(text: str) -> tuple[float, float, float]:
 def _run(flags: argparse.Namespace) -> int:
     from fashion_jax.data.catalog_report import format_report
     from fashion_jax.data.prepare import PrepareOptions, prepare
+    from fashion_jax.data.records import remedy
     from fashion_jax.data.splits import SplitOptions
 
     options = PrepareOptions(
@@ -54,7 +56,8 @@ def _run(flags: argparse.Namespace) -> int:
         flags.corrections,
     )
     prepared = prepare(flags.source, flags.out, options)
-    print(format_report(prepared.report))
+    with stored.reading(prepared.folder / "manifest.json", remedy(prepared.folder)):
+        print(format_report(prepared.report))
     print(f"records: {prepared.folder}")
     return 0
 

@@ -1,4 +1,4 @@
-"""`fashion-jax index build`, `add`, `update`, `delete`, `info`, `rebuild` and `verify`."""
+"""`fashion-jax index build`, `add`, `update`, `delete`, `info` and `rebuild`."""
 
 from __future__ import annotations
 
@@ -160,17 +160,6 @@ def _rebuild(flags: argparse.Namespace) -> int:
     return 0
 
 
-def _verify(flags: argparse.Namespace) -> int:
-    from fashion_jax.search.index import Index
-
-    index = Index.load(flags.index)
-    if index.journal_warning:
-        raise UserError(index.journal_warning)
-    health = index.health()
-    print(f"{flags.index}: no file is damaged; {len(index):,} products; {_describe(health, flags.index)}")
-    return 0
-
-
 def _describe(health: Health, folder: Path) -> str:
     rebuild = f"run fashion-jax index rebuild --index {folder}: {'; '.join(health.reasons)}"
     due = rebuild if health.rebuild_due else "no rebuild is due"
@@ -209,7 +198,6 @@ _ACTIONS = (
     ),
     Command("info", "shows what an index holds, how good it is, and whether to rebuild it", _add_index_flag, _info),
     Command("rebuild", "rebuilds the index from its products; searches go on meanwhile", _add_index_flag, _rebuild),
-    Command("verify", "checks that no file is damaged, and measures how good the index is", _add_index_flag, _verify),
 )
 INDEX = Command(
     "index",

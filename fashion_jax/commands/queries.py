@@ -12,8 +12,7 @@ import numpy as np
 
 from fashion_jax.commands.command import start_for_prediction
 from fashion_jax.data.carried import name_columns
-from fashion_jax.data.corrections import escape_cell
-from fashion_jax.data.values import cell_text
+from fashion_jax.data.values import cell_text, csv_cell
 from fashion_jax.search.answers import Answer, draw_answers, other_columns, parse_ids, product_labels
 from fashion_jax.search.attributes import PHOTO, TITLE, Scalar
 from fashion_jax.search.index import Index
@@ -135,15 +134,14 @@ def _print(answer: Answer, others: list[str], several_photos: bool) -> None:
 
 
 def _write_csv(path: Path, index: Index, answers: list[Answer]) -> None:
-    """Writes a row per hit: query, rank, id, photo, score, and all columns. No text is a formula to a spreadsheet."""
+    """Writes a row per hit: query, rank, id, photo, score, and all columns."""
     columns = [name for name in index.columns if name != PHOTO]
     header = ["query", "rank", "id", PHOTO, "score"]
-    rows = [[*header, *map(escape_cell, name_columns(columns, header).values())]]
+    rows: list[list[str | float]] = [[*header, *name_columns(columns, header).values()]]
     for answer in answers:
         for place, hit in enumerate(answer.hits, 1):
-            values = [hit.id, hit.photo, *(hit.attributes[name] for name in columns)]
-            cells = [escape_cell(value) if isinstance(value, str) else cell_text(value) for value in values]
-            rows.append([escape_cell(answer.name), str(place), *cells[:2], f"{hit.score:.6f}", *cells[2:]])
+            cells = [csv_cell(value) for value in (hit.id, hit.photo, round(float(hit.score), 6))]
+            rows.append([answer.name, place, *cells, *(csv_cell(hit.attributes[name]) for name in columns)])
     files.write_text(path, files.format_csv(rows))
 
 

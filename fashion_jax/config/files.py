@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import runpy
+import sys
 import types
 import typing
 from pathlib import Path
@@ -152,13 +152,13 @@ def _parse(text: str, kind: Any) -> Any:
         }
     try:
         return float(text) if origin is float else json.loads(text.lower() if text in ("True", "False") else text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text  # of no known type: refused by _convert with the key in the sentence
 
 
 def _convert(value: Any, kind: Any, key: str) -> Any:
     origin, arguments = typing.get_origin(kind) or kind, typing.get_args(kind)
-    if origin is float and isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+    if origin is float and type(value) in (int, float) and abs(value) <= sys.float_info.max:
         return float(value)
     if origin is int and isinstance(value, float) and value.is_integer():
         return int(value)
@@ -169,5 +169,5 @@ def _convert(value: Any, kind: Any, key: str) -> Any:
     if origin in (str, bool, int) and type(value) is origin:
         return value
     expected = kind.__name__ if isinstance(kind, type) and not isinstance(kind, types.GenericAlias) else str(kind)
-    got = "no finite number" if origin is float and isinstance(value, float) else type(value).__name__
+    got = "no finite number" if origin is float and type(value) in (int, float) else type(value).__name__
     raise UserError(f"config.{key}={value!r} has the wrong type: expected {expected}, got {got}")

@@ -10,9 +10,7 @@ Everything that reads TFDS data sets reads them:
 from __future__ import annotations
 
 import contextlib
-import errno
 import io
-import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -23,10 +21,11 @@ from typing import Any
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core.utils import tqdm_utils
 
-NAME = "fashion_products"
+from fashion_jax.data.records import NAME, VERSION, open_prepared
+from fashion_jax.data.tfds_files import LABEL_PREFIX, TAGS_PREFIX, make_features
+from fashion_jax.system import stored
+
 _SHARD_ROWS = 16_384  # rows of a file
-LABEL_PREFIX = "label_"  # keeps an attribute called "image" or "id" apart from those
-TAGS_PREFIX = "tags_"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,32 +55,31 @@ class FashionProducts(tfds.core.ShardBasedBuilder):
     """
 
     name = NAME
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version(VERSION)
 
     def __init__(self, *, records: RecordSource | None = None, **kwargs: Any) -> None:
-        """Opens the records in the folder `data_dir`; with `records`, gets ready to write them there."""
+        """Opens the records in the folder `data_dir`; with `records`, gets ready to write them there.
+
+        Raises:
+            UserError: there are no records in the folder, or they are damaged.
+        """
         self._records = records
+        self._vocabularies: Mapping[str, tuple[str, ...]]
+        self._tag_vocabularies: Mapping[str, tuple[str, ...]]
         if records is None:
-            manifest = json.loads((Path(kwargs.get("data_dir") or ".") / "manifest.json").read_text(encoding="utf-8"))
-            self._vocabularies: Mapping[str, Any] = manifest["vocabularies"]
-            self._tag_vocabularies: Mapping[str, Any] = manifest.get("tag_vocabularies", {})
+            prepared = open_prepared(kwargs.get("data_dir") or ".")
+            prepared.check_photos()
+            prepared.check_features()
+            self._vocabularies, self._tag_vocabularies = prepared.vocabularies, prepared.tag_vocabularies
         else:
             self._vocabularies, self._tag_vocabularies = records.vocabularies, records.tag_vocabularies
         super().__init__(file_format="array_record", **{k: v for k, v in kwargs.items() if k != "file_format"})
 
     def _info(self) -> tfds.core.DatasetInfo:
-        labels = {LABEL_PREFIX + n: tfds.features.ClassLabel(names=list(v)) for n, v in self._vocabularies.items()}
-        tags = {
-            TAGS_PREFIX + name: tfds.features.Sequence(tfds.features.ClassLabel(names=list(classes)))
-            for name, classes in self._tag_vocabularies.items()
-        }
-        image = tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg")
         return _LocalInfo(
             builder=self,
             description="Products with a photo and one label per attribute; -1 for a missing label.",
-            features=tfds.features.FeaturesDict(
-                {"id": tfds.features.Text(), "title": tfds.features.Text(), "image": image, **labels, **tags}
-            ),
+            features=make_features(self._vocabularies, self._tag_vocabularies),
         )
 
     def _shard_iterators_per_split(
@@ -103,22 +101,12 @@ class FashionProducts(tfds.core.ShardBasedBuilder):
 
 def write_records(records: RecordSource, folder: Path) -> None:
     """Writes all splits into a folder, in the order of the rows; OSError where the disk is full."""
-    builder = FashionProducts(records=records, data_dir=str(folder))
     shown = tqdm_utils._active
     tqdm_utils.display_progress_bar(False)  # `prepare` shows its own
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # it prints about downloads
-            builder.download_and_prepare()
-    except RuntimeError as error:
-        if "No space left" not in str(error):  # ArrayRecord's words for a full disk
-            raise
-        raise OSError(errno.ENOSPC, "No space left on device", str(folder)) from error
+        # It prints about downloads.
+        with stored.writing(folder), contextlib.redirect_stdout(io.StringIO()):
+            FashionProducts(records=records, data_dir=str(folder)).download_and_prepare()
     finally:
         tqdm_utils.display_progress_bar(shown)
         shutil.rmtree(folder / "downloads", ignore_errors=True)  # TFDS made it; it is empty
-
-
-def open_records(folder: Path, split: str) -> Any:
-    """Returns random access to a split's rows, photos as JPEG bytes."""
-    builder = tfds.builder_from_directory(str(folder / NAME / "1.0.0"))
-    return builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})

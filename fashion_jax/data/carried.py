@@ -10,11 +10,10 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
-from fashion_jax.data.corrections import escape_cell
 from fashion_jax.data.photo_names import is_address, names_photo
 from fashion_jax.data.schema import Schema
 from fashion_jax.data.tables import one_line
-from fashion_jax.data.values import Value, cell_text, read_values
+from fashion_jax.data.values import Value, csv_cell, read_values
 from fashion_jax.system.errors import UserError, nearest
 
 MOST_CARRIED = 20  # columns that are carried without being named
@@ -74,16 +73,12 @@ class Carried:
         return lines
 
     def headings(self, taken: Collection[str]) -> list[str]:
-        """Returns the columns' names as cells of a CSV file that has other columns already."""
-        return [escape_cell(name) for name in name_columns(self.columns, taken).values()]
+        """Returns the columns' names for a CSV file that has other columns already."""
+        return list(name_columns(self.columns, taken).values())
 
-    def cells(self, product: str) -> list[str]:
-        """Returns a product's values as cells of a CSV file; no text is a formula to a spreadsheet."""
-        cells = []
-        for column in self.columns.values():
-            value = column.values.get(product)
-            cells.append(escape_cell(value) if isinstance(value, str) else cell_text(value))
-        return cells
+    def cells(self, product: str) -> list[str | float]:
+        """Returns a product's values for `files.format_csv`."""
+        return [csv_cell(column.values.get(product)) for column in self.columns.values()]
 
 
 def name_columns(names: Iterable[str], taken: Collection[str]) -> dict[str, str]:

@@ -28,6 +28,7 @@ from fashion_jax.data.columns import (
 )
 from fashion_jax.data.corrections import Corrections, apply_corrections, read_corrections
 from fashion_jax.data.encodings import Text
+from fashion_jax.data.headings import has_photo_heading
 from fashion_jax.data.name_groups import (
     USUAL,
     check_fits,
@@ -37,7 +38,7 @@ from fashion_jax.data.name_groups import (
     product_of,
     stem_of,
 )
-from fashion_jax.data.photo_cells import has_photo_heading, listed
+from fashion_jax.data.photo_cells import listed
 from fashion_jax.data.photo_names import (
     HEIC_SUFFIXES,
     base_name,
@@ -224,18 +225,19 @@ def open_catalog(
     table = join_tables(parts, found.tables) if len(parts) > 1 else parts[0]
     is_guessed = schema is None or not schema.name
     try:
-        schema = _choose_schema(table.frame, schema, labelled, found.path.stem)
+        schema, unused = _choose_schema(table.frame, schema, labelled, found.path.stem)
     except UserError as error:
         unread = [name for name in table.repairs if "not read" in name]
         raise UserError("; ".join([str(error), *unread[:_SHOWN]])) from error
     base = posixpath.dirname(found.tables[0])
     files, sizes, finder = _open_photos(found, schema, base)
     if is_guessed and not schema.image_column:
-        schema = _with_photo_column(table.frame, schema, finder)
+        before, schema = schema, _with_photo_column(table.frame, schema, finder)
+        unused = unused if schema == before else None
     catalog = Catalog(text, schema, files, digest.hexdigest(), sizes)
     catalog.temporary = found.temporary
     catalog.text = table.text
-    catalog.unused = explain_unused(table.frame, schema)
+    catalog.unused = explain_unused(table.frame, schema) if unused is None else unused
     if corrections:
         catalog.corrections = read_corrections(corrections, schema)
     _read_rows(catalog, table, finder, labelled)
@@ -369,22 +371,25 @@ def _heic_problem(names: Iterable[str | bytes]) -> str:
         try:
             enable_heic()
         except UserError as error:
-            return f"{error}; or convert the photos to JPEG"
+            return str(error)
     return ""
 
 
-def _choose_schema(frame: pd.DataFrame, schema: Schema | None, labelled: bool, name: str) -> Schema:
-    columns = [str(c) for c in frame.columns]
+def _choose_schema(
+    frame: pd.DataFrame, schema: Schema | None, labelled: bool, name: str
+) -> tuple[Schema, dict[str, str] | None]:
+    """Returns the schema, and what `explain_unused` says about it where that is known already."""
+    columns, unused = [str(c) for c in frame.columns], None
     if schema is not None and not schema.name:
-        guessed = _choose_schema(frame, None, labelled, name)
-        return dataclasses.replace(guessed, image_root=schema.image_root, group_by_name=schema.group_by_name)
+        guessed, unused = _choose_schema(frame, None, labelled, name)
+        return dataclasses.replace(guessed, image_root=schema.image_root, group_by_name=schema.group_by_name), unused
     if schema is None:
         if is_fashion(columns):
             found = tuple(a for a in FASHION.attributes if set(a.columns()) & set(columns))
             image = find_image_column(frame)
             if image and any(isinstance(cell, str) and is_address(cell) for cell in frame[image].head(50)):
                 image = ""  # the column holds web addresses; the photo's file is named by its id
-            return Schema(
+            known = Schema(
                 FASHION.name,
                 found,
                 image_column=image,
@@ -392,7 +397,8 @@ def _choose_schema(frame: pd.DataFrame, schema: Schema | None, labelled: bool, n
                 split_column=find_split_column(frame),
                 title_column=FASHION.title_column if FASHION.title_column in columns else "",
             )
-        schema = infer_schema(frame, name, labelled=labelled)
+            return known, None
+        schema, unused = infer_schema(frame, name, labelled=labelled)
     needed = [c for c in schema.columns() if c]
     missing = [c for c in needed if c not in columns]
     if labelled:
@@ -404,7 +410,7 @@ def _choose_schema(frame: pd.DataFrame, schema: Schema | None, labelled: bool, n
             f"the table lacks the column{'s' if len(missing) > 1 else ''} {', '.join(missing)}, which the schema names"
             f"{hint}; it has: {', '.join(columns[:30])}"
         )
-    return schema
+    return schema, unused
 
 
 def _read_rows(catalog: Catalog, table: Table, finder: PhotoFinder, labelled: bool) -> None:

@@ -28,6 +28,7 @@ _D50 = np.array([0.9642, 1.0, 0.8249])
 
 _EXIF_IFD, _INTEROP_IFD = 0x8769, 0xA005
 _COLOUR_SPACE, _INTEROP_INDEX = 0xA001, 0x0001
+_MAX_EXIF = 1_000_000  # bytes; a JPEG holds 65,533, and every two of them may become a number
 
 
 def to_srgb(image: Image.Image, profile: bytes) -> tuple[Image.Image, str | None]:
@@ -73,9 +74,14 @@ def find_profile(image: Image.Image) -> bytes | None:
     return None
 
 
+def get_exif(image: Image.Image) -> Image.Exif:
+    """Returns an image's Exif; an empty one where it is longer than a camera writes."""
+    return Image.Exif() if len(image.info.get("exif") or b"") > _MAX_EXIF else image.getexif()
+
+
 def _exif_names_adobe_rgb(image: Image.Image) -> bool:
     try:
-        exif = image.getexif()
+        exif = get_exif(image)
         colour_space = exif.get_ifd(_EXIF_IFD).get(_COLOUR_SPACE) if _EXIF_IFD in exif else None
         if colour_space in (1, 2) or _EXIF_IFD not in exif:
             return bool(colour_space == 2)
@@ -94,7 +100,7 @@ def _png_profile(image: Image.Image) -> bytes | None:
     try:
         with np.errstate(all="raise"):
             return _matrix_profile(tuple(chromaticities), 1 / gamma)
-    except (ArithmeticError, ValueError, struct.error):  # no colours, LinAlgError among them; a gamma beyond 255
+    except Exception:  # no colours, or a gamma beyond 255
         return b""
 
 

@@ -44,7 +44,9 @@ _MOST_NUMBERS = 20  # different whole numbers that may still be numbers of class
 _SHOWN_COLUMNS = 5
 
 
-def infer_schema(table: pd.DataFrame, name: str = "catalogue", *, labelled: bool = True) -> Schema:
+def infer_schema(
+    table: pd.DataFrame, name: str = "catalogue", *, labelled: bool = True
+) -> tuple[Schema, dict[str, str]]:
     """Guesses the schema of a user's own table. `prepare` writes it to schema.json, which the user can edit.
 
     The column of ids is known by its name, such as `id`, `sku` or `product_id`, also where an id comes twice. A column
@@ -55,6 +57,9 @@ def infer_schema(table: pd.DataFrame, name: str = "catalogue", *, labelled: bool
         table: columns of text, with empty text for missing values; a column of bytes holds photos.
         name: of the data set.
         labelled: False accepts a table without attributes.
+
+    Returns:
+        The schema, and what `explain_unused` says about it.
 
     Raises:
         UserError: no column holds photos or ids, or no column could be an attribute.
@@ -93,7 +98,8 @@ def infer_schema(table: pd.DataFrame, name: str = "catalogue", *, labelled: bool
             f"no column looks like an attribute (2 to {_MAX_INFERRED_CLASSES} values that repeat); "
             f"the columns are: {', '.join(columns)} ({reasons}); write a schema.json that names attributes ({_GUIDE})"
         )
-    return dataclasses.replace(schema, attributes=tuple(attributes))
+    named = {column: reason for column, reason in unused.items() if reason != NOT_NAMED}
+    return dataclasses.replace(schema, attributes=tuple(attributes)), named
 
 
 def explain_unused(table: pd.DataFrame, schema: Schema) -> dict[str, str]:

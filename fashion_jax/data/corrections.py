@@ -32,7 +32,6 @@ from fashion_jax.system import files
 from fashion_jax.system.errors import UserError, nearest
 
 DECISIONS = ("", "keep", "accept")
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a cell that begins so is a formula to a spreadsheet
 _SHOWN = 5  # faults that an error message lists
 _MAX_BYTES = 500_000_000
 
@@ -61,16 +60,6 @@ class Corrections:
         return files.digest(changes) if changes else ""
 
 
-def escape_cell(text: str) -> str:
-    """Returns a text as a CSV cell that is no formula to a spreadsheet; `unescape_cell` undoes it."""
-    return f"'{text}" if text.startswith((*_FORMULA, "'")) else text
-
-
-def unescape_cell(cell: str) -> str:
-    """Returns the text that `escape_cell` made a cell of; other cells are returned unchanged."""
-    return cell[1:] if cell.startswith("'") and cell[1:].startswith((*_FORMULA, "'")) else cell
-
-
 def read_corrections(path: str | Path, schema: Schema) -> Corrections:
     """Reads a file of corrections.
 
@@ -91,12 +80,12 @@ def read_corrections(path: str | Path, schema: Schema) -> Corrections:
     items: dict[tuple[str, str], Correction] = {}
     faults: list[str] = []
     for line, cells in rows[1:]:
-        if [cell.strip() for cell in cells] == columns:
+        if [files.unescape_cell(cell.strip()) for cell in cells] == columns:
             continue  # the header of a second table that was put below the first
         if len(cells) != len(columns):
             faults.append(f"line {line}: it has {len(cells)} of {len(columns)} columns")
             continue
-        row = {name: one_line(unescape_cell(cell.strip())) for name, cell in zip(columns, cells, strict=True)}
+        row = {name: one_line(files.unescape_cell(cell.strip())) for name, cell in zip(columns, cells, strict=True)}
         item, fault = _decide(line, row, names, schema)
         if item is not None:
             before = items.setdefault((item.id, item.attribute), item)
@@ -225,9 +214,7 @@ def holds_decisions(path: Path) -> bool:
 def _read_rows(path: Path) -> list[tuple[int, list[str]]]:
     """Returns (line, cells) of every row of a CSV that is not blank."""
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise UserError(f"the corrections {path} have more than {_MAX_BYTES:,} bytes")
-        text = path.read_bytes().decode("utf-8-sig")
+        text = files.read_limited(path, _MAX_BYTES).decode("utf-8-sig")
     except OSError as error:
         raise UserError(f"the corrections {path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -242,7 +229,10 @@ def _read_rows(path: Path) -> list[tuple[int, list[str]]]:
             line = reader.line_num + 1
     except csv.Error as error:
         raise UserError(f"the corrections {path} are no CSV: line {line}: {error}") from error
-    return [(n, [cell.strip() for cell in cells] if i == 0 else cells) for i, (n, cells) in enumerate(rows)]
+    return [
+        (n, [files.unescape_cell(cell.strip()) for cell in cells] if i == 0 else cells)
+        for i, (n, cells) in enumerate(rows)
+    ]
 
 
 def _decide(line: int, row: Mapping[str, str], names: Sequence[str], schema: Schema) -> tuple[Correction | None, str]:

@@ -123,8 +123,8 @@ def _decode_as(name: str, data: bytes, encoding: str) -> Text:
             f'{name} is not written in the schema\'s encoding {encoding!r} ({error}); correct the key "encoding", or '
             "remove it to have the encoding found"
         ) from error
-    except (LookupError, ValueError) as error:
-        raise UserError(f"the schema's encoding {encoding!r} is unknown; {_examples()}") from error
+    except Exception as error:  # codecs raise whatever they like
+        raise UserError(f"the schema's encoding {encoding!r} is not a known text encoding; {_examples()}") from error
     return Text(text, encoding, _sample(text))
 
 

@@ -5,12 +5,18 @@ from __future__ import annotations
 import io
 import re
 import zipfile
+from pathlib import Path
 from typing import Any
 
+from fashion_jax.data.table_limits import MAX_TEXT_BYTES, check_bytes, check_shape
 from fashion_jax.data.values import cell_text
+from fashion_jax.system import stored
 from fashion_jax.system.errors import UserError, missing_extra
 
-_MOST_UNPACKED = 2_000_000_000  # bytes
+# Unpacked over packed size, and the unpacked size up to which the ratio is not checked.
+_MAX_RATIO, _FREE_BYTES = 100, 100_000_000
+_MOST_ROWS, _MOST_CELLS = 1_048_576, 20_000_000  # rows that Excel has, and cells that are read in half a minute
+_ZEROS = re.compile("0{1,40}")  # the format of a number with leading zeros
 _SHOWN = 5
 
 
@@ -21,26 +27,21 @@ def read_workbook(name: str, data: bytes) -> tuple[list[list[str]], str]:
         The rows from the first that is not empty, as texts; and the sheet's name.
 
     Raises:
-        UserError: the extra is not installed, the file is damaged, or several sheets hold cells.
+        UserError: the extra is not installed, the file is damaged or too large, or several sheets hold cells.
     """
     try:
         import openpyxl
     except ImportError:
         raise missing_extra(f"reading {name}", "excel") from None
-    try:
+    with stored.reading(Path(name), "open it in a spreadsheet, and save it as CSV UTF-8"):
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            if sum(item.file_size for item in archive.infolist()) > _MOST_UNPACKED:
-                raise UserError(f"{name} unpacks to more than {_MOST_UNPACKED:,} bytes; save it as CSV UTF-8")
+            unpacked = sum(item.file_size for item in archive.infolist())
+        check_bytes(name, unpacked, MAX_TEXT_BYTES, "unpacked, it")
+        check_bytes(name, unpacked, max(_MAX_RATIO * len(data), _FREE_BYTES), "unpacked, it")
         # Values instead of formulas, row by row.
         book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True)
-        sheets = {sheet.title: _read_sheet(sheet) for sheet in book.worksheets if sheet.sheet_state == "visible"}
-    except UserError:
-        raise
-    except Exception as error:  # openpyxl raises many kinds for damaged files
-        raise UserError(
-            f"{name} is no readable Excel workbook ({type(error).__name__}); open it in a spreadsheet, and save it as "
-            "CSV UTF-8"
-        ) from error
+        visible = [sheet for sheet in book.worksheets if sheet.sheet_state == "visible"]
+        sheets = {sheet.title: _read_sheet(name, sheet) for sheet in visible}
     filled = {title: rows for title, rows in sheets.items() if rows}
     if len(filled) > 1:
         names = ", ".join(repr(title) for title in list(filled)[:_SHOWN])
@@ -51,21 +52,26 @@ def read_workbook(name: str, data: bytes) -> tuple[list[list[str]], str]:
     return next(((rows, title) for title, rows in filled.items()), ([], ""))
 
 
-def _read_sheet(sheet: Any) -> list[list[str]]:
+def _read_sheet(name: str, sheet: Any) -> list[list[str]]:
     sheet.reset_dimensions()  # The size that a file claims may be wrong.
     rows: list[list[str]] = []
-    for row in sheet.iter_rows():
+    read = 0
+    for number, row in enumerate(sheet.iter_rows(), 1):
+        read += len(row)
+        if number > _MOST_ROWS or read > _MOST_CELLS:
+            raise UserError(f"{name} has more than {_MOST_ROWS:,} rows or {_MOST_CELLS:,} cells; save it as CSV UTF-8")
         cells = [_text(cell) for cell in row]
         if any(cells) or rows:
             rows.append(cells)
     while rows and not any(rows[-1]):
         rows.pop()
     width = max((place + 1 for cells in rows for place, cell in enumerate(cells) if cell), default=0)
+    check_shape(name, len(rows), width)
     return [[*cells[:width], *[""] * (width - len(cells))] for cells in rows]
 
 
 def _text(cell: Any) -> str:
     value = cell.value
-    if isinstance(value, int) and not isinstance(value, bool) and re.fullmatch("0+", cell.number_format or ""):
+    if isinstance(value, int) and not isinstance(value, bool) and re.fullmatch(_ZEROS, cell.number_format or ""):
         return str(value).zfill(len(cell.number_format))  # the format "00000" shows 123 as 00123
     return cell_text(value)

@@ -122,9 +122,11 @@ def _words_of_id(heading: str) -> list[str]:
 
 PHOTO_WORDS = _words(
     "image images img imgs photo photos picture pictures pic pics foto fotos fotografia bild bilder imagen imagenes "
-    "imagem imagens immagine immagini afbeelding afbeeldingen zdjęcie zdjecie zdjecia obrázek obrazek kép resim "
-    "фото фотография изображение картинка 画像 写真 图片 圖片 照片 사진 이미지"
+    "imagem imagens immagine immagini afbeelding afbeeldingen zdjęcie zdjecie zdjecia zdjęć obrázek obrazek obraz "
+    "obrazy kép resim фото фотография изображение изображения изображений картинка 画像 写真 图片 圖片 照片 图 圖 사진 "
+    "이미지"
 )
+_INSIDE = PHOTO_WORDS - _words("pic pics kép")  # all but those that other words hold, such as "topics"
 # Words in the headings of columns that hold more photos of a product. Without them the headings are alike.
 _FIRST = _words(
     "main primary first front base principal principale principales haupt featured cover hero default главное główne"
@@ -146,6 +148,12 @@ _NO_PRODUCTS = _words(
     "masks segmentation segmentations segment parsing annotation depth pose guide banner badge ロゴ логотип"
 )
 _ENDS_OF_OTHERS = ("brandlogo", "markenlogo", "icon", "swatch", "chart", "charts", "mask")
+
+
+def has_photo_heading(heading: str) -> bool:
+    """True for a heading with a word for a photo, also inside of a longer word: "Artikelbilder", "imagepath"."""
+    plain = fold(heading)
+    return any(word in plain for word in _INSIDE) or not PHOTO_WORDS.isdisjoint(words_of(heading))
 
 
 def photo_role(heading: str) -> str:

@@ -16,7 +16,9 @@ import numpy as np
 from jaxtyping import Bool, Int64, UInt8
 
 from fashion_jax.data.photos import BadPhoto, decode_photo, decode_photos
-from fashion_jax.data.records import Prepared
+from fashion_jax.data.records import Prepared, remedy
+from fashion_jax.system import stored
+from fashion_jax.system.errors import UserError
 from fashion_jax.system.progress import progress_bar
 
 # Name -> array of this process's rows:
@@ -27,6 +29,7 @@ from fashion_jax.system.progress import progress_bar
 #   valid  bool (rows,), False for padding
 Batch = dict[str, np.ndarray]
 TAGS = "tags/"
+STORAGES = ("device", "host", "stream")  # where decoded photos may live; each needs less memory than those before it
 
 _SHARE_OF_MEMORY = 0.4  # of the free memory, which decoded photos may take
 _CONTROL_GROUP = Path("/sys/fs/cgroup")
@@ -44,7 +47,9 @@ class StreamedPhotos:
     def __call__(self, rows: np.ndarray) -> UInt8[np.ndarray, "rows height width 3"]:
         images = np.empty((len(rows), self._height, self._width, 3), np.uint8)
         for place, row in enumerate(rows):
-            images[place] = decode_photo(self._prepared.read_photo(int(row)), self._height, self._width)
+            data = self._prepared.read_photo(int(row))
+            with _decoding(self._prepared, int(row)):
+                images[place] = decode_photo(data, self._height, self._width)
         return images
 
 
@@ -67,12 +72,25 @@ class ResidentPhotos:
         with bar:
             for place, image in decode_photos(partial(decode_photo, height=height, width=width), photos):
                 if isinstance(image, BadPhoto):
-                    raise image
+                    with _decoding(prepared, int(rows[place])):
+                        raise image
                 self.images[place] = image
                 bar.update()
 
     def __call__(self, rows: np.ndarray) -> UInt8[np.ndarray, "rows height width 3"]:
         return self.images[self.places[rows]]
+
+
+@contextlib.contextmanager
+def _decoding(prepared: Prepared, row: int) -> Iterator[None]:
+    """Turns what a decoder raises into a sentence: records hold only photos that were decoded before."""
+    try:
+        yield
+    except (MemoryError, ImportError):
+        raise
+    except Exception as error:
+        about = f"the photo of row {row} in {prepared.folder} cannot be decoded ({stored.first_line(error)})"
+        raise UserError(f"{about}; {remedy(prepared.folder)}") from error
 
 
 def choose_storage(wanted: str, num_photos: int, height: int, width: int, *, device_bytes: int) -> str:

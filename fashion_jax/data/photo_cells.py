@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import html
-import json
 import re
 from typing import Any
 
 import pandas as pd
 
+from fashion_jax.data.cell_lists import is_bracketed, read_list
 from fashion_jax.data.photo_names import PHOTO_SUFFIXES, is_address, names_photo
 
 _LONGEST_CELL = 20_000  # characters of a cell that is taken apart
@@ -29,10 +29,6 @@ _BEFORE_ADDRESS = re.compile(r"(?<![\s,;&^+、，；])[\s,;&^+、，；]++(?=htt
 # (Airtable).
 _TOLD = re.compile(rf"({_END})(?:::|\s++!\s|\s++\(https?://[^()\s]++\)\Z).*+", re.IGNORECASE | re.DOTALL)
 _IMG = re.compile(r"<img\b[^<>]*?\ssrc\s*+=\s*+[\"']?([^\"'<>\s]++)", re.IGNORECASE)
-_PHOTO_HEADING = re.compile(
-    "image|img|photo|picture|foto|bild|imagen|immagin|afbeelding|zdj|obraz|фото|изображ|写真|画像|图|圖|사진",
-    re.IGNORECASE,
-)
 # Keys of the photo in a JSON object, the likeliest first.
 _KEYS = "src url path file filename file_name uri href link image images photo photos name".split()
 SAMPLE = 50  # cells that tell what a column holds
@@ -55,7 +51,7 @@ def split_photos(cell: str) -> list[str]:
     if text.startswith("<") and "<img" in text.lower() and not re.sub(r"<[^<>]*+>", "", text).strip():
         return [html.unescape(source) for source in _IMG.findall(text)]
     text = re.sub(r"<br\s*+/?>", "\n", text, flags=re.IGNORECASE) if "<" in text else text
-    if text[:1] + text[-1:] in ("[]", "()", "{}"):
+    if is_bracketed(text):
         if (parts := _read_list(text)) is not None:
             return parts
         text = text[1:-1].strip()
@@ -66,12 +62,10 @@ def split_photos(cell: str) -> list[str]:
 
 def _read_list(text: str) -> list[str] | None:
     """Returns the photos of a list in brackets; None where nothing in it has quotes."""
-    try:
-        parts = _walk(json.loads(text))
+    if (items := read_list(text)) is not None:
+        parts = _walk(items)
         if not any(ord(letter) < 32 for part in parts for letter in part):  # "C:\new" in a list that is no JSON
             return [part.strip() for part in parts if part.strip()]
-    except (ValueError, RecursionError):
-        pass
     found = [(match[1] or match[2] or "", match[3] or "") for match in _QUOTED.finditer(text[1:-1])]
     if not any(quoted for quoted, _ in found):
         return None
@@ -144,8 +138,3 @@ def listed(cell: Any) -> list[str | bytes]:
     if isinstance(cell, str):
         return list(split_photos(cell))
     return [item for item in (cell if isinstance(cell, tuple) else (cell,)) if item]
-
-
-def has_photo_heading(column: str) -> bool:
-    """True for headings with a word for a photo, in any of many languages."""
-    return _PHOTO_HEADING.search(column) is not None

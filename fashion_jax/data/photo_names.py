@@ -5,7 +5,7 @@ from __future__ import annotations
 import posixpath
 import re
 
-from fashion_jax.system.errors import missing_extra
+from fashion_jax.system.errors import UserError, missing_extra
 
 HEIC_SUFFIXES = (".heic", ".heif", ".hif")  # iPhones and cameras; Pillow reads them with the extra [heif]
 # Of the suffixes that Pillow reads, those of photos. Documents, icons, film and data of science are left out.
@@ -15,6 +15,7 @@ PHOTO_SUFFIXES = (
     ".tiff", *HEIC_SUFFIXES,
 )  # fmt: skip
 HEAD_BYTES = 16  # of a file, which tell whether it is a photo
+MAX_PHOTO_BYTES = 100_000_000  # of a photo's file
 
 _ADDRESS = re.compile(
     r"\s*([a-z][a-z0-9+.-]*://|//[^/\\\s.]+\.[^/\\\s]++/|www\.[^/\\\s]++/|data:image/)", re.IGNORECASE
@@ -109,9 +110,10 @@ def readable(name: str) -> str:
 
 
 def enable_heic() -> None:
-    """Lets Pillow read HEIC in this process; UserError names the extra that it needs."""
+    """Lets Pillow read HEIC in this process; UserError says what it needs, and what helps without it."""
     try:
         import pillow_heif
     except ImportError as error:
-        raise missing_extra("reading HEIC photos (.heic, .heif)", "heif") from error
+        needed = missing_extra("reading HEIC photos (.heic, .heif)", "heif")
+        raise UserError(f"{needed}; or convert the photos to JPEG") from error
     pillow_heif.register_heif_opener()

@@ -17,16 +17,16 @@ from jaxtyping import Int8, Int32, Int64
 
 from fashion_jax.data.catalog import Catalog, Record, Rejected, open_catalog
 from fashion_jax.data.catalog_report import describe_split, make_report
-from fashion_jax.data.corrections import escape_cell
 from fashion_jax.data.duplicates import find_groups
-from fashion_jax.data.records import FORMAT, Prepared, is_prepared, open_prepared
+from fashion_jax.data.records import FORMAT, LONGEST_NAME, LONGEST_TEXT, Prepared, is_prepared, open_prepared
 from fashion_jax.data.schema import MISSING, Schema, save_schema
 from fashion_jax.data.splits import SPLITS, SplitOptions, choose_splits, write_splits
 from fashion_jax.data.staging import Staged, stage_photos
-from fashion_jax.data.tags import tag_text, tag_vectors
-from fashion_jax.system import files
-from fashion_jax.system.errors import UserError
+from fashion_jax.data.tags import split_tags, tag_text, tag_vectors
+from fashion_jax.system import files, stored
+from fashion_jax.system.errors import UnreadableError, UserError
 
+_SHOWN = 100  # characters of a text that is too long
 _MIN_PRODUCTS = 3  # one for each split
 _CONTENT = {"fashion_products", "manifest.json", "products.csv", "quarantine.csv", "schema.json", "splits.csv"}
 
@@ -64,9 +64,11 @@ def prepare(
     options: PrepareOptions | None = None,
     *,
     progress: bool = True,
-    before_replacing: Callable[[Prepared, Prepared], None] | None = None,
+    before_replacing: Callable[[Prepared], None] | None = None,
 ) -> Prepared:
     """Writes a catalogue's records into a folder. If the folder holds these records already, they are opened.
+
+    Records that are damaged are made anew. Records that cannot be opened are not put in place.
 
     A preparation that was killed goes on where it stopped. The folder also gets `products.csv`, `schema.json`,
     `splits.csv`, `quarantine.csv` (row, id and reason of every row that was left out) and `manifest.json`.
@@ -75,8 +77,8 @@ def prepare(
         source: the catalogue, as `open_catalog` takes it.
         out: the folder for the records. It must be absent or empty, or hold earlier records.
         options: how to prepare them; None: the defaults.
-        before_replacing: is called with the records that are in the folder and those that will replace them. If it
-            raises an error, the records in the folder stay.
+        before_replacing: is called with the new records before they replace what is in the folder. If it raises an
+            error, the folder stays as it is.
 
     Raises:
         UserError: the source cannot be read, too many rows are unusable, an option is out of range, or the folder
@@ -95,15 +97,14 @@ def prepare(
     }
     source_stamp = catalog.stamp()  # asks the file system about every photo
     stamp = files.digest([source_stamp, written_options])
-    before = None
-    if is_prepared(out):
-        with contextlib.suppress(UserError):  # damaged records are made again
-            before = open_prepared(out)
-            if before.stamp == stamp:
-                return before
+    if (before := _find_whole(out, stamp)) is not None:
+        return before
     _check_enough(catalog, options.max_bad_fraction)
     with _lock(out):
         files.remove_stale(out)
+        if (before := _find_whole(out, stamp)) is not None:  # put back after a kill
+            return before
+        _quarantine_long_texts(catalog)
         folder = out.parent / f".{out.name}.staging"
         key = json.dumps([source_stamp, options.max_side, FORMAT])
         try:
@@ -115,14 +116,50 @@ def prepare(
                 _write(
                     aside, catalog, records, repairs=staged.repairs, stamp=stamp, options=written_options, begin=begin
                 )
-                if before is not None and before_replacing is not None:
-                    before_replacing(before, open_prepared(aside))
+                made = _open_written(aside, catalog, records)
+                if before_replacing is not None:
+                    before_replacing(made)
+        except UnreadableError:
+            raise
         except UserError:
             # A source that is refused leaves nothing behind. After a kill or on a full disk the finished work stays.
             shutil.rmtree(folder, ignore_errors=True)
             raise
         shutil.rmtree(folder, ignore_errors=True)
     return open_prepared(out)
+
+
+def _find_whole(out: Path, stamp: str) -> Prepared | None:
+    """Returns the records in a folder if they have this stamp and are undamaged."""
+    try:
+        prepared = open_prepared(out)
+        if prepared.stamp == stamp:
+            prepared.check_photos()
+            return prepared
+    except UnreadableError:
+        raise  # they may be undamaged, and are not made anew
+    except UserError:
+        pass
+    return None
+
+
+def _open_written(folder: Path, catalog: Catalog, records: _Records) -> Prepared:
+    """Opens what was written and compares it; UserError where it cannot be used."""
+    try:
+        made = open_prepared(folder)
+        for split in SPLITS:
+            for row in made.indices(split)[:1]:
+                made.read_photo(int(row))
+        same = made.ids.tolist() == [r.id for r in records.records] and np.array_equal(made.labels, records.labels)
+        same &= all(np.array_equal(made.tags[name], vectors) for name, vectors in records.tags.items())
+        if not same:
+            raise UserError("other ids or labels are read than were written")
+    except UserError as error:
+        raise UserError(
+            f"the records of {catalog.source} cannot be opened after they were written, so they are not used: {error}. "
+            "Check the disk and the texts of the table; if both are fine, report a defect"
+        ) from error
+    return made
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,8 +296,9 @@ def _write(
         "vocabularies": {name: list(classes) for name, classes in records.vocabularies.items()},
         "tag_vocabularies": {name: list(classes) for name, classes in records.tag_vocabularies.items()},
         "report": report,
+        "files": stored.list_files(aside),
     }
-    files.write_json(aside / "manifest.json", manifest)
+    stored.write_document(aside / "manifest.json", manifest)
 
 
 def _fingerprint(records: _Records, table: str, max_side: int) -> str:
@@ -271,8 +309,8 @@ def _fingerprint(records: _Records, table: str, max_side: int) -> str:
 
 
 def format_quarantine(rejected: Iterable[Rejected]) -> str:
-    """Returns the rows that were left out as CSV: row, id, reason. No cell is a formula to a spreadsheet."""
-    rows = ((item.row, escape_cell(item.id), escape_cell(item.reason)) for item in rejected)
+    """Returns the rows that were left out as CSV: row, id, reason."""
+    rows = ((item.row, item.id, item.reason) for item in rejected)
     return files.format_csv([("row", "id", "reason"), *rows])
 
 
@@ -287,6 +325,33 @@ def _format_products(records: _Records) -> str:
         names += [tag_text(vectors[place], records.tag_vocabularies[name]) for name, vectors in records.tags.items()]
         rows.append([record.row, record.id, record.title, SPLITS[split], group, *names])
     return files.format_csv(rows)
+
+
+def _quarantine_long_texts(catalog: Catalog) -> None:
+    """Rejects records with a text that is too long to be stored, and forgets such classes."""
+    kept: list[Record] = []
+    for record in catalog.records:
+        names = [("id", record.id), *(("label", label) for label in record.labels if label)]
+        names += [("label", tag) for text in record.tags for tag in split_tags(text) or ()]
+        limits = [(what, text, LONGEST_NAME) for what, text in names]
+        limits += [
+            (what, text, LONGEST_TEXT)
+            for what, text in (("title", record.title), *(("labels", t) for t in record.tags))
+        ]
+        long = next((item for item in limits if len(item[1]) > item[2]), None)
+        if long is None:
+            kept.append(record)
+        else:
+            what, text, most = long
+            reason = f"the {what} has {len(text):,} characters; at most {most:,} can be stored"
+            kind = f"the {what} is too long"
+            catalog.rejected.append(Rejected(record.row, record.id[:_SHOWN], reason, kind))
+    catalog.rejected.sort(key=lambda item: item.row)
+    catalog.records = kept
+    for name, classes in catalog.vocabularies.items():
+        catalog.vocabularies[name] = tuple(label for label in classes if len(label) <= LONGEST_NAME)
+    for column in catalog.tags.values():
+        column.classes = tuple(label for label in column.classes if len(label) <= LONGEST_NAME)
 
 
 def _quarantine_photos(catalog: Catalog, staged: Staged) -> None:

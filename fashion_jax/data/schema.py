@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from fashion_jax.data.name_groups import check_pattern
 from fashion_jax.system import files
 from fashion_jax.system.errors import UserError, nearest
 
+_HALF = re.compile("[\ud800-\udfff]")  # half a character, which JSON can hold
 _PAIRS = "tuple[tuple[str, str], ...]"
 MISSING = -1  # in place of a class number where a row has no label
 NOT_APPLICABLE = "does not apply"  # the class of products that an attribute says nothing about
@@ -196,7 +198,12 @@ class Schema:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Schema:
-        """Returns the schema that `to_dict` wrote; UserError for unknown keys and wrong types."""
+        """Returns the schema that `to_dict` wrote; UserError for unknown keys, wrong types and half characters."""
+        if _HALF.search(json.dumps(values, ensure_ascii=False)):
+            raise UserError(
+                "the schema holds half a character (\\ud800 to \\udfff), which cannot be written to a file; remove "
+                "it, or type the text again"
+            )
         top = _checked(cls, values, "the schema")
         attributes = tuple(Attribute(**_checked(Attribute, item, "an attribute")) for item in top.pop("attributes", ()))
         several = tuple(

@@ -58,6 +58,8 @@ def find_source(source: str, *, labelled: bool) -> Source:
     Raises:
         UserError: there is no such source, it is damaged or unsafe, or it holds no table or several.
     """
+    if not source.strip():
+        raise UserError("the source is an empty text; name a table, a folder, an archive or a download")
     if source.partition(":")[0] in ("synthetic", "synthetic-tags"):
         temporary, schema = _draw_catalogue(source)
         found = _locate(Path(temporary.name), labelled)

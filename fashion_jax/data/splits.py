@@ -177,9 +177,7 @@ def write_splits(path: Path, ids: list[str], splits: Int8[np.ndarray, " n"], gro
 def read_splits(path: Path, ids: list[str]) -> Int8[np.ndarray, " n"]:
     """Reads the splits of products from a splits.csv; UserError where the file cannot be read or lacks a product."""
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-        table = {row["id"]: row["split"] or "" for row in rows}
+        table = {row["id"]: row["split"] for row in files.read_csv(path)}
     except OSError as error:
         raise UserError(f"the splits {path} cannot be read: {error.strerror}") from error
     except (KeyError, UnicodeDecodeError, csv.Error) as error:

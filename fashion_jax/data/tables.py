@@ -7,14 +7,13 @@ import contextlib
 import csv
 import gzip
 import io
-import json
 import lzma
 import re
 import statistics
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
@@ -22,10 +21,13 @@ import pandas as pd
 
 from fashion_jax.data.encodings import Text, decode_text
 from fashion_jax.data.excel import read_workbook
+from fashion_jax.data.foreign_json import json_parser
 from fashion_jax.data.hub_parquet import read_parquet
 from fashion_jax.data.photo_names import is_address, names_photo
+from fashion_jax.data.table_limits import MAX_TABLE_BYTES, MAX_TEXT_BYTES, check_bytes, check_shape
 from fashion_jax.data.values import cell_text
 from fashion_jax.data.words import clean_label
+from fashion_jax.system import stored
 from fashion_jax.system.errors import UserError
 
 _PACKED: dict[str, Callable[[IO[bytes]], Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
@@ -40,7 +42,6 @@ NAMED_SUFFIXES = (
     ".xls", ".xlsb", ".ods", ".numbers", ".feather", ".arrow", ".html",  # which are named for what they are
 )  # fmt: skip
 _LONGEST_RECORD = 100_000  # lines; a quoted cell may hold line ends
-_MOST_UNPACKED = 2_000_000_000  # bytes of a packed table
 _CHECKED_LINES, _CHECKED_SIGNS = 1000, 65536  # lines and signs that decide what divides the cells
 _QUOTED = re.compile(r'(?:^|(?<=[\t;|,\n]))"(?:[^"]|"")*+(?:"(?=[\t;|,\n])|"?\Z)')
 _HEADER_ROWS = 20  # rows in which the header is looked for
@@ -107,8 +108,15 @@ def read_table(name: str, data: bytes, encoding: str = "") -> Table:
         encoding: of a text file; empty: it is found.
 
     Raises:
-        UserError: the file is of another kind, damaged, or its encoding cannot be told.
+        UserError: the file is of another kind, damaged, or its encoding cannot be told. Or it is too large: more than 2
+            GB, 1 GB of text (unpacked too), 5,000 columns or 300 million cells.
     """
+    check_bytes(name, len(data), MAX_TABLE_BYTES)
+    with stored.reading(Path(name), _CSV_UTF8):
+        return _read_table(name, data, encoding)
+
+
+def _read_table(name: str, data: bytes, encoding: str) -> Table:
     kind = name.lower()
     packed = next((suffix for suffix in _PACKED if kind.endswith(suffix)), "")
     if packed or data.startswith(b"\x1f\x8b"):
@@ -126,6 +134,7 @@ def read_table(name: str, data: bytes, encoding: str = "") -> Table:
         return _read_parquet(name, data)
     if kind.endswith((".xlsx", ".xlsm", ".xlsb", ".ods", ".numbers", ".feather", ".arrow")):
         raise UserError(f"{name} is not what its ending says, or it is damaged; {_CSV_UTF8}")
+    check_bytes(name, len(data), MAX_TEXT_BYTES)
     text = decode_text(name, data, encoding)
     if kind.endswith((".jsonl", ".ndjson", ".json")):
         table = _read_json(name, text.text)
@@ -179,13 +188,9 @@ def name_split(name: str) -> str:
 
 
 def _unpack(name: str, data: bytes, suffix: str) -> bytes:
-    try:
-        with _PACKED[suffix](io.BytesIO(data)) as file:
-            unpacked = file.read(_MOST_UNPACKED + 1)
-    except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
-        raise UserError(f"{name} is damaged ({error}); if it is a download, fetch it again") from error
-    if len(unpacked) > _MOST_UNPACKED:
-        raise UserError(f"{name} unpacks to more than {_MOST_UNPACKED:,} bytes; unpack it yourself, and give that file")
+    with stored.reading(Path(name), "download or export it again"), _PACKED[suffix](io.BytesIO(data)) as file:
+        unpacked: bytes = file.read(MAX_TABLE_BYTES + 1)
+    check_bytes(name, len(unpacked), MAX_TABLE_BYTES, "unpacked, it")
     return unpacked
 
 
@@ -206,6 +211,7 @@ def _read_zipped(name: str, data: bytes) -> Table:
     rows, sheet = read_workbook(name, data)
     if not rows:
         raise UserError(f"{name} has no sheet with cells")
+    check_shape(name, len(rows), len(rows[0]))
     place = _find_header(name, rows[:_HEADER_ROWS])
     repairs = Counter({f"read the sheet {sheet!r}": 1}) + Counter({_ABOVE: sum(map(any, rows[:place]))})
     header, keep = _make_header(name, rows[place], rows[place + 1 :])
@@ -224,9 +230,11 @@ def _read_json(name: str, text: str) -> Table:
     records: list[Any] = []
     rejected: list[tuple[int, str, str]] = []
     repairs: Counter[str] = Counter()
+    in_whole: Counter[str] = Counter()
     try:
-        whole = json.loads(text)
-    except (ValueError, RecursionError):
+        whole = json_parser(text, in_whole)(text)
+        repairs += in_whole
+    except ValueError:
         whole = None
     if isinstance(whole, dict):
         lists = list(_find_lists(whole))
@@ -240,11 +248,12 @@ def _read_json(name: str, text: str) -> Table:
     elif isinstance(whole, list):
         records = whole
     else:
+        parse = json_parser(text, repairs)
         for line in text.split("\n"):
             if line.strip():
                 try:
-                    records.append(json.loads(line))
-                except (ValueError, RecursionError) as error:
+                    records.append(parse(line))
+                except ValueError as error:
                     records.append(None)
                     rejected.append((len(records), line[:40], f"the line is no JSON ({error})"))
     rejected += [
@@ -254,17 +263,27 @@ def _read_json(name: str, text: str) -> Table:
     ]
     good = {number: item for number, item in enumerate(records, 1) if isinstance(item, dict)}
     if not good:
-        raise UserError(f"{name} holds no JSON objects; a table is a list of objects, or an object in each line")
+        why = f" ({rejected[0][2]})" if rejected else ""
+        raise UserError(f"{name} holds no JSON objects{why}; a table is a list of objects, or an object in each line")
     columns: dict[str, dict[int, str]] = {}
+    parts: Counter[str] = Counter()  # columns of an object
     for number, item in good.items():
         for key, cell in _flatten(item, repairs):
-            if number in columns.setdefault(key, {}):
+            if key not in columns:
+                part, dot, _ = key.partition(".")
+                if dot and parts[part] > _MOST_PARTS:
+                    repairs[f"cells of {part!r} that hold objects, not read"] += 1
+                    continue
+                parts[part] += 1
+                check_shape(name, 0, len(parts))
+                columns[key] = {}
+            if number in columns[key]:
                 repairs[f"cells of {key!r} that come twice, the first is read"] += 1
             else:
                 columns[key][number] = cell
-    parts = Counter(key.partition(".")[0] for key in columns)
     for key in [key for key in columns if parts[key.partition(".")[0]] > _MOST_PARTS and "." in key]:
         repairs[f"cells of {key.partition('.')[0]!r} that hold objects, not read"] += len(columns.pop(key))
+    check_shape(name, len(good), len(columns))
     if not columns:
         raise UserError(f"{name} holds nested objects only ({', '.join(repairs)}); write it as CSV (pandas: to_csv)")
     frame = pd.DataFrame(
@@ -349,7 +368,7 @@ def _make_header(name: str, cells: list[str], rows: list[list[str]]) -> tuple[li
     keep = [i for i, cell in enumerate(names) if cell or any(len(row) > i and row[i].strip() for row in rows)]
     header = [names[i] or f"column {i + 1}" for i in keep]
     if len(set(header)) < len(header):
-        double = next(cell for cell in header if header.count(cell) > 1)
+        double = Counter(header).most_common(1)[0][0]
         raise UserError(f"{name} has two columns named {double!r}; rename one")
     return header, keep
 
@@ -376,8 +395,9 @@ def _read_csv(name: str, text: str, kind: str) -> Table:
     repairs += Counter({_ABOVE: above})
     if '="' in text:
         records = [[_unwrap(cell, repairs) for cell in cells] for cells in records]
-    header, keep = _make_header(name, records[0], records[1:])
     width = len(records[0])
+    check_shape(name, len(records), width)
+    header, keep = _make_header(name, records[0], records[1:])
     records = [cells for cells in records[1:] if cells and cells != [""]]
     short = _find_cut(list(map(len, records)), width)
     rows, numbers, rejected = [], [], []

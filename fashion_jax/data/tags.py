@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Int8
 
+from fashion_jax.data.cell_lists import is_bracketed, read_list
 from fashion_jax.data.schema import BETWEEN_TAGS, MISSING, MultiValued, Schema
 from fashion_jax.data.values import read_values
 from fashion_jax.data.words import clean_label, find_look_alikes, merge_line
@@ -26,8 +27,6 @@ NO_TAGS = "[]"  # the text of a row that is known to have no value
 
 _SEPARATORS = ("|", "\n", ";", ",", "/")
 _SURE = ("|", "\n", ";")  # Others also stand inside of values, so they must divide what also stands alone elsewhere.
-_BRACKETS = {"[": "]", "{": "}", "(": ")"}
-_QUOTED = re.compile(r"""'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)\"""")
 _PREFIX = re.compile(r"(.+?)[\s_\-.:/=]+(\S.*)")  # of columns of yes and no, such as `occasion_summer`
 _LEAST_ROWS = 3  # with several values, from which the report offers to read them
 _LEAST_REPEATS = 3  # rows per value that it needs on average
@@ -189,22 +188,14 @@ def _check_values(name: str, values: Sequence[str]) -> None:
 
 
 def _list_values(cell: str) -> list[str] | None:
-    """Returns the items of a list as JSON, Python, numpy or PostgreSQL write it; None for another text."""
+    """Returns the items of a list as `read_list` reads it, or without quotes (`[a, b]`); None for another text."""
     cell = cell.strip()
-    if not cell or _BRACKETS.get(cell[0]) != cell[-1] or len(cell) < 2:
+    items = read_list(cell)
+    if items is not None and not any(isinstance(item, (list, dict)) for item in items):
+        return [str(item) for item in items if item is not None]
+    if not is_bracketed(cell) or cell[0] == "(":  # "(plain)" is a word
         return None
-    try:
-        items = json.loads(cell)
-        if isinstance(items, list) and not any(isinstance(item, (list, dict)) for item in items):
-            return [str(item) for item in items if item is not None]
-    except (ValueError, RecursionError):
-        pass
     inside = cell[1:-1].strip()
-    quoted = [single or double for single, double in _QUOTED.findall(inside)]
-    if quoted and not _QUOTED.sub("", inside).strip(", \n"):
-        return [re.sub(r"\\(.)", r"\1", item) for item in quoted]
-    if cell[0] == "(":  # "(plain)" is a word
-        return None
     return [item.strip().strip("\"'") for item in inside.split(",")] if inside else []
 
 

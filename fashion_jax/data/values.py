@@ -295,6 +295,14 @@ def _at_time(day: datetime.date, time: str, zone: str) -> datetime.datetime:
     return moment
 
 
+def csv_cell(value: Any) -> str | float:
+    """Returns a value for `files.format_csv`: numbers and texts as they are, all else as `cell_text` writes it."""
+    number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+    if number and np.isfinite(value):
+        return int(value) if value == int(value) else float(value)
+    return value if isinstance(value, str) else cell_text(value)
+
+
 def cell_text(value: Any) -> str:
     """Returns the text of a value from a Parquet, JSON or Excel file: as a person would type it into a table.
 

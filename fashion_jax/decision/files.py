@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
 import safetensors.numpy
 
 from fashion_jax.decision.decisions import (
@@ -25,10 +24,11 @@ from fashion_jax.decision.decisions import (
 )
 from fashion_jax.decision.embedding import EmbeddingPlan, Subspace
 from fashion_jax.decision.tags import TagDecision
-from fashion_jax.system import files
+from fashion_jax.system import files, stored
 from fashion_jax.system.errors import UserError
 
 FORMAT = 1
+_REMEDY = "restore the folder of the package from a backup, or run the same fashion-jax train command again"
 _MAX_ROWS = 2**53
 _BIG = 1e30
 _SUBSPACE_KEYS = ("name", "attribute", "size", "share", "temperature")
@@ -140,12 +140,8 @@ def decision_from_json(
 @contextlib.contextmanager
 def _naming(where: Path) -> Iterator[_Check]:
     """Yields the checks of a file; whatever is wrong in the block becomes a UserError that names the file."""
-    try:
+    with stored.reading(where, _REMEDY):
         yield _Check(where)
-    except UserError:
-        raise
-    except (KeyError, TypeError, AttributeError, OverflowError, ValueError) as error:
-        raise UserError(f"{where} is damaged or was made by another program: {error!r}") from error
 
 
 class _Check:
@@ -313,10 +309,8 @@ def plan_from_json(
     Raises:
         UserError: a key, a type, a size or a range is not what the model needs.
     """
-    try:
+    with stored.reading(where.with_suffix(".safetensors"), _REMEDY):
         arrays = safetensors.numpy.load(data)
-    except (safetensors.SafetensorError, ValueError) as error:
-        raise UserError(f"the arrays of {where} are damaged: {error}") from error
     with _naming(where) as check:
         check(value["format"] == FORMAT, f"has the format {value['format']!r}; this version reads {FORMAT}")
         given = value["subspaces"]

@@ -27,9 +27,11 @@ from fashion_jax.models.torch_layout import (
     refuse,
     transpose_from_torch,
 )
-from fashion_jax.system import files as stored
+from fashion_jax.system import files as system_files
+from fashion_jax.system import stored
 from fashion_jax.system.downloads import REPOSITORY, download_error, hub_client
 from fashion_jax.system.errors import UserError
+from fashion_jax.system.stored import check_files, read_document
 
 # Of torchvision and timm, where a file does not say how photos were normalised.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -38,6 +40,7 @@ OWN_WEIGHTS = "weights.safetensors"
 _HUB_NAME = re.compile(rf"({REPOSITORY})(?:@((?!.*\.\.)\w[\w./-]{{0,200}}))?")
 _PICKLES = (".bin", ".pth", ".pt", ".ckpt", ".pkl", ".pickle", ".tar")
 _MOST_JSON = 8 << 20  # bytes
+_REMEDY = "download the folder of the model again"
 _FLOATS = ("F64", "F32", "F16", "BF16")
 
 
@@ -84,7 +87,7 @@ class WeightFiles:
 
     def digest(self) -> str:
         """Returns the sha256 of the weights' file, in hexadecimal."""
-        return stored.file_digest(self.weights)
+        return system_files.file_digest(self.weights)
 
 
 def find_weights(source: str) -> WeightFiles:
@@ -139,13 +142,13 @@ def _from_folder(source: str, folder: Path) -> WeightFiles:
 def _read(source: str, weights: Path) -> WeightFiles:
     config = _read_object(weights.parent / CONFIG)
     # A file may lie in a folder where config.json is about something else.
-    of_the_file = {"architecture", "architectures", "model_type", "pretrained_cfg", "digests"} & config.keys()
+    of_the_file = {"architecture", "architectures", "model_type", "pretrained_cfg", "num_features"} & config.keys()
     return WeightFiles(
         source,
         weights,
         config if of_the_file else {},
         _read_object(weights.parent / PREPROCESSOR),
-        own="digests" in config and weights.name == OWN_WEIGHTS,
+        own="num_features" in config and weights.name == OWN_WEIGHTS,
     )
 
 
@@ -154,7 +157,7 @@ def _read_object(path: Path) -> dict[str, Any]:
         return {}
     if path.stat().st_size > _MOST_JSON:
         raise UserError(f"{path} is too large for a configuration, which has at most {_MOST_JSON:,} bytes")
-    return stored.read_json_object(path)
+    return system_files.read_json_object(path)
 
 
 def _about_pickles(paths: list[Path]) -> str:
@@ -190,29 +193,22 @@ def load_pretrained(source: str) -> Pretrained:
     """
     files = find_weights(source)
     where = files.weights
-    try:
-        # The format's own checks refuse a header that does not fit the file.
-        with safetensors.safe_open(where, framework="np") as file:
-            names = {name.removeprefix("resnet."): name for name in file.keys()}  # noqa: SIM118
-            slices = {short: file.get_slice(name) for short, name in names.items()}
-            shapes = {short: tuple(part.get_shape()) for short, part in slices.items()}
-            types = {short: part.get_dtype() for short, part in slices.items()}
-            layout = find_layout(where, shapes)
-            if (layout is OWN) != files.own:
-                raise UserError(
-                    f"{where} is part of a package whose config.json is not beside it; give the whole folder"
-                )
-            if files.own:
-                _check_own(files)
-            else:
-                _check_foreign(files)
-            architecture = read_architecture(where, shapes, layout, files.config)
-            wanted = _match(files, shapes, types, layout, architecture)
-            weights = {path: _finite(where, name, file.get_tensor(names[name])) for path, name in wanted.items()}
-    except (safetensors.SafetensorError, ValueError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{where} is no readable safetensors file: {error}") from error
+    # The format's own checks refuse a header that does not fit the file.
+    with stored.reading(where, _REMEDY), safetensors.safe_open(where, framework="np") as file:
+        names = {name.removeprefix("resnet."): name for name in file.keys()}  # noqa: SIM118
+        slices = {short: file.get_slice(name) for short, name in names.items()}
+        shapes = {short: tuple(part.get_shape()) for short, part in slices.items()}
+        types = {short: part.get_dtype() for short, part in slices.items()}
+        layout = find_layout(where, shapes)
+        if (layout is OWN) != files.own:
+            raise UserError(f"{where} is part of a package whose config.json is not beside it; give the whole folder")
+        if files.own:
+            _check_own(files)
+        else:
+            _check_foreign(files)
+        architecture = read_architecture(where, shapes, layout, files.config)
+        wanted = _match(files, shapes, types, layout, architecture)
+        weights = {path: _finite(where, name, file.get_tensor(names[name])) for path, name in wanted.items()}
     if layout is not OWN:
         weights = {path: np.ascontiguousarray(transpose_from_torch(array)) for path, array in weights.items()}
     mean, std = _normalisation(files)
@@ -310,18 +306,18 @@ def _finite(where: object, name: str, array: np.ndarray) -> np.ndarray:
 
 
 def _check_own(files: WeightFiles) -> None:
-    digests = files.config["digests"]
-    if not isinstance(digests, dict) or digests.get(files.weights.name) != files.digest():
-        raise UserError(f"{files.weights} is damaged or was changed: it does not match config.json")
+    folder, remedy = files.weights.parent, "restore the package from a copy"
+    listing = read_document(folder / CONFIG, remedy=remedy).get("files")
+    if not isinstance(listing, dict) or OWN_WEIGHTS not in listing:
+        raise UserError(f"{folder / CONFIG} does not list {OWN_WEIGHTS}; {remedy}")
+    check_files(folder, {OWN_WEIGHTS: listing[OWN_WEIGHTS]}, remedy=remedy)
     if not isinstance(files.config.get("model"), dict):
         raise UserError(f"{files.weights.with_name('config.json')} describes no model")
 
 
 def _check_foreign(files: WeightFiles) -> None:
-    try:
+    with stored.reading(files.weights.with_name(CONFIG), _REMEDY):
         check_config(files.weights.parent, files.config)
-    except (AttributeError, TypeError) as error:
-        raise UserError(f"{files.weights.with_name('config.json')} is no configuration of a model: {error}") from error
 
 
 def _normalisation(files: WeightFiles) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -298,7 +298,7 @@ def _write_predictions(
     ids = session.prepared.ids[result.rows]
     products = number_products(ids)
     names = ids[np.sort(np.unique(products, return_index=True)[1])]
-    rows = [["id", *prediction_columns(session.attributes, decision, tuple(session.tags))]]
+    rows: list[list[str | float]] = [["id", *prediction_columns(session.attributes, decision, tuple(session.tags))]]
     found = name_products(outputs, products, session.vocabularies, session.tags, decision)
     for name, prediction in zip(names, found, strict=True):
         rows.append([name, *prediction_cells(prediction)])

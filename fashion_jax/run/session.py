@@ -13,11 +13,13 @@ import jax
 import numpy as np
 import optax
 from flax import nnx
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jaxtyping import Int, UInt8
 
 from fashion_jax.config.fields import Config, MixConfig
 from fashion_jax.data.loader import (
+    STORAGES,
     TAGS,
     Batch,
     PhotoSource,
@@ -182,8 +184,8 @@ class Session:
             config.optimizer, self.learning_rate, self.fine_tuning
         )
         self._train_steps: dict[tuple[float, bool], TrainStep] = {}
-        self.storage = self.storage or choose_storage(
-            data.storage, len(self.prepared), data.height, data.width, device_bytes=free_device_bytes()
+        self.storage = self.storage or _agree(
+            choose_storage(data.storage, len(self.prepared), data.height, data.width, device_bytes=free_device_bytes())
         )
         self.batches = Batches(config, self.prepared, self.mesh, self.storage, self.progress)
 
@@ -333,3 +335,11 @@ class Session:
 
 def _unchanged(batch: DeviceBatch) -> DeviceBatch:
     return batch
+
+
+def _agree(storage: str) -> str:
+    """Returns the most careful choice of all processes: each chose by its own memory, and all must compute alike."""
+    if jax.process_count() == 1:
+        return storage
+    choices = multihost_utils.process_allgather(np.array(STORAGES.index(storage), np.int32))
+    return STORAGES[int(np.max(choices))]

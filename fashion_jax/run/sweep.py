@@ -5,6 +5,7 @@ Poor trials are pruned: they end before their last step. A search that was stopp
 FOLDER/
   space.json        the configuration and the space that the search began with
   study.jsonl       Optuna's journal
+  study.json        the journal's size and digest after the newest trial had begun or ended
   records/          the catalogue's records, shared by all trials
   trials/<digest>/  the workdir of the trial with these values; trials that draw the same values share it
   trials.csv        every trial: its values, its score, its workdir, and why it failed if it did
@@ -16,6 +17,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,17 +28,19 @@ from fashion_jax.config.files import load_config
 from fashion_jax.config.values import share_of
 from fashion_jax.data.records import is_prepared
 from fashion_jax.run.train import lower_is_better, train
-from fashion_jax.run.workdir import make_records
-from fashion_jax.system import files
+from fashion_jax.run.workdir import has_checkpoints, make_records
+from fashion_jax.system import files, stored
 from fashion_jax.system.errors import UserError, missing_extra
 from fashion_jax.system.pictures import RIGHT, UNKNOWN, render_png, shorten
 from fashion_jax.system.progress import say
 from fashion_jax.system.text import format_table
-from fashion_jax.training.writers import read_scalars
+from fashion_jax.training.writers import is_whole, read_scalars
 
 if TYPE_CHECKING:
     import optuna
 
+_JOURNAL, _SEAL = "study.jsonl", "study.json"
+_REMEDY = "restore the folder from a backup, or choose another folder"
 _SEED = 0  # of Optuna's sampler
 _TRIALS_BEFORE_PRUNING = 5
 _MOST_FAILURES = 3  # in a row; after that the cause is probably something that all trials share
@@ -158,6 +162,7 @@ def sweep(
         while len(_ended(study)) < num_trials:
             trial = study.ask()
             values = {name: _draw(trial, name, entry) for name, entry in wanted.items()}
+            _seal_journal(folder)
             shown = ", ".join(f"{name}={value}" for name, value in values.items())
             say(f"trial {len(_ended(study)) + 1} of {num_trials}: {shown}", show=progress)
             workdir = folder / "trials" / files.digest(dict(sorted(values.items())))[:12]
@@ -172,10 +177,22 @@ def sweep(
                 study.tell(trial, state=_states().FAIL)
                 failures += 1
                 say(f"this trial failed: {reason}", show=progress)
+            _seal_journal(folder)
             _write_trials(study, wanted, folder, base)
             if failures == _MOST_FAILURES:
                 raise UserError(f"{failures} trials in a row failed; the last one: {reason}")
         return _write_trials(study, wanted, folder, base)
+
+
+def check_study(folder: Path) -> None:
+    """Checks what a search has stored, without its records and trials.
+
+    Raises:
+        UserError: a file is damaged or missing.
+    """
+    for name in ("space.json", _SEAL):
+        stored.read_document(folder / name, remedy=_REMEDY)
+    _check_journal(folder)
 
 
 def format_trials(trials: Sequence[Mapping[str, Any]], most: int = 10) -> str:
@@ -204,9 +221,9 @@ def _claim(folder: Path, config: Config, space: Mapping[str, Any]) -> None:
     settings = {name: part for name, part in config.to_dict().items() if name != "runtime"}
     described = {"config": settings, "space": space}
     path = folder / "space.json"
-    if not path.exists():
-        files.write_json(path, described)
-    elif files.read_json_object(path) != json.loads(json.dumps(described)):
+    if not path.exists() and not (folder / _JOURNAL).exists():
+        stored.write_document(path, described)
+    elif stored.read_document(path, remedy=_REMEDY) != json.loads(json.dumps(described)):
         raise UserError(f"{folder} belongs to a sweep of another configuration or space; choose another folder")
 
 
@@ -218,19 +235,39 @@ def _open_study(folder: Path, minimize: bool) -> optuna.Study:
     except ImportError as error:
         raise missing_extra("a sweep", "sweep") from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(
-        storage=JournalStorage(JournalFileBackend(str(folder / "study.jsonl"))),
-        study_name="fashion-jax",
-        load_if_exists=True,
-        direction="minimize" if minimize else "maximize",
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=_TRIALS_BEFORE_PRUNING),
-    )
+    _check_journal(folder)
+    with stored.reading(folder / _JOURNAL, _REMEDY):
+        study = optuna.create_study(
+            storage=JournalStorage(JournalFileBackend(str(folder / _JOURNAL))),
+            study_name="fashion-jax",
+            load_if_exists=True,
+            direction="minimize" if minimize else "maximize",
+            pruner=optuna.pruners.MedianPruner(n_startup_trials=_TRIALS_BEFORE_PRUNING),
+        )
+        if study.get_trials(deepcopy=False) and not (folder / _SEAL).exists():
+            raise UserError(f"{folder / _SEAL} is missing; {_REMEDY}")
     # With the seed that it began with, a search that goes on would draw its first values again.
     study.sampler = optuna.samplers.TPESampler(seed=_SEED + len(study.get_trials(deepcopy=False)))
     for trial in study.get_trials(deepcopy=False, states=(_states().RUNNING,)):  # a stopped search left them
         study.tell(trial.number, state=_states().FAIL)
         study.enqueue_trial(trial.params)
     return study
+
+
+def _seal_journal(folder: Path) -> None:
+    journal = (folder / _JOURNAL).read_bytes()
+    stored.write_document(folder / _SEAL, {"bytes": len(journal), "digest": files.digest(journal)})
+
+
+def _check_journal(folder: Path) -> None:
+    """Checks the part of Optuna's journal that was sealed. What follows was written by a trial that did not end."""
+    path = folder / _JOURNAL
+    if not (folder / _SEAL).exists():
+        return
+    known = stored.read_document(folder / _SEAL, remedy=_REMEDY)
+    with stored.reading(path, _REMEDY):
+        if files.digest(path.read_bytes()[: known["bytes"]]) != known["digest"]:
+            raise ValueError(stored.CHANGED)
 
 
 def _states() -> Any:
@@ -260,7 +297,14 @@ def _run(
     from optuna import TrialPruned
 
     name = config.train.best_metric
-    earlier = read_scalars(workdir / "metrics.jsonl", f"validation/{name}")  # of the part before it was stopped
+    journal = workdir / "metrics.jsonl"
+    if has_checkpoints(workdir) and not is_whole(journal):
+        kept = _free_name(workdir.with_name(f"{workdir.name}.damaged"))
+        workdir.rename(kept)
+        say(
+            f"warning: {journal} is damaged or missing. The trial starts again from step 0; its old files are in {kept}"
+        )
+    earlier = read_scalars(journal, f"validation/{name}")  # of the part before it was stopped
     every = share_of(config.train.evaluate_every, config.train.duration)
     metrics, reported = list[float](), set[int]()
 
@@ -290,6 +334,12 @@ def _run(
     if not metrics:
         raise UserError(f"{workdir} holds a finished run without validation scores; move it away")
     study.tell(trial, _best(metrics, lower_is_better(config)))
+
+
+def _free_name(path: Path) -> Path:
+    """Returns `path` with the first number behind it that makes it free; none where it is free already."""
+    numbered = (path.with_name(f"{path.name}.{number}") for number in count(2))
+    return path if not path.exists() else next(other for other in numbered if not other.exists())
 
 
 def _part(step: int, total: int, every: float | None) -> int:

@@ -16,12 +16,15 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import NoneType
+from typing import Any
 
 import jax
 
 from fashion_jax.config.fields import Config
 from fashion_jax.config.files import checked_copy
 from fashion_jax.data.catalog_report import format_understood
+from fashion_jax.data.records import remedy
 from fashion_jax.evaluation.evaluate import Evaluation
 from fashion_jax.evaluation.tags import format_tag_scores
 from fashion_jax.run.finish import Result, finish_run, fit_on_validation, format_scores, format_summaries, score_split
@@ -36,8 +39,9 @@ from fashion_jax.run.workdir import (
     has_checkpoints,
     load_run_config,
     prepare_records,
+    run_name,
 )
-from fashion_jax.system import files
+from fashion_jax.system import files, stored
 from fashion_jax.system.devices import first_process_does
 from fashion_jax.system.errors import Interrupted, UserError
 from fashion_jax.system.interrupt import stop_on_signals
@@ -85,8 +89,13 @@ def train(
                 "trials are compared on the validation split, which is empty; give it a share in "
                 "config.data.split_fractions"
             )
-        with _checkpoints(session) as checkpoints:
+        run = first_process_does(
+            "claiming the workdir", lambda: claim_workdir(session.workdir, session.config, session.prepared)
+        )
+        with _checkpoints(session, run) as checkpoints:
             _train(session, checkpoints, owns_process=owns_process, on_evaluation=on_evaluation)
+            if finish:
+                _keep_better_package(session, checkpoints)
             step, state = _best(session, checkpoints)
         return finish_run(session, state, step) if finish else Result(session.workdir, step)
 
@@ -111,7 +120,7 @@ def evaluate(workdir: str | Path, split: str = "test", *, progress: bool = True)
     if not has_checkpoints(workdir):
         raise UserError(f"{workdir} holds no checkpoint yet")
     session = Session(config, prepared, workdir, progress=progress)
-    with _checkpoints(session, read_only=True) as checkpoints:
+    with _checkpoints(session, run_name(workdir), read_only=True) as checkpoints:
         _, state = _best(session, checkpoints)
     session, state = restore_second_heads(session, state) or fit_second_heads(session, state)
     result = score_split(session, state, split, fit_on_validation(session, state))
@@ -135,7 +144,8 @@ def _open(config: Config, workdir: Path, *, progress: bool) -> Iterator[Session]
 
         first_process_does("preparing the records", prepare)
         prepared = find_records(given, workdir)
-        say(format_understood(prepared.report), show=progress)
+        with stored.reading(prepared.folder / "manifest.json", remedy(prepared.folder)):
+            say(format_understood(prepared.report), show=progress)
         resolved = resolve(given, prepared, workdir)
         session = Session(resolved, prepared, workdir, progress=progress)
         check_workdir(workdir, resolved, prepared)
@@ -153,10 +163,8 @@ def _train(
         state, early_stopping = session.first_state(), EarlyStopping(session.config.train.best_metric)
     else:
         state, values = checkpoints.restore(latest, session.target)
-        early_stopping = EarlyStopping(**values)
+        early_stopping = _early_stopping(session, values)
         say(f"resuming at step {latest}", show=session.progress)
-    if jax.process_index() == 0:
-        claim_workdir(session.workdir, session.config, session.prepared)
     start = int(state.step)
     if start >= schedule.total or early_stopping.stopped:
         return
@@ -226,11 +234,23 @@ def _validation(
     return evaluate
 
 
-def _checkpoints(session: Session, *, read_only: bool = False) -> Checkpoints:
+def _early_stopping(session: Session, values: Mapping[str, Any]) -> EarlyStopping:
+    """Returns what a checkpoint holds; UserError where somebody changed it."""
+    checkpoints = session.workdir / "checkpoints"
+    with stored.reading(checkpoints, "restore the folder from a backup, or train in a new --workdir"):
+        early = EarlyStopping(**values)
+        kinds = ((early.best, (float, int, NoneType)), (early.evaluations_without_gain, int), (early.stopped, bool))
+        if early.metric != session.config.train.best_metric or not all(isinstance(*pair) for pair in kinds):
+            raise ValueError("its values of early stopping are impossible")
+    return early
+
+
+def _checkpoints(session: Session, run: str, *, read_only: bool = False) -> Checkpoints:
     return Checkpoints(
         session.workdir / "checkpoints",
         metric=session.config.train.best_metric,
         lower_is_better=lower_is_better(session.config),
+        run=run,
         read_only=read_only,
     )
 
@@ -244,6 +264,18 @@ def _best(session: Session, checkpoints: Checkpoints) -> tuple[int, TrainState]:
 def lower_is_better(config: Config) -> bool:
     """Returns whether the metric that chooses the best checkpoint is a loss."""
     return config.train.best_metric.rsplit("/", 1)[-1] == "loss"
+
+
+def _keep_better_package(session: Session, checkpoints: Checkpoints) -> None:
+    """Raises UserError where the best checkpoint is lost, so that a worse package would replace the present one."""
+    lost = first_process_does("looking for the best checkpoint", lambda: checkpoints.lost_best)
+    package = session.workdir / "package"
+    if lost is not None and package.is_dir():
+        raise UserError(
+            f"the checkpoint of step {lost}, the best one of this run, is damaged or missing. {package} was made "
+            f"before and stays as it is. To make a package of step {checkpoints.best_step} instead, move {package} "
+            "away, and run the same command again"
+        )
 
 
 def _name_batch(session: Session, step: int) -> str:

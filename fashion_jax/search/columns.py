@@ -15,11 +15,13 @@ from fashion_jax.data.catalog import Catalog
 from fashion_jax.data.columns import find_id_column, named_ids
 from fashion_jax.data.product_ids import clean_ids
 from fashion_jax.data.schema import Schema
+from fashion_jax.data.table_limits import MAX_TABLE_BYTES
 from fashion_jax.data.tables import read_table
 from fashion_jax.data.values import cell_text, read_values
 from fashion_jax.search.attributes import CONFIDENCE, KINDS, PHOTO, TITLE, kind_of, make_table
 from fashion_jax.search.index import Index
 from fashion_jax.serving.predictor import Predictor
+from fashion_jax.system import files
 from fashion_jax.system.errors import UserError
 
 _NAMED = 20  # columns that an error names, at most
@@ -60,7 +62,7 @@ def read_columns(path: str | Path, known: Collection[str] = (), schema: Schema |
             column that is kept.
     """
     try:
-        frame = read_table(str(path), Path(path).read_bytes()).frame
+        frame = read_table(str(path), files.read_limited(Path(path), MAX_TABLE_BYTES)).frame
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
     schema = schema or Schema("", ())

@@ -98,12 +98,29 @@ class Index(contextlib.AbstractContextManager["Index"]):
         return cls(snapshot, settings)
 
     @classmethod
-    def load(cls, path: str | Path) -> Index:
-        """Loads an index with every change; UserError where there is none, or it is damaged."""
+    def load(cls, path: str | Path, *, updates: bool = True) -> Index:
+        """Loads an index with every change; UserError where there is none, or it is damaged.
+
+        Args:
+            updates: False reads the index as it was last built, rebuilt or saved, without the changes since: use it
+                where the journal of these changes is lost. The index is in memory only; `save` writes it.
+        """
         saved = storage.SavedIndex(Path(path))
         index = cls(*saved.read())
-        index._saved = saved
-        index._read_changes()
+        if updates:
+            index._saved = saved
+            index._read_changes()
+        return index
+
+    @classmethod
+    def verify(cls, path: str | Path) -> Index:
+        """Loads an index and checks every byte of it.
+
+        UserError says what is damaged and what to do: also damage of which a copy exists, so that `load` goes on.
+        """
+        index = cls.load(path)
+        if index._saved is not None and index._saved.damage:
+            raise UserError(index._saved.damage)
         return index
 
     def search(
@@ -364,11 +381,8 @@ class Index(contextlib.AbstractContextManager["Index"]):
 
     @property
     def journal_warning(self) -> str:
-        """A sentence about bytes on the disk, behind the last update, that are no whole update; empty for none.
-
-        A crash leaves such bytes of an update that was never acknowledged; a damaged disk, of one that was.
-        """
-        return self._saved.warning if self._saved is not None else ""
+        """A sentence about what a crash left in the journal, or about damage that lost no change; empty for none."""
+        return "" if self._saved is None else self._saved.damage or self._saved.note
 
     def _weigh(
         self, queries: Float32[np.ndarray, "n dim"], weights: Mapping[str, float] | None
@@ -439,13 +453,17 @@ class Index(contextlib.AbstractContextManager["Index"]):
                 if saved.is_replaced():
                     self._updater = None
                     self._snapshot, self._settings = saved.read()
-                updates = saved.read_new_updates(self._snapshot)
+                try:
+                    updates = saved.read_new_updates(self._snapshot)
+                except UserError:
+                    if saved.is_replaced():  # the journal went with its generation
+                        continue
+                    raise
                 if updates:
                     self._snapshot = self._get_updater().apply_all(self._snapshot, updates)
                     saved.mark_applied()
                     if has_many_dead_additions(self._snapshot):
                         self._drop_dead_additions()
-                # If a new generation came meanwhile, its journal is gone and looks empty.
                 if not saved.is_replaced():
                     return
         except BaseException:

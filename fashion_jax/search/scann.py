@@ -9,6 +9,7 @@ Guo et al., "Accelerating large-scale inference with anisotropic vector quantiza
 
 from __future__ import annotations
 
+import errno
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from fashion_jax.search.exact import PassingRows, Positions, Queries, Scores
+from fashion_jax.system import stored
 from fashion_jax.system.errors import UserError
 from fashion_jax.system.process import num_cores
 
@@ -30,6 +32,7 @@ _SPREADS = 3.0  # standard deviations by which more candidates are fetched than 
 _MILD = 1.25  # candidates per neighbour up to which the neighbours' own operating point serves
 _PICKING = 1e-8  # seconds to see whether a candidate passes
 _FILTERING = 2e-5  # seconds that a filter adds to a search
+_ASSETS = "scann_assets.pbtxt"  # names the other files
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,8 +174,14 @@ class ScannSearcher:
         return _pad(scores, positions, k)
 
     def save(self, folder: Path) -> None:
-        """Writes the index into an empty folder. The operating points are not written."""
-        self._searcher.serialize(str(folder), relative_path=True)
+        """Writes the index into an empty folder; the operating points are not written. OSError as the system does."""
+        try:
+            with stored.writing(folder):
+                self._searcher.serialize(str(folder), relative_path=True)
+        except RuntimeError as error:
+            raise OSError(errno.EIO, f"ScaNN cannot write ({stored.first_line(error)})", str(folder)) from error
+        if not (folder / _ASSETS).stat().st_size:  # it comes last, and ScaNN does not notice that nothing was written
+            raise OSError(errno.ENOSPC, "No space left on device", str(folder))
 
     @classmethod
     def load(cls, folder: Path, count: int, leaves: int, points: tuple[OperatingPoint, ...]) -> ScannSearcher:
@@ -182,12 +191,11 @@ class ScannSearcher:
             UserError: ScaNN is not installed or refuses, or the folder holds a pickle, which ScaNN would load.
         """
         # ScaNN would unpickle ids of its own, and converts folders of old versions in place.
-        if not (folder / "scann_assets.pbtxt").is_file() or any(folder.glob("*.pkl")):
+        if not (folder / _ASSETS).is_file() or any(folder.glob("*.pkl")):
             raise UserError(f"{folder} was not written by this package; build the index again")
-        try:
-            return cls(_ops().load_searcher(str(folder)), count, leaves, points)
-        except (RuntimeError, ValueError, OSError) as error:
-            raise UserError(f"ScaNN cannot load {folder}: {error}") from error
+        ops = _ops()
+        with stored.reading(folder, "build the index again"):
+            return cls(ops.load_searcher(str(folder)), count, leaves, points)
 
     def _plan(self, k: int, passing: PassingRows | None) -> tuple[int, OperatingPoint | None]:
         """Returns how many candidates to fetch for k neighbours, and the operating point; None where there is none."""

@@ -2,7 +2,7 @@
 
 manifest.json           format, counts, settings, measured times, and every file of the generation with its digest
 generation-<name>/      vectors.npy ids.npy live.npy columns.npz sample.npz scann/
-generation-<name>.journal    the updates since
+generation-<name>.journal    the updates since; it exists from the moment that the manifest names the generation
 .lock                   held by the one process that writes
 """
 
@@ -11,52 +11,59 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
 import platform
 import re
 import shutil
 import uuid
 import zipfile
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import jax
 import numpy as np
 
+from fashion_jax.data.schema import Schema
 from fashion_jax.search.attributes import AttributeTable
 from fashion_jax.search.build import BACKENDS
 from fashion_jax.search.exact import DeviceSearcher, HostCosts, HostSearcher
 from fashion_jax.search.inputs import check_ids, check_unit
-from fashion_jax.search.journal import append_update, read_updates
+from fashion_jax.search.journal import Place, append_update, create_journal, open_to_append, read_updates
 from fashion_jax.search.query import check_subspaces
-from fashion_jax.search.scann import OperatingPoint, ScannSearcher
+from fashion_jax.search.scann import OperatingPoint, ScannSearcher, require
 from fashion_jax.search.snapshot import Base, Snapshot, Update, all_fit, find_first_photos
 from fashion_jax.search.tuning import Sample, retime
-from fashion_jax.system import files
+from fashion_jax.system import files, stored
 from fashion_jax.system.errors import UserError
 from fashion_jax.system.process import num_cores
 
-FORMAT = 1
+FORMAT = 2
 _MANIFEST = "manifest.json"
 _PREFIX = "generation-"
 # A generation, its journal, or what a killed process left of a generation that it was writing.
-_OURS = re.compile(r"\.?generation-[0-9a-f]{12}(\.journal|\.[a-z0-9_]{8}\.(part|old))?")
+_OURS = re.compile(r"\.?generation-[0-9a-f]{12}(\.journal)?(\.[a-z0-9_]{8}\.(part|old))?")
 _LEAST_JOURNAL = 64 << 20  # bytes below which a journal is never long
-_RESTORE = "restore it from a copy, or build the index again"
 _ATTEMPTS = 5  # to read an index that a writer replaces meanwhile
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One state of a saved index, to which a journal belongs."""
+
+    name: str
+    digest: str  # of its manifest
 
 
 class SavedIndex:
     """A saved index as one process knows it: whether it may write there, and how far it has read the journal."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self._generation = folder, ""
+        self.folder = folder
+        self._generation = Generation("", "")
         self._journal: BinaryIO | None = None
-        self._applied = 0  # bytes of the journal that the snapshot has
-        self._read = 0  # bytes of the journal that were read or written
+        self._applied = self._read = Place(0, 0, b"")  # up to where the snapshot has the updates, and this process
         self._long_from = 0  # bytes from which the journal is long
-        self.warning = ""  # about bytes behind the last update
+        self.note = self.damage = ""  # about the journal, as `NewUpdates` has them
         self._lock = contextlib.ExitStack()
 
     @property
@@ -76,7 +83,7 @@ class SavedIndex:
 
     def is_replaced(self) -> bool:
         """Whether another generation than the one that was read is the current one."""
-        return bool(read_manifest(self.folder)["generation"] != self._generation)
+        return bool(read_manifest(self.folder)["generation"] != self._generation.name)
 
     def is_at(self, folder: Path) -> bool:
         """Whether a path leads here, and the index is still there."""
@@ -95,33 +102,29 @@ class SavedIndex:
             UserError: the journal is damaged, or does not belong to the snapshot.
         """
         path = self._journal_path
-        try:
-            updates, self._read, self.warning = read_updates(path, self._applied)
-            if all_fit(snapshot, updates):
-                return updates
-        except UserError:
-            raise
-        except Exception as error:  # the file may hold anything
-            raise UserError(f"{path} cannot be read ({type(error).__name__}: {error})") from error
-        raise UserError(f"{path} holds an update of another index; restore it from a copy")
+        where = repr(str(self.folder))
+        remedy = (
+            "restore the whole folder from a backup. Without one, copy the folder first; then this keeps the products "
+            "as they were when the index was last built, rebuilt or saved: "
+            f'python -c "from fashion_jax import Index; Index.load({where}, updates=False).save({where})"'
+        )
+        found = read_updates(path, self._applied, remedy)
+        with stored.reading(path, remedy):
+            if not all_fit(snapshot, found.updates):
+                raise ValueError("it holds a change of another index")
+        self._read, self.note, self.damage = found.place, found.note, found.damage
+        return found.updates
 
     def open_journal(self) -> None:
         """Opens the journal to append. The lock is held, and all updates are read."""
-        path = self._journal_path
-        try:
-            self._journal = files.open_own(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
-        except OSError as error:
-            raise UserError(f"{path} cannot be written ({error.strerror})") from error
-        if self._journal.seek(0, os.SEEK_END) < self._applied:
-            raise UserError(f"{path} has lost updates that are in memory here; save the index into another folder")
-        self._journal.truncate(self._applied)  # removes what a crash cut short
-        self.warning = ""
+        self._journal = open_to_append(self._journal_path, self._applied)
+        self.note = self.damage = ""
 
     def append(self, update: Update) -> None:
         """Returns once an update is on the disk. Call `mark_applied` when the snapshot has it."""
         assert self._journal is not None
-        append_update(self._journal, update)
-        self._read = self._journal.seek(0, os.SEEK_END)
+        with stored.writing(self._journal_path):
+            self._read = append_update(self._journal, update, self._applied)
 
     def mark_applied(self) -> None:
         """Notes that the snapshot has every update that was read or appended."""
@@ -130,11 +133,11 @@ class SavedIndex:
     @property
     def journal_is_long(self) -> bool:
         """Whether the journal is larger than the saved vectors, so that the index should be saved anew."""
-        return self._applied > max(_LEAST_JOURNAL, self._long_from)
+        return self._applied.end > max(_LEAST_JOURNAL, self._long_from)
 
     def delay_save(self) -> None:
         """Lets the journal grow to twice its size before it is long again."""
-        self._long_from = 2 * self._applied
+        self._long_from = 2 * self._applied.end
 
     def replace(self, snapshot: Snapshot, settings: dict[str, Any]) -> None:
         """Writes a new generation with an empty journal and appends there. Call `release` after an error."""
@@ -143,14 +146,14 @@ class SavedIndex:
         self._generation = generation
         self._start(snapshot)
         self.open_journal()
-        remove_others(self.folder, generation)
+        remove_others(self.folder, generation.name)
 
     @property
     def _journal_path(self) -> Path:
-        return self.folder / f"{self._generation}.journal"
+        return self.folder / f"{self._generation.name}.journal"
 
     def _start(self, snapshot: Snapshot) -> None:
-        self._applied = self._read = 0
+        self._applied = self._read = Place.first(self._generation.digest)
         self._long_from = snapshot.base.vectors.nbytes + snapshot.added.nbytes
 
     def _close_journal(self) -> None:
@@ -159,21 +162,20 @@ class SavedIndex:
             self._journal = None
 
 
-def write_index(folder: Path, snapshot: Snapshot, settings: dict[str, Any]) -> str:
-    """Writes a generation and makes it the current one. The caller holds the lock, and removes the others.
+def write_index(folder: Path, snapshot: Snapshot, settings: dict[str, Any]) -> Generation:
+    """Writes a generation with an empty journal and makes it the current one.
+
+    The caller holds the lock, and removes the others.
 
     Args:
         folder: of the index; made where there is none.
         snapshot: all of it is written, later updates too, so that its journal starts empty.
         settings: JSON values that are kept with it.
-
-    Returns:
-        The generation's name.
     """
     base = snapshot.base
     name = _PREFIX + uuid.uuid4().hex[:12]
     columns, about = snapshot.attributes.without_unused_words().to_arrays()
-    with files.replace_directory(folder / name) as aside:
+    with files.replace_directory(folder / name) as aside, stored.writing(folder / name):
         _save_array(aside / "vectors.npy", np.concatenate([base.vectors, snapshot.added]))
         _save_array(aside / "ids.npy", snapshot.ids)
         _save_array(aside / "live.npy", snapshot.live)
@@ -183,11 +185,7 @@ def write_index(folder: Path, snapshot: Snapshot, settings: dict[str, Any]) -> s
         if isinstance(base.index, ScannSearcher):
             (aside / "scann").mkdir()
             base.index.save(aside / "scann")
-        digests = {
-            path.relative_to(aside).as_posix(): {"bytes": path.stat().st_size, "sha256": files.file_digest(path)}
-            for path in sorted(aside.rglob("*"))
-            if path.is_file()
-        }
+        listing = stored.list_files(aside)
     manifest = {
         "format": FORMAT,
         "generation": name,
@@ -207,10 +205,21 @@ def write_index(folder: Path, snapshot: Snapshot, settings: dict[str, Any]) -> s
         },
         "columns": about,
         "settings": settings,
-        "files": digests,
+        "files": listing,
     }
-    files.write_json(folder / _MANIFEST, {**manifest, "sha256": manifest_digest(manifest)})
-    return name
+    generation = Generation(name, stored.document_digest(manifest))
+    journal = folder / f"{name}.journal"
+    try:
+        create_journal(journal, Place.first(generation.digest))
+        stored.write_document(folder / _MANIFEST, manifest)
+    except BaseException:
+        manifest_path = folder / _MANIFEST
+        # After the rename the generation is the current one, even where the folder could not be flushed.
+        if not manifest_path.is_file() or name.encode() not in manifest_path.read_bytes():
+            shutil.rmtree(folder / name, ignore_errors=True)
+            journal.unlink(missing_ok=True)
+        raise
+    return generation
 
 
 def remove_others(folder: Path, generation: str) -> None:
@@ -222,13 +231,14 @@ def remove_others(folder: Path, generation: str) -> None:
             else:
                 with contextlib.suppress(OSError):
                     other.unlink()
+    files.remove_stale(folder / _MANIFEST)
 
 
-def read_index(folder: Path) -> tuple[Snapshot, dict[str, Any], str]:
+def read_index(folder: Path) -> tuple[Snapshot, dict[str, Any], Generation]:
     """Reads the current generation and checks every byte of it.
 
     Returns:
-        The snapshot as it was saved (later updates are in the journal), the settings, and the generation's name.
+        The snapshot as it was saved (later updates are in the journal), the settings, and the generation.
 
     Raises:
         UserError: there is no index, or it is damaged.
@@ -237,13 +247,11 @@ def read_index(folder: Path) -> tuple[Snapshot, dict[str, Any], str]:
     for _ in range(_ATTEMPTS):
         try:
             return _read(folder, manifest)
-        except (FileNotFoundError, UserError) as error:
+        except UserError:
             # A writer may have replaced the generation while it was read.
             again = read_manifest(folder)
             if again["generation"] == manifest["generation"]:
-                if isinstance(error, UserError):
-                    raise
-                raise UserError(f"{folder} is damaged: {error.filename} is missing; {_RESTORE}") from error
+                raise
             manifest = again
     raise UserError(f"{folder} was replaced {_ATTEMPTS} times while it was read; try again")
 
@@ -253,28 +261,25 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / _MANIFEST
     if not path.is_file():
         raise UserError(f"there is no index in {folder}; make one with: fashion-jax index build --out {folder} ...")
-    try:
-        manifest = json.loads(path.read_bytes())
-        known = manifest["format"]
-        if known != FORMAT:
-            raise UserError(f"{folder} has the format {known!r} and this version reads {FORMAT}; build it again")
-        if manifest.pop("sha256") != manifest_digest(manifest):
-            raise TypeError("its digest is another")
+    manifest = stored.read_document(path, remedy=_remedy(folder))
+    with stored.reading(path, _remedy(folder)):
+        again = "build the index again from the catalogue"
+        stored.check_format(folder, manifest["format"], FORMAT, remedy=again)
         for key, kind in (
             ("generation", str), ("rows", int), ("dim", int), ("base", dict), ("columns", list), ("files", dict),
             ("settings", dict),
         ):  # fmt: skip
             if not isinstance(manifest[key], kind):
-                raise TypeError(key)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
-    except UserError:
-        raise
-    except Exception as error:  # the file may hold anything
-        raise UserError(f"{path} is damaged ({error!r}); {_RESTORE}") from error
-    if not _OURS.fullmatch(manifest["generation"]) or manifest["rows"] < 1 or manifest["dim"] < 1:
-        raise UserError(f"{path} is damaged: its name or size is impossible; {_RESTORE}")
+                raise TypeError(f"{key} is {manifest[key]!r}")
+        if not _OURS.fullmatch(manifest["generation"]) or manifest["rows"] < 1 or manifest["dim"] < 1:
+            raise ValueError("its name or size is impossible")
     return manifest
+
+
+def _remedy(folder: Path) -> str:
+    """Returns what a user can do about a damaged index, as the end of a sentence."""
+    again = "build the index again from the catalogue (later changes are lost)"
+    return f"restore the whole folder {folder} from a backup, or {again}"
 
 
 def check_place(folder: Path) -> None:
@@ -294,9 +299,11 @@ def check_place(folder: Path) -> None:
 
 def is_index(folder: Path) -> bool:
     """Returns whether a folder's manifest is an index's; other programs have a manifest.json too."""
+    path = folder / _MANIFEST
     try:
-        return bool(_OURS.fullmatch(json.loads((folder / _MANIFEST).read_bytes())["generation"]))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        data = files.read_limited(path, stored.MAX_DOCUMENT_BYTES) if path.is_file() else b"{}"
+        return bool(_OURS.fullmatch(json.loads(data)["generation"]))
+    except Exception:  # the file may hold anything
         return False
 
 
@@ -309,43 +316,39 @@ def machine_name() -> str:
     return f"{model}, {num_cores()} cores, {jax.local_devices()[0].device_kind}"
 
 
-def manifest_digest(manifest: dict[str, Any]) -> str:
-    """Returns the digest of a manifest without its "sha256"."""
-    return files.digest(json.dumps(manifest, sort_keys=True).encode())
-
-
-def _read(folder: Path, manifest: dict[str, Any]) -> tuple[Snapshot, dict[str, Any], str]:
-    try:
-        place = folder / manifest["generation"]
-        _check_files(place, manifest["files"])
-        rows, dim, version = manifest["rows"], manifest["dim"], int(manifest["version"])
-        settings = dict(manifest["settings"])
-        _check_settings(settings, dim)
-        vectors = _load_array(place / "vectors.npy", np.float32, (rows, dim))
-        ids = _load_array(place / "ids.npy", None, (rows,))
-        live = _load_array(place / "live.npy", np.bool_, (rows,))
-        table = AttributeTable.from_arrays(_load_arrays(place / "columns.npz"), manifest["columns"], rows)
-        count = int(manifest["base"]["rows"])
-        if not 0 < count <= rows:
-            raise ValueError(f"{count} of its {rows} rows are indexed")
-        base = _read_base(place, manifest, vectors[:count])
-        first = find_first_photos(ids, live, count)
-        starts = first == np.arange(rows)
-        num_live, products = int(live.sum()), int((live & starts).sum())
-        several = first if products < num_live else None
-        snapshot = Snapshot(version, ids, live, num_live, products, base, vectors[count:], table, several)
-        _check_snapshot(snapshot, starts)
-        if manifest["products"] != products:
-            raise ValueError(f"it has {products} products, not {manifest['products']!r}")
-        if manifest["base"]["machine"] != machine_name():
-            snapshot = replace(snapshot, base=_measure_again(base))
-        return snapshot, settings, manifest["generation"]
-    except (FileNotFoundError, UserError) as error:
-        if isinstance(error, FileNotFoundError) or str(folder) in str(error):
-            raise
-        raise UserError(f"{folder} is damaged: {error}; {_RESTORE}") from error
-    except Exception as error:  # the files may hold anything
-        raise UserError(f"{folder} is damaged: {error or type(error).__name__}; {_RESTORE}") from error
+def _read(folder: Path, manifest: dict[str, Any]) -> tuple[Snapshot, dict[str, Any], Generation]:
+    if manifest["base"].get("backend") == "scann":
+        require()
+    with stored.reading(folder, _remedy(folder)):
+        try:
+            place = folder / manifest["generation"]
+            _check_files(place, manifest["files"])
+            rows, dim, version = manifest["rows"], manifest["dim"], int(manifest["version"])
+            settings = dict(manifest["settings"])
+            _check_settings(settings, dim)
+            vectors = _load_array(place / "vectors.npy", np.float32, (rows, dim))
+            ids = _load_array(place / "ids.npy", None, (rows,))
+            live = _load_array(place / "live.npy", np.bool_, (rows,))
+            table = AttributeTable.from_arrays(_load_arrays(place / "columns.npz"), manifest["columns"], rows)
+            count = int(manifest["base"]["rows"])
+            if not 0 < count <= rows:
+                raise ValueError(f"{count} of its {rows} rows are indexed")
+            base = _read_base(place, manifest, vectors[:count])
+            first = find_first_photos(ids, live, count)
+            starts = first == np.arange(rows)
+            num_live, products = int(live.sum()), int((live & starts).sum())
+            several = first if products < num_live else None
+            snapshot = Snapshot(version, ids, live, num_live, products, base, vectors[count:], table, several)
+            _check_snapshot(snapshot, starts)
+            if manifest["products"] != products:
+                raise ValueError(f"it has {products} products, not {manifest['products']!r}")
+            if manifest["base"]["machine"] != machine_name():
+                snapshot = replace(snapshot, base=_measure_again(base))
+            return snapshot, settings, Generation(manifest["generation"], stored.document_digest(manifest))
+        except UserError as error:
+            if str(folder) in str(error):
+                raise
+            raise ValueError(str(error)) from error
 
 
 def _read_base(place: Path, manifest: dict[str, Any], vectors: np.ndarray) -> Base:
@@ -424,17 +427,11 @@ def _load_arrays(path: Path) -> dict[str, np.ndarray]:
     return found
 
 
-def _check_files(place: Path, digests: dict[str, Any]) -> None:
+def _check_files(place: Path, listing: dict[str, Any]) -> None:
     present = {path.relative_to(place).as_posix() for path in place.rglob("*") if path.is_file()}
-    if strange := sorted(present - digests.keys()):
+    if strange := sorted(present - listing.keys()):  # ScaNN would read them
         raise UserError(f"{place} holds {strange[0]}, which is no file of this index; move it away")
-    for name, known in digests.items():
-        path = place / name
-        if name not in present:
-            raise FileNotFoundError(2, "missing", str(path))
-        same = isinstance(known, dict) and path.stat().st_size == known.get("bytes")
-        if not same or files.file_digest(path) != known.get("sha256"):
-            raise UserError(f"{path} is damaged: its bytes are not those that were saved; {_RESTORE}")
+    stored.check_files(place, listing, remedy=_remedy(place.parent))
 
 
 def _check_settings(settings: dict[str, Any], width: int) -> None:
@@ -445,6 +442,14 @@ def _check_settings(settings: dict[str, Any], width: int) -> None:
     if settings["batch"] < 1 or settings["backend"] not in BACKENDS:
         raise UserError("its settings are out of range")
     check_subspaces(settings["subspaces"], width)
+    about = settings["about"]
+    if not all(isinstance(about.get(name, ""), str) for name in ("model", "source")):
+        raise UserError("its model and its source are no texts")
+    if "schema" in about:
+        Schema.from_dict(about["schema"])
+    labels = about.get("labels", [])
+    if not isinstance(labels, list) or not all(isinstance(name, str) for name in labels):
+        raise UserError("the names of its labels are no texts")
 
 
 def _check_scann(folder: Path, vectors: np.ndarray, leaves: int) -> None:

@@ -13,9 +13,9 @@ from jaxtyping import Float32, Int64
 from fashion_jax.data.catalog import Catalog, Record, Rejected
 from fashion_jax.data.schema import Schema
 from fashion_jax.serving.predictor import Outputs, Predictor
-from fashion_jax.serving.shards import SHARD_ROWS, Shards
+from fashion_jax.serving.shards import SHARD_ROWS, Shards, remedy
 from fashion_jax.serving.source import SourceRun
-from fashion_jax.system import files
+from fashion_jax.system import files, stored
 from fashion_jax.system.errors import UserError
 
 DTYPES = ("float32", "float16")
@@ -82,7 +82,7 @@ def embed_source(
     run = SourceRun(model, source, out, schema=schema, progress=progress, flip=False)
     shards = open_shards(model, run)
     embedded = run_embedding(model, run, shards)
-    with files.replace_file(run.out) as file:
+    with files.replace_file(run.out) as file, stored.writing(run.out):
         names = run.catalog.name_photos()
         photos = np.array([names[record.number] for record in embedded.records], dtype=str)
         np.savez(file, ids=embedded.ids, photos=photos, embeddings=embedded.embeddings.astype(dtype))
@@ -125,8 +125,9 @@ def run_embedding(model: Predictor, run: SourceRun, shards: Shards) -> Embedded:
 
     done: set[int] = set()
     for arrays in shards.read():
-        put(arrays)
-        done.update(arrays["numbers"].tolist())
+        with stored.reading(shards.folder, remedy(shards.folder)):
+            put(arrays)
+            done.update(arrays["numbers"].tolist())
     waiting: dict[str, list[np.ndarray]] = defaultdict(list)
 
     def join_waiting() -> dict[str, np.ndarray]:

@@ -1,7 +1,10 @@
 """Model packages: a folder that holds all that prediction needs. No pickle; nothing in it is run.
 
+config.json lists the other files with their digests, and has a digest of its own. Files that it does not list, such as
+a README or a licence, are not read.
+
 weights.safetensors   parameters and batch statistics, float32; kernels may be float16
-config.json           format, model, preprocessing, and the SHA-256 of the other files
+config.json           format, model, preprocessing, the other files, and a digest of all this
 labels.json           attribute -> names of the classes in the order of the outputs; multi-valued attributes come last
 decision.json         how to make calibrated probabilities and labels; absent where training had no validation rows
 embedding.json        how to make embeddings, with embedding.safetensors; without it embeddings are the pooled features
@@ -33,13 +36,14 @@ from fashion_jax.decision.files import (
 )
 from fashion_jax.models.classifier import Architecture, abstract_classifier
 from fashion_jax.models.resnet import DEPTHS, POOLINGS, STEMS, num_features
-from fashion_jax.system import files
+from fashion_jax.system import files, stored
 from fashion_jax.system.errors import UserError
 
 FORMAT = 1
 ZOO = Path(__file__).resolve().parent / "packages"  # packages that come with the library
 _FILES = ("weights.safetensors", "config.json", "labels.json")
 _OPTIONAL = ("decision.json", "embedding.json", "embedding.safetensors")
+_TRAIN_AGAIN = "run the same fashion-jax train command again"
 _MAX_CLASSES = 100_000
 _MIN_STD = 1e-6  # With a smaller value, float32 cannot hold normalised photos.
 
@@ -103,13 +107,32 @@ def write_package(
         "model": _without_empty_tags(dataclasses.asdict(Architecture(**model))),
         "num_features": features,
         "preprocessing": dict(preprocessing),
-        "digests": {name: files.digest(content) for name, content in contents.items()},
         "extra": files.without_nan(extra),
     }
     with files.replace_directory(folder) as aside:
         for name, content in contents.items():
             files.write_bytes(aside / name, content)
-        files.write_json(aside / "config.json", config)
+        _write_config(aside, config)
+
+
+def seal_package(folder: str | Path) -> None:
+    """Makes a package valid again after one of its files was changed on purpose.
+
+    Raises:
+        UserError: config.json is no JSON object, or the changed package cannot be loaded; it may be mended then.
+    """
+    folder = Path(folder)
+    with stored.reading(folder / "config.json", _remedy(folder)):
+        config = files.read_json_object(folder / "config.json")
+    config.pop(stored.DIGEST, None)
+    _write_config(folder, config)
+    load_package(folder)
+
+
+def _write_config(folder: Path, config: Mapping[str, Any]) -> None:
+    listing = stored.list_files(folder)
+    listing = {name: listing[name] for name in (*_FILES, *_OPTIONAL) if name in listing and name != "config.json"}
+    stored.write_document(folder / "config.json", {**config, "files": listing})
 
 
 def load_package(path: str | Path) -> Package:
@@ -124,47 +147,71 @@ def load_package(path: str | Path) -> Package:
     absent = [name for name in _FILES if not (folder / name).is_file()]
     if absent:
         raise UserError(f"{path} is no model package and no workdir of a finished run: it lacks {', '.join(absent)}")
-    where, config = folder / "config.json", files.read_json_object(folder / "config.json")
-    try:
-        if config["format"] != FORMAT:
-            raise UserError(
-                f"{folder} has the format {config['format']!r} and this version reads {FORMAT}; train again"
-            )
-        contents = _read_files(folder, config["digests"])
+    where = folder / "config.json"
+    remedy = _remedy(folder)
+    config = stored.read_document(where, remedy=remedy)
+    with stored.reading(where, remedy):
+        stored.check_format(folder, config["format"], FORMAT, remedy=_TRAIN_AGAIN)
+        contents = _read_files(folder, config["files"], remedy)
         features, classes, tags = config["num_features"], config["model"]["classes"], config["model"].get("tags", {})
-        names = _check_labels(folder, files.read_json_object(folder / "labels.json"), {**classes, **tags})
+        names = _check_labels(folder, _read_json(folder / "labels.json", contents), {**classes, **tags})
         model = _check_model(folder, config["model"], features)
         preprocessing = _check_preprocessing(folder, config["preprocessing"])
         params, batch_stats = _check_weights(folder, contents["weights.safetensors"], model)
         decision = embedding = None
         if "decision.json" in contents:
-            value = files.read_json_object(folder / "decision.json")
-            decision = decision_from_json(folder / "decision.json", value, classes, features, tags)
+            path = folder / "decision.json"
+            decision = decision_from_json(path, _read_json(path, contents), classes, features, tags)
         if "embedding.json" in contents:
-            value, arrays = files.read_json_object(folder / "embedding.json"), contents["embedding.safetensors"]
-            embedding = plan_from_json(folder / "embedding.json", value, arrays, classes, features)
+            path = folder / "embedding.json"
+            arrays = contents["embedding.safetensors"]
+            embedding = plan_from_json(path, _read_json(path, contents), arrays, classes, features)
         extra = config.get("extra", {})
         if not isinstance(extra, dict):
             raise UserError(f"{where}: extra is no JSON object")
-        about = json.dumps([config["digests"], config["model"], config["preprocessing"]], sort_keys=True)
+        digests = {name: known[stored.DIGEST] for name, known in config["files"].items()}
+        about = json.dumps([digests, config["model"], config["preprocessing"]], sort_keys=True)
         network = (params, batch_stats, files.digest(about.encode())[:32])
         vocabularies, several = ({name: names[name] for name in group} for group in (classes, tags))
         return Package(folder, model, vocabularies, preprocessing, extra, *network, decision, embedding, several)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{where} is not a model's configuration: {error!r}") from error
 
 
-def _read_files(folder: Path, digests: Mapping[str, str]) -> dict[str, bytes]:
-    """Returns the contents of the files beside config.json; UserError where one does not match its digest."""
+def _remedy(folder: Path) -> str:
+    """Returns what a user can do about a damaged package, as the end of a sentence."""
+    if folder.resolve().is_relative_to(ZOO):
+        return "install the library again"
+    return (
+        f"restore the folder from a backup, or {_TRAIN_AGAIN}; only if you changed a file on purpose: "
+        f'python -c "from fashion_jax.serving.package import seal_package; seal_package({str(folder)!r})"'
+    )
+
+
+def _read_files(folder: Path, listing: Mapping[str, Any], remedy: str) -> dict[str, bytes]:
+    """Returns the contents of the listed files; UserError where one is not as it was listed, or should be listed."""
     contents = {}
-    for name in ("weights.safetensors", "labels.json", *_OPTIONAL):
-        path, wanted = folder / name, digests.get(name)
-        if wanted is None and name in _OPTIONAL and not path.exists():
-            continue
-        contents[name] = path.read_bytes() if path.is_file() else b""
-        if files.digest(contents[name]) != wanted:
-            raise UserError(f"{path} is damaged, missing or was changed: it does not match config.json")
+    if not isinstance(listing, dict):
+        raise UserError(f"{folder / 'config.json'}: files must be an object, not {type(listing).__name__}; {remedy}")
+    if odd := sorted(listing.keys() - {*_FILES, *_OPTIONAL}):  # it may lie outside of the package
+        raise UserError(f"{folder / 'config.json'} lists {odd[0]!r}, which is no file of a package; {remedy}")
+    for name in (*_FILES, *_OPTIONAL):
+        if name != "config.json" and name not in listing and (name in _FILES or (folder / name).exists()):
+            raise UserError(f"{folder / 'config.json'} does not list {name}; {remedy}")
+    for name, known in listing.items():
+        path = folder / name
+        # Each file is read once: what is checked is what is used.
+        contents[name] = path.read_bytes() if files.has_size(path, known["bytes"]) else b""
+        if files.digest(contents[name]) != known[stored.DIGEST]:
+            state = f"is damaged ({stored.CHANGED})" if path.exists() else "is missing"
+            raise UserError(f"{path} {state}; {remedy}")
     return contents
+
+
+def _read_json(path: Path, contents: Mapping[str, bytes]) -> dict[str, Any]:
+    with stored.reading(path, _remedy(path.parent)):
+        value = json.loads(contents[path.name])
+        if not isinstance(value, dict):
+            raise TypeError("it holds no JSON object")
+    return dict(value)
 
 
 def _check_labels(folder: Path, labels: dict[str, Any], classes_of: Mapping[str, int]) -> dict[str, tuple[str, ...]]:
@@ -211,7 +258,9 @@ def _check_model(folder: Path, model: dict[str, Any], features: int) -> dict[str
         and all(isinstance(n, int) and 1 <= n <= _MAX_CLASSES for n in (*model["classes"].values(), *tags.values()))
     )
     if not sound:
-        raise UserError(f"{folder / 'config.json'} describes a model that this version cannot build: {model}")
+        raise UserError(
+            f"{folder / 'config.json'} describes a model that this version cannot build: {str(model)[:500]}"
+        )
     if features != num_features(model["depth"], model["width"]):
         raise UserError(f"{folder / 'config.json'} is not consistent: num_features={features} does not fit the model")
     return model
@@ -228,7 +277,9 @@ def _check_preprocessing(folder: Path, values: dict[str, Any]) -> dict[str, Any]
         and _are_shares(values["mean"], 0)
         and _are_shares(values["std"], _MIN_STD)
     ):
-        raise UserError(f"{folder / 'config.json'} has an impossible preprocessing, so it is damaged: {values}")
+        raise UserError(
+            f"{folder / 'config.json'} has an impossible preprocessing, so it is damaged: {str(values)[:500]}"
+        )
     return values
 
 
@@ -240,10 +291,8 @@ def _are_shares(given: Any, low: float) -> bool:
 
 def _check_weights(folder: Path, data: bytes, model: dict[str, Any]) -> tuple[dict[Any, Any], dict[Any, Any]]:
     where = folder / "weights.safetensors"
-    try:
+    with stored.reading(where, _remedy(folder)):
         tensors = safetensors.numpy.load(data)
-    except (safetensors.SafetensorError, ValueError, KeyError) as error:
-        raise UserError(f"{where} is no readable safetensors file: {error}") from error
     _, params, batch_stats = abstract_classifier(model)
     wanted = {
         "/".join(map(str, path)): (path, leaf)

@@ -123,14 +123,14 @@ def prediction_columns(
     return names if per_photo else [*names, "num_photos", "photos_disagree"]
 
 
-def prediction_cells(prediction: Prediction) -> list[str]:
-    """Returns the cells of one product, in the order of `prediction_columns`."""
-    cells = []
+def prediction_cells(prediction: Prediction) -> list[str | float]:
+    """Returns the cells of one product for `files.format_csv`, in the order of `prediction_columns`."""
+    cells: list[str | float] = []
     for name, value in prediction.to_dict().items():
         if isinstance(value, bool):
             cells.append(str(int(value)))
         elif isinstance(value, float):
-            cells.append(f"{value:.{4 if name == 'out_of_catalogue' else 6}f}")
+            cells.append(round(value, 4) if name == "out_of_catalogue" else f"{value:.6f}")  # a score may be negative
         elif isinstance(value, list):
             cells.append(BETWEEN_TAGS.join(f"{item:.6f}" if isinstance(item, float) else item for item in value))
         else:

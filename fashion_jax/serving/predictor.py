@@ -15,7 +15,7 @@ from jaxtyping import Float32, UInt8
 from PIL import Image
 
 from fashion_jax.data.augment import normalize
-from fashion_jax.data.photos import BadPhoto, decode_photo, letterbox, normalise_image, normalise_photo
+from fashion_jax.data.photos import BadPhoto, decode_photo, letterbox, normalise_image, normalise_photo, read_photo
 from fashion_jax.decision.decisions import OPERATING_POINTS
 from fashion_jax.models.classifier import (
     abstract_classifier,
@@ -202,7 +202,7 @@ class Predictor:
         try:
             if isinstance(photo, Image.Image):
                 return letterbox(normalise_image(photo, self.package.preprocessing["max_side"]), *self.size)
-            data = photo if isinstance(photo, bytes) else Path(photo).read_bytes()
+            data = photo if isinstance(photo, bytes) else read_photo(Path(photo))
             return self.decode(data)
         except OSError as error:
             raise UserError(f"{where} cannot be read: {error.strerror}") from error

@@ -5,13 +5,14 @@ from __future__ import annotations
 import ctypes
 import functools
 import itertools
+import json
 import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import jax
 import threadpoolctl
@@ -21,6 +22,8 @@ from fashion_jax.system.process import num_cores
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
+
+T = TypeVar("T")
 
 DATA_AXIS = "data"
 _FORCED_DEVICES = "xla_force_host_platform_device_count"
@@ -168,21 +171,21 @@ def start_processes(
         raise UserError(f"process {process_id} cannot join the run at {coordinator_address}: {error}") from error
 
 
-def first_process_does(what: str, work: Callable[[], None]) -> None:
-    """Calls `work` on process 0. The other processes wait for it, however long it takes.
+def first_process_does(what: str, work: Callable[[], T]) -> T:
+    """Calls `work` on process 0 and returns its value on every process. The others wait, however long it takes.
 
     They wait on the coordination service, because a collective of arrays gives up after half a minute.
 
     Args:
         what: names the work in the error of the other processes.
-        work: the function. Its UserError is raised on every process.
+        work: the function. Its value is JSON: with several processes, tuples become lists. Its UserError is raised on
+            every process.
 
     Raises:
         UserError: `work` raised one, or process 0 failed in another way.
     """
     if jax.process_count() == 1:
-        work()
-        return
+        return work()
     # Not public API, but Orbax and others use it too.
     from jax._src.distributed import global_state
 
@@ -190,19 +193,20 @@ def first_process_does(what: str, work: Callable[[], None]) -> None:
     assert client is not None
     key = f"fashion_jax/{next(_turns)}"
     if jax.process_index() != 0:
-        outcome = client.blocking_key_value_get(key, _A_WEEK_IN_MS)
-        if outcome != "done":
-            raise UserError(outcome)
-        return
-    outcome = f"process 0 failed at {what}; see its messages"
+        outcome = json.loads(client.blocking_key_value_get(key, _A_WEEK_IN_MS))
+        if "error" in outcome:
+            raise UserError(outcome["error"])
+        return cast(T, outcome["value"])
+    outcome = {"error": f"process 0 failed at {what}; see its messages"}
     try:
-        work()
-        outcome = "done"
+        value = work()
+        outcome = {"value": value}
     except UserError as error:
-        outcome = str(error)
+        outcome = {"error": str(error)}
         raise
     finally:
-        client.key_value_set(key, outcome)
+        client.key_value_set(key, json.dumps(outcome))
+    return value
 
 
 def make_mesh() -> Mesh:

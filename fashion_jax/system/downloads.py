@@ -27,6 +27,8 @@ def hub_client(module: str) -> ModuleType:
 
 def download_error(source: str, error: Exception) -> UserError:
     """Returns the error for a failed download; the clients raise many kinds of exceptions."""
+    if "No space left" in str(error):
+        return UserError(f"{source} could not be downloaded: the disk is full; free some space and try again")
     first = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return UserError(
         f"{source} could not be downloaded ({type(error).__name__}: {first}); check the name, the connection and "

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import errno
+import os
 import sys
 from collections.abc import Callable, Iterable
 from itertools import islice
@@ -16,6 +18,10 @@ _MOST_KNOWN = 10_000  # spellings to compare a name with; more would take second
 
 class UserError(ValueError):
     """Bad input. The message says in one or two sentences what is wrong, where, and what to do."""
+
+
+class UnreadableError(UserError):
+    """The system failed to read a file, which may be undamaged: nothing is removed or replaced for this reason."""
 
 
 class NotFiniteError(UserError):
@@ -52,10 +58,13 @@ def exit_on_user_error(run: Callable[[], int | None]) -> int:
         run: the body of a command; a result of None is exit code 0.
 
     Returns:
-        The command's own code; 2 for bad input (UserError, no permission, disk full); 130 or 143 for a signal.
+        The command's own code; 2 for bad input (UserError), for what the system refuses (no permission, disk full) and
+        for too little memory; 130 or 143 for a signal.
     """
     try:
-        return run() or 0
+        code = run() or 0
+        _flush_output()
+        return code
     except UserError as error:
         message = str(error)
     except Interrupted as stop:
@@ -66,14 +75,17 @@ def exit_on_user_error(run: Callable[[], int | None]) -> int:
         return EXIT_INTERRUPTED
     except OSError as error:
         message = _describe(error)
-        if not message:
-            raise
+        with contextlib.suppress(OSError):
+            _flush_output()
+    except MemoryError as error:
+        about = f" ({error})" if str(error) else ""
+        message = f"the memory is too small{about}; use a smaller batch, or a computer with more memory"
     print(f"error: {message}", file=sys.stderr)
     return EXIT_BAD_INPUT
 
 
 def _describe(error: OSError) -> str:
-    """Returns a sentence for errors of the system that a user can mend, and empty text for all others."""
+    """Returns a sentence for an error of the system."""
     where = f" at {error.filename}" if error.filename else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"the disk is full{where}; free some space and run the same command again, finished work is kept"
@@ -83,4 +95,18 @@ def _describe(error: OSError) -> str:
         errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP, errno.EBUSY,
     ):  # fmt: skip
         return f"{error.strerror}{where}; check the path"
-    return ""
+    if error.errno == errno.EPIPE:
+        return "the program that reads the output has ended; write the output to a file"
+    reason = error.strerror or next(iter(str(error).splitlines()), "") or type(error).__name__
+    return f"the system reports: {reason}{where}; check the path, the disk and the connection"
+
+
+def _flush_output() -> None:
+    """Writes what waits for standard output. Where it cannot be written, it is dropped, and OSError is raised."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        # Python would try it once more when it ends, and print a traceback.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        error.filename = error.filename or "standard output"
+        raise

@@ -9,16 +9,24 @@ import hashlib
 import io
 import json
 import math
+import numbers
 import os
 import re
+import secrets
 import shutil
 import stat
-import tempfile
+import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, BinaryIO
 
 from fashion_jax.system.errors import UserError
+
+_SIGNS = "=+-@\N{MINUS SIGN}"  # the first sign of a formula
+_BLANK = "\u115f\u1160\u2800\u3164\uffa0"  # letters and signs without ink; other blanks have a category of their own
+_MAX_JSON_BYTES = 100_000_000  # of a file that is read as one JSON object
 
 
 @contextlib.contextmanager
@@ -29,17 +37,16 @@ def replace_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    aside = Path(name)
+    aside = _name_aside(path)
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with aside.open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        aside.chmod(0o666 & ~_umask())  # mkstemp makes private files
         aside.replace(path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
+    except BaseException as error:
+        _name_target(error, aside, path)
+        with contextlib.suppress(OSError):
             aside.unlink()
         raise
     sync_directory(path.parent)
@@ -62,10 +69,62 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
 
 
 def format_csv(rows: Iterable[Iterable[object]]) -> str:
-    """Returns rows as CSV text with commas and "\\n"; the first row should be the names of the columns."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
+    """Returns rows as CSV text with commas and "\\n"; no text in it is a formula to a spreadsheet.
+
+    Args:
+        rows: of cells; the first row should be the names of the columns. Numbers stay numbers (-1 is "-1"), None is an
+            empty cell, and all else is text, which `escape_cell` changes where it must. `parse_csv` changes it back.
+    """
+    lines: list[str] = []
+    # With "\n" for the end of a line, the writer of Python 3.11 leaves "\r" in a cell unquoted, and a reader ends the
+    # row there.
+    writer = csv.writer(SimpleNamespace(write=lines.append), lineterminator="\r\n")
+    writer.writerows([_csv_cell(cell) for cell in row] for row in rows)
+    return "".join(f"{line.removesuffix(writer.dialect.lineterminator)}\n" for line in lines)
+
+
+def parse_csv(text: str) -> list[list[str]]:
+    """Returns the rows of a text from `format_csv`, the names of the columns too; csv.Error for another text."""
+    rows = list(csv.reader(io.StringIO(text, newline="")))
+    if any(begin in text for begin in ("\n'", ",'", "\"'")) or text.startswith("'"):  # most tables have none
+        rows = [[unescape_cell(cell) if cell[:1] == "'" else cell for cell in row] for row in rows]
+    return rows
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """Returns the rows of a CSV file as column -> cell; a row that is too short has empty cells at its end.
+
+    Raises whatever the system, the decoder and the CSV reader raise.
+    """
+    names, *rows = [row for row in parse_csv(path.read_bytes().decode("utf-8-sig")) if row] or [[]]
+    return [dict(zip(names, row + [""] * (len(names) - len(row)), strict=False)) for row in rows]
+
+
+def escape_cell(text: str) -> str:
+    """Returns a text as a cell that is no formula to a spreadsheet: with `'` in front; `unescape_cell` undoes it."""
+    return f"'{text}" if text.startswith("'") or _is_formula(text) else text
+
+
+def unescape_cell(cell: str) -> str:
+    """Returns the text that `escape_cell` made a cell of; a cell that a person wrote (`'80s`) stays as it is."""
+    escaped = cell.startswith("'") and (cell[1:].startswith("'") or _is_formula(cell[1:]))
+    return cell[1:] if escaped else cell
+
+
+def _csv_cell(cell: object) -> object:
+    return cell if cell is None or isinstance(cell, numbers.Number) else escape_cell(str(cell))
+
+
+def _is_formula(text: str) -> bool:
+    """True for a text that a spreadsheet may run (OWASP, "CSV injection"): by its sign, also behind blanks."""
+    for char in text:
+        if char.isascii() and char.isalnum():  # most texts
+            return False
+        if char in "\t\r\n":
+            return True
+        if unicodedata.category(char)[0] not in "CMZ" and char not in _BLANK:
+            return unicodedata.normalize("NFKC", char)[0] in _SIGNS  # full-width signs become the usual ones
+    return False
 
 
 def digest(value: Any) -> str:
@@ -80,14 +139,57 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def has_size(path: Path, size: Any) -> bool:
+    """Returns whether a path is a file of this size. Files of /proc claim to be empty, and may have no end."""
+    if not path.is_file() or type(size) is not int or path.stat().st_size != size:
+        return False
+    with path.open("rb") as file:
+        return size > 0 or not file.read(1)
+
+
+def check_regular(path: Path) -> None:
+    """Raises UserError where there is no ordinary file: a device has no end, and a pipe waits for its writer."""
+    if not path.exists():
+        link = " (a link leads nowhere, or in a circle)" if path.is_symlink() else ""
+        raise UserError(f"there is nothing at {path}{link}; check the path")
+    if not path.is_file():
+        kind = "a folder" if path.is_dir() else "a device, pipe or socket"
+        raise UserError(f"{path} is {kind}; give an ordinary file")
+
+
+def read_limited(path: Path, most: int) -> bytes:
+    """Returns the bytes of an ordinary file that has at most `most` of them.
+
+    Raises:
+        UserError: it is no ordinary file, or it is larger.
+        OSError: the system does not let it be read.
+    """
+    check_regular(path)
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        data = file.read(min(size, most) + 1)
+    if len(data) > most:
+        raise UserError(f"{path} has more than {most:,} bytes, the limit for such a file; give a smaller file")
+    return data
+
+
 def read_json_object(path: Path) -> dict[str, Any]:
     """Returns the JSON object in a file; UserError where the file holds anything else, OSError as the system does."""
+    data = read_limited(path, _MAX_JSON_BYTES)
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(data.decode(), object_pairs_hook=_unique_keys)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not JSON: {error}") from error
+        raise UserError(f"{path} is not JSON ({error}); correct the file") from error
     if not isinstance(value, dict):
-        raise UserError(f"{path} does not hold a JSON object")
+        raise UserError(f"{path} does not hold a JSON object, which is written in {{ }}; correct the file")
+    return value
+
+
+def _unique_keys(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(members)
+    if len(value) < len(members):
+        double = Counter(key for key, _ in members).most_common(1)[0][0]
+        raise ValueError(f"the key {double!r} comes twice")
     return value
 
 
@@ -105,25 +207,41 @@ def replace_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yields a new folder that replaces `path` at the end of the block; after an error the new one is removed."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+    aside = _name_aside(path)
     old = aside.with_suffix(".old")
     try:
+        aside.mkdir()
         yield aside
         for folder, _, names in os.walk(aside):
             for name in names:
                 sync_file(Path(folder) / name)
             sync_directory(Path(folder))
-        aside.chmod(0o777 & ~_umask())
         if path.exists():
             path.rename(old)  # a folder that is not empty cannot be renamed over
         aside.rename(path)
-    except BaseException:
+    except BaseException as error:
+        _name_target(error, aside, path)
         if old.exists() and not path.exists():
             old.rename(path)
         shutil.rmtree(aside, ignore_errors=True)
         raise
-    shutil.rmtree(old, ignore_errors=True)
     sync_directory(path.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _name_aside(path: Path) -> Path:
+    """Returns a free name beside `path`, which `remove_stale` knows.
+
+    `tempfile` would make a private file, and to share it, the process's umask would have to be changed for a moment, in
+    which the files of other threads were open to everybody.
+    """
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+
+
+def _name_target(error: BaseException, aside: Path, path: Path) -> None:
+    """Puts the path that a user knows into an error that names no file, or one that is written aside."""
+    if isinstance(error, OSError) and error.errno is not None and aside.name in str(error.filename or aside):
+        error.filename = str(path)
 
 
 def open_own(path: Path, flags: int) -> BinaryIO:
@@ -167,11 +285,16 @@ def hold_lock(path: Path, *, what: str, busy: str) -> Iterator[None]:
 
 
 def remove_stale(path: str | os.PathLike[str]) -> None:
-    """Removes what killed writers of `path` left beside it. Call it only while nobody else writes `path`."""
+    """Removes what killed writers of `path` left beside it. Call it only while nobody else writes `path`.
+
+    A writer that was killed between its two renames left no `path`; the folder that it had moved aside is put back.
+    """
     path = Path(path)
     name = re.compile(rf"\.{re.escape(path.name)}\.[a-z0-9_]{{8}}\.(part|old)")  # not what belongs to `path.v2`
     for stale in [entry for entry in path.parent.glob(".*") if name.fullmatch(entry.name)]:
-        if stale.is_dir():
+        if stale.suffix == ".old" and not path.exists():
+            stale.rename(path)
+        elif stale.is_dir():
             shutil.rmtree(stale, ignore_errors=True)
         else:
             stale.unlink(missing_ok=True)
@@ -190,12 +313,6 @@ def sync_directory(path: Path) -> None:
     """Flushes a folder to the disk, so that a rename survives a power cut (POSIX only)."""
     if os.name == "posix":
         sync_file(path)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def is_line(text: str) -> bool:

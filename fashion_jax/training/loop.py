@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -44,8 +45,9 @@ class EarlyStopping:
     stopped: bool = False  # whether the run has ended because of them
 
     def record(self, value: float, *, lower_is_better: bool, patience: int) -> None:
-        """Counts an evaluation; sets `stopped` when patience has run out."""
-        gain = self.best is None or (value < self.best if lower_is_better else value > self.best)
+        """Counts an evaluation; sets `stopped` when patience has run out. NaN and infinity are no gain."""
+        better = self.best is None or (value < self.best if lower_is_better else value > self.best)
+        gain = better and math.isfinite(value)
         self.best = value if gain else self.best
         self.evaluations_without_gain = 0 if gain else self.evaluations_without_gain + 1
         self.stopped = bool(patience) and self.evaluations_without_gain >= patience

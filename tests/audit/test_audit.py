@@ -277,7 +277,7 @@ def test_what_was_computed_is_kept_and_decisions_are_not_written_over(done, tmp_
     out = shutil.copytree(done.out, tmp_path / "out")
     monkeypatch.setattr(audit_module.Predictor, "predict_batches", None)
     audit_quietly(done.workdir, done.shop, out)  # nothing is computed again, and nothing is decided yet
-    for shard in (out / "photos").iterdir():
+    for shard in (out / "photos.shards").iterdir():
         shard.write_bytes(b"torn")
     with pytest.raises(TypeError):
         audit_quietly(done.workdir, done.shop, out)

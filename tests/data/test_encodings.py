@@ -71,10 +71,10 @@ def test_the_schema_decides():
     assert decode_text("t.csv", table("赤").encode("shift_jis"), "Shift_JIS").text == table("赤")
     assert decode_text("t.csv", b"\xef\xbb\xbfa", "utf-8").text == "a"
     for encoding, message in (
-        ("klingon", "unknown"),
-        ("zlib", "unknown"),
+        ("klingon", "not a known"),
+        ("zlib", "not a known"),
         ("ascii", "not written in"),
-        ("a\0b", "unknown"),
+        ("a\0b", "not a known"),
     ):
         with pytest.raises(UserError, match=message):
             decode_text("t.csv", table("赤").encode("shift_jis"), encoding)

@@ -17,6 +17,7 @@ import pytest
 
 from fashion_jax.data.catalog import Catalog, open_catalog
 from fashion_jax.data.catalog_report import format_report
+from fashion_jax.data.cell_lists import read_list
 from fashion_jax.data.columns import more_photo_columns
 from fashion_jax.data.duplicates import find_groups
 from fashion_jax.data.name_groups import USUAL, group_names, looks_grouped, looks_like_folders, natural
@@ -327,6 +328,21 @@ SIGNS = [
 ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("cell", "items"),
+    [
+        ('["a", 1, null, {"b": ["c"]}]', ["a", 1, None, {"b": ["c"]}]), ('{"a": "b"}', [{"a": "b"}]), ("[]", []),
+        ("['a', 'it\\'s']", ["a", "it's"]), ("['a' \"b\"\n 'c']", ["a", "b", "c"]), ("('a',)", ["a"]),
+        ('{"a","b"}', ["a", "b"]),
+        (r"['C:\new\\x']", [r"C:\new\x"]), ("[a, b]", None), ("['a', b]", None), ("(a)", None), ("['a'", None),
+        ("['a'}", None),
+        ("", None), ("[", None), ("[,]", None), ("a", None),
+    ],
+)  # fmt: skip
+def test_lists_in_a_cell(cell, items):
+    assert read_list(cell) == items
+
+
 @pytest.mark.parametrize("sign", SIGNS)
 def test_photos_between_any_signs(tmp_path, sign):
     assert split_photos(f"img/0 a.jpg{sign}img/0b.PNG{sign}c.webp") == ["img/0 a.jpg", "img/0b.PNG", "c.webp"]
@@ -362,6 +378,7 @@ def test_a_cell_of_several_photos_is_never_one_of_them_and_a_file_with_odd_signs
 def test_hostile_cells_end_soon(cell):
     begin = time.process_time()
     split_photos(cell)
+    read_list(cell), read_list(f"[{cell}]")
     is_address(cell), without_query(cell), names_photo(cell), is_placeholder(cell), is_litter(cell)
     assert time.process_time() - begin < 1
 
@@ -525,6 +542,15 @@ def test_photos_beside_those_of_the_table_are_offered_and_taken_when_asked(tmp_p
     catalog = open_catalog(source, Schema("", (), group_by_name=USUAL))
     assert products_of(catalog)["S7"] == [first.format("S7"), "images/S7_2.jpg", "images/S7_3.jpg"]
     assert len(catalog.records) == 72 and not catalog.offers and not catalog.rejected
+
+
+def test_an_offer_about_a_placeholder_keeps_the_offer_to_group_names(tmp_path):
+    small(tmp_path, *(f"i/{sku}_{n}.jpg" for sku in SKUS for n in (1, 2)), "i/logo.jpg")
+    cells = [f"i/{sku}_1.jpg," for sku in SKUS]
+    cells[::4] = ["i/logo.jpg,"] * 6
+    (tmp_path / "t.csv").write_text("\n".join(colours(cells)))
+    placeholder, groups = open_catalog(tmp_path).offers
+    assert "6 products share the photo i/logo.jpg" in placeholder and "add --group-by-name" in groups
 
 
 @pytest.mark.parametrize("kind", ["photos", "ids", "column"])

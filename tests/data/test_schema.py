@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 
 import pandas as pd
 import pytest
 
+from fashion_jax.data import columns as columns_module
+from fashion_jax.data.catalog import open_catalog
 from fashion_jax.data.columns import (
     NOT_NAMED,
     explain_unused,
@@ -16,6 +19,7 @@ from fashion_jax.data.columns import (
     infer_schema,
     offer_photo_columns,
 )
+from fashion_jax.data.headings import has_photo_heading
 from fashion_jax.data.schema import DOCUMENTED, FASHION, Attribute, Schema, load_schema, save_schema
 from fashion_jax.system.errors import UserError
 from forging import GONE, set_at
@@ -42,13 +46,35 @@ def frame(**columns) -> pd.DataFrame:
     return pd.DataFrame(columns, dtype=object)
 
 
+def guess(table: pd.DataFrame, *, labelled: bool = True) -> Schema:
+    """Returns the guessed schema; what comes with it is what `explain_unused` says about it."""
+    schema, unused = infer_schema(table, labelled=labelled)
+    assert unused == explain_unused(table, schema)
+    return schema
+
+
+def test_a_guess_looks_at_each_column_once(tmp_path, monkeypatch):
+    lines = [f"{n},p/{n}.jpg,{('red', 'blue')[n % 2]},{n / 7:.2f}" for n in range(30)]
+    (tmp_path / "t.csv").write_text("\n".join(["sku,photo,colour,price", *lines]))
+    looked_at = Counter()
+    why_unused = columns_module._why_unused
+
+    def count(column, *rest):
+        looked_at[column] += 1
+        return why_unused(column, *rest)
+
+    monkeypatch.setattr(columns_module, "_why_unused", count)
+    catalog = open_catalog(tmp_path / "t.csv")
+    assert looked_at == {"colour": 1, "price": 1} and list(catalog.unused) == ["price"]
+
+
 def test_columns_are_guessed_by_what_they_hold():
     table = frame(
         article_id=[f"A{i}" for i in range(40)], name=[f"Thing {i % 7}" for i in range(40)],
         picture=[f"p/{i}.jpeg" for i in range(40)], price=[str(i * 1.7) for i in range(40)], brand=["x", "y"] * 20,
         constant=["same"] * 40, subset=["train", "test"] * 20, colour=["red", "", "blue", ""] * 10,
     )  # fmt: skip
-    schema = infer_schema(table)
+    schema = guess(table)
     assert (schema.id_column, schema.title_column) == ("article_id", "name")
     assert (schema.image_column, schema.split_column) == ("picture", "subset")
     assert [a.name for a in schema.attributes] == ["colour"]
@@ -81,7 +107,7 @@ def test_numbers_folds_and_the_like_are_no_attributes(column, values, reason):
         "kind": ["a", "b"] * 60,
         column: (cells * 120)[:120],
     }
-    schema = infer_schema(frame(**rows))
+    schema = guess(frame(**rows))
     unused = explain_unused(frame(**rows), schema)
     assert [a.columns()[0] for a in schema.attributes] == ["kind", *([column] if reason is None else [])]
     assert reason is None or reason in unused[column]
@@ -117,18 +143,18 @@ def test_ids_are_known_by_their_name_first(columns, expected):
 def test_a_table_of_one_product_keeps_its_id(columns, rows, expected):
     cells = {name: [cell] * rows for name, cell in columns.items()}
     table = frame(**cells, photo=[f"{i}.jpg" for i in range(rows)])
-    assert infer_schema(table, labelled=False).id_column == expected
+    assert guess(table, labelled=False).id_column == expected
     if expected and rows > 1:  # one row alone has the id: the others are no photos of its product
         table.loc[table.index[1:], list(columns)] = ""
-        assert infer_schema(table, labelled=False).id_column == ""
+        assert guess(table, labelled=False).id_column == ""
 
 
 def test_tables_that_cannot_be_guessed():
     with pytest.raises(UserError, match=r"columns are: a, b"):
-        infer_schema(frame(a=["1", "1"], b=["x", "y"]))
+        guess(frame(a=["1", "1"], b=["x", "y"]))
     with pytest.raises(UserError, match="looks like an attribute"):
-        infer_schema(frame(id=["1", "2"], file=["a.jpg", "b.jpg"]))
-    assert infer_schema(frame(id=["1", "2"], file=["a.jpg", "b.jpg"]), labelled=False).attributes == ()
+        guess(frame(id=["1", "2"], file=["a.jpg", "b.jpg"]))
+    assert guess(frame(id=["1", "2"], file=["a.jpg", "b.jpg"]), labelled=False).attributes == ()
 
 
 @pytest.mark.parametrize(
@@ -171,7 +197,7 @@ def test_column_names_that_cannot_name_attributes_get_another():
     named = {"Size/Fit": "Size_Fit", "id": "id_label", "colour": "colour", "items": "items"}
     named["colour_confidence"] = "colour_confidence_label"
     unique = {"sku": [f"S{i}" for i in range(20)], "file": [f"{i}.jpg" for i in range(20)]}
-    schema = infer_schema(frame(**unique, **{column: ["a", "b"] * 10 for column in named}))
+    schema = guess(frame(**unique, **{column: ["a", "b"] * 10 for column in named}))
     assert {a.columns()[0]: a.name for a in schema.attributes} == named
 
 
@@ -209,7 +235,7 @@ THREES = [f"shirt-{i // 3}" for i in range(48)]
     ],
 )  # fmt: skip
 def test_the_id_is_the_column_that_names_every_rows_product(columns, expected):
-    assert infer_schema(shop(**columns)).id_column == expected
+    assert guess(shop(**columns)).id_column == expected
 
 
 @pytest.mark.parametrize(
@@ -228,7 +254,7 @@ def test_the_id_is_the_column_that_names_every_rows_product(columns, expected):
 )
 def test_ids_of_groups_are_no_attributes_and_are_offered(column):
     table = shop(id=UNIQUE, **{column: GROUPS})
-    schema = infer_schema(table)
+    schema = guess(table)
     assert [a.name for a in schema.attributes] == ["color"] and schema.id_column == "id"
     assert explain_unused(table, schema)[column] == "it holds ids"
     assert find_repeated_ids(table, schema) == {column: 12}
@@ -252,7 +278,7 @@ FILES = [f"more/{i}.png" for i in range(48)]
 )  # fmt: skip
 def test_the_photo_is_the_products_and_no_logo(columns, image):
     table = shop(sku=UNIQUE, **columns).drop(columns="image")
-    schema = infer_schema(table)
+    schema = guess(table)
     assert schema.image_column == image and schema.id_column == "sku"
     for column in set(columns) - {image} - set(schema.more_image_columns):
         reason = explain_unused(table, schema)[column]
@@ -278,7 +304,7 @@ def test_further_columns_of_photos_are_used_or_offered(columns, more, offered):
     same = {name.split("=")[0].replace("_", " "): name.split("=")[-1].replace("_", " ") for name in columns.split()}
     table = shop(sku=UNIQUE, **{name: [f"{same[name]}/{i}.jpg" for i in range(48)] for name in names})
     table = table.drop(columns=[] if "image" in names else "image")
-    schema = infer_schema(table)
+    schema = guess(table)
     wanted = tuple(name.replace("_", " ") for name in more.split())
     assert (schema.image_column, schema.more_image_columns) == (names[0], wanted)
     offers = offer_photo_columns(table, schema)
@@ -302,11 +328,11 @@ def test_parts_of_a_split_are_no_attributes(column, values):
     if isinstance(values, str):
         values = [text.replace("_", " ") for text in (values.split() * 48)[:48]]
     table = shop(sku=UNIQUE, **{column: values})
-    schema = infer_schema(table)
+    schema = guess(table)
     assert [a.name for a in schema.attributes] == ["color"] and not schema.split_column
     assert "looks like a split" in explain_unused(table, schema)[column]
     table = shop(sku=UNIQUE, Partition="train val test")
-    assert infer_schema(table).split_column == "Partition"
+    assert guess(table).split_column == "Partition"
 
 
 @pytest.mark.parametrize(
@@ -327,7 +353,20 @@ def test_parts_of_a_split_are_no_attributes(column, values):
 )  # fmt: skip
 def test_amounts_and_states_are_known_by_their_names(column, values, is_label):
     table = shop(sku=UNIQUE, **{column: values})
-    assert (column in [a.columns()[0] for a in infer_schema(table).attributes]) == is_label
+    assert (column in [a.columns()[0] for a in guess(table).attributes]) == is_label
+
+
+@pytest.mark.parametrize(
+    ("headings", "photos"),
+    [
+        ("image imagepath Image_Src IMG imgurl img_1 productPhoto Pictures pic Fotos Artikelbilder Bilddatei", True),
+        ("Imágenes imagem immagini afbeelding zdjęć obrázek Obraz kép Resim", True),
+        ("фотографии Изображения 写真 画像URL 主图 商品圖 사진 이미지", True),
+        ("sku colour url file topics epic kept skeptic model title", False),
+    ],
+)  # fmt: skip
+def test_headings_of_photos_are_known_in_many_languages(headings, photos):
+    assert [has_photo_heading(heading) for heading in headings.split()] == [photos] * len(headings.split())
 
 
 def test_columns_of_predictions_are_no_labels():
@@ -338,7 +377,7 @@ def test_columns_of_predictions_are_no_labels():
         "out_of_catalogue": "0 1",
     }
     table = shop(sku=UNIQUE, **predicted, photos_disagree="often never", fabric_accepted="yes no")
-    schema = infer_schema(table)
+    schema = guess(table)
     assert [a.name for a in schema.attributes] == ["color", "photos_disagree_label", "fabric_accepted"]
     unused = explain_unused(table, schema)
     assert predicted.keys() <= unused.keys() and "results of" in unused["color_accepted"]
@@ -355,5 +394,12 @@ def test_a_table_of_many_unique_columns_is_understood_in_a_moment():
         **{f"text {c}": [f"Nice {c} {i}" for i in range(rows)] for c in range(10)},
     )
     begin = time.process_time()
-    explain_unused(table, infer_schema(table))
+    explain_unused(table, guess(table))
     assert time.process_time() - begin < 1  # about 0.3 s
+
+
+def test_half_a_character_is_refused(tmp_path):
+    path = tmp_path / "schema.json"
+    path.write_text('{"name": "shop", "attributes": [{"name": "kind", "classes": ["a", "\\ud800"]}]}')
+    with pytest.raises(UserError, match="half a character"):
+        load_schema(path)

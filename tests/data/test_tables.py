@@ -161,8 +161,8 @@ def test_what_is_no_table_is_named(name, data, message):
 
 
 def test_a_packed_table_cannot_fill_the_memory(monkeypatch):
-    monkeypatch.setattr("fashion_jax.data.tables._MOST_UNPACKED", 1000)
-    with pytest.raises(UserError, match="unpacks to more"):
+    monkeypatch.setattr("fashion_jax.data.tables.MAX_TABLE_BYTES", 1000)
+    with pytest.raises(UserError, match="unpacked, it has more"):
         read_table("t.csv.gz", gzip.compress(bytes(2000)))
 
 
@@ -194,7 +194,7 @@ def test_excel_reads_like_the_csv():
         read_table("t.xlsx", workbook(one=rows, two=rows))
     with pytest.raises(UserError, match="no sheet with cells"):
         read_table("t.xlsx", workbook(one=[]))
-    with pytest.raises(UserError, match="no readable Excel workbook"):
+    with pytest.raises(UserError, match=r"t\.xlsx is damaged"):
         read_table("t.xlsx", zip_of(x=b"x"))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from pathlib import Path
 
@@ -28,13 +27,15 @@ from fashion_jax.run.resolve import resolve
 from fashion_jax.run.second_heads import empty_second_head, fit_second_head, fit_second_heads
 from fashion_jax.run.session import Session
 from fashion_jax.run.train import evaluate, train
+from fashion_jax.run.workdir import run_name
 from fashion_jax.serving.predictor import load_model
+from fashion_jax.system import stored
 from fashion_jax.system.errors import UserError
 from fashion_jax.training.checkpoint import Checkpoints
 from fashion_jax.training.losses import HeadLoss
 from fashion_jax.training.placement import to_host
 from fashion_jax.training.state import create_state
-from forging import set_at
+from forging import set_at, sign
 from stepping import mesh_of
 
 SECOND = {"model__colour_heads": ("auto",), "model__second_heads": ("colour",)}
@@ -59,7 +60,7 @@ def trained(run, prepared):
     workdir, config, result = run
     session = Session(resolve(config, prepared), prepared, workdir, progress=False)
     folder = workdir / "checkpoints"
-    with Checkpoints(folder, metric="mean/accuracy", lower_is_better=False, read_only=True) as checkpoints:
+    with Checkpoints(folder, metric="mean/accuracy", run=run_name(workdir), read_only=True) as checkpoints:
         assert checkpoints.best_step == result.best_step
         return session, checkpoints.restore(result.best_step, session.target)[0]
 
@@ -214,7 +215,9 @@ def test_a_second_head_weighs_what_it_knows():
 def test_a_finished_run_can_have_them_later(run, copied, monkeypatch):
     shutil.rmtree(copied / "package")
     path = copied / "config.json"
-    path.write_text(re.sub(r'"second_heads": \[[^]]*\]', '"second_heads": []', path.read_text()))
+    values = stored.read_document(path, remedy="")
+    values["model"]["second_heads"] = []
+    stored.write_document(path, values)
     monkeypatch.setattr(experiment, "run_loop", None)  # no step is trained
     train(run[1], copied, progress=False)
     assert_same(weights(run[0]), weights(copied))
@@ -233,7 +236,8 @@ def test_second_heads_that_make_no_sense_are_refused(copied, value):
     config = json.loads((copied / "package/config.json").read_text())
     set_at(config, "model.second_heads", value)
     (copied / "package/config.json").write_text(json.dumps(config))
-    with pytest.raises(UserError):
+    sign(copied / "package")
+    with pytest.raises(UserError, match=r"cannot build|damaged \("):
         load_model(copied)
 
 

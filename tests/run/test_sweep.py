@@ -19,7 +19,7 @@ from fashion_jax.run.train import Result
 from fashion_jax.system import files
 from fashion_jax.system.errors import Interrupted, UserError
 from fashion_jax.system.pictures import render_png
-from fashion_jax.training.writers import read_json_lines
+from fashion_jax.training.writers import MetricWriter, read_json_lines
 
 SPACE = {"optimizer.learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}, "model.drop_path": [0, 0.1]}
 
@@ -164,10 +164,42 @@ def test_scores_of_a_run_that_was_stopped_count(search, training):
     with pytest.raises(Interrupted):
         search(1)
     ((_, _, workdir),) = training.runs
-    workdir.mkdir(parents=True)
-    (workdir / "metrics.jsonl").write_text('{"step": 7, "validation/mean/accuracy": 0.999}\n{"step": 8, "valid')
+    with MetricWriter(workdir, resume_step=0, tensorboard=False, is_first_process=True) as writer:
+        writer.write_scalars(7, {"validation/mean/accuracy": 0.999})
+    with (workdir / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 8, "valid')
     (trial,) = search(1)
     assert trial["score"] == 0.999
+
+
+@pytest.mark.parametrize("name", ["space.json", "study.jsonl", "study.json"])
+@pytest.mark.parametrize("damage", ["flip", "cut", "missing", "nested"])
+def test_damaged_documents_of_a_search_are_refused(search, tmp_path, training, name, damage):
+    search(2)
+    path = tmp_path / "out" / name
+    data = path.read_bytes()
+    place = data.rindex(b"0")
+    flipped = data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+    path.write_bytes({"flip": flipped, "cut": data[: len(data) // 2], "nested": b"[" * 100_000, "missing": b""}[damage])
+    if damage == "missing":
+        path.unlink()
+    with pytest.raises(UserError, match=rf"{name} (is|cannot).*choose another folder"):
+        search(3)
+    assert len(training.runs) == 2
+
+
+def test_a_trial_whose_scores_are_damaged_is_trained_anew(search, training, capsys):
+    training.fails = lambda run: Interrupted(7, 15) if run == 1 else None
+    with pytest.raises(Interrupted):
+        search(1)
+    ((_, _, workdir),) = training.runs
+    (workdir / "checkpoints/step_4").mkdir(parents=True)
+    (workdir / "metrics.jsonl").write_text('{"step": 7, "validation/mean/accuracy": 5.0, "crc32": "00000000"}\n')
+    (trial,) = search(1)
+    assert trial["score"] < 1 and not (workdir / "checkpoints").exists()
+    kept = workdir.with_name(f"{workdir.name}.damaged")
+    said = f"The trial starts again from step 0; its old files are in {kept}\n"
+    assert said in capsys.readouterr().err and (kept / "checkpoints/step_4").is_dir()
 
 
 def test_two_real_trials(config, tmp_path, capsys):

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import shutil
 from contextlib import nullcontext
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -19,6 +20,7 @@ from fashion_jax.run import train as experiment
 from fashion_jax.run.train import evaluate, train
 from fashion_jax.run.workdir import load_run_config
 from fashion_jax.serving.predictor import Predictor, load_model
+from fashion_jax.system import stored
 from fashion_jax.system.errors import Interrupted, UserError
 from fashion_jax.training import loop
 from fashion_jax.training.placement import put_batch
@@ -94,10 +96,62 @@ def test_evaluating_again_finds_the_same(finished, tmp_path):
     # A run of one device may be scored on eight devices, over which its batches do not divide.
     workdir = shutil.copytree(finished.workdir, tmp_path / "w")
     path, scores = workdir / "config.json", workdir / "evaluation/test/metrics.json"
-    path.write_text(path.read_text().replace('"batch_size": 16', '"batch_size": 12'))
+    values = stored.read_document(path, remedy="")
+    values["train"]["batch_size"] = 12
+    stored.write_document(path, values)
     before = scores.read_text()
     assert evaluate(workdir, progress=False).summaries == finished.result.test.summaries
     assert scores.read_text() == before
+
+
+def damage(step: Path) -> None:
+    for path in (step / "ocdbt.process_0/d").iterdir():
+        path.write_bytes(path.read_bytes()[:-1])
+
+
+def test_a_run_goes_on_from_the_newest_whole_checkpoint_to_the_same(finished, tmp_path, capsys):
+    workdir = shutil.copytree(finished.workdir, tmp_path / "w")
+    damage(workdir / "checkpoints/step_12")
+    shutil.rmtree(workdir / "package")
+    train(finished.config, workdir, progress=False)
+    said = capsys.readouterr().err
+    assert "step_12/ocdbt" in said and "the run goes on from the checkpoint of step 8" in said
+    assert_same(finished.workdir, workdir)
+    before, after = (
+        [(line["step"], line.get("validation/loss")) for line in read_json_lines(folder / "metrics.jsonl")]
+        for folder in (finished.workdir, workdir)
+    )
+    assert before == after
+    documents = [folder / "checkpoints/step_12/checkpoint.json" for folder in (finished.workdir, workdir)]
+    one, other = (stored.read_document(path, remedy="") for path in documents)
+    assert {**one, "files": 0} == {**other, "files": 0}  # what early stopping counts, too
+
+
+def test_another_best_checkpoint_is_told(finished, tmp_path, capsys):
+    workdir, best = shutil.copytree(finished.workdir, tmp_path / "w"), finished.result.best_step
+    damage(workdir / f"checkpoints/step_{best}")
+    evaluate(workdir, progress=False)
+    other = 8 if best == 12 else 12
+    assert f"the best undamaged checkpoint is that of step {other}" in capsys.readouterr().err
+    assert json.loads((workdir / "evaluation/test/metrics.json").read_text())["step"] == other
+    for step in (8, 12):
+        damage(workdir / f"checkpoints/step_{step}")
+    for command in (lambda: evaluate(workdir, progress=False), lambda: train(finished.config, workdir, progress=False)):
+        with pytest.raises(UserError, match="all checkpoints in"):
+            command()
+
+
+@pytest.mark.parametrize(
+    "changes", [{"best": "x"}, {"more": 1}, {"metric": "loss"}, {"stopped": None}, {"evaluations_without_gain": 1e3}]
+)
+def test_what_early_stopping_cannot_count_is_refused(finished, tmp_path, changes):
+    workdir = shutil.copytree(finished.workdir, tmp_path / "w")
+    path = workdir / "checkpoints/step_12/checkpoint.json"
+    values = stored.read_document(path, remedy="")
+    values["early_stopping"] |= changes
+    stored.write_document(path, values)
+    with pytest.raises(UserError, match="checkpoints is damaged"):
+        train(finished.config, workdir, progress=False)
 
 
 def test_where_photos_are_kept_does_not_matter(tiny_config, prepared, tmp_path):
@@ -173,6 +227,14 @@ def test_patience_counts_evaluations_without_gain(lower, metrics):
         early.record(metric, lower_is_better=lower, patience=2)
         stopped.append(early.stopped)
     assert stopped == [False, False, False, True] and early.best == metrics[1]
+
+
+def test_a_metric_that_is_not_finite_is_no_gain():
+    """A checkpoint stores the best metric as JSON, which has no NaN."""
+    early = loop.EarlyStopping("metric")
+    for metric in (float("nan"), float("inf"), 0.5, float("nan")):
+        early.record(metric, lower_is_better=False, patience=0)
+    assert early.best == 0.5 and early.evaluations_without_gain == 1
 
 
 @pytest.mark.parametrize(("name", "rate"), [("adamw", 4e-3), ("sgd", 0.1), ("lamb", 0.03)])

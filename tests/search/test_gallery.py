@@ -186,7 +186,7 @@ def test_products_are_added_replaced_and_removed(shop, run, tmp_path):
     assert index.attributes(["S00074"])[0]["price"] == 2  # replaced, and its price kept
     assert "150 products left" in run("index", "delete", "--index", place, "--id", "NEW-0", "NEW-1").out
     run("index", "rebuild", "--index", place)
-    assert "no file is damaged" in run("index", "verify", "--index", place).out
+    assert "nothing is damaged" in run("verify", place).out
     extra.write_text(drawn.replace("S00", "1"))  # 1000, 1037 and so on: integers here, texts in the index
     assert "154 in all" in run("index", "add", "--index", place, "--source", extra).out
     assert "1037" in Index.load(place)
@@ -229,11 +229,11 @@ BAD_INPUT = {
     "{add} --table {tmp}/texts": "holds numbers, not texts such as 'ask'",
     "index update --index {index} --table {tmp}/nobody": "none of the index's products",
     "index update --index {index} --table {tmp}/texts": "holds numbers, not texts such as 'ask'",
-    "index update --index {index} --table {tmp}/gone": "cannot be read",
+    "index update --index {index} --table {tmp}/gone": "there is nothing at",
     "{search} --id S00000 --where kind>'a'": "compares numbers and dates only",
     "{add} --source {tmp}/gone": "nothing at", "{add} --model small": "another model",
     "index delete --index {index} --id " + "9" * 5_000: "no product", "{search} --id S99999": "no product 'S99999'",
-    "{search} --id S00000 --where color=='red'": "did you mean 'colour'", "{search} --image none": "cannot be read",
+    "{search} --id S00000 --where color=='red'": "did you mean 'colour'", "{search} --image none": "there is nothing",
     "{search} --id S00000 --keep kid": "did you mean 'kind'", "{search} --image {tmp}/twice": "not usable",
     "{search} --id S00000 --change colour=redd": "did you mean 'red'", "{search} --attribute price=3": "holds numbers",
     "{search} --id S00000 --change colour": "COLUMN=VALUE", "{search} --id S00000 --weigh colour=much": "PART=FACTOR",
@@ -269,11 +269,12 @@ def test_colour_above_all(search, index):
     assert found == weighted.ids[0].tolist() != plain.ids[0].tolist()
 
 
-def test_an_embedding_run_that_was_stopped_goes_on(shop, tmp_path, monkeypatch):
+@pytest.mark.parametrize("damaged", [False, True])
+def test_an_embedding_run_that_was_stopped_goes_on(shop, tmp_path, monkeypatch, capsys, damaged):
     model, table = load_model(shop / "run"), shop / "shop/products.csv"
-    embed_source(model, table, tmp_path / "whole.npz", progress=False)
     monkeypatch.setattr(embed_module, "SHARD_ROWS", 40)
     monkeypatch.setattr(type(model), "batch_size", 32)
+    embed_source(model, table, tmp_path / "whole.npz", progress=False)
     real, calls = type(model).predict_batches, []
 
     def stopped(self, batches, **options):
@@ -287,14 +288,28 @@ def test_an_embedding_run_that_was_stopped_goes_on(shop, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         embed_source(model, table, tmp_path / "e.npz", progress=False)
     assert not (tmp_path / "e.npz").exists()
-    assert len(list((tmp_path / "e.npz.shards").iterdir())) == 1
+    (shard,) = (tmp_path / "e.npz.shards").iterdir()
     calls.append(0)  # no longer the fourth
+    if damaged:
+        shard.write_bytes(shard.read_bytes()[:-9])
     embed_source(model, table, tmp_path / "e.npz", progress=False)
-    assert sum(calls[5:]) == COUNT - 64
+    assert sum(calls[5:]) == COUNT - (0 if damaged else 64)
+    assert ("computed again" in capsys.readouterr().err) == damaged
     assert not (tmp_path / "e.npz.shards").exists()
     with np.load(tmp_path / "whole.npz") as whole, np.load(tmp_path / "e.npz") as resumed:
-        assert np.array_equal(whole["ids"], resumed["ids"])
-        assert np.allclose(whole["embeddings"], resumed["embeddings"], atol=1e-5)
+        assert whole.files == resumed.files
+        assert all(np.array_equal(whole[name], resumed[name]) for name in whole.files)
+
+
+@pytest.mark.parametrize("arrays", [
+    {"numbers": np.arange(3)}, {"numbers": np.array([10**9])}, {"rows": np.arange(3)}, {"numbers": np.array(["a"])},
+    {"numbers": np.arange(1, 4), "embeddings": np.zeros((3, 5)), "labels": np.zeros((3, 2))},
+])  # fmt: skip
+def test_whole_shards_that_no_run_wrote_are_refused(shop, tmp_path, arrays):
+    model, table, out = load_model(shop / "run"), shop / "shop/products.csv", tmp_path / "e.npz"
+    open_shards(model, SourceRun(model, table, out, progress=False)).write(arrays)
+    with pytest.raises(UserError, match=r"e.npz.shards is damaged .*; delete the .shard files in .*, not your photos"):
+        embed_source(model, table, out, progress=False)
 
 
 def test_shards_of_another_model_are_not_used(shop, tmp_path, monkeypatch):

@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import itertools
 import json
 import os
 import shutil
+import subprocess
+import sys
+import threading
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import Mock
 
 import numpy as np
 import pytest
 from search.clustered import attributes_of, clustered
+from search.journals import ends_of, first_place, forge_update, journal_of, updates_of
 
 from fashion_jax.cli import main
-from fashion_jax.search import storage
+from fashion_jax.search import journal, storage
 from fashion_jax.search.attributes import AttributeTable
 from fashion_jax.search.index import Index
-from fashion_jax.search.journal import append_update, read_updates
+from fashion_jax.search.journal import create_journal, read_updates
 from fashion_jax.search.snapshot import GrowingArray, Update
+from fashion_jax.system import stored
 from fashion_jax.system.errors import UserError
 from forging import set_at
 
@@ -55,10 +64,6 @@ def folder(template, tmp_path):
 BOTH = pytest.mark.parametrize("template", ["exact", "scann"], indirect=True)
 
 
-def journal_of(folder):
-    return next(folder.glob("*.journal"))
-
-
 def generation(folder):
     return next(p for p in folder.glob("generation-*") if p.is_dir())
 
@@ -82,7 +87,7 @@ def test_saving_again_leaves_one_generation_and_an_empty_journal(folder):
         loaded.save(folder)
     names = sorted(p.name.split("-")[0] for p in folder.iterdir() if p.name != "generation-1")
     assert names == [".lock", "generation", "generation", "manifest.json"]
-    assert (folder / "generation-1").is_dir() and journal_of(folder).stat().st_size == 0
+    assert (folder / "generation-1").is_dir() and updates_of(folder).updates == []
     assert np.array_equal(Index.load(folder).search(QUERIES, 5).ids, loaded.search(QUERIES, 5).ids)
 
 
@@ -143,44 +148,153 @@ def test_changed_missing_and_foreign_files_are_told_of(folder):
         Index.load(folder)
 
 
-def test_the_journal_ends_at_what_a_crash_cut_short(folder):
-    journal = journal_of(folder)
-    whole = journal.read_bytes()
-    ends = [0]
-    for cut in range(len(whole) + 1):
-        journal.write_bytes(whole[:cut])
-        updates, end, rest = read_updates(journal)
-        if end not in ends:
-            assert end == cut  # as soon as a record is whole it is read
-            ends.append(end)
-        assert len(updates) == len(ends) - 1 and bool(rest) == (end < cut)
-    assert len(ends) == 3
-    journal.write_bytes(whole + whole[:30])
+def test_an_update_that_a_crash_cut_short_is_none(folder, capsys):
+    """A process may be stopped at any byte of a record, and before the head names it."""
+    place, whole = journal_of(folder), journal_of(folder).read_bytes()
+    head, begin, (_, last, end) = whole[: first_place(folder).end], first_place(folder), ends_of(folder)
+    record = whole[last:end]
+    for kept in range(len(record) + 1):
+        place.write_bytes(whole + record[:kept])  # a third record, whatever it holds
+        found = read_updates(place, begin, "")
+        assert len(found.updates) == 2 and found.place.end == end and bool(found.note) == bool(kept)
+    assert main(["verify", str(folder)]) == 0  # nothing is lost
+    assert "a change that was not finished" in capsys.readouterr().out
     with Index.load(folder) as loaded:
-        assert "30 bytes" in loaded.journal_warning
+        assert "was not finished" in loaded.journal_warning
         loaded.delete([10])
         assert not loaded.journal_warning
-    assert 10 not in Index.load(folder)  # the half record was removed before the next one was written
+    assert 10 not in Index.load(folder) and ends_of(folder)[:3] == [len(head), last, end]
 
 
-def test_a_damaged_update_is_told_of(folder, capsys):
-    journal = journal_of(folder)
-    whole = journal.read_bytes()
-    for place in (2, 6, 40):  # of the first of two
-        journal.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
-        with pytest.raises(UserError, match="damaged at byte 0"):
-            Index.load(folder)
-    journal.write_bytes(whole[:-1] + b"!")
-    loaded = Index.load(folder)
-    assert 4 in loaded  # its removal was the last update
-    assert "no complete change" in loaded.journal_warning
-    assert main(["index", "verify", "--index", str(folder)]) == 2
-    assert "no complete change" in capsys.readouterr().err
+@pytest.mark.parametrize("fails", [None, 1, 2, 3, 4, 5])
+def test_at_every_moment_of_an_append_what_was_acknowledged_is_there(folder, monkeypatch, fails):
+    """The journal is read after every few bytes that are written; one of the flushes may fail."""
+    place, states, done, flushes = journal_of(folder), [], 2, itertools.count(1)
+
+    def write(file, data):
+        written = os.write(file, data[:37])
+        states.append((done, place.read_bytes()))
+        return written
+
+    def fsync(file):
+        if next(flushes) == fails:
+            raise OSError(5, "Input/output error")
+        os.fsync(file)
+
+    with Index.load(folder) as loaded:
+        monkeypatch.setattr(journal, "os", SimpleNamespace(**{**vars(os), "write": write, "fsync": fsync}))
+        for name in (20, 21, 22):
+            with contextlib.suppress(OSError):
+                loaded.delete([name])
+                done += 1
+    assert done == 5 - bool(fails) and len(states) > 20
+    last = Index.verify(folder)
+    assert [name in last for name in (20, 21, 22)].count(False) == done - 2 == len(updates_of(folder).updates) - 2
+    for known, state in states:
+        place.write_bytes(state)
+        assert known <= len(updates_of(folder).updates) <= known + 1
+
+
+def test_a_reader_follows_a_writer_at_every_moment(folder, monkeypatch):
+    reader, stop = Index.load(folder), threading.Event()
+
+    def write():
+        try:
+            with Index.load(folder) as writer:
+                for step in range(1, 61):
+                    writer.upsert([3], QUERIES[:1], {"share": [step]})
+                    if step % 6 == 0:
+                        writer.save(folder)
+        finally:
+            stop.set()
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(1) as threads:
+            writing, seen = threads.submit(write), [0]
+            while not stop.is_set():
+                reader.refresh()
+                seen.append(reader.attributes([3])[0]["share"] if reader.snapshot.version > 3 else 0)
+            writing.result()
+    finally:
+        sys.setswitchinterval(interval)
+    reader.refresh()
+    assert reader.attributes([3])[0]["share"] == 60
+    assert seen == sorted(seen) and len(set(seen)) > 5
+
+
+def test_half_a_head_after_a_loss_of_power_loses_nothing(folder, capsys):
+    """One copy of the head may hold anything; the other one names the last update, or the one before it."""
+    place, whole = journal_of(folder), journal_of(folder).read_bytes()
+    for number in (0, 1):
+        for torn in (bytes(200), b"\xff" * 200, whole[4096 * number :][:40] + bytes(160)):
+            start = 4096 * number
+            place.write_bytes(whole[:start] + torn + whole[start + 200 :])
+            assert len(updates_of(folder).updates) == 2
+            with pytest.raises(UserError, match="one of the two copies of its header"):
+                Index.verify(folder)
+    assert main(["verify", str(folder)]) == 2
+    assert "the other copy" in capsys.readouterr().out
+    with Index.load(folder) as loaded:
+        assert 4 not in loaded
+        loaded.delete([10])
+    assert 10 not in Index.verify(folder)
+    place.write_bytes(whole[:4096] + bytes(200) + whole[4296:-5])  # two damages, which no crash makes
+    with pytest.raises(UserError, match="damaged"):
+        Index.load(folder)
+
+
+def lost_updates(folder, tmp_path):
+    """Yields what a disk or a person can do to a journal, and what is said of it."""
+    place, whole, (first, second, end) = journal_of(folder), journal_of(folder).read_bytes(), ends_of(folder)
+    yield None, "is missing"
+    yield b"", "neither copy of its header"
+    yield whole[:first], "change 1 of 2 is cut short"
+    yield whole[:second], "change 2 of 2 is cut short"
+    yield whole[:-1], "change 2 of 2 is cut short"
+    yield whole[:first] + whole[second:], "change 2 in place of change 1"
+    yield whole[:first] + whole[second:end] + whole[first:second], "change 2 in place of change 1"
+    yield whole[:first] + 2 * whole[first:second], "change 2 of 2 is cut short or damaged"
+    yield bytes(4096) * 2 + whole[first:], "neither copy of its header"
+    for byte in range(first, end):
+        for bit in (0, 7):
+            yield whole[:byte] + bytes([whole[byte] ^ 1 << bit]) + whole[byte + 1 :], r"damaged"
+    place.write_bytes(whole)
+    with Index.load(folder) as other:
+        other.save(tmp_path / "other")  # the same products in another generation
+        yield journal_of(tmp_path / "other").read_bytes(), "another index"
+        other.upsert([3, 2_000], QUERIES[:2], {"side": ["new", "new"]})
+        other.delete([5])
+        yield journal_of(tmp_path / "other").read_bytes(), "another index"
+    place.write_bytes(whole)
+
+
+def test_a_journal_that_lost_an_update_is_refused(folder, tmp_path):
+    for data, message in lost_updates(folder, tmp_path):
+        journal_of(folder).write_bytes(data) if data is not None else journal_of(folder).unlink()
+        with pytest.raises(UserError, match=message) as caught:
+            updates_of(folder) if data else Index.load(folder)
+        assert str(folder) in str(caught.value)
+        (folder / f"{generation(folder).name}.journal").touch()
+    journal_of(folder).unlink()
+    with pytest.raises(UserError, match=r"updates=False\).save\("):
+        Index.verify(folder)
+    Index.load(folder, updates=False).save(folder)
+    assert 4 in Index.verify(folder)  # as it was before the changes
+
+
+def test_any_flipped_bit_of_a_head_changes_nothing_or_is_refused(folder):
+    place, whole = journal_of(folder), journal_of(folder).read_bytes()
+    for byte in [*range(100), *range(4096, 4196)]:
+        place.write_bytes(whole[:byte] + bytes([whole[byte] ^ 4]) + whole[byte + 1 :])
+        assert len(updates_of(folder).updates) == 2
 
 
 def test_what_is_no_index_is_said_and_left_alone(index, folder, tmp_path):
     manifest = json.loads((folder / "manifest.json").read_text())
-    (folder / "manifest.json").write_text(json.dumps({**manifest, "format": 99}))
+    del manifest["sha256"]
+    stored.write_document(folder / "manifest.json", {**manifest, "format": 99})
     with pytest.raises(UserError, match="format 99"):
         Index.load(folder)
     (tmp_path / "manifest.json").write_text('{"format": 1, "fingerprint": "x", "num_products": 3}')
@@ -242,6 +356,8 @@ HARMS = [
     ("version", None), ("columns", [3]), ("generation", "generation-../../../etc"), ("settings.backend", 5),
     ("settings.batch", -1), ("base", {}), ("base.rows", 10**9), ("base.rows", 0), ("base.backend", "faiss"),
     ("base.target_recall", "much"), ("base.device_costs", [-1, 1]), ("base.points", [{"neighbours": 10}]),
+    ("settings.about", {"schema": 5}), ("settings.about", {"labels": [3]}), ("settings.about", {"model": []}),
+    ("settings.about", {"schema": {"name": "x", "attributes": 3}}),
     ("base.host_costs", []), ("base.host_costs.rows", [5, 3]), ("base.host_costs.batch", float("nan")),
 ]  # fmt: skip
 SCANN_HARMS = [
@@ -259,7 +375,6 @@ CASES = [("exact", harm) for harm in HARMS] + [("scann", harm) for harm in SCANN
 @pytest.mark.parametrize(("template", "change"), CASES, indirect=["template"])
 def test_a_folder_that_means_harm_is_refused_with_a_sentence(folder, change):
     """Files are changed as somebody would who means harm: digests and all are right."""
-    journal_of(folder).unlink()
     place, path = generation(folder), folder / "manifest.json"
     manifest = json.loads(path.read_text())
     if callable(change):
@@ -270,7 +385,8 @@ def test_a_folder_that_means_harm_is_refused_with_a_sentence(folder, change):
         data = (place / name).read_bytes()
         manifest["files"][name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     del manifest["sha256"]
-    path.write_text(json.dumps({**manifest, "sha256": storage.manifest_digest(manifest)}))
+    path.write_text(json.dumps({**manifest, "sha256": stored.document_digest(manifest)}))
+    create_journal(journal_of(folder), first_place(folder))
     with pytest.raises(UserError, match="damaged"):
         Index.load(folder)
 
@@ -299,10 +415,9 @@ def test_updates_that_no_index_wrote_are_refused(index, folder, update, monkeypa
     assert addition().fits(index.snapshot)
     dumps = json.dumps
     monkeypatch.setattr(json, "dumps", lambda values, **_: dumps(values))  # which writes half of a surrogate pair too
-    with journal_of(folder).open("ab", buffering=0) as file:
-        append_update(file, update)
+    forge_update(folder, update)
     monkeypatch.undo()
-    with pytest.raises(UserError, match=r"damaged record|another index|cannot be read"):
+    with pytest.raises(UserError, match=r"that no index writes|another index"):
         Index.load(folder)
 
 
@@ -330,9 +445,12 @@ def test_links_and_pipes_in_the_folder_lead_nowhere(folder, tmp_path):
 def test_a_journal_that_vanishes_is_not_written_on(index, folder):
     loaded = Index.load(folder)
     journal_of(folder).unlink()
-    with pytest.raises(UserError, match="has lost updates"):
+    with pytest.raises(UserError, match="is missing"):
         loaded.delete([10])
     assert 10 in loaded
+    create_journal(folder / f"{generation(folder).name}.journal", first_place(folder))
+    with pytest.raises(UserError, match="has lost changes"):
+        loaded.delete([10])
     loaded.save(folder.with_name("elsewhere"))
     loaded.close()
     assert len(Index.load(folder.with_name("elsewhere"))) == len(index)
@@ -357,9 +475,8 @@ def test_a_long_journal_is_saved_away(tmp_path, monkeypatch):
         sizes = []
         for step in range(60):
             index.upsert(np.arange(step, step + 20), QUERIES[:20], {"side": [str(step)] * 20})
-            sizes.append(journal_of(tmp_path / "index").stat().st_size)
+            sizes.append(len(updates_of(tmp_path / "index").updates))
     assert 0 in sizes  # it was saved away in between
-    assert max(sizes) < 1_000 * 16 * 4 + 5_000  # no longer than the vectors
     loaded = Index.load(tmp_path / "index")
     assert [row["side"] for row in loaded.attributes([0, 30, 78])] == ["0", "30", "59"]
     assert np.array_equal(loaded.ids, index.ids) and len(loaded) == 1_000
@@ -403,6 +520,23 @@ def test_a_full_disk_leaves_the_index_as_it_was(folder, monkeypatch, call, fails
     loaded.close()
     again = Index.load(folder)
     assert [name in again for name in (11, 12, 14)] == [False, False, True]
+
+
+@pytest.mark.parametrize("template", ["scann"], indirect=True)
+def test_files_that_scann_cannot_write_are_a_sentence(folder):
+    """A limit on the sizes of files does to ScaNN what a full disk does."""
+    code = (
+        "import resource, signal, sys\n"
+        "from fashion_jax.search.index import Index\n"
+        "index = Index.load(sys.argv[1])\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "index.snapshot.base.index.save = lambda folder, save=index.snapshot.base.index.save: (\n"
+        "    resource.setrlimit(resource.RLIMIT_FSIZE, (3_000, resource.RLIM_INFINITY)), save(folder))\n"
+        "index.save(sys.argv[1])\n"
+    )
+    failed = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=False)
+    assert "OSError: [Errno 5] ScaNN cannot write (" in failed.stderr
+    assert len(Index.verify(folder)) == 1_000
 
 
 def test_an_error_after_the_swap_loses_no_later_update(folder, monkeypatch):

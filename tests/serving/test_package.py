@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import hashlib
 import io
 import json
@@ -12,6 +13,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import jax
 import numpy as np
@@ -28,12 +30,13 @@ from fashion_jax.data.schema import Schema, save_schema
 from fashion_jax.decision.embedding import EmbeddingPlan, Subspace
 from fashion_jax.models.classifier import abstract_classifier, merge_network, split_network
 from fashion_jax.serving.embed import embed_source
-from fashion_jax.serving.package import ZOO, find_model, load_package, write_package, zoo_models
+from fashion_jax.serving.package import ZOO, find_model, load_package, seal_package, write_package, zoo_models
 from fashion_jax.serving.predict import predict_source
 from fashion_jax.serving.predictor import load_model
 from fashion_jax.serving.shards import Shards
-from fashion_jax.system.errors import UserError
-from forging import GONE, set_at
+from fashion_jax.system import stored
+from fashion_jax.system.errors import UnreadableError, UserError
+from forging import GONE, set_at, sign
 from small_models import BASE, model_of
 
 VOCABULARIES = {"kind": ("round", "square", "tall"), "colour, or hue": ('"blue"', "green", "red, dark", "yellow")}
@@ -160,7 +163,7 @@ def test_all_kinds_of_photos(package, tmp_path):
     assert model.embed(image).shape == (1, model.embedding_size) == (1, 32)
     assert model.predict([]) == [] and model.embed([]).shape == (0, 32)
     for bad, message in (
-        ("absent.jpg", "absent.jpg cannot be read"), (b"no photo", "not usable"),
+        ("absent.jpg", "nothing at absent.jpg"), (b"no photo", "not usable"),
         (np.zeros((4, 4)), "must be uint8"), (np.zeros((0, 5, 3), np.uint8), "must be uint8"),
     ):  # fmt: skip
         with pytest.raises(UserError, match=message):
@@ -177,19 +180,12 @@ def test_it_predicts_with_nothing_else(package):
     subprocess.run([sys.executable, "-c", code, str(package)], check=True)
 
 
-def sign(package, name):
-    """Makes config.json vouch for a changed file."""
-    config = json.loads((package / "config.json").read_text())
-    config["digests"][name] = hashlib.sha256((package / name).read_bytes()).hexdigest()
-    (package / "config.json").write_text(json.dumps(config))
-
-
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("labels.json", None, "lacks labels.json"), ("embedding.safetensors", None, "damaged, missing"),
-        ("config.json", b"{", "not JSON"), ("config.json", b"[]", "not hold a JSON object"),
-        ("weights.safetensors", bytes(10), "damaged, missing or was changed"),
+        ("labels.json", None, "lacks labels.json"), ("embedding.safetensors", None, "is missing"),
+        ("config.json", b"{", "is damaged"), ("config.json", b"[]", "holds no JSON object"),
+        ("config.json", b"[" * 100_000, "is damaged"), ("weights.safetensors", bytes(10), "was changed after"),
     ],
 )  # fmt: skip
 def test_a_file_that_is_absent_or_another_is_refused(planned, name, content, message):
@@ -203,7 +199,9 @@ def test_a_file_that_is_absent_or_another_is_refused(planned, name, content, mes
 @pytest.mark.parametrize(
     ("place", "value", "message"),
     [
-        ("config.format", 99, "format 99"), ("config.model", GONE, "not a model's configuration"),
+        ("config.format", 99, "format 99"), ("config.model", GONE, "is damaged"), ("config.files", [], "not list"),
+        ("config.files", {}, "does not list weights"), ("config.num_features", GONE, "damaged"),
+        ("config.extra", 3, "extra is no"), ("config.model.classes", [1], "damaged"), ("config.model.mean", {}, "can"),
         ("config.model.width", 10**9, "cannot build"), ("config.model.depth", 19, "cannot build"),
         ("config.num_features", 7, "num_features=7"), ("config.preprocessing.std", [0, 1, 1], "impossible preproc"),
         ("config.preprocessing.height", 10**6, "impossible preproc"),
@@ -227,10 +225,13 @@ def test_values_that_do_not_fit_are_refused(planned, place, value, message):
     content = json.loads(file.read_text())
     set_at(content, path, value)
     file.write_text(json.dumps(content))
-    if stem != "config":
-        with pytest.raises(UserError, match="damaged, missing or was changed"):
-            load_package(planned)
-        sign(planned, file.name)
+    with pytest.raises(UserError, match=r"damaged.*seal_package"):
+        load_package(planned)
+    if path != "files":
+        sign(planned)
+    else:
+        del content["sha256"]
+        stored.write_document(file, content)
     with pytest.raises(UserError, match=message):
         load_package(planned)
 
@@ -246,29 +247,60 @@ def test_weights_that_do_not_fit_are_refused(package):
     ):  # fmt: skip
         tensors = {key: tensor for key, tensor in {**sound, **change}.items() if tensor is not None}
         file.write_bytes(safetensors.numpy.save(tensors))
-        sign(package, file.name)
+        sign(package)
         with pytest.raises(UserError, match=message):
             load_package(package)
     file.write_bytes(bytes(10))
-    sign(package, file.name)
-    with pytest.raises(UserError, match="no readable safetensors"):
+    sign(package)
+    with pytest.raises(UserError, match=r"weights.safetensors is damaged"):
         load_package(package)
 
 
-def test_damaged_packages_never_crash(package):
+def test_any_change_of_a_package_is_refused(package):
+    """Flips of single bits, cut and emptied files, and settings that a person edits."""
     rng = np.random.default_rng(0)
+    fingerprint = load_package(package).fingerprint
     for name in ("config.json", "labels.json", "weights.safetensors"):
         original = (package / name).read_bytes()
-        for _ in range(30):
-            data = bytearray(original)
-            for _ in range(int(rng.integers(1, 8))):
-                data[int(rng.integers(min(len(data), 2000)))] = int(rng.integers(256))
-            (package / name).write_bytes(bytes(data))
-            if bytes(data) != original:
-                with contextlib.suppress(UserError):
-                    load_package(package)
+        places = rng.integers(0, len(original), 60)
+        changes = [original[:p] + bytes([original[p] ^ 1 << int(rng.integers(8))]) + original[p + 1 :] for p in places]
+        for data in [*changes, b"", original[: len(original) // 2], original[:-2]]:
+            (package / name).write_bytes(data)
+            with contextlib.suppress(UserError):
+                assert load_package(package).fingerprint == fingerprint  # a space that became another one
+                assert name == "config.json"
         (package / name).write_bytes(original)
+    for old, new in ((b"0.4", b"0.5"), (b'"height": 32', b'"height": 40'), (b'flip": false', b'flip": true')):
+        original = (package / "config.json").read_bytes()
+        assert original.count(old) == 1
+        (package / "config.json").write_bytes(original.replace(old, new))
+        with pytest.raises(
+            UserError, match=r"config.json is damaged .*; only if you changed .* purpose: python -c .*seal_package\("
+        ):
+            load_package(package)
+        (package / "config.json").write_bytes(original)
+
+
+def test_a_setting_is_changed_on_purpose(package):
+    before = load_package(package)
+    config = json.loads((package / "config.json").read_text())
+    config["preprocessing"]["test_time_flip"] = True
+    (package / "config.json").write_text(json.dumps(config))
+    seal_package(package)
+    after = load_package(package)
+    assert after.preprocessing["test_time_flip"] and after.fingerprint != before.fingerprint
+    (package / "config.json").write_text("{")
+    with pytest.raises(UserError, match="not JSON"):
+        seal_package(package)
+
+
+def test_files_that_a_package_does_not_list_are_not_read(package):
+    (package / "LICENSE").write_text("free")
+    sign(package)
     load_package(package)
+    (package / "decision.json").write_text("{}")  # but one that would change predictions is no bystander
+    with pytest.raises(UserError, match=r"does not list decision.json"):
+        load_package(package)
 
 
 def test_pillow_images_are_treated_as_files_are(package):
@@ -486,7 +518,17 @@ def test_models_of_the_library_are_sound_and_small(name):
     assert model.package.extra["test"] and model.package.decision is not None and model.embedding_size <= 256
 
 
-def test_only_whole_files_of_the_same_key_are_read(tmp_path):
+def test_a_shard_that_the_system_cannot_read_stays(tmp_path, monkeypatch):
+    shards = Shards(tmp_path, "key")
+    shards.write({"rows": np.arange(5)})
+    monkeypatch.setattr(Path, "read_bytes", Mock(side_effect=OSError(errno.EMFILE, "Too many open files")))
+    with pytest.raises(UnreadableError, match="Too many open files"):
+        list(shards.read())
+    monkeypatch.undo()
+    assert len(list(shards.read())) == 1
+
+
+def test_only_whole_files_of_the_same_key_are_read(tmp_path, capsys):
     shards = Shards(tmp_path / "s", ["model", 3])
     assert list(shards.read()) == []
     for start in (0, 5):
@@ -495,11 +537,41 @@ def test_only_whole_files_of_the_same_key_are_read(tmp_path):
     assert [found["rows"].tolist() for found in again] == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
     assert all(np.array_equal(found["vectors"], np.full((5, 100), found["rows"][0])) for found in again)
     first, second = sorted((tmp_path / "s").iterdir())
-    data = bytearray(first.read_bytes())
-    data[len(data) // 2] ^= 1  # a flipped bit within the vectors
-    first.write_bytes(data)
-    assert [found["rows"][0] for found in shards.read()] == [5] and not first.exists()
+    whole = first.read_bytes()
+    flips = [whole[:place] + bytes([whole[place] ^ 8]) + whole[place + 1 :] for place in range(0, len(whole), 7)]
+    for damaged in (*flips, b"", whole[:-1], whole[:70], whole + b"x", whole[64:]):
+        first.write_bytes(damaged)
+        assert [found["rows"][0] for found in shards.read()] == [5] and not first.exists()
+        assert f"{first} is damaged" in (told := capsys.readouterr().err) and "computed again" in told
     shards.write({"rows": np.arange(3)})
     assert list(Shards(tmp_path / "s", ["another", 3]).read()) == [] and not second.exists()
+    assert not capsys.readouterr().err  # work that nobody goes on with
     shards.remove()
     assert not (tmp_path / "s").exists()
+
+
+def test_a_package_names_no_file_outside_of_it(tmp_path):
+    shutil.copytree(ZOO / "small", tmp_path / "package")
+    (tmp_path / "outside.txt").write_text("secret")
+    config = json.loads((tmp_path / "package/config.json").read_text())
+    for name in ("../outside.txt", str(tmp_path / "outside.txt"), "/proc/self/pagemap"):
+        known = {"bytes": 6, "sha256": hashlib.sha256(b"secret").hexdigest()}
+        changed = {**config, "files": {**config["files"], name: known}}
+        changed.pop("sha256")
+        stored.write_document(tmp_path / "package/config.json", changed)
+        with pytest.raises(UserError, match="no file of a package"):
+            load_package(tmp_path / "package")
+
+
+@pytest.mark.skipif(not Path("/proc/self/pagemap").exists(), reason="Linux has files without an end in /proc")
+def test_a_file_without_an_end_is_not_read(tmp_path):
+    shutil.copytree(ZOO / "small", tmp_path / "package")
+    path = tmp_path / "package/labels.json"
+    path.unlink()
+    path.symlink_to("/proc/self/pagemap")
+    config = json.loads((tmp_path / "package/config.json").read_text())
+    config["files"]["labels.json"]["bytes"] = 0
+    config.pop("sha256")
+    stored.write_document(tmp_path / "package/config.json", config)
+    with pytest.raises(UserError, match=r"labels\.json"):
+        load_package(tmp_path / "package")

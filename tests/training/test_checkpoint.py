@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import io
+import shutil
+from pathlib import Path
 from unittest.mock import Mock
 
 import jax
@@ -11,7 +15,8 @@ import numpy as np
 import optax
 import pytest
 
-from fashion_jax.system.errors import UserError
+from fashion_jax.system import stored
+from fashion_jax.system.errors import UnreadableError, UserError
 from fashion_jax.training.checkpoint import Checkpoints
 from fashion_jax.training.state import TrainState, abstract_state, create_state
 from stepping import mesh_of
@@ -74,15 +79,112 @@ def test_a_step_is_saved_once(tmp_path, state):
         assert checkpoints.restore(1, jax.eval_shape(lambda: state))[1] == {"a": 1}
 
 
-@pytest.mark.parametrize("width", [4, 8])
-def test_a_damaged_checkpoint_and_another_model_are_refused(tmp_path, state, width):
+def test_another_model_is_refused(tmp_path, state):
     save(tmp_path, state, {1: None})
-    for path in (tmp_path / "step_1" / "state").rglob("*"):
-        if path.is_file() and width == 4:
-            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    wanted = abstract_state({**ARGUMENTS, "width": width}, OPTIMIZER, mesh_of(8))
-    with Checkpoints(tmp_path) as checkpoints, pytest.raises(UserError, match="cannot be restored"):
+    wanted = abstract_state({**ARGUMENTS, "width": 8}, OPTIMIZER, mesh_of(8))
+    with Checkpoints(tmp_path) as checkpoints, pytest.raises(UserError, match=r"step_1 .*the settings of the model"):
         checkpoints.restore(1, wanted)
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.write_bytes(data)
+
+
+def sign_again(path: Path, **changes) -> None:
+    stored.write_document(path, {**stored.read_document(path, remedy=""), **changes})
+
+
+DOCUMENT = "checkpoint.json"
+DAMAGE = {
+    "flip": lambda step: [flip(path) for path in (step / "ocdbt.process_0/d").iterdir()],
+    "flip of the document": lambda step: flip(step / DOCUMENT),
+    "cut": lambda step: [path.write_bytes(path.read_bytes()[:-9]) for path in step.rglob("manifest.ocdbt")],
+    "empty": lambda step: (step / "_METADATA").write_bytes(b""),
+    "missing": lambda step: (step / "manifest.ocdbt").unlink(),
+    "no document": lambda step: (step / DOCUMENT).unlink(),
+    "nested": lambda step: (step / DOCUMENT).write_bytes(b"[" * 100_000),
+    "of another step": lambda step: shutil.copytree(step.with_name("step_2"), step, dirs_exist_ok=True),
+    "of another run": lambda step: sign_again(step / DOCUMENT, run="b"),
+    "metrics": lambda step: sign_again(step / DOCUMENT, metrics={"metric": "x"}),
+    "early stopping": lambda step: sign_again(step / DOCUMENT, early_stopping=[]),
+    "best": lambda step: sign_again(step / DOCUMENT, best=None),
+    "step of the best": lambda step: sign_again(step / DOCUMENT, best=["1", 10**400]),
+    "files": lambda step: sign_again(step / DOCUMENT, files={"a": 1}),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_a_damaged_step_is_answered_by_the_newest_whole_one(tmp_path, state, capsys, damage):
+    save(tmp_path / "c", state, {1: 0.9, 2: 0.1, 3: 0.2}, run="a")
+    damage(tmp_path / "c/step_3")
+    target, before = jax.eval_shape(lambda: state), sorted((tmp_path / "c").rglob("*"))
+    with Checkpoints(tmp_path / "c", run="a", read_only=True) as checkpoints:
+        assert (checkpoints.latest_step, checkpoints.best_step) == (2, 1)
+    said = capsys.readouterr().err
+    assert "step_3" in said and "this checkpoint is not used" in said
+    assert "best undamaged checkpoint is that of step 1" in said
+    assert sorted((tmp_path / "c").rglob("*")) == before
+    with Checkpoints(tmp_path / "c", run="a") as checkpoints:
+        assert (checkpoints.latest_step, checkpoints.best_step) == (2, 1)
+        assert int(checkpoints.restore(2, target)[0].step) == 2
+        assert "the run goes on from the checkpoint of step 2" in capsys.readouterr().err
+        checkpoints.save(at_step(state, 3), {"new": 1}, 0.3)  # it replaces the damaged one
+    with Checkpoints(tmp_path / "c", run="a") as checkpoints:
+        assert checkpoints.latest_step == 3 and checkpoints.restore(3, target)[1] == {"new": 1}
+    assert capsys.readouterr().err == ""
+
+
+def test_a_lost_best_step_is_told_for_as_long_as_it_is_lost(tmp_path, state, capsys):
+    save(tmp_path, state, {1: 0.9, 2: 0.1, 3: 0.2})
+    shutil.rmtree(tmp_path / "step_1")
+    for new, latest, best, told in (({}, 3, 3, 3), ({4: 0.3}, 4, 4, 3), ({}, 4, 4, 4), ({5: 0.95}, 5, 5, 4)):
+        assert save(tmp_path, state, new) == (latest, best)
+        with contextlib.redirect_stderr(io.StringIO()), Checkpoints(tmp_path, read_only=True) as checkpoints:
+            assert checkpoints.lost_best == (None if best == 5 else 1)
+        said = capsys.readouterr().err
+        assert f"step 1, the best one until step {told}, is damaged or missing" in said
+    assert save(tmp_path, state, {}) == (5, 5) and capsys.readouterr().err == ""  # a better one was found
+
+
+def test_where_no_step_is_whole_nothing_is_begun_anew(tmp_path, state):
+    save(tmp_path, state, {1: None, 2: None})
+    for path in tmp_path.glob("step_*/manifest.ocdbt"):
+        flip(path)
+    with pytest.raises(
+        UserError, match=r"all checkpoints in .* are damaged\. Restore .*step_2.manifest\.ocdbt is damaged"
+    ):
+        Checkpoints(tmp_path)
+
+
+def test_a_step_that_the_system_cannot_read_stays(tmp_path, state, monkeypatch):
+    save(tmp_path, state, {1: None, 2: None})
+    failing = Mock(side_effect=OSError(errno.EMFILE, "Too many open files"))
+    monkeypatch.setattr(stored.files, "file_digest", failing)
+    with pytest.raises(UnreadableError, match="Too many open files"):
+        Checkpoints(tmp_path)
+    monkeypatch.undo()
+    assert save(tmp_path, state, {}) == (2, 2)
+
+
+def test_damage_after_the_opening_is_found(tmp_path, state):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(at_step(state, 1), {}, None)
+        checkpoints.wait()
+        flip(tmp_path / "step_1/manifest.ocdbt")
+        with pytest.raises(UserError, match=r"manifest\.ocdbt is damaged"):
+            checkpoints.restore(1, jax.eval_shape(lambda: state))
+
+
+def test_what_orbax_writes_last_is_never_read(tmp_path, state, capsys):
+    save(tmp_path, state, {1: 0.5})
+    for name in ("_CHECKPOINT_METADATA", "commit_success.txt"):
+        for data in (b"", b"[1]", b"\xff{", None):
+            (tmp_path / "step_1" / name).unlink() if data is None else (tmp_path / "step_1" / name).write_bytes(data)
+            with Checkpoints(tmp_path) as checkpoints:
+                assert int(checkpoints.restore(1, jax.eval_shape(lambda: state))[0].step) == 1
+    assert capsys.readouterr().err == ""
 
 
 def test_metrics_of_another_name_are_not_compared(tmp_path, state):
@@ -94,19 +196,30 @@ def test_metrics_of_another_name_are_not_compared(tmp_path, state):
 @pytest.mark.parametrize("read_only", [True, False])
 def test_what_a_kill_left_half_written_goes_and_reading_leaves_it(tmp_path, state, read_only):
     save(tmp_path, state, {1: None})
-    half = tmp_path / "step_7.orbax-checkpoint-tmp"
-    half.mkdir()
-    (half / "data").write_bytes(b"x")
+    halves = [tmp_path / "step_7.orbax-checkpoint-tmp", tmp_path / "step_0.removed"]
+    for half in halves:
+        half.mkdir()
+        (half / "data").write_bytes(b"x")
     assert save(tmp_path, state, {}, read_only=read_only) == (1, 1)
-    assert half.exists() == read_only
+    assert [half.exists() for half in halves] == [read_only] * 2
 
 
 @pytest.mark.parametrize("where", ["save", "wait_until_finished"])
-def test_a_full_disk_is_named(tmp_path, state, monkeypatch, where):
-    full = Mock(side_effect=ValueError("RESOURCE_EXHAUSTED: No space left on device [os_error_code='28']"))
-    with Checkpoints(tmp_path) as checkpoints, monkeypatch.context() as patch:
-        patch.setattr(checkpoints._manager, where, full)
-        with pytest.raises(OSError, match="No space left") as caught:
-            checkpoints.save(at_step(state, 1), {}, None)
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EFBIG])
+def test_errors_of_the_system_keep_their_number(tmp_path, state, monkeypatch, where, number):
+    failing = Mock(side_effect=ValueError(f"RESOURCE_EXHAUSTED: Failed to write 9 bytes [os_error_code='{number}']"))
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(at_step(state, 1), {}, None)
+        checkpoints.wait()
+        with monkeypatch.context() as patch, pytest.raises(OSError, match=str(tmp_path)) as caught:
+            patch.setattr(checkpoints._checkpointer, where, failing)
+            checkpoints.save(at_step(state, 2), {}, None)
             checkpoints.wait()
-    assert caught.value.errno == errno.ENOSPC
+        assert caught.value.errno == number and checkpoints.latest_step == 1
+
+
+def test_an_error_in_the_background_is_told_once(tmp_path, state, monkeypatch, capsys):
+    monkeypatch.setattr(stored, "list_files", Mock(side_effect=OSError(errno.ENOSPC, "No space left on device")))
+    with pytest.raises(OSError, match="No space left"), Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(at_step(state, 1), {}, None)
+    assert capsys.readouterr().err == "" and not (tmp_path / "step_1").exists()

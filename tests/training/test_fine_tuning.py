@@ -23,10 +23,17 @@ from fashion_jax.data.loader import ResidentPhotos
 from fashion_jax.data.records import open_prepared
 from fashion_jax.run import train as experiment
 from fashion_jax.run.session import Session
-from fashion_jax.run.start import adopt_pretrained, ever_trained_on, prepare_pretrained
+from fashion_jax.run.start import (
+    adopt_pretrained,
+    ever_trained_on,
+    prepare_pretrained,
+    read_weights,
+    warn_of_known_products,
+)
 from fashion_jax.run.train import evaluate, train
 from fashion_jax.run.workdir import load_run_config, trained_on
 from fashion_jax.serving.predictor import load_model
+from fashion_jax.system import stored
 from fashion_jax.system.errors import Interrupted, UserError
 from fashion_jax.training.fine_tuning import FineTuning, parameter_paths, plan_fine_tuning
 from fashion_jax.training.optimizer import make_optimizer
@@ -326,6 +333,38 @@ def test_a_run_knows_what_the_network_that_it_began_with_was_trained_on(fine_tun
     assert ever_trained_on(last) is None and "scores are too good" not in said
 
 
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-90] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        flip, Path.unlink, lambda path: path.write_bytes(b""), lambda path: path.write_bytes(b"[1]"),
+        lambda path: stored.write_document(path, {"ids": ["1"], "mean": 3, "files": []}),  # with a digest of its own
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("name", ["info.json", "trained_on.json", "backbone.safetensors"])
+def test_damaged_pretrained_files_are_refused(fine_tuned, prepared, tmp_path, name, damage):
+    workdir = shutil.copytree(fine_tuned[0], tmp_path / "w")
+    damage(workdir / "pretrained" / name)
+    of_ids = [ever_trained_on, lambda folder: warn_of_known_products(prepared, folder)]
+    of_weights = [lambda folder: read_weights(folder, {"colour_heads": ()})]
+    of_all = [*of_ids, *of_weights, lambda folder: adopt_pretrained(fine_tuned[1], folder)]
+    for read in {"info.json": of_all, "trained_on.json": of_ids, "backbone.safetensors": of_weights}[name]:
+        with pytest.raises(UserError, match=rf"pretrained/{name} is "):
+            read(workdir)
+
+
+def test_pretrained_files_that_are_gone_are_missed(fine_tuned, tmp_path):
+    workdir = shutil.copytree(fine_tuned[0], tmp_path / "w")
+    shutil.rmtree(workdir / "pretrained")
+    with pytest.raises(UserError, match="pretrained is missing"):
+        ever_trained_on(workdir)
+
+
 def test_heads_are_trained_anew_and_gem_and_colour_features_come_along(tiny_config, prepared, tmp_path, capsys):
     """The second stage of cRT: heads trained anew, rare classes weighing more, on a network that stays as it is."""
     first = tiny_config(model__colour_heads=("colour",), model__pooling="gem", train__duration="6 steps")
@@ -363,7 +402,7 @@ def test_a_run_without_a_package_and_a_damaged_package(fine_tuned, tiny_config, 
     package = shutil.copytree(fine_tuned[0] / "package", tmp_path / "package")
     path = package / "weights.safetensors"
     path.write_bytes(path.read_bytes()[:-4] + b"\0\0\0\1")
-    refused(package, "damaged or was changed")
+    refused(package, r"is damaged \(its content was changed")
     (package / "config.json").unlink()
     refused(path, r"is not beside it")
 
