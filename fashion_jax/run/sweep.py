@@ -15,6 +15,7 @@ FOLDER/
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -235,7 +236,9 @@ def _open_study(folder: Path, minimize: bool) -> optuna.Study:
     except ImportError as error:
         raise missing_extra("a sweep", "sweep") from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    _check_journal(folder)
+    if (sealed := _check_journal(folder)) is not None:
+        # What follows was written by a trial that did not end, perhaps in part. The trial writes it again.
+        os.truncate(folder / _JOURNAL, sealed)
     with stored.reading(folder / _JOURNAL, _REMEDY):
         study = optuna.create_study(
             storage=JournalStorage(JournalFileBackend(str(folder / _JOURNAL))),
@@ -259,15 +262,16 @@ def _seal_journal(folder: Path) -> None:
     stored.write_document(folder / _SEAL, {"bytes": len(journal), "digest": files.digest(journal)})
 
 
-def _check_journal(folder: Path) -> None:
-    """Checks the part of Optuna's journal that was sealed. What follows was written by a trial that did not end."""
+def _check_journal(folder: Path) -> int | None:
+    """Checks the part of Optuna's journal that was sealed, and returns its size in bytes; None where none was."""
     path = folder / _JOURNAL
     if not (folder / _SEAL).exists():
-        return
+        return None
     known = stored.read_document(folder / _SEAL, remedy=_REMEDY)
     with stored.reading(path, _REMEDY):
         if files.digest(path.read_bytes()[: known["bytes"]]) != known["digest"]:
             raise ValueError(stored.CHANGED)
+        return int(known["bytes"])
 
 
 def _states() -> Any:

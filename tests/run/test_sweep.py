@@ -127,6 +127,16 @@ def test_a_stopped_search_goes_on_with_the_same_values(search, training):
     assert search(4) == trials and len(training.runs) == 5
 
 
+@pytest.mark.parametrize("tail", [b"x" * 5000, b"\n[", b'{"op_code": 4}\n'])
+def test_what_a_killed_search_wrote_last_does_no_harm(search, training, tmp_path, tail):
+    training.fails = lambda run: Interrupted(3, 15) if run == 2 else None
+    with pytest.raises(Interrupted):
+        search(3)
+    with (tmp_path / "out" / "study.jsonl").open("ab") as file:
+        file.write(tail)
+    assert len(search(3)) == 3 and training.runs[1] == training.runs[2]
+
+
 @pytest.mark.parametrize("error", [UserError, jax.errors.JaxRuntimeError])
 def test_a_trial_that_fails_is_noted_and_not_repeated(search, training, capsys, error):
     training.fails = lambda run: error("Out of memory.\nMany lines") if run in (1, 3) else None
