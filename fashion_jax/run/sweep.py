@@ -155,7 +155,7 @@ def sweep(
     busy = f"another sweep is using {folder}; wait for it or choose another folder"
     with files.hold_lock(folder / ".lock", what=f"the folder {folder}", busy=busy):
         _claim(folder, base, files.read_json_object(Path(space)))
-        study = _open_study(folder, lower_is_better(base))
+        study = _open_study(folder, wanted, lower_is_better(base))
         if not is_prepared(Path(base.data.source)):
             make_records(base, folder / "records", progress=progress)
             given |= {"data.source": str(folder / "records"), "data.corrections": ""}
@@ -228,7 +228,7 @@ def _claim(folder: Path, config: Config, space: Mapping[str, Any]) -> None:
         raise UserError(f"{folder} belongs to a sweep of another configuration or space; choose another folder")
 
 
-def _open_study(folder: Path, minimize: bool) -> optuna.Study:
+def _open_study(folder: Path, space: Space, minimize: bool) -> optuna.Study:
     try:
         import optuna
         from optuna.storages import JournalStorage
@@ -249,6 +249,13 @@ def _open_study(folder: Path, minimize: bool) -> optuna.Study:
         )
         if study.get_trials(deepcopy=False) and not (folder / _SEAL).exists():
             raise UserError(f"{folder / _SEAL} is missing; {_REMEDY}")
+        for trial in _ended(study):
+            if not isinstance(trial.user_attrs["workdir"], str):
+                raise TypeError(f"the workdir of trial {trial.number} is no text")
+            for name, entry in space.items():
+                value = trial.params[name]
+                if not (value in entry if isinstance(entry, tuple) else entry.low <= value <= entry.high):
+                    raise ValueError(f"trial {trial.number} has a value outside of the space: {name}={value!r}")
     # With the seed that it began with, a search that goes on would draw its first values again.
     study.sampler = optuna.samplers.TPESampler(seed=_SEED + len(study.get_trials(deepcopy=False)))
     for trial in study.get_trials(deepcopy=False, states=(_states().RUNNING,)):  # a stopped search left them
@@ -269,7 +276,8 @@ def _check_journal(folder: Path) -> int | None:
         return None
     known = stored.read_document(folder / _SEAL, remedy=_REMEDY)
     with stored.reading(path, _REMEDY):
-        if files.digest(path.read_bytes()[: known["bytes"]]) != known["digest"]:
+        sealed = path.read_bytes()[: known["bytes"]]
+        if files.digest(sealed) != known["digest"] or len(sealed) != known["bytes"] or not sealed.endswith(b"\n"):
             raise ValueError(stored.CHANGED)
         return int(known["bytes"])
 

@@ -198,6 +198,20 @@ def test_damaged_documents_of_a_search_are_refused(search, tmp_path, training, n
     assert len(training.runs) == 2
 
 
+def test_a_signed_journal_of_another_space_is_refused(search, tmp_path, training):
+    search(2)
+    path = tmp_path / "out" / "study.jsonl"
+    data = path.read_bytes()
+    edits = ((b"learning_rate", b"learning_race"), (b'internal":0.0', b'internal":9.0'), (b'"workdir"', b'"workdirs"'))
+    for damaged in (*(data.replace(*edit) for edit in edits), data[:-1], data[:-9]):
+        assert damaged != data
+        path.write_bytes(damaged)
+        sweep_module._seal_journal(tmp_path / "out")
+        with pytest.raises(UserError, match=r"study.jsonl is damaged.*choose another folder"):
+            search(3)
+    assert len(training.runs) == 2
+
+
 def test_a_trial_whose_scores_are_damaged_is_trained_anew(search, training, capsys):
     training.fails = lambda run: Interrupted(7, 15) if run == 1 else None
     with pytest.raises(Interrupted):
