@@ -17,7 +17,7 @@ import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -57,19 +57,30 @@ class _Any(str):
         return False
 
 
+_digest, _document_digest = files.digest, stored.document_digest
+_known: dict[Any, str] = {}  # keys of a document -> its digest, by which a journal knows its index
+
+
+def _note_digest(value: Mapping[str, Any]) -> str:
+    found = _known[(*value, value.get("step"))] = _document_digest(value)
+    return found
+
+
 @contextlib.contextmanager
 def without_checks() -> Iterator[None]:
     """Takes every digest for right."""
     with (
         mock.patch.object(files, "file_digest", lambda path: _Any()),
-        mock.patch.object(stored, "document_digest", lambda value: _Any()),
+        mock.patch.object(files, "digest", lambda value: _Any() if isinstance(value, bytes) else _digest(value)),
+        mock.patch.object(stored, "document_digest", lambda value: _known[(*value, value.get("step"))]),
     ):
         yield
 
 
 def compare(action: Callable[[], Any], turns: int) -> dict[str, float]:
     """Returns the milliseconds of an action with and without the checks: medians, and the range with them."""
-    action()
+    with mock.patch.object(stored, "document_digest", _note_digest):
+        action()
     times: dict[str, list[float]] = {"with": [], "without": []}
     for turn in range(2 * turns):
         name = ("with", "without")[turn % 2]

@@ -537,15 +537,20 @@ def _lost_by_jpeg(image: np.ndarray, components: Sequence[tuple[int, ...]]) -> n
         image: (height, width) or (height, width, channels).
         components: of the file's colours: (id, horizontal and vertical sampling, table).
     """
-    filled: np.ndarray = np.all(np.abs(image.reshape(*image.shape[:2], -1) - 127.5) < 1, axis=-1)
     tall = wide = 8  # pixels of a block
     if len(components) > 1:
         wide, tall = (8 * max(component[place] for component in components) for place in (1, 2))
-    lost = np.zeros(filled.shape, bool)
-    for top in reversed(range(0, filled.shape[0], tall)):
+    lost = np.zeros(image.shape[:2], bool)
+    for top in reversed(range(0, len(image), tall)):
+        strip = image[top : top + tall]
+        grey = strip - np.uint8(127) < 2  # 127 or 128
+        filled: np.ndarray = np.all(grey.reshape(*strip.shape[:2], -1), axis=-1)
+        if filled.all():
+            lost[top : top + tall] = True
+            continue
         for left in reversed(range(0, filled.shape[1], wide)):
             # The colours of a lost block's first lines are mixed with those of its neighbour.
-            if not filled[top : top + tall, left : left + wide][2:, 2:].all():
+            if not filled[2:, left + 2 : left + wide].all():
                 return lost
             lost[top : top + tall, left : left + wide] = True
     return lost

@@ -61,8 +61,9 @@ class PretrainedInfo:
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> PretrainedInfo:
-        """The inverse of `dataclasses.asdict` and JSON; TypeError or KeyError for anything else."""
-        return PretrainedInfo(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
+        """The inverse of `dataclasses.asdict` and JSON; TypeError, ValueError or KeyError for anything else."""
+        mean, std = (tuple(float(number) for number in values[name]) for name in ("mean", "std"))
+        return PretrainedInfo(**{**values, "mean": mean, "std": std})
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ FOLDER/
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -154,7 +155,7 @@ def sweep(
     busy = f"another sweep is using {folder}; wait for it or choose another folder"
     with files.hold_lock(folder / ".lock", what=f"the folder {folder}", busy=busy):
         _claim(folder, base, files.read_json_object(Path(space)))
-        study = _open_study(folder, lower_is_better(base))
+        study = _open_study(folder, wanted, lower_is_better(base))
         if not is_prepared(Path(base.data.source)):
             make_records(base, folder / "records", progress=progress)
             given |= {"data.source": str(folder / "records"), "data.corrections": ""}
@@ -227,7 +228,7 @@ def _claim(folder: Path, config: Config, space: Mapping[str, Any]) -> None:
         raise UserError(f"{folder} belongs to a sweep of another configuration or space; choose another folder")
 
 
-def _open_study(folder: Path, minimize: bool) -> optuna.Study:
+def _open_study(folder: Path, space: Space, minimize: bool) -> optuna.Study:
     try:
         import optuna
         from optuna.storages import JournalStorage
@@ -235,7 +236,9 @@ def _open_study(folder: Path, minimize: bool) -> optuna.Study:
     except ImportError as error:
         raise missing_extra("a sweep", "sweep") from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    _check_journal(folder)
+    if (sealed := _check_journal(folder)) is not None:
+        # What follows was written by a trial that did not end, perhaps in part. The trial writes it again.
+        os.truncate(folder / _JOURNAL, sealed)
     with stored.reading(folder / _JOURNAL, _REMEDY):
         study = optuna.create_study(
             storage=JournalStorage(JournalFileBackend(str(folder / _JOURNAL))),
@@ -246,6 +249,13 @@ def _open_study(folder: Path, minimize: bool) -> optuna.Study:
         )
         if study.get_trials(deepcopy=False) and not (folder / _SEAL).exists():
             raise UserError(f"{folder / _SEAL} is missing; {_REMEDY}")
+        for trial in _ended(study):
+            if not isinstance(trial.user_attrs["workdir"], str):
+                raise TypeError(f"the workdir of trial {trial.number} is no text")
+            for name, entry in space.items():
+                value = trial.params[name]
+                if not (value in entry if isinstance(entry, tuple) else entry.low <= value <= entry.high):
+                    raise ValueError(f"trial {trial.number} has a value outside of the space: {name}={value!r}")
     # With the seed that it began with, a search that goes on would draw its first values again.
     study.sampler = optuna.samplers.TPESampler(seed=_SEED + len(study.get_trials(deepcopy=False)))
     for trial in study.get_trials(deepcopy=False, states=(_states().RUNNING,)):  # a stopped search left them
@@ -259,15 +269,17 @@ def _seal_journal(folder: Path) -> None:
     stored.write_document(folder / _SEAL, {"bytes": len(journal), "digest": files.digest(journal)})
 
 
-def _check_journal(folder: Path) -> None:
-    """Checks the part of Optuna's journal that was sealed. What follows was written by a trial that did not end."""
+def _check_journal(folder: Path) -> int | None:
+    """Checks the part of Optuna's journal that was sealed, and returns its size in bytes; None where none was."""
     path = folder / _JOURNAL
     if not (folder / _SEAL).exists():
-        return
+        return None
     known = stored.read_document(folder / _SEAL, remedy=_REMEDY)
     with stored.reading(path, _REMEDY):
-        if files.digest(path.read_bytes()[: known["bytes"]]) != known["digest"]:
+        sealed = path.read_bytes()[: known["bytes"]]
+        if files.digest(sealed) != known["digest"] or len(sealed) != known["bytes"] or not sealed.endswith(b"\n"):
             raise ValueError(stored.CHANGED)
+        return int(known["bytes"])
 
 
 def _states() -> Any:

@@ -107,6 +107,8 @@ class SourceRun:
         self.out = Path(out or source).resolve()
         if self._writes:
             _check_out(self.out, Path(source))
+            for path in (self.out, self._quarantine):
+                files.remove_stale(path)
         self.catalog: Catalog = open_catalog(source, schema, labelled=False)
         self.check_enough(len(self.catalog.records))
 
@@ -142,13 +144,17 @@ class SourceRun:
             examples = "; ".join(map(str, self.catalog.rejected[:3]))
             raise UserError(f"no row of {self._source} is usable: {examples or 'it has none'}")
 
+    @property
+    def _quarantine(self) -> Path:
+        return self.out.with_name(self.out.name + ".quarantine.csv")
+
     def write_quarantine(self) -> str:
         """Writes `<out>.quarantine.csv` if rows were left out and `out` was given.
 
         Returns:
             What to say about rows that were left out, about repairs, and about files that were passed over.
         """
-        path = self.out.with_name(self.out.name + ".quarantine.csv")
+        path = self._quarantine
         rejected = sorted(self.catalog.rejected, key=lambda item: item.row)
         note = "no row was left out"
         if rejected and self._writes:

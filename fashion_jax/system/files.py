@@ -40,6 +40,7 @@ def replace_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     aside = _name_aside(path)
     try:
         with aside.open("xb") as file:
+            _try_lock(file)  # so that `remove_stale` leaves it
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -274,20 +275,34 @@ def hold_lock(path: Path, *, what: str, busy: str) -> Iterator[None]:
     except OSError as error:
         raise UserError(f"{what} cannot be written ({error.strerror}); choose another folder") from error
     with lock:
-        if os.name == "posix":
-            import fcntl
-
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise UserError(busy) from None
+        if not _try_lock(lock):
+            raise UserError(busy)
         yield
 
 
-def remove_stale(path: str | os.PathLike[str]) -> None:
-    """Removes what killed writers of `path` left beside it. Call it only while nobody else writes `path`.
+def _try_lock(file: BinaryIO) -> bool:
+    """Locks an open file until it is closed; returns False where another process has locked it."""
+    if os.name == "posix":
+        import fcntl
 
-    A writer that was killed between its two renames left no `path`; the folder that it had moved aside is put back.
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+    return True
+
+
+def _is_free(path: Path) -> bool:
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        return _try_lock(file)
+    return False
+
+
+def remove_stale(path: str | os.PathLike[str]) -> None:
+    """Removes what killed writers of `path` left beside it.
+
+    Files that are being written stay. If `path` is a folder, nobody else may write it meanwhile. A writer that was
+    killed between its two renames left no `path`; the folder that it had moved aside is put back.
     """
     path = Path(path)
     name = re.compile(rf"\.{re.escape(path.name)}\.[a-z0-9_]{{8}}\.(part|old)")  # not what belongs to `path.v2`
@@ -296,7 +311,7 @@ def remove_stale(path: str | os.PathLike[str]) -> None:
             stale.rename(path)
         elif stale.is_dir():
             shutil.rmtree(stale, ignore_errors=True)
-        else:
+        elif stale.is_file() and _is_free(stale):
             stale.unlink(missing_ok=True)
 
 

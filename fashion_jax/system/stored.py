@@ -11,6 +11,7 @@ import errno
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ _OF_THE_PATH = (
     errno.EOVERFLOW,
 )  # fmt: skip
 _DISK_IS_FULL = ("No space left on device", "Disk quota exceeded")
+_DIGESTS_AT_ONCE = 4  # files; SHA-256 of one file keeps one core busy
 _NO_ROOM = 4096  # bytes
 MAX_DOCUMENT_BYTES = 1_000_000_000  # an index of millions of photos has their names in its manifest
 _WRITTEN_IN_PART = "requested and"  # NumPy: "4096 requested and 512 written"
@@ -87,16 +89,19 @@ def check_files(folder: Path, listing: Any, *, remedy: str, contents: bool = Tru
         UserError: a file is missing, or its bytes are others.
     """
     with reading(folder, remedy):
-        for name, known in listing.items():
-            path = folder / name
+        for name in listing:
             if Path(name).is_absolute() or ".." in Path(name).parts:
                 raise ValueError(f"it lists the file {name!r}, which lies outside of the folder")
-            same = files.has_size(path, known["bytes"])
-            if same and contents:
-                same = files.file_digest(path) == known[DIGEST]
-            if not same:
-                state = f"is damaged ({CHANGED})" if path.is_file() else "is missing"
-                raise UserError(f"{path} {state}; {remedy}")
+
+        def is_same(name: str) -> bool:
+            path, known = folder / name, listing[name]
+            return files.has_size(path, known["bytes"]) and (not contents or files.file_digest(path) == known[DIGEST])
+
+        with ThreadPoolExecutor(_DIGESTS_AT_ONCE) as threads:
+            for name, same in zip(listing, threads.map(is_same, listing), strict=True):
+                if not same:
+                    state = f"is damaged ({CHANGED})" if (folder / name).is_file() else "is missing"
+                    raise UserError(f"{folder / name} {state}; {remedy}")
 
 
 def check_format(folder: Path, found: Any, known: int, *, remedy: str) -> None:

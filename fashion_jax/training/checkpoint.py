@@ -41,7 +41,7 @@ _HALF, _REMOVED = ".orbax-checkpoint-tmp", ".removed"
 # on eight devices that takes a hundred times longer than writing them.
 _LEAST_SLICE = 16 << 20  # bytes
 _IN_BACKGROUND = ("async_checkpointer", "future")  # modules of Orbax
-_OF_TENSORSTORE = "in OCDBT database"
+_OF_TENSORSTORE = ("OCDBT", "TensorStore")  # in the text of errors of arrays that cannot be read
 _OF_THE_SYSTEM = re.compile(r"os_error_code='(\d+)'")  # in the text of TensorStore's errors
 
 
@@ -336,7 +336,7 @@ def _tell_errors_once() -> None:
 
 def _is_of_an_unread_array(record: logging.LogRecord) -> bool:
     error = record.exc_info[1] if record.exc_info else None
-    return "exception was never retrieved" in record.getMessage() and _OF_TENSORSTORE in str(error)
+    return "exception was never retrieved" in record.getMessage() and any(n in str(error) for n in _OF_TENSORSTORE)
 
 
 _tell_errors_once()

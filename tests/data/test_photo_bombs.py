@@ -6,6 +6,7 @@ import io
 import struct
 import subprocess
 import time
+import tracemalloc
 import zlib
 from pathlib import Path
 
@@ -176,3 +177,14 @@ def test_a_huge_file_is_not_read(tmp_path: Path) -> None:
         file.truncate(10**13)
     with pytest.raises(UserError, match="more than 100,000,000 bytes"):
         read_photo(tmp_path / "a.jpg")
+
+
+def test_looking_for_lost_pixels_takes_little_memory() -> None:
+    data = (Path(__file__).parents[1] / "faults/corpus/photo/long_truncated_progressive").read_bytes()
+    tracemalloc.start()
+    try:
+        with pytest.raises(BadPhoto, match="truncated"):
+            normalise_photo(data)
+        assert tracemalloc.get_traced_memory()[1] < 400_000_000  # 27 million pixels of 3 bytes
+    finally:
+        tracemalloc.stop()

@@ -63,7 +63,15 @@ def test_whole_chunks_are_used(catalog, folder, monkeypatch, capsys):
     assert capsys.readouterr().err == ""
 
 
+def sign(path: Path, data: bytes) -> None:
+    digest = staging._new_digest(path, KEY)
+    digest.update(data)
+    path.write_bytes(digest.digest() + data)
+
+
 DAMAGES = {
+    "signed JSON of no chunk": lambda folder: sign(chunk(folder, 1), b"[" * 100_000 + b"\n"),
+    "signed and cut": lambda folder: sign(chunk(folder, 1), chunk(folder, 1).read_bytes()[32:2000]),
     "cut": lambda folder: chunk(folder, 1).write_bytes(chunk(folder, 1).read_bytes()[:-1]),
     "empty": lambda folder: chunk(folder, 1).write_bytes(b""),
     "longer": lambda folder: chunk(folder, 1).write_bytes(chunk(folder, 1).read_bytes() + b"x"),

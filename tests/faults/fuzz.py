@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import gzip
 import io
 import json
@@ -184,11 +185,11 @@ def _edit(value: dict[str, Any], given: Bytes) -> bytes:
         parent, key = places[given.number(len(places))]
         how = given.number(len(ODD) + 3)
         if how < len(ODD):
-            parent[key] = ODD[how]
+            parent[key] = copy.deepcopy(ODD[how])
         elif how == len(ODD):
             del parent[key]
         elif how == len(ODD) + 1 and isinstance(parent, dict):
-            parent["another"] = ODD[given.number(len(ODD))]
+            parent["another"] = copy.deepcopy(ODD[given.number(len(ODD))])
         else:
             other, place = places[given.number(len(places))]
             parent[key] = json.loads(json.dumps(other[place]))

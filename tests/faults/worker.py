@@ -79,6 +79,7 @@ def start_small_jax() -> None:
     import jax
 
     jax.config.update("jax_num_cpu_devices", 1)
+    jax.devices()  # a command that runs in this process sets flags for JAX, which must not change the numbers any more
 
 
 @contextlib.contextmanager

@@ -127,6 +127,16 @@ def test_a_stopped_search_goes_on_with_the_same_values(search, training):
     assert search(4) == trials and len(training.runs) == 5
 
 
+@pytest.mark.parametrize("tail", [b"x" * 5000, b"\n[", b'{"op_code": 4}\n'])
+def test_what_a_killed_search_wrote_last_does_no_harm(search, training, tmp_path, tail):
+    training.fails = lambda run: Interrupted(3, 15) if run == 2 else None
+    with pytest.raises(Interrupted):
+        search(3)
+    with (tmp_path / "out" / "study.jsonl").open("ab") as file:
+        file.write(tail)
+    assert len(search(3)) == 3 and training.runs[1] == training.runs[2]
+
+
 @pytest.mark.parametrize("error", [UserError, jax.errors.JaxRuntimeError])
 def test_a_trial_that_fails_is_noted_and_not_repeated(search, training, capsys, error):
     training.fails = lambda run: error("Out of memory.\nMany lines") if run in (1, 3) else None
@@ -185,6 +195,20 @@ def test_damaged_documents_of_a_search_are_refused(search, tmp_path, training, n
         path.unlink()
     with pytest.raises(UserError, match=rf"{name} (is|cannot).*choose another folder"):
         search(3)
+    assert len(training.runs) == 2
+
+
+def test_a_signed_journal_of_another_space_is_refused(search, tmp_path, training):
+    search(2)
+    path = tmp_path / "out" / "study.jsonl"
+    data = path.read_bytes()
+    edits = ((b"learning_rate", b"learning_race"), (b'internal":0.0', b'internal":9.0'), (b'"workdir"', b'"workdirs"'))
+    for damaged in (*(data.replace(*edit) for edit in edits), data[:-1], data[:-9]):
+        assert damaged != data
+        path.write_bytes(damaged)
+        sweep_module._seal_journal(tmp_path / "out")
+        with pytest.raises(UserError, match=r"study.jsonl is damaged.*choose another folder"):
+            search(3)
     assert len(training.runs) == 2
 
 

@@ -108,6 +108,17 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["d"]
 
 
+def test_what_a_killed_writer_left_goes_and_what_is_being_written_stays(tmp_path):
+    left, other = tmp_path / ".f.0123abcd.part", tmp_path / ".f.v2.0123abcd.part"
+    for path in (left, other):
+        path.write_text("half")
+    with files.replace_file(tmp_path / "f") as file:
+        file.write(b"whole")
+        files.remove_stale(tmp_path / "f")
+        assert not left.exists() and other.exists()
+    assert (tmp_path / "f").read_bytes() == b"whole" and set(tmp_path.iterdir()) == {tmp_path / "f", other}
+
+
 @pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
 def test_files_are_as_open_as_the_umask_says_and_those_of_other_threads_too(tmp_path, mask, monkeypatch):
     set_umask = os.umask
