@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
+import logging
 import shutil
 from pathlib import Path
 from unittest.mock import Mock
@@ -223,3 +224,10 @@ def test_an_error_in_the_background_is_told_once(tmp_path, state, monkeypatch, c
     with pytest.raises(OSError, match="No space left"), Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(at_step(state, 1), {}, None)
     assert capsys.readouterr().err == "" and not (tmp_path / "step_1").exists()
+
+
+def test_asyncio_prints_no_errors_of_arrays_but_all_others(caplog):
+    for message in ("Task exception was never retrieved", "unhandled exception during asyncio.run() shutdown"):
+        for error in (ValueError("in OCDBT database at"), OSError("See full TensorStore details"), KeyError("other")):
+            logging.getLogger("asyncio").error(message, exc_info=error)
+    assert [record.exc_info[0] for record in caplog.records] == [KeyError, KeyError]
