@@ -143,19 +143,18 @@ def read_weights(workdir: Path, arguments: Mapping[str, Any]) -> dict[str, np.nd
     return {name: array for name, array in weights.items() if name.split("/")[1] != "colour"}
 
 
-def check_pretrained(workdir: Path) -> bool:
-    """Checks every byte of a workdir's pretrained weights; False where its run began without any.
+def check_pretrained(workdir: Path) -> None:
+    """Checks every byte of a workdir's pretrained weights, if its run began with any.
 
     Raises:
         UserError: a file is damaged or missing.
     """
     found = _read_info(workdir)
     if found is None:
-        return False
+        return
     for name in (_BACKBONE, TRAINED_ON):
         _check_file(workdir / FOLDER, found, name, "restore the folder from a backup, or train in a new --workdir")
     _read_ids_before(workdir, found)
-    return True
 
 
 def _adopt(config: Config, info: PretrainedInfo) -> Config:

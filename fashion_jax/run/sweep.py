@@ -250,18 +250,23 @@ def _open_study(folder: Path, space: Space, minimize: bool) -> optuna.Study:
         if study.get_trials(deepcopy=False) and not (folder / _SEAL).exists():
             raise UserError(f"{folder / _SEAL} is missing; {_REMEDY}")
         for trial in _ended(study):
-            if not isinstance(trial.user_attrs["workdir"], str):
-                raise TypeError(f"the workdir of trial {trial.number} is no text")
-            for name, entry in space.items():
-                value = trial.params[name]
-                if not (value in entry if isinstance(entry, tuple) else entry.low <= value <= entry.high):
-                    raise ValueError(f"trial {trial.number} has a value outside of the space: {name}={value!r}")
+            _check_trial(trial, space)
     # With the seed that it began with, a search that goes on would draw its first values again.
     study.sampler = optuna.samplers.TPESampler(seed=_SEED + len(study.get_trials(deepcopy=False)))
     for trial in study.get_trials(deepcopy=False, states=(_states().RUNNING,)):  # a stopped search left them
         study.tell(trial.number, state=_states().FAIL)
         study.enqueue_trial(trial.params)
     return study
+
+
+def _check_trial(trial: optuna.trial.FrozenTrial, space: Space) -> None:
+    """Raises whatever comes up where no sweep of this space wrote an ended trial."""
+    if not isinstance(trial.user_attrs["workdir"], str):
+        raise TypeError(f"the workdir of trial {trial.number} is no text")
+    for name, entry in space.items():
+        value = trial.params[name]
+        if not (value in entry if isinstance(entry, tuple) else entry.low <= value <= entry.high):
+            raise ValueError(f"trial {trial.number} has a value outside of the space: {name}={value!r}")
 
 
 def _seal_journal(folder: Path) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from fashion_jax.data.records import DATA_SET, is_prepared, open_prepared, remedy
+from fashion_jax.data.records import DATA_SET, SPLITS, is_prepared, open_prepared, remedy
 from fashion_jax.run.start import check_pretrained
 from fashion_jax.run.sweep import check_study
 from fashion_jax.run.workdir import CONFIG, TRAINED_ON, has_checkpoints, load_run_config, run_name, trained_on
@@ -56,9 +56,10 @@ def verify(path: str | Path) -> Iterator[Part]:
 def _verify_records(folder: Path) -> Iterator[Part]:
     def check() -> str:
         prepared = open_prepared(folder)
-        stored.check_files(folder, prepared.files, remedy=remedy(folder))
-        prepared.check_features()
-        for row in range(len(prepared)):  # each photo must belong to its product
+        photos = prepared.photo_files(*SPLITS)
+        others = {name: known for name, known in prepared.files.items() if name not in photos}
+        stored.check_files(folder, others, remedy=remedy(folder))
+        for row in range(len(prepared)):  # checks the files of photos, and that each photo belongs to its product
             prepared.read_photo(row)
         return f"prepared records, {len(set(prepared.ids.tolist())):,} products, {len(prepared):,} photos"
 
@@ -78,7 +79,7 @@ def _verify_package(folder: Path) -> Iterator[Part]:
 
 
 def _verify_workdir(folder: Path) -> Iterator[Part]:
-    run = _check(folder / CONFIG, "configuration", lambda: load_run_config(folder) and "")
+    run = _check(folder / CONFIG, "configuration", partial(load_run_config, folder))
     yield run
     known = not run.problem
 
@@ -89,10 +90,11 @@ def _verify_workdir(folder: Path) -> Iterator[Part]:
     yield _check(folder / TRAINED_ON, "training products", check_products, known=known)
     pretrained = folder / "pretrained"
     if pretrained.exists() or (known and has_checkpoints(folder) and load_run_config(folder).model.pretrained):
-        yield _check(pretrained, "pretrained weights", lambda: check_pretrained(folder) and "")
+        yield _check(pretrained, "pretrained weights", partial(check_pretrained, folder))
     again = "run the same fashion-jax train command again; it goes on from the newest undamaged checkpoint"
+    name = run_name(folder) if known else ""
     for step, place in sorted(find_steps(folder / "checkpoints").items()):
-        check = partial(lambda path: check_step(path, run_name(folder), remedy=again), place)
+        check = partial(check_step, place, name, remedy=again)
         part = _check(place, f"checkpoint of step {step:,}", check, known=known)
         if place.is_dir():  # else the run that goes on has removed an old step meanwhile
             yield part
@@ -119,7 +121,7 @@ def _check(path: Path, about: str, check: Callable[[], object], *, known: bool =
     """Returns the part after its check.
 
     Args:
-        check: returns more about the part, as text, or raises UserError.
+        check: raises UserError if the part is damaged. A text that it returns replaces `about`.
         known: False where the configuration is damaged, without which the part cannot be checked.
     """
     if not known:
@@ -128,7 +130,7 @@ def _check(path: Path, about: str, check: Callable[[], object], *, known: bool =
         found = check()
     except (UserError, OSError) as error:
         return Part(path, about, str(error))
-    return Part(path, found if isinstance(found, str) and found else about, "")
+    return Part(path, found if isinstance(found, str) else about, "")
 
 
 @dataclass(frozen=True, slots=True)

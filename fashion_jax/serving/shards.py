@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import io
 import shutil
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from fashion_jax.system import files, stored
+from fashion_jax.system.progress import say
 
 SHARD_ROWS = 8_192
 _SUFFIX = ".shard"
@@ -60,7 +60,7 @@ class Shards:
         head, content = data[: 2 * _DIGEST_SIZE], memoryview(data)[2 * _DIGEST_SIZE :]
         key = head[:_DIGEST_SIZE]
         if _digest(key, content) != head[_DIGEST_SIZE:]:
-            print(f"warning: {path} is damaged ({stored.CHANGED}); its results are computed again", file=sys.stderr)
+            say(f"warning: {path} is damaged ({stored.CHANGED}); its results are computed again")
             return None
         if key != self._key:
             return None

@@ -107,7 +107,7 @@ def test_a_bomb_is_refused_at_once(name: str, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 def test_what_is_rightly_large_is_taken() -> None:
-    """Sixty comments, a film behind a JPEG, twenty scans, one long side, Exif that is too long to be of a camera."""
+    """Unusual photos that are no attack: many comments, a film behind a JPEG, many scans, a long side, long Exif."""
     red = np.asarray(RED)
     text = jpeg(b"\xff\xfe\0\5abc" * 60)
     assert normalise_photo(text) == (text, ())

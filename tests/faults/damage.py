@@ -260,7 +260,7 @@ _OFTEN = {"flip": 3, "cut": 2, "edit": 3, "edit, signed": 3, "edit alike": 2}
 
 
 def plan_cases(folder: Path, seed: int, kind: Any) -> Iterator[Case]:
-    """Yields the damage to be tried on a thing: every file and every way, in an order of chance, again and again."""
+    """Yields cases for a thing without an end: all pairs of a file and a way of damage in a random order, repeated."""
     files = [file for file in list_files(folder) if kind.only(file)]
     ways = [way for way in WAYS if kind.has_parts or not way.startswith("swap")]
     pairs = [(file, way) for file in files for way in ways for _ in range(_OFTEN.get(way, 1))]

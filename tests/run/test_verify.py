@@ -95,11 +95,11 @@ def test_a_sweep_is_checked_with_its_trials(workdir, tmp_path):
     (tmp_path / "trials").mkdir()
     shutil.copytree(workdir, tmp_path / "trials/0123456789ab")
     stored.write_document(tmp_path / "space.json", {"a": 1})
-    (tmp_path / "study.jsonl").write_bytes(b"{}")
-    stored.write_document(tmp_path / "study.json", {"bytes": 2, "digest": files.digest(b"{}")})
+    (tmp_path / "study.jsonl").write_bytes(b"{}\n")
+    stored.write_document(tmp_path / "study.json", {"bytes": 3, "digest": files.digest(b"{}\n")})
     parts = list(verify(tmp_path))
     assert len(parts) > 5 and not any(part.problem for part in parts)
-    (tmp_path / "study.jsonl").write_bytes(b"[]")
+    (tmp_path / "study.jsonl").write_bytes(b"[]\n")
     assert [part.path.name for part in verify(tmp_path) if part.problem] == ["study.json"]
 
 

@@ -246,7 +246,7 @@ def test_half_a_head_after_a_loss_of_power_loses_nothing(folder, capsys):
 
 
 def lost_updates(folder, tmp_path):
-    """Yields what a disk or a person can do to a journal, and what is said of it."""
+    """Yields damaged contents of a journal (None: no file), each with a part of its error message."""
     place, whole, (first, second, end) = journal_of(folder), journal_of(folder).read_bytes(), ends_of(folder)
     yield None, "is missing"
     yield b"", "neither copy of its header"
