@@ -44,6 +44,12 @@ _REMEDY = "download the folder of the model again"
 _FLOATS = ("F64", "F32", "F16", "BF16")
 
 
+# of the fields of `PretrainedInfo`, but for mean and std
+_KINDS = {
+    "source": str, "digest": str, "layout": str, "depth": int, "width": int, "stem": str, "pooling": str, "colour": bool
+}  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True)
 class PretrainedInfo:
     """What a run keeps of its pretrained weights, as JSON values."""
@@ -62,6 +68,9 @@ class PretrainedInfo:
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> PretrainedInfo:
         """The inverse of `dataclasses.asdict` and JSON; TypeError, ValueError or KeyError for anything else."""
+        for name, kind in _KINDS.items():
+            if type(values[name]) is not kind:
+                raise TypeError(f"{name} is {values[name]!r}")
         mean, std = (tuple(float(number) for number in values[name]) for name in ("mean", "std"))
         return PretrainedInfo(**{**values, "mean": mean, "std": std})
 

@@ -358,6 +358,15 @@ def test_damaged_pretrained_files_are_refused(fine_tuned, prepared, tmp_path, na
             read(workdir)
 
 
+@pytest.mark.parametrize("changed", [{"width": "4"}, {"depth": 1.5}, {"source": None}, {"colour": 1}, {"mean": "abc"}])
+def test_values_of_other_types_are_refused(fine_tuned, tmp_path, changed):
+    workdir = shutil.copytree(fine_tuned[0], tmp_path / "w")
+    info = workdir / "pretrained/info.json"
+    stored.write_document(info, {**stored.read_document(info, remedy=""), **changed})
+    with pytest.raises(UserError, match=r"pretrained/info.json is "):
+        adopt_pretrained(fine_tuned[1], workdir)
+
+
 def test_pretrained_files_that_are_gone_are_missed(fine_tuned, tmp_path):
     workdir = shutil.copytree(fine_tuned[0], tmp_path / "w")
     shutil.rmtree(workdir / "pretrained")
