@@ -88,7 +88,7 @@ def judge(kind: Kind, case: Case, answer: dict[str, Any], expected: Expected, pl
     if answer["end"] == "refused":
         if NOT_VERIFIED in said and not case.signed:
             return "silent"
-        sentence = said[said.rindex("error: ") :]
+        sentence = re.split(r"^error: ", said, flags=re.MULTILINE)[-1]
         named = str(place) in sentence or Path(case.file).name in sentence
         # A table with other cells is another table; the sentence may be about what it says.
         return "refused" if named or kind.unchecked(case.file) else "unnamed"

@@ -81,6 +81,7 @@ def test_every_way_of_damage_changes_the_thing(tmp_path, way):
         ({"end": "result", "parts": {"a": "2"}, "said": "something\n"}, "silent"),
         ({"end": "result", "parts": {}, "said": "something\n"}, "silent"),
         ({"end": "refused", "parts": {}, "said": "error: /x/f.json is damaged\n"}, "refused"),
+        ({"end": "refused", "parts": {}, "said": "error: /x/f.json is damaged (zlib error: -3)\n"}, "refused"),
         ({"end": "refused", "parts": {}, "said": "error: it is damaged\n"}, "unnamed"),
         ({"end": "refused", "parts": {}, "said": f"{NOT_VERIFIED}\nerror: /x/f.json is damaged\n"}, "silent"),
         ({"end": "refused", "parts": {}, "said": "Traceback (most recent call last)\nerror: /x/f.json\n"}, "traceback"),
