@@ -9,8 +9,9 @@ import numpy as np
 import safetensors.numpy
 from flax import nnx, traverse_util
 
+from fashion_jax.models.architecture import num_features
 from fashion_jax.models.classifier import abstract_classifier
-from fashion_jax.models.resnet import ResNet, num_features
+from fashion_jax.models.resnet import ResNet
 from fashion_jax.models.torch_layout import torch_name, transpose_from_torch
 
 _MEAN, _STD = [0.4, 0.5, 0.6], [0.2, 0.3, 0.4]

@@ -99,7 +99,7 @@ def read_schema(flags: argparse.Namespace) -> Schema | None:
 
 
 def start_for_prediction() -> None:
-    """Starts JAX with the number of CPU devices that predicts fastest."""
+    """Lets JAX see the number of CPU devices that searches fastest. Commands that use JAX beside a model call it."""
     from fashion_jax.system.devices import start_devices
 
     start_devices(training=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from fashion_jax.commands.command import MODEL, SOURCES, Command, add_schema_flag, read_schema, start_for_prediction
+from fashion_jax.commands.command import MODEL, SOURCES, Command, add_schema_flag, read_schema
 
 
 def _add_shared_flags(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +31,6 @@ def _add_predict_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _predict(flags: argparse.Namespace) -> int:
-    start_for_prediction()
     from fashion_jax.serving.predict import MOST_SHOWN, format_predictions, predict_source
     from fashion_jax.serving.predictor import load_model
 
@@ -57,7 +56,6 @@ def _add_embed_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _embed(flags: argparse.Namespace) -> int:
-    start_for_prediction()
     from fashion_jax.serving.embed import embed_source
     from fashion_jax.serving.predictor import load_model
 

@@ -22,8 +22,8 @@ import numpy as np
 import scipy.special
 from jaxtyping import Bool, Float, Int64
 
+from fashion_jax.data.frequencies import log_frequencies
 from fashion_jax.decision.tags import TagDecision
-from fashion_jax.training.losses import log_frequencies
 
 OPERATING_POINTS = ("accuracy", "macro_f1")
 POOLINGS = ("linear", "log")

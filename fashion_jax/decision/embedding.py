@@ -13,17 +13,18 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float32, Int
+from jaxtyping import Float, Float32, Int
 
 from fashion_jax.data.schema import MISSING
-from fashion_jax.decision.calibration import fit_temperature
 from fashion_jax.decision.hierarchy import Pair
 from fashion_jax.evaluation.neighbours import join_labels
 from fashion_jax.system.vectors import unit
+
+if TYPE_CHECKING:
+    from jaxtyping import Array  # which imports JAX
 
 APPEARANCE = "appearance"
 MOST_ROWS = 4000  # of the validation rows that search each other
@@ -72,6 +73,9 @@ class EmbeddingPlan:
             logits: attribute -> of the network.
             features: pooled, of the same photos.
         """
+        import jax  # here, because prediction on CPUs does not need it
+        import jax.numpy as jnp
+
         parts = []
         for subspace in self.subspaces:
             if subspace.attribute is None:
@@ -132,6 +136,8 @@ def fit_embedding(
     Returns:
         Without attributes, the first `size` components of the pooled features, or None where they have no more.
     """
+    from fashion_jax.decision.calibration import fit_temperature  # here, because it imports much of SciPy
+
     if not attributes:
         width = min(size, len(reference))
         if not 0 < width < reference.shape[1]:

@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.optimize
 import scipy.special
 from jaxtyping import Bool, Float, Int8
 
@@ -40,6 +39,8 @@ def fit_tags(logits: Float[np.ndarray, "n classes"], labels: Int8[np.ndarray, "n
         logits: of the network.
         labels: 1, 0, or MISSING in all classes of a row.
     """
+    import scipy.optimize  # here, because prediction does not need it
+
     known = (labels != MISSING).all(1)
     scores, truth = np.asarray(logits[known], np.float64), labels[known] == 1
     thresholds = np.full(labels.shape[1], _DEFAULT)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import jax
@@ -13,35 +12,21 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
-from fashion_jax.models.colour import HISTOGRAM_SIZE, ColourFeatures, colour_size
+from fashion_jax.models.architecture import (
+    COLOUR_HIDDEN,
+    HISTOGRAM_SIZE,
+    Architecture,
+    architecture_of,
+    early_channels,
+    num_features,
+)
+from fashion_jax.models.colour import ColourFeatures
 from fashion_jax.models.heads import Head, HeadOutputs, SecondHead, pool_logits
-from fashion_jax.models.resnet import BOTTLENECK_DEPTHS, EXPANSION, BatchNorm, ResNet, num_features
+from fashion_jax.models.resnet import BatchNorm, ResNet
 
 Network = TypeVar("Network", bound=nnx.Module)  # a Classifier, or a part of one
 
 _DROP_PATH = 2**31  # folded into a row's random key for the backbone; heads fold in their number
-COLOUR_HIDDEN = (256,)  # hidden sizes of a colour head, which is an MLP: colours are no linear function of its inputs
-
-
-@dataclass(frozen=True, slots=True)
-class Architecture:
-    """What a network is made of; `config.json` of a package holds these values."""
-
-    classes: Mapping[str, int]  # attribute -> number of classes, at least 1; in the order of the heads
-    depth: int = 18  # of the ResNet: 10, 18, 34, 50, 101 or 152
-    width: int = 64  # channels of its first stage
-    stem: str = "imagenet"  # "imagenet", "small", "deep" or "resnet_d"; see `ResNet`
-    drop_path: float = 0.0  # stochastic depth of the ResNet, in [0, 1)
-    pooling: str = "average"  # of the ResNet, "average" or "gem"
-    colour_heads: tuple[str, ...] = ()  # attributes whose head also sees `ColourFeatures`, through an MLP
-    # attributes whose head is pooled, in inference, with a `SecondHead`. Second heads see the log probabilities of the
-    # heads that are no colour heads, the colour features and the colour histogram, so there must be a colour head.
-    second_heads: tuple[str, ...] = ()
-    mean: tuple[float, ...] = (0.5, 0.5, 0.5)  # of RGB in [0, 1], that was subtracted from photos; colour heads undo it
-    std: tuple[float, ...] = (0.5, 0.5, 0.5)  # of RGB in [0, 1], that photos were divided by
-    dtype: str = "float32"  # of convolutions and activations, "float32" or "bfloat16"
-    # multi-valued attribute -> number of classes, at least 1; in the order of their heads, which come after the others
-    tags: Mapping[str, int] = field(default_factory=dict)
 
 
 class Classifier(nnx.Module):
@@ -62,7 +47,7 @@ class Classifier(nnx.Module):
         # Not read from the dictionary of heads: an attribute may have the name of one of its methods.
         self.attributes, self.tags = tuple(a.classes), tuple(a.tags)
         self.colour_heads, self.second_heads = tuple(a.colour_heads), tuple(a.second_heads)
-        features, channels = num_features(a.depth, a.width), _early_channels(a.depth, a.width)
+        features, channels = num_features(a.depth, a.width), early_channels(a.depth, a.width)
         colour = [ColourFeatures(channels, mean=a.mean, std=a.std, rngs=rngs)] if a.colour_heads else []
         self.colour = nnx.List(colour)
         heads = {}
@@ -116,18 +101,6 @@ class Classifier(nnx.Module):
         return HeadOutputs(logits, features, seen_colour, tags, second_inputs)
 
 
-def num_colour_features(arguments: Mapping[str, Any]) -> int:
-    """Returns the size of `HeadOutputs.colour` of the network with these arguments."""
-    if not arguments["colour_heads"]:
-        return 0
-    return colour_size(_early_channels(arguments["depth"], arguments["width"]))
-
-
-def _early_channels(depth: int, width: int) -> int:
-    """Channels of the first two stages together, of which the second has twice as many."""
-    return 3 * width * (EXPANSION if depth in BOTTLENECK_DEPTHS else 1)
-
-
 def mean_of_mirrored(
     model: Classifier, images: Float[Array, "batch height width 3"], outputs: HeadOutputs
 ) -> tuple[dict[str, Float[Array, "batch classes"]], dict[str, Float[Array, "batch classes"]]]:
@@ -166,10 +139,7 @@ def make_classifier(arguments: Mapping[str, Any], seed: int) -> Classifier:
 
     The same seed gives the same parameters on any number of devices.
     """
-    typed: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in arguments.items()
-    }
-    return Classifier(Architecture(**typed), rngs=nnx.Rngs(seed))
+    return Classifier(architecture_of(arguments), rngs=nnx.Rngs(seed))
 
 
 def abstract_classifier(

@@ -13,18 +13,19 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from fashion_jax.models.architecture import (
+    CHROMA_BINS,
+    CHROMA_FINENESS,
+    CHROMA_RANGE,
+    LEAST_WEIGHT,
+    LIGHTNESS_BINS,
+    PIXEL_FEATURES,
+    WHITE_DISTANCE,
+    WHITE_SOFTNESS,
+    colour_size,
+)
 from fashion_jax.models.resnet import BatchNorm, FeatureMap
 from fashion_jax.system.cielab import from_srgb
-
-PIXEL_FEATURES = (32, 64)  # of the 1x1 convolutions over CIELAB
-LIGHTNESS_BINS = 8  # of the histogram
-CHROMA_BINS = 9  # of a and of b each
-HISTOGRAM_SIZE = LIGHTNESS_BINS * CHROMA_BINS**2
-_CHROMA_RANGE = 60.0  # of a and b; what lies beyond counts in the outermost bins
-_CHROMA_FINENESS = 10.0  # near grey, where most names of colours are, bins are narrow up to about this
-_WHITE_DISTANCE = 8.0  # in CIELAB, from white: where a pixel is as likely product as background
-_WHITE_SOFTNESS = 1.0
-_LEAST_WEIGHT = 1e-4  # of a background pixel, so that a photo of nothing but white has a mean
 
 
 def to_cielab(rgb: Float[Array, "*shape 3"]) -> Float[Array, "*shape 3"]:
@@ -37,7 +38,7 @@ def foreground(cielab: Float[Array, "batch height width 3"]) -> Float[Array, "ba
     """Returns how likely each pixel is the product's: near 0 where it is nearly white, else near 1."""
     squares = jnp.square(cielab - jnp.array([100.0, 0.0, 0.0])[None, None, None])
     from_white = jnp.sqrt(jnp.sum(squares, -1, keepdims=True) + 1e-4)  # a root has no gradient at 0
-    return jax.nn.sigmoid((from_white - _WHITE_DISTANCE) / _WHITE_SOFTNESS) + _LEAST_WEIGHT
+    return jax.nn.sigmoid((from_white - WHITE_DISTANCE) / WHITE_SOFTNESS) + LEAST_WEIGHT
 
 
 def pool_foreground(x: FeatureMap, weight: Float[Array, "batch rows columns 1"]) -> Float[Array, "batch channels"]:
@@ -61,8 +62,8 @@ def colour_histogram(
     Returns:
         float32 in [0, 1]; `LIGHTNESS_BINS` * `CHROMA_BINS`**2 bins.
     """
-    chroma = jnp.sign(cielab[..., 1:]) * jnp.log1p(jnp.abs(cielab[..., 1:]) / _CHROMA_FINENESS)
-    chroma = (chroma / math.log1p(_CHROMA_RANGE / _CHROMA_FINENESS) + 1) / 2
+    chroma = jnp.sign(cielab[..., 1:]) * jnp.log1p(jnp.abs(cielab[..., 1:]) / CHROMA_FINENESS)
+    chroma = (chroma / math.log1p(CHROMA_RANGE / CHROMA_FINENESS) + 1) / 2
     lightness = _memberships(cielab[..., 0] / 100, LIGHTNESS_BINS) * weight
     a, b = _memberships(chroma[..., 0], CHROMA_BINS), _memberships(chroma[..., 1], CHROMA_BINS)
     both = (a[..., :, None] * b[..., None, :]).reshape(*a.shape[:3], CHROMA_BINS**2)
@@ -76,11 +77,6 @@ def _memberships(places: Float[Array, "*shape"], bins: int) -> Float[Array, "*sh
     places = jnp.clip(places, 0.0, 1.0) * (bins - 1)
     centres = jnp.arange(bins, dtype=jnp.float32).reshape(*(1,) * places.ndim, bins)
     return jnp.maximum(0.0, 1.0 - jnp.abs(places[..., None] - centres))
-
-
-def colour_size(channels: int) -> int:
-    """Returns the number of `ColourFeatures` of feature maps that have so many channels together."""
-    return channels + 6 + PIXEL_FEATURES[-1]
 
 
 def shrink(rgb: Float[Array, "batch height width 3"], stride: int) -> Float[Array, "batch rows columns 3"]:

@@ -9,11 +9,10 @@ import jax.numpy as jnp
 from flax import nnx, struct
 from jaxtyping import Array, Float, Key
 
+from fashion_jax.models.architecture import FARTHEST, SECOND_HIDDEN
 from fashion_jax.models.resnet import BatchNorm
 
-SECOND_HIDDEN = (512,)
 SECOND_DROPOUT = 0.2
-_FARTHEST = 10.0  # standard deviations from the mean that an input of a second head counts as at most
 
 
 @struct.dataclass
@@ -107,7 +106,7 @@ class SecondHead(nnx.Module):
         Without the limit, a colour that is rare in training photos would lie hundreds of deviations from the mean and
         outweigh all other inputs.
         """
-        return jnp.clip(self.norm(seen[:, None, None], train=False)[:, 0, 0], -_FARTHEST, _FARTHEST)
+        return jnp.clip(self.norm(seen[:, None, None], train=False)[:, 0, 0], -FARTHEST, FARTHEST)
 
 
 def pool_logits(

@@ -13,15 +13,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
+from fashion_jax.models.architecture import BOTTLENECK_DEPTHS, DEPTHS, EXPANSION, NORM_EPSILON, STEMS
 from fashion_jax.models.convolution import convolve
 
-DEPTHS = {  # blocks of each stage
-    10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3),
-}  # fmt: skip
-BOTTLENECK_DEPTHS = (50, 101, 152)
-EXPANSION = 4  # channels that leave a bottleneck, over those inside it
-STEMS = ("imagenet", "small", "deep", "resnet_d")
-POOLINGS = ("average", "gem")
 SMALL_PHOTO = 96  # pixels of the longer side up to which "auto" takes the small stem
 
 # PyTorch's default for convolutions. After batch norm only the size of an update relative to the weights matters. With
@@ -31,11 +25,6 @@ SMALL_PHOTO = 96  # pixels of the longer side up to which "auto" takes the small
 _conv_init = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 FeatureMap = Float[Array, "batch height width channels"]
-
-
-def num_features(depth: int, width: int) -> int:
-    """Returns the number of features after pooling."""
-    return width * 8 * (EXPANSION if depth in BOTTLENECK_DEPTHS else 1)
 
 
 def resolve_stem(stem: str, height: int, width: int) -> str:
@@ -88,7 +77,7 @@ class BatchNorm(nnx.Module):
     """
 
     momentum = 0.9
-    epsilon = 1e-5
+    epsilon = NORM_EPSILON
     frozen = False
 
     def __init__(self, features: int) -> None:

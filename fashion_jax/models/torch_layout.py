@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from fashion_jax.models.resnet import BOTTLENECK_DEPTHS, DEPTHS
+from fashion_jax.models.architecture import BOTTLENECK_DEPTHS, DEPTHS
 from fashion_jax.system.errors import UserError
 
 _LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}

@@ -93,13 +93,14 @@ def restore_second_heads(session: Session, state: TrainState) -> tuple[Session, 
         return None
     names = tuple(package.model["second_heads"])
     complete = session.with_second_heads(names)
+    trees = package.trees()
     own, packaged = (
         traverse_util.flatten_dict({"params": params, "batch_stats": batch_stats})
-        for params, batch_stats in (to_host(state.scored), (package.params, package.batch_stats))
+        for params, batch_stats in (to_host(state.scored), trees)
     )
     if package.model != complete.arguments or not all(np.array_equal(packaged[path], own[path]) for path in own):
         return None
-    fitted = {name: (package.params["second"][name], package.batch_stats["second"][name]) for name in names}
+    fitted = {name: (trees[0]["second"][name], trees[1]["second"][name]) for name in names}
     return complete, _with_heads(complete, state, fitted)
 
 

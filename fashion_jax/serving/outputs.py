@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Bool, Float32, Float64, Int64
 
 from fashion_jax.decision import decisions as deciding
 from fashion_jax.decision.decisions import Decision
 from fashion_jax.decision.tags import choose_tags, tag_probabilities
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +138,8 @@ class Predictions(list[Prediction]):
 
     def to_frame(self) -> pd.DataFrame:
         """Returns a table with a row for each photo, the columns of predictions.csv, and the names as its index."""
+        import pandas as pd
+
         return pd.DataFrame([prediction.to_dict() for prediction in self], pd.Index(self.names, name="id", dtype=str))
 
 
@@ -164,6 +168,8 @@ class Embeddings(np.ndarray):
 
     def to_frame(self) -> pd.DataFrame:
         """Returns a table with a row for each photo and the names as its index."""
+        import pandas as pd
+
         return pd.DataFrame(
             np.asarray(self), None if self.names is None else pd.Index(self.names, name="id", dtype=str)
         )

@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 import safetensors.numpy
-from flax import traverse_util
 
 from fashion_jax.data.schema import Attribute, Schema
 from fashion_jax.decision.decisions import Decision
@@ -34,8 +33,15 @@ from fashion_jax.decision.files import (
     plan_from_json,
     plan_to_json,
 )
-from fashion_jax.models.classifier import Architecture, abstract_classifier
-from fashion_jax.models.resnet import DEPTHS, POOLINGS, STEMS, num_features
+from fashion_jax.models.architecture import (
+    DEPTHS,
+    POOLINGS,
+    STEMS,
+    Architecture,
+    num_colour_features,
+    num_features,
+    parameter_shapes,
+)
 from fashion_jax.system import files, stored
 from fashion_jax.system.errors import UserError
 
@@ -59,12 +65,37 @@ class Package:
     # means over a photo and its mirror image)
     preprocessing: dict[str, Any]
     extra: dict[str, Any]  # notes of training
-    params: dict[Any, Any]  # nested parameters
-    batch_stats: dict[Any, Any]  # nested batch statistics
+    weights: dict[str, np.ndarray]  # name as `parameter_shapes` has it -> float32 array
     fingerprint: str  # packages with the same one give the same embeddings and predictions, up to rounding
     decision: Decision | None = None  # fitted on validation rows; None without them
     embedding: EmbeddingPlan | None = None  # how to make embeddings; None where embeddings are the pooled features
     tags: dict[str, tuple[str, ...]] = field(default_factory=dict)  # multi-valued attribute -> names of the classes
+
+    @property
+    def num_features(self) -> int:
+        """Size of the features that the backbone pools."""
+        return num_features(self.model["depth"], self.model["width"])
+
+    @property
+    def num_colour_features(self) -> int:
+        """Size of the features that colour heads see besides the pooled ones; 0 without colour heads."""
+        return num_colour_features(self.model)
+
+    @property
+    def embedding_size(self) -> int:
+        """Size of an embedding."""
+        return self.num_features if self.embedding is None else self.embedding.size
+
+    def trees(self) -> tuple[dict[Any, Any], dict[Any, Any]]:
+        """Returns the nested parameters and batch statistics that JAX's network takes."""
+        from flax import traverse_util
+
+        from fashion_jax.models.classifier import abstract_classifier
+
+        _, params, batch_stats = abstract_classifier(self.model)
+        paths = traverse_util.flatten_dict({"params": params, "batch_stats": batch_stats})
+        tree = traverse_util.unflatten_dict({path: self.weights["/".join(map(str, path))] for path in paths})
+        return tree["params"], tree["batch_stats"]
 
 
 def write_package(
@@ -157,7 +188,7 @@ def load_package(path: str | Path) -> Package:
         names = _check_labels(folder, _read_json(folder / "labels.json", contents), {**classes, **tags})
         model = _check_model(folder, config["model"], features)
         preprocessing = _check_preprocessing(folder, config["preprocessing"])
-        params, batch_stats = _check_weights(folder, contents["weights.safetensors"], model)
+        weights = _check_weights(folder, contents["weights.safetensors"], model)
         decision = embedding = None
         if "decision.json" in contents:
             path = folder / "decision.json"
@@ -171,9 +202,10 @@ def load_package(path: str | Path) -> Package:
             raise UserError(f"{where}: extra is no JSON object")
         digests = {name: known[stored.DIGEST] for name, known in config["files"].items()}
         about = json.dumps([digests, config["model"], config["preprocessing"]], sort_keys=True)
-        network = (params, batch_stats, files.digest(about.encode())[:32])
+        fingerprint = files.digest(about.encode())[:32]
         vocabularies, several = ({name: names[name] for name in group} for group in (classes, tags))
-        return Package(folder, model, vocabularies, preprocessing, extra, *network, decision, embedding, several)
+        network = (weights, fingerprint, decision, embedding, several)
+        return Package(folder, model, vocabularies, preprocessing, extra, *network)
 
 
 def _remedy(folder: Path) -> str:
@@ -289,30 +321,21 @@ def _are_shares(given: Any, low: float) -> bool:
     return isinstance(given, list) and len(given) == 3 and all(type(v) in (int, float) and low <= v <= 1 for v in given)
 
 
-def _check_weights(folder: Path, data: bytes, model: dict[str, Any]) -> tuple[dict[Any, Any], dict[Any, Any]]:
+def _check_weights(folder: Path, data: bytes, model: dict[str, Any]) -> dict[str, np.ndarray]:
     where = folder / "weights.safetensors"
     with stored.reading(where, _remedy(folder)):
         tensors = safetensors.numpy.load(data)
-    _, params, batch_stats = abstract_classifier(model)
-    wanted = {
-        "/".join(map(str, path)): (path, leaf)
-        for path, leaf in traverse_util.flatten_dict({"params": params, "batch_stats": batch_stats}).items()
-    }
+    wanted = parameter_shapes(model)
     if tensors.keys() != wanted.keys():
         odd = sorted(tensors.keys() ^ wanted.keys())
         raise UserError(f"{where} does not fit the model: {len(odd)} tensors are missing or unknown, such as {odd[0]}")
-    flat = {}
-    for name, (path, leaf) in wanted.items():
+    for name, shape in wanted.items():
         tensor = tensors[name]
-        if tensor.shape != leaf.shape or tensor.dtype not in (leaf.dtype, np.float16):
-            raise UserError(
-                f"{where}: {name} is {tensor.dtype} {tensor.shape}, but the model has {leaf.dtype} {leaf.shape}"
-            )
+        if tensor.shape != shape or tensor.dtype not in (np.float32, np.float16):
+            raise UserError(f"{where}: {name} is {tensor.dtype} {tensor.shape}, but the model has float32 {shape}")
         if not np.isfinite(tensor).all():
             raise UserError(f"{where}: {name} holds NaN or infinity, so the file is damaged")
-        flat[path] = tensor.astype(leaf.dtype, copy=False)
-    tree = traverse_util.unflatten_dict(flat)
-    return tree["params"], tree["batch_stats"]
+    return {name: tensors[name].astype(np.float32, copy=False) for name in wanted}
 
 
 def _without_empty_tags(model: dict[str, Any]) -> dict[str, Any]:

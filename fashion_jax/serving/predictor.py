@@ -5,97 +5,66 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Float32, UInt8
 from PIL import Image
 
-from fashion_jax.data.augment import normalize
 from fashion_jax.data.photos import BadPhoto, decode_photo, letterbox, normalise_image, normalise_photo, read_photo
 from fashion_jax.decision.decisions import OPERATING_POINTS
-from fashion_jax.models.classifier import (
-    abstract_classifier,
-    mean_energy,
-    mean_of_mirrored,
-    merge_network,
-    num_colour_features,
-)
-from fashion_jax.models.resnet import num_features
+from fashion_jax.serving.engine import ENGINES, Engine, NetworkOutputs
 from fashion_jax.serving.outputs import Embeddings, Outputs, Prediction, Predictions, decide, name_labels
 from fashion_jax.serving.package import Package, find_model, load_package
-from fashion_jax.system.devices import computes_bfloat16_faster, on_accelerator, one_blas_thread
+from fashion_jax.system.accelerators import has_accelerator
+from fashion_jax.system.blas import one_blas_thread
 from fashion_jax.system.errors import UserError, nearest
-from fashion_jax.system.process import num_cores
+from fashion_jax.system.progress import say
 
 __all__ = ["Embeddings", "Outputs", "Photo", "Prediction", "Predictions", "Predictor", "load_model"]
 
 Photo = str | Path | bytes | Image.Image | UInt8[np.ndarray, "height width 3"]
 
-_BATCH = 256
-_BATCH_PIXELS = _BATCH * 224 * 224  # A batch of larger photos has fewer of them.
-# On a CPU a core's cache should hold the feature maps. A ResNet-18 of width 32 needs 0.77 of the time for photos of
-# 60 x 45 in batches of 64 instead of 256 on two devices (0.82 on eight), and 0.62 of the time for photos of 224 x 224
-# in batches of 4 instead of 64.
-_CPU_CORE_PIXELS = 2 * 224 * 224
 
-
-def load_model(path: str | Path) -> Predictor:
+def load_model(path: str | Path, *, engine: str = "auto") -> Predictor:
     """Loads a trained model.
 
     Args:
         path: the name of a model that comes with the library ("small"), a model package, or the workdir of a finished
             run.
+        engine: what computes the network; see `Predictor`.
 
     Raises:
-        UserError: there is no such model, or it is damaged.
+        UserError: there is no such model or engine, or the model is damaged.
     """
-    return Predictor(load_package(find_model(path)))
+    return Predictor(load_package(find_model(path)), engine=engine)
 
 
 class Predictor:
-    """A model that is ready to predict. It spreads each batch over the local devices.
+    """A model that is ready to predict.
 
     Attributes:
         package: what was loaded.
+        engine: what computes the network, "jax" or "onnx".
         dtype: in which this machine computes the network, "float32" or "bfloat16".
+        batch_size: largest number of photos in a batch: 256, fewer for large photos or where a CPU's caches are small.
     """
 
-    def __init__(self, package: Package) -> None:
+    def __init__(self, package: Package, *, engine: str = "auto") -> None:
+        """Prepares the network.
+
+        Args:
+            package: a loaded package.
+            engine: "jax", which compiles for the local devices; "onnx", which is onnxruntime on CPUs, in float32 and
+                without compiling; or "auto": JAX on accelerators, onnxruntime elsewhere. Both engines give the same
+                labels, and probabilities that differ by less than 0.0001.
+
+        Raises:
+            UserError: there is no such engine, or onnxruntime was asked for and cannot be used.
+        """
         self.package = package
-        # A model that was trained in bfloat16 is computed in float32 where float32 is as fast, because it is exact.
-        self.dtype: str = package.model["dtype"] if computes_bfloat16_faster(training=False) else "float32"
-        graph, _, _ = abstract_classifier({**package.model, "dtype": self.dtype})
-        values = package.preprocessing
-        mean, std, dtype = tuple(values["mean"]), tuple(values["std"]), jnp.dtype(self.dtype)
-
-        def forward(params: Any, batch_stats: Any, images: jax.Array, flip: bool) -> dict[str, Any]:
-            network, pixels = merge_network(graph, params, batch_stats), normalize(images, mean, std, dtype)
-            outputs = network(pixels, train=False)
-            plan, logits, tags = package.embedding, outputs.logits, outputs.tags
-            if flip:
-                logits, tags = mean_of_mirrored(network, pixels, outputs)
-            return {
-                "logits": logits,
-                "tags": tags,
-                "features": outputs.features,
-                "energies": mean_energy(outputs.logits),
-                "embeddings": outputs.features if plan is None else plan.embed(outputs.logits, outputs.features),
-                "colour_features": outputs.colour,
-            }
-
-        devices = jax.local_devices()
-        mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=devices)
-        everywhere, self._rows = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
-        self._forward = jax.jit(
-            forward, in_shardings=(everywhere, everywhere, self._rows), out_shardings=self._rows, static_argnums=3
-        )
-        self._params = jax.device_put(package.params, everywhere)
-        self._batch_stats = jax.device_put(package.batch_stats, everywhere)
-        self._devices = len(devices)
+        self._engine = _make_engine(package, engine)
+        self.engine, self.dtype, self.batch_size = self._engine.name, self._engine.dtype, self._engine.batch_size
 
     @property
     def attributes(self) -> tuple[str, ...]:
@@ -120,17 +89,17 @@ class Predictor:
     @property
     def num_features(self) -> int:
         """Size of the features that the backbone pools."""
-        return num_features(self.package.model["depth"], self.package.model["width"])
+        return self.package.num_features
 
     @property
     def num_colour_features(self) -> int:
         """Size of the features that colour heads see besides the pooled ones; 0 without colour heads."""
-        return num_colour_features(self.package.model)
+        return self.package.num_colour_features
 
     @property
     def embedding_size(self) -> int:
         """Size of an embedding."""
-        return self.num_features if self.package.embedding is None else self.package.embedding.size
+        return self.package.embedding_size
 
     @property
     def subspaces(self) -> dict[str, int]:
@@ -141,13 +110,6 @@ class Predictor:
     def fingerprint(self) -> str:
         """Hash of the package. Models with the same fingerprint give the same embeddings, up to rounding."""
         return self.package.fingerprint
-
-    @property
-    def batch_size(self) -> int:
-        """Largest number of photos in a batch: 256, fewer for large photos or where a CPU's caches are small."""
-        height, width = self.size
-        pixels = _BATCH_PIXELS if on_accelerator() else _CPU_CORE_PIXELS * max(self._devices, num_cores())
-        return self._round_up(max(1, min(_BATCH, pixels // (height * width))))
 
     def predict(self, photos: Sequence[Photo] | Photo, *, operating_point: str = "accuracy") -> Predictions:
         """Predicts the labels of photos.
@@ -237,8 +199,7 @@ class Predictor:
         images, size = self._check_images(images), self.batch_size
         # Without a photo, one empty batch gives arrays of the right shapes.
         batches = (images[start : start + size] for start in range(0, max(len(images), 1), size))
-        parts = list(self._run(batches, flip))
-        return self._decide(jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts), operating_point)
+        return self._decide(NetworkOutputs.join(list(self._run(batches, flip))), operating_point)
 
     def predict_batches(
         self,
@@ -263,20 +224,12 @@ class Predictor:
             )
         return images
 
-    def _decide(self, outputs: dict[str, Any], operating_point: str) -> Outputs:
-        logits = {name: outputs["logits"][name] for name in self.attributes}  # JAX sorts a dictionary by name.
+    def _decide(self, found: NetworkOutputs, operating_point: str) -> Outputs:
+        logits = {name: found.logits[name] for name in self.attributes}  # JAX sorts a dictionary by name.
+        tags = {name: found.tags[name] for name in self.tags}
         with one_blas_thread():
-            decided = decide(
-                self.package.decision,
-                logits,
-                outputs["features"],
-                outputs["energies"],
-                operating_point,
-                tags={name: outputs["tags"][name] for name in self.tags},
-            )
-        return dataclasses.replace(
-            decided, embeddings=outputs["embeddings"], colour_features=outputs["colour_features"]
-        )
+            decided = decide(self.package.decision, logits, found.features, found.energies, operating_point, tags=tags)
+        return dataclasses.replace(decided, embeddings=found.embeddings, colour_features=found.colour_features)
 
     def check_operating_point(self, name: str) -> None:
         """Raises UserError where the package cannot predict at an operating point."""
@@ -289,25 +242,14 @@ class Predictor:
                 "it was trained without validation rows: train again with some"
             )
 
-    def _round_up(self, count: int) -> int:
-        return -(-count // self._devices) * self._devices
+    def _run(self, batches: Iterable[np.ndarray], flip: bool | None) -> Iterator[NetworkOutputs]:
+        def checked() -> Iterator[np.ndarray]:
+            for images in batches:
+                if len(images) > self.batch_size:
+                    raise UserError(f"a batch must have {self.batch_size} photos at most, not {len(images)}")
+                yield images
 
-    def _run(self, batches: Iterable[np.ndarray], flip: bool | None) -> Iterator[dict[str, Any]]:
-        flip = self.package.preprocessing["test_time_flip"] if flip is None else flip
-        before: tuple[int, Any] | None = None  # The devices compute it while the next batch is read.
-        size = 1
-        for images in batches:
-            if len(images) > self.batch_size:
-                raise UserError(f"a batch must have {self.batch_size} photos at most, not {len(images)}")
-            # A batch is padded to a power of two, and to the size of those before it, so that few shapes are compiled.
-            size = min(self.batch_size, max(size, self._round_up(1 << max(len(images) - 1, 0).bit_length())))
-            padded = np.concatenate([images, np.zeros((size - len(images), *images.shape[1:]), np.uint8)])
-            result = self._forward(self._params, self._batch_stats, jax.device_put(padded, self._rows), flip)
-            if before is not None:
-                yield _fetch(*before)
-            before = len(images), result
-        if before is not None:
-            yield _fetch(*before)
+        return self._engine.run(checked(), self.package.preprocessing["test_time_flip"] if flip is None else flip)
 
     def _read_all(self, photos: Sequence[Photo] | Photo) -> np.ndarray:
         images = [self.read(photo) for photo in _as_list(photos)]
@@ -324,7 +266,22 @@ def _as_list(photos: Sequence[Photo] | Photo) -> Sequence[Photo]:
     return cast(Sequence[Photo], [photos] if single else photos)
 
 
-def _fetch(count: int, result: dict[str, Any]) -> dict[str, Any]:
-    """Waits for a batch and returns its first rows, without the padding."""
-    found: dict[str, Any] = jax.tree.map(lambda array: array[:count], jax.device_get(result))
-    return found
+def _make_engine(package: Package, wanted: str) -> Engine:
+    if wanted not in ENGINES:
+        raise UserError(f"there is no engine {wanted!r}{nearest(wanted, ENGINES)}; use {', '.join(ENGINES)}")
+    if wanted == "onnx" or (wanted == "auto" and not has_accelerator()):
+        try:
+            from fashion_jax.serving.onnx_engine import OnnxEngine
+            from fashion_jax.serving.onnx_graph import fits
+        except ImportError as error:  # a system for which onnxruntime is not built
+            if wanted == "onnx":
+                raise UserError(f"onnxruntime cannot be imported ({error}); use engine='jax'") from error
+            say(f"note: onnxruntime cannot be imported ({error}), so JAX predicts, after it has compiled the network")
+        else:
+            if fits(package):
+                return OnnxEngine(package)
+            if wanted == "onnx":
+                raise UserError(f"the weights of {package.folder} are too large for ONNX; use engine='jax'")
+    from fashion_jax.serving.jax_engine import JaxEngine
+
+    return JaxEngine(package)

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import ctypes
-import functools
 import itertools
 import json
 import os
 import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, cast
 
 import jax
-import threadpoolctl
 
 from fashion_jax.system.errors import UserError
 from fashion_jax.system.process import num_cores
@@ -35,7 +31,6 @@ _COLLECTIVE_TIMEOUTS_S = {
 _XLA_FLAGS_CHECKED_BELOW = (0, 13)  # jax versions known to have these flags; XLA ends a process at an unknown flag
 _A_WEEK_IN_MS = 7 * 24 * 3600 * 1000
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # from glibc's malloc.h
-_blas_lock = threading.Lock()
 _turns = itertools.count()  # every process counts the same calls, so the numbers agree
 
 
@@ -94,29 +89,6 @@ def _keep_freed_memory() -> None:
         return
     mallopt(_M_MMAP_MAX, 0)
     mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
-
-
-@contextmanager
-def one_blas_thread() -> Iterator[None]:
-    """Limits NumPy's matrix products to one thread. Use it for small products between two runs of a network.
-
-    After a product BLAS's threads wait actively for about 25 ms and take cores from XLA: a third of the time of
-    prediction on two cores. The limit holds for the whole process. If another thread is inside already, this call does
-    nothing, so that leaving restores the original limit.
-    """
-    if not _blas_lock.acquire(blocking=False):
-        yield
-        return
-    try:
-        with _blas_libraries().limit(limits=1, user_api="blas"):
-            yield
-    finally:
-        _blas_lock.release()
-
-
-@functools.cache
-def _blas_libraries() -> threadpoolctl.ThreadpoolController:
-    return threadpoolctl.ThreadpoolController().select(user_api="blas")
 
 
 def start_processes(

@@ -13,6 +13,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Float32, Int, Int64
 
 from fashion_jax.config.fields import LossConfig
+from fashion_jax.data.frequencies import log_frequencies
 from fashion_jax.data.schema import MISSING
 
 _FOCAL_GAMMA = 2.0
@@ -92,12 +93,6 @@ def balanced_weights(class_counts: Int64[np.ndarray, " classes"]) -> Float32[np.
     weights = np.where(class_counts > 0, 1 / np.maximum(class_counts, 1), 0.0)
     mean = (weights * class_counts).sum() / max(1, class_counts.sum())
     return (weights / mean if mean > 0 else np.ones(len(weights))).astype(np.float32)
-
-
-def log_frequencies(class_rows: Int64[np.ndarray, " classes"]) -> Float32[np.ndarray, " classes"]:
-    """Returns the logarithm of each class's share of the rows; a class without rows counts as half a row."""
-    counts = np.maximum(class_rows, 0.5)
-    return np.log(counts / counts.sum()).astype(np.float32)
 
 
 def head_cross_entropy(

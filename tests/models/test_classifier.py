@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from flax import nnx, traverse_util
 
+from fashion_jax.models.architecture import DEPTHS, num_features
 from fashion_jax.models.classifier import abstract_classifier, make_classifier, merge_network, split_network
 from fashion_jax.models.heads import _drop
-from fashion_jax.models.resnet import DEPTHS, GeneralizedMean, num_features, resolve_stem
+from fashion_jax.models.resnet import GeneralizedMean, resolve_stem
 from small_models import BASE, images, model_of
 
 

@@ -9,8 +9,8 @@ import pytest
 from flax import nnx
 from scipy.special import log_softmax, logsumexp, softmax
 
+from fashion_jax.models.architecture import HISTOGRAM_SIZE
 from fashion_jax.models.classifier import abstract_classifier, mean_energy, merge_network, split_network
-from fashion_jax.models.colour import HISTOGRAM_SIZE
 from fashion_jax.models.heads import pool_logits
 from small_models import BASE, images, model_of
 

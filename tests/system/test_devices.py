@@ -100,7 +100,7 @@ def test_a_slow_device_is_waited_for(timeout, printed, code):
 
 BLAS = """
 import sys, threading, numpy, threadpoolctl
-from fashion_jax.system.devices import one_blas_thread
+from fashion_jax.system.blas import one_blas_thread
 
 def count():
     libraries = threadpoolctl.ThreadpoolController().info()
