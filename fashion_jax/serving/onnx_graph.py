@@ -125,6 +125,13 @@ class _Graph:
         rest = (self.add("Exp", self.add("Sub", value, peak)) for value in (first, second))
         return str(self.add("Add", peak, self.add("Log", self.add("Add", *rest))))
 
+    def log_1p(self, value: str) -> str:
+        """Adds log(1 + x) for x >= 0, exact near 0 (Kahan: the error of 1 + x is divided out again)."""
+        above = self.add("Add", value, 1.0)
+        rounded = self.add("Sub", above, 1.0)
+        divisor = self.add("Where", self.add("Greater", rounded, 0.0), rounded, 1.0)
+        return str(self.add("Mul", self.add("Log", above), self.add("Div", value, divisor)))
+
     def unit(self, value: str) -> str:
         """Adds a division of (batch, size) rows by their lengths; zeros stay zeros."""
         length = self.add("ReduceL2", value, axes=[1], keepdims=1)
@@ -305,18 +312,27 @@ class _Network:
         return str(g.add("Flatten", g.add("Mul", g.add("Pow", mean, 1 / power), peak)))
 
     def _cielab(self, rgb: str) -> str:
-        """Returns CIELAB (N, 3, pixels) of sRGB in [0, 1] (N, 3, rows, columns)."""
+        """Returns CIELAB (N, 3, pixels) of sRGB in [0, 1] (N, 3, rows, columns).
+
+        Every step is that of `system.cielab.from_srgb` in JAX, with the same rounding. A grey pixel's a and b are
+        rounding errors, and the square roots of the histogram enlarge them.
+        """
         g = self._graph
         rgb = g.add("Clip", g.reshape(rgb, (0, 3, -1)), 0.0, 1.0)
-        power = g.add("Exp", g.add("Mul", g.add("Log", g.add("Mul", g.add("Add", rgb, 0.055), 1 / 1.055)), 2.4))
-        is_dark = g.add("LessOrEqual", rgb, 0.04045)
-        linear = g.add("Where", is_dark, g.add("Mul", rgb, 1 / 12.92), power)
-        xyz = g.add("MatMul", TO_XYZ, linear)
-        root = g.add("Exp", g.add("Mul", g.add("Log", g.add("Max", xyz, 1e-4)), 1 / 3))
-        straight = g.add("Add", g.add("Mul", xyz, 1 / (3 * (6 / 29) ** 2)), 4 / 29)
+        bright = g.add("Exp", g.add("Mul", g.add("Log", g.add("Div", g.add("Add", rgb, 0.055), 1.055)), 2.4))
+        linear = g.add("Where", g.add("LessOrEqual", rgb, 0.04045), g.add("Div", rgb, 12.92), bright)
+        red, green, blue = (
+            g.add("Mul", value, TO_XYZ[:, [place]])
+            for place, value in enumerate(g.add("Split", linear, outputs=3, axis=1))
+        )
+        xyz = g.add("Add", g.add("Add", red, green), blue)  # A matrix product would round once less.
+        root = g.add("Exp", g.add("Div", g.add("Log", g.add("Max", xyz, 1e-4)), 3.0))
+        straight = g.add("Add", g.add("Div", xyz, 3 * (6 / 29) ** 2), 4 / 29)
         f = g.add("Where", g.add("Greater", xyz, (6 / 29) ** 3), root, straight)
-        matrix = [[0, 116, 0], [500, -500, 0], [0, 200, -200]]
-        return str(g.add("Add", g.add("MatMul", matrix, f), [[-16], [0], [0]]))
+        x, y, z = g.add("Split", f, outputs=3, axis=1)
+        lightness = g.add("Sub", g.add("Mul", y, 116.0), 16.0)
+        a, b = g.add("Mul", g.add("Sub", x, y), 500.0), g.add("Mul", g.add("Sub", y, z), 200.0)
+        return str(g.add("Concat", lightness, a, b, axis=1))
 
     def _foreground(self, cielab: str) -> str:
         """Returns weights (N, 1, pixels): near 0 where a pixel is nearly white, else near 1."""
@@ -330,10 +346,11 @@ class _Network:
         g = self._graph
         cielab = self._cielab(rgb)
         weight = self._foreground(cielab)
-        x = g.add("Mul", cielab, 1 / 50)
+        x = g.add("Div", cielab, 50.0)
         mean = self._pool_foreground(x, weight)
-        square = g.add("Sub", self._pool_foreground(g.add("Mul", x, x), weight), g.add("Mul", mean, mean))
-        deviation = g.add("Sqrt", g.add("Max", square, 1e-4))
+        # Centred first, which float32 needs: with onnxruntime's sums, mean(x^2) - mean(x)^2 loses digits.
+        away = g.add("Sub", x, g.reshape(mean, (0, 3, 1)))
+        deviation = g.add("Sqrt", g.add("Max", self._pool_foreground(g.add("Mul", away, away), weight), 1e-4))
         pixels, inputs = g.reshape(x, (0, 3, *side)), 3
         for number, outputs in enumerate(PIXEL_FEATURES):
             kernel = self._weights[f"params/colour/0/pixels/{number}/kernel"].T.reshape(outputs, inputs, 1, 1)
@@ -363,7 +380,7 @@ class _Network:
         cielab = self._cielab(rgb)
         weight = self._foreground(cielab)
         lightness, a, b = g.add("Split", cielab, outputs=3, axis=1)
-        shares = g.add("Mul", self._memberships(g.add("Mul", lightness, 1 / 100), LIGHTNESS_BINS), weight)
+        shares = g.add("Mul", self._memberships(g.add("Div", lightness, 100.0), LIGHTNESS_BINS), weight)
         first, second = (self._memberships(self._place_of(chroma), CHROMA_BINS) for chroma in (a, b))
         both = g.add("Mul", g.add("Unsqueeze", first, self._axis(2)), g.add("Unsqueeze", second, self._axis(1)))
         both = g.reshape(both, (0, CHROMA_BINS**2, -1))
@@ -377,9 +394,9 @@ class _Network:
     def _place_of(self, chroma: str) -> str:
         """Returns where values of a or b lie on an axis that is finer near grey, in [0, 1]."""
         g = self._graph
-        scaled = g.add("Log", g.add("Add", g.add("Mul", g.add("Abs", chroma), 1 / CHROMA_FINENESS), 1.0))
-        signed = g.add("Mul", g.add("Sign", chroma), scaled)
-        return str(g.add("Add", g.add("Mul", signed, 0.5 / math.log1p(CHROMA_RANGE / CHROMA_FINENESS)), 0.5))
+        scaled = g.log_1p(g.add("Div", g.add("Abs", chroma), CHROMA_FINENESS))
+        signed = g.add("Div", g.add("Mul", g.add("Sign", chroma), scaled), math.log1p(CHROMA_RANGE / CHROMA_FINENESS))
+        return str(g.add("Div", g.add("Add", signed, 1.0), 2.0))
 
     def _memberships(self, places: str, bins: int) -> str:
         """Returns how much (N, 1, pixels) in [0, 1] belongs to each centre: (N, bins, pixels)."""
