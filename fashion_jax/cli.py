@@ -12,14 +12,14 @@ from fashion_jax.commands.catalogue import PREPARE, SCHEMA
 from fashion_jax.commands.command import Command
 from fashion_jax.commands.demo import DEMO
 from fashion_jax.commands.index import INDEX
-from fashion_jax.commands.prediction import EMBED, PREDICT
+from fashion_jax.commands.prediction import EMBED, EXPORT, PREDICT
 from fashion_jax.commands.search import SEARCH
 from fashion_jax.commands.training import EVALUATE, SWEEP, TRAIN, split_settings
 from fashion_jax.commands.verify import VERIFY
 from fashion_jax.system.errors import exit_on_user_error
 
 GROUPS: dict[str, tuple[Command, ...]] = {
-    "Label photos": (PREDICT,),
+    "Label photos": (PREDICT, EXPORT),
     "Find products that look alike": (INDEX, SEARCH, EMBED),
     "Find wrong labels": (AUDIT,),
     "Train on your own catalogue": (SCHEMA, PREPARE, TRAIN, EVALUATE, SWEEP),

@@ -1,4 +1,4 @@
-"""`fashion-jax predict` and `fashion-jax embed`: a trained model at work on products."""
+"""`fashion-jax predict`, `embed` and `export`: a trained model at work on products, here or in other programs."""
 
 from __future__ import annotations
 
@@ -63,6 +63,26 @@ def _embed(flags: argparse.Namespace) -> int:
     return 0
 
 
+def _add_export_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", required=True, type=Path, help=MODEL)
+    parser.add_argument(
+        "--format",
+        default="onnx",
+        choices=("onnx", "stablehlo"),
+        help="onnx: for onnxruntime and other engines; stablehlo: for JAX on CPU, GPU and TPU, without this library",
+    )
+    parser.add_argument("--out", required=True, type=Path, help="the folder to write")
+
+
+def _export(flags: argparse.Namespace) -> int:
+    from fashion_jax.serving.export import export_model
+    from fashion_jax.serving.package import find_model, load_package
+
+    path = export_model(load_package(find_model(flags.model)), flags.out, kind=flags.format)
+    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB; classes and thresholds are in {path.with_name('model.json')}")
+    return 0
+
+
 PREDICT = Command(
     "predict",
     "labels the photos of a source with a trained model, and prints or writes a table",
@@ -79,4 +99,11 @@ EMBED = Command(
     _add_embed_flags,
     _embed,
     ("fashion-jax embed --model small --source photos/ --out embeddings.npz",),
+)
+EXPORT = Command(
+    "export",
+    "writes a model as an ONNX or StableHLO file, for programs without this library",
+    _add_export_flags,
+    _export,
+    ("fashion-jax export --model small --out exported",),
 )

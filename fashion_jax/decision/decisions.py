@@ -17,9 +17,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
-import scipy.special
 from jaxtyping import Bool, Float, Int64
 
 from fashion_jax.data.frequencies import log_frequencies
@@ -95,20 +95,23 @@ class OutOfCatalogue:
     spreads: tuple[float, float]  # their interquartile ranges, above 0
     threshold: float  # a photo with a higher score counts as out of the catalogue
 
-    def log_distances(self, features: Float[np.ndarray, "n features"]) -> Float[np.ndarray, " n"]:
+    def log_distances(self, features: Float[np.ndarray, "n features"], xp: Any = np) -> Float[np.ndarray, " n"]:
         """Returns the logarithm of the squared Mahalanobis distance per feature."""
-        away = np.asarray(features, np.float64) - self.mean[None, :]
+        away = _widen(features, xp) - self.mean[None, :]
         along = away @ self.directions.T
-        beside = np.maximum((away**2).sum(1) - (along**2).sum(1), 0.0)
-        squared = (along**2 / self.variances[None, :]).sum(1) + beside / self.rest
-        return np.asarray(np.log(np.maximum(squared / len(self.mean), _TINY)))
+        # What is left beside the directions is subtracted before it is squared, so that float32 is exact enough.
+        beside = xp.square(away - along @ self.directions).sum(1)
+        squared = (xp.square(along) / self.variances[None, :]).sum(1) + beside / self.rest
+        found: Float[np.ndarray, " n"] = xp.log(xp.maximum(squared / len(self.mean), _TINY))
+        return found
 
     def scores(
-        self, features: Float[np.ndarray, "n features"], energies: Float[np.ndarray, " n"]
+        self, features: Float[np.ndarray, "n features"], energies: Float[np.ndarray, " n"], xp: Any = np
     ) -> Float[np.ndarray, " n"]:
         """Returns the score of each photo: about 0 for a typical product, higher for photos that differ more."""
-        distance = (self.log_distances(features) - self.centres[0]) / self.spreads[0]
-        return distance + (np.asarray(energies, np.float64) - self.centres[1]) / self.spreads[1]
+        distance = (self.log_distances(features, xp) - self.centres[0]) / self.spreads[0]
+        found: Float[np.ndarray, " n"] = distance + (_widen(energies, xp) - self.centres[1]) / self.spreads[1]
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,9 +148,17 @@ def conditional_chances(counts: Int64[np.ndarray, "finer classes"]) -> Float[np.
     return np.asarray((counts + _PRIOR_ROWS * prior) / (counts.sum(1, keepdims=True) + _PRIOR_ROWS))
 
 
-def scale(logits: Float[np.ndarray, "n classes"], temperature: float) -> Float[np.ndarray, "n classes"]:
-    """Returns log softmax(logits / temperature), float64."""
-    return np.asarray(scipy.special.log_softmax(np.asarray(logits, np.float64) / temperature, axis=1))
+def _widen(values: Any, xp: Any) -> Any:
+    """Returns the array in float64; in float32 for JAX."""
+    return xp.asarray(values, np.float64 if xp is np else np.float32)
+
+
+def scale(logits: Float[np.ndarray, "n classes"], temperature: float, xp: Any = np) -> Float[np.ndarray, "n classes"]:
+    """Returns log softmax(logits / temperature), float64; float32 where `xp` is jax.numpy and not numpy."""
+    values = _widen(logits, xp) / temperature
+    values = values - values.max(1, keepdims=True)
+    found: Float[np.ndarray, "n classes"] = values - xp.log(xp.exp(values).sum(1, keepdims=True))
+    return found
 
 
 def sharpen(log_probs: Float[np.ndarray, "n classes"], temperature: float) -> Float[np.ndarray, "n classes"]:
@@ -156,7 +167,12 @@ def sharpen(log_probs: Float[np.ndarray, "n classes"], temperature: float) -> Fl
 
 
 def pool(
-    own: Float[np.ndarray, "n classes"], summed: Float[np.ndarray, "n classes"], *, pooling: str, weight: float
+    own: Float[np.ndarray, "n classes"],
+    summed: Float[np.ndarray, "n classes"],
+    *,
+    pooling: str,
+    weight: float,
+    xp: Any = np,
 ) -> Float[np.ndarray, "n classes"]:
     """Returns the logarithm of a mixture of two distributions; with "log" it is not normalised.
 
@@ -165,15 +181,17 @@ def pool(
         summed: log probabilities from the finer head.
         pooling: "linear" or "log" (Genest and Zidek, Statistical Science 1986).
         weight: of `summed`, in [0, 1].
+        xp: the module of the arrays, numpy or jax.numpy.
     """
     if pooling == "log":
         return (1 - weight) * own + weight * summed
     with np.errstate(divide="ignore"):
-        return np.asarray(np.logaddexp(own + np.log(1 - weight), summed + np.log(weight)))
+        found: Float[np.ndarray, "n classes"] = xp.logaddexp(own + np.log(1 - weight), summed + np.log(weight))
+    return found
 
 
 def sum_along(
-    finer: Float[np.ndarray, "n finer"], counts: Int64[np.ndarray, "finer classes"]
+    finer: Float[np.ndarray, "n finer"], counts: Int64[np.ndarray, "finer classes"], xp: Any = np
 ) -> Float[np.ndarray, "n classes"]:
     """Returns log P(class) = log sum over finer classes of P(finer) P(class | finer).
 
@@ -181,25 +199,28 @@ def sum_along(
         finer: log probabilities of the finer head.
         counts: training rows by [finer, coarser] label.
     """
-    return np.asarray(np.log(np.maximum(np.exp(finer) @ conditional_chances(counts), _TINY)))
+    found: Float[np.ndarray, "n classes"] = xp.log(xp.maximum(xp.exp(finer) @ conditional_chances(counts), _TINY))
+    return found
 
 
 def log_probabilities(
-    decision: Decision, logits: Mapping[str, Float[np.ndarray, "n classes"]]
+    decision: Decision, logits: Mapping[str, Float[np.ndarray, "n classes"]], xp: Any = np
 ) -> dict[str, Float[np.ndarray, "n classes"]]:
     """Returns calibrated log probabilities per head, float64; each row's probabilities sum to 1.
 
     Args:
         logits: attribute -> of the network, float32 or float64.
+        xp: the module of the arrays, numpy or jax.numpy; for JAX the result is float32.
     """
     found: dict[str, np.ndarray] = {}
     for name in decision.order:
         head = decision.heads[name]
-        found[name] = scale(logits[name], head.temperature)
+        found[name] = scale(logits[name], head.temperature, xp)
         if head.link is not None:
             link = head.link
-            summed = sum_along(found[link.finer], link.counts)
-            found[name] = scale(pool(found[name], summed, pooling=link.pooling, weight=link.weight), link.temperature)
+            summed = sum_along(found[link.finer], link.counts, xp)
+            mixed = pool(found[name], summed, pooling=link.pooling, weight=link.weight, xp=xp)
+            found[name] = scale(mixed, link.temperature, xp)
     return {name: found[name] for name in decision.heads}
 
 

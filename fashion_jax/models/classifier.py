@@ -79,7 +79,7 @@ class Classifier(nnx.Module):
         """
         drop_keys = None if dropout_keys is None else jax.vmap(jax.random.fold_in, (0, None))(dropout_keys, _DROP_PATH)
         features, maps = self.backbone(images, train=train, drop_keys=drop_keys)
-        seen_colour = jnp.zeros((len(images), 0), jnp.float32)
+        seen_colour = jnp.zeros((images.shape[0], 0), jnp.float32)
         for colour in self.colour:
             seen_colour = colour(images, maps[:2], train=train)
         with_colour = jnp.concatenate([features, seen_colour], -1)

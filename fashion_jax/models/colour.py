@@ -68,7 +68,7 @@ def colour_histogram(
     a, b = _memberships(chroma[..., 0], CHROMA_BINS), _memberships(chroma[..., 1], CHROMA_BINS)
     both = (a[..., :, None] * b[..., None, :]).reshape(*a.shape[:3], CHROMA_BINS**2)
     sums = jnp.einsum("bhwl,bhwc->blc", lightness, both, precision=jax.lax.Precision.HIGHEST)
-    shares = sums.reshape(len(cielab), -1) / jnp.sum(weight, (1, 2))
+    shares = sums.reshape(cielab.shape[0], -1) / jnp.sum(weight, (1, 2))
     return jnp.sqrt(jnp.maximum(shares, 0.0))
 
 

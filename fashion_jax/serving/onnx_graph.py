@@ -77,7 +77,7 @@ def write_graph(package: Package, *, flip: bool, finished: bool = False) -> byte
         UserError: the weights need more than the 2 GB that an ONNX file can hold.
     """
     if not fits(package):
-        raise UserError(f"{package.folder}: the weights need more than 2 GB, which no ONNX file can hold")
+        raise UserError(f"the weights of {package.folder} are too large for ONNX, whose files hold 2 GB")
     graph = _Graph()
     outputs = _Network(graph, package).outputs(flip)
     if finished:

@@ -7,7 +7,7 @@ import pytest
 import scipy.special
 
 from fashion_jax.data.schema import MISSING
-from fashion_jax.decision import embedding
+from fashion_jax.decision import calibration, embedding
 from fashion_jax.decision.embedding import EmbeddingPlan, Subspace, compared_attributes, fit_embedding
 from fashion_jax.decision.hierarchy import Pair
 
@@ -72,7 +72,7 @@ def fit(logits, features, labels, **changes):
 
 
 def test_what_is_only_guessed_gets_the_smaller_share(monkeypatch):
-    monkeypatch.setattr(embedding, "fit_temperature", lambda *_: 1.0)  # The guesses stay overconfident.
+    monkeypatch.setattr(calibration, "fit_temperature", lambda *_: 1.0)  # The guesses stay overconfident.
     logits, features, labels = drawn_rows()
     plan = fit(logits, features, labels)
     kind, colour, appearance = plan.subspaces

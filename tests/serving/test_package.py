@@ -110,7 +110,7 @@ def test_what_is_loaded_is_what_was_written(planned, network):
     assert (loaded.preprocessing, loaded.extra) == ({**PREPROCESSING, "test_time_flip": True}, {"note": "drawn"})
     assert loaded.embedding.subspaces == PLAN.subspaces
     assert np.array_equal(loaded.embedding.components, PLAN.components)
-    for a, b in zip(jax.tree.leaves(network), jax.tree.leaves((loaded.params, loaded.batch_stats)), strict=True):
+    for a, b in zip(jax.tree.leaves(network), jax.tree.leaves(loaded.trees()), strict=True):
         assert np.array_equal(a, b)
 
 
@@ -137,15 +137,15 @@ def test_bfloat16_is_computed_where_it_is_faster(tmp_path, network, monkeypatch)
     images = photos(8)
     trained = write(tmp_path / "trained", network, dtype="bfloat16")
     twin = write(tmp_path / "twin", network)
-    exact = load_model(twin).predict_arrays(images)
-    faster = "fashion_jax.serving.predictor.computes_bfloat16_faster"
+    exact = load_model(twin, engine="jax").predict_arrays(images)
+    faster = "fashion_jax.serving.jax_engine.computes_bfloat16_faster"
     monkeypatch.setattr(faster, lambda *, training: False)
-    assert np.array_equal(load_model(trained).predict_arrays(images).features, exact.features)
+    assert np.array_equal(load_model(trained, engine="jax").predict_arrays(images).features, exact.features)
     monkeypatch.setattr(faster, lambda *, training: True)
-    rounded = load_model(trained).predict_arrays(images)
+    rounded = load_model(trained, engine="jax").predict_arrays(images)
     difference = np.abs(rounded.features - exact.features).max()
     assert 1e-5 < difference < 0.05 * np.abs(exact.features).max()
-    assert np.array_equal(load_model(twin).predict_arrays(images).features, exact.features)
+    assert np.array_equal(load_model(twin, engine="jax").predict_arrays(images).features, exact.features)
 
 
 def test_all_kinds_of_photos(package, tmp_path):
