@@ -47,7 +47,6 @@ class Predictor:
         package: what was loaded.
         engine: what computes the network, "jax" or "onnx".
         dtype: in which this machine computes the network, "float32" or "bfloat16".
-        batch_size: largest number of photos in a batch: 256, fewer for large photos or where a CPU's caches are small.
     """
 
     def __init__(self, package: Package, *, engine: str = "auto") -> None:
@@ -64,7 +63,7 @@ class Predictor:
         """
         self.package = package
         self._engine = _make_engine(package, engine)
-        self.engine, self.dtype, self.batch_size = self._engine.name, self._engine.dtype, self._engine.batch_size
+        self.engine, self.dtype = self._engine.name, self._engine.dtype
 
     @property
     def attributes(self) -> tuple[str, ...]:
@@ -110,6 +109,11 @@ class Predictor:
     def fingerprint(self) -> str:
         """Hash of the package. Models with the same fingerprint give the same embeddings, up to rounding."""
         return self.package.fingerprint
+
+    @property
+    def batch_size(self) -> int:
+        """Largest number of photos in a batch: 256, fewer for large photos or where a CPU's caches are small."""
+        return self._engine.batch_size
 
     def predict(self, photos: Sequence[Photo] | Photo, *, operating_point: str = "accuracy") -> Predictions:
         """Predicts the labels of photos.

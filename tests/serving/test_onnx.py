@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tarfile
 
 import jax
 import numpy as np
@@ -127,6 +128,25 @@ def test_a_finished_graph_returns_what_predictions_have(pooling, weight):
         np.testing.assert_allclose(found[f"probabilities/{name}"], values, atol=1e-5)
     np.testing.assert_allclose(found["out_of_catalogue"], wanted.out_of_catalogue, atol=1e-3)
     assert set(found) - set(raw) == {*(f"probabilities/{name}" for name in (*CLASSES, *TAGS)), "out_of_catalogue"}
+
+
+@pytest.mark.slow
+def test_both_engines_label_real_photos_alike(real_data):
+    models = [load_model("small", engine=engine) for engine in ("onnx", "jax")]
+    images = []
+    with tarfile.open(real_data / "fashion-product-images-small.tar.xz", "r|xz") as archive:
+        for member in archive:
+            if member.name.endswith(".jpg"):
+                content = archive.extractfile(member)
+                assert content is not None
+                images.append(models[0].read(content.read()))
+            if len(images) == 2000:
+                break
+    found, wanted = (model.predict_arrays(np.stack(images)) for model in models)
+    for name in models[0].attributes:
+        assert (found.labels[name] == wanted.labels[name]).mean() >= 0.999
+        np.testing.assert_allclose(found.probabilities[name], wanted.probabilities[name], atol=1e-4)
+    np.testing.assert_allclose(found.embeddings, wanted.embeddings, atol=1e-4)
 
 
 def test_a_batch_may_have_any_size():
