@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import platform
 import statistics
 import subprocess
@@ -215,12 +216,11 @@ def versions(torch_python: str) -> dict[str, str]:
 
 def machine() -> str:
     """Returns what the figures were measured on."""
-    import os
-
     info = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     names = (line.split(":")[1].strip() for line in info if "model name" in line)
     wide = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if any(flag in line for line in info)]
-    return f"{os.cpu_count()} cores, {next(names, platform.processor())} ({', '.join(wide)})"
+    load = f", load average {os.getloadavg()[0]:.1f} before" if hasattr(os, "getloadavg") else ""
+    return f"{os.cpu_count()} cores, {next(names, platform.processor())} ({', '.join(wide)}){load}"
 
 
 def table(about: dict[str, Any]) -> str:

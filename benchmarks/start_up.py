@@ -57,6 +57,7 @@ def main() -> None:
     parser.add_argument("--torch-python", default=sys.executable, help="a Python that has torch and numpy")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/start_up"))
     flags = parser.parse_args()
+    about: dict[str, Any] = {"machine": machine(), "versions": versions(flags.torch_python), "results": []}
     measured: dict[str, list[tuple[float, float]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         prepare(Path(folder))
@@ -74,7 +75,6 @@ def main() -> None:
         for _ in range(flags.rounds):
             for name, command in commands.items():
                 measured.setdefault(name, []).append(seconds(command))
-    about: dict[str, Any] = {"machine": machine(), "versions": versions(flags.torch_python), "results": []}
     for name, rounds in measured.items():
         cpu, wall = ([round(value, 2) for value in values] for values in zip(*rounds, strict=True))
         about["results"].append({"what": name, "cpu_seconds": cpu, "wall_seconds": wall})
