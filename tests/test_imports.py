@@ -21,7 +21,7 @@ STAGES = (
 RANKS = {stage: rank for rank, stages in enumerate(STAGES) for stage in stages}
 # Third-party package -> the one file that imports it.
 ALONE = {
-    "scann": "search/scann.py", "optuna": "run/sweep.py", "torch": "", "onnx": "serving/onnx_graph.py",
+    "scann": "search/scann.py", "faiss": "search/hnsw.py", "optuna": "run/sweep.py", "torch": "", "onnx": "serving/onnx_graph.py",
     "onnxruntime": "serving/onnx_engine.py",
 }  # fmt: skip
 # A program of its own, which is written beside an exported model. The library does not import it.
@@ -105,6 +105,6 @@ def test_importing_the_package_is_light_and_every_public_name_is_there():
         "assert all(getattr(fashion_jax, name) is not None for name in fashion_jax.__all__)\n"
         "from jax._src import xla_bridge\n"
         "assert not xla_bridge._backends, 'a backend was started by an import'\n"
-        "assert not {'tensorflow', 'scann'} & set(sys.modules)"
+        "assert not {'tensorflow', 'scann', 'faiss'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -39,7 +39,9 @@ def _add_build_flags(parser: argparse.ArgumentParser) -> None:
     _add_products_flags(parser)
     parser.add_argument("--target-recall", type=float, default=0.95, help="share of the nearest products to find")
     parser.add_argument(
-        "--backend", default="auto", help="exact compares all products; scann is faster for many (Linux); auto chooses"
+        "--backend",
+        default="auto",
+        help="exact compares all products; scann (Linux) and hnsw are faster for many; auto takes the fastest",
     )
     parser.add_argument("--batch", type=int, default=1, help="number of queries that you usually send at once")
 
@@ -124,9 +126,10 @@ def _info(flags: argparse.Namespace) -> int:
     print(f"catalogue  {index.about.get('source') or 'unknown'}")
     print(f"backend    {_summary(index)}")
     for point in base.points:
+        does = base.approximate.describe(point) if base.approximate else ""
         print(
-            f"  up to {point.neighbours:>5,} results: reads {point.leaves} of {max(1, base.leaves)} clusters, compares "
-            f"{point.reorder:,} products exactly, finds {point.recall:.4f} of the nearest; "
+            f"  up to {point.neighbours:>5,} results: {does}, "
+            f"finds {point.recall:.4f} of the nearest; "
             f"{point.single_seconds * 1e6:.0f} microseconds a query, "
             f"{1 / point.batch_seconds:,.0f} queries a second in batches"
         )
@@ -168,11 +171,11 @@ def _describe(health: Health, folder: Path) -> str:
 
 def _summary(index: Index) -> str:
     base = index.snapshot.base
-    if base.backend == "exact":
+    if base.approximate is None:
         return "exact search"
     point = base.points[0]
     return (
-        f"ScaNN, finds {point.recall:.4f} of the {point.neighbours} nearest products (asked for: "
+        f"{base.approximate.library}, finds {point.recall:.4f} of the {point.neighbours} nearest products (asked for: "
         f"{base.target_recall:g}), {point.single_seconds * 1e6:.0f} microseconds a query"
     )
 

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
+
 import jax
 import numpy as np
 from jaxtyping import Float32
 
-from fashion_jax.search import scann
+from fashion_jax.search.approximate import ApproximateSearcher
 from fashion_jax.search.exact import DeviceSearcher, HostSearcher
+from fashion_jax.search.hnsw import HnswSearcher
+from fashion_jax.search.scann import ScannSearcher
 from fashion_jax.search.snapshot import Base
-from fashion_jax.search.tuning import draw_sample, tune
+from fashion_jax.search.tuning import MOST_POINTS, draw_sample, tune
 from fashion_jax.system.errors import UserError, nearest
 from fashion_jax.system.progress import progress_bar
 
-BACKENDS = ("auto", "exact", "scann")
+APPROXIMATE: dict[str, type[ApproximateSearcher]] = {"scann": ScannSearcher, "hnsw": HnswSearcher}  # in this order
+BACKENDS = ("auto", "exact", *APPROXIMATE)
 
-_SCANN_FROM = 5_000  # rows; exact search over fewer takes less than a millisecond on any host
+_APPROXIMATE_FROM = 5_000  # rows; exact search over fewer takes less than a millisecond on any host
+_COMPARED_UP_TO = 50_000  # rows for which "auto" builds all backends; a graph of more rows takes longer than ScaNN
 _DEVICE_SHARE = 0.4  # of an accelerator's memory that rows may take
 _DEVICE_BYTES = 8 << 30  # assumed for an accelerator that does not tell how much memory it has
-_SINGLE_QUERIES_FROM = 500_000  # rows from which ScaNN on the host answers one query sooner than an accelerator
+_SINGLE_QUERIES_FROM = 500_000  # rows from which the host answers one query sooner than an accelerator
 
 
 def check_target(target_recall: object, backend: object) -> None:
@@ -32,8 +39,8 @@ def check_target(target_recall: object, backend: object) -> None:
     if not isinstance(backend, str) or backend not in BACKENDS:
         hint = nearest(str(backend), BACKENDS)
         raise UserError(f"there is no backend {backend!r}{hint}; there are {', '.join(BACKENDS)}")
-    if backend == "scann":
-        scann.require()
+    if backend in APPROXIMATE:
+        APPROXIMATE[backend].require()
 
 
 def build_base(
@@ -43,45 +50,74 @@ def build_base(
 
     Args:
         vectors: finite, of length 1.
-        target_recall: in (0, 1]; ScaNN is tuned to it.
+        target_recall: in (0, 1]; an approximate index is tuned to it.
         backend: one of `BACKENDS`.
         batch: typical number of queries in one search.
     """
-    chosen = _choose_backend(backend, len(vectors), vectors.shape[1], batch)
+    chosen = _choose_backends(backend, len(vectors), vectors.shape[1], batch)
     vectors = np.ascontiguousarray(vectors)
     vectors.flags.writeable = False
-    # A single row is its own neighbour, and ScaNN has nothing to learn from it.
-    if chosen == "exact" or len(vectors) < 2:
+    # A single row is its own neighbour, and an approximate index has nothing to learn from it.
+    if not chosen or len(vectors) < 2:
         return Base(vectors, HostSearcher(vectors), DeviceSearcher.make_if_useful(vectors), None, target_recall)
-    with progress_bar(8, "building the index", show=progress, unit="step") as bar:
+    steps = len(chosen) + 1  # and the operating points, once it is known how many forms were built
+    with progress_bar(steps, "building the index", show=progress, unit="step") as bar:
 
-        def done(following: str) -> None:
+        def begin(what: str) -> None:
+            bar.set_description(what)
             bar.update()
-            bar.set_description(following)
 
-        built = scann.ScannSearcher.build(vectors, scann.leaves_for(len(vectors)))
-        done("finding the true neighbours of a sample")
+        built: list[ApproximateSearcher] = []
+        for kind in chosen:
+            begin(f"building the index ({kind.library})")
+            built += kind.build(vectors)
+        begin("finding the true neighbours of a sample")
         sample = draw_sample(vectors)
-        done("tuning to the asked recall")
-        points = tune(built, vectors, sample, target_recall, lambda point: done("tuning to the asked recall"))
+        bar.total = steps + len(built) * MOST_POINTS
+        tuned = []
+        hidden = draw_sample(vectors, hidden=True) if any(searcher.knows_its_rows for searcher in built) else sample
+        for searcher in built:
+            asked = hidden if searcher.knows_its_rows else sample
+            tuning = partial(begin, f"tuning to the asked recall ({searcher.library})")
+            with searcher.hiding(asked.rows):
+                points = tune(searcher, vectors, asked, target_recall, tuning)
+            tuned.append(searcher.with_points(points))
         host = HostSearcher(vectors)
-        bar.update(8 - bar.n)
-    return Base(vectors, host, built.with_points(points), sample, target_recall)
+        bar.update(bar.total - bar.n)
+    return Base(vectors, host, fastest(tuned, target_recall, batch), sample, target_recall)
 
 
-def _choose_backend(backend: str, count: int, dim: int, batch: int) -> str:
-    """Returns "exact" or "scann".
+def fastest(searchers: Sequence[ApproximateSearcher], target_recall: float, batch: int) -> ApproximateSearcher:
+    """Returns the searcher that finds few neighbours soonest; where none meets the recall, the one with most recall.
+
+    Args:
+        searchers: tuned; at least one.
+        batch: typical number of queries in one search.
+    """
+
+    def cost(searcher: ApproximateSearcher) -> tuple[float, float]:
+        point = searcher.points[0]
+        return max(0.0, target_recall - point.recall), point.single_seconds if batch == 1 else point.batch_seconds
+
+    return min(searchers, key=cost)
+
+
+def _choose_backends(backend: str, count: int, dim: int, batch: int) -> list[type[ApproximateSearcher]]:
+    """Returns the approximate backends to build, of which the fastest one is taken; none for exact search.
 
     "auto" takes exact search for few rows, and on an accelerator that holds all rows, unless single queries are asked
-    over very many rows. Otherwise it takes ScaNN, where it is installed.
+    over very many rows. Otherwise it compares the backends that are installed, or takes ScaNN where building all of
+    them would take long.
     """
     if backend != "auto":
-        return backend
-    if count < _SCANN_FROM or not scann.is_available():
-        return "exact"
+        return [APPROXIMATE[backend]] if backend in APPROXIMATE else []
+    there = [kind for kind in APPROXIMATE.values() if kind.is_available()]
+    if count < _APPROXIMATE_FROM or not there:
+        return []
+    there = there if count <= _COMPARED_UP_TO else there[:1]
     device = jax.local_devices()[0]
     if device.platform == "cpu":
-        return "scann"
+        return there
     limit = (device.memory_stats() or {}).get("bytes_limit", 0) * _DEVICE_SHARE or _DEVICE_BYTES
     fits = count * dim * 4 <= limit
-    return "exact" if fits and (batch > 1 or count < _SINGLE_QUERIES_FROM) else "scann"
+    return [] if fits and (batch > 1 or count < _SINGLE_QUERIES_FROM) else there

@@ -17,7 +17,7 @@ from fashion_jax.search.attributes import PHOTO, Scalar, make_table
 from fashion_jax.search.build import build_base, check_target
 from fashion_jax.search.inputs import as_list, check_ids, check_k, check_vectors
 from fashion_jax.search.planner import Health, measure_health
-from fashion_jax.search.query import Hits, Refinement, check_subspaces, find, weigh
+from fashion_jax.search.query import PLAIN, Hits, Refinement, check_subspaces, find, weigh
 from fashion_jax.search.snapshot import (
     Snapshot,
     Update,
@@ -73,8 +73,8 @@ class Index(contextlib.AbstractContextManager["Index"]):
                 `datetime`).
             target_recall: mean share of the true nearest photos that a search finds, in (0, 1]. It is met on a
                 sample of the rows, with a margin for the sample's error.
-            backend: "exact", "scann", or "auto", which chooses by size, batch and device.
-            batch: typical number of queries in one search; it decides between ScaNN and an accelerator.
+            backend: "exact", "scann", "hnsw", or "auto", which chooses by size, device, and what it measures.
+            batch: typical number of queries in one search; "auto" takes what is fastest for it.
             model: fingerprint of the model that made the embeddings; queries of another model are refused.
             subspaces: name -> number of values of each part of the embeddings, in order; searches may weigh them.
 
@@ -159,7 +159,12 @@ class Index(contextlib.AbstractContextManager["Index"]):
             UserError: a ValueError that says what is wrong with which argument.
         """
         snapshot = self._snapshot  # one version, whatever is changed meanwhile
-        vectors, exact = self._weigh(check_vectors(queries, snapshot.width, "queries", copy=False), weights)
+        vectors, exact = check_vectors(queries, snapshot.width, "queries", copy=False), False
+        no_filter = where is None and group_by is None and min_score is None and exclude is None
+        if no_filter and weights is None and not diversity:
+            return find(snapshot, vectors, k, PLAIN)
+        if weights is not None:
+            vectors, exact = self._weigh(vectors, weights)
         return find(snapshot, vectors, k, Refinement(where, group_by, diversity, min_score, exclude, exact))
 
     def upsert(self, ids: Any, embeddings: Any, attributes: Any = None) -> None:
@@ -385,11 +390,9 @@ class Index(contextlib.AbstractContextManager["Index"]):
         return "" if self._saved is None else self._saved.damage or self._saved.note
 
     def _weigh(
-        self, queries: Float32[np.ndarray, "n dim"], weights: Mapping[str, float] | None
+        self, queries: Float32[np.ndarray, "n dim"], weights: Mapping[str, float]
     ) -> tuple[Float32[np.ndarray, "n dim"], bool]:
         """Returns weighted queries, and whether they differ from those that the index was tuned on."""
-        if weights is None:
-            return queries, False
         weighted = weigh(queries, self.subspaces, weights)
         return weighted, len({weights.get(name, 1.0) for name in self.subspaces}) > 1
 

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float32, Int64
 
+from fashion_jax.search.approximate import ApproximateSearcher, OperatingPoint
 from fashion_jax.search.attributes import PHOTO, AttributeTable, make_table
 from fashion_jax.search.exact import DeviceSearcher, HostSearcher, PassingRows
 from fashion_jax.search.inputs import MAX_ID_LENGTH
-from fashion_jax.search.scann import OperatingPoint, ScannSearcher
 from fashion_jax.search.tuning import Sample
 from fashion_jax.search.where import parse_where
 from fashion_jax.system.errors import UserError
@@ -36,8 +36,8 @@ class Base:
 
     vectors: Float32[np.ndarray, "n dim"]  # float32 of length 1
     host: HostSearcher  # exact search over them
-    index: ScannSearcher | DeviceSearcher | None  # what may be faster: ScaNN, or JAX on a device; None where nothing is
-    sample: Sample | None  # rows by which ScaNN's recall is measured; None without ScaNN
+    index: ApproximateSearcher | DeviceSearcher | None  # what may be faster; None where nothing is
+    sample: Sample | None  # rows by which the recall of an approximate index is measured; None for exact search
     target_recall: float  # asked for when it was built
 
     @property
@@ -46,19 +46,19 @@ class Base:
         return len(self.vectors)
 
     @property
+    def approximate(self) -> ApproximateSearcher | None:
+        """The approximate index; None for exact search."""
+        return self.index if isinstance(self.index, ApproximateSearcher) else None
+
+    @property
     def backend(self) -> str:
-        """ "scann" or "exact"."""
-        return "scann" if isinstance(self.index, ScannSearcher) else "exact"
+        """ "exact", or the name of the approximate backend."""
+        return self.index.backend if isinstance(self.index, ApproximateSearcher) else "exact"
 
     @property
     def points(self) -> tuple[OperatingPoint, ...]:
-        """ScaNN's operating points, by neighbours; empty for exact search."""
-        return self.index.points if isinstance(self.index, ScannSearcher) else ()
-
-    @property
-    def leaves(self) -> int:
-        """ScaNN's partitions; 0 where there are none."""
-        return self.index.leaves if isinstance(self.index, ScannSearcher) else 0
+        """The operating points of an approximate index, by neighbours; empty for exact search."""
+        return self.index.points if isinstance(self.index, ApproximateSearcher) else ()
 
 
 class Selection:

@@ -1,7 +1,7 @@
 """Saved indexes: a folder whose manifest names one generation of files, and is replaced in one step. No pickle.
 
 manifest.json           format, counts, settings, measured times, and every file of the generation with its digest
-generation-<name>/      vectors.npy ids.npy live.npy columns.npz sample.npz scann/
+generation-<name>/      vectors.npy ids.npy live.npy columns.npz sample.npz scann/ or hnsw/
 generation-<name>.journal    the updates since; it exists from the moment that the manifest names the generation
 .lock                   held by the one process that writes
 """
@@ -15,7 +15,6 @@ import platform
 import re
 import shutil
 import uuid
-import zipfile
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -24,20 +23,21 @@ import jax
 import numpy as np
 
 from fashion_jax.data.schema import Schema
+from fashion_jax.search.approximate import ApproximateSearcher, OperatingPoint
+from fashion_jax.search.arrays import load_array, load_arrays, save_array
 from fashion_jax.search.attributes import AttributeTable
-from fashion_jax.search.build import BACKENDS
+from fashion_jax.search.build import APPROXIMATE, BACKENDS
 from fashion_jax.search.exact import DeviceSearcher, HostCosts, HostSearcher
 from fashion_jax.search.inputs import check_ids, check_unit
 from fashion_jax.search.journal import Place, append_update, create_journal, open_to_append, read_updates
 from fashion_jax.search.query import check_subspaces
-from fashion_jax.search.scann import OperatingPoint, ScannSearcher, require
 from fashion_jax.search.snapshot import Base, Snapshot, Update, all_fit, find_first_photos
 from fashion_jax.search.tuning import Sample, retime
 from fashion_jax.system import files, stored
 from fashion_jax.system.errors import UserError
 from fashion_jax.system.process import num_cores
 
-FORMAT = 2
+FORMAT = 3
 _MANIFEST = "manifest.json"
 _PREFIX = "generation-"
 # A generation, its journal, or what a killed process left of a generation that it was writing.
@@ -176,15 +176,15 @@ def write_index(folder: Path, snapshot: Snapshot, settings: dict[str, Any]) -> G
     name = _PREFIX + uuid.uuid4().hex[:12]
     columns, about = snapshot.attributes.without_unused_words().to_arrays()
     with files.replace_directory(folder / name) as aside, stored.writing(folder / name):
-        _save_array(aside / "vectors.npy", np.concatenate([base.vectors, snapshot.added]))
-        _save_array(aside / "ids.npy", snapshot.ids)
-        _save_array(aside / "live.npy", snapshot.live)
+        save_array(aside / "vectors.npy", np.concatenate([base.vectors, snapshot.added]))
+        save_array(aside / "ids.npy", snapshot.ids)
+        save_array(aside / "live.npy", snapshot.live)
         np.savez(aside / "columns.npz", **columns)  # type: ignore[arg-type]
         if base.sample is not None:
             np.savez(aside / "sample.npz", rows=base.sample.rows, scores=base.sample.scores)
-        if isinstance(base.index, ScannSearcher):
-            (aside / "scann").mkdir()
-            base.index.save(aside / "scann")
+        if base.approximate is not None:
+            (aside / base.backend).mkdir()
+            base.approximate.save(aside / base.backend)
         listing = stored.list_files(aside)
     manifest = {
         "format": FORMAT,
@@ -196,7 +196,7 @@ def write_index(folder: Path, snapshot: Snapshot, settings: dict[str, Any]) -> G
         "base": {
             "rows": base.count,
             "backend": base.backend,
-            "leaves": base.leaves,
+            "index": {} if base.approximate is None else base.approximate.about(),
             "target_recall": base.target_recall,
             "points": [asdict(point) for point in base.points],
             "host_costs": asdict(base.host.costs),
@@ -317,8 +317,8 @@ def machine_name() -> str:
 
 
 def _read(folder: Path, manifest: dict[str, Any]) -> tuple[Snapshot, dict[str, Any], Generation]:
-    if manifest["base"].get("backend") == "scann":
-        require()
+    if (backend := manifest["base"].get("backend")) in APPROXIMATE:
+        APPROXIMATE[backend].require()
     with stored.reading(folder, _remedy(folder)):
         try:
             place = folder / manifest["generation"]
@@ -326,10 +326,10 @@ def _read(folder: Path, manifest: dict[str, Any]) -> tuple[Snapshot, dict[str, A
             rows, dim, version = manifest["rows"], manifest["dim"], int(manifest["version"])
             settings = dict(manifest["settings"])
             _check_settings(settings, dim)
-            vectors = _load_array(place / "vectors.npy", np.float32, (rows, dim))
-            ids = _load_array(place / "ids.npy", None, (rows,))
-            live = _load_array(place / "live.npy", np.bool_, (rows,))
-            table = AttributeTable.from_arrays(_load_arrays(place / "columns.npz"), manifest["columns"], rows)
+            vectors = load_array(place / "vectors.npy", np.float32, (rows, dim))
+            ids = load_array(place / "ids.npy", None, (rows,))
+            live = load_array(place / "live.npy", np.bool_, (rows,))
+            table = AttributeTable.from_arrays(load_arrays(place / "columns.npz"), manifest["columns"], rows)
             count = int(manifest["base"]["rows"])
             if not 0 < count <= rows:
                 raise ValueError(f"{count} of its {rows} rows are indexed")
@@ -355,7 +355,7 @@ def _read_base(place: Path, manifest: dict[str, Any], vectors: np.ndarray) -> Ba
     about = manifest["base"]
     sample = None
     if "sample.npz" in manifest["files"]:
-        arrays = _load_arrays(place / "sample.npz")
+        arrays = load_arrays(place / "sample.npz")
         sample = Sample(arrays["rows"], arrays["scores"])
     host = HostSearcher(vectors, HostCosts.from_json(about["host_costs"]))
     points = tuple(OperatingPoint.from_json(point) for point in about["points"])
@@ -364,72 +364,29 @@ def _read_base(place: Path, manifest: dict[str, Any], vectors: np.ndarray) -> Ba
         costs = float(costs[0]), float(costs[1])
         if not all(0 <= value < math.inf for value in costs):
             raise UserError("its costs are not times")
-    index: ScannSearcher | DeviceSearcher | None
-    if about["backend"] == "scann":
-        leaves = int(about["leaves"])
-        _check_scann(place / "scann", vectors, leaves)
-        index = ScannSearcher.load(place / "scann", len(vectors), leaves, points)
-    elif about["backend"] == "exact":
+    index: ApproximateSearcher | DeviceSearcher | None
+    backend = about["backend"]
+    if backend in APPROXIMATE:
+        index = APPROXIMATE[backend].load(place / backend, vectors, about["index"], points)
+    elif backend == "exact":
         index = DeviceSearcher.make_if_useful(vectors, costs)
     else:
-        raise ValueError(f"there is no backend {about['backend']!r}")
+        raise ValueError(f"there is no backend {backend!r}")
     return Base(vectors, host, index, sample, float(about["target_recall"]))
 
 
 def _measure_again(base: Base) -> Base:
     index = base.index
-    if isinstance(index, ScannSearcher):
+    if isinstance(index, ApproximateSearcher):
         index = retime(index, base.vectors)
     elif index is not None:
         index = DeviceSearcher(base.vectors)
     return replace(base, host=HostSearcher(base.vectors), index=index)
 
 
-def _save_array(path: Path, array: np.ndarray) -> None:
-    with path.open("wb") as file:
-        np.save(file, array, allow_pickle=False)
-
-
-def _load_array(path: Path, dtype: type | None, shape: tuple[int, ...]) -> np.ndarray:
-    """Reads what `_save_array` wrote.
-
-    Args:
-        dtype: that it must have; None for integers or texts.
-        shape: that it must have.
-
-    Raises:
-        ValueError: it is another, or the file is shorter than its header says.
-    """
-    with path.open("rb") as file:
-        version = np.lib.format.read_magic(file)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        found, _, kind = read(file)
-        start = file.tell()
-    wanted = kind.kind in "iU" if dtype is None else kind == dtype
-    # Checked before memory is asked for.
-    if found != shape or not wanted or start + math.prod(shape) * kind.itemsize != path.stat().st_size:
-        raise ValueError(f"{path.name} holds {kind} {found}")
-    array: np.ndarray = np.load(path, allow_pickle=False)
-    return array
-
-
-def _load_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Reads the arrays of an npz that is not compressed, as ours are; ValueError or BadZipFile for any other."""
-    with zipfile.ZipFile(path) as archive:
-        if any(item.compress_type != zipfile.ZIP_STORED for item in archive.infolist()):
-            raise ValueError(f"{path.name} is compressed")
-        if sum(item.file_size for item in archive.infolist()) > path.stat().st_size:
-            raise ValueError(f"{path.name} claims to hold more than it does")
-    with np.load(path, allow_pickle=False) as arrays:
-        found = dict(arrays)
-    if strange := [name for name, array in found.items() if not isinstance(array, np.ndarray)]:
-        raise ValueError(f"{path.name} holds {strange[0]}, which is no array")
-    return found
-
-
 def _check_files(place: Path, listing: dict[str, Any]) -> None:
     present = {path.relative_to(place).as_posix() for path in place.rglob("*") if path.is_file()}
-    if strange := sorted(present - listing.keys()):  # ScaNN would read them
+    if strange := sorted(present - listing.keys()):  # a backend may read them
         raise UserError(f"{place} holds {strange[0]}, which is no file of this index; move it away")
     stored.check_files(place, listing, remedy=_remedy(place.parent))
 
@@ -452,23 +409,6 @@ def _check_settings(settings: dict[str, Any], width: int) -> None:
         raise UserError("the names of its labels are no texts")
 
 
-def _check_scann(folder: Path, vectors: np.ndarray, leaves: int) -> None:
-    """Raises UserError where ScaNN's files are of other rows: ScaNN would read beyond them.
-
-    ScaNN's binary files are not checked further. Do not load an index of somebody whom you do not trust, as you would
-    not run their program.
-    """
-    if not 0 <= leaves <= len(vectors):
-        raise UserError("it has more leaves than rows")
-    stored = _load_array(folder / "dataset.npy", np.float32, vectors.shape)
-    if not np.array_equal(stored, vectors):
-        raise UserError("ScaNN's rows are not the index's")
-    if leaves:
-        leaf = _load_array(folder / "datapoint_to_token.npy", np.int32, (len(vectors),))
-        if not 0 <= leaf.min() <= leaf.max() < leaves:
-            raise UserError("ScaNN's partitions are not the index's")
-
-
 def _check_snapshot(snapshot: Snapshot, starts: np.ndarray) -> None:
     """Raises UserError where parts of a snapshot do not fit each other, or hold what no index holds.
 
@@ -482,14 +422,8 @@ def _check_snapshot(snapshot: Snapshot, starts: np.ndarray) -> None:
     check_ids(snapshot.ids[: base.count][starts[: base.count]])
     if not 0 < base.target_recall <= 1:
         raise UserError("its recall is not in (0, 1]")
-    for point in base.points:
-        fits = 1 <= point.neighbours <= base.count and 1 <= point.reorder <= base.count
-        leaves = 1 <= point.leaves <= max(1, base.leaves)
-        times = 0 < point.single_seconds < math.inf and 0 < point.batch_seconds < math.inf
-        if not (fits and leaves and times):
-            raise UserError("an operating point is out of range")
-    if base.backend == "scann" and not base.points:
-        raise UserError("it has no operating points")
+    if base.approximate is not None:
+        base.approximate.check_points()
     sample = base.sample
     if sample is not None:
         shapes = sample.rows.ndim == 1 and sample.scores.ndim == 2 and len(sample.rows) == len(sample.scores) > 0

@@ -1,28 +1,29 @@
-"""Tunes ScaNN: finds the fastest operating points with the asked recall, measured on a sample of the real vectors."""
+"""Tunes a backend: finds the fastest operating points with the asked recall, measured on a sample of real vectors."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float32, Int64
 
+from fashion_jax.search.approximate import ApproximateSearcher, OperatingPoint
 from fashion_jax.search.exact import Queries, search_rows
-from fashion_jax.search.scann import OperatingPoint, ScannSearcher
 from fashion_jax.system.process import num_cores
 
 # Number of neighbours of each operating point -> queries on which it is measured. With many neighbours per query, few
 # queries say as much, and cost more.
 _LADDER = {10: 600, 30: 400, 100: 200, 300: 100, 1_000: 64}
+MOST_POINTS = len(_LADDER)
 _SAMPLE = max(_LADDER.values())
 _SINGLES = 64  # queries that are timed one by one
-_REORDER = (1.0, 1.5, 2.0, 3.0, 5.0, 8.0, 14.0, 25.0, 40.0)  # candidates per neighbour
-_FIRST_REORDER = 3  # the place in _REORDER that is tried first
-_STEPS = 3  # on the grid of leaves, for a smaller number of candidates
+_FIRST_REORDER = 3  # the place among a backend's numbers of candidates that is tried first
+_STEPS = 3  # on the grid of efforts, for a smaller number of candidates
+_HIDDEN_OF = 10  # a sample that is hidden is this part of the rows at most
 _ROWS_PER_TASK = 50  # sampled rows whose similarities to all rows are held at once
 _VALUES_AT_ONCE = 1 << 26  # of such similarities, over all tasks, 256 MiB
 _TIE = 1e-5  # difference of cosine similarities that single precision cannot tell
@@ -43,25 +44,32 @@ class Sample:
 class _Measured:
     met: bool
     seconds: float
-    place: int  # on the grid of leaves
+    place: int  # on the grid of efforts
     reorder: int
     recall: float
 
 
-def draw_sample(vectors: Float32[np.ndarray, "n dim"]) -> Sample:
+def draw_sample(vectors: Float32[np.ndarray, "n dim"], *, hidden: bool = False) -> Sample:
     """Draws rows and finds their true neighbours by exact search, as many as the largest operating point has.
 
     Args:
         vectors: of length 1; at least 2.
+        hidden: whether the drawn rows are nobody's neighbours, as if they were not there. The rows are the same ones;
+            of few vectors fewer are drawn.
     """
     count = len(vectors)
-    rows = np.random.default_rng(0).choice(count, min(_SAMPLE, count), replace=False)
-    width = min(max(_LADDER), count - 1)
+    most = min(_SAMPLE, count if not hidden else max(1, count // _HIDDEN_OF))
+    rows = np.random.default_rng(0).choice(count, min(_SAMPLE, count), replace=False)[:most]
+    width = min(max(_LADDER), count - (len(rows) if hidden else 1))
+    mask = None
+    if hidden:
+        mask = np.ones(count, bool)
+        mask[rows] = False
     # The comparison uses all cores by itself; picking the best rows uses one.
     cuts = np.array_split(rows, max(1, len(rows) // _ROWS_PER_TASK))
     workers = min(num_cores(), max(1, _VALUES_AT_ONCE // (_ROWS_PER_TASK * count)))
     with ThreadPoolExecutor(workers) as pool:
-        found = list(pool.map(lambda cut: search_rows(vectors, vectors[cut], width + 1), cuts))
+        found = list(pool.map(lambda cut: search_rows(vectors, vectors[cut], width + 1, mask), cuts))
     scores, positions = (np.concatenate(parts) for parts in zip(*found, strict=True))
     return Sample(rows, scores_of_others(scores, positions, rows))
 
@@ -81,11 +89,11 @@ def measure_recall(
 
 
 def tune(
-    searcher: ScannSearcher,
+    searcher: ApproximateSearcher,
     vectors: Float32[np.ndarray, "n dim"],
     sample: Sample,
     target: float,
-    on_point: Callable[[OperatingPoint], None] = lambda point: None,
+    on_point: Callable[[], None] = lambda: None,
 ) -> tuple[OperatingPoint, ...]:
     """Returns, for each number of neighbours, the fastest operating point that meets the target.
 
@@ -96,28 +104,28 @@ def tune(
         vectors: of length 1.
         sample: from `draw_sample`.
         target: recall in (0, 1].
-        on_point: called with each point when it is found.
+        on_point: called when a point was found.
     """
     points: list[OperatingPoint] = []
     for most, queries in _LADDER.items():
         neighbours = min(most, sample.scores.shape[1])
         if points and points[-1].neighbours >= neighbours:
             break
-        # More neighbours never need fewer leaves.
-        fewest = points[-1].leaves if points else 1
+        # More neighbours never need less effort.
+        fewest = points[-1].effort if points else 1
         some = Sample(sample.rows[:queries], sample.scores[:queries])
         points.append(_tune_one(searcher, vectors, some, neighbours, target, fewest))
-        on_point(points[-1])
+        on_point()
     return tuple(points)
 
 
 def _tune_one(
-    searcher: ScannSearcher, vectors: np.ndarray, sample: Sample, neighbours: int, target: float, fewest: int
+    searcher: ApproximateSearcher, vectors: np.ndarray, sample: Sample, neighbours: int, target: float, fewest: int
 ) -> OperatingPoint:
     queries = vectors[sample.rows]
-    every = max(1, searcher.leaves)
-    grid = [leaves for leaves in _leaf_grid(every) if leaves >= min(fewest, every)]
-    reorders = list(_reorders(neighbours, searcher.count))
+    efforts = searcher.efforts(neighbours)
+    grid = [effort for effort in efforts if effort >= min(fewest, efforts[-1])]
+    reorders = searcher.reorders(neighbours)
     best: _Measured | None = None
 
     def measure(place: int, reorder: int) -> _Measured:
@@ -140,11 +148,14 @@ def _tune_one(
                 return place
         return None
 
-    # Candidates are added until some number of leaves meets the target. Recall grows with the leaves, so the fewest
-    # leaves are found by halving.
+    # Candidates are added until some effort meets the target. Recall grows with the effort, so the least effort is
+    # found by halving, after steps that double: the most thorough searches are slow.
     low, number = 0, min(_FIRST_REORDER, len(reorders) - 1)
     while best is None and number < len(reorders):
-        low, high = 0, len(grid)
+        low, high = 0, 1
+        while high < len(grid) and first_to_meet([high - 1], reorders[number]) is None:
+            low, high = high, 2 * high
+        high = min(high, len(grid)) - (best is not None)
         while low < high:
             half = (low + high) // 2
             met = first_to_meet([half], reorders[number]) is not None
@@ -153,7 +164,7 @@ def _tune_one(
     if best is None:
         best = measure(len(grid) - 1, reorders[-1])
     else:
-        # Fewer candidates need more leaves, and more candidates fewer; a few steps on the grid show what is faster.
+        # Fewer candidates need more effort, and more candidates less; a few steps on the grid show what is faster.
         start = low
         for reorder in reversed(reorders[:number]):
             place = first_to_meet(range(start, min(start + _STEPS, len(grid))), reorder)
@@ -164,52 +175,36 @@ def _tune_one(
             if low == 0 or first_to_meet([low - 1], reorder) is None:
                 break
             low -= 1
-    leaves = grid[best.place]
-    single = _single_seconds(searcher, queries[:_SINGLES], neighbours, leaves, best.reorder)
-    return OperatingPoint(neighbours, leaves, best.reorder, best.recall, single, best.seconds)
+    effort = grid[best.place]
+    single = _single_seconds(searcher, queries[:_SINGLES], neighbours, effort, best.reorder)
+    # What disturbs a measurement makes it longer. Backends are compared by these times.
+    batch = min(best.seconds, *(measure(best.place, best.reorder).seconds for _ in range(2)))
+    return OperatingPoint(neighbours, effort, best.reorder, best.recall, single, batch)
 
 
-def retime(searcher: ScannSearcher, vectors: Float32[np.ndarray, "n dim"]) -> ScannSearcher:
+def retime(searcher: ApproximateSearcher, vectors: Float32[np.ndarray, "n dim"]) -> ApproximateSearcher:
     """Returns the searcher with its points' times measured on this machine; recall is the same on every machine."""
     queries = vectors[: min(len(vectors), 4 * _SINGLES)]
 
     def measure(point: OperatingPoint) -> OperatingPoint:
-        single = _single_seconds(searcher, queries[: _SINGLES // 4], point.neighbours, point.leaves, point.reorder)
+        single = _single_seconds(searcher, queries[: _SINGLES // 4], point.neighbours, point.effort, point.reorder)
         begin = time.perf_counter()
-        searcher.search_at(queries, point.neighbours, point.leaves, point.reorder)
+        searcher.search_at(queries, point.neighbours, point.effort, point.reorder)
         batch = (time.perf_counter() - begin) / len(queries)
         return replace(point, single_seconds=single, batch_seconds=batch)
 
     return searcher.with_points(tuple(measure(point) for point in searcher.points))
 
 
-def _single_seconds(searcher: ScannSearcher, queries: Queries, neighbours: int, leaves: int, reorder: int) -> float:
+def _single_seconds(
+    searcher: ApproximateSearcher, queries: Queries, neighbours: int, effort: int, reorder: int
+) -> float:
     times = []
     for query in queries:
         begin = time.perf_counter()
-        searcher.search_at(query[None], neighbours, leaves, reorder)
+        searcher.search_at(query[None], neighbours, effort, reorder)
         times.append(time.perf_counter() - begin)
     return float(np.median(times))
-
-
-def _reorders(neighbours: int, count: int) -> Iterator[int]:
-    last = 0
-    for factor in _REORDER:
-        # One more than asked for: a sampled row finds itself.
-        reorder = min(count, max(neighbours + 1, round(neighbours * factor)))
-        if reorder != last:
-            yield reorder
-        last = reorder
-
-
-def _leaf_grid(leaves: int) -> Iterator[int]:
-    value, last = 1.0, 0
-    while round(value) < leaves:
-        if round(value) != last:
-            yield round(value)
-        last = round(value)
-        value *= 1.25
-    yield leaves
 
 
 def scores_of_others(

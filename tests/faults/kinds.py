@@ -589,6 +589,7 @@ KINDS: dict[str, Kind] = {
         Kind("package", _make_package, _verified(_read_package), 250),
         Kind("pretrained weights", _make_package, _read_pretrained, 60),
         Kind("index exact", functools.partial(_make_index, "exact"), _verified(_read_index, "index"), 270),
+        Kind("index hnsw", functools.partial(_make_index, "hnsw"), _verified(_read_index, "index"), 170),
         Kind("index scann", functools.partial(_make_index, "scann"), _verified(_read_index, "index"), 170),
         Kind("shards", _make_shards, _embed, 100),
         Kind("sweep", _make_sweep, _read_sweep, 100),

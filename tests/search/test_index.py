@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from search.clustered import attributes_of, clustered, recall, truth, unit
 
-from fashion_jax.search import exact, planner, query, scann
+from fashion_jax.search import approximate, exact, planner, query
 from fashion_jax.search.exact import DeviceSearcher, HostCosts, HostSearcher, PassingRows
 from fashion_jax.search.index import Index
 
@@ -18,12 +19,12 @@ ATTRIBUTES = attributes_of(VECTORS)
 IDS = np.arange(6_000) * 7 + 3
 
 
-@pytest.fixture(scope="module", params=["exact", "scann"])
+@pytest.fixture(scope="module", params=["exact", "scann", "hnsw"])
 def index(request) -> Index:
     return Index.build(VECTORS, IDS, ATTRIBUTES, backend=request.param)
 
 
-SCANN = pytest.mark.parametrize("index", ["scann"], indirect=True)
+APPROXIMATE = pytest.mark.parametrize("index", ["scann", "hnsw"], indirect=True)
 
 
 def positions(hits) -> np.ndarray:
@@ -57,8 +58,9 @@ def test_scores_are_cosine_similarities(index):
 
 
 @pytest.mark.parametrize("target", [0.8, 0.95, 0.99])
-def test_the_asked_recall_is_met_on_other_queries(target):
-    index = Index.build(VECTORS, IDS, backend="scann", target_recall=target)
+@pytest.mark.parametrize("backend", ["scann", "hnsw"])
+def test_the_asked_recall_is_met_on_other_queries(target, backend):
+    index = Index.build(VECTORS, IDS, backend=backend, target_recall=target)
     for k in (1, 10, 100):
         assert recall(positions(index.search(QUERIES, k)), truth(VECTORS, QUERIES, k)) >= target - 0.01
     assert [p.neighbours for p in index.snapshot.base.points] == [10, 30, 100, 300, 1000]
@@ -90,11 +92,11 @@ def test_exact_search_may_mask_or_copy_rows_that_it_cannot_keep(share, copy, mon
     assert (searcher.seconds(1, 10, passing) < 1e-3) == (copy == 0 and share < 0.5)
 
 
-@SCANN
+@APPROXIMATE
 def test_queries_that_a_filter_leaves_short_are_searched_exactly(index, monkeypatch):
-    # As if ScaNN were always the faster one, also where the nearest products are all on the other side.
+    # As if the index were always the faster one, also where the nearest products are all on the other side.
     monkeypatch.setattr(planner, "plan", lambda base, n, k, passing: base.index)
-    monkeypatch.setattr(scann, "candidates", lambda k, share: 4 * k)
+    monkeypatch.setattr(approximate, "candidates", lambda k, share: 4 * k)
     mask = np.array(ATTRIBUTES["side"]) == "left"
     found = positions(index.search(QUERIES, 10, where="side == 'left'"))
     assert (found >= 0).all() and mask[found].all()
@@ -102,7 +104,7 @@ def test_queries_that_a_filter_leaves_short_are_searched_exactly(index, monkeypa
     assert index.snapshot.select("side == 'left'").base.short > 0
 
 
-@SCANN
+@APPROXIMATE
 def test_the_plan_follows_the_measured_costs(index):
     base, passing = index.snapshot.base, index.snapshot.select("share < 0.5").base
     host_wins, index_wins = (
@@ -243,13 +245,14 @@ def test_ids_of_any_width_and_kind_of_array_are_found():
 
 def test_auto_chooses_by_size():
     assert Index.build(VECTORS[:4_000], IDS[:4_000]).snapshot.base.backend == "exact"
-    assert Index.build(VECTORS, IDS).snapshot.base.backend == "scann"
-    for few in (1, 2):
-        assert Index.build(VECTORS[:few], IDS[:few], backend="scann").search(QUERIES, few).ids.shape == (200, few)
+    assert Index.build(VECTORS, IDS).snapshot.base.backend in ("scann", "hnsw")  # the faster one
+    for few, backend in itertools.product((1, 2), ("scann", "hnsw")):
+        assert Index.build(VECTORS[:few], IDS[:few], backend=backend).search(QUERIES, few).ids.shape == (200, few)
 
 
-def test_equal_vectors_do_no_harm():
+@pytest.mark.parametrize("backend", ["scann", "hnsw"])
+def test_equal_vectors_do_no_harm(backend):
     same = np.ones((5_500, 8), np.float32)
-    hits = Index.build(same, np.arange(5_500), backend="scann").search(same[0], 20)
+    hits = Index.build(same, np.arange(5_500), backend=backend).search(same[0], 20)
     assert len(set(hits.ids[0].tolist())) == 20
     assert np.allclose(hits.scores, 1, atol=1e-5)

@@ -39,7 +39,7 @@ ATTRIBUTES = attributes_of(VECTORS)
 
 @pytest.fixture(scope="module")
 def template(request, tmp_path_factory):
-    """An index in memory and its folder, with two updates in the journal; exact unless a test asks for ScaNN."""
+    """An index in memory and its folder, with two updates in the journal; exact unless a test asks otherwise."""
     folder, backend = tmp_path_factory.mktemp("template") / "index", getattr(request, "param", "exact")
     index = Index.build(VECTORS, np.arange(1_000), ATTRIBUTES, backend=backend, model="abc")
     index.save(folder)
@@ -61,14 +61,14 @@ def folder(template, tmp_path):
     return shutil.copytree(template[1], tmp_path / "index")
 
 
-BOTH = pytest.mark.parametrize("template", ["exact", "scann"], indirect=True)
+BACKENDS = pytest.mark.parametrize("template", ["exact", "scann", "hnsw"], indirect=True)
 
 
 def generation(folder):
     return next(p for p in folder.glob("generation-*") if p.is_dir())
 
 
-@BOTH
+@BACKENDS
 def test_loaded_is_the_same(index, folder):
     loaded = Index.load(folder)
     assert len(loaded) == len(index) == 1_000
@@ -80,7 +80,7 @@ def test_loaded_is_the_same(index, folder):
     assert loaded.snapshot.base.points == index.snapshot.base.points
 
 
-@BOTH
+@BACKENDS
 def test_saving_again_leaves_one_generation_and_an_empty_journal(folder):
     (folder / "generation-1").mkdir()  # not ours
     with Index.load(folder) as loaded:
@@ -127,7 +127,7 @@ def test_one_writer_at_a_time_and_others_catch_up(folder, monkeypatch):
     assert 7_000 in Index.load(folder)
 
 
-@BOTH
+@BACKENDS
 def test_changed_missing_and_foreign_files_are_told_of(folder):
     paths = [p for p in folder.rglob("*") if p.is_file() and p.stat().st_size and p.suffix != ".journal"]
     assert len(paths) >= 5
@@ -361,7 +361,7 @@ HARMS = [
     ("base.host_costs", []), ("base.host_costs.rows", [5, 3]), ("base.host_costs.batch", float("nan")),
 ]  # fmt: skip
 SCANN_HARMS = [
-    ("base.leaves", 10**12), ("base.points.0.leaves", 10**9), ("base.points.0.reorder", -1), ("base.points", []),
+    ("base.index.leaves", 10**12), ("base.points.0.effort", 10**9), ("base.points.0.reorder", -1), ("base.points", []),
     ("base.points.0.neighbours", 0), ("base.points.0.single_seconds", -1.0), ("base.points.0.batch_seconds", 0.0),
     with_npy("scann/dataset.npy", np.zeros((1_000, 16), np.float32)), with_npz("sample.npz", rows=np.full(600, 10**6)),
     with_npy("scann/dataset.npy", np.zeros((9_000, 16), np.float32)), with_npz("sample.npz", scores=np.zeros(3, "f4")),
@@ -369,7 +369,38 @@ SCANN_HARMS = [
 ]  # fmt: skip
 
 
-CASES = [("exact", harm) for harm in HARMS] + [("scann", harm) for harm in SCANN_HARMS]
+def with_links(change):
+    """Changes the links of a graph in place: links, and the place where each row's links begin."""
+
+    def harm(place, manifest):
+        levels, links = (np.load(place / "hnsw" / f"{name}.npy") for name in ("levels", "links"))
+        change(links, np.cumsum(12 * (levels + 1)) - 12 * (levels + 1), levels)
+        np.save(place / "hnsw" / "links.npy", links)
+
+    return harm
+
+
+def lead_down(links, starts, levels):
+    """A link on level 1 to a row that has level 0 alone: faiss would read the links of a row behind it."""
+    links[starts[np.argmax(levels > 1)] + 24] = np.argmax(levels == 1)
+
+
+HNSW_HARMS = [
+    ("base.index.entry", 1_000), ("base.index.entry", -1), ("base.index.entry", "3"), ("base.index.links", 10**9),
+    ("base.index.links", 16), ("base.index.coded", "yes"), ("base.index", []), ("base.points.0.effort", 1_001),
+    with_npy("hnsw/links.npy", np.zeros(7, np.int32)), with_npy("hnsw/links.npy", np.zeros((2, 3), np.int32)),
+    with_npy("hnsw/levels.npy", np.zeros(1_000, np.int32)), with_npy("hnsw/levels.npy", np.full(1_000, 99, np.int32)),
+    with_npy("hnsw/levels.npy", np.ones(1_000, np.int32)), with_npy("hnsw/levels.npy", np.ones(9, np.int32)),
+    with_links(lambda links, starts, levels: links.__setitem__(5, 1_000)),
+    with_links(lambda links, starts, levels: links.__setitem__(5, -2)), with_links(lead_down),
+]  # fmt: skip
+
+
+CASES = [
+    (backend, harm)
+    for backend, harms in (("exact", HARMS), ("scann", SCANN_HARMS), ("hnsw", HNSW_HARMS))
+    for harm in harms
+]
 
 
 @pytest.mark.parametrize(("template", "change"), CASES, indirect=["template"])
@@ -494,7 +525,7 @@ def test_what_cannot_be_saved_away_is_kept_all_the_same(tmp_path, monkeypatch):
     assert len(Index.load(tmp_path / "index")) == 20
 
 
-@BOTH
+@BACKENDS
 def test_times_are_measured_again_on_another_machine(index, folder, monkeypatch):
     monkeypatch.setattr(storage, "machine_name", lambda: "another machine")
     before, after = index.snapshot.base, Index.load(folder).snapshot.base
@@ -505,7 +536,7 @@ def test_times_are_measured_again_on_another_machine(index, folder, monkeypatch)
     assert [replace(p, **same) for p in before.points] == [replace(p, **same) for p in after.points]
 
 
-@BOTH
+@BACKENDS
 @pytest.mark.parametrize(("call", "fails"), [("save", (np, "save")), ("delete", (os, "fsync"))])
 def test_a_full_disk_leaves_the_index_as_it_was(folder, monkeypatch, call, fails):
     loaded = Index.load(folder)
@@ -550,7 +581,7 @@ def test_an_error_after_the_swap_loses_no_later_update(folder, monkeypatch):
     assert 13 not in Index.load(folder)
 
 
-@BOTH
+@BACKENDS
 @pytest.mark.parametrize("where", ["append", "conform"])
 def test_an_update_that_is_interrupted_leaves_every_vector_with_its_id(folder, monkeypatch, where):
     for index in (Index.build(VECTORS, np.arange(1_000), ATTRIBUTES, backend="exact"), Index.load(folder)):

@@ -1,0 +1,99 @@
+"""HNSW: the graph finds what exact search finds, with vectors and with codes; and "auto" takes what is fastest."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from search.clustered import attributes_of, clustered, recall, truth, unit
+
+from fashion_jax.search import build
+from fashion_jax.search.approximate import OperatingPoint
+from fashion_jax.search.hnsw import HnswSearcher
+from fashion_jax.search.index import Index
+from fashion_jax.search.scann import ScannSearcher
+
+VECTORS, QUERIES = np.split(unit(clustered(3_200)).astype(np.float32), [3_000])
+
+
+@pytest.fixture(scope="module")
+def forms():
+    return HnswSearcher.build(VECTORS)
+
+
+@pytest.mark.parametrize("coded", [False, True])
+def test_both_forms_find_the_nearest_and_tell_exact_scores(forms, coded):
+    searcher = forms[coded]
+    assert searcher.coded == coded
+    scores, rows = searcher.search_at(QUERIES, 10, 100)  # enough queries to be sorted on the way
+    assert recall(rows, truth(VECTORS, QUERIES, 10)) > 0.98
+    assert np.allclose(scores, np.einsum("qd,qkd->qk", QUERIES, VECTORS[rows]), atol=1e-5)
+    assert (np.diff(scores, axis=1) <= 0).all()
+    for place in range(5):
+        alone = searcher.search_at(QUERIES[place : place + 1], 10, 100)
+        assert np.allclose(alone[0], scores[place : place + 1], atol=1e-6) and np.array_equal(alone[1][0], rows[place])
+
+
+def test_all_rows_are_as_many_as_there_are(forms):
+    for searcher in (*forms, *HnswSearcher.build(VECTORS[:2])):
+        scores, rows = searcher.search_at(QUERIES[:3], searcher.count, searcher.count)
+        for found, score in zip(rows, scores, strict=True):
+            assert len(set(found[found >= 0])) == (found >= 0).sum() and np.array_equal(found < 0, np.isneginf(score))
+
+
+@pytest.mark.parametrize("coded", [False, True])
+def test_hidden_rows_are_not_found_until_they_are_shown_again(forms, coded):
+    searcher, hidden = forms[coded], np.setdiff1d(np.arange(0, 3_000, 10), [forms[0].about()["entry"]])
+    before = searcher.search_at(VECTORS[hidden], 10, 50)
+    with searcher.hiding(hidden):
+        rows = searcher.search_at(VECTORS[hidden], 10, 50)[1]
+        mask = np.ones(3_000, bool)
+        mask[hidden] = False
+        assert not np.isin(rows, hidden).any()
+        assert recall(rows, truth(VECTORS, VECTORS[hidden], 10, mask)) > 0.95
+    assert np.array_equal(before[1], searcher.search_at(VECTORS[hidden], 10, 50)[1])
+
+
+@pytest.mark.parametrize("coded", [False, True])
+def test_what_is_saved_searches_as_before(forms, coded, tmp_path):
+    searcher = forms[coded]
+    searcher.save(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["levels.npy", "links.npy"]
+    loaded = HnswSearcher.load(tmp_path, VECTORS, searcher.about(), ())
+    for one, other in zip(searcher.search_at(QUERIES, 7, 30), loaded.search_at(QUERIES, 7, 30), strict=True):
+        assert np.array_equal(one, other)
+
+
+def test_deleted_products_are_not_found_and_new_ones_are():
+    index = Index.build(VECTORS, np.arange(3_000), attributes_of(VECTORS), backend="hnsw")
+    index.delete(np.arange(0, 3_000, 2))
+    index.upsert([7, 5_000], QUERIES[:2])
+    live = np.arange(3_000) % 2 == 1
+    live[7] = False
+    for options in ({}, {"where": "share < 0.4"}):
+        mask = live if not options else live & (np.array(attributes_of(VECTORS)["share"]) < 0.4)
+        found = index.search(QUERIES[2:], 10, **options).ids
+        assert (found >= 0).all()
+        assert recall(np.where((found == 7) | (found == 5_000), -1, found), truth(VECTORS, QUERIES[2:], 10, mask)) > 0.9
+    assert index.search(QUERIES[:2], 1).ids[:, 0].tolist() == [7, 5_000]
+
+
+def test_auto_takes_what_was_measured_fastest_for_the_batch():
+    def searcher(recall, single, batch):
+        return forms[0].with_points((OperatingPoint(10, 10, 0, recall, single, batch),))
+
+    forms = HnswSearcher.build(VECTORS[:100])
+    soon, often = searcher(0.97, 1e-5, 9e-6), searcher(0.96, 2e-5, 5e-6)
+    poor, poorest = searcher(0.9, 1e-6, 1e-6), searcher(0.8, 1e-7, 1e-7)
+    every = [poorest, poor, often, soon]
+    assert build.fastest(every, 0.95, batch=1) is soon and build.fastest(every, 0.95, batch=64) is often
+    assert build.fastest(every, 0.99, batch=1) is soon  # the most recall where none has enough
+    assert build.fastest(every, 0.85, batch=1) is poor
+
+
+@pytest.mark.parametrize(("count", "scann", "chosen"), [
+    (4_999, True, []), (5_000, True, ["scann", "hnsw"]), (50_001, True, ["scann"]),
+    (5_000, False, ["hnsw"]), (10**6, False, ["hnsw"]),
+])  # fmt: skip
+def test_auto_builds_all_backends_for_few_rows_and_one_for_many(monkeypatch, count, scann, chosen):
+    monkeypatch.setattr(ScannSearcher, "is_available", classmethod(lambda cls: scann))
+    assert [kind.backend for kind in build._choose_backends("auto", count, 32, 1)] == chosen
