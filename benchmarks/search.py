@@ -1,81 +1,177 @@
-"""Side by side: fashion_jax.Index, raw ScaNN, faiss, hnswlib and usearch on the same vectors and machine, in one run.
+"""Search side by side: fashion_jax.Index and the fastest libraries of PyPI, turn and turn about in one process.
 
-    pip install faiss-cpu hnswlib usearch
-    python benchmarks/search.py --embeddings embeddings.npz --clustered 200000 1000000 --out benchmarks/results/search
+    pip install -e '.[bench]'
+    fashion-jax embed --model small --source photos/ --out embeddings.npz
+    python benchmarks/search.py --embeddings embeddings.npz --clustered 200000
 
-Each library builds and searches in a process of its own, so that memory is its own. Queries are held out of what is
-indexed. Writes results.json, table.md and search.png. Times are medians; batches use all cores, single queries come
-one after the other. A library that is not installed is left out, and said so.
+Every library builds an index and is measured at several settings. Of the settings with recall@10 of 0.95 at least, the
+fastest one for batches and the fastest one for single queries then take part in rounds: in each round every library
+answers the same batch, and the same single queries. A ratio is taken within a round, so that a change of the machine's
+speed falls on all. Queries are held out of what is indexed. Batches use all cores.
+
+Writes results.json (machine, versions, medians, quartiles), table.md and search.png. A library that is not installed
+is left out, and said so.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import importlib
-import itertools
+import importlib.metadata
 import json
+import math
 import os
 import platform
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 K = 10
+RECALL = 0.95
 SHARES = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
-PEERS = {
-    "fashion_jax": "fashion_jax.search.index",
-    "ScaNN": "scann.scann_ops.py.scann_ops_pybind",
-    "ScaNN, spherical": "scann.scann_ops.py.scann_ops_pybind",
-    "faiss flat": "faiss",
-    "faiss HNSW": "faiss",
-    "faiss IVF-PQ fast-scan": "faiss",
-    "hnswlib": "hnswlib",
-    "usearch": "usearch",
-}
+SINGLES = 60  # queries of a block that are asked alone; the first ten of them fill the caches
+PACKAGES = ("scann", "faiss-cpu", "hnswlib", "usearch", "voyager", "pyvsag", "numpy", "jax")
 Search = Callable[[np.ndarray], np.ndarray]
+OURS: dict[int, Any] = {}  # number of rows -> the index that `build_ours` made
+
+
+@dataclasses.dataclass
+class Setting:
+    """A library at one of its settings."""
+
+    name: str
+    search: Search  # queries (n, dim) -> positions (n, K)
+    prepare: Callable[[], object] = lambda: None  # what a library needs before it searches at this setting
+    recall: float = 0.0
+    batch_us: float = math.inf  # a query
+    single_us: float = math.inf
 
 
 def main() -> None:
-    """Runs every peer on every set of vectors and writes what was measured."""
+    """Runs every library on every set of vectors and writes what was measured."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--embeddings", type=Path, help="npz with `embeddings`, as `fashion-jax embed` writes it")
     parser.add_argument("--clustered", type=int, nargs="*", default=[], help="sizes of drawn sets, such as 200000")
     parser.add_argument("--dim", type=int, default=256, help="of the drawn sets")
     parser.add_argument("--queries", type=int, default=1000)
-    parser.add_argument("--peers", nargs="*", default=list(PEERS))
+    parser.add_argument("--rounds", type=int, default=21)
+    parser.add_argument("--builds", type=int, default=3, help="times that ours and raw ScaNN are built")
+    parser.add_argument("--peers", nargs="*", default=list(PEERS), help=f"of {', '.join(PEERS)}")
+    parser.add_argument("--no-filters", action="store_true", help="leaves out searches with filters")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/search"))
-    parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
     flags = parser.parse_args()
-    if flags.worker:
-        work(flags.worker[0], Path(flags.worker[1]))
-        return
-    from fashion_jax.system import files  # not for the workers, whose memory is measured
+    from fashion_jax.system import files
 
-    about: dict = {"machine": machine(), "k": K, "results": []}
-    results = about["results"]
     flags.out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder:
-        for name, vectors in data_sets(flags):
-            queries, rows = hold_out(vectors, flags.queries)
-            place = Path(folder) / "data.npz"
-            np.savez(place, rows=rows, queries=queries, truth=exact(rows, queries))
-            del rows
-            for peer in flags.peers:
-                result = run_peer(peer, place)
-                results.append({"data": name, "peer": peer, **result})
-                print(json.dumps({**results[-1], "points": len(result.get("points", []))}), flush=True)
-                # After every peer: what a stopped run has measured is not lost.
-                files.write_text(flags.out / "results.json", json.dumps(about, indent=1))
-    (flags.out / "table.md").write_text(table(about))
-    draw(about, flags.out / "search.png")
+    about: dict[str, Any] = {"machine": machine(), "versions": versions(), "k": K, "recall": RECALL, "results": []}
+    for name, vectors in data_sets(flags):
+        about["results"].append({"data": name, **measure(*hold_out(vectors, flags.queries), flags)})
+        files.write_text(flags.out / "results.json", json.dumps(about, indent=1))
+        (flags.out / "table.md").write_text(table(about))
+        draw(about, flags.out / "search.png")
     print((flags.out / "table.md").read_text())
+
+
+def measure(queries: np.ndarray, rows: np.ndarray, flags: argparse.Namespace) -> dict[str, Any]:
+    """Measures all libraries on one set of vectors."""
+    wanted = nearest_scores(rows, queries)
+    libraries: dict[str, dict[str, Any]] = {}
+    settings: dict[str, list[Setting]] = {}
+    for peer in flags.peers:
+        print(f"{peer}: builds", flush=True)
+        before, begin = resident(), time.perf_counter()
+        try:
+            made = PEERS[peer](rows)
+            first = next(made)  # the generator builds when it is first asked
+        except ImportError as error:
+            libraries[peer] = {"left out": f"{error.name} is not installed"}
+            continue
+        built, memory = time.perf_counter() - begin, resident() - before
+        settings[peer] = [first, *made]
+        for setting in settings[peer]:
+            sound_out(setting, rows, queries, wanted)
+        points = [{f.name: getattr(s, f.name) for f in dataclasses.fields(s) if f.type in ("str", "float")}
+                  for s in settings[peer]]  # fmt: skip
+        libraries[peer] = {"build_seconds": [built], "memory_mb": memory / 2**20, "points": points}
+    chosen = {kind: {peer: best for peer, found in settings.items() if (best := fastest(found, kind))}
+              for kind in ("batch_us", "single_us")}  # fmt: skip
+    for kind, contestants in chosen.items():
+        times = take_turns(contestants, queries, kind, flags.rounds)
+        for peer, values in times.items():
+            setting = contestants[peer]
+            ratios = np.array(times["fashion_jax"]) / np.array(values) if "fashion_jax" in times else np.ones(1)
+            libraries[peer][kind] = {
+                "setting": setting.name,
+                "recall": setting.recall,
+                **spread(values),
+                "ours_over_it": spread(ratios.tolist()),
+            }
+    for _ in range(flags.builds - 1):
+        for peer in ("fashion_jax", "ScaNN"):
+            if peer in settings:
+                begin = time.perf_counter()
+                next(PEERS[peer](rows))
+                libraries[peer]["build_seconds"].append(time.perf_counter() - begin)
+    result = {"rows": len(rows), "queries": len(queries), "libraries": libraries}
+    if "fashion_jax" in settings and not flags.no_filters:
+        result["filtered"] = filtered(rows, queries)
+    return result
+
+
+def take_turns(contestants: dict[str, Setting], queries: np.ndarray, kind: str, rounds: int) -> dict[str, list[float]]:
+    """Returns microseconds a query of each library, one value a round, without the first round."""
+    times: dict[str, list[float]] = {peer: [] for peer in contestants}
+    random = np.random.default_rng(3)
+    for turn in range(rounds + 1):
+        some = queries[random.choice(len(queries), min(SINGLES, len(queries)), replace=False)]
+        for peer in random.permutation(list(contestants)).tolist():  # nobody always follows the same one
+            setting = contestants[peer]
+            setting.prepare()
+            value = batch_us(setting.search, queries) if kind == "batch_us" else single_us(setting.search, some)
+            if turn:
+                times[peer].append(value)
+    return times
+
+
+def batch_us(search: Search, queries: np.ndarray) -> float:
+    """Returns the microseconds a query in one batch."""
+    begin = time.perf_counter()
+    search(queries)
+    return (time.perf_counter() - begin) / len(queries) * 1e6
+
+
+def single_us(search: Search, queries: np.ndarray) -> float:
+    """Returns the median microseconds of a query alone."""
+    times = []
+    for query in queries:
+        begin = time.perf_counter()
+        search(query[None])
+        times.append(time.perf_counter() - begin)
+    return float(np.median(times[10:])) * 1e6
+
+
+def sound_out(setting: Setting, rows: np.ndarray, queries: np.ndarray, wanted: np.ndarray) -> None:
+    """Measures recall, and roughly the times."""
+    setting.prepare()
+    setting.recall = recall(rows, queries, setting.search(queries), wanted)
+    setting.batch_us = min(batch_us(setting.search, queries) for _ in range(3))
+    setting.single_us = min(single_us(setting.search, queries[at : at + SINGLES]) for at in (0, 100, 200))
+
+
+def fastest(settings: list[Setting], kind: str) -> Setting | None:
+    """Returns the fastest setting with enough recall."""
+    good = [setting for setting in settings if setting.recall >= RECALL]
+    return min(good, key=lambda setting: getattr(setting, kind)) if good else None
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    """Returns the median and the quartiles."""
+    low, median, high = np.quantile(values, [0.25, 0.5, 0.75])
+    return {"median": float(median), "low": float(low), "high": float(high)}
 
 
 def data_sets(flags: argparse.Namespace) -> Iterator[tuple[str, np.ndarray]]:
@@ -116,96 +212,25 @@ def hold_out(vectors: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     return np.ascontiguousarray(vectors[chosen]), np.ascontiguousarray(vectors[~chosen])
 
 
-def exact(rows: np.ndarray, queries: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
-    """Returns the positions of the K nearest rows."""
-    places = np.arange(len(rows)) if mask is None else np.flatnonzero(mask)
-    chosen, best = rows[places], []
+def nearest_scores(rows: np.ndarray, queries: np.ndarray) -> np.ndarray:
+    """Returns the similarities of the K nearest rows of each query, best first."""
+    parts = []
     for start in range(0, len(queries), 100):
-        scores = queries[start : start + 100] @ chosen.T
-        width = min(K, scores.shape[1])
-        top = np.argpartition(-scores, width - 1, axis=1)[:, :width]
-        order = np.argsort(-np.take_along_axis(scores, top, 1), axis=1)
-        best.append(places[np.take_along_axis(top, order, 1)])
-    return np.concatenate(best)
+        scores = queries[start : start + 100] @ rows.T
+        parts.append(-np.sort(-np.partition(scores, -min(K, len(rows)), axis=1)[:, -K:], axis=1))
+    return np.concatenate(parts)
 
 
-def run_peer(peer: str, place: Path) -> dict:
-    """Runs one library in a process of its own."""
-    module = PEERS[peer].partition(".")[0]
-    if importlib.util.find_spec(module) is None:
-        return {"left out": f"{module} is not installed"}
-    done = subprocess.run(
-        [sys.executable, __file__, "--worker", peer, str(place)], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        return {"left out": f"it failed: {done.stderr[-500:]}"}
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def work(peer: str, place: Path) -> None:
-    """Builds and searches with one library, and prints what was measured as JSON."""
-    with np.load(place) as arrays:
-        rows, queries, truth = arrays["rows"], arrays["queries"], arrays["truth"]
-    importlib.import_module(PEERS[peer])
-    before = resident()
-    begin = time.perf_counter()
-    points = BUILD[peer](rows)
-    first = next(points)  # the generator builds when it is first asked
-    build_seconds = time.perf_counter() - begin
-    memory = resident() - before
-    measured = []
-    # One after the other: a library's settings hold from when they are yielded until the next.
-    for setting, search in itertools.chain([first], points):
-        found = search(queries)
-        measured.append(
-            {
-                "setting": setting,
-                "recall": recall(rows, queries, found, truth),
-                "batch_qps": len(queries) / seconds(lambda: search(queries)),  # noqa: B023
-                "single_qps": 1 / single(search, queries),
-            }
-        )
-    result = {"build_seconds": build_seconds, "memory_mb": memory / 2**20, "points": measured}
-    if peer == "fashion_jax":
-        result.update(ours(rows, queries))
-    print(json.dumps(result))
-
-
-def recall(rows: np.ndarray, queries: np.ndarray, found: np.ndarray, truth: np.ndarray) -> float:
+def recall(rows: np.ndarray, queries: np.ndarray, found: np.ndarray, wanted: np.ndarray) -> float:
     """Returns the mean share of different rows found that are as near as the last of the true neighbours.
 
     Of rows that are equally near (the same photo twice) any counts, for all libraries alike.
     """
     shares = []
-    for query, ours, theirs in zip(queries, found, truth, strict=True):
-        if len(theirs):
-            there = np.unique(ours[(ours >= 0) & (ours < len(rows))])
-            shares.append(((rows[there] @ query) >= (rows[theirs] @ query).min() - 1e-6).sum() / len(theirs))
-    return min(1.0, float(np.mean(shares))) if shares else 1.0
-
-
-def seconds(run: Callable[[], object], least: float = 1.0) -> float:
-    """Returns the median time of a call, repeated for a second at least."""
-    run()
-    times: list[float] = []
-    while sum(times) < least or len(times) < 3:
-        begin = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - begin)
-    return float(np.median(times))
-
-
-def single(search: Search, queries: np.ndarray, least: float = 1.0) -> float:
-    """Returns the median time of one query, over a second at least: a shared machine's speed changes by the moment."""
-    times: list[float] = []
-    for query in queries[:50]:
-        search(query[None])
-    while sum(times) < least:
-        for query in queries[:500]:
-            begin = time.perf_counter()
-            search(query[None])
-            times.append(time.perf_counter() - begin)
-    return float(np.median(times))
+    for query, ours, scores in zip(queries, found, wanted, strict=True):
+        there = np.unique(ours[(ours >= 0) & (ours < len(rows))])
+        shares.append(min(1.0, (rows[there] @ query >= scores[-1] - 1e-6).sum() / len(scores)))
+    return float(np.mean(shares))
 
 
 def resident() -> int:
@@ -215,30 +240,69 @@ def resident() -> int:
     return psutil.Process().memory_info().rss
 
 
-# ---- the libraries; each yields (setting, search), the first one after building
+# ---- the libraries; each yields settings, the first one after building
 
 
-def build_ours(rows: np.ndarray) -> Iterator[tuple[str, Search]]:
-    """Our index at several asked recalls."""
+def build_ours(rows: np.ndarray) -> Iterator[Setting]:
+    """Our index, as a user gets it; then tuned to several recalls."""
     from fashion_jax import Index
-    from fashion_jax.search.scann import ScannSearcher
-    from fashion_jax.search.tuning import tune
+    from fashion_jax.search.tuning import draw_sample, tune
 
-    index = Index.build(rows, np.arange(len(rows)), target_recall=0.95)
-    yield "target 0.95", lambda queries: index.search(queries, K).ids
-    snapshot = index.snapshot
-    base = snapshot.base
-    if not isinstance(base.index, ScannSearcher):
+    index = Index.build(rows, np.arange(len(rows)), target_recall=RECALL)
+    snapshot, base = index.snapshot, index.snapshot.base
+    OURS[len(rows)] = index
+
+    def search(queries: np.ndarray) -> np.ndarray:
+        return index.search(queries, K).ids
+
+    def use(some: Any) -> None:
+        index._snapshot = some
+
+    name = f"{base.backend}{' with codes' if getattr(base.index, 'coded', False) else ''}"
+    yield Setting(f"{name}, target {RECALL}", search, partial(use, snapshot))
+    if base.approximate is None:
         return
-    assert base.sample is not None
-    for target in (0.8, 0.9, 0.97, 0.98, 0.99, 0.995):
-        tuned = base.index.with_points(tune(base.index, base.vectors, base.sample, target))
-        index._snapshot = dataclasses.replace(snapshot, base=dataclasses.replace(base, index=tuned))
-        yield f"target {target:g}", lambda queries: index.search(queries, K).ids
-    index._snapshot = snapshot
+    sample = draw_sample(base.vectors, hidden=base.approximate.knows_its_rows)
+    for target in (0.8, 0.9, 0.98, 0.99, 0.995):
+        with base.approximate.hiding(sample.rows):
+            points = tune(base.approximate, base.vectors, sample, target)
+        tuned = dataclasses.replace(base, index=base.approximate.with_points(points))
+        yield Setting(f"{name}, target {target}", search, partial(use, dataclasses.replace(snapshot, base=tuned)))
 
 
-def build_scann(rows: np.ndarray, spherical: bool = False) -> Iterator[tuple[str, Search]]:
+def build_one_backend(rows: np.ndarray, backend: str) -> Iterator[Setting]:
+    """Our index with a backend that is asked for."""
+    from fashion_jax import Index
+
+    index = Index.build(rows, np.arange(len(rows)), target_recall=RECALL, backend=backend)
+    coded = " with codes" if getattr(index.snapshot.base.index, "coded", False) else ""
+    yield Setting(f"{backend}{coded}, target {RECALL}", lambda queries: index.search(queries, K).ids)
+
+
+def build_raw(rows: np.ndarray) -> Iterator[Setting]:
+    """The library behind our index, at our index's settings: what our way to it costs is the difference."""
+    base = OURS[len(rows)].snapshot.base
+    point = next(point for point in base.points if point.neighbours >= K)
+    if base.backend == "scann":
+        searcher = base.index._searcher  # type: ignore[union-attr]
+
+        def search(queries: np.ndarray) -> np.ndarray:
+            if len(queries) == 1:
+                return searcher.search(queries[0], K, point.reorder, point.effort)[0][None]
+            return searcher.search_batched_parallel(queries, K, point.reorder, point.effort, 256)[0]
+    else:
+        import faiss
+
+        graph, asked = base.index._index, faiss.SearchParametersHNSW(efSearch=point.effort)  # type: ignore[union-attr]
+        width = max(K, point.effort) if base.index.coded else K  # type: ignore[union-attr]
+
+        def search(queries: np.ndarray) -> np.ndarray:
+            return graph.search(queries, width, params=asked)[1]
+
+    yield Setting(f"{base.backend}, effort {point.effort}", search)
+
+
+def build_scann(rows: np.ndarray, spherical: bool = False) -> Iterator[Setting]:
     """Raw ScaNN as its guide says: a tree of sqrt(n) leaves, asymmetric hashing, reordering.
 
     Args:
@@ -249,50 +313,36 @@ def build_scann(rows: np.ndarray, spherical: bool = False) -> Iterator[tuple[str
 
     leaves = round(len(rows) ** 0.5)
     builder = scann_ops_pybind.builder(rows, K, "dot_product").tree(
-        leaves, leaves // 10, min(len(rows), 250_000), spherical=spherical
+        leaves, max(1, leaves // 10), min(len(rows), 250_000), spherical=spherical
     )
     searcher = builder.score_ah(2, anisotropic_quantization_threshold=0.2).reorder(100).build()
 
-    def make(searched: int, reorder: int) -> Search:
-        def search(queries: np.ndarray) -> np.ndarray:
-            if len(queries) == 1:
-                return searcher.search(queries[0], K, reorder, searched)[0][None]
-            return searcher.search_batched_parallel(queries, K, reorder, searched)[0]
+    def search(queries: np.ndarray, searched: int, reorder: int) -> np.ndarray:
+        if len(queries) == 1:
+            return searcher.search(queries[0], K, reorder, searched)[0][None]
+        return searcher.search_batched_parallel(queries, K, reorder, searched)[0]
 
-        return search
-
-    for share in (0.005, 0.01, 0.02, 0.04, 0.08, 0.16):
+    for share in (0.005, 0.01, 0.02, 0.04, 0.08):
         for reorder in (20, 40, 100):
             searched = max(1, round(share * leaves))
-            yield f"{searched} leaves, {reorder} reordered", make(searched, reorder)
+            yield Setting(
+                f"{searched} leaves, {reorder} reordered", partial(search, searched=searched, reorder=reorder)
+            )
 
 
-def build_faiss_flat(rows: np.ndarray) -> Iterator[tuple[str, Search]]:
-    """All rows compared."""
+def build_faiss_hnsw(rows: np.ndarray, links: int = 16, effort: int = 100) -> Iterator[Setting]:
+    """A graph of `links` links, twice as many on the lowest level."""
     import faiss
 
-    index = faiss.IndexFlatIP(rows.shape[1])
+    index = faiss.IndexHNSWFlat(rows.shape[1], links, faiss.METRIC_INNER_PRODUCT)
+    index.hnsw.efConstruction = effort
     index.add(rows)
-    yield "exact", lambda queries: index.search(queries, K)[1]
+    for ef in (10, 12, 16, 24, 32, 48, 64, 128):
+        use = partial(setattr, index.hnsw, "efSearch", ef)
+        yield Setting(f"{links} links, ef {ef}", lambda queries: index.search(queries, K)[1], use)
 
 
-def build_faiss_hnsw(rows: np.ndarray) -> Iterator[tuple[str, Search]]:
-    """A graph of 32 links."""
-    import faiss
-
-    index = faiss.IndexHNSWFlat(rows.shape[1], 32, faiss.METRIC_INNER_PRODUCT)
-    index.hnsw.efConstruction = 100
-    index.add(rows)
-
-    def search(queries: np.ndarray) -> np.ndarray:
-        return index.search(queries, K)[1]
-
-    for ef in (10, 16, 24, 32, 48, 64, 128, 256):
-        index.hnsw.efSearch = ef
-        yield f"ef {ef}", search
-
-
-def build_faiss_fast_scan(rows: np.ndarray) -> Iterator[tuple[str, Search]]:
+def build_faiss_fast_scan(rows: np.ndarray) -> Iterator[Setting]:
     """Four-bit codes of pairs of features in sqrt(n) lists, candidates compared exactly."""
     import faiss
 
@@ -302,28 +352,28 @@ def build_faiss_fast_scan(rows: np.ndarray) -> Iterator[tuple[str, Search]]:
     index.add(rows)
     coarse = faiss.downcast_index(index.base_index)
 
-    def search(queries: np.ndarray) -> np.ndarray:
-        return index.search(queries, K)[1]
+    def use(probes: int, factor: int) -> None:
+        coarse.nprobe, index.k_factor = probes, factor
 
-    for probes in (1, 2, 4, 8, 16, 32, 64):
-        for factor in (2, 4, 10, 30):
-            coarse.nprobe, index.k_factor = probes, factor
-            yield f"{probes} lists, {K * factor} refined", search
+    for probes in (1, 2, 4, 8, 16, 32):
+        for factor in (4, 10, 30):
+            name = f"{probes} lists, {K * factor} refined"
+            yield Setting(name, lambda queries: index.search(queries, K)[1], partial(use, probes, factor))
 
 
-def build_hnswlib(rows: np.ndarray) -> Iterator[tuple[str, Search]]:
-    """A graph of 16 links."""
+def build_hnswlib(rows: np.ndarray, links: int = 16) -> Iterator[Setting]:
+    """A graph of `links` links, twice as many on the lowest level."""
     import hnswlib
 
     index = hnswlib.Index("ip", rows.shape[1])
-    index.init_index(len(rows), M=16, ef_construction=200)
+    index.init_index(len(rows), M=links, ef_construction=200)
     index.add_items(rows)
-    for ef in (10, 16, 24, 32, 48, 64, 128, 256):
-        index.set_ef(ef)
-        yield f"ef {ef}", lambda queries: index.knn_query(queries, K)[0]
+    for ef in (10, 12, 16, 24, 32, 48, 64, 128):
+        name = f"{links} links, ef {ef}"
+        yield Setting(name, lambda queries: index.knn_query(queries, K)[0].astype(np.int64), partial(index.set_ef, ef))
 
 
-def build_usearch(rows: np.ndarray) -> Iterator[tuple[str, Search]]:
+def build_usearch(rows: np.ndarray) -> Iterator[Setting]:
     """A graph of 16 links."""
     from usearch.index import Index
 
@@ -333,220 +383,192 @@ def build_usearch(rows: np.ndarray) -> Iterator[tuple[str, Search]]:
     def search(queries: np.ndarray) -> np.ndarray:
         return np.asarray(index.search(queries, K).keys).reshape(len(queries), -1).astype(np.int64)
 
-    for expansion in (16, 32, 64, 128, 256):
-        index.expansion_search = expansion
-        yield f"expansion {expansion}", search
+    for expansion in (10, 16, 32, 64, 128):
+        yield Setting(f"expansion {expansion}", search, partial(setattr, index, "expansion_search", expansion))
 
 
-BUILD: dict[str, Callable[[np.ndarray], Iterator[tuple[str, Search]]]] = {
+def build_voyager(rows: np.ndarray) -> Iterator[Setting]:
+    """A graph of 12 links."""
+    import voyager
+
+    index = voyager.Index(voyager.Space.InnerProduct, rows.shape[1], M=12, ef_construction=200)
+    index.add_items(rows)
+
+    def search(queries: np.ndarray, ef: int) -> np.ndarray:
+        return index.query(queries, K, query_ef=ef)[0].astype(np.int64)
+
+    for ef in (10, 12, 16, 24, 32, 48, 64):
+        yield Setting(f"12 links, ef {ef}", partial(search, ef=ef))
+
+
+def build_vsag(rows: np.ndarray) -> Iterator[Setting]:
+    """HGraph with codes of one byte, and exact comparison of the best; a thread a core for batches."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    import pyvsag
+
+    pyvsag.set_logger_off()
+    dim, cores = rows.shape[1], os.cpu_count() or 1
+    detail = {
+        "base_quantization_type": "sq8", "use_reorder": True, "precise_quantization_type": "fp32", "max_degree": 24,
+        "ef_construction": 100, "build_thread_count": cores,
+    }  # fmt: skip
+    about = {"dtype": "float32", "metric_type": "ip", "dim": dim, "index_param": detail}
+    index = pyvsag.Index("hgraph", json.dumps(about))
+    index.build(vectors=rows.reshape(-1), ids=np.arange(len(rows)), num_elements=len(rows), dim=dim)
+    pool = ThreadPoolExecutor(cores)
+
+    def search(queries: np.ndarray, asked: str) -> np.ndarray:
+        if len(queries) == 1:
+            return index.knn_search(vector=queries[0], k=K, parameters=asked)[0][None]
+
+        def some(part: np.ndarray) -> list[np.ndarray]:
+            return [index.knn_search(vector=query, k=K, parameters=asked)[0] for query in part]
+
+        return np.concatenate([np.array(found) for found in pool.map(some, np.array_split(queries, cores))])
+
+    for ef in (10, 16, 24, 32, 48, 64):
+        yield Setting(f"sq8, ef {ef}", partial(search, asked=json.dumps({"hgraph": {"ef_search": ef}})))
+
+
+PEERS: dict[str, Callable[[np.ndarray], Iterator[Setting]]] = {
     "fashion_jax": build_ours,
+    "fashion_jax, scann": partial(build_one_backend, backend="scann"),
+    "fashion_jax, hnsw": partial(build_one_backend, backend="hnsw"),
+    "the library behind ours": build_raw,
     "ScaNN": build_scann,
     "ScaNN, spherical": partial(build_scann, spherical=True),
-    "faiss flat": build_faiss_flat,
     "faiss HNSW": build_faiss_hnsw,
+    "faiss HNSW, as ours": partial(build_faiss_hnsw, links=12, effort=200),
     "faiss IVF-PQ fast-scan": build_faiss_fast_scan,
     "hnswlib": build_hnswlib,
+    "hnswlib, 8 links": partial(build_hnswlib, links=8),
     "usearch": build_usearch,
+    "voyager": build_voyager,
+    "pyvsag HGraph": build_vsag,
 }
 
 
-def ours(rows: np.ndarray, queries: np.ndarray) -> dict:
-    """Measures what our API costs on top of the same ScaNN searcher, and filtered search against exact search.
-
-    Exact search is asked twice: by the same API over an exact index, and by hand, without ids, checks and filters: one
-    call over rows that were gathered before the clock ran.
-    """
+def filtered(rows: np.ndarray, queries: np.ndarray) -> list[dict[str, Any]]:
+    """Measures filtered search against an exact index, turn and turn about, at every share of rows that pass."""
     from fashion_jax import Index
-    from fashion_jax.search.exact import search_rows
     from fashion_jax.search.planner import plan
-    from fashion_jax.search.scann import ScannSearcher
 
     share = np.random.default_rng(2).random(len(rows))
     columns = {"share": share.tolist()}
-    index = Index.build(rows, np.arange(len(rows)), columns)
-    flat = Index.build(rows, np.arange(len(rows)), columns, backend="exact")
-    base = index.snapshot.base
-    result: dict = {}
-    if isinstance(base.index, ScannSearcher):
-        raw, point = base.index._searcher, next(point for point in base.points if point.neighbours >= K)
-        apart: list[float] = []
-        batches: list[float] = []
-        # Turn and turn about, so that a change of the machine's speed falls on both.
-        for query in np.concatenate([queries[:50], queries]):
-            one, begin = query[None], time.perf_counter()
-            raw.search(query, K, point.reorder, point.leaves)
-            middle = time.perf_counter()
-            index.search(one, K)
-            apart.append(time.perf_counter() - middle - (middle - begin))
-        for _ in range(60):
-            begin = time.perf_counter()
-            raw.search_batched_parallel(queries, K, point.reorder, point.leaves, 256)
-            middle = time.perf_counter()
-            index.search(queries, K)
-            batches.append((time.perf_counter() - middle) / (middle - begin))
-        result["over_raw"] = {"single_us": float(np.median(apart[50:])) * 1e6, "batch": float(np.median(batches))}
-    filtered = []
+    ids = np.arange(len(rows))
+    index, flat = (Index.build(rows, ids, columns, backend=backend) for backend in ("auto", "exact"))
+    results = []
     for selectivity in SHARES:
-        mask = share < selectivity
-        truth = exact(rows, queries, mask)
-        where = f"share < {selectivity}"
+        mask, where = share < selectivity, f"share < {selectivity}"
+        passing = np.flatnonzero(mask)
+        wanted = nearest_scores(rows[passing], queries)
 
-        def search(some: np.ndarray, where: str = where) -> np.ndarray:
-            return index.search(some, K, where=where).ids
+        def search(some: np.ndarray, of: Index, where: str = where) -> np.ndarray:
+            return of.search(some, K, where=where).ids
 
-        def search_flat(some: np.ndarray, where: str = where) -> np.ndarray:
-            return flat.search(some, K, where=where).ids
-
-        places = np.flatnonzero(mask)
-        passing = rows if mask.all() else rows[places]  # gathered before the clock runs, as ours is
-
-        def brute(some: np.ndarray, passing: np.ndarray = passing, places: np.ndarray = places) -> np.ndarray:
-            return places[search_rows(passing, some, min(K, len(places)))[1]]
-
-        found = search(queries)
-        for query in queries[:20]:  # a filter's first searches prepare the later ones
-            search(query[None]), search_flat(query[None])
-        filtered.append(
-            {
-                "selectivity": selectivity,
-                "passing": int(mask.sum()),
-                "recall": recall(rows, queries, found, truth),
-                "complete": bool(((found >= 0).sum(1) == min(K, mask.sum())).all()),
-                "plan": {
-                    name: type(plan(base, count, K, index.snapshot.select(where).base)).__name__
-                    for name, count in (("single", 1), ("batch", len(queries)))
-                },
-                **singles_in_turn(
-                    queries, {"single_us": search, "exact_single_us": search_flat, "bare_single_us": brute}
-                ),
-                **batches_in_turn(queries, {"batch_us": search, "exact_batch_us": search_flat, "bare_batch_us": brute}),
-            }
-        )
-    result["filtered"] = filtered
-    return result
-
-
-def batches_in_turn(queries: np.ndarray, searches: dict[str, Search]) -> dict[str, float]:
-    """Returns microseconds a query in batches, medians of runs turn and turn about."""
-    times: dict[str, list[float]] = {name: [] for name in searches}
-    for turn in range(8):
-        for name, search in searches.items():
-            begin = time.perf_counter()
-            search(queries)
-            if turn:
-                times[name].append((time.perf_counter() - begin) / len(queries) * 1e6)
-    return {name: float(np.median(values)) for name, values in times.items()}
-
-
-def singles_in_turn(queries: np.ndarray, searches: dict[str, Search], least: float = 4.0) -> dict[str, float]:
-    """Returns microseconds of one query alone: medians of blocks of queries, turn and turn about, over some seconds."""
-    times: dict[str, list[float]] = {name: [] for name in searches}
-    begin = time.perf_counter()
-    while time.perf_counter() - begin < least:
-        for name, search in searches.items():
-            for place, query in enumerate(queries[:60]):
-                start = time.perf_counter()
-                search(query[None])
-                if place >= 10:  # the block before has filled the caches with rows of its own
-                    times[name].append((time.perf_counter() - start) * 1e6)
-    return {name: float(np.median(values)) for name, values in times.items()}
+        contestants = {"ours": Setting("", partial(search, of=index)), "exact": Setting("", partial(search, of=flat))}
+        for setting in contestants.values():  # a filter's first searches prepare the later ones
+            for query in queries[:20]:
+                setting.search(query[None])
+        found = search(queries, index)
+        rounds = 5 if selectivity > 0.05 else 11
+        times = {kind: take_turns(contestants, queries, kind, rounds) for kind in ("single_us", "batch_us")}
+        selected = index.snapshot.select(where).base
+        results.append({
+            "selectivity": selectivity,
+            "passing": len(passing),
+            "recall": recall(rows, queries, found, wanted),
+            "complete": bool(((found >= 0).sum(1) == min(K, len(passing))).all()),
+            "plan": [type(plan(index.snapshot.base, n, K, selected)).__name__ for n in (1, len(queries))],
+            **{kind: {"ours": spread(t["ours"]), "exact": spread(t["exact"]),
+                      "ours_over_exact": spread((np.array(t["ours"]) / np.array(t["exact"])).tolist())}
+               for kind, t in times.items()},
+        })  # fmt: skip
+    return results
 
 
 def machine() -> str:
     """Returns what the figures were measured on."""
-    model = (
-        next(
-            (
-                line.split(":")[1].strip()
-                for line in Path("/proc/cpuinfo").read_text().splitlines()
-                if "model name" in line
-            ),
-            platform.processor(),
-        )
-        if Path("/proc/cpuinfo").exists()
-        else platform.processor()
-    )
-    return f"{os.cpu_count()} cores, {model}, Python {platform.python_version()}"
+    model, info = platform.processor(), Path("/proc/cpuinfo")
+    if info.exists():
+        named = [line.split(":")[1].strip() for line in info.read_text().splitlines() if "model name" in line]
+        model = named[0] if named else model
+    return f"{os.cpu_count()} cores, {model}, {platform.system()}, Python {platform.python_version()}"
 
 
-def at_recall(points: list[dict], kind: str, least: float = 0.95) -> dict | None:
-    """Returns the fastest point of at least a recall."""
-    good = [point for point in points if point["recall"] >= least]
-    return max(good, key=lambda point: point[kind]) if good else None
-
-
-def table(about: dict) -> str:
-    """Returns Markdown: per library, the fastest setting of recall 0.95 at least; then filters and overheads."""
-    lines = [f"Measured on {about['machine']}; k = {about['k']}.", ""]
-    lines.append("| vectors | library | build | memory | batch, recall >= 0.95 | single, recall >= 0.95 |")
-    lines.append("|" + "---|" * 6)
-    for item in about["results"]:
-        if "left out" in item:
-            lines.append(f"| {item['data']} | {item['peer']} | {item['left out']} | | | |")
+def versions() -> dict[str, str]:
+    """Returns the versions of the libraries that are installed."""
+    there = {}
+    for name in PACKAGES:
+        try:
+            there[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
             continue
-        cells = []
-        for kind in ("batch_qps", "single_qps"):
-            best = at_recall(item["points"], kind)
-            cells.append(f"{best[kind]:,.0f}/s at {best['recall']:.3f} ({best['setting']})" if best else "not reached")
-        lines.append(
-            f"| {item['data']} | {item['peer']} | {item['build_seconds']:.1f} s | {item['memory_mb']:,.0f} MB "
-            f"| {cells[0]} | {cells[1]} |"
-        )
+    return there
+
+
+def table(about: dict[str, Any]) -> str:
+    """Returns Markdown: times a query and their ratios to ours, builds, and filters."""
+    least = f"k = {about['k']}, recall@{about['k']} >= {about['recall']}"
+    lines = [f"Measured on {about['machine']}; {least}. Times are medians with quartiles, in microseconds a query."]
+    lines.append("A ratio above 1 says that ours takes longer.")
     for item in about["results"]:
-        if "over_raw" in item:
-            over = item["over_raw"]
-            lines += [
-                "",
-                f"{item['data']}: our API over the same ScaNN searcher: one query {over['single_us']:+.1f} us, "
-                f"a batch x{over['batch']:.3f}.",
-            ]
+        lines += ["", f"**{item['data']}**, {item['queries']:,} queries", ""]
+        lines.append("| library | build | batch | ours / it | single | ours / it | settings |")
+        lines.append("|" + "---|" * 7)
+        for peer, found in item["libraries"].items():
+            if "left out" in found:
+                lines.append(f"| {peer} | {found['left out']} | | | | | |")
+                continue
+            cells, names = [], []
+            for kind in ("batch_us", "single_us"):
+                if kind not in found:
+                    cells += ["not reached", ""]
+                    continue
+                one, ratio = found[kind], found[kind]["ours_over_it"]
+                cells.append(f"{one['median']:.1f} ({one['low']:.1f}-{one['high']:.1f})")
+                cells.append(f"{ratio['median']:.2f} ({ratio['low']:.2f}-{ratio['high']:.2f})")
+                names.append(f"{one['setting']} (recall {one['recall']:.3f})")
+            built = f"{np.median(found['build_seconds']):.1f} s"
+            lines.append(f"| {peer} | {built} | {' | '.join(cells)} | {'; '.join(dict.fromkeys(names))} |")
         if "filtered" in item:
-            lines += [
-                "",
-                f"Filtered, {item['data']}:",
-                "",
-                "| share | rows | recall | complete | one query | exact index | by hand | batch, a query | exact index "
-                "| by hand | by |",
-                "|" + "---|" * 11,
-            ]
-            lines += [
-                f"| {f['selectivity']:g} | {f['passing']:,} | {f['recall']:.3f} | {'yes' if f['complete'] else 'NO'} "
-                f"| {f['single_us']:,.0f} us | {f['exact_single_us']:,.0f} us | {f['bare_single_us']:,.0f} us "
-                f"| {f['batch_us']:,.1f} us | {f['exact_batch_us']:,.1f} us | {f['bare_batch_us']:,.1f} us "
-                f"| {f['plan']['single']}, {f['plan']['batch']} |"
-                for f in item["filtered"]
-            ]
+            lines += ["", "| share that passes | recall | complete | single / exact | batch / exact | by |"]
+            lines.append("|" + "---|" * 6)
+            for f in item["filtered"]:
+                single, batch = (f[kind]["ours_over_exact"]["median"] for kind in ("single_us", "batch_us"))
+                complete = "yes" if f["complete"] else "NO"
+                cells = f"{f['selectivity']:g} | {f['recall']:.3f} | {complete} | {single:.2f} | {batch:.2f}"
+                lines.append(f"| {cells} | {', '.join(f['plan'])} |")
     return "\n".join(lines) + "\n"
 
 
-def draw(about: dict, path: Path) -> None:
+def draw(about: dict[str, Any], path: Path) -> None:
     """Draws queries per second against recall, a row per set of vectors: batches at the left, single at the right."""
     import matplotlib.pyplot as plt
 
-    names = list(dict.fromkeys(item["data"] for item in about["results"]))
-    figure, axes = plt.subplots(len(names), 2, figsize=(12, 4.2 * len(names)), squeeze=False, layout="constrained")
-    for row, name in enumerate(names):
-        for column, (kind, title) in enumerate((("batch_qps", "batches of 1,000"), ("single_qps", "one at a time"))):
+    results = about["results"]
+    figure, axes = plt.subplots(len(results), 2, figsize=(12, 4.2 * len(results)), squeeze=False, layout="constrained")
+    for row, item in enumerate(results):
+        for column, (kind, title) in enumerate((("batch_us", "batches"), ("single_us", "one at a time"))):
             axis = axes[row][column]
-            for item in about["results"]:
-                if item["data"] != name or "left out" in item:
-                    continue
-                points = sorted(item["points"], key=lambda point: -point["recall"])
-                front, best = [], 0.0
-                for point in points:
-                    if point[kind] > best:
-                        best = point[kind]
+            for peer, found in item["libraries"].items():
+                front: list[dict[str, float]] = []
+                for point in sorted(found.get("points", ()), key=lambda point: -point["recall"]):
+                    if not front or point[kind] < front[-1][kind]:
                         front.append(point)
-                mine = item["peer"] == "fashion_jax"
+                mine = peer == "fashion_jax"
                 axis.plot(
-                    [p["recall"] for p in front], [p[kind] for p in front], marker="o", label=item["peer"],
+                    [p["recall"] for p in front], [1e6 / p[kind] for p in front], marker="o", label=peer,
                     linewidth=3 if mine else 1.3, zorder=5 if mine else 2,
                 )  # fmt: skip
-            axis.set(title=f"{name}, {title}", xlabel="recall@10", ylabel="queries/s", yscale="log", xlim=(0.7, 1.005))
-            axis.axvline(0.95, color="#999999", linestyle=":")
+            axis.set(title=f"{item['data']}, {title}", xlabel="recall@10", ylabel="queries/s", yscale="log")
+            axis.set_xlim(0.7, 1.005)
+            axis.axvline(RECALL, color="#999999", linestyle=":")
             axis.grid(alpha=0.3)
-            axis.legend(fontsize=8)
+            axis.legend(fontsize=7)
     figure.savefig(path, dpi=80)
+    plt.close(figure)
 
 
 if __name__ == "__main__":

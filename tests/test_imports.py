@@ -21,8 +21,8 @@ STAGES = (
 RANKS = {stage: rank for rank, stages in enumerate(STAGES) for stage in stages}
 # Third-party package -> the one file that imports it.
 ALONE = {
-    "scann": "search/scann.py", "faiss": "search/hnsw.py", "optuna": "run/sweep.py", "torch": "", "onnx": "serving/onnx_graph.py",
-    "onnxruntime": "serving/onnx_engine.py",
+    "scann": "search/scann.py", "faiss": "search/hnsw.py", "optuna": "run/sweep.py", "torch": "",
+    "onnx": "serving/onnx_graph.py", "onnxruntime": "serving/onnx_engine.py",
 }  # fmt: skip
 # A program of its own, which is written beside an exported model. The library does not import it.
 EXAMPLE = "serving/label_photo.py"
