@@ -36,7 +36,7 @@ SHARES = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
 SINGLES = 60  # queries of a block that are asked alone; the first ten of them fill the caches
 PACKAGES = ("scann", "faiss-cpu", "hnswlib", "usearch", "voyager", "pyvsag", "numpy", "jax")
 Search = Callable[[np.ndarray], np.ndarray]
-OURS: dict[int, Any] = {}  # number of rows -> the index that `build_ours` made
+OURS: dict[int, Any] = {}  # number of rows -> the base of the index that `build_ours` made
 
 
 @dataclasses.dataclass
@@ -250,7 +250,7 @@ def build_ours(rows: np.ndarray) -> Iterator[Setting]:
 
     index = Index.build(rows, np.arange(len(rows)), target_recall=RECALL)
     snapshot, base = index.snapshot, index.snapshot.base
-    OURS[len(rows)] = index
+    OURS[len(rows)] = base
 
     def search(queries: np.ndarray) -> np.ndarray:
         return index.search(queries, K).ids
@@ -281,7 +281,7 @@ def build_one_backend(rows: np.ndarray, backend: str) -> Iterator[Setting]:
 
 def build_raw(rows: np.ndarray) -> Iterator[Setting]:
     """The library behind our index, at our index's settings: what our way to it costs is the difference."""
-    base = OURS[len(rows)].snapshot.base
+    base = OURS[len(rows)]
     point = next(point for point in base.points if point.neighbours >= K)
     if base.backend == "scann":
         searcher = base.index._searcher  # type: ignore[union-attr]
