@@ -246,7 +246,6 @@ def resident() -> int:
 def build_ours(rows: np.ndarray) -> Iterator[Setting]:
     """Our index, as a user gets it; then tuned to several recalls."""
     from fashion_jax import Index
-    from fashion_jax.search.tuning import draw_sample, tune
 
     index = Index.build(rows, np.arange(len(rows)), target_recall=RECALL)
     snapshot, base = index.snapshot, index.snapshot.base
@@ -262,12 +261,24 @@ def build_ours(rows: np.ndarray) -> Iterator[Setting]:
     yield Setting(f"{name}, target {RECALL}", search, partial(use, snapshot))
     if base.approximate is None:
         return
-    sample = draw_sample(base.vectors, hidden=base.approximate.knows_its_rows)
+    for name, tuned in more_settings(base.approximate, base.vectors):
+        other = dataclasses.replace(snapshot, base=dataclasses.replace(base, index=tuned))
+        yield Setting(name, search, partial(use, other))
+
+
+def more_settings(searcher: Any, vectors: np.ndarray) -> Iterator[tuple[str, Any]]:
+    """Yields names and our searcher at other settings, for the curves of the figure."""
+    from fashion_jax.search.tuning import draw_sample, tune
+
+    if searcher.backend == "hnsw":
+        point = searcher.points[0]
+        for effort in (10, 14, 20, 28, 40, 60):
+            found = dataclasses.replace(point, effort=effort)
+            yield f"hnsw, effort {effort}", searcher.with_points((found, *searcher.points[1:]))
+        return
+    sample = draw_sample(vectors)
     for target in (0.8, 0.9, 0.98, 0.99, 0.995):
-        with base.approximate.hiding(sample.rows):
-            points = tune(base.approximate, base.vectors, sample, target)
-        tuned = dataclasses.replace(base, index=base.approximate.with_points(points))
-        yield Setting(f"{name}, target {target}", search, partial(use, dataclasses.replace(snapshot, base=tuned)))
+        yield f"scann, target {target}", searcher.with_points(tune(searcher.with_points(()), vectors, sample, target))
 
 
 def build_one_backend(rows: np.ndarray, backend: str) -> Iterator[Setting]:

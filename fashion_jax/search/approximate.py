@@ -9,8 +9,7 @@ from __future__ import annotations
 import copy
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -54,7 +53,7 @@ class ApproximateSearcher(ABC):
 
     backend: ClassVar[str]  # its name in `Index.build`
     library: ClassVar[str]  # its name for people
-    # Whether rows of the index are easier queries than others. Tuning then hides the rows that it asks for.
+    # Whether rows of the index are easier queries than others, so that tuning must ask for rows that it has not.
     knows_its_rows: ClassVar[bool] = False
 
     def __init__(self, count: int, points: tuple[OperatingPoint, ...] = ()) -> None:
@@ -77,15 +76,23 @@ class ApproximateSearcher(ABC):
 
     @classmethod
     @abstractmethod
-    def build(cls, vectors: Float32[np.ndarray, "n dim"]) -> Sequence[ApproximateSearcher]:
+    def build(
+        cls, vectors: Float32[np.ndarray, "n dim"], held: Int64[np.ndarray, " m"]
+    ) -> Sequence[ApproximateSearcher]:
         """Builds an index in one form, or in several to choose from. It has no operating points yet.
 
         Args:
             vectors: finite and of length 1; at least 2.
+            held: some of the rows. A backend that knows its rows leaves them out until `complete`; its positions count
+                the others only.
 
         Raises:
             UserError: the library is not installed, or refuses.
         """
+
+    def complete(self) -> Self:
+        """Returns the index with all rows."""
+        return self
 
     @abstractmethod
     def search_at(self, queries: Queries, k: int, effort: int, reorder: int) -> tuple[Scores, Positions]:
@@ -100,11 +107,6 @@ class ApproximateSearcher(ABC):
         Returns:
             Cosine similarities, -inf where too few rows were found, and positions, -1 there.
         """
-
-    @contextmanager
-    def hiding(self, rows: Int64[np.ndarray, " m"]) -> Iterator[None]:
-        """Until it ends, no search finds these rows. Only for tuning: nobody else may search meanwhile."""
-        yield
 
     @abstractmethod
     def efforts(self, neighbours: int) -> list[int]:

@@ -67,24 +67,27 @@ def build_base(
             bar.set_description(what)
             bar.update()
 
+        begin("finding the true neighbours of a sample")
+        sample = draw_sample(vectors)
+        # Rows that a graph does not have yet are the queries by which it is tuned.
+        held = draw_sample(vectors, held=True) if any(kind.knows_its_rows for kind in chosen) else sample
         built: list[ApproximateSearcher] = []
         for kind in chosen:
             begin(f"building the index ({kind.library})")
-            built += kind.build(vectors)
-        begin("finding the true neighbours of a sample")
-        sample = draw_sample(vectors)
-        bar.total = steps + len(built) * MOST_POINTS
-        tuned = []
-        hidden = draw_sample(vectors, hidden=True) if any(searcher.knows_its_rows for searcher in built) else sample
-        for searcher in built:
-            asked = hidden if searcher.knows_its_rows else sample
-            tuning = partial(begin, f"tuning to the asked recall ({searcher.library})")
-            with searcher.hiding(asked.rows):
-                points = tune(searcher, vectors, asked, target_recall, tuning)
-            tuned.append(searcher.with_points(points))
+            built += kind.build(vectors, held.rows)
+        bar.total = steps + len(built) + MOST_POINTS - 1
+
+        def tuned(searcher: ApproximateSearcher, most: int) -> ApproximateSearcher:
+            tell = partial(begin, f"tuning to the asked recall ({searcher.library})")
+            asked = held if searcher.knows_its_rows else sample
+            return searcher.with_points(tune(searcher, vectors, asked, target_recall, tell, most=most))
+
+        # One point of each shows which is the fastest.
+        index = fastest([tuned(searcher, 1) for searcher in built], target_recall, batch)
+        index = tuned(index, MOST_POINTS).complete()
         host = HostSearcher(vectors)
         bar.update(bar.total - bar.n)
-    return Base(vectors, host, fastest(tuned, target_recall, batch), sample, target_recall)
+    return Base(vectors, host, index, sample, target_recall)
 
 
 def fastest(searchers: Sequence[ApproximateSearcher], target_recall: float, batch: int) -> ApproximateSearcher:

@@ -117,9 +117,9 @@ class HostCosts:
         sizes = [*(size for size in _TIMED_ROWS if size < len(vectors)), len(vectors)]
         return cls(
             rows=tuple(sizes),
-            seconds=tuple(median_seconds(partial(search_rows, vectors[:size], queries[:1], 10)) for size in sizes),
-            batch=median_seconds(lambda: search_rows(rows, queries, 10)) / len(rows) / len(queries),
-            copy=median_seconds(lambda: vectors[picked]) / len(picked),
+            seconds=tuple(least_seconds(partial(search_rows, vectors[:size], queries[:1], 10)) for size in sizes),
+            batch=least_seconds(lambda: search_rows(rows, queries, 10)) / len(rows) / len(queries),
+            copy=least_seconds(lambda: vectors[picked]) / len(picked),
         )
 
     @classmethod
@@ -241,8 +241,8 @@ class DeviceSearcher:
 
     def _measure(self) -> tuple[float, float]:
         queries = np.ascontiguousarray(self._vectors[np.arange(64) % self.count])
-        single = median_seconds(lambda: self.search(queries[:1], 10))
-        return single, median_seconds(lambda: self.search(queries, 10)) / len(queries)
+        single = least_seconds(lambda: self.search(queries[:1], 10))
+        return single, least_seconds(lambda: self.search(queries, 10)) / len(queries)
 
     def _rows_and_mask(self) -> tuple[Array, Array]:
         with self._lock:
@@ -353,11 +353,14 @@ def merge_top(first: tuple[Scores, Positions], second: tuple[Scores, Positions],
     return np.take_along_axis(scores, order, axis=1), np.take_along_axis(positions, order, axis=1)
 
 
-def median_seconds(run: Callable[[], object]) -> float:
-    """Returns the median time of five calls, after one that compiles and warms the caches."""
+def least_seconds(run: Callable[[], object]) -> float:
+    """Returns the least time of five calls, after one that compiles and warms the caches.
+
+    Whatever else the machine does makes a call longer, never shorter.
+    """
     times = []
     for _ in range(6):
         begin = time.perf_counter()
         run()
         times.append(time.perf_counter() - begin)
-    return float(np.median(times[1:]))
+    return min(times[1:])

@@ -13,8 +13,6 @@ graphs", TPAMI 2020. Douze et al., "The faiss library", 2024.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -44,6 +42,16 @@ class _Graph:
     per_row: int  # links of a row on a level; twice as many on the lowest one
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Following:
+    """What is missing of a graph that has a part of the rows."""
+
+    plain: Any  # faiss's index of the other rows, as they are
+    vectors: Float32[np.ndarray, "n dim"]  # of all rows
+    others: Int64[np.ndarray, " m"]  # the rows that the graph has, in this order
+    held: Int64[np.ndarray, " h"]  # the rows that it has not
+
+
 class HnswSearcher(ApproximateSearcher):
     """A graph whose rows are compared as they are, or by codes of one byte a value."""
 
@@ -54,11 +62,18 @@ class HnswSearcher(ApproximateSearcher):
     knows_its_rows: ClassVar[bool] = True
 
     def __init__(
-        self, index: Any, vectors: Float32[np.ndarray, "n dim"], *, coded: bool, points: tuple[OperatingPoint, ...] = ()
+        self,
+        index: Any,
+        vectors: Float32[np.ndarray, "n dim"],
+        *,
+        coded: bool,
+        points: tuple[OperatingPoint, ...] = (),
+        following: _Following | None = None,
     ) -> None:
-        """Takes faiss's index over the vectors or over codes of them."""
+        """Takes faiss's index over the vectors or over codes of them, and what `complete` adds."""
         super().__init__(len(vectors), points)
         self._faiss, self._index, self._vectors, self.coded = _import(), index, vectors, coded
+        self._following = following
         self._anchors = vectors[np.linspace(0, len(vectors) - 1, _ANCHORS).astype(np.int64)].T.copy()
         self._parameters: dict[int, Any] = {}
 
@@ -68,23 +83,40 @@ class HnswSearcher(ApproximateSearcher):
         _import()
 
     @classmethod
-    def build(cls, vectors: Float32[np.ndarray, "n dim"]) -> tuple[HnswSearcher, HnswSearcher]:
+    def build(
+        cls, vectors: Float32[np.ndarray, "n dim"], held: Int64[np.ndarray, " m"]
+    ) -> tuple[HnswSearcher, HnswSearcher]:
         """Builds the graph, and returns it with vectors and with codes, as `ApproximateSearcher.build` says.
 
         Raises:
             UserError: faiss is not installed, or refuses.
         """
-        faiss = _import()
+        others = np.delete(np.arange(len(vectors)), held)
+        first, faiss = vectors[others], _import()
         try:
             faiss.omp_set_num_threads(num_cores())
             plain = faiss.IndexHNSWFlat(vectors.shape[1], _LINKS, faiss.METRIC_INNER_PRODUCT)
             plain.hnsw.efConstruction = _BUILD_EFFORT
-            plain.add(vectors)
-            coded = _assemble(vectors, _take_apart(plain), coded=True)
+            plain.add(first)
+            coded = _assemble(first, _take_apart(plain), coded=True)
         except (RuntimeError, ValueError) as error:
             count, dim = vectors.shape
             raise UserError(f"faiss cannot index {count:,} vectors of {dim}: {stored.first_line(error)}") from error
-        return cls(plain, vectors, coded=False), cls(coded, vectors, coded=True)
+        following = _Following(plain, vectors, others, held)
+        return (cls(plain, first, coded=False, following=following), cls(coded, first, coded=True, following=following))
+
+    def complete(self) -> HnswSearcher:
+        """Returns the index with the rows that `build` held back. The other form of the graph is not usable then."""
+        following = self._following
+        if following is None:
+            return self
+        plain, vectors = following.plain, following.vectors
+        plain.add(vectors[following.held])
+        # Entry i becomes what entry places[i] was, so that the entries stand in the order of the rows.
+        places = np.argsort(np.concatenate([following.others, following.held]))
+        plain.permute_entries(places)
+        index = _assemble(vectors, _take_apart(plain), coded=True) if self.coded else plain
+        return HnswSearcher(index, vectors, coded=self.coded, points=self.points)
 
     def search_at(self, queries: Queries, k: int, effort: int, reorder: int = 0) -> tuple[Scores, Positions]:
         """Returns about the k nearest rows of each query, as `ApproximateSearcher.search_at` says."""
@@ -104,24 +136,9 @@ class HnswSearcher(ApproximateSearcher):
         sorted_scores[order], sorted_rows[order] = scores, rows
         return sorted_scores, sorted_rows
 
-    @contextmanager
-    def hiding(self, rows: Int64[np.ndarray, " m"]) -> Iterator[None]:
-        """Until it ends, no search finds these rows: links to them lead back."""
-        graph, neighbors = _take_apart(self._index), self._index.hnsw.neighbors
-        hidden = np.zeros(self.count, bool)
-        hidden[rows] = True
-        hidden[graph.entry] = False
-        owners = np.repeat(np.arange(self.count, dtype=np.int32), _level_sizes(graph.per_row)[graph.levels])
-        links = np.where((graph.links >= 0) & hidden[graph.links], owners, graph.links)
-        self._faiss.copy_array_to_vector(links, neighbors)
-        try:
-            yield
-        finally:
-            self._faiss.copy_array_to_vector(graph.links, neighbors)
-
     def efforts(self, neighbours: int) -> list[int]:
         """Returns the numbers of candidates to try; all rows are the most thorough."""
-        least = min(neighbours + 1, self.count)  # a sampled row finds itself
+        least = min(neighbours, self.count)
         steps = math.ceil(math.log(self.count / least, _GROWTH))
         return sorted({*(min(round(least * _GROWTH**step), self.count) for step in range(steps)), self.count})
 

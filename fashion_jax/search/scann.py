@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Int64
 
 from fashion_jax.search.approximate import ApproximateSearcher, OperatingPoint
 from fashion_jax.search.arrays import load_array
@@ -51,7 +51,7 @@ class ScannSearcher(ApproximateSearcher):
         _ops()
 
     @classmethod
-    def build(cls, vectors: Float32[np.ndarray, "n dim"]) -> tuple[ScannSearcher]:
+    def build(cls, vectors: Float32[np.ndarray, "n dim"], held: Int64[np.ndarray, " m"]) -> tuple[ScannSearcher]:
         """Builds an index, as `ApproximateSearcher.build` says: about sqrt(n) partitions, none where they gain nothing.
 
         Raises:

@@ -23,7 +23,7 @@ _SAMPLE = max(_LADDER.values())
 _SINGLES = 64  # queries that are timed one by one
 _FIRST_REORDER = 3  # the place among a backend's numbers of candidates that is tried first
 _STEPS = 3  # on the grid of efforts, for a smaller number of candidates
-_HIDDEN_OF = 10  # a sample that is hidden is this part of the rows at most
+_HELD_PART = 10  # a sample that is held back is this part of the rows at most
 _ROWS_PER_TASK = 50  # sampled rows whose similarities to all rows are held at once
 _VALUES_AT_ONCE = 1 << 26  # of such similarities, over all tasks, 256 MiB
 _TIE = 1e-5  # difference of cosine similarities that single precision cannot tell
@@ -38,6 +38,7 @@ class Sample:
     # cosine similarities of the nearest rows, best first. Similarities, not positions: where several rows are equally
     # near (the same photo twice), any of them is right.
     scores: Float32[np.ndarray, "sample k"]
+    held: bool = False  # whether the neighbours are among the other rows alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,29 +50,30 @@ class _Measured:
     recall: float
 
 
-def draw_sample(vectors: Float32[np.ndarray, "n dim"], *, hidden: bool = False) -> Sample:
+def draw_sample(vectors: Float32[np.ndarray, "n dim"], *, held: bool = False) -> Sample:
     """Draws rows and finds their true neighbours by exact search, as many as the largest operating point has.
 
     Args:
         vectors: of length 1; at least 2.
-        hidden: whether the drawn rows are nobody's neighbours, as if they were not there. The rows are the same ones;
-            of few vectors fewer are drawn.
+        held: whether the drawn rows are no neighbours, as if they were not there. The rows are the same ones, but at
+            most a tenth of all.
     """
     count = len(vectors)
-    most = min(_SAMPLE, count if not hidden else max(1, count // _HIDDEN_OF))
-    rows = np.random.default_rng(0).choice(count, min(_SAMPLE, count), replace=False)[:most]
-    width = min(max(_LADDER), count - (len(rows) if hidden else 1))
+    rows = np.random.default_rng(0).choice(count, min(_SAMPLE, count), replace=False)
     mask = None
-    if hidden:
+    if held:
+        rows = rows[: max(1, count // _HELD_PART)]
         mask = np.ones(count, bool)
         mask[rows] = False
+    width = min(max(_LADDER), count - (len(rows) if held else 1))
     # The comparison uses all cores by itself; picking the best rows uses one.
     cuts = np.array_split(rows, max(1, len(rows) // _ROWS_PER_TASK))
     workers = min(num_cores(), max(1, _VALUES_AT_ONCE // (_ROWS_PER_TASK * count)))
+    asked = width if held else width + 1
     with ThreadPoolExecutor(workers) as pool:
-        found = list(pool.map(lambda cut: search_rows(vectors, vectors[cut], width + 1, mask), cuts))
+        found = list(pool.map(lambda cut: search_rows(vectors, vectors[cut], asked, mask), cuts))
     scores, positions = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    return Sample(rows, scores_of_others(scores, positions, rows))
+    return Sample(rows, scores if held else scores_of_others(scores, positions, rows), held)
 
 
 def measure_recall(
@@ -94,26 +96,29 @@ def tune(
     sample: Sample,
     target: float,
     on_point: Callable[[], None] = lambda: None,
+    *,
+    most: int = MOST_POINTS,
 ) -> tuple[OperatingPoint, ...]:
     """Returns, for each number of neighbours, the fastest operating point that meets the target.
 
     Where none meets the target (a target of 1, for instance), the most thorough point is returned.
 
     Args:
-        searcher: over `vectors`.
+        searcher: over `vectors`; its points are kept, and those that it lacks are found.
         vectors: of length 1.
-        sample: from `draw_sample`.
+        sample: from `draw_sample`; held back where the searcher knows its rows.
         target: recall in (0, 1].
         on_point: called when a point was found.
+        most: points to find, those of few neighbours first.
     """
-    points: list[OperatingPoint] = []
-    for most, queries in _LADDER.items():
-        neighbours = min(most, sample.scores.shape[1])
+    points = list(searcher.points)
+    for largest, queries in list(_LADDER.items())[len(points) : most]:
+        neighbours = min(largest, sample.scores.shape[1])
         if points and points[-1].neighbours >= neighbours:
             break
         # More neighbours never need less effort.
         fewest = points[-1].effort if points else 1
-        some = Sample(sample.rows[:queries], sample.scores[:queries])
+        some = Sample(sample.rows[:queries], sample.scores[:queries], sample.held)
         points.append(_tune_one(searcher, vectors, some, neighbours, target, fewest))
         on_point()
     return tuple(points)
@@ -130,9 +135,10 @@ def _tune_one(
 
     def measure(place: int, reorder: int) -> _Measured:
         begin = time.perf_counter()
-        found = searcher.search_at(queries, neighbours + 1, grid[place], reorder)
+        found = searcher.search_at(queries, neighbours if sample.held else neighbours + 1, grid[place], reorder)
         seconds = (time.perf_counter() - begin) / len(queries)
-        recall = measure_recall(sample.scores[:, :neighbours], scores_of_others(*found, sample.rows))
+        others = found[0] if sample.held else scores_of_others(*found, sample.rows)
+        recall = measure_recall(sample.scores[:, :neighbours], others)
         clearance = _CLEARANCE * float(recall.std()) / math.sqrt(len(recall))
         mean = float(recall.mean())
         met = mean - (clearance if mean < 1 else 0) >= target

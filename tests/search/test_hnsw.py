@@ -17,7 +17,7 @@ VECTORS, QUERIES = np.split(unit(clustered(3_200)).astype(np.float32), [3_000])
 
 @pytest.fixture(scope="module")
 def forms():
-    return HnswSearcher.build(VECTORS)
+    return tuple(HnswSearcher.build(VECTORS, np.arange(0))[coded].complete() for coded in (0, 1))
 
 
 @pytest.mark.parametrize("coded", [False, True])
@@ -34,23 +34,23 @@ def test_both_forms_find_the_nearest_and_tell_exact_scores(forms, coded):
 
 
 def test_all_rows_are_as_many_as_there_are(forms):
-    for searcher in (*forms, *HnswSearcher.build(VECTORS[:2])):
+    for searcher in (*forms, *HnswSearcher.build(VECTORS[:2], np.array([1]))):
         scores, rows = searcher.search_at(QUERIES[:3], searcher.count, searcher.count)
         for found, score in zip(rows, scores, strict=True):
             assert len(set(found[found >= 0])) == (found >= 0).sum() and np.array_equal(found < 0, np.isneginf(score))
 
 
 @pytest.mark.parametrize("coded", [False, True])
-def test_hidden_rows_are_not_found_until_they_are_shown_again(forms, coded):
-    searcher, hidden = forms[coded], np.setdiff1d(np.arange(0, 3_000, 10), [forms[0].about()["entry"]])
-    before = searcher.search_at(VECTORS[hidden], 10, 50)
-    with searcher.hiding(hidden):
-        rows = searcher.search_at(VECTORS[hidden], 10, 50)[1]
-        mask = np.ones(3_000, bool)
-        mask[hidden] = False
-        assert not np.isin(rows, hidden).any()
-        assert recall(rows, truth(VECTORS, VECTORS[hidden], 10, mask)) > 0.95
-    assert np.array_equal(before[1], searcher.search_at(VECTORS[hidden], 10, 50)[1])
+def test_rows_that_are_held_back_come_with_the_complete_graph(coded):
+    held = np.random.default_rng(0).choice(3_000, 300, replace=False)
+    others = np.delete(np.arange(3_000), held)
+    before = HnswSearcher.build(VECTORS, held)[coded]
+    assert before.count == 2_700
+    assert recall(before.search_at(QUERIES, 10, 50)[1], truth(VECTORS[others], QUERIES, 10)) > 0.95
+    complete = before.complete()
+    assert complete.count == 3_000
+    assert recall(complete.search_at(QUERIES, 10, 50)[1], truth(VECTORS, QUERIES, 10)) > 0.95
+    assert (complete.search_at(VECTORS, 1, 50)[1][:, 0] == np.arange(3_000)).mean() > 0.99  # each row finds itself
 
 
 @pytest.mark.parametrize("coded", [False, True])
@@ -81,7 +81,7 @@ def test_auto_takes_what_was_measured_fastest_for_the_batch():
     def searcher(recall, single, batch):
         return forms[0].with_points((OperatingPoint(10, 10, 0, recall, single, batch),))
 
-    forms = HnswSearcher.build(VECTORS[:100])
+    forms = HnswSearcher.build(VECTORS[:100], np.arange(0))
     soon, often = searcher(0.97, 1e-5, 9e-6), searcher(0.96, 2e-5, 5e-6)
     poor, poorest = searcher(0.9, 1e-6, 1e-6), searcher(0.8, 1e-7, 1e-7)
     every = [poorest, poor, often, soon]
