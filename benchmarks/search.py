@@ -36,7 +36,7 @@ SHARES = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
 SINGLES = 60  # queries of a block that are asked alone; the first ten of them fill the caches
 PACKAGES = ("scann", "faiss-cpu", "hnswlib", "usearch", "voyager", "pyvsag", "numpy", "jax")
 Search = Callable[[np.ndarray], np.ndarray]
-OURS: dict[int, Any] = {}  # number of rows -> the base of the index that `build_ours` made
+OURS: dict[tuple[int, int], Any] = {}  # number of rows, batch -> the base of the index that `build_ours` made
 
 
 @dataclasses.dataclass
@@ -110,13 +110,19 @@ def measure(queries: np.ndarray, rows: np.ndarray, flags: argparse.Namespace) ->
                 **spread(values),
                 "ours_over_it": spread(ratios.tolist()),
             }
+    over = {}
+    for place, kind in enumerate(("single_us", "batch_us")):  # the index that is built for it, and the library behind
+        if "the library behind ours" in settings:
+            pair = {peer: settings[peer][place] for peer in ("fashion_jax", "the library behind ours")}
+            ours, raw = (np.array(times) for times in take_turns(pair, queries, kind, 2 * flags.rounds).values())
+            over[kind] = {"more_us": spread((ours - raw).tolist()), "ratio": spread((ours / raw).tolist())}
     for _ in range(flags.builds - 1):
         for peer in ("fashion_jax", "ScaNN"):
             if peer in settings:
                 begin = time.perf_counter()
                 next(PEERS[peer](rows))
                 libraries[peer]["build_seconds"].append(time.perf_counter() - begin)
-    result = {"rows": len(rows), "queries": len(queries), "libraries": libraries}
+    result = {"rows": len(rows), "queries": len(queries), "libraries": libraries, "over_raw": over}
     if "fashion_jax" in settings and not flags.no_filters:
         result["filtered"] = filtered(rows, queries)
     return result
@@ -244,26 +250,26 @@ def resident() -> int:
 
 
 def build_ours(rows: np.ndarray) -> Iterator[Setting]:
-    """Our index, as a user gets it; then tuned to several recalls."""
+    """Our index, as a user gets it who sends single queries or batches; then at other settings, for the figure."""
     from fashion_jax import Index
 
-    index = Index.build(rows, np.arange(len(rows)), target_recall=RECALL)
-    snapshot, base = index.snapshot, index.snapshot.base
-    OURS[len(rows)] = base
-
-    def search(queries: np.ndarray) -> np.ndarray:
-        return index.search(queries, K).ids
-
-    def use(some: Any) -> None:
-        index._snapshot = some
-
-    name = f"{base.backend}{' with codes' if getattr(base.index, 'coded', False) else ''}"
-    yield Setting(f"{name}, target {RECALL}", search, partial(use, snapshot))
+    for batch in (1, 1000):  # the number of queries that the user says to send at once
+        index = Index.build(rows, np.arange(len(rows)), target_recall=RECALL, batch=batch)
+        base = index.snapshot.base
+        OURS[len(rows), batch] = base
+        coded = " with codes" if getattr(base.index, "coded", False) else ""
+        name = f"{base.backend}{coded}, built for batches of {batch:,}"
+        yield Setting(name, lambda queries, index=index: index.search(queries, K).ids)
     if base.approximate is None:
         return
+    snapshot, curve = index.snapshot, Index(index.snapshot, index._settings)
+
+    def use(some: Any) -> None:
+        curve._snapshot = some
+
     for name, tuned in more_settings(base.approximate, base.vectors):
         other = dataclasses.replace(snapshot, base=dataclasses.replace(base, index=tuned))
-        yield Setting(name, search, partial(use, other))
+        yield Setting(name, lambda queries: curve.search(queries, K).ids, partial(use, other))
 
 
 def more_settings(searcher: Any, vectors: np.ndarray) -> Iterator[tuple[str, Any]]:
@@ -292,25 +298,27 @@ def build_one_backend(rows: np.ndarray, backend: str) -> Iterator[Setting]:
 
 def build_raw(rows: np.ndarray) -> Iterator[Setting]:
     """The library behind our index, at our index's settings: what our way to it costs is the difference."""
-    base = OURS[len(rows)]
-    point = next(point for point in base.points if point.neighbours >= K)
-    if base.backend == "scann":
-        searcher = base.index._searcher  # type: ignore[union-attr]
+    for batch in (1, 1000):
+        base = OURS[len(rows), batch]
+        point = next(point for point in base.points if point.neighbours >= K)
+        yield Setting(f"{base.backend}, effort {point.effort}", raw_search(base.index, point))
+
+
+def raw_search(searcher: Any, point: Any) -> Search:
+    """Returns a search by the library behind a searcher of ours."""
+    if searcher.backend == "scann":
+        library = searcher._searcher
 
         def search(queries: np.ndarray) -> np.ndarray:
             if len(queries) == 1:
-                return searcher.search(queries[0], K, point.reorder, point.effort)[0][None]
-            return searcher.search_batched_parallel(queries, K, point.reorder, point.effort, 256)[0]
-    else:
-        import faiss
+                return library.search(queries[0], K, point.reorder, point.effort)[0][None]
+            return library.search_batched_parallel(queries, K, point.reorder, point.effort, 256)[0]
 
-        graph, asked = base.index._index, faiss.SearchParametersHNSW(efSearch=point.effort)  # type: ignore[union-attr]
-        width = max(K, point.effort) if base.index.coded else K  # type: ignore[union-attr]
+        return search
+    import faiss
 
-        def search(queries: np.ndarray) -> np.ndarray:
-            return graph.search(queries, width, params=asked)[1]
-
-    yield Setting(f"{base.backend}, effort {point.effort}", search)
+    asked, width = faiss.SearchParametersHNSW(efSearch=point.effort), max(K, point.effort) if searcher.coded else K
+    return lambda queries: searcher._index.search(queries, width, params=asked)[1]
 
 
 def build_scann(rows: np.ndarray, spherical: bool = False) -> Iterator[Setting]:
@@ -543,6 +551,11 @@ def table(about: dict[str, Any]) -> str:
                 names.append(f"{one['setting']} (recall {one['recall']:.3f})")
             built = f"{np.median(found['build_seconds']):.1f} s"
             lines.append(f"| {peer} | {built} | {' | '.join(cells)} | {'; '.join(dict.fromkeys(names))} |")
+        if item["over_raw"]:
+            more, ratio = item["over_raw"]["single_us"]["more_us"], item["over_raw"]["batch_us"]["ratio"]
+            lines += ["", f"Our API over the library behind it: a single query {more['median']:+.1f} us "
+                      f"({more['low']:+.1f} to {more['high']:+.1f}), a batch x{ratio['median']:.3f} "
+                      f"({ratio['low']:.3f}-{ratio['high']:.3f})."]  # fmt: skip
         if "filtered" in item:
             lines += ["", "| share that passes | recall | complete | single / exact | batch / exact | by |"]
             lines.append("|" + "---|" * 6)

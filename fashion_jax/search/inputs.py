@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -42,9 +43,12 @@ def check_vectors(vectors: Any, dim: int | None, what: str, *, copy: bool = True
         wanted = f"(n, {dim})" if dim is not None else "(n, width)"
         raise UserError(f"{what} must have the shape {wanted}, not {given.shape}")
     if len(array) == 1:
-        square = float(array[0] @ array[0])
+        # The same as below, without what many vectors need.
+        square = float(array[0].dot(array[0]))
+        if not copy and abs(square - 1) < _ROUNDING:
+            return array
         if 1e-30 < square < 1e30:
-            return array * np.float32(1 / np.sqrt(square))
+            return array * (1 / math.sqrt(square))
     with np.errstate(over="ignore", invalid="ignore"):
         squares = np.matmul(array[:, None, :], array[:, :, None])[:, 0, 0]
         if not copy and (np.abs(squares - 1) < _ROUNDING).all():
