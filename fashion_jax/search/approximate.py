@@ -181,6 +181,11 @@ class ApproximateSearcher(ABC):
         seconds = point.single_seconds if num_queries == 1 else num_queries * point.batch_seconds
         return seconds if passing is None else seconds + _FILTERING + num_queries * fetch * _PICKING
 
+    def least_seconds(self, num_queries: int) -> float:
+        """Returns how long a search for few neighbours takes."""
+        point = self.points[0]
+        return point.single_seconds if num_queries == 1 else num_queries * point.batch_seconds
+
     def serves(self, k: int) -> bool:
         """Returns whether an operating point was tuned for k neighbours."""
         return k <= self.points[-1].neighbours

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import bisect
 import math
 import threading
 import time
@@ -140,7 +141,6 @@ class HostSearcher:
         """Takes the rows, which it does not copy; without costs it measures them."""
         self.count, self._vectors = len(vectors), vectors
         self.costs = costs or HostCosts.measure(vectors)
-        self._timed_rows, self._timed_seconds = np.array(self.costs.rows), np.array(self.costs.seconds)
 
     def search(self, queries: Queries, k: int, passing: PassingRows | None = None) -> tuple[Scores, Positions]:
         """Returns the k nearest rows of each query, as `Searcher.search` says; exactly."""
@@ -170,9 +170,14 @@ class HostSearcher:
         return masked, copied if passing.keeps_copy(self._vectors) else copied + passing.count * self.costs.copy
 
     def _compare(self, num_queries: int, count: int) -> float:
-        if num_queries == 1:
-            return float(np.interp(count, self._timed_rows, self._timed_seconds))
-        return num_queries * count * self.costs.batch
+        if num_queries > 1:
+            return num_queries * count * self.costs.batch
+        rows, seconds = self.costs.rows, self.costs.seconds
+        place = bisect.bisect_left(rows, count)
+        if place in (0, len(rows)):
+            return seconds[min(place, len(rows) - 1)]
+        part = (count - rows[place - 1]) / (rows[place] - rows[place - 1])
+        return seconds[place - 1] + part * (seconds[place] - seconds[place - 1])
 
 
 class DeviceSearcher:

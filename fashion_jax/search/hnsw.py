@@ -13,7 +13,10 @@ graphs", TPAMI 2020. Douze et al., "The faiss library", 2024.
 from __future__ import annotations
 
 import math
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -31,7 +34,9 @@ _LINKS = 12  # per row; twice as many on the lowest level
 _BUILD_EFFORT = 200  # candidates among which a row's links are chosen
 _GROWTH = 1.15  # from one effort to the next
 _ANCHORS = 64  # rows by which the queries of a batch are sorted
-_SORTED_FROM = 128  # queries from which sorting gains more than it takes
+_SHARED_FROM = 32  # queries from which the cores share them
+_LEAST_PER_TASK = 16  # queries
+_TASKS_PER_CORE = 4  # so that a core that is busy with something else takes fewer of them
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -120,21 +125,26 @@ class HnswSearcher(ApproximateSearcher):
 
     def search_at(self, queries: Queries, k: int, effort: int, reorder: int = 0) -> tuple[Scores, Positions]:
         """Returns about the k nearest rows of each query, as `ApproximateSearcher.search_at` says."""
+        if len(queries) < _SHARED_FROM:
+            return self._search_some(queries, k, effort)
         # Neighbouring queries walk through the same rows, which are in the processor's cache then.
-        order = None
-        if len(queries) >= _SORTED_FROM:
-            order = np.argsort((queries @ self._anchors).argmax(1))
-            queries = queries[order]
+        order = np.argsort((queries @ self._anchors).argmax(1))
+        scores, rows = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
+
+        def search_part(part: np.ndarray) -> None:
+            scores[part], rows[part] = self._search_some(queries[part], k, effort)
+
+        parts = min(len(queries) // _LEAST_PER_TASK, num_cores() * _TASKS_PER_CORE)
+        list(_threads(os.getpid()).map(search_part, np.array_split(order, parts)))
+        return scores, rows
+
+    def _search_some(self, queries: Queries, k: int, effort: int) -> tuple[Scores, Positions]:
         scores, rows = self._walk(queries, max(k, min(effort, self.count)) if self.coded else k, effort)
         if self.coded:
             scores, rows = self._compare(queries, rows, k)
         if lacks_rows(rows):
             scores[rows < 0] = -np.inf
-        if order is None:
-            return scores, rows
-        sorted_scores, sorted_rows = np.empty_like(scores), np.empty_like(rows)
-        sorted_scores[order], sorted_rows[order] = scores, rows
-        return sorted_scores, sorted_rows
+        return scores, rows
 
     def efforts(self, neighbours: int) -> list[int]:
         """Returns the numbers of candidates to try; all rows are the most thorough."""
@@ -190,8 +200,6 @@ class HnswSearcher(ApproximateSearcher):
         assert queries.dtype == np.float32 and queries.shape[1] == self._vectors.shape[1]  # faiss gets bare addresses
         count, address = len(queries), self._faiss.swig_ptr
         scores, rows = np.empty((count, k), np.float32), np.empty((count, k), np.int64)
-        if count > 1:
-            self._faiss.omp_set_num_threads(num_cores())  # it holds for the thread that calls
         asked = self._parameters.get(effort)
         if asked is None:
             asked = self._parameters[effort] = self._faiss.SearchParametersHNSW(efSearch=effort)
@@ -269,6 +277,15 @@ def _check_graph(graph: _Graph) -> None:
         linked = links[(starts[rows] + sizes[level])[:, None] + np.arange(sizes[level + 1] - sizes[level])]
         if not (levels[linked[linked >= 0]] > level).all():
             raise UserError("its graph has links to rows of a lower level")
+
+
+@lru_cache(maxsize=1)
+def _threads(process: int) -> ThreadPoolExecutor:
+    """Returns a thread a core; a forked process needs its own.
+
+    faiss itself would share a batch in equal parts, and wait for the core that is busy with something else.
+    """
+    return ThreadPoolExecutor(num_cores(), initializer=_import().omp_set_num_threads, initargs=(1,))
 
 
 def _import() -> Any:

@@ -7,7 +7,6 @@ filter, an approximate index answers. Queries that it leaves with too few rows a
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,15 +65,18 @@ def nearest(
 
 def plan(base: Base, num_queries: int, k: int, passing: PassingRows | None) -> Searcher:
     """Returns what searches the indexed rows: `base.host` or `base.index`."""
-    if base.index is None:
+    index = base.index
+    if index is None:
         return base.host
-    seconds = base.index.seconds(num_queries, k, passing)
-    if passing is None and isinstance(base.index, ApproximateSearcher):
-        return base.host if math.isinf(seconds) else base.index
+    if isinstance(index, ApproximateSearcher) and passing is None:
+        return index if index.serves(k) else base.host
     exact = base.host.seconds(num_queries, k, passing)
+    if isinstance(index, ApproximateSearcher) and exact <= index.least_seconds(num_queries):
+        return base.host  # the usual case where few rows pass, found soon
+    seconds = index.seconds(num_queries, k, passing)
     if passing is not None:
         seconds += passing.short_share * exact  # queries with too few rows are searched twice
-    return base.index if seconds < _GAIN * exact else base.host
+    return index if seconds < _GAIN * exact else base.host
 
 
 def _nearest_indexed(
