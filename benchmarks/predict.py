@@ -12,21 +12,18 @@ because `small` asks for mirror images. Writes results.json, table.md and predic
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
-import os
-import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from turns import machine, median_ratio, serve, summary, take_turns, versions
 
 NETWORKS = ("small", "backbone and plain heads")
 PEERS = ("fashion_jax, onnx", "fashion_jax, jax", "onnxruntime", "torch eager")
@@ -46,16 +43,24 @@ def main() -> None:
     flags = parser.parse_args()
     if flags.worker:
         peer, folder, photos = flags.worker
-        serve(peer, Path(folder), Path(photos))
+        serve(*make_work(peer, Path(folder), Path(photos)))
         return
-    about: dict[str, Any] = {"machine": machine(), "versions": versions(flags.torch_python), "results": []}
+    about: dict[str, Any] = {
+        "machine": machine(),
+        "versions": versions("jax", "flax", "numpy", "onnx", "onnxruntime", torch_python=flags.torch_python),
+        "results": [],
+    }
     with tempfile.TemporaryDirectory() as folder:
         for network in NETWORKS:
             place = Path(folder) / network
             prepare(network, place, flags)
             peers = [*PEERS, "catalogue"] if network == "small" else PEERS
-            for peer, rates in take_turns(peers, place, flags).items():
-                about["results"].append({"network": network, "peer": peer, **summary(rates)})
+            commands = {peer: command_of(peer, place, flags) for peer in peers}
+            for peer, measured in take_turns(commands, flags.rounds).items():
+                rates, cpu = map(list, zip(*measured, strict=True))
+                milliseconds = round(1000 * statistics.median(cpu), 2)
+                result = {"network": network, "peer": peer, **summary(rates), "cpu_ms": milliseconds}
+                about["results"].append(result)
                 print(json.dumps(about["results"][-1]), flush=True)
     flags.out.mkdir(parents=True, exist_ok=True)
     (flags.out / "results.json").write_text(json.dumps(about, indent=1) + "\n")
@@ -96,47 +101,18 @@ def prepare(network: str, place: Path, flags: argparse.Namespace) -> None:
     np.savez(place / "logits.npz", **outputs.logits)
 
 
-def take_turns(
-    peers: tuple[str, ...] | list[str], place: Path, flags: argparse.Namespace
-) -> dict[str, list[tuple[float, float]]]:
-    """Returns photos a second and CPU milliseconds a photo of each peer and round."""
-    rates: dict[str, list[tuple[float, float]]] = {peer: [] for peer in peers}
-    with contextlib.ExitStack() as stack:
-        running = {}
-        for peer in peers:
-            python = flags.torch_python if peer.startswith("torch") else sys.executable
-            command = [python, __file__, "--photos", str(flags.photos), "--worker", peer, str(place), str(flags.photos)]
-            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-            stack.callback(process.kill)
-            running[peer] = process
-            if process.stdout.readline().strip() != "ready":
-                sys.exit(f"{peer} did not start")
-        for _ in range(flags.rounds):
-            for peer, process in running.items():
-                time.sleep(0.5)  # threads that wait actively for a while go to sleep
-                print("go", file=process.stdin, flush=True)
-                rate, cpu = map(float, process.stdout.readline().split())
-                rates[peer].append((rate, cpu))
-    return rates
+def command_of(peer: str, place: Path, flags: argparse.Namespace) -> list[str]:
+    """Returns the command that serves as a peer."""
+    python = flags.torch_python if peer.startswith("torch") else sys.executable
+    return [python, __file__, "--photos", str(flags.photos), "--worker", peer, str(place), str(flags.photos)]
 
 
-def serve(peer: str, place: Path, photos: Path) -> None:
-    """Measures once for each line of standard input."""
-    images = np.load(place / "photos.npy")
-    work, count = make_work(peer, place, photos, images)
-    work()
-    print("ready", flush=True)
-    for _ in sys.stdin:
-        cpu, begin = time.process_time(), time.perf_counter()
-        work()
-        wall, cpu = time.perf_counter() - begin, time.process_time() - cpu
-        print(count / wall, 1000 * cpu / count, flush=True)
-
-
-def make_work(peer: str, place: Path, photos: Path, images: np.ndarray) -> tuple[Callable[[], Any], int]:
+def make_work(peer: str, place: Path, photos: Path) -> tuple[Callable[[], Any], int]:
     """Returns a function that does one round, and the number of its photos."""
+    images = np.load(place / "photos.npy")
     if peer == "torch eager":
         import torch
+
         from torch_network import Network
 
         with np.load(place / "weights.npz") as arrays:
@@ -193,36 +169,6 @@ def fastest(run: Callable[[int], None]) -> Callable[[], None]:
     return lambda: run(best)
 
 
-def summary(measured: list[tuple[float, float]]) -> dict[str, Any]:
-    """Returns median and spread."""
-    rates, cpu = zip(*measured, strict=True)
-    rounded = [round(rate, 1) for rate in rates]
-    return {
-        "median": round(statistics.median(rates), 1),
-        "cpu_ms": round(statistics.median(cpu), 2),
-        "least": min(rounded),
-        "most": max(rounded),
-        "rounds": rounded,
-    }
-
-
-def versions(torch_python: str) -> dict[str, str]:
-    """Returns the versions of what was measured."""
-    found = {name: metadata.version(name) for name in ("jax", "flax", "numpy", "onnx", "onnxruntime")}
-    code = "import torch; print(torch.__version__)"
-    torch = subprocess.run([torch_python, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
-    return {"python": platform.python_version(), **found, "torch": torch}
-
-
-def machine() -> str:
-    """Returns what the figures were measured on."""
-    info = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = (line.split(":")[1].strip() for line in info if "model name" in line)
-    wide = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if any(flag in line for line in info)]
-    load = f", load average {os.getloadavg()[0]:.1f} before" if hasattr(os, "getloadavg") else ""
-    return f"{os.cpu_count()} cores, {next(names, platform.processor())} ({', '.join(wide)}){load}"
-
-
 def table(about: dict[str, Any]) -> str:
     """Returns Markdown."""
     lines = [f"Measured on {about['machine']}; {', '.join(f'{k} {v}' for k, v in about['versions'].items())}.", ""]
@@ -230,9 +176,8 @@ def table(about: dict[str, Any]) -> str:
     lines.append("|---|---|---|---|---|")
     bases = {item["network"]: item["rounds"] for item in about["results"] if item["peer"] == REFERENCE}
     for item in about["results"]:
-        # Rounds are compared with the same round of the reference, which ran next to it.
-        ratios = [a / b for a, b in zip(item["rounds"], bases[item["network"]], strict=True)]
-        over = "" if item["peer"] == "catalogue" else f"{statistics.median(ratios):.2f}"
+        ratio = median_ratio(item["rounds"], bases[item["network"]])
+        over = "" if item["peer"] == "catalogue" else f"{ratio:.2f}"
         lines.append(
             f"| {item['network']} | {item['peer']} | {item['median']:.0f} ({item['least']:.0f} to {item['most']:.0f}) "
             f"| {over} | {item['cpu_ms']:.2f} |"

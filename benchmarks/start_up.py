@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from predict import machine, versions
+from turns import machine, versions
 
 _PREDICT = "from fashion_jax.cli import main; main(['predict', '--model', 'small', '--source', {photo!r}])"
 _WITH_JAX = """
@@ -57,7 +57,8 @@ def main() -> None:
     parser.add_argument("--torch-python", default=sys.executable, help="a Python that has torch and numpy")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/start_up"))
     flags = parser.parse_args()
-    about: dict[str, Any] = {"machine": machine(), "versions": versions(flags.torch_python), "results": []}
+    about: dict[str, Any] = {"machine": machine(), "results": []}
+    about["versions"] = versions("jax", "numpy", "onnx", "onnxruntime", torch_python=flags.torch_python)
     measured: dict[str, list[tuple[float, float]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         prepare(Path(folder))

@@ -1,4 +1,4 @@
-"""The network of a package in PyTorch, as the peer of `predict.py`. It needs torch and numpy only."""
+"""Networks in PyTorch, as peers of `predict.py` and `train_step.py`. It needs torch and numpy only."""
 
 from __future__ import annotations
 
@@ -159,3 +159,51 @@ def memberships(places: torch.Tensor, bins: int) -> torch.Tensor:
     """Returns how much a value belongs to each of so many centres."""
     scaled = places.clamp(0, 1) * (bins - 1)
     return F.relu(1 - (scaled - torch.arange(bins, dtype=torch.float32)[:, None, None]).abs())
+
+
+def _conv_norm(channels: int, outputs: int, side: int, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(channels, outputs, side, stride, side // 2, bias=False), nn.BatchNorm2d(outputs))
+
+
+class _Block(nn.Module):
+    """A basic block, or a bottleneck with the stride on its 3x3 convolution."""
+
+    def __init__(self, channels: int, width: int, stride: int, *, bottleneck: bool) -> None:
+        super().__init__()
+        outputs = 4 * width if bottleneck else width
+        relu = nn.ReLU(inplace=True)
+        if bottleneck:
+            first, second = _conv_norm(channels, width, 1), _conv_norm(width, width, 3, stride)
+            self.layers = nn.Sequential(first, relu, second, relu, _conv_norm(width, outputs, 1))
+        else:
+            first, second = _conv_norm(channels, width, 3, stride), _conv_norm(width, width, 3)
+            self.layers = nn.Sequential(first, relu, second)
+        changes = stride != 1 or channels != outputs
+        self.shortcut = _conv_norm(channels, outputs, 1, stride) if changes else nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Returns the next maps."""
+        return F.relu(self.layers(x) + self.shortcut(x), inplace=True)
+
+
+class MultiHeadResNet(nn.Module):
+    """A ResNet with a dense head for each attribute, as the peer of `train_step.py`."""
+
+    def __init__(self, depth: int, width: int, classes: dict[str, int], *, small: bool) -> None:
+        super().__init__()
+        bottleneck, channels = depth >= 50, width
+        stem = [_conv_norm(3, width, 3 if small else 7, 2), nn.ReLU(inplace=True)]
+        self.stem = nn.Sequential(*stem, *([] if small else [nn.MaxPool2d(3, 2, 1)]))
+        blocks = []
+        for stage, count in enumerate({**LAYERS, 50: (3, 4, 6, 3)}[depth]):
+            for index in range(count):
+                stride = 2 if index == 0 and stage else 1
+                blocks.append(_Block(channels, width * 2**stage, stride, bottleneck=bottleneck))
+                channels = width * 2**stage * (4 if bottleneck else 1)
+        self.blocks = nn.Sequential(*blocks)
+        self.heads = nn.ModuleDict({name: nn.Linear(channels, count) for name, count in classes.items()})
+
+    def forward(self, photos: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Returns attribute -> logits."""
+        features = self.blocks(self.stem(photos)).mean((2, 3))
+        return {name: head(features) for name, head in self.heads.items()}
