@@ -3,17 +3,22 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+BENCH := .venv-bench
+# What `make bench` measures on: a folder of photos, and a source for `fashion-jax embed`.
+PHOTOS ?= runs/demo/photos
+SOURCE ?= synthetic:20000
 
 XDIST := -n logical --maxprocesses 4 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-all faults check format clean
+.PHONY: help env demo test test-all faults bench check format clean
 
 help:
 	@echo "make demo      environment, then the demonstration (two to four minutes on 2 cores)"
 	@echo "make test      environment, then the tests but for slow ones"
 	@echo "make test-all  environment, then all tests: kills, wheels and many processes too"
 	@echo "make faults    environment, then damage, kills and full disks in their long form (half an hour on 2 cores)"
+	@echo "make bench     environment with the peers, then all benchmarks (hours; PHOTOS=folder SOURCE=catalogue)"
 	@echo "make check     environment, then lint, formatting and types"
 	@echo "make env       the environment alone, in $(VENV)"
 	@echo "make format    formats the code"
@@ -42,6 +47,18 @@ test-all: $(STAMP)
 faults: $(STAMP)
 	@$(BIN)/python -m tests.faults --out faults.md
 
+bench: $(STAMP)
+	@test -d $(PHOTOS) || $(BIN)/fashion-jax demo
+	@$(PYTHON) -m venv $(BENCH)
+	@$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
+	@mkdir -p runs/bench
+	@$(BENCH)/bin/python benchmarks/start_up.py --photo "$$(ls $(PHOTOS)/*.jpg | head -1)"
+	@$(BENCH)/bin/python benchmarks/predict.py --photos $(PHOTOS)
+	@$(BENCH)/bin/python benchmarks/train_step.py --cases goal growth
+	@$(BENCH)/bin/python benchmarks/growth.py
+	@$(BENCH)/bin/fashion-jax embed --model small --source $(SOURCE) --out runs/bench/embeddings.npz
+	@$(BENCH)/bin/python benchmarks/search.py --embeddings runs/bench/embeddings.npz --clustered 200000 2000000
+
 check: $(STAMP)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -52,4 +69,4 @@ format: $(STAMP)
 	@$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(BENCH) .cache .mypy_cache .pytest_cache .ruff_cache
