@@ -7,6 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", os.environ.get("FASHION_TEST_PLATFORM", "cpu"))
+# Compiled steps are kept between runs of the suite, and never in the user's cache, by the processes that tests start
+# too. What is tested is not changed by it.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(__file__).resolve().parent.parent / ".cache" / "jax")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
 import jax
 import pytest
@@ -30,20 +34,19 @@ parse_without_collections()
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# Compiled steps are kept between runs of the suite; what is tested is not changed by it.
-jax.config.update("jax_compilation_cache_dir", str(ROOT / ".cache" / "jax"))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def short_ends():
     """Shortens what a run does after training, which would take longer than training does here."""
     from fashion_jax.run import finish, session
+    from fashion_jax.system import compilation
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(finish, "_SHEET_PHOTOS", 4)
         patch.setattr(finish, "NOT_PRODUCTS_PER_KIND", 2)
         patch.setattr(session, "EVALUATION_BATCH_SIZE", 8)  # one compilation for every catalogue
+        patch.setattr(compilation, "_started", True)  # this process has a cache, and tests read standard error
         yield
 
 

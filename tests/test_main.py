@@ -40,13 +40,7 @@ def command(source: Path, workdir: Path, **changes) -> list[str]:
 
 
 def environment(devices: int = 1) -> dict[str, str]:
-    return {
-        **os.environ,
-        "JAX_NUM_CPU_DEVICES": str(devices),
-        "JAX_PLATFORMS": "cpu",
-        "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "jax"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
-    }
+    return {**os.environ, "JAX_NUM_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu"}
 
 
 def run(arguments: list[str], devices: int = 1) -> subprocess.CompletedProcess[str]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 
 import jax
 
+from fashion_jax.system.compilation import keep_programs
 from fashion_jax.system.errors import UserError
 from fashion_jax.system.process import num_cores
 
@@ -48,6 +49,7 @@ def start_devices(cpu_devices: int = 0, dtype: str = "float32", *, training: boo
         dtype: what will be trained: "float32", "bfloat16" or "auto".
         training: False where the model only predicts.
     """
+    keep_programs()
     _wait_for_slow_devices()
     one_per_core = not training or dtype == "bfloat16" or (dtype == "auto" and _cpu_multiplies_bfloat16(training=True))
     chosen = "JAX_NUM_CPU_DEVICES" in os.environ or _FORCED_DEVICES in os.environ.get("XLA_FLAGS", "")
