@@ -135,8 +135,11 @@ def training_batches(
     order = grain.MapDataset.source(prepared.indices("train")).seed(seed).shuffle().repeat()
     batches = order[process_index::num_processes].batch(batch_size // num_processes)
     chosen = batches.map(_Reader(photos, prepared))[start_step:]
-    # Decoding needs threads; photos in memory are only copied.
-    threads = 8 if isinstance(photos, StreamedPhotos) else 1
+    threads = 1  # for photos in memory, which are only copied
+    if isinstance(photos, StreamedPhotos):
+        threads = 8
+        # Before there are threads: while one of them imports TFDS, imports of the others may give a LazyModule.
+        import fashion_jax.data.tfds_files  # noqa: F401
     return iter(chosen.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)))
 
 

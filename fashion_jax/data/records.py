@@ -112,9 +112,10 @@ class Prepared:
                 raise UserError(f"{path} is not what this version of TFDS writes; {remedy(self.folder)}")
 
     def _open(self, side: int) -> PhotoReader:
-        from fashion_jax.data.tfds_files import PhotoReader
-
         with _OPENING:
+            # Within the lock: while a thread imports TFDS, imports of other threads may give a LazyModule.
+            from fashion_jax.data.tfds_files import PhotoReader
+
             if side not in self._readers:
                 names = self.photo_files(SPLITS[side])
                 stored.check_files(self.folder, names, remedy=remedy(self.folder))

@@ -135,7 +135,7 @@ def run_embedding(model: Predictor, run: SourceRun, shards: Shards) -> Embedded:
         waiting.clear()
         return arrays
 
-    for records, outputs in run.batches(done):
+    for records, outputs in run.batches(done, "embedding"):
         for name, array in _summarise(records, outputs, model, catalog).items():
             waiting[name].append(array)
         if sum(map(len, waiting["numbers"])) >= SHARD_ROWS:

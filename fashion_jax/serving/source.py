@@ -112,18 +112,19 @@ class SourceRun:
         self.catalog: Catalog = open_catalog(source, schema, labelled=False)
         self.check_enough(len(self.catalog.records))
 
-    def batches(self, done: Collection[int] = ()) -> Iterator[tuple[list[Record], Outputs]]:
+    def batches(self, done: Collection[int] = (), doing: str = "predicting") -> Iterator[tuple[list[Record], Outputs]]:
         """Yields records with the model's outputs, in the order in which the source is read fastest.
 
         Args:
             done: numbers of records to leave out because an earlier run computed them.
+            doing: what the progress bar says.
 
         Raises:
             UserError: at the end, where no photo was usable.
         """
         left = [r for r in self.catalog.records if r.number not in done] if done else self.catalog.records
         count, usable = len(self.catalog.records), len(done)
-        bar = progress_bar(count, "predicting", show=self._progress, unit="photo", initial=count - len(left))
+        bar = progress_bar(count, doing, show=self._progress, unit="photo", initial=count - len(left))
 
         def reject(record: Record, error: BadPhoto) -> None:
             self.catalog.rejected.append(Rejected(record.row, record.id, str(error)))

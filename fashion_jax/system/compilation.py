@@ -19,7 +19,6 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
 
 import jax
 
@@ -135,7 +134,7 @@ class _Announcer:
         self._lock = threading.Lock()
         self._said = False
 
-    def __call__(self, event: str, seconds: float, **about: Any) -> None:
+    def __call__(self, event: str, duration_secs: float, **about: str | int) -> None:
         thread = threading.get_ident()
         if event == _COMPILED and thread in self._timers:
             self._timers.pop(thread).cancel()
@@ -164,14 +163,14 @@ def keep_programs() -> None:
     if _started:
         return
     _started, cache = True, None
-    folder = _choose_folder()
-    if folder and jax.config.jax_enable_compilation_cache and not jax.config.jax_compilation_cache_dir:
+    folder, settings = _choose_folder(), jax.config.values
+    if folder and settings["jax_enable_compilation_cache"] and not settings["jax_compilation_cache_dir"]:
         # Not public. Where a later JAX does not call it, JAX's own cache is used; a test notices.
         from jax._src import compilation_cache
 
-        most = jax.config.jax_compilation_cache_max_size
+        most = settings["jax_compilation_cache_max_size"]
         cache = ProgramCache(folder, _LIMIT_BYTES if most < 0 else most)
-        compilation_cache.get_file_cache = lambda path: (cache, path)  # type: ignore[assignment]
+        compilation_cache.get_file_cache = lambda path: (cache, path)  # type: ignore[assignment, return-value]
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", _LEAST_SECONDS)
         jax.config.update("jax_persistent_cache_enable_xla_caches", "none")  # XLA would write files by itself

@@ -206,7 +206,9 @@ def test_predicting_on_cpus_imports_no_jax(tmp_path):
         "assert not {'jax', 'flax', 'tensorflow', 'grain', 'scann', 'matplotlib'} & set(sys.modules)"
     )
     env = {**os.environ, "JAX_PLATFORMS": "cpu"}
-    subprocess.run([sys.executable, "-c", code], check=True, env=env, cwd=tmp_path, capture_output=True)
+    command = [sys.executable, "-c", code]
+    said = subprocess.run(command, check=True, env=env, cwd=tmp_path, capture_output=True, text=True).stderr
+    assert "predicting: 100%" in said and "embedding: 100%" in said
 
 
 def test_the_description_of_a_package_without_a_decision_is_whole():
