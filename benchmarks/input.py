@@ -41,7 +41,7 @@ def main() -> None:
     """Runs all peers in turn and writes what was measured."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--records", type=Path, required=True, help="a folder that `fashion-jax prepare` wrote")
-    parser.add_argument("--size", nargs="+", default=["60x45", "80x60"], help="height x width of batches")
+    parser.add_argument("--size", nargs="*", default=["60x45", "80x60"], help="height x width of batches")
     parser.add_argument("--batches", type=int, default=200, help=f"batches of {BATCH} photos in a turn")
     parser.add_argument("--steps", type=int, default=20, help="training steps in a turn; 0 leaves training out")
     parser.add_argument("--rounds", type=int, default=7)
