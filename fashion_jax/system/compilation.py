@@ -190,19 +190,19 @@ def _choose_folder() -> Path | None:
 
 
 def _find_danger(folder: Path) -> str:
-    """Makes a folder that only the user may use. Returns why another user could change its files, or ""."""
+    """Makes a folder that only the user may use; or returns why another user could change its files."""
+    if os.name == "posix":  # on Windows the folders of a user are private
+        for parent in filter(Path.exists, folder.resolve().parents):
+            status, anybody = parent.stat(), stat.S_IWOTH | stat.S_ISVTX
+            if status.st_uid not in (0, os.geteuid()) or status.st_mode & anybody == stat.S_IWOTH:
+                return f"another user may replace {folder}, because of the owner or the mode of {parent}"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if os.name != "posix":
-        return ""  # On Windows the folders of a user are private.
-    own = folder.lstat()
-    if not stat.S_ISDIR(own.st_mode) or own.st_uid != os.geteuid():
-        return f"{folder} is no folder of yours"
-    if own.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        return f"other users may write {folder}"
-    for parent in folder.resolve().parents:
-        status = parent.stat()
-        if status.st_uid not in (0, os.geteuid()) or status.st_mode & (stat.S_IWOTH | stat.S_ISVTX) == stat.S_IWOTH:
-            return f"other users may replace {folder}, because they may write {parent}"
+    if os.name == "posix":
+        own = folder.lstat()
+        if not stat.S_ISDIR(own.st_mode) or own.st_uid != os.geteuid():
+            return f"{folder} is no folder of yours"
+        if own.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            return f"other users may write {folder}"
     return ""
 
 

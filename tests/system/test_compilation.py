@@ -121,12 +121,26 @@ def test_a_folder_of_others_is_neither_read_nor_written(cache, capsys, change):
     assert said.count("note: what was compiled is not kept") == 1 and "JAX_COMPILATION_CACHE_DIR" in said
 
 
+def give_away(path: Path, monkeypatch) -> None:
+    """Makes a folder one of another user."""
+    if os.geteuid():
+        monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    else:  # root owns every user's parent folders
+        os.chown(path, 1, 1)
+
+
 def test_another_owner_is_refused(cache, capsys, monkeypatch):
     cache.put(KEY, VALUE)
-    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    give_away(cache._path, monkeypatch)
     assert cache.get(KEY) is None
     cache.put(OTHER, VALUE)
-    assert "is no folder of yours" in capsys.readouterr().err
+    assert "note: what was compiled is not kept" in capsys.readouterr().err
+
+
+def test_nothing_is_made_in_the_home_of_another_user(tmp_path, monkeypatch):
+    give_away(tmp_path, monkeypatch)
+    ProgramCache(tmp_path / "home" / "programs").put(KEY, VALUE)
+    assert not (tmp_path / "home").exists()
 
 
 def test_a_full_disk_is_told_once_and_stops_nothing(cache, capsys, monkeypatch):
