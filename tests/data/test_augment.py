@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.ndimage import gaussian_filter
 
 from fashion_jax.config.fields import AugmentConfig
 from fashion_jax.data.augment import affine_operation, augment, draw_affine, example_keys, normalize, sample_bilinear
@@ -86,6 +89,35 @@ def test_rand_augment_moves_photos_and_invents_no_colour():
     assert 0.5 < (out != 100).any((1, 2, 3)).mean() < 1
     still = augment(images(), keys(), AugmentConfig(**OFF, rand_operations=3, rand_magnitude=0.0))
     np.testing.assert_allclose(still, np.asarray(images(), np.float32), atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "mean", "largest"),
+    [
+        ({"max_rotation": 0.0, "max_shift": 0.1}, 1e-3, 5e-3),  # only rounding
+        ({}, 0.05, 8.0),
+        ({"max_rotation": 180.0}, 0.5, 60.0),
+        ({"rand_operations": 3, "rand_magnitude": 0.9}, 0.5, 60.0),
+    ],
+)
+@pytest.mark.parametrize("shape", [(64, 48), (33, 40)])
+def test_products_sample_as_gathers_do(shape, changes, mean, largest, monkeypatch):
+    noise = np.random.default_rng(0).integers(0, 256, (32, *shape, 3)).astype(float)
+    smooth = gaussian_filter(noise, (0, 2, 2, 0))
+    photos = jnp.asarray((smooth - smooth.min()) / np.ptp(smooth) * 255, jnp.uint8)
+    change = partial(augment, config=AugmentConfig(**changes))
+    gathered = jax.jit(change)(photos, keys(32))
+    monkeypatch.setattr(jax.lax, "platform_dependent", lambda *args, cpu, default: default(*args))
+    multiplied = jax.jit(lambda *args: change(*args))(photos, keys(32))
+    gaps = np.abs(np.asarray(gathered) - np.asarray(multiplied))
+    assert gaps.mean() < mean and gaps.max() < largest
+    assert np.asarray(gathered).std() > 20
+
+
+@pytest.mark.parametrize(("platform", "gathers"), [("cpu", True), ("tpu", False), ("cuda", False)])
+def test_only_cpus_gather_pixels(platform, gathers):
+    traced = jax.jit(partial(augment, config=AugmentConfig(max_shift=0.1))).trace(images(), keys())
+    assert ("gather" in traced.lower(lowering_platforms=(platform,)).as_text()) == gathers
 
 
 def test_outside_is_white_and_the_border_blends():
