@@ -6,12 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
 from fashion_jax.config.fields import MixConfig
 from fashion_jax.data.augment import example_keys
 from fashion_jax.data.schema import MISSING
 from fashion_jax.training.losses import HeadLoss, MixedTarget, head_cross_entropy, multi_head_loss
-from fashion_jax.training.mixing import label_shares, mix_photos, mixing_shares, swap_pairs
+from fashion_jax.training.mixing import label_shares, mix_photos, mixing_shares, smaller_share, swap_pairs
 from fashion_jax.training.placement import batch_sharding, put_batch
 from fashion_jax.training.state import create_state
 from stepping import mesh_of, run
@@ -51,6 +52,20 @@ def test_cut_areas_are_those_of_the_beta_distribution():
     blend, _ = draw(jax.random.split(jax.random.key(0), 2000), 8, 8, MixConfig(mixup_alpha=1.0, probability=1.0))
     np.testing.assert_allclose(np.quantile(blend, [0.25, 0.5, 0.75]), [0.625, 0.75, 0.875], atol=0.02)
     assert np.mean(share) > np.mean(blend)
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.2, 0.4, 1.0, 3.0, 50.0])
+def test_shares_are_scipys_quantiles(alpha):
+    chances = jnp.linspace(0, 1, 5001)
+    found = np.asarray(jax.jit(jax.vmap(lambda chance: smaller_share(chance, alpha)))(chances))
+    wanted = scipy.stats.beta.ppf(np.asarray(chances, float) / 2, alpha, alpha)
+    np.testing.assert_allclose(found, wanted, atol=1e-3)
+    assert found[0] == 0 and found[-1] == pytest.approx(0.5, abs=1e-6) and (np.diff(found) >= 0).all()
+
+
+def test_no_draw_is_repeated():
+    traced = jax.jit(lambda keys: mixing_shares(keys, 20, 16, CONFIGS["both"])).trace(KEYS)
+    assert "stablehlo.while" not in traced.lower(lowering_platforms=("tpu",)).as_text()
 
 
 def test_photos_are_mixed_with_the_other_of_the_pair():
