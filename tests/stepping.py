@@ -38,7 +38,7 @@ def run(session: Session, steps: int = 5, order: np.ndarray | None = None, state
             batch = {name: array[order] for name, array in batch.items()}
         step = session.train_step(number)
         state, metrics = step(state, put_batch(batch, session.mesh))
-        losses.append({name: float(value) for name, value in metrics.items()})
+        losses.append(metrics.read())
     return state, losses, step
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -137,6 +138,9 @@ class ModelConfig:
     colour_heads: tuple[str, ...] = ()
     # attributes with a second head, trained after the network and kept if it is better; needs colour_heads; auto: all
     second_heads: tuple[str, ...] = ()
+    # smallest number of photos over which batch norm takes its statistics in training; larger batches are cut into
+    # groups, so that devices wait less for each other
+    norm_group: int = 128
     dtype: str = "auto"  # number type of the convolutions: "float32" or "bfloat16"; auto: bfloat16 where it is faster
 
     def validate(self) -> None:
@@ -145,6 +149,7 @@ class ModelConfig:
         within(self, "model.width", 2 if self.stem in ("deep", "resnet_d") else 1, 1024, unit="channels")
         within(self, "model.drop_path", 0, 1, without="high")
         choice("model.pooling", self.pooling, ("average", "gem"))
+        within(self, "model.norm_group", 1)
         choice("model.dtype", self.dtype, ("auto", "float32", "bfloat16"))
 
 
@@ -216,7 +221,9 @@ class TrainConfig:
     "5 percent" of the training."""
 
     duration: str = "10 epochs"  # length of the training
-    batch_size: int = 128  # photos in a step, over all devices and processes
+    # photos in a step, over all devices and processes; or a number for each device, such as "128 per device", and then
+    # `optimizer.learning_rate` is that of one device (see accelerators.md)
+    batch_size: int | str = 128
     accumulation_steps: int = 1  # parts of a batch that are computed one after another, to save memory
     seed: int = 0  # random seed of the training
     evaluate_every: str = "1 epochs"  # time between two scores of the validation rows
@@ -237,10 +244,12 @@ class TrainConfig:
             require(amount > 0, f"train.{name}", getattr(self, name), "above 0")
             wanted = "steps, epochs or examples, such as '10 epochs'"
             require(name != "duration" or unit != "percent", "train.duration", self.duration, wanted)
-        within(self, "train.batch_size", 1)
+        counted = isinstance(self.batch_size, int) or re.fullmatch(r"[0-9]+ per device", self.batch_size)
+        require(bool(counted), "train.batch_size", self.batch_size, "a number, or such as '128 per device'")
+        require(self.photos >= 1, "train.batch_size", self.batch_size, "at least 1")
         within(self, "train.accumulation_steps", 1)
         parts = self.accumulation_steps
-        whole = self.batch_size % parts == 0
+        whole = self.photos % parts == 0
         require(whole, "train.batch_size", self.batch_size, f"divisible by train.accumulation_steps={parts}")
         within(self, "train.seed", 0, 2**32 - 1)
         within(self, "train.average_decay", 0, 1, without="high")
@@ -249,6 +258,11 @@ class TrainConfig:
         self.mix.validate()
         require(bool(self.best_metric), "train.best_metric", self.best_metric, "the name of a validation metric")
         within(self, "train.early_stopping_patience", 0)
+
+    @property
+    def photos(self) -> int:
+        """The number in `batch_size`: photos in a step, once the configuration is resolved."""
+        return self.batch_size if isinstance(self.batch_size, int) else int(self.batch_size.split()[0])
 
 
 @dataclass(slots=True)

@@ -158,6 +158,8 @@ def _parse(text: str, kind: Any) -> Any:
 
 def _convert(value: Any, kind: Any, key: str) -> Any:
     origin, arguments = typing.get_origin(kind) or kind, typing.get_args(kind)
+    if origin is types.UnionType:
+        return _convert(value, str if isinstance(value, str) else arguments[0], key)
     if origin is float and type(value) in (int, float) and abs(value) <= sys.float_info.max:
         return float(value)
     if origin is int and isinstance(value, float) and value.is_integer():

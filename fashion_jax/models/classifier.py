@@ -169,13 +169,21 @@ def merge_network(
     return nnx.merge(graph, nnx.State(params), nnx.State(batch_stats))
 
 
-def frozen_norm_classifier(arguments: Mapping[str, Any]) -> tuple[nnx.GraphDef[Classifier], frozenset[str]]:
-    """Returns the static part of a network whose backbone's batch norms are frozen, and their paths, such as
-    "backbone/stem/0/norm"."""
+def training_classifier(
+    arguments: Mapping[str, Any], *, groups: int = 1, freeze: bool = False
+) -> tuple[nnx.GraphDef[Classifier], frozenset[str]]:
+    """Returns the static part of a network in training, and the paths of frozen batch norms: "backbone/stem/0/norm".
+
+    Args:
+        groups: parts of a batch that have batch statistics of their own.
+        freeze: whether the backbone's batch norms are frozen.
+    """
     model = nnx.eval_shape(lambda: make_classifier(arguments, 0))
-    paths = set()
-    for path, module in nnx.iter_modules(model.backbone):
+    frozen = set()
+    for path, module in nnx.iter_modules(model):
         if isinstance(module, BatchNorm):
-            module.frozen = True
-            paths.add("/".join(map(str, ("backbone", *path))))
-    return split_network(model)[0], frozenset(paths)
+            module.groups = groups
+            if freeze and path[0] == "backbone":
+                module.frozen = True
+                frozen.add("/".join(map(str, path)))
+    return split_network(model)[0], frozenset(frozen)

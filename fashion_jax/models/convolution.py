@@ -1,4 +1,4 @@
-"""Convolutions as matrix products, for CPUs that multiply bfloat16 matrices much faster than they convolve.
+"""Convolutions, as matrix products on CPUs, which multiply bfloat16 matrices much faster than they convolve.
 
 XLA's CPU backend computes bfloat16 matrix products with float32 sums by a library that uses AMX where the processor has
 it. That is five to eight times as fast as its own convolutions, which are no faster in bfloat16 than in float32. So a
@@ -29,7 +29,30 @@ Kernel = Float[Array, "rows columns channels outputs"]
 
 
 def convolve(x: Images, kernel: Kernel, stride: int) -> Float[Array, "batch rows columns outputs"]:
-    """Returns the convolution with k // 2 pixels of zeros on every side, as PyTorch and `ConvNorm` pad it.
+    """Returns the convolution with k // 2 pixels of zeros on every side, as PyTorch pads it.
+
+    bfloat16 becomes matrix products where the platform that is compiled for is a CPU.
+
+    Args:
+        x: NHWC.
+        kernel: HWIO, square, of an odd side, of the same dtype as `x`.
+        stride: 1 or 2.
+    """
+    direct = partial(_convolve_directly, stride=stride)
+    if x.dtype != jnp.bfloat16:
+        return direct(x, kernel)
+    return lax.platform_dependent(x, kernel, cpu=partial(multiply, stride=stride), default=direct)
+
+
+def _convolve_directly(x: Images, kernel: Kernel, stride: int) -> Images:
+    pad = kernel.shape[0] // 2
+    return lax.conv_general_dilated(
+        x, kernel, (stride, stride), [(pad, pad)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+def multiply(x: Images, kernel: Kernel, stride: int) -> Float[Array, "batch rows columns outputs"]:
+    """Returns the convolution as matrix products.
 
     Args:
         x: NHWC.

@@ -35,7 +35,7 @@ def resolve_stem(stem: str, height: int, width: int) -> str:
 
 
 class ConvNorm(nnx.Module):
-    """Convolution without bias, then batch norm. In bfloat16 on a CPU the convolution is a matrix product."""
+    """Convolution without bias, then batch norm."""
 
     def __init__(
         self, inputs: int, outputs: int, kernel: int, stride: int = 1, *, dtype: jnp.dtype, rngs: nnx.Rngs
@@ -55,16 +55,8 @@ class ConvNorm(nnx.Module):
         self.norm = BatchNorm(outputs)
         self.stride, self.dtype = stride, dtype
 
-    @property
-    def as_product(self) -> bool:
-        """Whether matrix products are the faster way."""
-        return self.dtype == jnp.bfloat16 and jax.default_backend() == "cpu"
-
     def __call__(self, x: FeatureMap, *, train: bool) -> FeatureMap:
-        if self.as_product:
-            x = convolve(x.astype(self.dtype), self.conv.kernel[...].astype(self.dtype), self.stride)
-        else:
-            x = self.conv(x)
+        x = convolve(x.astype(self.dtype), self.conv.kernel[...].astype(self.dtype), self.stride)
         return self.norm(x, train=train)
 
 
@@ -74,11 +66,15 @@ class BatchNorm(nnx.Module):
     Statistics, scale and bias are always float32. Under `jit` over a mesh the batch is the batch of all devices. Flax's
     momentum 0.9 is PyTorch's 0.1. The running variance is the biased one, as in Flax; PyTorch's is larger by the factor
     n / (n - 1). If `frozen` is set, training also uses the running statistics and does not change them.
+
+    In training, each of `groups` equal parts of the batch, which follow one another, has its own statistics (ghost
+    batch norm: Hoffer et al., NeurIPS 2017). Running statistics move by the mean of theirs.
     """
 
     momentum = 0.9
     epsilon = NORM_EPSILON
     frozen = False
+    groups = 1
 
     def __init__(self, features: int) -> None:
         self.scale = nnx.Param(jnp.ones((features,), jnp.float32))
@@ -87,19 +83,24 @@ class BatchNorm(nnx.Module):
         self.var = nnx.BatchStat(jnp.ones((features,), jnp.float32))
 
     def __call__(self, x: FeatureMap, *, train: bool) -> FeatureMap:
+        grouped, scale, bias = x, self.scale[...], self.bias[...]
         if train and not self.frozen:
-            wide = x.astype(jnp.float32)
-            mean = jnp.mean(wide, (0, 1, 2))
-            var = jnp.maximum(jnp.mean(jnp.square(wide), (0, 1, 2)) - jnp.square(mean), 0.0)
+            if self.groups > 1:  # with a fifth axis of length 1, CPUs took 5 % longer for a step
+                grouped = x.reshape(self.groups, -1, *x.shape[1:])
+                scale, bias = scale[None], bias[None]
+            wide = grouped.astype(jnp.float32)
+            mean = jnp.mean(wide, (-4, -3, -2))
+            var = jnp.maximum(jnp.mean(jnp.square(wide), (-4, -3, -2)) - jnp.square(mean), 0.0)
             for running, now in ((self.mean, mean), (self.var, var)):
-                moved = self.momentum * running[...] + (1 - self.momentum) * jax.lax.stop_gradient(now)
-                running.set_value(moved)
+                now = jax.lax.stop_gradient(jnp.mean(now, 0) if self.groups > 1 else now)
+                running.set_value(self.momentum * running[...] + (1 - self.momentum) * now)
         else:
             mean, var = self.mean[...], self.var[...]
-        factor = self.scale[...] * jax.lax.rsqrt(var + self.epsilon)
-        offset = self.bias[...] - mean * factor
-        shape = (1, 1, 1, -1)
-        return (x.astype(jnp.float32) * factor.reshape(shape) + offset.reshape(shape)).astype(x.dtype)
+        factor = scale * jax.lax.rsqrt(var + self.epsilon)
+        offset = bias - mean * factor
+        shape = (*mean.shape[:-1], 1, 1, 1, -1)
+        normal = grouped.astype(jnp.float32) * factor.reshape(shape) + offset.reshape(shape)
+        return normal.astype(x.dtype).reshape(x.shape)
 
 
 class Shortcut(nnx.Module):

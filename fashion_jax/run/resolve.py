@@ -37,10 +37,11 @@ def resolve(
         UserError: a value has the wrong type or is out of range, does not fit the records, the pretrained weights or
             the devices, or has no effect.
     """
-    resolved = fill_in(config, prepared, workdir)
+    devices = jax.device_count() if num_devices is None else num_devices
+    resolved = fill_in(config, prepared, workdir, num_devices=devices)
     _check_attributes(resolved, prepared)
     _check_settings_have_an_effect(resolved)
-    _check_batches(resolved, jax.device_count() if num_devices is None else num_devices)
+    _check_batches(resolved, devices)
     _check_durations(resolved, prepared)
     _check_embedding(resolved, prepared)
     _check_records(resolved, prepared)
@@ -55,18 +56,24 @@ def colours(config: Config) -> tuple[str, ...]:
 
 def run_steps(config: Config, prepared: Prepared, duration: str | None = None) -> int:
     """Returns a duration in optimiser steps; None for the whole run."""
-    sizes = {"num_examples": len(prepared.indices("train")), "batch_size": config.train.batch_size}
+    sizes = {"num_examples": len(prepared.indices("train")), "batch_size": config.train.photos}
     total = resolve_steps(config.train.duration, **sizes)
     return total if duration is None else resolve_steps(duration, **sizes, total_steps=total)
 
 
-def fill_in(config: Config, prepared: Prepared, workdir: Path | None = None) -> Config:
+def fill_in(
+    config: Config, prepared: Prepared, workdir: Path | None = None, *, num_devices: int | None = None
+) -> Config:
     """The first half of `resolve`: returns a copy in which everything is decided, without the checks."""
     config = checked_copy(config)
+    begun = None
     if workdir is not None:
         config = adopt_pretrained(config, workdir)
-        if config.model.dtype == "auto" and has_checkpoints(workdir):
-            config.model.dtype = load_run_config(workdir).model.dtype
+        begun = load_run_config(workdir) if has_checkpoints(workdir) else None
+        if config.model.dtype == "auto" and begun:
+            config.model.dtype = begun.model.dtype
+    if isinstance(config.train.batch_size, str):
+        _count_photos(config, begun, jax.device_count() if num_devices is None else num_devices)
     data, model, loss = config.data, config.model, config.loss
     if is_prepared(Path(data.source)):  # a later command may start in another folder
         data.source = str(Path(data.source).resolve())
@@ -103,6 +110,19 @@ def fill_in(config: Config, prepared: Prepared, workdir: Path | None = None) -> 
     return config
 
 
+def _count_photos(config: Config, begun: Config | None, devices: int) -> None:
+    """Sets the batch size and the learning rate of "128 per device"; a run that has begun keeps its devices' number.
+
+    The learning rate in the configuration is that of one device. It grows with the devices for SGD (Goyal et al. 2017)
+    and with their square root for AdamW and LAMB (Malladi et al., NeurIPS 2022).
+    """
+    train, optimizer = config.train, config.optimizer
+    if begun:
+        devices = max(1, begun.train.photos // train.photos)
+    train.batch_size = train.photos * devices
+    optimizer.learning_rate *= devices if optimizer.name == "sgd" else devices**0.5
+
+
 def _check_attributes(config: Config, prepared: Prepared) -> None:
     by_attribute: dict[str, Iterable[str]] = {
         "model.colour_heads": config.model.colour_heads,
@@ -135,16 +155,15 @@ def _check_settings_have_an_effect(config: Config) -> None:
 
 def _check_batches(config: Config, devices: int) -> None:
     train = config.train
-    parts, part = train.accumulation_steps, train.batch_size // train.accumulation_steps
+    parts, part = train.accumulation_steps, train.photos // train.accumulation_steps
     multiple = devices * parts * (2 if train.mix.active else 1)
     if part % devices or (train.mix.active and part % (2 * devices)):
-        lower, upper = train.batch_size // multiple * multiple, (train.batch_size // multiple + 1) * multiple
+        lower, upper = train.photos // multiple * multiple, (train.photos // multiple + 1) * multiple
         choices = " or ".join(str(size) for size in (lower, upper) if size)
         by = f" in {parts} parts" if parts > 1 else ""
         pairs = " in pairs, which config.train.mix needs" if train.mix.active else ""
         raise UserError(
-            f"config.train.batch_size={train.batch_size}{by} does not divide over {devices} devices{pairs}; use "
-            f"{choices}"
+            f"config.train.batch_size={train.photos}{by} does not divide over {devices} devices{pairs}; use {choices}"
         )
 
 

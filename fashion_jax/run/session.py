@@ -33,7 +33,7 @@ from fashion_jax.data.records import Prepared
 from fashion_jax.data.schema import MISSING
 from fashion_jax.evaluation.colour_report import class_colours, colour_differences
 from fashion_jax.evaluation.evaluate import Evaluation, EvaluationStep, evaluate_split, make_evaluation_step
-from fashion_jax.models.classifier import Classifier, abstract_classifier, frozen_norm_classifier
+from fashion_jax.models.classifier import Classifier, abstract_classifier, training_classifier
 from fashion_jax.run.resolve import colours, run_steps
 from fashion_jax.run.start import read_weights
 from fashion_jax.system.devices import make_mesh
@@ -42,12 +42,13 @@ from fashion_jax.training.fine_tuning import parameter_paths, plan_fine_tuning
 from fashion_jax.training.loop import Schedule
 from fashion_jax.training.losses import HeadLoss, log_odds, make_head_loss
 from fashion_jax.training.optimizer import make_optimizer, make_schedule
-from fashion_jax.training.placement import DevicePhotos, free_device_bytes
+from fashion_jax.training.placement import DevicePhotos, free_device_bytes, norm_groups
 from fashion_jax.training.state import TrainState, abstract_state, create_state, model_arguments
 from fashion_jax.training.step import NetworkSpec, StepOptions, TrainStep, make_train_step
 
 LOG_EVERY = 50  # steps between two lines of training metrics
-EVALUATION_BATCH_SIZE = 512
+EVALUATION_BATCH_SIZE = 512  # the least of all devices together, if there are as many photos
+EVALUATION_PHOTOS_PER_DEVICE = 128  # of accelerators
 
 DeviceBatch = dict[str, jax.Array]
 AddPhotos = Callable[[DeviceBatch], DeviceBatch]  # adds photos that lie on the devices to a batch there
@@ -69,7 +70,7 @@ class Batches:
         batches = training_batches(
             self.prepared,
             photos,
-            batch_size=self.config.train.batch_size,
+            batch_size=self.config.train.photos,
             seed=self.config.train.seed,
             start_step=start_step,
             process_index=jax.process_index(),
@@ -79,7 +80,7 @@ class Batches:
 
     def training_ids(self, step: int) -> list[str]:
         """Returns the product ids of a step's whole batch."""
-        size, seed = self.config.train.batch_size, self.config.train.seed
+        size, seed = self.config.train.photos, self.config.train.seed
         batches = training_batches(self.prepared, None, batch_size=size, seed=seed, start_step=step)
         return [str(self.prepared.ids[row]) for row in next(batches)["row"]]
 
@@ -138,7 +139,10 @@ class Batches:
     def _evaluation_size(self) -> int:
         """One batch size for all splits, so that the evaluation step is compiled once."""
         largest = max(len(self.prepared.indices(split)) for split in ("validation", "test"))
-        return -(-min(EVALUATION_BATCH_SIZE, max(largest, 1)) // self.mesh.size) * self.mesh.size
+        wanted = EVALUATION_BATCH_SIZE
+        if self.mesh.devices.flat[0].platform != "cpu":
+            wanted = max(wanted, EVALUATION_PHOTOS_PER_DEVICE * self.mesh.size)
+        return -(-min(wanted, max(largest, 1)) // self.mesh.size) * self.mesh.size
 
 
 @dataclass
@@ -170,14 +174,19 @@ class Session:
         tags = {name: len(vocabulary) for name, vocabulary in self.tags.items()}
         self.arguments = model_arguments(config.model, data, classes, second_heads=self.second_heads, tags=tags)
         self.graph, params, _ = abstract_classifier(self.arguments)
-        self.training_graph, norms = self.graph, frozenset[str]()
-        if config.optimizer.freeze_batch_norm:
-            self.training_graph, norms = frozen_norm_classifier(self.arguments)
+        part, devices = config.train.photos // config.train.accumulation_steps, self.mesh.size
+        groups = norm_groups(part, devices, config.model.norm_group)
+        self.devices_alone = devices > 1 and groups % devices == 0
+        self.training_graph, norms = training_classifier(
+            self.arguments,
+            groups=groups // devices if self.devices_alone else groups,
+            freeze=config.optimizer.freeze_batch_norm,
+        )
         self.learning_rate = make_schedule(
             config.optimizer,
             total_steps=self.total_steps,
             num_examples=self.num_examples,
-            batch_size=config.train.batch_size,
+            batch_size=config.train.photos,
         )
         self.fine_tuning = plan_fine_tuning(config.optimizer, parameter_paths(params), norms=norms, resolve=self.steps)
         self.optimizer: optax.GradientTransformation = make_optimizer(
@@ -276,6 +285,13 @@ class Session:
             self._train_steps[kind] = self._make_train_step(scale, mix)
         return self._train_steps[kind]
 
+    def later_functions(self, step: int) -> list[TrainStep]:
+        """Returns the functions that compute later steps, in their order, without the one of this step."""
+        train = self.config.train
+        changes = sorted({self.steps(train.progressive_until), self.steps(train.mix.until)})
+        later = [self.train_step(change) for change in changes if step < change < self.total_steps]
+        return [function for function in dict.fromkeys(later) if function is not self.train_step(step)]
+
     def _make_train_step(self, scale: float, mix: MixConfig) -> TrainStep:
         train = self.config.train
         options = StepOptions(
@@ -285,11 +301,17 @@ class Session:
             never_mixed=colours(self.config),
             scale=scale,
             accumulation_steps=train.accumulation_steps,
+            alone=self.devices_alone,
             average_decay=train.average_decay,
             seed=train.seed,
             stop_gradients=self.fine_tuning.stop_gradients,
         )
         return make_train_step(self._network(self.training_graph), self.optimizer, self.mesh, options)
+
+    @property
+    def network(self) -> NetworkSpec:
+        """The network as it is scored."""
+        return self._network(self.graph)
 
     def _network(self, graph: nnx.GraphDef[Classifier]) -> NetworkSpec:
         data = self.config.data
@@ -314,15 +336,16 @@ class Session:
         return self._evaluate(state, self.batches.images(images), _unchanged, True)
 
     @cached_property
-    def _evaluation_step(self) -> EvaluationStep:
+    def evaluation_step(self) -> EvaluationStep:
+        """The jitted function that scores a batch."""
         flip = self.config.data.test_time_flip
-        return make_evaluation_step(self._network(self.graph), self.mesh, test_time_flip=flip)
+        return make_evaluation_step(self.network, self.mesh, test_time_flip=flip)
 
     def _evaluate(
         self, state: TrainState, batches: Iterator[Batch], add_photos: AddPhotos, keep_outputs: bool
     ) -> Evaluation:
         return evaluate_split(
-            self._evaluation_step,
+            self.evaluation_step,
             *state.scored,
             batches,
             mesh=self.mesh,

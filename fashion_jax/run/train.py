@@ -186,7 +186,7 @@ def _train(
         line = ProgressLine(
             start=start,
             total=schedule.total,
-            batch_size=session.config.train.batch_size,
+            batch_size=session.config.train.photos,
             num_examples=session.num_examples,
             show=session.progress,
         )
@@ -203,6 +203,7 @@ def _train(
             schedule=schedule,
             mesh=session.mesh,
             step_at=session.train_step,
+            later_functions=session.later_functions,
             batches=batches,
             add_photos=add_photos,
             evaluate=_validation(session, on_evaluation),
@@ -294,6 +295,6 @@ def _describe(session: Session, state: TrainState) -> str:
     return (
         f"model: {parameters:,} parameters, heads: {heads}\n"
         f"data: {session.num_examples:,} training photos of {data.height}x{data.width}, kept on: {session.storage}\n"
-        f"training: {session.total_steps:,} steps of {session.config.train.batch_size} photos on {len(devices)} "
+        f"training: {session.total_steps:,} steps of {session.config.train.photos} photos on {len(devices)} "
         f"{devices[0].platform} devices in {jax.process_count()} processes"
     )

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 ENGINES = ("auto", "jax", "onnx")
-MOST_PHOTOS = 256  # of a batch
+MOST_PHOTOS = 256  # of a batch; on accelerators, of each device
 # On a CPU a core's cache should hold the feature maps. With XLA, a ResNet-18 of width 32 needs 0.77 of the time for
 # photos of 60 x 45 in batches of 64 instead of 256 on two devices (0.82 on eight), and 0.62 of the time for photos of
 # 224 x 224 in batches of 4 instead of 64. With onnxruntime, 8 to 64 photos of 80 x 60 a core are equally fast.

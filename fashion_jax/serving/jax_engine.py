@@ -44,7 +44,8 @@ class JaxEngine(Engine):
         self._devices = len(devices)
         height, width = package.preprocessing["height"], package.preprocessing["width"]
         pixels = _BATCH_PIXELS if on_accelerator() else CPU_CORE_PIXELS * max(self._devices, num_cores())
-        self.batch_size = self._round_up(max(1, min(MOST_PHOTOS, pixels // (height * width))))
+        size = max(1, min(MOST_PHOTOS, pixels // (height * width)))
+        self.batch_size = self._round_up(size * (self._devices if on_accelerator() else 1))
 
     def run(self, batches: Iterable[np.ndarray], flip: bool) -> Iterator[NetworkOutputs]:
         before: tuple[int, Any] | None = None  # The devices compute it while the next batch is read.

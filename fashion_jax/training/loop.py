@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -14,14 +15,16 @@ from jax.sharding import Mesh
 
 from fashion_jax.system.errors import Interrupted, NotFiniteError
 from fashion_jax.system.interrupt import StopRequest
+from fashion_jax.training.ahead import CompileAhead
 from fashion_jax.training.checkpoint import Checkpoints
 from fashion_jax.training.placement import put_batch
 from fashion_jax.training.progress import ProgressLine
 from fashion_jax.training.state import TrainState
-from fashion_jax.training.step import TrainStep
+from fashion_jax.training.step import Metrics, TrainStep
 from fashion_jax.training.writers import MetricWriter
 
-_LAG = 2  # steps between a step's dispatch and the reading of its metrics, so that the host runs ahead
+_LAG = 2  # steps by which the host may run ahead of the devices
+_READ_EVERY_S = 1.0  # between two readings of metrics for the progress line
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,7 @@ class Training:
     schedule: Schedule  # what happens at which step
     mesh: Mesh  # of the state
     step_at: Callable[[int], TrainStep]  # step -> the function that computes it, from `make_train_step`
+    later_functions: Callable[[int], list[TrainStep]]  # step -> the other functions, which compute later steps
     batches: Iterator[Mapping[str, np.ndarray]]  # this process's rows, beginning with the batch of the first step
     # adds photos that lie on the devices to a batch there
     add_photos: Callable[[dict[str, jax.Array]], dict[str, jax.Array]]
@@ -91,14 +95,19 @@ def run_loop(
         Interrupted: a signal came; the state is saved.
     """
     schedule, evaluate = training.schedule, training.evaluate
-    pending: deque[tuple[int, dict[str, jax.Array]]] = deque()
+    pending: deque[tuple[int, Metrics]] = deque()
     since_log: list[dict[str, float]] = []
+    last_read = time.monotonic()
 
     def settle(keep: int) -> None:
         """Reads the metrics of all but the last `keep` steps; a step that is not finite ends the run here."""
+        nonlocal last_read
+        last_read = time.monotonic()
+        for one in list(pending)[: len(pending) - keep]:
+            one[1].values.copy_to_host_async()
         while len(pending) > keep:
             step, on_device = pending.popleft()
-            metrics = {name: float(value) for name, value in jax.device_get(on_device).items()}
+            metrics = on_device.read()
             if not metrics.pop("finite"):
                 raise NotFiniteError(
                     f"the loss, its gradient or the parameters are NaN or infinite at step {step} (loss "
@@ -112,13 +121,20 @@ def run_loop(
         settle(0)  # before anything is written: a state that went through NaN must not replace a good one
         checkpoints.save(state, asdict(early_stopping), metric)
 
-    step = int(state.step)
+    step, ahead = int(state.step), None
     while step < schedule.total and not early_stopping.stopped:
         batch = training.add_photos(put_batch(dict(next(training.batches)), training.mesh))
-        state, metrics = training.step_at(step)(state, batch)
+        compute = training.step_at(step)
+        if ahead:
+            ahead.wait(compute)
+        state, metrics = compute(state, batch)
+        ahead = ahead or CompileAhead(training.later_functions(step), state, batch)
         step += 1
         pending.append((step - 1, metrics))
-        settle(_LAG)
+        if len(pending) > _LAG:
+            pending[-1 - _LAG][1].values.block_until_ready()
+        if time.monotonic() - last_read >= _READ_EVERY_S:
+            settle(_LAG)
 
         last = step == schedule.total
         if step % schedule.log == 0 or last:

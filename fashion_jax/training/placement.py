@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
+from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Int32, UInt8
 
 from fashion_jax.system.devices import DATA_AXIS
+
+_MESSAGE_BYTES = 2**25  # of a sum over devices: large enough for full bandwidth, small enough to start early
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -20,6 +24,58 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Returns the sharding of a batch: its first dimension over all devices."""
     return NamedSharding(mesh, PartitionSpec(DATA_AXIS))
+
+
+def norm_groups(photos: int, devices: int, least: int) -> int:
+    """Returns the number of groups of photos over which batch norm takes its statistics.
+
+    There are as many as possible. A group has at least `least` photos, and is either whole devices or a part of the
+    photos of one device. So with enough photos on each device, batch norm sends nothing between devices.
+
+    Args:
+        photos: of a batch, over all devices; `devices` divides it.
+        devices: of the mesh, or of all meshes that should have the same groups.
+        least: photos of a group; a smaller batch is one group.
+    """
+    counts = range(max(1, photos // least), 1, -1)
+    fitting = (n for n in counts if photos % n == 0 and (n % devices == 0 or devices % n == 0))
+    return next(fitting, 1)
+
+
+def sum_over(tree: Any, axis: str) -> Any:
+    """Adds up arrays of the devices along an axis of the mesh, in few messages; for use inside `shard_map`.
+
+    Args:
+        tree: of float32 arrays.
+    """
+    leaves, structure = jax.tree.flatten(tree)
+    # GPUs: XLA sends arrays whose layout is not the usual one, such as the gradients of 1x1 convolutions, one by one.
+    # TPUs: XLA joins arrays by itself, and a vector has another layout than its parts.
+    summed = jax.lax.platform_dependent(
+        *leaves, tpu=lambda *leaves: jax.lax.psum(leaves, axis), default=partial(_sum_vectors, axis=axis)
+    )
+    return jax.tree.unflatten(structure, summed)
+
+
+def _sum_vectors(*leaves: jax.Array, axis: str) -> tuple[jax.Array, ...]:
+    summed: list[jax.Array] = []
+    for message in _messages([leaf.size * leaf.dtype.itemsize for leaf in leaves]):
+        flat, restore = ravel_pytree([leaves[place] for place in message])
+        summed.extend(restore(jax.lax.psum(flat, axis)))
+    return tuple(summed)
+
+
+def _messages(sizes: list[int]) -> list[list[int]]:
+    """Returns places of neighbours that together have about `_MESSAGE_BYTES`."""
+    messages: list[list[int]] = [[]]
+    total = 0
+    for place, size in enumerate(sizes):
+        if messages[-1] and total + size > _MESSAGE_BYTES:
+            messages.append([])
+            total = 0
+        messages[-1].append(place)
+        total += size
+    return messages
 
 
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from flax import nnx
-from jax.sharding import Mesh
+from flax import nnx, struct
+from jax.flatten_util import ravel_pytree
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int, Key
 
 from fashion_jax.config.fields import AugmentConfig, MixConfig
@@ -18,13 +20,34 @@ from fashion_jax.data.augment import augment, example_keys, normalize
 from fashion_jax.data.loader import TAGS
 from fashion_jax.data.schema import MISSING
 from fashion_jax.models.classifier import Classifier, merge_network
+from fashion_jax.system.devices import DATA_AXIS
 from fashion_jax.training.losses import HeadLoss, is_labelled, multi_head_loss
 from fashion_jax.training.mixing import label_shares, mix_photos, mixing_shares
-from fashion_jax.training.placement import batch_sharding, replicated
+from fashion_jax.training.placement import batch_sharding, replicated, sum_over
 from fashion_jax.training.state import TrainState
 
 Batch = Mapping[str, Any]  # arrays, and pytrees of them, whose first axis is the batch; and the step
-Metrics = dict[str, jax.Array]
+Scalars = dict[str, jax.Array]
+
+
+@struct.dataclass
+class Metrics:
+    """Scalars of a step as one vector, so that all of them are read from the device at once."""
+
+    values: Float[Array, " n"]  # float32
+    names: tuple[str, ...] = struct.field(pytree_node=False)
+
+    @classmethod
+    def of(cls, scalars: Scalars) -> Metrics:
+        """Returns the scalars in the order of their names."""
+        names = tuple(sorted(scalars))
+        return cls(jnp.stack([scalars[name].astype(jnp.float32) for name in names]), names)
+
+    def read(self) -> dict[str, float]:
+        """Returns name -> value. It waits for the step."""
+        return dict(zip(self.names, map(float, jax.device_get(self.values)), strict=True))
+
+
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 
@@ -68,6 +91,9 @@ class StepOptions:
     # parts into which the batch is cut to save memory. Gradients add up to those of the whole batch; batch norm sees
     # one part at a time.
     accumulation_steps: int
+    # whether batch norm's groups are on one device each. Then every device computes its rows alone, and what they add
+    # to the gradient, the statistics and the metrics is summed up once, at the end.
+    alone: bool
     average_decay: float  # of the moving average of parameters and batch statistics; 0 for none
     seed: int  # of augmentation and dropout
     # parameters, step -> the same values, through which no gradient flows to what is frozen at that step
@@ -86,7 +112,7 @@ def make_train_step(
 ) -> TrainStep:
     """Returns (state, batch) -> (state, metrics).
 
-    The metrics are float32 scalars: `loss`, `loss/<attribute>`, `accuracy/<attribute>` (over labelled rows; for a
+    The metrics are `loss`, `loss/<attribute>`, `accuracy/<attribute>` (over labelled rows; for a
     multi-valued attribute, the share of rows whose classes are all right at the threshold 0.5), `gradient_norm`, and
     `finite`, which is 1 unless the loss, the gradient or the new state is not a number.
 
@@ -97,7 +123,7 @@ def make_train_step(
 
     def loss_of(
         params: dict[str, Any], batch_stats: dict[str, Any], part: Batch, counts: Counts, key: Any
-    ) -> tuple[jax.Array, tuple[dict[str, Any], Metrics]]:
+    ) -> tuple[jax.Array, tuple[dict[str, Any], Scalars]]:
         model = merge_network(network.graph, options.stop_gradients(params, part["step"]), batch_stats)
         augment_key, dropout_key = jax.random.split(key)
         keys = example_keys(augment_key, part["step"], part["row"])
@@ -119,7 +145,7 @@ def make_train_step(
             else:
                 hits = (jnp.argmax(logits[name], -1) == labels[name]) & (labels[name] != MISSING)
             metrics[f"loss/{name}"] = loss
-            metrics[f"accuracy/{name}"] = jnp.sum(hits) / jnp.maximum(counts.labelled[name], 1.0)
+            metrics[f"accuracy/{name}"] = jnp.sum(hits, dtype=jnp.float32) / jnp.maximum(counts.labelled[name], 1.0)
         return total, (nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)), metrics)
 
     def _mixing_shares(part: Batch, key: Any) -> tuple[jax.Array, jax.Array]:
@@ -131,40 +157,66 @@ def make_train_step(
 
     gradient = jax.value_and_grad(loss_of, has_aux=True)
 
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    def gradients_of(
+        params: dict[str, Any], batch_stats: dict[str, Any], batch: Batch, step: jax.Array, axis: str | None
+    ) -> tuple[dict[str, Any], dict[str, Any], Scalars]:
+        """Returns gradients, new batch statistics and metrics of all rows.
+
+        Args:
+            axis: of the mesh, over which every device has its own rows; None where the rows are those of all devices.
+        """
         key: Key[Array, ""] = jax.random.key(options.seed)
+        before, batch = batch_stats, {**batch, "step": step}
         labels = {**network.labels(batch), **network.tag_labels(batch)}
-        labelled = {name: jnp.sum(is_labelled(given)).astype(jnp.float32) for name, given in labels.items()}
-        counts = Counts(labelled, labelled)
+        labelled = {name: jnp.sum(is_labelled(given), dtype=jnp.float32) for name, given in labels.items()}
+        sums = labelled
         if mix.active:
-            share, _ = _mixing_shares({**batch, "step": state.step}, key)
+            share, _ = _mixing_shares(batch, key)
             targets = {
                 name: label_shares(given, share, parts=parts, mixable=name not in options.never_mixed)
                 for name, given in labels.items()
             }
             sums = {name: jnp.sum(target.own) + jnp.sum(target.other) for name, target in targets.items()}
-            counts = Counts(sums, labelled)
             batch = {**batch, **{f"target/{name}": target for name, target in targets.items()}}
+        counts = Counts(sums, labelled)
+        if axis:
+            flat, restore = ravel_pytree(counts)
+            counts = restore(jax.lax.psum(flat, axis))
 
         def one_part(carry: tuple[Any, Any, Any], part: Batch) -> tuple[tuple[Any, Any, Any], None]:
-            batch_stats, gradients, metrics = carry
-            (_, (batch_stats, now)), part_gradients = gradient(
-                state.params, batch_stats, {**part, "step": state.step}, counts, key
-            )
-            add = jnp.add
-            return (batch_stats, jax.tree.map(add, gradients, part_gradients), jax.tree.map(add, metrics, now)), None
+            gradients, batch_stats, metrics = carry
+            (_, (batch_stats, now)), added = gradient(params, batch_stats, {**part, "step": step}, counts, key)
+            return (jax.tree.map(jnp.add, gradients, added), batch_stats, jax.tree.map(jnp.add, metrics, now)), None
 
         if parts == 1:
-            (_, (batch_stats, metrics)), gradients = gradient(
-                state.params, state.batch_stats, {**batch, "step": state.step}, counts, key
-            )
+            (_, (batch_stats, metrics)), gradients = gradient(params, batch_stats, batch, counts, key)
         else:
-            cut = jax.tree.map(lambda array: _cut(array, parts, mesh), dict(batch))
-            empty = jax.tree.map(jnp.zeros_like, state.params)
+            rows = {name: array for name, array in batch.items() if name != "step"}
+            cut = jax.tree.map(lambda array: _cut(array, parts, None if axis else mesh), rows)
+            empty = jax.tree.map(jnp.zeros_like, params)
             names = ["loss", *(f"{kind}/{name}" for kind in ("loss", "accuracy") for name in labels)]
             zero = {name: jnp.zeros((), jnp.float32) for name in names}
-            (batch_stats, gradients, metrics), _ = jax.lax.scan(one_part, (state.batch_stats, empty, zero), cut)
+            (gradients, batch_stats, metrics), _ = jax.lax.scan(one_part, (empty, batch_stats, zero), cut)
+        if axis:
+            moved = jax.tree.map(jnp.subtract, batch_stats, before)
+            gradients, metrics, moved = sum_over((gradients, metrics, moved), axis)
+            # In this form frozen statistics stay as they are, to the bit.
+            batch_stats = jax.tree.map(lambda old, total: old + total / mesh.size, before, moved)
+        return gradients, batch_stats, metrics
 
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        if options.alone:
+            everywhere, rows = PartitionSpec(), batch_sharding(mesh).spec
+            compute = jax.shard_map(
+                partial(gradients_of, axis=DATA_AXIS),
+                mesh=mesh,
+                in_specs=(everywhere, everywhere, rows, everywhere),
+                out_specs=everywhere,
+                check_vma=False,  # or JAX would sum up each gradient in bfloat16, where it meets the photos
+            )
+        else:
+            compute = partial(gradients_of, axis=None)
+        gradients, batch_stats, metrics = compute(state.params, state.batch_stats, dict(batch), state.step)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         norm = optax.tree.norm(gradients)
         metrics["gradient_norm"] = norm
@@ -175,7 +227,7 @@ def make_train_step(
         average, decay = state.average, options.average_decay
         if decay:
             average = _move_average(average, {"params": params, "batch_stats": batch_stats}, state.step, decay)
-        return TrainState(state.step + 1, params, batch_stats, opt_state, average), metrics
+        return TrainState(state.step + 1, params, batch_stats, opt_state, average), Metrics.of(metrics)
 
     everywhere = replicated(mesh)
     return jax.jit(
@@ -201,9 +253,11 @@ def _scale(
     return jax.image.resize(images, (len(images), rows, columns, images.shape[3]), "linear", antialias=True)
 
 
-def _cut(array: jax.Array, parts: int, mesh: Mesh) -> jax.Array:
-    """(batch, ...) -> (parts, batch / parts, ...), every part spread over all devices."""
+def _cut(array: jax.Array, parts: int, mesh: Mesh | None) -> jax.Array:
+    """(batch, ...) -> (parts, batch / parts, ...), every part spread over all devices of a mesh."""
     # Row i goes to part i % parts: each device cuts the rows that it has, and nothing is sent.
     split = array.reshape(array.shape[0] // parts, parts, *array.shape[1:]).swapaxes(0, 1)
-    spec = jax.sharding.PartitionSpec(None, *batch_sharding(mesh).spec)
+    if mesh is None:
+        return split
+    spec = PartitionSpec(None, *batch_sharding(mesh).spec)
     return jax.lax.with_sharding_constraint(split, jax.sharding.NamedSharding(mesh, spec))

@@ -38,7 +38,7 @@ SETTINGS = {
     "decision": "label_set_coverage precision",
     "embedding": "appearance attributes size",
     "loss": "head_label_smoothing head_weights imbalance label_smoothing rare_label_smoothing",
-    "model": "colour_heads depth drop_path dtype pooling pretrained second_heads stem width",
+    "model": "colour_heads depth drop_path dtype norm_group pooling pretrained second_heads stem width",
     "optimizer": "clip_norm freeze freeze_batch_norm layer_decay learning_rate multipliers name schedule unfreeze "
     "warmup weight_decay",
     "runtime": "cpu_devices tensorboard",
@@ -127,6 +127,7 @@ def test_every_field_is_read_outside_the_configuration(name):
         ("data.attributes", "a, b", ("a", "b")), ("data.attributes", "", ()), ("runtime.tensorboard", "true", True),
         ("loss.head_weights", "a:2,b:0.5", {"a": 2.0, "b": 0.5}), ("loss.head_weights", '{"a": 2}', {"a": 2.0}),
         ("runtime.tensorboard", "False", False), ("data.augment.max_rotation", "3", 3.0),
+        ("train.batch_size", "16 per device", "16 per device"),
     ],
 )  # fmt: skip
 def test_overrides(key, text, value):
@@ -150,6 +151,7 @@ def test_overrides(key, text, value):
         ("train.duration", "50 percent", "expected steps, epochs"), ("train.evaluate_every", "0 steps", "above 0"),
         ("data.split", "groups", "'group', 'random'"), ("data.split_seed", "-1", "out of range"),
         ("data.height", "512", "at least the photos' size, 512"), ("train.accumulation_steps", "3", "divisible by"),
+        ("train.batch_size", "16 a device", "such as '128"), ("train.batch_size", "0 per device", "at least 1"),
         ("data.split_fractions", "0.5,0.5,0.5", "sum to 1"), ("model.depth", "19", "is not one of 10, 18, 34"),
     ],
 )  # fmt: skip

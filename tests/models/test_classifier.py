@@ -15,7 +15,7 @@ from flax import nnx, traverse_util
 from fashion_jax.models.architecture import DEPTHS, num_features
 from fashion_jax.models.classifier import abstract_classifier, make_classifier, merge_network, split_network
 from fashion_jax.models.heads import _drop
-from fashion_jax.models.resnet import GeneralizedMean, resolve_stem
+from fashion_jax.models.resnet import BatchNorm, GeneralizedMean, resolve_stem
 from small_models import BASE, images, model_of
 
 
@@ -153,3 +153,20 @@ def test_skipped_blocks_leave_the_mean_and_inference_alone():
         scale = np.asarray(model.backbone._branch_scale(block, keys))
         assert np.mean(scale == 0) == pytest.approx(0.5 * block / 7, abs=0.02)
         assert np.mean(scale) == pytest.approx(1, abs=0.03)
+
+
+def test_each_group_of_batch_norm_is_a_batch():
+    x = jax.random.normal(jax.random.key(0), (12, 5, 4, 3)) * 2 + jnp.arange(12.0)[:, None, None, None]
+
+    def outputs(photos, groups: int):
+        norm = BatchNorm(3)
+        norm.groups = groups
+        y = norm(photos, train=True)
+        return np.asarray(y), np.asarray(norm.mean[...]), np.asarray(norm.var[...])
+
+    y, mean, var = outputs(x, 3)
+    alone = [outputs(x[start : start + 4], 1) for start in (0, 4, 8)]
+    np.testing.assert_allclose(y, np.concatenate([one[0] for one in alone]), atol=1e-5)
+    np.testing.assert_allclose(mean, np.mean([one[1] for one in alone], 0), atol=1e-5)
+    np.testing.assert_allclose(var, np.mean([one[2] for one in alone], 0), atol=1e-5)
+    assert not np.allclose(y, outputs(x, 1)[0], atol=0.1)

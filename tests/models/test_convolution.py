@@ -6,13 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
+from fashion_jax.models import resnet
 from fashion_jax.models.classifier import merge_network, split_network
-from fashion_jax.models.convolution import convolve
-from fashion_jax.models.resnet import ConvNorm
+from fashion_jax.models.convolution import convolve, multiply
 from small_models import BASE, images, model_of
 from stepping import mesh_of
 
@@ -40,7 +39,7 @@ def test_values_and_gradients_are_a_convolutions(height, width, side, stride):
     @jax.jit
     def both(x, kernel):
         wanted, wanted_gradients = jax.vjp(lambda x, k: reference(x, k, stride), x, kernel)
-        found, gradients = jax.vjp(lambda x, k: convolve(x, k, stride), x, kernel)
+        found, gradients = jax.vjp(lambda x, k: multiply(x, k, stride), x, kernel)
         weights = jnp.cos(jnp.arange(wanted.size, dtype=jnp.float32)).reshape(wanted.shape)
         return (wanted, *wanted_gradients(weights)), (found, *gradients(weights))
 
@@ -51,7 +50,7 @@ def test_values_and_gradients_are_a_convolutions(height, width, side, stride):
 
 def test_bfloat16_is_rounded_once():
     x, kernel = drawn(9, 8, 3, jnp.bfloat16)
-    found = jax.jit(lambda x, k: convolve(x, k, 1))(x, kernel)
+    found = jax.jit(lambda x, k: multiply(x, k, 1))(x, kernel)
     assert found.dtype == jnp.bfloat16
     exact = reference(x.astype(jnp.float32), kernel.astype(jnp.float32), 1)
     np.testing.assert_allclose(found.astype(jnp.float32), exact, rtol=2**-8, atol=1e-5)
@@ -60,7 +59,7 @@ def test_bfloat16_is_rounded_once():
 def test_nothing_is_sent_between_devices_that_share_a_batch():
     rows, everywhere = (NamedSharding(mesh_of(4), PartitionSpec(*axes)) for axes in (("data",), ()))
     x, kernel = drawn(8, 6, 3, jnp.bfloat16)
-    run = jax.jit(lambda x, k: convolve(convolve(x, k, 2)[..., [0, 1, 2, 0, 1]], k, 1),
+    run = jax.jit(lambda x, k: multiply(multiply(x, k, 2)[..., [0, 1, 2, 0, 1]], k, 1),
                   in_shardings=(rows, everywhere), out_shardings=rows)  # fmt: skip
     text = run.lower(jax.device_put(x, rows), jax.device_put(kernel, everywhere)).compile().as_text()
     assert not any(word in text for word in ("all-gather", "collective-permute", "all-to-all", "all-reduce"))
@@ -79,12 +78,17 @@ def test_a_network_of_products_is_the_network(depth, train, monkeypatch):
         return jax.jit(jax.value_and_grad(loss))(params)
 
     plain = gradients()
-    monkeypatch.setattr(ConvNorm, "as_product", property(lambda self: True))
+    monkeypatch.setattr(resnet, "convolve", multiply)
     for wanted, found in zip(jax.tree.leaves(plain), jax.tree.leaves(gradients()), strict=True):
         np.testing.assert_allclose(found, wanted, rtol=2e-3, atol=2e-3 * float(jnp.abs(wanted).max()) + 1e-6)
 
 
-def test_only_bfloat16_on_a_cpu_is_computed_so():
-    for dtype, wanted in ((jnp.bfloat16, jax.default_backend() == "cpu"), (jnp.float32, False)):
-        layer = nnx.eval_shape(lambda dtype=dtype: ConvNorm(3, 4, 3, dtype=dtype, rngs=nnx.Rngs(0)))
-        assert layer.as_product == wanted
+@pytest.mark.parametrize(
+    ("platform", "dtype", "multiplied"),
+    [("cpu", jnp.bfloat16, True), ("cpu", jnp.float32, False), ("tpu", jnp.bfloat16, False)],
+)
+def test_only_bfloat16_on_cpus_is_multiplied(platform, dtype, multiplied):
+    step = jax.jit(jax.grad(lambda x, k: convolve(x, k, 1).astype(jnp.float32).sum(), (0, 1)))
+    text = step.trace(*drawn(9, 8, 3, dtype)).lower(lowering_platforms=(platform,)).as_text()
+    assert ("stablehlo.dot_general" in text) == multiplied
+    assert ("stablehlo.convolution" in text) != multiplied

@@ -79,3 +79,19 @@ def test_a_run_keeps_its_dtype_on_another_machine(tiny_config, prepared, tmp_pat
     assert resolve(config, prepared, tmp_path).model.dtype == "bfloat16"
     config.model.dtype = "float32"  # an explicit value counts
     assert resolve(config, prepared, tmp_path).model.dtype == "float32"
+
+
+@pytest.mark.parametrize(("optimizer", "factor"), [("sgd", 4.0), ("adamw", 2.0), ("lamb", 2.0)])
+def test_a_batch_of_each_device_scales_the_learning_rate(tiny_config, prepared, tmp_path, optimizer, factor):
+    def resolved(devices: int, **changes):
+        config = tiny_config(optimizer__name=optimizer, train__batch_size="4 per device", **changes)
+        config = resolve(config, prepared, tmp_path, num_devices=devices)
+        return config.train.batch_size, config.optimizer.learning_rate
+
+    rate = tiny_config().optimizer.learning_rate
+    assert resolved(4) == (16, rate * factor) and resolved(1) == (4, rate)
+    claim_workdir(tmp_path, resolve(tiny_config(train__batch_size=16), prepared), prepared)
+    (tmp_path / "checkpoints" / "step_3").mkdir(parents=True)
+    # What has begun on four devices goes on as it was, on one; a changed learning rate is still seen as changed.
+    assert resolved(1) == (16, rate * factor)
+    assert resolved(1, optimizer__learning_rate=2 * rate) == (16, 2 * rate * factor)

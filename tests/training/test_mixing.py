@@ -118,7 +118,7 @@ def test_mixed_parts_add_up_to_the_batch(session_of, batch_of, prepared):
     def kind_loss(batch, **changes) -> float:
         session = session_of(4, train__mix=MIXUP, **changes)
         state = create_state(session.arguments, session.optimizer, 0, session.mesh)
-        return float(session.train_step()(state, put_batch(batch, session.mesh))[1]["loss/kind"])
+        return session.train_step()(state, put_batch(batch, session.mesh))[1].read()["loss/kind"]
 
     batch, column = batch_of(0), prepared.attributes.index("kind")
     batch["label"][::5] = MISSING
