@@ -7,11 +7,12 @@ BENCH := .venv-bench
 # What `make bench` measures on: a folder of photos, and a source for `fashion-jax embed`.
 PHOTOS ?= runs/demo/photos
 SOURCE ?= synthetic:20000
+AOT := .venv-aot
 
 XDIST := -n logical --maxprocesses 4 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-all faults bench check format clean
+.PHONY: help env demo test test-all faults bench bench-accelerators check format clean
 
 help:
 	@echo "make demo      environment, then the demonstration (two to four minutes on 2 cores)"
@@ -19,6 +20,7 @@ help:
 	@echo "make test-all  environment, then all tests: kills, wheels and many processes too"
 	@echo "make faults    environment, then damage, kills and full disks in their long form (half an hour on 2 cores)"
 	@echo "make bench     environment with the peers, then all benchmarks (hours; PHOTOS=folder SOURCE=catalogue)"
+	@echo "make bench-accelerators  compiles all steps for TPUs and H100s, without having one (a night on 2 cores)"
 	@echo "make check     environment, then lint, formatting and types"
 	@echo "make env       the environment alone, in $(VENV)"
 	@echo "make format    formats the code"
@@ -59,6 +61,13 @@ bench: $(STAMP)
 	@$(BENCH)/bin/fashion-jax embed --model small --source $(SOURCE) --out runs/bench/embeddings.npz
 	@$(BENCH)/bin/python benchmarks/search.py --embeddings runs/bench/embeddings.npz --clustered 200000 2000000
 
+bench-accelerators: $(STAMP)
+	@$(PYTHON) -m venv $(AOT)
+	@$(AOT)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[tpu]'
+	@$(AOT)/bin/python -m pip install --quiet --disable-pip-version-check nvidia-cuda-nvcc-cu12 \
+		"jax-cuda12-plugin==$$($(AOT)/bin/python -c 'import jax; print(jax.__version__)')"
+	@$(AOT)/bin/python benchmarks/accelerators.py
+
 check: $(STAMP)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -69,4 +78,4 @@ format: $(STAMP)
 	@$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) $(BENCH) .cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(BENCH) $(AOT) .cache .mypy_cache .pytest_cache .ruff_cache
