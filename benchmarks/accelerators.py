@@ -401,12 +401,13 @@ def draw(reports: list[Report], path: Path) -> None:
     if not targets:
         return
     colours = {"products": "tab:blue", "memory": "tab:orange", "links": "tab:red"}
-    figure, axes = plt.subplots(1, len(targets), figsize=(3 * len(targets), 4), sharey=True, squeeze=False)
+    figure, axes = plt.subplots(1, len(targets), figsize=(3 * len(targets), 4), sharex=True, sharey=True, squeeze=False)
     for axis, target in zip(axes[0], targets, strict=True):
         rows = [one for one in reports if one.target == target]
         rates = [one.photos_per_second / one.devices for one in rows]
         axis.barh([one.config for one in rows], rates, color=[colours[one.binds] for one in rows])
         axis.set_xscale("log")
+        axis.set_xlim(1e3, 1e6)
         axis.set_title(target)
     handles = [plt.Rectangle((0, 0), 1, 1, color=colour) for colour in colours.values()]
     figure.legend(handles, [f"{name} bind" for name in colours], loc="lower center", ncols=3)
