@@ -222,7 +222,7 @@ class TrainConfig:
 
     duration: str = "10 epochs"  # length of the training
     # photos in a step, over all devices and processes; or a number for each device, such as "128 per device", and then
-    # `optimizer.learning_rate` is that of one device (see accelerators.md)
+    # `optimizer.learning_rate` is that of one device and is raised for more devices (see accelerators.md)
     batch_size: int | str = 128
     accumulation_steps: int = 1  # parts of a batch that are computed one after another, to save memory
     seed: int = 0  # random seed of the training
