@@ -245,7 +245,7 @@ class TrainConfig:
             wanted = "steps, epochs or examples, such as '10 epochs'"
             require(name != "duration" or unit != "percent", "train.duration", self.duration, wanted)
         counted = isinstance(self.batch_size, int) or re.fullmatch(r"[0-9]+ per device", self.batch_size)
-        require(bool(counted), "train.batch_size", self.batch_size, "a number, or such as '128 per device'")
+        require(bool(counted), "train.batch_size", self.batch_size, "a number, or a text such as '128 per device'")
         require(self.photos >= 1, "train.batch_size", self.batch_size, "at least 1")
         within(self, "train.accumulation_steps", 1)
         parts = self.accumulation_steps

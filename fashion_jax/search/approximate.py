@@ -31,7 +31,7 @@ class OperatingPoint:
     """How a backend is asked for up to `neighbours` neighbours, and what was measured there."""
 
     neighbours: int  # the most neighbours that may be asked for
-    effort: int  # ScaNN: partitions that are searched. HNSW: candidates that the walk keeps (efSearch)
+    effort: int  # ScaNN: clusters that are searched. HNSW: candidates that the walk keeps (efSearch)
     reorder: int  # candidates whose similarity is computed exactly; 0 where the backend compares all of them exactly
     recall: float  # mean share of the true nearest `neighbours` that are found, on the sample
     single_seconds: float  # time of one query alone, the median

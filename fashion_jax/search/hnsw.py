@@ -185,15 +185,16 @@ class HnswSearcher(ApproximateSearcher):
         links = load_array(folder / "links.npy", np.int32, (None,))
         coded, entry, per_row = (about[name] for name in ("coded", "entry", "links"))
         if not isinstance(coded, bool) or type(entry) is not int or type(per_row) is not int or per_row != _LINKS:
-            raise UserError("its graph is of another kind")
+            raise UserError("the settings of its graph are wrong")
         graph = _Graph(links, levels, entry, per_row)
         _check_graph(graph)
         return cls(_assemble(vectors, graph, coded=coded), vectors, coded=coded, points=points)
 
     def describe(self, point: OperatingPoint) -> str:
         """Returns what a search at a point does, as the middle of a sentence."""
-        how = "by codes of one byte a value, and compares them exactly" if self.coded else "by their vectors"
-        return f"walks a graph and keeps {point.effort:,} candidates, found {how}"
+        if self.coded:
+            return f"walks the graph by short codes, keeps {point.effort:,} candidates, compares these exactly"
+        return f"walks the graph, keeps {point.effort:,} candidates"
 
     def _walk(self, queries: Queries, k: int, effort: int) -> tuple[Scores, Positions]:
         queries = np.ascontiguousarray(queries)
@@ -265,10 +266,10 @@ def _check_graph(graph: _Graph) -> None:
     if not (levels.min() >= 1 and levels.max() < len(sizes)):
         raise UserError("a row of its graph has an impossible level")
     if not 0 <= graph.entry < count or levels[graph.entry] != levels.max():
-        raise UserError("its graph has no way in")
+        raise UserError("the row where searches of its graph start is wrong")
     starts = np.cumsum(sizes[levels]) - sizes[levels]
     if len(links) != starts[-1] + sizes[levels[-1]]:
-        raise UserError("its graph has another number of links than its levels say")
+        raise UserError("the number of links of its graph does not fit the levels of its rows")
     if not -1 <= links.min() <= links.max() < count:
         raise UserError("its graph has links to rows that do not exist")
     # On an upper level, a link to a row that does not reach this level would read another row's links.

@@ -89,8 +89,8 @@ class ProgramCache:
         if problem and not self._told:
             self._told = True
             say(
-                f"note: what was compiled is not kept for the next command: {problem}; "
-                "mend that, or name another folder in JAX_COMPILATION_CACHE_DIR"
+                f"note: compiled programs are not kept for the next command: {problem}; "
+                "correct this, or set JAX_COMPILATION_CACHE_DIR to another folder"
             )
 
     def seconds(self, name: str) -> float | None:
@@ -195,12 +195,12 @@ def _find_danger(folder: Path) -> str:
         for parent in filter(Path.exists, folder.resolve().parents):
             status, anybody = parent.stat(), stat.S_IWOTH | stat.S_ISVTX
             if status.st_uid not in (0, os.geteuid()) or status.st_mode & anybody == stat.S_IWOTH:
-                return f"another user may replace {folder}, because of the owner or the mode of {parent}"
+                return f"another user could replace {folder}: check the owner and the mode of {parent}"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if os.name == "posix":
         own = folder.lstat()
         if not stat.S_ISDIR(own.st_mode) or own.st_uid != os.geteuid():
-            return f"{folder} is no folder of yours"
+            return f"{folder} is not a folder, or belongs to another user"
         if own.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
             return f"other users may write {folder}"
     return ""
