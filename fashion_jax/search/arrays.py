@@ -1,4 +1,4 @@
-"""Arrays in files of a saved index: no pickle, and no memory before a file has proved its size."""
+"""Arrays in files of a saved index. Nothing is unpickled, and sizes are checked before memory is allocated."""
 
 from __future__ import annotations
 

@@ -111,7 +111,7 @@ class ScannSearcher(ApproximateSearcher):
         return {"leaves": self.leaves}
 
     def save(self, folder: Path) -> None:
-        """Writes the index into an empty folder; the operating points are not written. OSError as the system does."""
+        """Writes the index, without the operating points, into an empty folder. May raise OSError."""
         try:
             with stored.writing(folder):
                 self._searcher.serialize(str(folder), relative_path=True)
@@ -130,8 +130,8 @@ class ScannSearcher(ApproximateSearcher):
     ) -> ScannSearcher:
         """Loads what `save` wrote, as `ApproximateSearcher.load` says.
 
-        ScaNN's binary files are checked no further than here. Do not load an index of somebody whom you do not trust,
-        as you would not run their program.
+        ScaNN's binary files are not checked beyond this. Do not load an index of somebody whom you do not trust, as you
+        would not run their program.
 
         Raises:
             UserError: ScaNN is not installed or refuses, its files are of other rows (ScaNN would read beyond them), or

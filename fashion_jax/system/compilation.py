@@ -1,8 +1,8 @@
-"""Programs that JAX compiled, kept in files for the next command, and a line where a command has to compile.
+"""Keeps compiled programs in files for the next command, and prints a line when a command compiles for long.
 
-JAX has a cache of files too. It writes a file in place, so that a killed command leaves half of it, which every later
-command reads and none replaces; and it limits the size under a lock for which other processes wait. So the files are
-our own, and JAX only asks for them.
+JAX has its own cache of files. But it writes a file in place: a killed command leaves half a file, which later commands
+read and never replace. And processes wait for each other at a lock that limits the size. So the files are our own, and
+JAX only reads and writes them through `ProgramCache`.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class ProgramCache:
         self._told = False
 
     def get(self, key: str) -> bytes | None:
-        """Returns the program of a key of JAX; None where there is none that is whole."""
+        """Returns the program for a key of JAX; None if there is no undamaged one."""
         if jax.process_count() > 1:
             return None  # The processes of one run must all compile a program or all read it, and disks may differ.
         self._begun[key] = time.monotonic()
@@ -74,7 +74,7 @@ class ProgramCache:
         return rest[_SECONDS.size :]
 
     def put(self, key: str, value: bytes) -> None:
-        """Keeps a program. Says once where that is not possible."""
+        """Keeps a program. If that is not possible, says so once."""
         if jax.process_count() > 1:
             return
         path = self._file(key)
@@ -154,7 +154,7 @@ class _Announcer:
 
 
 def keep_programs() -> None:
-    """Makes JAX keep its programs in the user's cache folder, and say when it compiles. Commands call it, early.
+    """Makes JAX keep its programs in the user's cache folder, and say when it compiles. Call it before JAX computes.
 
     JAX's own settings count: with `JAX_ENABLE_COMPILATION_CACHE=false` nothing is kept, and with
     `JAX_COMPILATION_CACHE_DIR` JAX keeps programs there in its own way.
@@ -165,7 +165,7 @@ def keep_programs() -> None:
     _started, cache = True, None
     folder, settings = _choose_folder(), jax.config.values
     if folder and settings["jax_enable_compilation_cache"] and not settings["jax_compilation_cache_dir"]:
-        # Not public. Where a later JAX does not call it, JAX's own cache is used; a test notices.
+        # Not a public function of JAX. If a later JAX does not call it, JAX's own cache is used, and a test fails.
         from jax._src import compilation_cache
 
         most = settings["jax_compilation_cache_max_size"]
@@ -207,7 +207,7 @@ def _find_danger(folder: Path) -> str:
 
 
 def _describe_machine() -> list[object]:
-    """Returns what machine code depends on and JAX does not ask for: a home may be shared by different machines."""
+    """Returns properties of the machine that JAX's keys lack. Different machines may share a home folder."""
     with contextlib.suppress(OSError):
         kinds = sorted({line for line in _CPU_INFO.read_text().splitlines() if _CPU_KIND.match(line)})
         return [num_cores(), platform.machine(), *kinds]
