@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 BENCH := .venv-bench
-# What `make bench` measures on: a folder of photos, and a source for `fashion-jax embed`.
+# Inputs of `make bench`: a folder with at least 512 JPEGs (the demo has six), and a source for `fashion-jax embed`.
 PHOTOS ?= runs/demo/photos
 SOURCE ?= synthetic:20000
 AOT := .venv-aot
@@ -20,7 +20,7 @@ help:
 	@echo "make test-all  environment, then all tests: kills, wheels and many processes too"
 	@echo "make faults    environment, then damage, kills and full disks in their long form (half an hour on 2 cores)"
 	@echo "make bench     environment with the peers, then all benchmarks (hours; PHOTOS=folder SOURCE=catalogue)"
-	@echo "make bench-accelerators  compiles all steps for TPUs and H100s, without having one (a night on 2 cores)"
+	@echo "make bench-accelerators  compiles all steps for TPUs and H100s, on a machine without them (a night on 2 cores)"
 	@echo "make check     environment, then lint, formatting and types"
 	@echo "make env       the environment alone, in $(VENV)"
 	@echo "make format    formats the code"

@@ -1,10 +1,10 @@
-"""Compiles every shipped configuration's steps for TPUs and H100s, on a machine that has none, and says what binds.
+"""Compiles the steps of all configurations for TPUs and H100s, on a machine without them, and names the bottlenecks.
 
     make bench-accelerators
     .venv-aot/bin/python benchmarks/accelerators.py --configs small_cpu --targets v5e:1x1 v5e:4x4 --steps train
 
-libtpu compiles without a chip (Linux on x86-64), and so does the CUDA plugin. Nothing runs: FLOPs are the model's,
-memory, traffic, collectives and cycles are what the compiler decided, and times are rooflines of published peaks. A
+libtpu (Linux on x86-64) and the CUDA plugin compile without a chip. Nothing runs. FLOPs are counted in the model.
+Memory, traffic, collectives and cycles are the compiler's. Times are computed from published peak speeds (rooflines). A
 combination of a configuration, a step and a target takes one to ten minutes of one core. It is written to results.json
 as soon as it is done, and not compiled again as long as the code is the same. Writes results.json, table.md and
 rooflines.png. The exit code is 1 where a step does not compile or does not fit.
@@ -31,9 +31,9 @@ os.environ.update({
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",
     "TPU_WORKER_HOSTNAMES": "localhost",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # a lock file lets one process in otherwise, chip or no chip
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # otherwise only one process may load libtpu, even without a chip
     "TF_CPP_MIN_LOG_LEVEL": "3",
-    # Both try kernels on a device.
+    # Autotuning and Triton would run kernels on a device.
     "XLA_FLAGS": "--xla_gpu_autotune_level=0 --xla_gpu_enable_triton_gemm=false",
     **os.environ,
 })  # fmt: skip
@@ -109,7 +109,7 @@ class Report:
     float32_share: float = 0.0  # of the traffic
     memory_gib: float = 0.0  # at its peak
     fits: bool = False
-    # photos on a device at which memory is full, in proportion to what they take now; 0 where that is less than nothing
+    # photos on a device that fill its memory, in proportion to what they take now; negative if the state does not fit
     largest_batch: int = 0
     collectives: dict[str, int] = field(default_factory=dict)
     collective_megabytes: float = 0.0
@@ -259,7 +259,7 @@ def target_devices(target: str) -> list[Any]:
         from jax._src import xla_bridge
 
         xla_bridge._discover_and_register_pjrt_plugins()
-        # topologies.get_topology_desc would do, but that it starts a backend that is not there (jax issue 23971).
+        # topologies.get_topology_desc cannot be used: it starts a backend, which is missing here (jax issue 23971).
         make = xla_bridge._topology_factories["cuda"]
         return list(make("", target_config=H100, topology=f"1x1x{shape}")._make_compile_only_devices())
     from jax.experimental import topologies
@@ -347,7 +347,7 @@ def count_flops(jaxpr: Any, times: float = 1.0) -> float:
         elif one.primitive.name == "shard_map":
             inner *= one.params["mesh"].size
         nested = list(_nested(one.params))
-        # Of the branches for platforms, the last one is for all but those that are named.
+        # The last branch of a choice by platform is the default one.
         for part in nested[-1:] if one.primitive.name == "cond" else nested:
             total += count_flops(part, inner)
     return total
@@ -364,6 +364,10 @@ def _nested(params: dict[str, Any]) -> Iterator[Any]:
 def table(reports: list[Report]) -> str:
     """Returns the reports as Markdown."""
     lines = [
+        "Compiled, not run. MB a photo: what a device reads and writes. float32: its share of these bytes.",
+        "Collectives: messages between devices in a step. Roofline: the upper bound from published peak speeds.",
+        "Binds: the bottleneck (products: matrix products; memory: the device's memory; links: between devices).",
+        "",
         "| target | configuration | step | photos a device | GFLOP a photo | MB a photo | float32 | memory, GiB | "
         "largest batch | collectives | cycles, M | roofline, photos/s | binds |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
@@ -391,7 +395,7 @@ def table(reports: list[Report]) -> str:
 
 
 def draw(reports: list[Report], path: Path) -> None:
-    """Draws the rooflines of training: photos a second and device, a panel for each target."""
+    """Draws the rooflines of training: photos a second for each device, a panel for each target."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -410,8 +414,8 @@ def draw(reports: list[Report], path: Path) -> None:
         axis.set_xlim(1e3, 1e6)
         axis.set_title(target)
     handles = [plt.Rectangle((0, 0), 1, 1, color=colour) for colour in colours.values()]
-    figure.legend(handles, [f"{name} bind" for name in colours], loc="lower center", ncols=3)
-    figure.suptitle("Training at the roofline: photos a second and device (compiled, not run)")
+    figure.legend(handles, [f"bottleneck: {name}" for name in colours], loc="lower center", ncols=3)
+    figure.suptitle("Training, upper bound: photos a second for each device (compiled, not run)")
     figure.tight_layout(rect=(0, 0.06, 1, 1))
     figure.savefig(path, dpi=120)
 

@@ -1,4 +1,4 @@
-"""What the checks of stored files cost: opening with and without them, turn and turn about.
+"""What the checks of stored files cost: opening with and without them, in turns.
 
     python benchmarks/checks.py --records runs/small_cpu/records --out benchmarks/results/checks
 

@@ -3,7 +3,7 @@
     python benchmarks/growth.py --sizes 1000 4000 16000
 
 Each command is a new process on a drawn catalogue: prepare, ten steps of training, embed and index. Photos are of 80x60
-at most, as Kaggle's small ones. A straight line through the sizes says what a command costs for each product. Writes
+at most, as Kaggle's small ones. A straight line through the results gives the cost of 1,000 more products. Writes
 results.json, table.md and growth.png.
 """
 
@@ -78,7 +78,7 @@ def cost(arguments: list[str]) -> dict[str, float]:
 
 
 def line(about: dict[str, Any], step: str, what: str) -> tuple[float, float]:
-    """Returns the cost of no product, and of 1,000 products more, by least squares."""
+    """Returns the cost of no product, and of 1,000 more products, by least squares."""
     rows = [item for item in about["results"] if item["step"] == step]
     slope, start = np.polyfit([item["products"] for item in rows], [item[what] for item in rows], 1)
     return float(start), float(1000 * slope)
@@ -94,7 +94,7 @@ def table(about: dict[str, Any]) -> str:
                 lines.append(
                     f"| {step} | {item['products']:,} | {item[MEMORY]:,.0f} | {item[SECONDS]:,.0f} | {item[CPU]:,.0f} |"
                 )
-    lines += ["", f"| command | {MEMORY}, for 1,000 products more | {CPU}, for 1,000 products more |", "|---|---|---|"]
+    lines += ["", f"| command | {MEMORY}, for 1,000 more products | {CPU}, for 1,000 more products |", "|---|---|---|"]
     for step in STEPS:
         lines.append(f"| {step} | {line(about, step, MEMORY)[1]:.1f} | {line(about, step, CPU)[1]:.1f} |")
     return "\n".join(lines) + "\n"

@@ -1,7 +1,7 @@
 """Reads the text of a compiled XLA program: its traffic, collectives, loops and gathers.
 
-Figures are what the compiler has decided, no measurements. Traffic is what all operations of the main computation read
-from and write to the device's memory (HBM), with the padding of TPU's tiles.
+Figures are the compiler's plan, not measurements. Traffic is what all operations of the main computation read from and
+write to the device's memory (HBM), with the padding of TPU's tiles.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Instruction:
     name: str
     type: str
     opcode: str
-    operands: tuple[str, ...]  # names; of a parameter its number
+    operands: tuple[str, ...]  # names; for a parameter, its number
     attributes: str
 
 
@@ -182,7 +182,7 @@ def _traffic(computations: dict[str, list[Instruction]], entry: str) -> tuple[di
 
 
 def _written(one: Instruction) -> list[Array]:
-    """Returns the results of an instruction. The type of one that only starts something names more than them."""
+    """Returns the results of an instruction. The type of a "-start" instruction also has operands and contexts."""
     arrays, count = list(_arrays(one.type)), len(one.operands)
     if one.opcode == "copy-start":  # (result, operand, context)
         return arrays[:1]

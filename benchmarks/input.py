@@ -2,18 +2,18 @@
 
     python benchmarks/input.py --records runs/small_cpu/records --torch-python /path/with/torch/bin/python
 
-Two comparisons, each turn and turn about:
+Two comparisons; in each, the peers take turns:
 
 1. Packed records to batches on one core, beside what a PyTorch user writes: JPEG files, Pillow's decoder, resize, a
    mirror image at random, in a DataLoader. All read the same JPEGs in random order. `stream` decodes every photo each
    time; `host` keeps decoded photos in memory, which is what training chooses where they fit. Mirror images are part of
-   our training step, not of our batches. The ratio is of photos in a CPU second.
+   our training step, not of our batches. The ratio compares photos per CPU second.
 2. Training steps of configs/small_cpu.py on these batches, beside the same steps on one random batch that lies on the
-   devices: what is missing to 1.00 is waiting for photos. The ratio of CPU seconds, which other work on the machine
-   disturbs less, is what photos cost where the network needs the same cores.
+   devices. If the ratio is below 1.00, training waits for photos. The ratio of CPU seconds, which other work on the
+   machine disturbs less, is what photos cost where the network needs the same cores.
 
-Reading ahead counts against ours: a turn opens the records anew, and ends while photos for later steps are decoded.
-Writes results.json, table.md and input.png, in about a quarter of an hour on two cores.
+Our figures include work that a turn does not use: a turn opens the records again, and at its end photos for later steps
+are being decoded. Writes results.json, table.md and input.png, in about a quarter of an hour on two cores.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     python benchmarks/predict.py --photos folder --torch-python /path/with/torch/bin/python
 
-All run the same network on the same photos: `small` as it is, and its backbone with plain heads alone. A forward pass
-is one photo through the network, without its mirror image. Each peer has a process of its own and waits while another
+All run the same network on the same photos: `small` as it is, and its backbone with plain heads alone. Each photo
+passes through the network once, without its mirror image. Each peer has a process of its own and waits while another
 one runs; they take turns, several rounds. fashion_jax also calibrates and chooses labels, which the peers do not.
 `catalogue` is `predict_source` on the folder: reading, decoding and resizing too, and two forward passes a photo,
 because `small` asks for mirror images. Writes results.json, table.md and predict.png.
@@ -28,7 +28,7 @@ from turns import machine, median_ratio, serve, summary, take_turns, versions
 NETWORKS = ("small", "backbone and plain heads")
 PEERS = ("fashion_jax, onnx", "fashion_jax, jax", "onnxruntime", "torch eager")
 REFERENCE = "torch eager"
-BATCHES = (32, 64, 128)  # of which the peers take the fastest
+BATCHES = (32, 64, 128)  # onnxruntime and torch use the fastest of these
 
 
 def main() -> None:
@@ -172,7 +172,7 @@ def fastest(run: Callable[[int], None]) -> Callable[[], None]:
 def table(about: dict[str, Any]) -> str:
     """Returns Markdown."""
     lines = [f"Measured on {about['machine']}; {', '.join(f'{k} {v}' for k, v in about['versions'].items())}.", ""]
-    lines += ["| network | peer | forward passes a second (least to most) | over torch eager | CPU ms a pass |"]
+    lines += ["| network | peer | photos a second (least to most) | over torch eager | CPU ms a photo |"]
     lines.append("|---|---|---|---|---|")
     bases = {item["network"]: item["rounds"] for item in about["results"] if item["peer"] == REFERENCE}
     for item in about["results"]:
@@ -197,7 +197,7 @@ def draw(about: dict[str, Any], path: Path) -> None:
         axes.barh(place, item["median"], xerr=spread, color="C0" if "fashion_jax" in item["peer"] else "0.7")
     axes.set_yticks(range(len(shown)), [f"{item['peer']} ({item['network']})" for item in shown])
     axes.invert_yaxis()
-    axes.set_xlabel("forward passes a second")
+    axes.set_xlabel("photos a second")
     axes.set_title(about["machine"], fontsize=9)
     figure.savefig(path, dpi=120)
 

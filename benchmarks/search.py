@@ -1,4 +1,4 @@
-"""Search side by side: fashion_jax.Index and the fastest libraries of PyPI, turn and turn about in one process.
+"""Search side by side: fashion_jax.Index and the fastest libraries of PyPI, which take turns in one process.
 
     pip install -e '.[bench]'
     fashion-jax embed --model small --source photos/ --out embeddings.npz
@@ -7,10 +7,10 @@
 Every library builds an index and is measured at several settings. Of the settings with recall@10 of 0.95 at least, the
 fastest one for batches and the fastest one for single queries then take part in rounds: in each round every library
 answers the same batch, and the same single queries. A ratio is taken within a round, so that a change of the machine's
-speed falls on all. Queries are held out of what is indexed. Batches use all cores.
+speed affects all libraries. The queries are not in the index. Batches use all cores.
 
-Writes results.json (machine, versions, medians, quartiles), table.md and search.png. A library that is not installed
-is left out, and said so.
+Writes results.json (machine, versions, medians, quartiles), table.md and search.png. The table names libraries that
+were left out because they are not installed.
 """
 
 from __future__ import annotations
@@ -250,7 +250,7 @@ def resident() -> int:
 
 
 def build_ours(rows: np.ndarray) -> Iterator[Setting]:
-    """Our index, as a user gets it who sends single queries or batches; then at other settings, for the figure."""
+    """Our index, built for single queries and for batches; then with other settings, for the figure."""
     from fashion_jax import Index
 
     for batch in (1, 1000):  # the number of queries that the user says to send at once
@@ -297,7 +297,7 @@ def build_one_backend(rows: np.ndarray, backend: str) -> Iterator[Setting]:
 
 
 def build_raw(rows: np.ndarray) -> Iterator[Setting]:
-    """The library behind our index, at our index's settings: what our way to it costs is the difference."""
+    """The library behind our index, with the same settings. The difference is the cost of our own code."""
     for batch in (1, 1000):
         base = OURS[len(rows), batch]
         point = next(point for point in base.points if point.neighbours >= K)
@@ -469,7 +469,7 @@ PEERS: dict[str, Callable[[np.ndarray], Iterator[Setting]]] = {
 
 
 def filtered(rows: np.ndarray, queries: np.ndarray) -> list[dict[str, Any]]:
-    """Measures filtered search against an exact index, turn and turn about, at every share of rows that pass."""
+    """Measures filtered search and an exact index, which take turns, at every share of rows that pass."""
     from fashion_jax import Index
     from fashion_jax.search.planner import plan
 

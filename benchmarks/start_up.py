@@ -1,10 +1,10 @@
-"""The first minute: what a user waits for, cold, in new processes, beside what the peers need.
+"""How long first commands take, in new processes, and how long other libraries take.
 
     python benchmarks/start_up.py --photo photo.jpg --torch-python /path/with/torch/bin/python
 
-Every line is a process of its own; the processes take turns, several rounds. CPU seconds are those of the process,
-user and system together. JAX keeps no compiled programs, except for the line that says so. Writes results.json and
-table.md.
+Every line is a process of its own; the processes take turns, several rounds. CPU seconds are those of the process, user
+and system together. JAX keeps compiled programs only in the row "compiled by an earlier command". Writes results.json
+and table.md.
 """
 
 from __future__ import annotations

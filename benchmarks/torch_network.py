@@ -1,4 +1,4 @@
-"""Networks in PyTorch, as peers of `predict.py` and `train_step.py`. It needs torch and numpy only."""
+"""Networks in PyTorch, as peers of `predict.py` and `train_step.py`. This file needs torch and numpy only."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def pooled(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 
 
 def memberships(places: torch.Tensor, bins: int) -> torch.Tensor:
-    """Returns how much a value belongs to each of so many centres."""
+    """Returns how much a value belongs to each of `bins` centres."""
     scaled = places.clamp(0, 1) * (bins - 1)
     return F.relu(1 - (scaled - torch.arange(bins, dtype=torch.float32)[:, None, None]).abs())
 

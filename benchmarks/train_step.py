@@ -1,8 +1,8 @@
-"""A training step beside PyTorch's: the same network, photos, optimizer and batch, turn and turn about.
+"""A training step beside PyTorch's: the same network, photos, optimizer and batch. Both take turns.
 
     python benchmarks/train_step.py --torch-python /path/with/torch/bin/python
-    python benchmarks/train_step.py --isa avx2 ...        as on a CPU without AVX-512
-    python benchmarks/train_step.py --compile --cases gpu ...   on a GPU
+    python benchmarks/train_step.py --isa avx2                  as on a CPU without AVX-512
+    python benchmarks/train_step.py --compile --cases gpu       on a GPU
 
 A step is forward, four cross-entropies, backward and AdamW, on photos that lie in memory, without augmentation. Each
 peer has a process of its own and waits while another one runs. PyTorch uses channels_last, and autocast for bfloat16.

@@ -20,7 +20,7 @@ _REST_S = 0.5  # between two turns, in which threads that wait actively go to sl
 def take_turns(
     commands: Mapping[str, list[str]], rounds: int, environment: Mapping[str, str] | None = None
 ) -> dict[str, list[tuple[float, float]]]:
-    """Runs peers in turn. Returns of each peer and round the things done in a second, and the CPU seconds of one thing.
+    """Runs peers in turn. Returns peer -> for each round: things per second, and CPU seconds per thing.
 
     Args:
         commands: peer -> a command that calls `serve`.
@@ -95,5 +95,5 @@ def machine() -> str:
     info = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     names = (line.split(":")[1].strip() for line in info if "model name" in line)
     wide = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if any(flag in line for line in info)]
-    load = f", load average {os.getloadavg()[0]:.1f} before" if hasattr(os, "getloadavg") else ""
+    load = f", load average {os.getloadavg()[0]:.1f} at the start" if hasattr(os, "getloadavg") else ""
     return f"{os.cpu_count()} cores, {next(names, platform.processor())} ({', '.join(wide)}){load}"

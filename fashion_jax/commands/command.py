@@ -99,7 +99,7 @@ def read_schema(flags: argparse.Namespace) -> Schema | None:
 
 
 def start_for_prediction() -> None:
-    """Lets JAX see the number of CPU devices that searches fastest. Commands that use JAX beside a model call it."""
+    """Sets the number of CPU devices with which JAX searches fastest, and keeps compiled programs."""
     from fashion_jax.system.devices import start_devices
 
     start_devices(training=False)

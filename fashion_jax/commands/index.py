@@ -41,7 +41,7 @@ def _add_build_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--backend",
         default="auto",
-        help="exact compares all products; scann (Linux) and hnsw are faster for many; auto takes the fastest",
+        help="exact compares all products; scann (Linux) and hnsw are faster for many; auto chooses by size and speed",
     )
     parser.add_argument("--batch", type=int, default=1, help="number of queries that you usually send at once")
 

@@ -222,7 +222,7 @@ class TrainConfig:
 
     duration: str = "10 epochs"  # length of the training
     # photos in a step, over all devices and processes; or a number for each device, such as "128 per device", and then
-    # `optimizer.learning_rate` is that of one device (see accelerators.md)
+    # `optimizer.learning_rate` is that of one device and is raised for more devices (see accelerators.md)
     batch_size: int | str = 128
     accumulation_steps: int = 1  # parts of a batch that are computed one after another, to save memory
     seed: int = 0  # random seed of the training
@@ -245,7 +245,7 @@ class TrainConfig:
             wanted = "steps, epochs or examples, such as '10 epochs'"
             require(name != "duration" or unit != "percent", "train.duration", self.duration, wanted)
         counted = isinstance(self.batch_size, int) or re.fullmatch(r"[0-9]+ per device", self.batch_size)
-        require(bool(counted), "train.batch_size", self.batch_size, "a number, or such as '128 per device'")
+        require(bool(counted), "train.batch_size", self.batch_size, "a number, or a text such as '128 per device'")
         require(self.photos >= 1, "train.batch_size", self.batch_size, "at least 1")
         within(self, "train.accumulation_steps", 1)
         parts = self.accumulation_steps

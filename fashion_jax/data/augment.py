@@ -5,10 +5,10 @@ one affine map, so a photo is interpolated only once. Shifts are by whole pixels
 depends on its record number and the step, not on its place in the batch, so it is the same on one device, on eight
 devices and in two processes.
 
-`jax.lax.platform_dependent` chooses how photos are interpolated, by the platform that is compiled for. CPUs and GPUs
-gather the four pixels around each place (`sample_bilinear`). On a TPU nothing is slower than gathers of pixels, so TPUs
-multiply matrices, along one axis and then along the other (`sample_axes`, `sample_two_passes`). For photos of 224 x
-224, products took 5 times as long on a CPU, and moved 2.5 GB more of 128 photos on a GPU.
+How photos are interpolated depends on the platform (`jax.lax.platform_dependent`). CPUs and GPUs gather the four pixels
+around each place (`sample_bilinear`). Gathers of pixels are the slowest operation of a TPU, so TPUs multiply matrices,
+along one axis and then along the other (`sample_axes`, `sample_two_passes`). For photos of 224 x 224, matrix products
+took 5 times as long on a CPU, and 128 photos needed 2.5 GB more memory traffic on a GPU.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def _augment_one(
 
 
 def _product(a: Float[Array, "2 2"], b: Float[Array, "2 n"]) -> Float[Array, "2 n"]:
-    """A matrix product in float32 on every platform; a TPU's own would round places by up to a quarter of a pixel."""
+    """A matrix product in float32 on every platform. TPUs would use bfloat16, and round places by up to 0.25 pixels."""
     return jnp.sum(a[:, :, None] * b[None], 1)
 
 
@@ -238,11 +238,11 @@ def sample_axes(
 ) -> Float[Array, "rows columns 3"]:
     """Returns `sample_bilinear` of the grid of rows `y` and columns `x`, by one matrix product for each axis.
 
-    Products are of the platform's default precision. On TPUs, bfloat16 rounds a result by up to one of 255.
+    Products have the platform's default precision. On TPUs, bfloat16 rounds a result by up to one grey level of 255.
     """
     height, width, _ = image.shape
     rows, columns = _tent(y[:, None] - jnp.arange(height)[None]), _tent(x[:, None] - jnp.arange(width)[None])
-    # Less white, everything outside is zero.
+    # White is subtracted, so that all pixels outside of the photo are zero.
     along_y = jnp.einsum("ij,jkc->ikc", rows, image.astype(jnp.float32) - WHITE)
     return jnp.einsum("ikc,lk->ilc", along_y, columns) + WHITE
 
@@ -262,9 +262,9 @@ def sample_two_passes(
     """Returns `sample_affine` without gathers: rows are interpolated first, then columns (Catmull and Smith 1980).
 
     Each pixel is interpolated once along each axis. Without rotations and shears the result is that of `sample_affine`.
-    With them, the two rows from which a pixel is interpolated are sampled where they would be on the pixel's own line,
-    up to tan(angle) of a pixel from where `sample_affine` samples both. On photos the difference is a fraction of a
-    grey level.
+    With them, a pixel is interpolated from two rows as in `sample_affine`, but each row is sampled at a place that is
+    up to tan(angle) pixels away from the place in `sample_affine`. On photos the difference is a fraction of a grey
+    level.
 
     Args:
         image: RGB in [0, 255].
@@ -283,7 +283,7 @@ def sample_two_passes(
         )  # fmt: skip
     source, (rows, columns) = image.astype(jnp.float32) - WHITE, (height, width)
     if angle > 45:
-        # Beyond 45 degrees rows would shrink to little, so rows and columns of a square exchange their parts.
+        # Beyond 45 degrees the first pass would shrink rows too much. So rows and columns of a square swap their roles.
         rows = columns = max(height, width)
         above, left = (rows - height) // 2, (columns - width) // 2
         source = jnp.pad(source, ((above, rows - height - above), (left, columns - width - left), (0, 0)))
@@ -296,7 +296,7 @@ def sample_two_passes(
     shear = LARGEST_SHEAR * config.rand_magnitude
     growth = ((shear + math.sqrt(shear**2 + 4)) / 2) ** config.rand_operations  # the largest factor of a length
     tangent, sine = (1.0, 1.0) if angle > 45 else (math.tan(math.radians(angle)), math.sin(math.radians(angle)))
-    # Row v of the photo at column x of the result, then column x at row y.
+    # First pass: each row of the photo is sampled at the columns of the result. Second pass: each column, at its rows.
     along_rows = sample_lines(
         source,
         slope * _from_centre(rows),
@@ -322,14 +322,15 @@ def sample_lines(
         shifts: at most `reach` to either side.
         places: the same for all lines.
     """
-    # The whole pixels of a shift: by 1, 2, 4, ... pixels, where the number has that bit.
+    # Each line is shifted by whole pixels first: by 1, 2, 4, ... pixels, for each bit of its number.
     whole = jnp.floor(shifts)
     amount = jnp.clip(whole.astype(jnp.int32) + reach, 0, 2 * reach)
     lines = jnp.pad(lines, ((0, 0), (2 * reach, 0), (0, 0)))
     for bit in range((2 * reach).bit_length()):
         moved = jnp.pad(lines[:, 2**bit :], ((0, 0), (0, 2**bit), (0, 0)))
         lines = jnp.where(((amount >> bit) & 1)[:, None, None] == 1, moved, lines)
-    # What is left of it, and of the place, falls between two of three neighbours. All lines pick the same three.
+    # The rest of the shift and the fraction of the place are below 1 each, so three neighbours are enough. They are the
+    # same for all lines.
     first = jnp.floor(places)
     neighbours = jnp.arange(3, dtype=jnp.float32)
     picked = (first + reach)[None, :, None] + neighbours[:, None, None] == jnp.arange(lines.shape[1])[None, None]

@@ -138,7 +138,7 @@ def training_batches(
     threads = 1  # for photos in memory, which are only copied
     if isinstance(photos, StreamedPhotos):
         threads = 8
-        # Before there are threads: while one of them imports TFDS, imports of the others may give a LazyModule.
+        # Imported before the threads start: if a thread imports TFDS, imports in other threads may give a LazyModule.
         import fashion_jax.data.tfds_files  # noqa: F401
     return iter(chosen.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)))
 

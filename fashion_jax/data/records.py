@@ -113,7 +113,7 @@ class Prepared:
 
     def _open(self, side: int) -> PhotoReader:
         with _OPENING:
-            # Within the lock: while a thread imports TFDS, imports of other threads may give a LazyModule.
+            # Imported within the lock: if a thread imports TFDS, imports in other threads may give a LazyModule.
             from fashion_jax.data.tfds_files import PhotoReader
 
             if side not in self._readers:

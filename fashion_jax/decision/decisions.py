@@ -99,7 +99,7 @@ class OutOfCatalogue:
         """Returns the logarithm of the squared Mahalanobis distance per feature."""
         away = _widen(features, xp) - self.mean[None, :]
         along = away @ self.directions.T
-        # What is left beside the directions is subtracted before it is squared, so that float32 is exact enough.
+        # The part outside of the directions is computed before it is squared, so that float32 is exact enough.
         beside = xp.square(away - along @ self.directions).sum(1)
         squared = (xp.square(along) / self.variances[None, :]).sum(1) + beside / self.rest
         found: Float[np.ndarray, " n"] = xp.log(xp.maximum(squared / len(self.mean), _TINY))

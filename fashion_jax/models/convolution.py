@@ -1,4 +1,4 @@
-"""Convolutions, as matrix products on CPUs, which multiply bfloat16 matrices much faster than they convolve.
+"""Convolutions. On CPUs, bfloat16 ones are computed as matrix products, which are much faster there.
 
 XLA's CPU backend computes bfloat16 matrix products with float32 sums by a library that uses AMX where the processor has
 it. That is five to eight times as fast as its own convolutions, which are no faster in bfloat16 than in float32. So a
@@ -31,7 +31,7 @@ Kernel = Float[Array, "rows columns channels outputs"]
 def convolve(x: Images, kernel: Kernel, stride: int) -> Float[Array, "batch rows columns outputs"]:
     """Returns the convolution with k // 2 pixels of zeros on every side, as PyTorch pads it.
 
-    bfloat16 becomes matrix products where the platform that is compiled for is a CPU.
+    When it is compiled for a CPU, a bfloat16 convolution is computed as matrix products.
 
     Args:
         x: NHWC.

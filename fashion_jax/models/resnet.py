@@ -67,8 +67,8 @@ class BatchNorm(nnx.Module):
     momentum 0.9 is PyTorch's 0.1. The running variance is the biased one, as in Flax; PyTorch's is larger by the factor
     n / (n - 1). If `frozen` is set, training also uses the running statistics and does not change them.
 
-    In training, each of `groups` equal parts of the batch, which follow one another, has its own statistics (ghost
-    batch norm: Hoffer et al., NeurIPS 2017). Running statistics move by the mean of theirs.
+    In training, the batch is cut into `groups` equal parts, in its order, and each part has its own statistics (ghost
+    batch norm: Hoffer et al., NeurIPS 2017). The running statistics are updated with the mean over the parts.
     """
 
     momentum = 0.9

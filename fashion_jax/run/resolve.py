@@ -163,7 +163,8 @@ def _check_batches(config: Config, devices: int) -> None:
         by = f" in {parts} parts" if parts > 1 else ""
         pairs = " in pairs, which config.train.mix needs" if train.mix.active else ""
         raise UserError(
-            f"config.train.batch_size={train.photos}{by} does not divide over {devices} devices{pairs}; use {choices}"
+            f"config.train.batch_size={train.photos}{by} (photos on all devices) does not divide over {devices} devices"
+            f"{pairs}; use {choices}"
         )
 
 

@@ -47,8 +47,8 @@ from fashion_jax.training.state import TrainState, abstract_state, create_state,
 from fashion_jax.training.step import NetworkSpec, StepOptions, TrainStep, make_train_step
 
 LOG_EVERY = 50  # steps between two lines of training metrics
-EVALUATION_BATCH_SIZE = 512  # the least of all devices together, if there are as many photos
-EVALUATION_PHOTOS_PER_DEVICE = 128  # of accelerators
+EVALUATION_BATCH_SIZE = 512  # photos on all devices together, at least; fewer if the splits have fewer
+EVALUATION_PHOTOS_PER_DEVICE = 128  # at least, on GPUs and TPUs
 
 DeviceBatch = dict[str, jax.Array]
 AddPhotos = Callable[[DeviceBatch], DeviceBatch]  # adds photos that lie on the devices to a batch there
@@ -286,7 +286,7 @@ class Session:
         return self._train_steps[kind]
 
     def later_functions(self, step: int) -> list[TrainStep]:
-        """Returns the functions that compute later steps, in their order, without the one of this step."""
+        """Returns the functions of later steps, first needed first, without the function of this step."""
         train = self.config.train
         changes = sorted({self.steps(train.progressive_until), self.steps(train.mix.until)})
         later = [self.train_step(change) for change in changes if step < change < self.total_steps]
@@ -310,7 +310,7 @@ class Session:
 
     @property
     def network(self) -> NetworkSpec:
-        """The network as it is scored."""
+        """The network for evaluation."""
         return self._network(self.graph)
 
     def _network(self, graph: nnx.GraphDef[Classifier]) -> NetworkSpec:

@@ -1,6 +1,6 @@
-"""What every approximate backend is: a searcher that never changes, with operating points that were measured.
+"""The base class of the approximate backends: an index that never changes, with operating points that were measured.
 
-A backend is one file with one class below `ApproximateSearcher`. It says how to build, search, save and load. Filters,
+A backend is one file with one subclass of `ApproximateSearcher`, which builds, searches, saves and loads. Filters,
 costs and the choice of an operating point are here, and `tuning.tune` finds the points.
 """
 
@@ -21,8 +21,8 @@ from fashion_jax.search.exact import PassingRows, Positions, Queries, Scores
 from fashion_jax.system.errors import UserError
 
 _SPREADS = 3.0  # standard deviations by which more candidates are fetched than are expected to be needed
-_MILD = 1.25  # candidates per neighbour up to which the neighbours' own operating point serves
-_PICKING = 1e-8  # seconds to see whether a candidate passes
+_MILD = 1.25  # with a filter, k neighbours use the operating point of k if at most this times k candidates are fetched
+_PICKING = 1e-8  # seconds to check one candidate against the filter
 _FILTERING = 2e-5  # seconds that a filter adds to a search
 
 
@@ -31,7 +31,7 @@ class OperatingPoint:
     """How a backend is asked for up to `neighbours` neighbours, and what was measured there."""
 
     neighbours: int  # the most neighbours that may be asked for
-    effort: int  # ScaNN: partitions that are searched. HNSW: candidates that the walk keeps (efSearch)
+    effort: int  # ScaNN: clusters that are searched. HNSW: candidates that the walk keeps (efSearch)
     reorder: int  # candidates whose similarity is computed exactly; 0 where the backend compares all of them exactly
     recall: float  # mean share of the true nearest `neighbours` that are found, on the sample
     single_seconds: float  # time of one query alone, the median
@@ -53,7 +53,7 @@ class ApproximateSearcher(ABC):
 
     backend: ClassVar[str]  # its name in `Index.build`
     library: ClassVar[str]  # its name for people
-    # Whether rows of the index are easier queries than others, so that tuning must ask for rows that it has not.
+    # Whether rows of the index are easier queries than new vectors. Then tuning needs rows that are not in it yet.
     knows_its_rows: ClassVar[bool] = False
 
     def __init__(self, count: int, points: tuple[OperatingPoint, ...] = ()) -> None:
@@ -83,8 +83,8 @@ class ApproximateSearcher(ABC):
 
         Args:
             vectors: finite and of length 1; at least 2.
-            held: some of the rows. A backend that knows its rows leaves them out until `complete`; its positions count
-                the others only.
+            held: rows that a backend with `knows_its_rows` leaves out until `complete` is called. Until then, positions
+                number the other rows only.
 
         Raises:
             UserError: the library is not installed, or refuses.
@@ -122,7 +122,7 @@ class ApproximateSearcher(ABC):
 
     @abstractmethod
     def save(self, folder: Path) -> None:
-        """Writes the index into an empty folder; the operating points are not written. OSError as the system does."""
+        """Writes the index, without the operating points, into an empty folder. May raise OSError."""
 
     @classmethod
     @abstractmethod
@@ -154,7 +154,7 @@ class ApproximateSearcher(ABC):
         return found
 
     def search(self, queries: Queries, k: int, passing: PassingRows | None = None) -> tuple[Scores, Positions]:
-        """Returns about the k nearest rows of each query, as `Searcher.search` says; with a filter, maybe fewer.
+        """Returns about the k nearest rows of each query, as `Searcher.search`; with a filter, maybe fewer than k.
 
         A filter needs more candidates, of which the passing ones are kept.
         """
@@ -219,9 +219,9 @@ class ApproximateSearcher(ABC):
 
 
 def candidates(k: int, share: float) -> int:
-    """Returns how many rows to fetch so that k pass, where a share of all rows passes, whatever the query.
+    """Returns how many rows to fetch so that k of them pass a filter, if `share` of all rows passes it.
 
-    The number that passes is binomial. So many rows are fetched that k lies three standard deviations below its mean.
+    The number of passing rows is binomial. The mean of this number is three standard deviations above k.
     """
     spread = _SPREADS * math.sqrt(1 - share)
     return math.ceil((k + spread * math.sqrt(k + spread**2 / 4) + spread**2 / 2) / share)

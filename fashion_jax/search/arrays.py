@@ -1,4 +1,4 @@
-"""Arrays in files of a saved index: no pickle, and no memory before a file has proved its size."""
+"""Arrays in files of a saved index. Nothing is unpickled, and sizes are checked before memory is allocated."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def load_array(path: Path, dtype: type | None, shape: tuple[int | None, ...]) ->
     fits = len(found) == len(shape) and all(length in (None, here) for length, here in zip(shape, found, strict=True))
     # Checked before memory is asked for.
     if not fits or not wanted or start + math.prod(found) * kind.itemsize != path.stat().st_size:
-        raise ValueError(f"{path.name} holds {kind} {found}")
+        raise ValueError(f"{path.name} holds {kind} {found}, which does not fit the index or the size of the file")
     array: np.ndarray = np.load(path, allow_pickle=False)
     return array
 
@@ -45,7 +45,7 @@ def load_arrays(path: Path) -> dict[str, np.ndarray]:
         if any(item.compress_type != zipfile.ZIP_STORED for item in archive.infolist()):
             raise ValueError(f"{path.name} is compressed")
         if sum(item.file_size for item in archive.infolist()) > path.stat().st_size:
-            raise ValueError(f"{path.name} claims to hold more than it does")
+            raise ValueError(f"{path.name} names more bytes than it has")
     with np.load(path, allow_pickle=False) as arrays:
         found = dict(arrays)
     if strange := [name for name, array in found.items() if not isinstance(array, np.ndarray)]:

@@ -22,7 +22,7 @@ APPROXIMATE: dict[str, type[ApproximateSearcher]] = {"scann": ScannSearcher, "hn
 BACKENDS = ("auto", "exact", *APPROXIMATE)
 
 _APPROXIMATE_FROM = 5_000  # rows; exact search over fewer takes less than a millisecond on any host
-_COMPARED_UP_TO = 50_000  # rows for which "auto" builds all backends; a graph of more rows takes longer than ScaNN
+_COMPARED_UP_TO = 50_000  # rows up to which "auto" builds all backends; beyond, HNSW takes much longer to build
 _DEVICE_SHARE = 0.4  # of an accelerator's memory that rows may take
 _DEVICE_BYTES = 8 << 30  # assumed for an accelerator that does not tell how much memory it has
 _SINGLE_QUERIES_FROM = 500_000  # rows from which the host answers one query sooner than an accelerator
@@ -57,7 +57,7 @@ def build_base(
     chosen = _choose_backends(backend, len(vectors), vectors.shape[1], batch)
     vectors = np.ascontiguousarray(vectors)
     vectors.flags.writeable = False
-    # A single row is its own neighbour, and an approximate index has nothing to learn from it.
+    # An approximate index cannot be tuned with a single row, which has no neighbours.
     if not chosen or len(vectors) < 2:
         return Base(vectors, HostSearcher(vectors), DeviceSearcher.make_if_useful(vectors), None, target_recall)
     steps = len(chosen) + 1  # and the operating points, once it is known how many forms were built
@@ -69,7 +69,7 @@ def build_base(
 
         begin("finding the true neighbours of a sample")
         sample = draw_sample(vectors)
-        # Rows that a graph does not have yet are the queries by which it is tuned.
+        # A graph is tuned with queries that are not in it yet.
         held = draw_sample(vectors, held=True) if any(kind.knows_its_rows for kind in chosen) else sample
         built: list[ApproximateSearcher] = []
         for kind in chosen:
@@ -82,7 +82,7 @@ def build_base(
             asked = held if searcher.knows_its_rows else sample
             return searcher.with_points(tune(searcher, vectors, asked, target_recall, tell, most=most))
 
-        # One point of each shows which is the fastest.
+        # Only one operating point of each index is tuned before they are compared.
         index = fastest([tuned(searcher, 1) for searcher in built], target_recall, batch)
         index = tuned(index, MOST_POINTS).complete()
         host = HostSearcher(vectors)
@@ -91,7 +91,7 @@ def build_base(
 
 
 def fastest(searchers: Sequence[ApproximateSearcher], target_recall: float, batch: int) -> ApproximateSearcher:
-    """Returns the searcher that finds few neighbours soonest; where none meets the recall, the one with most recall.
+    """Returns the fastest searcher for 10 neighbours; if none reaches the target, the one with the highest recall.
 
     Args:
         searchers: tuned; at least one.
@@ -108,9 +108,9 @@ def fastest(searchers: Sequence[ApproximateSearcher], target_recall: float, batc
 def _choose_backends(backend: str, count: int, dim: int, batch: int) -> list[type[ApproximateSearcher]]:
     """Returns the approximate backends to build, of which the fastest one is taken; none for exact search.
 
-    "auto" takes exact search for few rows, and on an accelerator that holds all rows, unless single queries are asked
-    over very many rows. Otherwise it compares the backends that are installed, or takes ScaNN where building all of
-    them would take long.
+    "auto" takes exact search for few rows, and on an accelerator that can hold all rows (except for single queries over
+    very many rows). Otherwise it compares the backends that are installed, or takes ScaNN where building all of them
+    would take long.
     """
     if backend != "auto":
         return [APPROXIMATE[backend]] if backend in APPROXIMATE else []

@@ -1,6 +1,7 @@
 """Exact nearest neighbours by cosine similarity: on the host with numpy, and on a device with JAX.
 
-`Searcher` is the interface of everything that finds the nearest rows. `search/approximate.py` has the others behind it.
+`Searcher` is the interface of everything that finds the nearest rows. `search/approximate.py` has the base class of the
+approximate searchers.
 """
 
 from __future__ import annotations

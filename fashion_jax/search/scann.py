@@ -30,18 +30,18 @@ _CODE_SAMPLE = 20_000  # rows that train the codes; 16 centres of 2 features nee
 _TREE_FROM = 10_000  # rows below which a tree gains nothing
 _MOST_PER_TASK = 512  # queries of one task of a parallel batch
 _REORDER = (1.0, 1.5, 2.0, 3.0, 5.0, 8.0, 14.0, 25.0, 40.0)  # candidates per neighbour
-_GROWTH = 1.25  # from one number of partitions to the next
+_GROWTH = 1.25  # from one number of clusters to the next
 _ASSETS = "scann_assets.pbtxt"  # names the other files
 
 
 class ScannSearcher(ApproximateSearcher):
-    """A tree of partitions, whose rows are compared by short codes first and the best of them exactly."""
+    """Clusters of rows. Rows are compared by short codes first, and the best of them exactly."""
 
     backend: ClassVar[str] = "scann"
     library: ClassVar[str] = "ScaNN"
 
     def __init__(self, searcher: Any, count: int, leaves: int, points: tuple[OperatingPoint, ...] = ()) -> None:
-        """Takes ScaNN's own searcher, and its number of partitions; 0 for no tree."""
+        """Takes ScaNN's own searcher, and its number of clusters (ScaNN's leaves); 0 for no tree."""
         super().__init__(count, points)
         self._searcher, self.leaves = searcher, leaves
 
@@ -52,7 +52,7 @@ class ScannSearcher(ApproximateSearcher):
 
     @classmethod
     def build(cls, vectors: Float32[np.ndarray, "n dim"], held: Int64[np.ndarray, " m"]) -> tuple[ScannSearcher]:
-        """Builds an index, as `ApproximateSearcher.build` says: about sqrt(n) partitions, none where they gain nothing.
+        """Builds an index, as `ApproximateSearcher.build` says: about sqrt(n) clusters, none where they gain nothing.
 
         Raises:
             UserError: ScaNN is not installed, or refuses.
@@ -96,7 +96,7 @@ class ScannSearcher(ApproximateSearcher):
         return _pad(scores, positions, k)
 
     def efforts(self, neighbours: int) -> list[int]:
-        """Returns the numbers of partitions to try; all of them are the most thorough."""
+        """Returns the numbers of clusters to try; all of them are the most thorough."""
         leaves = max(1, self.leaves)
         steps = math.ceil(math.log(leaves, _GROWTH)) if leaves > 1 else 0
         return sorted({*(min(round(_GROWTH**step), leaves) for step in range(steps)), leaves})
@@ -107,11 +107,11 @@ class ScannSearcher(ApproximateSearcher):
         return sorted({min(self.count, max(neighbours + 1, round(neighbours * factor))) for factor in _REORDER})
 
     def about(self) -> dict[str, Any]:
-        """Returns the number of partitions."""
+        """Returns the number of clusters."""
         return {"leaves": self.leaves}
 
     def save(self, folder: Path) -> None:
-        """Writes the index into an empty folder; the operating points are not written. OSError as the system does."""
+        """Writes the index, without the operating points, into an empty folder. May raise OSError."""
         try:
             with stored.writing(folder):
                 self._searcher.serialize(str(folder), relative_path=True)
@@ -130,8 +130,8 @@ class ScannSearcher(ApproximateSearcher):
     ) -> ScannSearcher:
         """Loads what `save` wrote, as `ApproximateSearcher.load` says.
 
-        ScaNN's binary files are checked no further than here. Do not load an index of somebody whom you do not trust,
-        as you would not run their program.
+        ScaNN's binary files are not checked beyond this. Do not load an index of somebody whom you do not trust, as you
+        would not run their program.
 
         Raises:
             UserError: ScaNN is not installed or refuses, its files are of other rows (ScaNN would read beyond them), or
@@ -142,13 +142,13 @@ class ScannSearcher(ApproximateSearcher):
             raise UserError(f"{folder} was not written by this package; build the index again")
         leaves = int(about["leaves"])
         if not 0 <= leaves <= len(vectors):
-            raise UserError("it has more leaves than rows")
+            raise UserError("it has more clusters than photos")
         if not np.array_equal(load_array(folder / "dataset.npy", np.float32, vectors.shape), vectors):
-            raise UserError("ScaNN's rows are not the index's")
+            raise UserError("ScaNN's files hold other vectors than the index")
         if leaves:
             leaf = load_array(folder / "datapoint_to_token.npy", np.int32, (len(vectors),))
             if not 0 <= leaf.min() <= leaf.max() < leaves:
-                raise UserError("ScaNN's partitions are not the index's")
+                raise UserError("ScaNN's clusters are not those of the index")
         ops = _ops()
         with stored.reading(folder, "build the index again"):
             return cls(ops.load_searcher(str(folder)), len(vectors), leaves, points)
@@ -173,6 +173,6 @@ def _ops() -> Any:
     except ImportError as error:
         raise UserError(
             "the backend 'scann' needs ScaNN, which exists for Linux on x86-64 and aarch64 (pip install scann); "
-            "elsewhere use backend='hnsw'"
+            "elsewhere use the backend 'hnsw'"
         ) from error
     return scann_ops_pybind

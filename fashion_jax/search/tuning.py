@@ -38,7 +38,7 @@ class Sample:
     # cosine similarities of the nearest rows, best first. Similarities, not positions: where several rows are equally
     # near (the same photo twice), any of them is right.
     scores: Float32[np.ndarray, "sample k"]
-    held: bool = False  # whether the neighbours are among the other rows alone
+    held: bool = False  # whether the sampled rows are left out as neighbours of each other
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +55,8 @@ def draw_sample(vectors: Float32[np.ndarray, "n dim"], *, held: bool = False) ->
 
     Args:
         vectors: of length 1; at least 2.
-        held: whether the drawn rows are no neighbours, as if they were not there. The rows are the same ones, but at
-            most a tenth of all.
+        held: whether the drawn rows are left out as neighbours of each other. The rows are the same ones, but at most a
+            tenth of all.
     """
     count = len(vectors)
     rows = np.random.default_rng(0).choice(count, min(_SAMPLE, count), replace=False)
@@ -104,12 +104,12 @@ def tune(
     Where none meets the target (a target of 1, for instance), the most thorough point is returned.
 
     Args:
-        searcher: over `vectors`; its points are kept, and those that it lacks are found.
+        searcher: over `vectors`; it keeps its operating points, and missing ones are added.
         vectors: of length 1.
-        sample: from `draw_sample`; held back where the searcher knows its rows.
+        sample: from `draw_sample`; with `held=True` if the searcher has `knows_its_rows`.
         target: recall in (0, 1].
         on_point: called when a point was found.
-        most: points to find, those of few neighbours first.
+        most: number of points in the end; points of few neighbours come first.
     """
     points = list(searcher.points)
     for largest, queries in list(_LADDER.items())[len(points) : most]:
@@ -183,7 +183,7 @@ def _tune_one(
             low -= 1
     effort = grid[best.place]
     single = _single_seconds(searcher, queries[:_SINGLES], neighbours, effort, best.reorder)
-    # What disturbs a measurement makes it longer. Backends are compared by these times.
+    # The least of three times: other work on the machine only makes a time longer, and backends are compared by it.
     batch = min(best.seconds, *(measure(best.place, best.reorder).seconds for _ in range(2)))
     return OperatingPoint(neighbours, effort, best.reorder, best.recall, single, batch)
 

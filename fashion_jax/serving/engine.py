@@ -1,4 +1,4 @@
-"""What computes a package's network: JAX on accelerators, onnxruntime on CPUs, behind one small class."""
+"""The interface of the engines that compute a package's network: JAX on accelerators, onnxruntime on CPUs."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from jaxtyping import Float32, UInt8
 
 ENGINES = ("auto", "jax", "onnx")
 MOST_PHOTOS = 256  # of a batch; on accelerators, of each device
-# On a CPU a core's cache should hold the feature maps. With XLA, a ResNet-18 of width 32 needs 0.77 of the time for
-# photos of 60 x 45 in batches of 64 instead of 256 on two devices (0.82 on eight), and 0.62 of the time for photos of
-# 224 x 224 in batches of 4 instead of 64. With onnxruntime, 8 to 64 photos of 80 x 60 a core are equally fast.
+# On a CPU, the feature maps should fit into a core's cache. With XLA, a ResNet-18 of width 32 and photos of 60 x 45, a
+# batch of 64 takes 0.77 of the time of a batch of 256, for each photo, on two devices (0.82 on eight). With photos of
+# 224 x 224, a batch of 4 takes 0.62 of the time of a batch of 64. With onnxruntime, 8 to 64 photos of 80 x 60 for each
+# core are equally fast.
 CPU_CORE_PIXELS = 2 * 224 * 224
 
 
@@ -22,10 +23,10 @@ CPU_CORE_PIXELS = 2 * 224 * 224
 class NetworkOutputs:
     """What a network returns for n photos. All arrays are float32."""
 
-    # attribute -> unbounded; where photos are mirrored, those of the mean probabilities
+    # attribute -> logits; where photos are mirrored, the logits of the mean probabilities
     logits: dict[str, Float32[np.ndarray, "n classes"]]
-    tags: dict[str, Float32[np.ndarray, "n classes"]]  # multi-valued attribute -> unbounded
-    features: Float32[np.ndarray, "n features"]  # what the backbone pools
+    tags: dict[str, Float32[np.ndarray, "n classes"]]  # multi-valued attribute -> logits
+    features: Float32[np.ndarray, "n features"]  # pooled features of the backbone
     energies: Float32[np.ndarray, " n"]  # mean over the heads of -logsumexp(logits)
     embeddings: Float32[np.ndarray, "n size"]  # of length 1; the features where the package does not define embeddings
     colour_features: Float32[np.ndarray, "n size"]  # what colour heads see besides the features; of size 0 without any
@@ -61,6 +62,6 @@ class Engine(ABC):
         """Yields the outputs of each batch, computed while the next batch is read.
 
         Args:
-            batches: RGB of the model's size, at most `batch_size` photos each; there may be none in a batch.
+            batches: RGB of the model's size, at most `batch_size` photos each; a batch may be empty.
             flip: whether logits are those of the mean probabilities of each photo and its mirror image.
         """

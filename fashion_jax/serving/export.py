@@ -2,7 +2,7 @@
 
 model.onnx        the network from uint8 photos to probabilities, embeddings and out-of-catalogue scores
 model.stablehlo   the same as `jax.export` serialises it, with the weights inside
-model.json        what the file needs beside it: classes, thresholds, how photos are fitted; a digest of the file
+model.json        what a program needs to use the file: classes, thresholds, size of photos; a digest of the file
 label_photo.py    with ONNX: an example that labels photos with numpy, pillow and onnxruntime alone
 """
 
@@ -141,7 +141,7 @@ def _write_stablehlo(package: Package) -> bytes:
 
 
 def _make_finished(package: Package) -> Callable[[Any], dict[str, Any]]:
-    """Returns photos -> the outputs that `onnx_graph.write_graph` has with `finished`. It computes in float32."""
+    """Returns a function of photos with the same outputs as `onnx_graph.write_graph(finished=True)`, in float32."""
     import jax
     import jax.numpy as jnp
 

@@ -1,4 +1,4 @@
-"""Prediction on CPUs with onnxruntime, which needs no compiling. No other file imports `onnxruntime`.
+"""Prediction on CPUs with onnxruntime, without compiling. Only this file and `label_photo.py` import `onnxruntime`.
 
 The graph is made from the package's checked weights when it is first needed, in about a tenth of a second. It is never
 stored, so it can neither be damaged nor belong to another package.
@@ -22,7 +22,7 @@ _ERRORS_ONLY = 3  # severity of onnxruntime's messages
 
 
 class OnnxEngine(Engine):
-    """Runs parts of a batch side by side, one on each core. That is faster than all cores at one part after another."""
+    """Runs parts of a batch at the same time, one on each core. This is faster than one part at a time on all cores."""
 
     name = "onnx"
     dtype = "float32"

@@ -68,7 +68,7 @@ def write_graph(package: Package, *, flip: bool, finished: bool = False) -> byte
         The graph's input is `photos`, uint8 RGB (batch, height, width, 3). Its outputs are float32:
 
         - "logits/NAME" (batch, classes) of each attribute, multi-valued ones too;
-        - "features" (batch, features), what the backbone pools, and "embedding" (batch, size);
+        - "features" (batch, features), the pooled features, and "embedding" (batch, size);
         - without `finished`, "energies" (batch,), and "colour_features" (batch, size) where there are colour heads;
         - with `finished`, "probabilities/NAME" (batch, classes), as `Predictor` returns them, and "out_of_catalogue"
           (batch,) where the package has a detector.
@@ -307,7 +307,7 @@ class _Network:
             return str(g.add("ReduceMean", x, axes=[2, 3], keepdims=0))
         power = float(np.clip(self._weights["params/backbone/gem/0/power"][0], 1.0, 10.0))
         wide = g.add("Max", x, 1e-6)
-        peak = g.add("ReduceMax", wide, axes=[2, 3], keepdims=1)  # Scaled by it, no power overflows.
+        peak = g.add("ReduceMax", wide, axes=[2, 3], keepdims=1)  # divided by it, so that no power overflows
         mean = g.add("ReduceMean", g.add("Pow", g.add("Div", wide, peak), power), axes=[2, 3], keepdims=1)
         return str(g.add("Flatten", g.add("Mul", g.add("Pow", mean, 1 / power), peak)))
 
@@ -325,7 +325,7 @@ class _Network:
             g.add("Mul", value, TO_XYZ[:, [place]])
             for place, value in enumerate(g.add("Split", linear, outputs=3, axis=1))
         )
-        xyz = g.add("Add", g.add("Add", red, green), blue)  # A matrix product would round once less.
+        xyz = g.add("Add", g.add("Add", red, green), blue)  # no matrix product, which rounds differently
         root = g.add("Exp", g.add("Div", g.add("Log", g.add("Max", xyz, 1e-4)), 3.0))
         straight = g.add("Add", g.add("Div", xyz, 3 * (6 / 29) ** 2), 4 / 29)
         f = g.add("Where", g.add("Greater", xyz, (6 / 29) ** 3), root, straight)
@@ -348,7 +348,7 @@ class _Network:
         weight = self._foreground(cielab)
         x = g.add("Div", cielab, 50.0)
         mean = self._pool_foreground(x, weight)
-        # Centred first, which float32 needs: with onnxruntime's sums, mean(x^2) - mean(x)^2 loses digits.
+        # The mean is subtracted before squaring: with onnxruntime's float32 sums, mean(x^2) - mean(x)^2 loses digits.
         away = g.add("Sub", x, g.reshape(mean, (0, 3, 1)))
         deviation = g.add("Sqrt", g.add("Max", self._pool_foreground(g.add("Mul", away, away), weight), 1e-4))
         pixels, inputs = g.reshape(x, (0, 3, *side)), 3
@@ -485,7 +485,7 @@ def _finish(g: _Graph, package: Package, outputs: Mapping[str, str]) -> dict[str
         return found
     away = g.add("Sub", outputs["features"], detector.mean[None])
     along = g.add("MatMul", away, detector.directions.T)
-    # What is left beside the directions is subtracted before it is squared, which float32 needs.
+    # The part outside of the directions is computed before it is squared, so that float32 is exact enough.
     beside = g.add("Sub", away, g.add("MatMul", along, detector.directions))
     inside = g.add("Div", g.add("Mul", along, along), detector.variances[None])
     outside = g.add("Mul", g.sum_over(g.add("Mul", beside, beside), 1), 1 / detector.rest)

@@ -73,7 +73,7 @@ class Package:
 
     @property
     def num_features(self) -> int:
-        """Size of the features that the backbone pools."""
+        """Number of pooled features of the backbone."""
         return num_features(self.model["depth"], self.model["width"])
 
     @property

@@ -55,7 +55,7 @@ class Predictor:
         Args:
             package: a loaded package.
             engine: "jax", which compiles for the local devices; "onnx", which is onnxruntime on CPUs, in float32 and
-                without compiling; or "auto": JAX on accelerators, onnxruntime elsewhere. Both engines give the same
+                without compiling; or "auto": JAX on accelerators, onnxruntime elsewhere. In float32 both give the same
                 labels, and probabilities that differ by less than 0.0001.
 
         Raises:
@@ -87,7 +87,7 @@ class Predictor:
 
     @property
     def num_features(self) -> int:
-        """Size of the features that the backbone pools."""
+        """Number of pooled features of the backbone."""
         return self.package.num_features
 
     @property
@@ -112,7 +112,7 @@ class Predictor:
 
     @property
     def batch_size(self) -> int:
-        """Largest number of photos in a batch: 256, fewer for large photos or where a CPU's caches are small."""
+        """The largest batch: 256 photos (on accelerators for each device), fewer for large photos or few CPU cores."""
         return self._engine.batch_size
 
     def predict(self, photos: Sequence[Photo] | Photo, *, operating_point: str = "accuracy") -> Predictions:

@@ -12,10 +12,10 @@ _VARIABLES = ("TPU_LIBRARY_PATH", "PJRT_NAMES_AND_LIBRARY_PATHS")
 
 
 def has_accelerator() -> bool:
-    """Returns whether JAX's default devices are no CPUs.
+    """Returns whether JAX would compute on a GPU or TPU.
 
-    JAX is asked only if something of an accelerator is installed, or the user names a platform other than "cpu". To
-    import it and to start its devices takes about 2 s.
+    JAX is imported only if a plugin for accelerators is installed, or if the user names a platform other than "cpu".
+    Importing JAX and starting its devices takes about 2 s.
     """
     jax = sys.modules.get("jax")
     platforms = os.environ.get("JAX_PLATFORMS", "") if jax is None else jax.config.jax_platforms or ""

@@ -16,9 +16,9 @@ _lock = threading.Lock()
 def one_blas_thread() -> Iterator[None]:
     """Limits NumPy's matrix products to one thread. Use it for small products between two runs of a network.
 
-    After a product BLAS's threads wait actively for about 25 ms and take cores from the network: a third of the time of
-    prediction on two cores. The limit holds for the whole process. If another thread is inside already, this call does
-    nothing, so that leaving restores the original limit.
+    After a matrix product, BLAS's threads wait actively for about 25 ms and take cores from the network. On two cores
+    this cost a third of the time of prediction. The limit holds for the whole process. If another thread has set it
+    already, this call does nothing.
     """
     if not _lock.acquire(blocking=False):
         yield

@@ -1,8 +1,8 @@
-"""Programs that JAX compiled, kept in files for the next command, and a line where a command has to compile.
+"""Keeps compiled programs in files for the next command, and prints a line when a command compiles for long.
 
-JAX has a cache of files too. It writes a file in place, so that a killed command leaves half of it, which every later
-command reads and none replaces; and it limits the size under a lock for which other processes wait. So the files are
-our own, and JAX only asks for them.
+JAX has its own cache of files. But it writes a file in place: a killed command leaves half a file, which later commands
+read and never replace. And processes wait for each other at a lock that limits the size. So the files are our own, and
+JAX only reads and writes them through `ProgramCache`.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class ProgramCache:
         self._told = False
 
     def get(self, key: str) -> bytes | None:
-        """Returns the program of a key of JAX; None where there is none that is whole."""
+        """Returns the program for a key of JAX; None if there is no undamaged one."""
         if jax.process_count() > 1:
             return None  # The processes of one run must all compile a program or all read it, and disks may differ.
         self._begun[key] = time.monotonic()
@@ -74,7 +74,7 @@ class ProgramCache:
         return rest[_SECONDS.size :]
 
     def put(self, key: str, value: bytes) -> None:
-        """Keeps a program. Says once where that is not possible."""
+        """Keeps a program. If that is not possible, says so once."""
         if jax.process_count() > 1:
             return
         path = self._file(key)
@@ -89,8 +89,8 @@ class ProgramCache:
         if problem and not self._told:
             self._told = True
             say(
-                f"note: what was compiled is not kept for the next command: {problem}; "
-                "mend that, or name another folder in JAX_COMPILATION_CACHE_DIR"
+                f"note: compiled programs are not kept for the next command: {problem}; "
+                "correct this, or set JAX_COMPILATION_CACHE_DIR to another folder"
             )
 
     def seconds(self, name: str) -> float | None:
@@ -154,7 +154,7 @@ class _Announcer:
 
 
 def keep_programs() -> None:
-    """Makes JAX keep its programs in the user's cache folder, and say when it compiles. Commands call it, early.
+    """Makes JAX keep its programs in the user's cache folder, and say when it compiles. Call it before JAX computes.
 
     JAX's own settings count: with `JAX_ENABLE_COMPILATION_CACHE=false` nothing is kept, and with
     `JAX_COMPILATION_CACHE_DIR` JAX keeps programs there in its own way.
@@ -165,7 +165,7 @@ def keep_programs() -> None:
     _started, cache = True, None
     folder, settings = _choose_folder(), jax.config.values
     if folder and settings["jax_enable_compilation_cache"] and not settings["jax_compilation_cache_dir"]:
-        # Not public. Where a later JAX does not call it, JAX's own cache is used; a test notices.
+        # Not a public function of JAX. If a later JAX does not call it, JAX's own cache is used, and a test fails.
         from jax._src import compilation_cache
 
         most = settings["jax_compilation_cache_max_size"]
@@ -195,19 +195,19 @@ def _find_danger(folder: Path) -> str:
         for parent in filter(Path.exists, folder.resolve().parents):
             status, anybody = parent.stat(), stat.S_IWOTH | stat.S_ISVTX
             if status.st_uid not in (0, os.geteuid()) or status.st_mode & anybody == stat.S_IWOTH:
-                return f"another user may replace {folder}, because of the owner or the mode of {parent}"
+                return f"another user could replace {folder}: check the owner and the mode of {parent}"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if os.name == "posix":
         own = folder.lstat()
         if not stat.S_ISDIR(own.st_mode) or own.st_uid != os.geteuid():
-            return f"{folder} is no folder of yours"
+            return f"{folder} is not a folder, or belongs to another user"
         if own.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
             return f"other users may write {folder}"
     return ""
 
 
 def _describe_machine() -> list[object]:
-    """Returns what machine code depends on and JAX does not ask for: a home may be shared by different machines."""
+    """Returns properties of the machine that JAX's keys lack. Different machines may share a home folder."""
     with contextlib.suppress(OSError):
         kinds = sorted({line for line in _CPU_INFO.read_text().splitlines() if _CPU_KIND.match(line)})
         return [num_cores(), platform.machine(), *kinds]

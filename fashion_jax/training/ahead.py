@@ -40,7 +40,7 @@ class CompileAhead:
 
     def _compile(self, functions: list[Any]) -> None:
         for function in functions:
-            # Whoever calls the function meets the same error, in a place where it can be told.
+            # The later call of the function raises the same error, where it can be reported.
             with contextlib.suppress(Exception):
                 function.lower(*self._arguments).compile()
             self._done[id(function)].set()

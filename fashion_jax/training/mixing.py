@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int, Key
 from fashion_jax.config.fields import MixConfig
 from fashion_jax.training.losses import MixedTarget, is_labelled
 
-# of the smaller share, from 0 to 0.5, between which it is interpolated; so drawn shares are exact to 0.001
+# cells between 0 and 0.5, for the table of the smaller share; shares are interpolated in a cell, and exact to 0.001
 _SHARE_CELLS = 500
 
 
@@ -62,9 +62,8 @@ def _share(key: Key[Array, ""], alpha: float) -> Float[Array, ""]:
 def smaller_share(chance: Float[Array, ""], alpha: float) -> Float[Array, ""]:
     """Returns the quantile of the smaller side of Beta(alpha, alpha), in [0, 0.5], exact to 0.001.
 
-    `jax.random.beta` rejects draws until each row has one. On several devices each of its turns would wait for all of
-    them. Here a share is found among 501 whose probabilities are known: all cells below it count fully, and its own
-    cell counts in part.
+    `jax.random.beta` draws in a loop until each row has a value, and several devices would wait for each other in every
+    turn. Here the quantile is read from a table of 501 shares, with linear interpolation.
 
     Args:
         chance: in [0, 1].

@@ -29,8 +29,8 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 def norm_groups(photos: int, devices: int, least: int) -> int:
     """Returns the number of groups of photos over which batch norm takes its statistics.
 
-    There are as many as possible. A group has at least `least` photos, and is either whole devices or a part of the
-    photos of one device. So with enough photos on each device, batch norm sends nothing between devices.
+    There are as many as possible. A group has at least `least` photos. It covers all photos of one or more devices, or
+    a part of the photos of one device. So with enough photos on each device, batch norm sends nothing between devices.
 
     Args:
         photos: of a batch, over all devices; `devices` divides it.
@@ -50,7 +50,7 @@ def sum_over(tree: Any, axis: str) -> Any:
     """
     leaves, structure = jax.tree.flatten(tree)
     # GPUs: XLA sends arrays whose layout is not the usual one, such as the gradients of 1x1 convolutions, one by one.
-    # TPUs: XLA joins arrays by itself, and a vector has another layout than its parts.
+    # TPUs: XLA joins arrays by itself, and joining them into one vector first would change their layouts.
     summed = jax.lax.platform_dependent(
         *leaves, tpu=lambda *leaves: jax.lax.psum(leaves, axis), default=partial(_sum_vectors, axis=axis)
     )
@@ -66,7 +66,7 @@ def _sum_vectors(*leaves: jax.Array, axis: str) -> tuple[jax.Array, ...]:
 
 
 def _messages(sizes: list[int]) -> list[list[int]]:
-    """Returns places of neighbours that together have about `_MESSAGE_BYTES`."""
+    """Groups neighbouring arrays, by their places, into messages of at most `_MESSAGE_BYTES` (or one larger array)."""
     messages: list[list[int]] = [[]]
     total = 0
     for place, size in enumerate(sizes):

@@ -91,8 +91,8 @@ class StepOptions:
     # parts into which the batch is cut to save memory. Gradients add up to those of the whole batch; batch norm sees
     # one part at a time.
     accumulation_steps: int
-    # whether batch norm's groups are on one device each. Then every device computes its rows alone, and what they add
-    # to the gradient, the statistics and the metrics is summed up once, at the end.
+    # whether each group of batch norm is on one device. Then every device computes its own rows, and gradients,
+    # statistics and metrics are summed over the devices once, at the end.
     alone: bool
     average_decay: float  # of the moving average of parameters and batch statistics; 0 for none
     seed: int  # of augmentation and dropout
@@ -200,7 +200,7 @@ def make_train_step(
         if axis:
             moved = jax.tree.map(jnp.subtract, batch_stats, before)
             gradients, metrics, moved = sum_over((gradients, metrics, moved), axis)
-            # In this form frozen statistics stay as they are, to the bit.
+            # Only changes are summed, so that frozen statistics stay the same to the bit.
             batch_stats = jax.tree.map(lambda old, total: old + total / mesh.size, before, moved)
         return gradients, batch_stats, metrics
 
@@ -212,7 +212,7 @@ def make_train_step(
                 mesh=mesh,
                 in_specs=(everywhere, everywhere, rows, everywhere),
                 out_specs=everywhere,
-                check_vma=False,  # or JAX would sum up each gradient in bfloat16, where it meets the photos
+                check_vma=False,  # otherwise JAX sums each gradient over the devices in bfloat16, one by one
             )
         else:
             compute = partial(gradients_of, axis=None)

@@ -118,7 +118,7 @@ def test_a_folder_of_others_is_neither_read_nor_written(cache, capsys, change):
     cache.put(THIRD, VALUE)
     assert sorted(cache._path.parent.rglob("*")) == before
     said = capsys.readouterr().err
-    assert said.count("note: what was compiled is not kept") == 1 and "JAX_COMPILATION_CACHE_DIR" in said
+    assert said.count("note: compiled programs are not kept") == 1 and "JAX_COMPILATION_CACHE_DIR" in said
 
 
 def give_away(path: Path, monkeypatch) -> None:
@@ -134,7 +134,7 @@ def test_another_owner_is_refused(cache, capsys, monkeypatch):
     give_away(cache._path, monkeypatch)
     assert cache.get(KEY) is None
     cache.put(OTHER, VALUE)
-    assert "note: what was compiled is not kept" in capsys.readouterr().err
+    assert "note: compiled programs are not kept" in capsys.readouterr().err
 
 
 def test_nothing_is_made_in_the_home_of_another_user(tmp_path, monkeypatch):
