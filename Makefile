@@ -57,6 +57,9 @@ bench: $(STAMP)
 	@$(BENCH)/bin/python benchmarks/start_up.py --photo "$$(ls $(PHOTOS)/*.jpg | head -1)"
 	@$(BENCH)/bin/python benchmarks/predict.py --photos $(PHOTOS)
 	@$(BENCH)/bin/python benchmarks/train_step.py --cases goal growth
+	@$(BENCH)/bin/fashion-jax prepare --source $(SOURCE) --out runs/bench/records
+	@$(BENCH)/bin/python benchmarks/input.py --records runs/bench/records
+	@$(BENCH)/bin/python benchmarks/checks.py --records runs/bench/records --out benchmarks/results/checks
 	@$(BENCH)/bin/python benchmarks/growth.py
 	@$(BENCH)/bin/fashion-jax embed --model small --source $(SOURCE) --out runs/bench/embeddings.npz
 	@$(BENCH)/bin/python benchmarks/search.py --embeddings runs/bench/embeddings.npz --clustered 200000 2000000
