@@ -15,11 +15,9 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
 def _run(flags: argparse.Namespace) -> int:
     from fashion_jax.config.files import load_config
     from fashion_jax.system.devices import start_devices
-    from fashion_jax.system.process import num_cores
 
-    # One device a core, in a number that divides the batch: its few photos are too small a part for several on a core.
-    devices = 2 ** (min(8, num_cores()).bit_length() - 1)
-    start_devices(devices, load_config("demo").model.dtype)
+    config = load_config("demo")
+    start_devices(dtype=config.model.dtype, photos=config.train.photos)
     from fashion_jax.run.demo import run_demo
 
     run_demo(flags.workdir)

@@ -5,9 +5,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fashion_jax.commands.command import Command
 from fashion_jax.system.errors import UserError
+
+if TYPE_CHECKING:
+    from fashion_jax.config.fields import Config
 
 _CONFIG = "a configuration file, or the name of one that ships with the library, such as small_finetune"
 
@@ -50,6 +54,10 @@ def _integers(text: str) -> list[int]:
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers such as 0,1") from None
 
 
+def _photos_at_a_time(config: Config) -> int:
+    return config.train.photos // config.train.accumulation_steps
+
+
 def _train(flags: argparse.Namespace) -> int:
     from fashion_jax.config.files import load_config
 
@@ -59,7 +67,7 @@ def _train(flags: argparse.Namespace) -> int:
     # JAX starts only after the flags are known to be sound, and devices are set before anything touches them.
     from fashion_jax.system.devices import start_devices, start_processes
 
-    start_devices(config.runtime.cpu_devices, config.model.dtype)
+    start_devices(config.runtime.cpu_devices, config.model.dtype, photos=_photos_at_a_time(config))
     start_processes(flags.coordinator_address, flags.num_processes, flags.process_id, flags.local_device_ids)
 
     from fashion_jax.run.train import format_scores, train
@@ -114,7 +122,7 @@ def _sweep(flags: argparse.Namespace) -> int:
     from fashion_jax.system.devices import start_devices
 
     config = load_config(flags.config, flags.settings)
-    start_devices(config.runtime.cpu_devices, config.model.dtype)
+    start_devices(config.runtime.cpu_devices, config.model.dtype, photos=_photos_at_a_time(config))
 
     from fashion_jax.run.sweep import format_trials, sweep
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 DATA_AXIS = "data"
+_LEAST_PHOTOS = 16  # on each CPU device, if a core has several
 _FORCED_DEVICES = "xla_force_host_platform_device_count"
 _CPU_INFO = Path("/proc/cpuinfo")
 _COLLECTIVE_TIMEOUTS_S = {
@@ -35,7 +36,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # from glibc's malloc.h
 _turns = itertools.count()  # every process counts the same calls, so the numbers agree
 
 
-def start_devices(cpu_devices: int = 0, dtype: str = "float32", *, training: bool = True) -> None:
+def start_devices(cpu_devices: int = 0, dtype: str = "float32", *, photos: int = 0, training: bool = True) -> None:
     """Sets how many CPU devices JAX will see. Without effect if JAX has started or the user has set the number.
 
     A ResNet's convolutions leave CPU cores idle when one device runs them. With several devices on the same cores,
@@ -43,25 +44,36 @@ def start_devices(cpu_devices: int = 0, dtype: str = "float32", *, training: boo
 
     Args:
         cpu_devices: the number of devices; 0 chooses it, unless `JAX_NUM_CPU_DEVICES` or `XLA_FLAGS` gives one. The
-            choice is four per core and at most eight for float32 training. It is one per core for bfloat16 training,
-            whose matrix products keep a core busy, and for prediction, whose batch then fits into a core's cache; for
-            prediction it is at most 16, because every device holds the weights.
+            choice is four per core and at most eight for float32 training with at least 16 photos for each of them. It
+            is one per core for smaller batches, because each device updates a copy of the parameters. It is also one
+            per core for bfloat16 training, whose matrix products keep a core busy, and for prediction, whose batch
+            then fits into a core's cache; for prediction it is at most 16, because every device holds the weights.
         dtype: what will be trained: "float32", "bfloat16" or "auto".
+        photos: that are trained at a time; the chosen number of devices divides them into equal, even numbers. 0:
+            unknown.
         training: False where the model only predicts.
     """
     keep_programs()
     _wait_for_slow_devices()
-    one_per_core = not training or dtype == "bfloat16" or (dtype == "auto" and _cpu_multiplies_bfloat16(training=True))
     chosen = "JAX_NUM_CPU_DEVICES" in os.environ or _FORCED_DEVICES in os.environ.get("XLA_FLAGS", "")
     if chosen and not cpu_devices:
         return
-    automatic = num_cores() if one_per_core else min(8, 4 * num_cores())
     try:
-        jax.config.update("jax_num_cpu_devices", cpu_devices or (automatic if training else min(16, automatic)))
+        jax.config.update("jax_num_cpu_devices", cpu_devices or _choose_cpu_devices(dtype, photos, training))
     except RuntimeError:
         # JAX has started already (a notebook, a test); what it has is used.
         return
     _keep_freed_memory()
+
+
+def _choose_cpu_devices(dtype: str, photos: int, training: bool) -> int:
+    cores = num_cores()
+    if not training:
+        return min(16, cores)
+    several = min(8, 4 * cores)
+    bfloat16 = dtype == "bfloat16" or (dtype == "auto" and _cpu_multiplies_bfloat16(training=True))
+    count = cores if bfloat16 or 0 < photos < _LEAST_PHOTOS * several else several
+    return next((n for n in range(count, 1, -1) if photos % (2 * n) == 0), 1)
 
 
 def _wait_for_slow_devices() -> None:

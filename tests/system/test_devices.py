@@ -56,6 +56,15 @@ def test_bfloat16_and_prediction_take_a_device_per_core_and_training_in_float32_
     assert start(AMX, 0, "auto", environment={"XLA_FLAGS": "--xla_cpu_max_isa=AVX512"}) == [8]
 
 
+def test_devices_share_a_batch_equally_in_pairs_and_small_batches_get_a_device_per_core(start):
+    assert start(PLAIN, photos=128) == [8]
+    assert start(PLAIN, photos=64) == start(PLAIN, photos=4) == [2]
+    assert start(PLAIN, photos=144, cores=64) == [8]
+    assert start(PLAIN, photos=32, cores=6) == [4]
+    assert start(PLAIN, photos=3) == [1]
+    assert start(PLAIN, 0, "bfloat16", photos=100, cores=4) == [2]
+
+
 def test_jax_gets_the_devices():
     code = "import jax\nfrom fashion_jax.system import devices\ndevices.start_devices(3)\nprint(jax.device_count())"
     assert run(code).stdout == "3\n"
