@@ -13,10 +13,7 @@ graphs", TPAMI 2020. Douze et al., "The faiss library", 2024.
 from __future__ import annotations
 
 import math
-import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -29,6 +26,7 @@ from fashion_jax.search.exact import Positions, Queries, Scores, lacks_rows
 from fashion_jax.system import stored
 from fashion_jax.system.errors import UserError
 from fashion_jax.system.process import num_cores
+from fashion_jax.system.threads import thread_pool
 
 _LINKS = 12  # per row; twice as many on the lowest level
 _BUILD_EFFORT = 200  # candidates among which a row's links are chosen
@@ -132,10 +130,12 @@ class HnswSearcher(ApproximateSearcher):
         scores, rows = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
 
         def search_part(part: np.ndarray) -> None:
+            # faiss itself would share a batch in equal parts, and wait for the core that is busy with something else.
+            self._faiss.omp_set_num_threads(1)  # of this thread
             scores[part], rows[part] = self._search_some(queries[part], k, effort)
 
         parts = min(len(queries) // _LEAST_PER_TASK, num_cores() * _TASKS_PER_CORE)
-        list(_threads(os.getpid()).map(search_part, np.array_split(order, parts)))
+        list(thread_pool().map(search_part, np.array_split(order, parts)))
         return scores, rows
 
     def _search_some(self, queries: Queries, k: int, effort: int) -> tuple[Scores, Positions]:
@@ -278,15 +278,6 @@ def _check_graph(graph: _Graph) -> None:
         linked = links[(starts[rows] + sizes[level])[:, None] + np.arange(sizes[level + 1] - sizes[level])]
         if not (levels[linked[linked >= 0]] > level).all():
             raise UserError("its graph has links to rows of a lower level")
-
-
-@lru_cache(maxsize=1)
-def _threads(process: int) -> ThreadPoolExecutor:
-    """Returns a pool with one thread for each core. `process` makes a forked process get a pool of its own.
-
-    faiss itself would give each core an equal part of a batch, and wait for a core that is busy with other work.
-    """
-    return ThreadPoolExecutor(num_cores(), initializer=_import().omp_set_num_threads, initargs=(1,))
 
 
 def _import() -> Any:

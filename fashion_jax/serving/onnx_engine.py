@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 
 import numpy as np
 import onnxruntime
@@ -17,6 +17,7 @@ from fashion_jax.serving.engine import CPU_CORE_PIXELS, MOST_PHOTOS, Engine, Net
 from fashion_jax.serving.onnx_graph import PHOTOS, write_graph
 from fashion_jax.serving.package import Package
 from fashion_jax.system.process import num_cores
+from fashion_jax.system.threads import thread_pool
 
 _ERRORS_ONLY = 3  # severity of onnxruntime's messages
 
@@ -31,18 +32,16 @@ class OnnxEngine(Engine):
         self._package = package
         self._sessions: dict[bool, onnxruntime.InferenceSession] = {}
         self._lock = threading.Lock()
-        cores = num_cores()
-        self._pool = ThreadPoolExecutor(cores, "onnxruntime")
         height, width = package.preprocessing["height"], package.preprocessing["width"]
         self._part = max(1, min(MOST_PHOTOS, CPU_CORE_PIXELS // (height * width)))
-        self.batch_size = min(MOST_PHOTOS, self._part * cores)
+        self.batch_size = min(MOST_PHOTOS, self._part * num_cores())
 
     def run(self, batches: Iterable[np.ndarray], flip: bool) -> Iterator[NetworkOutputs]:
         before: list[Future[NetworkOutputs]] = []  # The threads compute it while the next batch is read.
         for images in batches:
             part = min(self._part, -(-max(len(images), 1) // num_cores()))
             starts = range(0, max(len(images), 1), part)
-            now = [self._pool.submit(self._compute, images[start : start + part], flip) for start in starts]
+            now = [thread_pool().submit(self._compute, images[start : start + part], flip) for start in starts]
             if before:
                 yield NetworkOutputs.join([future.result() for future in before])
             before = now

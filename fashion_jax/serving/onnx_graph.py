@@ -51,8 +51,9 @@ _TINY = 1e-12
 
 
 def fits(package: Package) -> bool:
-    """Returns whether the weights are small enough for an ONNX file: 2 GB."""
-    return sum(array.size * 4 for array in package.weights.values()) < _MAX_BYTES
+    """Returns whether the network is small enough for an ONNX file: 2 GB."""
+    components = [] if package.embedding is None else [package.embedding.components]
+    return sum(array.size * 4 for array in (*package.weights.values(), *components)) < _MAX_BYTES
 
 
 def write_graph(package: Package, *, flip: bool, finished: bool = False) -> bytes:
@@ -74,10 +75,8 @@ def write_graph(package: Package, *, flip: bool, finished: bool = False) -> byte
           (batch,) where the package has a detector.
 
     Raises:
-        UserError: the weights need more than the 2 GB that an ONNX file can hold.
+        UserError: the graph needs more than the 2 GB that an ONNX file can hold.
     """
-    if not fits(package):
-        raise UserError(f"the weights of {package.folder} are too large for ONNX, whose files hold 2 GB")
     graph = _Graph()
     outputs = _Network(graph, package).outputs(flip)
     if finished:
@@ -138,7 +137,9 @@ class _Graph:
         return str(self.add("Div", value, self.add("Where", self.add("Greater", length, 0.0), length, 1.0)))
 
     def to_bytes(self, package: Package, outputs: Mapping[str, str]) -> bytes:
-        """Returns the file. `outputs` are the name of each output -> the value."""
+        """Returns the file; UserError if it is too large. `outputs` are the name of each output -> the value."""
+        if sum(constant.ByteSize() for constant in self._constants) >= _MAX_BYTES:
+            raise UserError(f"{package.folder} is too large for ONNX, whose files hold 2 GB")
         height, width = package.preprocessing["height"], package.preprocessing["width"]
         nodes = [*self._nodes, *(helper.make_node("Identity", [value], [name]) for name, value in outputs.items())]
         flat = ("energies", "out_of_catalogue")
@@ -259,13 +260,14 @@ class _Network:
 
     def _backbone_maps(self, x: str) -> tuple[list[str], list[tuple[int, int]]]:
         """Writes the ResNet; returns the map of each stage, and its height and width."""
-        for layer in stem_layers(self._architecture):
+        a = self._architecture
+        for layer in stem_layers(a.width, a.stem):
             x = self._graph.add("Relu", self._convolve(x, layer))
-        if self._architecture.stem != "small":
+        if a.stem != "small":
             x = self._graph.add("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
             self._side = ((self._side[0] - 1) // 2 + 1, (self._side[1] - 1) // 2 + 1)
         maps, sides = [], []
-        for stage in stages(self._architecture):
+        for stage in stages(a.depth, a.width, a.stem):
             for block in stage:
                 x = self._block(x, block)
             maps.append(x)

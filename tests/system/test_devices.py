@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from fashion_jax.system import devices
+from fashion_jax.system.errors import UserError
 
 AMX = "flags\t\t: fpu avx512f avx512_bf16 amx_bf16 amx_tile\n"
 AVX512_BF16 = "flags\t\t: fpu avx512f avx512_bf16 avx512_vnni\n"
@@ -63,6 +64,16 @@ def test_devices_share_a_batch_equally_in_pairs_and_small_batches_get_a_device_p
     assert start(PLAIN, photos=32, cores=6) == [4]
     assert start(PLAIN, photos=3) == [1]
     assert start(PLAIN, 0, "bfloat16", photos=100, cores=4) == [2]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("Unable to initialize backend 'tpu'"), AssertionError()])
+def test_devices_that_are_not_there_get_a_sentence(monkeypatch, error):
+    def fail():
+        raise error
+
+    monkeypatch.setattr(devices.jax, "default_backend", fail)
+    with pytest.raises(UserError, match=rf"JAX_PLATFORMS=.*{error or 'there are none'}; set JAX_PLATFORMS=cpu"):
+        devices.on_accelerator()
 
 
 def test_jax_gets_the_devices():
