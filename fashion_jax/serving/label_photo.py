@@ -25,7 +25,8 @@ def read(path: str) -> np.ndarray:
         mode, flags = "RGBA" if photo.mode == "RGBA" else "RGB", ImageCms.Flags.BLACKPOINTCOMPENSATION
         with suppress(OSError, ImageCms.PyCMSError):  # a profile that is damaged, or of another colour space
             colours = ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB")
-            photo = ImageCms.profileToProfile(photo, *colours, ImageCms.Intent.RELATIVE_COLORIMETRIC, mode, flags=flags)
+            kind = ImageCms.Intent.RELATIVE_COLORIMETRIC
+            photo = ImageCms.profileToProfile(photo, *colours, kind, mode, flags=flags) or photo
     photo = photo.convert("RGBA")
     photo = Image.alpha_composite(Image.new("RGBA", photo.size, "white"), photo).convert("RGB")
     photo.thumbnail((MODEL["max_side"], MODEL["max_side"]), Image.Resampling.LANCZOS, reducing_gap=2.0)

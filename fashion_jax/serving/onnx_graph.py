@@ -52,8 +52,10 @@ _TINY = 1e-12
 
 def fits(package: Package) -> bool:
     """Returns whether the network is small enough for an ONNX file: 2 GB."""
-    components = [] if package.embedding is None else [package.embedding.components]
-    return sum(array.size * 4 for array in (*package.weights.values(), *components)) < _MAX_BYTES
+    arrays = [*package.weights.values()]
+    if package.embedding is not None and package.embedding.components is not None:
+        arrays.append(package.embedding.components)
+    return sum(array.size for array in arrays) * 4 < _MAX_BYTES
 
 
 def write_graph(package: Package, *, flip: bool, finished: bool = False) -> bytes:

@@ -48,7 +48,8 @@ def keep_programs() -> None:
         return
     _started, root = True, _choose_folder()
     jax.monitoring.register_event_duration_secs_listener(_Announcer())
-    if root is None or not jax.config.jax_enable_compilation_cache or jax.config.jax_compilation_cache_dir:
+    config: Any = jax.config  # its settings have no types
+    if root is None or not config.jax_enable_compilation_cache or config.jax_compilation_cache_dir:
         return
     folder = root / files.digest(_describe_machine())[:16]
     if not _is_private(root) or not _is_private(folder):
@@ -66,8 +67,9 @@ def keep_nothing() -> None:
 
     They must all compile a program or all read it, and their disks may differ. Call it before anything is compiled.
     """
-    if _folder is not None and jax.config.jax_compilation_cache_dir == str(_folder):
-        jax.config.update("jax_compilation_cache_dir", None)
+    config: Any = jax.config
+    if _folder is not None and config.jax_compilation_cache_dir == str(_folder):
+        config.update("jax_compilation_cache_dir", None)
 
 
 def _choose_folder() -> Path | None:

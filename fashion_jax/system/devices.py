@@ -210,7 +210,7 @@ def on_accelerator() -> bool:
     except (RuntimeError, AssertionError) as error:  # JAX asserts it where JAX_PLATFORMS=cuda finds no GPU
         reason = stored.first_line(error) if str(error) else "there are none"
         raise UserError(
-            f"JAX cannot start the devices of JAX_PLATFORMS={jax.config.jax_platforms or ''}: {reason}; "
+            f"JAX cannot start the devices of JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')}: {reason}; "
             "set JAX_PLATFORMS=cpu, or install JAX's plugin for these devices"
         ) from error
 
