@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
+import faiss
 import numpy as np
 import pytest
 from search.clustered import attributes_of, clustered, recall, truth, unit
@@ -61,6 +66,38 @@ def test_what_is_saved_searches_as_before(forms, coded, tmp_path):
     loaded = HnswSearcher.load(tmp_path, VECTORS, searcher.about(), ())
     for one, other in zip(searcher.search_at(QUERIES, 7, 30), loaded.search_at(QUERIES, 7, 30), strict=True):
         assert np.array_equal(one, other)
+
+
+_FORKS = """
+import os, signal, sys
+import numpy as np
+from fashion_jax.search.hnsw import HnswSearcher
+vectors = np.random.default_rng(0).normal(size=(400, 8)).astype(np.float32)
+forms = HnswSearcher.build(vectors, np.arange(0))
+def search():
+    return [form.search_at(vectors[:count], 5, 10)[1] for form in forms for count in (1, 2, 31, 100)]
+before = search()
+child = os.fork()
+if not child:
+    signal.alarm(20)
+    os._exit(0 if all(np.array_equal(*pair) for pair in zip(before, search())) else 1)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_a_forked_process_searches_too():
+    subprocess.run([sys.executable, "-c", _FORKS], check=True, timeout=60)
+
+
+def test_building_leaves_the_threads_of_the_program_alone():
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(before + 3)
+    try:
+        HnswSearcher.build(VECTORS[:100], np.arange(0))
+        assert faiss.omp_get_max_threads() == before + 3
+    finally:
+        faiss.omp_set_num_threads(before)
 
 
 def test_deleted_products_are_not_found_and_new_ones_are():
