@@ -115,16 +115,14 @@ def test_deleted_products_are_not_found_and_new_ones_are():
 
 
 def test_auto_takes_what_was_measured_fastest_for_the_batch():
-    def searcher(recall, single, batch):
-        return forms[0].with_points((OperatingPoint(10, 10, 0, recall, single, batch),))
+    def searcher(single, batch):
+        return forms[0].with_points((OperatingPoint(10, 10, 0, 0.96, single, batch),))
 
     forms = HnswSearcher.build(VECTORS[:100], np.arange(0))
-    soon, often = searcher(0.97, 1e-5, 9e-6), searcher(0.96, 2e-5, 5e-6)
-    poor, poorest = searcher(0.9, 1e-6, 1e-6), searcher(0.8, 1e-7, 1e-7)
-    every = [poorest, poor, often, soon]
-    assert build.fastest(every, 0.95, batch=1) is soon and build.fastest(every, 0.95, batch=64) is often
-    assert build.fastest(every, 0.99, batch=1) is soon  # the most recall where none has enough
-    assert build.fastest(every, 0.85, batch=1) is poor
+    soon, often = searcher(1e-5, 9e-6), searcher(2e-5, 5e-6)
+    every = [forms[0], often, soon]  # without an operating point the target was missed
+    assert build.fastest(every, batch=1) is soon and build.fastest(every, batch=64) is often
+    assert build.fastest([forms[0]], batch=1) is forms[0] and build.fastest([], batch=1) is None
 
 
 @pytest.mark.parametrize(("count", "scann", "chosen"), [
