@@ -284,7 +284,8 @@ def more_settings(searcher: Any, vectors: np.ndarray) -> Iterator[tuple[str, Any
         return
     sample = draw_sample(vectors)
     for target in (0.8, 0.9, 0.98, 0.99, 0.995):
-        yield f"scann, target {target}", searcher.with_points(tune(searcher.with_points(()), vectors, sample, target))
+        if points := tune(searcher.with_points(()), vectors, sample, target):
+            yield f"scann, target {target}", searcher.with_points(points)
 
 
 def build_one_backend(rows: np.ndarray, backend: str) -> Iterator[Setting]:
@@ -300,7 +301,9 @@ def build_raw(rows: np.ndarray) -> Iterator[Setting]:
     """The library behind our index, with the same settings. The difference is the cost of our own code."""
     for batch in (1, 1000):
         base = OURS[len(rows), batch]
-        point = next(point for point in base.points if point.neighbours >= K)
+        point = next((point for point in base.points if point.neighbours >= K), None)
+        if point is None:  # exact search was faster
+            continue
         yield Setting(f"{base.backend}, effort {point.effort}", raw_search(base.index, point))
 
 

@@ -170,9 +170,13 @@ def _describe(health: Health, folder: Path) -> str:
 
 
 def _summary(index: Index) -> str:
+    from fashion_jax.search.planner import plan
+
     base = index.snapshot.base
     if base.approximate is None:
         return "exact search"
+    if plan(base, 1, 1, None) is base.host:
+        return f"exact search; {base.approximate.library} does not reach the recall {base.target_recall:g} in less time"
     point = base.points[0]
     return (
         f"{base.approximate.library}, finds {point.recall:.4f} of the {point.neighbours} nearest products (asked for: "

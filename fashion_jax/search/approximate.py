@@ -182,18 +182,14 @@ class ApproximateSearcher(ABC):
         return seconds if passing is None else seconds + _FILTERING + num_queries * fetch * _PICKING
 
     def least_seconds(self, num_queries: int) -> float:
-        """Returns how long a search for few neighbours takes."""
+        """Returns how long a search for few neighbours takes; infinity where there is no operating point."""
+        if not self.points:
+            return math.inf
         point = self.points[0]
         return point.single_seconds if num_queries == 1 else num_queries * point.batch_seconds
 
-    def serves(self, k: int) -> bool:
-        """Returns whether an operating point was tuned for k neighbours."""
-        return k <= self.points[-1].neighbours
-
     def check_points(self) -> None:
-        """Raises UserError where there is no operating point, or one is out of range."""
-        if not self.points:
-            raise UserError("it has no operating points")
+        """Raises UserError where an operating point is out of range."""
         for point in self.points:
             fits = 1 <= point.neighbours <= self.count and 0 <= point.reorder <= self.count
             effort = 1 <= point.effort <= self.efforts(point.neighbours)[-1] if fits else False

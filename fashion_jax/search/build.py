@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -12,6 +14,7 @@ from jaxtyping import Float32
 from fashion_jax.search.approximate import ApproximateSearcher
 from fashion_jax.search.exact import DeviceSearcher, HostSearcher
 from fashion_jax.search.hnsw import HnswSearcher
+from fashion_jax.search.planner import measure_own_recall, plan
 from fashion_jax.search.scann import ScannSearcher
 from fashion_jax.search.snapshot import Base
 from fashion_jax.search.tuning import MOST_POINTS, draw_sample, tune
@@ -43,6 +46,11 @@ def check_target(target_recall: object, backend: object) -> None:
         APPROXIMATE[backend].require()
 
 
+def backend_here(backend: str) -> str:
+    """Returns a backend, or "auto" where its library is not installed."""
+    return "auto" if backend in APPROXIMATE and not APPROXIMATE[backend].is_available() else backend
+
+
 def build_base(
     vectors: Float32[np.ndarray, "n dim"], target_recall: float, backend: str, *, batch: int, progress: bool
 ) -> Base:
@@ -57,9 +65,14 @@ def build_base(
     chosen = _choose_backends(backend, len(vectors), vectors.shape[1], batch)
     vectors = np.ascontiguousarray(vectors)
     vectors.flags.writeable = False
+    host = HostSearcher(vectors)
+
+    def exact() -> Base:
+        return Base(vectors, host, DeviceSearcher.make_if_useful(vectors), None, target_recall)
+
     # An approximate index cannot be tuned with a single row, which has no neighbours.
     if not chosen or len(vectors) < 2:
-        return Base(vectors, HostSearcher(vectors), DeviceSearcher.make_if_useful(vectors), None, target_recall)
+        return exact()
     steps = len(chosen) + 1  # and the operating points, once it is known how many forms were built
     with progress_bar(steps, "building the index", show=progress, unit="step") as bar:
 
@@ -74,43 +87,48 @@ def build_base(
         built: list[ApproximateSearcher] = []
         for kind in chosen:
             begin(f"building the index ({kind.library})")
-            built += kind.build(vectors, held.rows)
+            try:
+                built += kind.build(vectors, held.rows)
+            except UserError as error:
+                if backend != "auto":
+                    raise
+                logging.getLogger(__name__).warning("%s; the index is built without %s", error, kind.library)
         bar.total = steps + len(built) + MOST_POINTS - 1
 
         def tuned(searcher: ApproximateSearcher, most: int) -> ApproximateSearcher:
             tell = partial(begin, f"tuning to the asked recall ({searcher.library})")
             asked = held if searcher.knows_its_rows else sample
-            return searcher.with_points(tune(searcher, vectors, asked, target_recall, tell, most=most))
+            points = tune(searcher, vectors, asked, target_recall, tell, limit=host.seconds(1, 10), most=most)
+            return searcher.with_points(points)
 
         # Only one operating point of each index is tuned before they are compared.
-        index = fastest([tuned(searcher, 1) for searcher in built], target_recall, batch)
-        index = tuned(index, MOST_POINTS).complete()
-        host = HostSearcher(vectors)
+        index = fastest([tuned(searcher, 1) for searcher in built], batch)
+        base = Base(vectors, host, index, sample, target_recall)
+        few = base.points[0].neighbours if base.points else 1
+        if index is None or (backend == "auto" and plan(base, batch, few, None) is host):
+            base = exact()
+        else:
+            base = replace(base, index=(tuned(index, MOST_POINTS) if base.points else index).complete())
+            base = replace(base, own_recall=measure_own_recall(base))
         bar.update(bar.total - bar.n)
-    return Base(vectors, host, index, sample, target_recall)
+    return base
 
 
-def fastest(searchers: Sequence[ApproximateSearcher], target_recall: float, batch: int) -> ApproximateSearcher:
-    """Returns the fastest searcher for 10 neighbours; if none reaches the target, the one with the highest recall.
+def fastest(searchers: Sequence[ApproximateSearcher], batch: int) -> ApproximateSearcher | None:
+    """Returns the searcher that is fastest for 10 neighbours.
 
     Args:
-        searchers: tuned; at least one.
+        searchers: tuned; those without an operating point miss the asked recall, and come last.
         batch: typical number of queries in one search.
     """
-
-    def cost(searcher: ApproximateSearcher) -> tuple[float, float]:
-        point = searcher.points[0]
-        return max(0.0, target_recall - point.recall), point.single_seconds if batch == 1 else point.batch_seconds
-
-    return min(searchers, key=cost)
+    return min(searchers, key=lambda searcher: searcher.least_seconds(1 if batch == 1 else 2), default=None)
 
 
 def _choose_backends(backend: str, count: int, dim: int, batch: int) -> list[type[ApproximateSearcher]]:
-    """Returns the approximate backends to build, of which the fastest one is taken; none for exact search.
+    """Returns the approximate backends to build and to compare with exact search; none for exact search.
 
-    "auto" takes exact search for few rows, and on an accelerator that can hold all rows (except for single queries over
-    very many rows). Otherwise it compares the backends that are installed, or takes ScaNN where building all of them
-    would take long.
+    "auto" builds none for few rows, and on an accelerator that can hold all rows (except for single queries over very
+    many rows). Otherwise it builds the backends that are installed, or ScaNN alone where all of them would take long.
     """
     if backend != "auto":
         return [APPROXIMATE[backend]] if backend in APPROXIMATE else []

@@ -32,9 +32,10 @@ _LINKS = 12  # per row; twice as many on the lowest level
 _BUILD_EFFORT = 200  # candidates among which a row's links are chosen
 _GROWTH = 1.15  # from one effort to the next
 _ANCHORS = 64  # rows by which the queries of a batch are sorted
-_SHARED_FROM = 32  # queries from which the cores share them
+_SHARED_FROM = 32  # queries from which our own threads share them; faiss's threads share fewer sooner
 _LEAST_PER_TASK = 16  # queries
 _TASKS_PER_CORE = 4  # so that a core that is busy with something else takes fewer of them
+_PROCESS = os.getpid()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -96,6 +97,7 @@ class HnswSearcher(ApproximateSearcher):
         """
         others = np.delete(np.arange(len(vectors)), held)
         first, faiss = vectors[others], _import()
+        threads = faiss.omp_get_max_threads()  # of the calling program's faiss
         try:
             faiss.omp_set_num_threads(num_cores())
             plain = faiss.IndexHNSWFlat(vectors.shape[1], _LINKS, faiss.METRIC_INNER_PRODUCT)
@@ -105,6 +107,8 @@ class HnswSearcher(ApproximateSearcher):
         except (RuntimeError, ValueError) as error:
             count, dim = vectors.shape
             raise UserError(f"faiss cannot index {count:,} vectors of {dim}: {stored.first_line(error)}") from error
+        finally:
+            faiss.omp_set_num_threads(threads)
         following = _Following(plain, vectors, others, held)
         return (cls(plain, first, coded=False, following=following), cls(coded, first, coded=True, following=following))
 
@@ -123,7 +127,8 @@ class HnswSearcher(ApproximateSearcher):
 
     def search_at(self, queries: Queries, k: int, effort: int, reorder: int = 0) -> tuple[Scores, Positions]:
         """Returns about the k nearest rows of each query, as `ApproximateSearcher.search_at` says."""
-        if len(queries) < _SHARED_FROM:
+        # A forked process has no threads of faiss's: faiss would wait for them for ever.
+        if len(queries) == 1 or (len(queries) < _SHARED_FROM and os.getpid() == _PROCESS):
             return self._search_some(queries, k, effort)
         # Neighbouring queries walk through the same rows, which are in the processor's cache then.
         order = np.argsort((queries @ self._anchors).argmax(1))
@@ -134,7 +139,7 @@ class HnswSearcher(ApproximateSearcher):
             self._faiss.omp_set_num_threads(1)  # of this thread
             scores[part], rows[part] = self._search_some(queries[part], k, effort)
 
-        parts = min(len(queries) // _LEAST_PER_TASK, num_cores() * _TASKS_PER_CORE)
+        parts = max(1, min(len(queries) // _LEAST_PER_TASK, num_cores() * _TASKS_PER_CORE))
         list(thread_pool().map(search_part, np.array_split(order, parts)))
         return scores, rows
 
@@ -209,9 +214,11 @@ class HnswSearcher(ApproximateSearcher):
 
     def _compare(self, queries: Queries, rows: Positions, k: int) -> tuple[Scores, Positions]:
         """Returns the k best of some rows by exact similarity."""
-        if len(queries) == 1 and rows[0, -1] >= 0:
+        if len(queries) == 1:
             found = rows[0]
             alone = self._vectors.take(found, axis=0) @ queries[0]
+            if found[-1] < 0:
+                alone[found < 0] = -np.inf
             best = (-alone).argsort()[:k]
             return alone[best][None], found[best][None]
         known, address = np.maximum(rows, 0), self._faiss.swig_ptr

@@ -14,7 +14,7 @@ from jaxtyping import Float32
 
 from fashion_jax.search import storage
 from fashion_jax.search.attributes import PHOTO, Scalar, make_table
-from fashion_jax.search.build import build_base, check_target
+from fashion_jax.search.build import backend_here, build_base, check_target
 from fashion_jax.search.inputs import as_list, check_ids, check_k, check_vectors
 from fashion_jax.search.planner import Health, measure_health
 from fashion_jax.search.query import PLAIN, Hits, Refinement, check_subspaces, find, weigh
@@ -247,7 +247,7 @@ class Index(contextlib.AbstractContextManager["Index"]):
             base = build_base(
                 before.vectors(rows),
                 before.base.target_recall,
-                settings["backend"],
+                backend_here(settings["backend"]),
                 batch=settings["batch"],
                 progress=progress,
             )

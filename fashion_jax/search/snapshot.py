@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float32, Int64
 
 from fashion_jax.search.approximate import ApproximateSearcher, OperatingPoint
 from fashion_jax.search.attributes import PHOTO, AttributeTable, make_table
-from fashion_jax.search.exact import DeviceSearcher, HostSearcher, PassingRows
+from fashion_jax.search.exact import DeviceSearcher, HostSearcher, PassingRows, Searcher
 from fashion_jax.search.inputs import MAX_ID_LENGTH
 from fashion_jax.search.tuning import Sample
 from fashion_jax.search.where import parse_where
@@ -39,6 +39,10 @@ class Base:
     index: ApproximateSearcher | DeviceSearcher | None  # what may be faster; None where nothing is
     sample: Sample | None  # rows by which the recall of an approximate index is measured; None for exact search
     target_recall: float  # asked for when it was built
+    own_recall: float | None = None  # of rows of the sample when it was built; None where it was not measured
+    note: str = ""  # what is wrong with how it is searched here
+    # what `planner.plan` takes without a filter: (whether there are several queries, k) -> searcher
+    plans: dict[tuple[bool, int], Searcher] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def count(self) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import math
 import platform
 import re
@@ -198,6 +199,7 @@ def write_index(folder: Path, snapshot: Snapshot, settings: dict[str, Any]) -> G
             "backend": base.backend,
             "index": {} if base.approximate is None else base.approximate.about(),
             "target_recall": base.target_recall,
+            "own_recall": base.own_recall,
             "points": [asdict(point) for point in base.points],
             "host_costs": asdict(base.host.costs),
             "device_costs": base.index.costs if isinstance(base.index, DeviceSearcher) else None,
@@ -317,8 +319,6 @@ def machine_name() -> str:
 
 
 def _read(folder: Path, manifest: dict[str, Any]) -> tuple[Snapshot, dict[str, Any], Generation]:
-    if (backend := manifest["base"].get("backend")) in APPROXIMATE:
-        APPROXIMATE[backend].require()
     with stored.reading(folder, _remedy(folder)):
         try:
             place = folder / manifest["generation"]
@@ -364,15 +364,20 @@ def _read_base(place: Path, manifest: dict[str, Any], vectors: np.ndarray) -> Ba
         costs = float(costs[0]), float(costs[1])
         if not all(0 <= value < math.inf for value in costs):
             raise UserError("its costs are not times")
-    index: ApproximateSearcher | DeviceSearcher | None
-    backend = about["backend"]
-    if backend in APPROXIMATE:
+    target, backend, own_recall = float(about["target_recall"]), about["backend"], about.get("own_recall")
+    if own_recall is not None and not 0 <= (own_recall := float(own_recall)) <= 1:
+        raise UserError("the recall of its own rows is not in [0, 1]")
+    if backend in APPROXIMATE and APPROXIMATE[backend].is_available():
         index = APPROXIMATE[backend].load(place / backend, vectors, about["index"], points)
-    elif backend == "exact":
-        index = DeviceSearcher.make_if_useful(vectors, costs)
-    else:
+        return Base(vectors, host, index, sample, target, own_recall)
+    if backend != "exact" and backend not in APPROXIMATE:
         raise ValueError(f"there is no backend {backend!r}")
-    return Base(vectors, host, index, sample, float(about["target_recall"]))
+    note = ""
+    if backend in APPROXIMATE:
+        library = APPROXIMATE[backend].library
+        note = f"it was built with {library}, which is not installed here, so that a search compares all products"
+        logging.getLogger(__name__).warning("the index %s: %s", place.parent, note)
+    return Base(vectors, host, DeviceSearcher.make_if_useful(vectors, costs), None, target, note=note)
 
 
 def _measure_again(base: Base) -> Base:

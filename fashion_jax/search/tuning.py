@@ -23,10 +23,12 @@ _SAMPLE = max(_LADDER.values())
 _SINGLES = 64  # queries that are timed one by one
 _FIRST_REORDER = 3  # the place among a backend's numbers of candidates that is tried first
 _STEPS = 3  # on the grid of efforts, for a smaller number of candidates
+_LONGEST_STEP = 8  # on the grid of efforts: one step multiplies the time of a search by 3 to 6 at most
 _HELD_PART = 10  # a sample that is held back is this part of the rows at most
 _ROWS_PER_TASK = 50  # sampled rows whose similarities to all rows are held at once
 _VALUES_AT_ONCE = 1 << 26  # of such similarities, over all tasks, 256 MiB
 _TIE = 1e-5  # difference of cosine similarities that single precision cannot tell
+_SHORT = 1.0  # seconds; a shorter measurement never ends the tuning, because its time is uncertain, and costs little
 _CLEARANCE = 2.0  # standard errors by which the sample must exceed the target, so that other queries reach it too
 
 
@@ -97,11 +99,13 @@ def tune(
     target: float,
     on_point: Callable[[], None] = lambda: None,
     *,
+    limit: float = math.inf,
     most: int = MOST_POINTS,
 ) -> tuple[OperatingPoint, ...]:
     """Returns, for each number of neighbours, the fastest operating point that meets the target.
 
-    Where none meets the target (a target of 1, for instance), the most thorough point is returned.
+    There is no point for numbers of neighbours for which no search within the limit meets the target (of 1, for
+    instance).
 
     Args:
         searcher: over `vectors`; it keeps its operating points, and missing ones are added.
@@ -109,6 +113,7 @@ def tune(
         sample: from `draw_sample`; with `held=True` if the searcher has `knows_its_rows`.
         target: recall in (0, 1].
         on_point: called when a point was found.
+        limit: seconds of a query beyond which no more effort is tried: the time of exact search.
         most: number of points in the end; points of few neighbours come first.
     """
     points = list(searcher.points)
@@ -119,19 +124,29 @@ def tune(
         # More neighbours never need less effort.
         fewest = points[-1].effort if points else 1
         some = Sample(sample.rows[:queries], sample.scores[:queries], sample.held)
-        points.append(_tune_one(searcher, vectors, some, neighbours, target, fewest))
+        point = _tune_one(searcher, vectors, some, neighbours, target, fewest, limit)
+        if point is None:  # more neighbours would take longer still
+            break
+        points.append(point)
         on_point()
     return tuple(points)
 
 
 def _tune_one(
-    searcher: ApproximateSearcher, vectors: np.ndarray, sample: Sample, neighbours: int, target: float, fewest: int
-) -> OperatingPoint:
+    searcher: ApproximateSearcher,
+    vectors: np.ndarray,
+    sample: Sample,
+    neighbours: int,
+    target: float,
+    fewest: int,
+    limit: float,
+) -> OperatingPoint | None:
     queries = vectors[sample.rows]
     efforts = searcher.efforts(neighbours)
     grid = [effort for effort in efforts if effort >= min(fewest, efforts[-1])]
     reorders = searcher.reorders(neighbours)
     best: _Measured | None = None
+    end = len(grid)  # the first place that is not worth trying
 
     def measure(place: int, reorder: int) -> _Measured:
         begin = time.perf_counter()
@@ -146,12 +161,15 @@ def _tune_one(
 
     def first_to_meet(places: Iterable[int], reorder: int) -> int | None:
         """Measures places on the grid one by one; returns the first that meets the target."""
-        nonlocal best
+        nonlocal best, end
         for place in places:
             found = measure(place, reorder)
             if found.met:
                 best = found if best is None or found.seconds < best.seconds else best
                 return place
+            if found.seconds > max(limit, _SHORT / len(queries)):
+                end = min(end, place)
+                return None
         return None
 
     # Candidates are added until some effort meets the target. Recall grows with the effort, so the least effort is
@@ -159,28 +177,27 @@ def _tune_one(
     low, number = 0, min(_FIRST_REORDER, len(reorders) - 1)
     while best is None and number < len(reorders):
         low, high = 0, 1
-        while high < len(grid) and first_to_meet([high - 1], reorders[number]) is None:
-            low, high = high, 2 * high
-        high = min(high, len(grid)) - (best is not None)
+        while high < end and first_to_meet([high - 1], reorders[number]) is None:
+            low, high = high, min(2 * high, high + _LONGEST_STEP)
+        high = min(high, end) - (best is not None)
         while low < high:
             half = (low + high) // 2
             met = first_to_meet([half], reorders[number]) is not None
-            low, high = (low, half) if met else (half + 1, high)
+            low, high = (low, half) if met else (half + 1, min(high, end))
         number += best is None
     if best is None:
-        best = measure(len(grid) - 1, reorders[-1])
-    else:
-        # Fewer candidates need more effort, and more candidates less; a few steps on the grid show what is faster.
-        start = low
-        for reorder in reversed(reorders[:number]):
-            place = first_to_meet(range(start, min(start + _STEPS, len(grid))), reorder)
-            if place is None:
-                break
-            start = place
-        for reorder in reorders[number + 1 :]:
-            if low == 0 or first_to_meet([low - 1], reorder) is None:
-                break
-            low -= 1
+        return None
+    # Fewer candidates need more effort, and more candidates less; a few steps on the grid show what is faster.
+    start = low
+    for reorder in reversed(reorders[:number]):
+        place = first_to_meet(range(start, min(start + _STEPS, end)), reorder)
+        if place is None:
+            break
+        start = place
+    for reorder in reorders[number + 1 :]:
+        if low == 0 or first_to_meet([low - 1], reorder) is None:
+            break
+        low -= 1
     effort = grid[best.place]
     single = _single_seconds(searcher, queries[:_SINGLES], neighbours, effort, best.reorder)
     # The least of three times: other work on the machine only makes a time longer, and backends are compared by it.

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
+import faiss
 import numpy as np
 import pytest
 from search.clustered import attributes_of, clustered, recall, truth, unit
@@ -63,6 +68,38 @@ def test_what_is_saved_searches_as_before(forms, coded, tmp_path):
         assert np.array_equal(one, other)
 
 
+_FORKS = """
+import os, signal, sys
+import numpy as np
+from fashion_jax.search.hnsw import HnswSearcher
+vectors = np.random.default_rng(0).normal(size=(400, 8)).astype(np.float32)
+forms = HnswSearcher.build(vectors, np.arange(0))
+def search():
+    return [form.search_at(vectors[:count], 5, 10)[1] for form in forms for count in (1, 2, 31, 100)]
+before = search()
+child = os.fork()
+if not child:
+    signal.alarm(20)
+    os._exit(0 if all(np.array_equal(*pair) for pair in zip(before, search())) else 1)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_a_forked_process_searches_too():
+    subprocess.run([sys.executable, "-c", _FORKS], check=True, timeout=60)
+
+
+def test_building_leaves_the_threads_of_the_program_alone():
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(before + 3)
+    try:
+        HnswSearcher.build(VECTORS[:100], np.arange(0))
+        assert faiss.omp_get_max_threads() == before + 3
+    finally:
+        faiss.omp_set_num_threads(before)
+
+
 def test_deleted_products_are_not_found_and_new_ones_are():
     index = Index.build(VECTORS, np.arange(3_000), attributes_of(VECTORS), backend="hnsw")
     index.delete(np.arange(0, 3_000, 2))
@@ -78,16 +115,14 @@ def test_deleted_products_are_not_found_and_new_ones_are():
 
 
 def test_auto_takes_what_was_measured_fastest_for_the_batch():
-    def searcher(recall, single, batch):
-        return forms[0].with_points((OperatingPoint(10, 10, 0, recall, single, batch),))
+    def searcher(single, batch):
+        return forms[0].with_points((OperatingPoint(10, 10, 0, 0.96, single, batch),))
 
     forms = HnswSearcher.build(VECTORS[:100], np.arange(0))
-    soon, often = searcher(0.97, 1e-5, 9e-6), searcher(0.96, 2e-5, 5e-6)
-    poor, poorest = searcher(0.9, 1e-6, 1e-6), searcher(0.8, 1e-7, 1e-7)
-    every = [poorest, poor, often, soon]
-    assert build.fastest(every, 0.95, batch=1) is soon and build.fastest(every, 0.95, batch=64) is often
-    assert build.fastest(every, 0.99, batch=1) is soon  # the most recall where none has enough
-    assert build.fastest(every, 0.85, batch=1) is poor
+    soon, often = searcher(1e-5, 9e-6), searcher(2e-5, 5e-6)
+    every = [forms[0], often, soon]  # without an operating point the target was missed
+    assert build.fastest(every, batch=1) is soon and build.fastest(every, batch=64) is often
+    assert build.fastest([forms[0]], batch=1) is forms[0] and build.fastest([], batch=1) is None
 
 
 @pytest.mark.parametrize(("count", "scann", "chosen"), [

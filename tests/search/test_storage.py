@@ -20,11 +20,11 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
-from search.clustered import attributes_of, clustered
+from search.clustered import attributes_of, clustered, recall, truth
 from search.journals import ends_of, first_place, forge_update, journal_of, updates_of
 
 from fashion_jax.cli import main
-from fashion_jax.search import journal, storage
+from fashion_jax.search import journal, planner, storage
 from fashion_jax.search.attributes import AttributeTable
 from fashion_jax.search.index import Index
 from fashion_jax.search.journal import create_journal, read_updates
@@ -66,6 +66,12 @@ BACKENDS = pytest.mark.parametrize("template", ["exact", "scann", "hnsw"], indir
 
 def generation(folder):
     return next(p for p in folder.glob("generation-*") if p.is_dir())
+
+
+@pytest.fixture(autouse=True)
+def index_answers(monkeypatch):
+    """The index answers, also where exact search is faster."""
+    monkeypatch.setattr(planner, "_GAIN", np.inf)
 
 
 @BACKENDS
@@ -361,8 +367,9 @@ HARMS = [
     ("base.host_costs", []), ("base.host_costs.rows", [5, 3]), ("base.host_costs.batch", float("nan")),
 ]  # fmt: skip
 SCANN_HARMS = [
-    ("base.index.leaves", 10**12), ("base.points.0.effort", 10**9), ("base.points.0.reorder", -1), ("base.points", []),
-    ("base.points.0.neighbours", 0), ("base.points.0.single_seconds", -1.0), ("base.points.0.batch_seconds", 0.0),
+    ("base.index.leaves", 10**12), ("base.points.0.effort", 10**9), ("base.points.0.reorder", -1),
+    ("base.own_recall", 1.5), ("base.own_recall", "most"), ("base.points.0.neighbours", 0),
+    ("base.points.0.single_seconds", -1.0), ("base.points.0.batch_seconds", 0.0),
     with_npy("scann/dataset.npy", np.zeros((1_000, 16), np.float32)), with_npz("sample.npz", rows=np.full(600, 10**6)),
     with_npy("scann/dataset.npy", np.zeros((9_000, 16), np.float32)), with_npz("sample.npz", scores=np.zeros(3, "f4")),
     with_npz("sample.npz", scores=np.full((600, 999), np.nan, np.float32)),
@@ -599,6 +606,36 @@ def test_an_update_that_is_interrupted_leaves_every_vector_with_its_id(folder, m
     assert np.allclose(again.vectors([3_002]), wanted, atol=1e-6)
     # On the disk before the interrupt came, or not begun.
     assert (3_001 in again) == (3_001 in index) == (where == "append")
+
+
+@pytest.mark.parametrize("template", ["scann", "hnsw"], indirect=True)
+def test_an_index_of_a_backend_that_is_not_installed_is_searched_exactly(index, folder, monkeypatch, caplog):
+    def require(cls):
+        raise UserError("not installed")
+
+    library = index.snapshot.base.approximate.library
+    monkeypatch.setattr(type(index.snapshot.base.approximate), "require", classmethod(require))
+    with Index.load(folder) as loaded:
+        assert loaded.snapshot.base.backend == "exact" and f"built with {library}" in caplog.text
+        ids = np.append(np.arange(1_000), [3, 2_000])
+        live = ~np.isin(np.arange(1_002), [3, 4])  # one was replaced, and one deleted
+        wanted = ids[truth(np.concatenate([VECTORS, QUERIES[:2]]), QUERIES, 5, live)]
+        assert recall(loaded.search(QUERIES, 5).ids, wanted) == 1
+        assert f"built with {library}, which is not installed" in loaded.health().reasons[0]
+        assert (loaded.search(QUERIES, 5, where="share < 0.1").ids >= 0).all()
+        loaded.rebuild()
+        assert not loaded.health().rebuild_due
+    assert len(Index.load(folder)) == 1_000
+
+
+def test_health_compares_the_recall_of_a_new_index_with_the_tuned_one():
+    for backend in ("scann", "hnsw"):
+        index = Index.build(clustered(3_000, 32), np.arange(3_000), backend=backend)
+        base = index.snapshot.base
+        assert index.health().recall == pytest.approx(base.points[0].recall, abs=1e-6)
+        worse = base.points[0].recall - 0.1  # as if it had found more when it was new
+        index._snapshot = replace(index.snapshot, base=replace(base, own_recall=base.own_recall + 0.1))
+        assert index.health().recall == pytest.approx(worse, abs=1e-6) and index.health().rebuild_due
 
 
 def test_health_says_when_a_rebuild_is_due():
