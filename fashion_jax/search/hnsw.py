@@ -13,6 +13,7 @@ graphs", TPAMI 2020. Douze et al., "The faiss library", 2024.
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
