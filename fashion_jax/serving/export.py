@@ -19,15 +19,18 @@ from fashion_jax.decision.decisions import OPERATING_POINTS, Decision, adjust
 from fashion_jax.serving.package import Package
 from fashion_jax.system import files, stored
 from fashion_jax.system.errors import UserError
+from fashion_jax.system.progress import say
 
 FORMATS = ("onnx", "stablehlo")
 PLATFORMS = ("cpu", "cuda", "tpu")  # for which StableHLO is lowered
 FORMAT = 1
-EXAMPLE = "label_photo.py"
+DESCRIPTION, EXAMPLE = "model.json", "label_photo.py"
 
 
 def export_model(package: Package, out: str | Path, *, kind: str) -> Path:
-    """Writes the model into a folder, which is made; files of an earlier export are replaced.
+    """Writes the model into a folder, which is made; the files of an earlier export are replaced or removed.
+
+    model.json is removed first and written last, so that it never describes another model's file.
 
     Args:
         package: what was trained.
@@ -38,7 +41,7 @@ def export_model(package: Package, out: str | Path, *, kind: str) -> Path:
         The path of the model.
 
     Raises:
-        UserError: there is no such format, `out` is no folder, or the weights are too large for ONNX.
+        UserError: there is no such format, `out` is no folder, or the model is too large for ONNX.
     """
     folder = Path(out)
     if kind not in FORMATS:
@@ -54,13 +57,20 @@ def export_model(package: Package, out: str | Path, *, kind: str) -> Path:
     else:
         content = _write_stablehlo(package)
         about["platforms"] = list(PLATFORMS)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"model.{kind}"
-    files.write_bytes(path, content)
+    written = {f"model.{kind}": content}
     if kind == "onnx":
-        files.write_bytes(folder / EXAMPLE, Path(__file__).with_name(EXAMPLE).read_bytes())
+        written[EXAMPLE] = Path(__file__).with_name(EXAMPLE).read_bytes()
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / DESCRIPTION).unlink(missing_ok=True)
+    for name in (*(f"model.{one}" for one in FORMATS), EXAMPLE):
+        if name not in written and (folder / name).exists():
+            (folder / name).unlink()
+            say(f"note: removed {folder / name} of an earlier export")
+    for name, data in written.items():
+        files.write_bytes(folder / name, data)
+    path = folder / f"model.{kind}"
     about["file"] = {"name": path.name, "bytes": len(content), stored.DIGEST: files.digest(content)}
-    stored.write_document(folder / "model.json", about)
+    stored.write_document(folder / DESCRIPTION, about)
     return path
 
 
@@ -111,11 +121,11 @@ def describe(package: Package) -> dict[str, Any]:
 
 
 def _describe_head(decision: Decision | None, name: str, classes: int) -> dict[str, Any]:
-    """Returns what is added to log probabilities before the best class is taken, and thresholds (null: none)."""
+    """Returns what is added to log probabilities before the best class is taken, and thresholds."""
     if decision is None:
         return {
             "bonus": {point: [0.0] * classes for point in OPERATING_POINTS},
-            "thresholds": dict.fromkeys(OPERATING_POINTS),
+            "thresholds": None,  # no label is marked as unsure
             "label_set": None,
         }
     head, nothing = decision.heads[name], np.zeros((1, classes))
@@ -141,7 +151,10 @@ def _write_stablehlo(package: Package) -> bytes:
 
 
 def _make_finished(package: Package) -> Callable[[Any], dict[str, Any]]:
-    """Returns a function of photos with the same outputs as `onnx_graph.write_graph(finished=True)`, in float32."""
+    """Returns a function of photos with the same outputs as `onnx_graph.write_graph(finished=True)`, in float32.
+
+    GPUs and TPUs multiply float32 with their default precision, which may be lower.
+    """
     import jax
     import jax.numpy as jnp
 

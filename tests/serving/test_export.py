@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import errno
 import json
+import runpy
 import subprocess
 import sys
 
@@ -14,6 +17,8 @@ from PIL import Image
 from drawn_packages import ALL, decision_of, package_of, photos
 from drawn_products import draw_product
 from fashion_jax.cli import main
+from fashion_jax.data.colour_spaces import _ADOBE_RGB, _matrix_profile
+from fashion_jax.serving import export
 from fashion_jax.serving.export import export_model
 from fashion_jax.serving.predictor import Predictor, load_model
 from fashion_jax.system import files, stored
@@ -70,6 +75,67 @@ def test_the_example_labels_photos_as_the_library_does(exported, pictures):
             assert float(shown.strip("?%")) / 100 == pytest.approx(share, abs=0.25 if place else 0.006)
             if not place:
                 assert shown.endswith("?") == (not prediction.accepted[name])
+
+
+@pytest.mark.parametrize("fitted", [True, False])
+def test_the_example_gives_the_librarys_tags_marks_and_colours(tmp_path, fitted):
+    package = package_of({**ALL, "second_heads": []}, decision=decision_of() if fitted else None)
+    folder = export_model(package, tmp_path / "exported", kind="onnx").parent
+    example = runpy.run_path(str(folder / "label_photo.py"))
+    size, adobe = (package.preprocessing["width"], package.preprocessing["height"]), _matrix_profile(*_ADOBE_RGB)
+    red, clear = Image.new("RGB", size, (180, 30, 60)), Image.new("RGBA", size, (180, 30, 60, 200))
+    cases = {"plain.png": (red, None), "adobe.png": (red, adobe), "clear.png": (clear, adobe)}
+    model = Predictor(package, engine="onnx")
+    for name, (image, profile) in cases.items():
+        path = tmp_path / name
+        image.save(path, icc_profile=profile)
+        assert np.abs(example["read"](path)[0].astype(int) - model.read(path)).max() <= 3  # the library's are JPEG
+        (prediction,) = model.predict(path)
+        wanted = {key: [(*one, prediction.accepted.get(key, True))] for key, one in prediction.items()}
+        wanted |= {key: [(*one, True) for one in several] for key, several in prediction.tags.items()}
+        found = example["label"](path)
+        assert found.keys() == wanted.keys() and found["occasion"]
+        for key, several in wanted.items():
+            assert [(text, sure) for text, _, sure in found[key]] == [(text, sure) for text, _, sure in several]
+            shares = [[share for _, share, _ in one] for one in (found[key], several)]
+            np.testing.assert_allclose(*shares, atol=0.02)
+
+
+def test_the_example_ignores_a_damaged_profile(exported, tmp_path):
+    example = runpy.run_path(str(exported / "label_photo.py"))
+    for name, profile in (("plain.png", None), ("damaged.png", b"no profile")):
+        Image.new("RGB", (60, 80), "red").save(tmp_path / name, icc_profile=profile)
+    assert np.array_equal(*(example["read"](tmp_path / name) for name in ("plain.png", "damaged.png")))
+
+
+def test_the_example_refuses_the_description_of_another_model(exported, tmp_path):
+    for name in ("model.onnx", "label_photo.py"):
+        (tmp_path / name).write_bytes((exported / name).read_bytes())
+    about = json.loads((exported / "model.json").read_text())
+    (tmp_path / "model.json").write_text(json.dumps({**about, "fingerprint": "0" * 32}))
+    with pytest.raises(SystemExit, match="another model"):
+        runpy.run_path(str(tmp_path / "label_photo.py"))
+
+
+def test_a_folder_never_holds_files_of_two_models(tmp_path, capsys, monkeypatch):
+    first = package_of({})
+    second = dataclasses.replace(first, fingerprint="1" * 32)
+    monkeypatch.setattr(export, "_write_stablehlo", lambda package: b"program")
+    export_model(first, tmp_path, kind="onnx")
+    export_model(second, tmp_path, kind="stablehlo")
+    assert {path.name for path in tmp_path.iterdir()} == {"model.stablehlo", "model.json"}
+    said = capsys.readouterr().err
+    assert "model.onnx" in said and "label_photo.py" in said
+    export_model(first, tmp_path, kind="onnx")
+    assert {path.name for path in tmp_path.iterdir()} == {"model.onnx", "label_photo.py", "model.json"}
+
+    def fill_the_disk(path, data):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(files, "write_bytes", fill_the_disk)
+    with pytest.raises(OSError, match="No space left"):
+        export_model(second, tmp_path, kind="onnx")
+    assert not (tmp_path / "model.json").exists()  # the new model.onnx would get the old one
 
 
 def test_what_stands_beside_a_model_belongs_to_it(exported):
