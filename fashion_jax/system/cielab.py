@@ -32,7 +32,9 @@ def from_srgb(rgb: Any, xp: Any = np) -> Any:
     """
     # XLA's CPU backend computes exp(y * log(x)) twice as fast as a power.
     linear = xp.where(rgb <= 0.04045, rgb / 12.92, xp.exp(2.4 * xp.log((rgb + 0.055) / 1.055)))
-    xyz = linear @ xp.asarray(TO_XYZ.T, rgb.dtype)
+    # GPUs and TPUs multiply float32 matrices with fewer digits, unless they are asked for all of them.
+    exactly = {} if xp is np else {"precision": "highest"}
+    xyz = xp.matmul(linear, xp.asarray(TO_XYZ.T, rgb.dtype), **exactly)
     # The cube root has no gradient at 0, and JAX differentiates both branches of a `where`.
     root = xp.exp(xp.log(xp.maximum(xyz, 1e-4)) / 3)
     f = xp.where(xyz > (6 / 29) ** 3, root, xyz / (3 * (6 / 29) ** 2) + 4 / 29)

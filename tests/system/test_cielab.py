@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from PIL import Image, ImageCms
 
-from fashion_jax.system.cielab import ciede2000, product_pixels, to_cielab
+from fashion_jax.system.cielab import ciede2000, from_srgb, product_pixels, to_cielab
 
 # From the supplementary test data of Sharma, Wu and Dalal (2005), table 1.
 PUBLISHED = [
@@ -46,6 +48,15 @@ def test_cielab_agrees_with_littlecms_and_published_values():
     np.testing.assert_allclose(white_and_black, [[100, 0, 0], [0, 0, 0]], atol=0.01)
     primaries = [[53.24, 80.09, 67.20], [87.73, -86.18, 83.18], [32.30, 79.19, -107.86]]
     np.testing.assert_allclose(to_cielab(np.eye(3).astype(np.uint8) * 255), primaries, rtol=0, atol=0.02)
+
+
+def test_accelerators_multiply_colours_in_full_precision():
+    """By default TPUs and GPUs multiply with 8 or 10 bits, and a colour's a and b would be wrong by about 0.6."""
+    rgb = np.random.default_rng(0).uniform(size=(50, 3)).astype(np.float32)
+    convert = jax.jit(lambda values: from_srgb(values, jnp))
+    (product,) = (line for line in convert.lower(rgb).as_text().splitlines() if "dot_general" in line)
+    assert product.count("HIGHEST") == 2
+    np.testing.assert_allclose(convert(rgb), from_srgb(rgb.astype(np.float64)), rtol=0, atol=2e-3)
 
 
 def test_the_background_is_left_out():
