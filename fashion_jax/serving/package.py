@@ -272,6 +272,7 @@ def _check_model(folder: Path, model: dict[str, Any], features: int) -> dict[str
     sound = (
         {*model, "tags"} == {field.name for field in dataclasses.fields(Architecture)}
         and isinstance(tags, dict)
+        and model["classes"]  # energies are means over heads of attributes with one value
         and not tags.keys() & model["classes"].keys()
         and model["depth"] in DEPTHS
         and model["stem"] in STEMS

@@ -236,6 +236,15 @@ def test_values_that_do_not_fit_are_refused(planned, place, value, message):
         load_package(planned)
 
 
+def test_a_model_whose_attributes_all_have_several_values_is_refused(package):
+    content = json.loads((package / "config.json").read_text())
+    content["model"] |= {"classes": {}, "tags": content["model"]["classes"]}
+    (package / "config.json").write_text(json.dumps(content))
+    sign(package)
+    with pytest.raises(UserError, match="cannot build"):
+        load_package(package)
+
+
 def test_weights_that_do_not_fit_are_refused(package):
     file, name = package / "weights.safetensors", "params/backbone/stem/0/conv/kernel"
     sound = safetensors.numpy.load_file(file)
