@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 
 import jax
 
+from fashion_jax.system import stored
 from fashion_jax.system.compilation import keep_programs
 from fashion_jax.system.errors import UserError
 from fashion_jax.system.process import num_cores
@@ -189,8 +190,15 @@ def make_mesh() -> Mesh:
 
 
 def on_accelerator() -> bool:
-    """True on GPU and TPU."""
-    return jax.default_backend() != "cpu"
+    """True on GPU and TPU. UserError where JAX cannot start the devices that JAX_PLATFORMS names."""
+    try:
+        return jax.default_backend() != "cpu"
+    except (RuntimeError, AssertionError) as error:  # JAX asserts it where JAX_PLATFORMS=cuda finds no GPU
+        reason = stored.first_line(error) if str(error) else "there are none"
+        raise UserError(
+            f"JAX cannot start the devices of JAX_PLATFORMS={jax.config.values['jax_platforms'] or ''}: {reason}; "
+            "set JAX_PLATFORMS=cpu, or install JAX's plugin for these devices"
+        ) from error
 
 
 def computes_bfloat16_faster(*, training: bool) -> bool:

@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from fashion_jax.system import devices
+from fashion_jax.system.errors import UserError
 
 AMX = "flags\t\t: fpu avx512f avx512_bf16 amx_bf16 amx_tile\n"
 AVX512_BF16 = "flags\t\t: fpu avx512f avx512_bf16 avx512_vnni\n"
@@ -54,6 +55,16 @@ def test_bfloat16_and_prediction_take_a_device_per_core_and_training_in_float32_
     # What the user has set counts.
     assert start(AMX, 0, "auto", environment={"JAX_NUM_CPU_DEVICES": "5"}) == []
     assert start(AMX, 0, "auto", environment={"XLA_FLAGS": "--xla_cpu_max_isa=AVX512"}) == [8]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("Unable to initialize backend 'tpu'"), AssertionError()])
+def test_devices_that_are_not_there_get_a_sentence(monkeypatch, error):
+    def fail():
+        raise error
+
+    monkeypatch.setattr(devices.jax, "default_backend", fail)
+    with pytest.raises(UserError, match=rf"JAX_PLATFORMS=.*{error or 'there are none'}; set JAX_PLATFORMS=cpu"):
+        devices.on_accelerator()
 
 
 def test_jax_gets_the_devices():
