@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from fashion_jax.commands.command import MODEL, SOURCES, Command, add_schema_flag, read_schema
+from fashion_jax.commands.command import MODEL, SOURCES, Command, add_schema_flag, read_schema, start_for_prediction
+
+if TYPE_CHECKING:
+    from fashion_jax.serving.predictor import Predictor
 
 
 def _add_shared_flags(parser: argparse.ArgumentParser) -> None:
@@ -30,12 +34,23 @@ def _add_predict_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _load_model(path: Path) -> Predictor:
+    """Loads a model. JAX is imported, and its devices are set, only where JAX computes the model."""
+    from fashion_jax.serving.package import find_model, load_package
+    from fashion_jax.serving.predictor import Predictor, choose_engine
+
+    package = load_package(find_model(path))
+    engine = choose_engine(package)
+    if engine == "jax":
+        start_for_prediction()
+    return Predictor(package, engine=engine)
+
+
 def _predict(flags: argparse.Namespace) -> int:
     from fashion_jax.serving.predict import MOST_SHOWN, format_predictions, predict_source
-    from fashion_jax.serving.predictor import load_model
 
     predictions = predict_source(
-        load_model(flags.model),
+        _load_model(flags.model),
         flags.source,
         flags.out,
         schema=read_schema(flags),
@@ -57,9 +72,8 @@ def _add_embed_flags(parser: argparse.ArgumentParser) -> None:
 
 def _embed(flags: argparse.Namespace) -> int:
     from fashion_jax.serving.embed import embed_source
-    from fashion_jax.serving.predictor import load_model
 
-    embed_source(load_model(flags.model), flags.source, flags.out, dtype=flags.dtype, schema=read_schema(flags))
+    embed_source(_load_model(flags.model), flags.source, flags.out, dtype=flags.dtype, schema=read_schema(flags))
     return 0
 
 

@@ -51,8 +51,11 @@ _TINY = 1e-12
 
 
 def fits(package: Package) -> bool:
-    """Returns whether the weights are small enough for an ONNX file: 2 GB."""
-    return sum(array.size * 4 for array in package.weights.values()) < _MAX_BYTES
+    """Returns whether the network is small enough for an ONNX file: 2 GB."""
+    arrays = [*package.weights.values()]
+    if package.embedding is not None and package.embedding.components is not None:
+        arrays.append(package.embedding.components)
+    return sum(array.size * 4 for array in arrays) < _MAX_BYTES
 
 
 def write_graph(package: Package, *, flip: bool, finished: bool = False) -> bytes:
@@ -74,10 +77,8 @@ def write_graph(package: Package, *, flip: bool, finished: bool = False) -> byte
           (batch,) where the package has a detector.
 
     Raises:
-        UserError: the weights need more than the 2 GB that an ONNX file can hold.
+        UserError: the graph needs more than the 2 GB that an ONNX file can hold.
     """
-    if not fits(package):
-        raise UserError(f"the weights of {package.folder} are too large for ONNX, whose files hold 2 GB")
     graph = _Graph()
     outputs = _Network(graph, package).outputs(flip)
     if finished:
@@ -138,7 +139,9 @@ class _Graph:
         return str(self.add("Div", value, self.add("Where", self.add("Greater", length, 0.0), length, 1.0)))
 
     def to_bytes(self, package: Package, outputs: Mapping[str, str]) -> bytes:
-        """Returns the file. `outputs` are the name of each output -> the value."""
+        """Returns the file; UserError if it is too large. `outputs` are the name of each output -> the value."""
+        if sum(constant.ByteSize() for constant in self._constants) >= _MAX_BYTES:
+            raise UserError(f"{package.folder} is too large for ONNX, whose files hold 2 GB")
         height, width = package.preprocessing["height"], package.preprocessing["width"]
         nodes = [*self._nodes, *(helper.make_node("Identity", [value], [name]) for name, value in outputs.items())]
         flat = ("energies", "out_of_catalogue")

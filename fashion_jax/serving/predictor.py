@@ -20,6 +20,7 @@ from fashion_jax.system.accelerators import has_accelerator
 from fashion_jax.system.blas import one_blas_thread
 from fashion_jax.system.errors import UserError, nearest
 from fashion_jax.system.progress import say
+from fashion_jax.system.stored import first_line
 
 __all__ = ["Embeddings", "Outputs", "Photo", "Prediction", "Predictions", "Predictor", "load_model"]
 
@@ -55,8 +56,8 @@ class Predictor:
         Args:
             package: a loaded package.
             engine: "jax", which compiles for the local devices; "onnx", which is onnxruntime on CPUs, in float32 and
-                without compiling; or "auto": JAX on accelerators, onnxruntime elsewhere. In float32 both give the same
-                labels, and probabilities that differ by less than 0.0001.
+                without compiling; or "auto": JAX on accelerators, onnxruntime elsewhere. In float32 on CPUs, both
+                give the same labels, and probabilities that differ by less than 0.0001.
 
         Raises:
             UserError: there is no such engine, or onnxruntime was asked for and cannot be used.
@@ -270,22 +271,37 @@ def _as_list(photos: Sequence[Photo] | Photo) -> Sequence[Photo]:
     return cast(Sequence[Photo], [photos] if single else photos)
 
 
+def choose_engine(package: Package) -> str:
+    """Returns the engine that "auto" stands for on this machine: "jax" or "onnx"."""
+    if has_accelerator():
+        return "jax"
+    problem = _find_onnx_problem(package)
+    if problem:
+        say(f"note: {problem}, so JAX predicts, after it has compiled the network")
+    return "jax" if problem else "onnx"
+
+
+def _find_onnx_problem(package: Package) -> str:
+    """Returns why onnxruntime cannot compute a package; an empty text if it can."""
+    try:
+        import fashion_jax.serving.onnx_engine  # noqa: F401
+        from fashion_jax.serving.onnx_graph import fits
+    except Exception as error:  # such as a missing C++ runtime, or a version of protobuf that onnx refuses
+        return f"onnxruntime cannot be imported ({first_line(error)})"
+    return "" if fits(package) else f"{package.folder} is too large for ONNX"
+
+
 def _make_engine(package: Package, wanted: str) -> Engine:
     if wanted not in ENGINES:
         raise UserError(f"there is no engine {wanted!r}{nearest(wanted, ENGINES)}; use {', '.join(ENGINES)}")
-    if wanted == "onnx" or (wanted == "auto" and not has_accelerator()):
-        try:
-            from fashion_jax.serving.onnx_engine import OnnxEngine
-            from fashion_jax.serving.onnx_graph import fits
-        except ImportError as error:  # a system for which onnxruntime is not built
-            if wanted == "onnx":
-                raise UserError(f"onnxruntime cannot be imported ({error}); use engine='jax'") from error
-            say(f"note: onnxruntime cannot be imported ({error}), so JAX predicts, after it has compiled the network")
-        else:
-            if fits(package):
-                return OnnxEngine(package)
-            if wanted == "onnx":
-                raise UserError(f"the weights of {package.folder} are too large for ONNX; use engine='jax'")
+    if wanted == "auto":
+        wanted = choose_engine(package)
+    elif wanted == "onnx" and (problem := _find_onnx_problem(package)):
+        raise UserError(f"{problem}; use engine='jax'")
+    if wanted == "onnx":
+        from fashion_jax.serving.onnx_engine import OnnxEngine
+
+        return OnnxEngine(package)
     from fashion_jax.serving.jax_engine import JaxEngine
 
     return JaxEngine(package)

@@ -10,8 +10,11 @@ import sys
 import pytest
 
 from fashion_jax import cli, main
+from fashion_jax.commands import prediction
 from fashion_jax.commands.index import _ACTIONS
 from fashion_jax.commands.training import split_settings
+from fashion_jax.serving import predictor
+from fashion_jax.system.errors import UserError
 
 COMMANDS = {command.name: command for group in cli.GROUPS.values() for command in group}
 
@@ -88,6 +91,22 @@ def test_bad_input_is_refused_by_name_with_code_2(arguments, names, tmp_path, mo
 def test_settings_are_split_from_flags():
     given = ["--config=c", "--config.a.b=1=2", "--workdir", "w", "--config.x", "y z"]
     assert split_settings(given) == ({"a.b": "1=2", "x": "y z"}, ["--config=c", "--workdir", "w"])
+
+
+@pytest.mark.parametrize(("engine", "prepared"), [("jax", ["devices"]), ("onnx", [])])
+@pytest.mark.parametrize("command", ["predict", "embed"])
+def test_devices_are_set_before_jax_predicts(monkeypatch, command, engine, prepared):
+    calls = []
+
+    def stop(package, *, engine):
+        calls.append(engine)
+        raise UserError("far enough")
+
+    monkeypatch.setattr(predictor, "choose_engine", lambda package: engine)
+    monkeypatch.setattr(predictor, "Predictor", stop)
+    monkeypatch.setattr(prediction, "start_for_prediction", lambda: calls.append("devices"))
+    assert cli.main([command, "--model=small", "--source=photo.jpg"]) == 2
+    assert calls == [*prepared, engine]
 
 
 def test_the_module_is_train(monkeypatch):

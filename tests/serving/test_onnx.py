@@ -179,6 +179,46 @@ def test_an_engine_is_named_or_found(monkeypatch, capsys):
         Predictor(package, engine="onnx")
 
 
+def test_jax_predicts_whatever_the_import_of_onnxruntime_raises(monkeypatch, capsys):
+    class Refuse:
+        def find_spec(self, name, path=None, target=None):
+            if name == "fashion_jax.serving.onnx_engine":
+                raise TypeError("Descriptors cannot be created directly.\nIf this call came from ...")
+
+    monkeypatch.setattr(predictor, "has_accelerator", lambda: False)
+    monkeypatch.setattr(sys, "meta_path", [Refuse(), *sys.meta_path])
+    monkeypatch.delitem(sys.modules, "fashion_jax.serving.onnx_engine", raising=False)
+    assert Predictor(package_of({})).engine == "jax"
+    assert "cannot be imported (Descriptors cannot be created directly.), so JAX" in capsys.readouterr().err
+
+
+def test_the_embedding_counts_for_the_size_of_a_graph(monkeypatch):
+    package = package_of({})
+    weights = sum(4 * array.size for array in package.weights.values())
+    for room, fits in ((1, False), (4 * package.embedding.components.size + 1, True)):
+        monkeypatch.setattr(onnx_graph, "_MAX_BYTES", weights + room)
+        assert onnx_graph.fits(package) == fits
+
+
+FORK = """
+import os, signal
+import numpy as np
+from fashion_jax.serving.predictor import load_model
+model, images = load_model("small", engine="onnx"), np.zeros((4, 80, 60, 3), np.uint8)
+found = model.predict_arrays(images)
+child = os.fork()
+if not child:
+    signal.alarm(60)
+    os._exit(0 if np.array_equal(model.predict_arrays(images).embeddings, found.embeddings) else 1)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+def test_a_forked_process_predicts():
+    subprocess.run([sys.executable, "-c", FORK], check=True)
+
+
 @pytest.mark.parametrize(
     ("environment", "found", "imported"),
     [
@@ -215,7 +255,7 @@ def test_the_description_of_a_package_without_a_decision_is_whole():
     about = describe(package_of(ALL))
     assert about["attributes"]["use"] == {
         "classes": ["a", "b"], "bonus": {"accuracy": [0.0, 0.0], "macro_f1": [0.0, 0.0]},
-        "thresholds": {"accuracy": None, "macro_f1": None}, "label_set": None,
+        "thresholds": None, "label_set": None,
     }  # fmt: skip
     assert about["tags"]["occasion"]["thresholds"] == [0.5, 0.5, 0.5] and about["out_of_catalogue"] is None
     assert about["embedding"] == {"size": 13, "subspaces": {"kind": 3, "hue": 4, "rest": 6}, "compare": "cosine"}
