@@ -111,20 +111,20 @@ class ResidualBlock:
     pools: bool  # whether the shortcut averages 2x2 pixels first (ResNet-D)
 
 
-def stem_layers(a: Architecture) -> list[Convolution]:
+def stem_layers(width: int, stem: str) -> list[Convolution]:
     """Returns the convolutions of the stem, each followed by a ReLU."""
-    half = a.width // 2
-    sizes = {"imagenet": [(3, a.width, 7, 2)], "small": [(3, a.width, 3, 2)]}.get(
-        a.stem, [(3, half, 3, 2), (half, half, 3, 1), (half, a.width, 3, 1)]
+    half = width // 2
+    sizes = {"imagenet": [(3, width, 7, 2)], "small": [(3, width, 3, 2)]}.get(
+        stem, [(3, half, 3, 2), (half, half, 3, 1), (half, width, 3, 1)]
     )
     return [Convolution(f"backbone/stem/{number}", *size) for number, size in enumerate(sizes)]
 
 
-def stages(a: Architecture) -> list[list[ResidualBlock]]:
+def stages(depth: int, width: int, stem: str) -> list[list[ResidualBlock]]:
     """Returns the blocks of each stage."""
-    bottleneck, inputs, found = a.depth in BOTTLENECK_DEPTHS, a.width, []
-    for number, count in enumerate(DEPTHS[a.depth]):
-        inner = a.width * 2**number
+    bottleneck, inputs, found = depth in BOTTLENECK_DEPTHS, width, []
+    for number, count in enumerate(DEPTHS[depth]):
+        inner = width * 2**number
         outputs, blocks = inner * (EXPANSION if bottleneck else 1), []
         for index in range(count):
             path, stride = f"backbone/stages/{number}/{index}", 2 if index == 0 and number else 1
@@ -133,7 +133,7 @@ def stages(a: Architecture) -> list[list[ResidualBlock]]:
             else:
                 sizes = [(inputs, inner, 3, stride), (inner, outputs, 3, 1)]
             layers = tuple(Convolution(f"{path}/layers/{place}", *size) for place, size in enumerate(sizes))
-            pools = a.stem == "resnet_d" and stride == 2
+            pools = stem == "resnet_d" and stride == 2
             changes = stride != 1 or inputs != outputs
             projection = Convolution(f"{path}/shortcut/0/project", inputs, outputs, 1, 1 if pools else stride)
             blocks.append(ResidualBlock(layers, projection if changes else None, pools))
@@ -155,9 +155,9 @@ def parameter_shapes(arguments: Mapping[str, Any]) -> dict[str, tuple[int, ...]]
 
 
 def _parameters(a: Architecture) -> Iterator[tuple[str, tuple[int, ...]]]:
-    for layer in stem_layers(a):
+    for layer in stem_layers(a.width, a.stem):
         yield from layer.shapes.items()
-    for block in itertools.chain(*stages(a)):
+    for block in itertools.chain(*stages(a.depth, a.width, a.stem)):
         for layer in (*block.layers, *([block.shortcut] if block.shortcut else [])):
             yield from layer.shapes.items()
     if a.pooling == "gem":

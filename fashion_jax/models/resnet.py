@@ -6,14 +6,12 @@ Paddings are written out as in PyTorch: with stride 2, 'SAME' pads elsewhere, an
 
 from __future__ import annotations
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
-from fashion_jax.models.architecture import BOTTLENECK_DEPTHS, DEPTHS, EXPANSION, NORM_EPSILON, STEMS
+from fashion_jax.models.architecture import NORM_EPSILON, STEMS, Convolution, ResidualBlock, stages, stem_layers
 from fashion_jax.models.convolution import convolve
 
 SMALL_PHOTO = 96  # pixels of the longer side up to which "auto" takes the small stem
@@ -37,23 +35,21 @@ def resolve_stem(stem: str, height: int, width: int) -> str:
 class ConvNorm(nnx.Module):
     """Convolution without bias, then batch norm."""
 
-    def __init__(
-        self, inputs: int, outputs: int, kernel: int, stride: int = 1, *, dtype: jnp.dtype, rngs: nnx.Rngs
-    ) -> None:
+    def __init__(self, layer: Convolution, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
         self.conv = nnx.Conv(
-            inputs,
-            outputs,
-            (kernel, kernel),
-            strides=(stride, stride),
-            padding=[(kernel // 2, kernel // 2)] * 2,
+            layer.inputs,
+            layer.outputs,
+            (layer.kernel, layer.kernel),
+            strides=(layer.stride, layer.stride),
+            padding=[(layer.kernel // 2, layer.kernel // 2)] * 2,
             use_bias=False,
             kernel_init=_conv_init,
             dtype=dtype,
             param_dtype=jnp.float32,
             rngs=rngs,
         )
-        self.norm = BatchNorm(outputs)
-        self.stride, self.dtype = stride, dtype
+        self.norm = BatchNorm(layer.outputs)
+        self.stride, self.dtype = layer.stride, dtype
 
     def __call__(self, x: FeatureMap, *, train: bool) -> FeatureMap:
         x = convolve(x.astype(self.dtype), self.conv.kernel[...].astype(self.dtype), self.stride)
@@ -106,9 +102,9 @@ class BatchNorm(nnx.Module):
 class Shortcut(nnx.Module):
     """The projection beside a block whose shape changes."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int, *, deep: bool, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
-        self.pool = deep and stride == 2  # ResNet-D: average first, so that the 1x1 convolution sees every pixel
-        self.project = ConvNorm(inputs, outputs, 1, 1 if self.pool else stride, dtype=dtype, rngs=rngs)
+    def __init__(self, layer: Convolution, *, pool: bool, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
+        self.pool = pool  # ResNet-D: average first, so that the 1x1 convolution sees every pixel
+        self.project = ConvNorm(layer, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: FeatureMap, *, train: bool) -> FeatureMap:
         if self.pool:
@@ -119,28 +115,10 @@ class Shortcut(nnx.Module):
 class Block(nnx.Module):
     """Two 3x3 convolutions, or a 1x1-3x3-1x1 bottleneck, beside a shortcut."""
 
-    def __init__(
-        self,
-        inputs: int,
-        features: int,
-        stride: int,
-        *,
-        bottleneck: bool,
-        deep_shortcut: bool,
-        dtype: jnp.dtype,
-        rngs: nnx.Rngs,
-    ) -> None:
-        layer = partial(ConvNorm, dtype=dtype, rngs=rngs)
-        outputs = features * (EXPANSION if bottleneck else 1)
-        if bottleneck:
-            layers = [layer(inputs, features, 1), layer(features, features, 3, stride), layer(features, outputs, 1)]
-        else:
-            layers = [layer(inputs, features, 3, stride), layer(features, outputs, 3)]
-        self.layers = nnx.List(layers)
-        changes = stride != 1 or inputs != outputs
-        self.shortcut = nnx.List(
-            [Shortcut(inputs, outputs, stride, deep=deep_shortcut, dtype=dtype, rngs=rngs)] if changes else []
-        )
+    def __init__(self, block: ResidualBlock, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
+        self.layers = nnx.List([ConvNorm(layer, dtype=dtype, rngs=rngs) for layer in block.layers])
+        shortcuts = [block.shortcut] if block.shortcut else []
+        self.shortcut = nnx.List([Shortcut(one, pool=block.pools, dtype=dtype, rngs=rngs) for one in shortcuts])
 
     def __call__(self, x: FeatureMap, *, train: bool, scale: Float[Array, " batch"] | None = None) -> FeatureMap:
         """Returns the sum of both branches; `scale`, one number per photo, multiplies the convolutions' branch."""
@@ -184,35 +162,12 @@ class ResNet(nnx.Module):
             dtype: of convolutions and activations; parameters and batch norm are float32.
         """
         assert stem in STEMS, stem
-        layer = partial(ConvNorm, dtype=dtype, rngs=rngs)
-        stems = {
-            "imagenet": lambda: [layer(3, width, 7, 2)],
-            "small": lambda: [layer(3, width, 3, 2)],
-            "deep": lambda: [layer(3, width // 2, 3, 2), layer(width // 2, width // 2, 3), layer(width // 2, width, 3)],
-        }
-        stems["resnet_d"] = stems["deep"]
-        self.stem = nnx.List(stems[stem]())
+        self.stem = nnx.List([ConvNorm(layer, dtype=dtype, rngs=rngs) for layer in stem_layers(width, stem)])
         self.pool = stem != "small"
         self.dtype = dtype
-        bottleneck = depth in BOTTLENECK_DEPTHS
-        stages, inputs = [], width
-        for number, num_blocks in enumerate(DEPTHS[depth]):
-            blocks = []
-            for index in range(num_blocks):
-                block = Block(
-                    inputs,
-                    width * 2**number,
-                    2 if index == 0 and number else 1,
-                    bottleneck=bottleneck,
-                    deep_shortcut=stem == "resnet_d",
-                    dtype=dtype,
-                    rngs=rngs,
-                )
-                blocks.append(block)
-                inputs = width * 2**number * (EXPANSION if bottleneck else 1)
-            stages.append(nnx.List(blocks))
-        self.stages = nnx.List(stages)
-        self.num_blocks = sum(DEPTHS[depth])
+        plan = stages(depth, width, stem)
+        self.stages = nnx.List([nnx.List([Block(one, dtype=dtype, rngs=rngs) for one in stage]) for stage in plan])
+        self.num_blocks = sum(map(len, plan))
         self.drop_path = drop_path
         self.gem = nnx.List([GeneralizedMean()] if pooling == "gem" else [])
 

@@ -262,13 +262,14 @@ class _Network:
 
     def _backbone_maps(self, x: str) -> tuple[list[str], list[tuple[int, int]]]:
         """Writes the ResNet; returns the map of each stage, and its height and width."""
-        for layer in stem_layers(self._architecture):
+        a = self._architecture
+        for layer in stem_layers(a.width, a.stem):
             x = self._graph.add("Relu", self._convolve(x, layer))
-        if self._architecture.stem != "small":
+        if a.stem != "small":
             x = self._graph.add("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
             self._side = ((self._side[0] - 1) // 2 + 1, (self._side[1] - 1) // 2 + 1)
         maps, sides = [], []
-        for stage in stages(self._architecture):
+        for stage in stages(a.depth, a.width, a.stem):
             for block in stage:
                 x = self._block(x, block)
             maps.append(x)
