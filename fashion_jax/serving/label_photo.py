@@ -22,11 +22,11 @@ def read(path: str) -> np.ndarray:
     photo = ImageOps.exif_transpose(Image.open(path))
     if profile := photo.info.get("icc_profile"):
         photo = photo if photo.mode in ("L", "CMYK") else photo.convert("RGBA")
-        mode, flags = "RGBA" if photo.mode == "RGBA" else "RGB", ImageCms.Flags.BLACKPOINTCOMPENSATION
+        modes = photo.mode, "RGBA" if photo.mode == "RGBA" else "RGB"
+        how = ImageCms.Intent.RELATIVE_COLORIMETRIC, ImageCms.Flags.BLACKPOINTCOMPENSATION
         with suppress(OSError, ImageCms.PyCMSError):  # a profile that is damaged, or of another colour space
-            colours = ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB")
-            kind = ImageCms.Intent.RELATIVE_COLORIMETRIC
-            photo = ImageCms.profileToProfile(photo, *colours, kind, mode, flags=flags) or photo
+            source, srgb = ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB")
+            photo = ImageCms.buildTransform(source, srgb, *modes, *how).apply(photo)
     photo = photo.convert("RGBA")
     photo = Image.alpha_composite(Image.new("RGBA", photo.size, "white"), photo).convert("RGB")
     photo.thumbnail((MODEL["max_side"], MODEL["max_side"]), Image.Resampling.LANCZOS, reducing_gap=2.0)

@@ -55,7 +55,7 @@ def fits(package: Package) -> bool:
     arrays = [*package.weights.values()]
     if package.embedding is not None and package.embedding.components is not None:
         arrays.append(package.embedding.components)
-    return sum(array.size for array in arrays) * 4 < _MAX_BYTES
+    return sum(array.size * 4 for array in arrays) < _MAX_BYTES
 
 
 def write_graph(package: Package, *, flip: bool, finished: bool = False) -> bytes:
