@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 
 import jax
 
-from fashion_jax.system.compilation import keep_programs
+from fashion_jax.system.compilation import keep_nothing, keep_programs
 from fashion_jax.system.errors import UserError
 from fashion_jax.system.process import num_cores
 
@@ -116,6 +116,7 @@ def start_processes(
     ids = list(local_device_ids) if local_device_ids else None
     if not any(given):
         if os.environ.get("FASHION_JAX_DISTRIBUTED") == "auto":
+            keep_nothing()
             try:
                 jax.distributed.initialize(local_device_ids=ids)
             except (RuntimeError, ValueError) as error:
@@ -132,6 +133,7 @@ def start_processes(
     host, _, port = coordinator_address.rpartition(":")
     if not host or not port.isdecimal():
         raise UserError(f"--coordinator-address={coordinator_address} is not of the form HOST:PORT")
+    keep_nothing()
     try:
         jax.distributed.initialize(
             coordinator_address,

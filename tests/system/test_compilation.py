@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -11,79 +12,20 @@ from pathlib import Path
 
 import pytest
 
-from fashion_jax.system import compilation, files
-from fashion_jax.system.compilation import ProgramCache
+from fashion_jax.system import compilation
 
 TESTS = Path(__file__).resolve().parent.parent
-KEY, OTHER, THIRD = (f"jit_step-{letter * 64}" for letter in "abc")
-VALUE = bytes(range(256)) * 4
-FILE_SIZE = 36 + len(VALUE)
 
 
-@pytest.fixture
-def cache(tmp_path) -> ProgramCache:
-    tmp_path.chmod(0o700)
-    return ProgramCache(tmp_path / "programs")
-
-
-def only_file(cache: ProgramCache) -> Path:
-    (path,) = cache._path.iterdir()
-    return path
-
-
-def test_what_is_put_is_got_by_the_same_machine(cache, monkeypatch):
-    assert cache.get(KEY) is None
-    cache.put(KEY, VALUE)
-    assert cache.get(KEY) == VALUE and cache.get(OTHER) is None
-    assert cache._path.stat().st_mode & 0o777 == 0o700
-    # A home that two kinds of machines share.
-    monkeypatch.setattr(compilation, "num_cores", lambda: 3)
-    assert ProgramCache(cache._path).get(KEY) is None
-
-
-def test_the_last_program_of_a_name_says_how_long_compiling_takes(cache, monkeypatch):
-    assert cache.seconds("jit(step)") is None
-    for key, seconds in ((KEY, 2.0), (OTHER, 7.0)):
-        now = iter([0.0, seconds])
-        with monkeypatch.context() as patch:
-            patch.setattr(time, "monotonic", lambda now=now: next(now))
-            cache.get(key)
-            cache.put(key, VALUE)
-        os.utime(cache._file(key), (seconds, seconds))
-    assert cache.seconds("jit(step)") == 7 and cache.seconds("jit(steps)") is None
-
-
-@pytest.mark.parametrize("place", [0, 31, 32, 35, 36, FILE_SIZE - 1, "half", "empty", "name"])
-def test_a_damaged_file_is_told_and_removed(cache, capsys, place):
-    cache.put(KEY, VALUE)
-    path = only_file(cache)
-    data = bytearray(path.read_bytes())
-    assert len(data) == FILE_SIZE
-    if place == "name":
-        path = path.rename(cache._file(OTHER))
-    elif isinstance(place, str):
-        path.write_bytes(data[: len(data) // 2 if place == "half" else 0])
-    else:
-        data[place] ^= 1
-        path.write_bytes(data)
-    key = OTHER if place == "name" else KEY
-    assert cache.get(key) is None and not path.exists()
-    assert capsys.readouterr().err.count(f"warning: {path} is damaged") == 1
-    cache.put(key, VALUE)
-    assert cache.get(key) == VALUE
-
-
-def test_the_files_unused_for_longest_make_room(cache):
-    cache._limit = 2 * FILE_SIZE
-    for age, key in enumerate((KEY, OTHER)):
-        cache.put(key, VALUE)
-        os.utime(cache._file(key), (age, age))
-    cache.get(KEY)
-    (cache._path / "folder").mkdir()
-    cache.put(THIRD, VALUE)
-    assert (cache.get(KEY), cache.get(OTHER), cache.get(THIRD)) == (VALUE, None, VALUE)
-    cache.put(OTHER, 3 * VALUE)  # larger than all
-    assert (cache.get(KEY), cache.get(OTHER), cache.get(THIRD)) == (VALUE, None, VALUE)
+@pytest.mark.parametrize("home", ["", "/", "somewhere"])
+def test_without_a_home_there_is_no_folder(monkeypatch, tmp_path, home):
+    monkeypatch.setenv("HOME", home)
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    assert compilation._choose_folder() is None
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert tmp_path in compilation._choose_folder().parents
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert compilation._choose_folder() == tmp_path / "cache" / "fashion_jax" / "programs"
 
 
 def write_by_all(folder: Path) -> None:
@@ -104,21 +46,17 @@ def open_parent(folder: Path) -> None:
 
 
 def make_file(folder: Path) -> None:
-    folder.rename(folder.with_name("elsewhere"))
+    folder.rmdir()
     folder.write_text("")
 
 
 @pytest.mark.parametrize("change", [write_by_all, write_by_group, link, open_parent, make_file])
-def test_a_folder_of_others_is_neither_read_nor_written(cache, capsys, change):
-    cache.put(KEY, VALUE)
-    change(cache._path)
-    before = sorted(cache._path.parent.rglob("*"))
-    assert cache.get(KEY) is None
-    cache.put(OTHER, VALUE)
-    cache.put(THIRD, VALUE)
-    assert sorted(cache._path.parent.rglob("*")) == before
-    said = capsys.readouterr().err
-    assert said.count("note: compiled programs are not kept") == 1 and "JAX_COMPILATION_CACHE_DIR" in said
+def test_a_folder_that_others_may_change_is_not_private(tmp_path, change):
+    tmp_path.chmod(0o700)
+    folder = tmp_path / "programs"
+    assert compilation._is_private(folder) and folder.stat().st_mode & 0o777 == 0o700
+    change(folder)
+    assert not compilation._is_private(folder)
 
 
 def give_away(path: Path, monkeypatch) -> None:
@@ -129,29 +67,37 @@ def give_away(path: Path, monkeypatch) -> None:
         os.chown(path, 1, 1)
 
 
-def test_another_owner_is_refused(cache, capsys, monkeypatch):
-    cache.put(KEY, VALUE)
-    give_away(cache._path, monkeypatch)
-    assert cache.get(KEY) is None
-    cache.put(OTHER, VALUE)
-    assert "note: compiled programs are not kept" in capsys.readouterr().err
+def test_nothing_is_made_or_used_in_the_folder_of_another_user(tmp_path, monkeypatch):
+    folder = tmp_path / "programs"
+    assert compilation._is_private(folder)
+    give_away(folder, monkeypatch)
+    assert not compilation._is_private(folder)
+    assert not compilation._is_private(folder / "deeper" / "folder") and not list(folder.iterdir())
 
 
-def test_nothing_is_made_in_the_home_of_another_user(tmp_path, monkeypatch):
-    give_away(tmp_path, monkeypatch)
-    ProgramCache(tmp_path / "home" / "programs").put(KEY, VALUE)
-    assert not (tmp_path / "home").exists()
+def test_the_oldest_programs_of_all_machines_are_removed(tmp_path, monkeypatch):
+    paths = [tmp_path / machine / f"jit_step-{number}-cache" for machine in "ab" for number in range(3)]
+    for age, path in enumerate(paths):
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(bytes(10))
+        os.utime(path, (age, age))
+    monkeypatch.setattr(compilation, "_LIMIT_BYTES", 25)
+    compilation._remove_oldest(tmp_path)
+    assert [path for path in paths if path.exists()] == paths[-2:]
 
 
-def test_a_full_disk_is_told_once_and_stops_nothing(cache, capsys, monkeypatch):
-    def refuse(path, data):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(files, "write_bytes", refuse)
-    cache.put(KEY, VALUE)
-    cache.put(OTHER, VALUE)
-    assert capsys.readouterr().err.count(f"No space left on device at {cache._path}") == 1
-    assert cache.get(KEY) is None
+def test_a_line_is_printed_only_while_jax_compiles(monkeypatch, capsys):
+    monkeypatch.setattr(compilation, "_MOMENT_SECONDS", 0.1)
+    announce = compilation._Announcer()
+    announce(compilation._LOWERED, 0.0)  # what is lowered need not be compiled
+    announce(compilation._LOWERED, 0.0)
+    announce(compilation._COMPILED, 0.0)
+    time.sleep(0.3)
+    assert not capsys.readouterr().err
+    for _ in range(2):
+        announce(compilation._LOWERED, 0.0)
+        time.sleep(0.3)
+    assert capsys.readouterr().err == "compiling\n"
 
 
 PROGRAM = """
@@ -201,14 +147,45 @@ def end(process: subprocess.Popen[str]) -> tuple[object, int, int, str]:
 def test_the_next_process_reads_what_the_first_one_compiled(tmp_path):
     home = tmp_path / "home"
     result, hits, misses, said = end(start(SMALL, home))
-    assert hits == 0 and misses > 0 and said.count("compiling") == 1
-    assert (home / "fashion_jax" / "programs").stat().st_mode & 0o777 == 0o700
+    assert hits == 0 and misses > 0 and said == "compiling\n"
+    (folder,) = (home / "fashion_jax" / "programs").iterdir()
+    assert folder.stat().st_mode & 0o777 == folder.parent.stat().st_mode & 0o777 == 0o700
+    folder.chmod(0o500)  # a folder that cannot be written serves as well
     assert end(start(SMALL, home))[:3] == (result, misses, 0)
     # JAX's own settings count.
     assert end(start(SMALL, tmp_path / "none", JAX_ENABLE_COMPILATION_CACHE="false"))[:3] == (result, 0, 0)
     given = tmp_path / "given"
     assert end(start(SMALL, tmp_path / "none", JAX_COMPILATION_CACHE_DIR=str(given)))[:3] == (result, 0, misses)
     assert any(given.glob("jit*-cache")) and not any((tmp_path / "none").iterdir())
+
+
+FULL_DISK = """
+import resource, signal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+"""
+
+
+@pytest.mark.parametrize("environment", [{}, {"PYTHONWARNINGS": "ignore"}], ids=str)
+def test_a_half_written_program_is_replaced(tmp_path, environment):
+    home = tmp_path / "home"
+    result, _, misses, said = end(start(FULL_DISK + SMALL, home, **environment))
+    assert said == "compiling\n"
+    halves = [path for path in home.rglob("jit*-cache") if path.stat().st_size == 1000]
+    assert halves
+    healed, hits, written, said = end(start(SMALL, home, **environment))
+    assert (healed, hits + written) == (result, misses) and written == len(halves)
+    assert said.count("is damaged; it is compiled again\n") == written and "Warning" not in said
+    assert end(start(SMALL, home, **environment))[:3] == (result, misses, 0)
+
+
+def test_a_run_of_several_processes_keeps_nothing(tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    join = f"devices.start_processes('127.0.0.1:{port}', 1, 0)\n"
+    assert end(start(join + SMALL, tmp_path / "home"))[1:3] == (0, 0)
+    assert not list(tmp_path.rglob("*-cache"))
 
 
 @pytest.mark.slow
@@ -220,4 +197,3 @@ def test_training_is_the_same_to_the_bit_with_and_without_kept_programs(prepared
     assert [end(process)[0] for process in both] == [without, without]
     kept, hits, misses, _ = end(start(work, tmp_path / "home"))
     assert kept == without and hits > 0 and misses == 0
-    assert not list((tmp_path / "home").rglob("*.part"))
