@@ -122,40 +122,44 @@ def run_loop(
         checkpoints.save(state, asdict(early_stopping), metric)
 
     step, ahead = int(state.step), None
-    while step < schedule.total and not early_stopping.stopped:
-        batch = training.add_photos(put_batch(dict(next(training.batches)), training.mesh))
-        compute = training.step_at(step)
+    try:
+        while step < schedule.total and not early_stopping.stopped:
+            batch = training.add_photos(put_batch(dict(next(training.batches)), training.mesh))
+            compute = training.step_at(step)
+            if ahead:
+                ahead.wait(compute)
+            state, metrics = compute(state, batch)
+            ahead = ahead or CompileAhead(training.later_functions(step), state, batch)
+            step += 1
+            pending.append((step - 1, metrics))
+            if len(pending) > _LAG:
+                pending[-1 - _LAG][1].values.block_until_ready()
+            if time.monotonic() - last_read >= _READ_EVERY_S:
+                settle(_LAG)
+
+            last = step == schedule.total
+            if step % schedule.log == 0 or last:
+                settle(0)
+                rate = {"train/learning_rate": float(training.learning_rate(step - 1))}
+                writer.write_scalars(step, {**_mean(since_log), **rate, **progress.rates()})
+                since_log.clear()
+
+            metric = None
+            if evaluate is not None and (step % schedule.evaluate == 0 or last):
+                settle(0)
+                with progress.paused():
+                    scores = evaluate(state)
+                metric = scores[early_stopping.metric]
+                early_stopping.record(metric, lower_is_better=training.lower_is_better, patience=schedule.patience)
+                writer.write_scalars(step, {f"validation/{name}": value for name, value in scores.items()})
+            stopping = stop.reached(step)
+            if metric is not None or last or stopping or step % schedule.checkpoint == 0:
+                save(metric)
+            if stopping:
+                break
+    finally:
         if ahead:
-            ahead.wait(compute)
-        state, metrics = compute(state, batch)
-        ahead = ahead or CompileAhead(training.later_functions(step), state, batch)
-        step += 1
-        pending.append((step - 1, metrics))
-        if len(pending) > _LAG:
-            pending[-1 - _LAG][1].values.block_until_ready()
-        if time.monotonic() - last_read >= _READ_EVERY_S:
-            settle(_LAG)
-
-        last = step == schedule.total
-        if step % schedule.log == 0 or last:
-            settle(0)
-            rate = {"train/learning_rate": float(training.learning_rate(step - 1))}
-            writer.write_scalars(step, {**_mean(since_log), **rate, **progress.rates()})
-            since_log.clear()
-
-        metric = None
-        if evaluate is not None and (step % schedule.evaluate == 0 or last):
-            settle(0)
-            with progress.paused():
-                scores = evaluate(state)
-            metric = scores[early_stopping.metric]
-            early_stopping.record(metric, lower_is_better=training.lower_is_better, patience=schedule.patience)
-            writer.write_scalars(step, {f"validation/{name}": value for name, value in scores.items()})
-        stopping = stop.reached(step)
-        if metric is not None or last or stopping or step % schedule.checkpoint == 0:
-            save(metric)
-        if stopping:
-            break
+            ahead.cancel()
     checkpoints.wait()
     writer.flush()
     if stop.signal_number:  # whenever it came: what is left, if only scoring and packaging, is for another time

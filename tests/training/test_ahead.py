@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import threading
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from fashion_jax.config.fields import MixConfig
+from fashion_jax.training import ahead as ahead_module
 from fashion_jax.training.ahead import CompileAhead
 from fashion_jax.training.placement import batch_sharding, replicated
 from stepping import mesh_of
@@ -48,6 +52,40 @@ def test_an_error_is_left_to_the_caller():
     step = jax.jit(lambda state, batch: state @ batch["x"])
     ahead = CompileAhead([step], jnp.zeros(5), {"x": jnp.ones(4)})
     ahead.wait(step)
+
+
+class Slow:
+    """A jitted function that compiles until it may end."""
+
+    def __init__(self) -> None:
+        self.begun, self.may_end = threading.Event(), threading.Event()
+
+    def lower(self, *_: object) -> Slow:
+        self.begun.set()
+        self.may_end.wait()
+        return self
+
+    def compile(self) -> None:
+        raise SystemExit  # even this does not leave anybody waiting
+
+
+def test_what_is_cancelled_is_not_compiled():
+    first, second = Slow(), Slow()
+    ahead = CompileAhead([first, second], jnp.zeros(5), {"x": jnp.ones(4)})
+    first.begun.wait()
+    ahead.cancel()  # returns at once
+    first.may_end.set()
+    ahead.wait(first)
+    ahead.wait(second)
+    assert not second.begun.is_set()
+
+
+def test_nothing_is_compiled_ahead_on_gpus(monkeypatch):
+    step, devices = Slow(), [SimpleNamespace(platform="gpu")]
+    batch = {"x": SimpleNamespace(shape=(4,), dtype=jnp.float32, sharding=SimpleNamespace(device_set=devices))}
+    monkeypatch.setattr(ahead_module, "_shape", lambda array: array)
+    CompileAhead([step], jnp.zeros(5), batch).wait(step)
+    assert not step.begun.is_set()
 
 
 def test_the_functions_of_a_run_in_their_order(session_of):
