@@ -175,7 +175,7 @@ class Session:
         self.arguments = model_arguments(config.model, data, classes, second_heads=self.second_heads, tags=tags)
         self.graph, params, _ = abstract_classifier(self.arguments)
         part, devices = config.train.photos // config.train.accumulation_steps, self.mesh.size
-        groups = norm_groups(part, devices, config.model.norm_group)
+        self.norm_groups = groups = norm_groups(part, devices, config.model.norm_group)
         self.devices_alone = devices > 1 and groups % devices == 0
         self.training_graph, norms = training_classifier(
             self.arguments,

@@ -292,9 +292,12 @@ def _describe(session: Session, state: TrainState) -> str:
     devices, data = jax.devices(), session.config.data
     heads = ", ".join(f"{n} ({len(classes)})" for n, classes in [*session.vocabularies.items(), *session.tags.items()])
     parameters = sum(array.size for array in jax.tree.leaves(state.params))
+    group = session.config.train.photos // session.config.train.accumulation_steps // session.norm_groups
+    norm = f"over {group} photos on {max(1, session.mesh.size // session.norm_groups)} devices"
     return (
         f"model: {parameters:,} parameters, heads: {heads}\n"
         f"data: {session.num_examples:,} training photos of {data.height}x{data.width}, kept on: {session.storage}\n"
         f"training: {session.total_steps:,} steps of {session.config.train.photos} photos on {len(devices)} "
-        f"{devices[0].platform} devices in {jax.process_count()} processes"
+        f"{devices[0].platform} devices in {jax.process_count()} processes\n"
+        f"batch norm: {'frozen' if session.config.optimizer.freeze_batch_norm else norm}"
     )

@@ -65,6 +65,20 @@ def test_a_run_leaves_what_it_promises(finished, prepared):
     assert "by colour family" in experiment.format_scores(result.test)
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, "over 16 photos on 8 devices"),
+        ({"model__norm_group": 4}, "over 4 photos on 2 devices"),
+        ({"model__norm_group": 1}, "over 1 photos on 1 devices"),
+        ({"optimizer__freeze_batch_norm": True}, "frozen"),
+    ],
+)
+def test_a_run_says_over_which_photos_batch_norm_takes_its_statistics(tiny_config, prepared, tmp_path, changes, said):
+    session = session_on(tiny_config(**changes), prepared, tmp_path, 8)
+    assert experiment._describe(session, session.target).splitlines()[-1] == f"batch norm: {said}"
+
+
 @pytest.mark.parametrize("stop", [1, 6, 12])
 def test_resumed_is_uninterrupted_bit_for_bit(finished, tmp_path, monkeypatch, stop):
     workdir, config, _ = finished
