@@ -37,6 +37,10 @@ class AugmentConfig:
         within(self, "data.augment.erase_probability", 0, 1)
         within(self, "data.augment.rand_operations", 0, 16)
         within(self, "data.augment.rand_magnitude", 0, 1)
+        # On TPUs the memory of augmentation grows with what all changes together may move.
+        bounded = self.rand_operations * self.rand_magnitude <= 4
+        most = f"at most 4 together with rand_magnitude={self.rand_magnitude:g}, as their product"
+        require(bounded, "data.augment.rand_operations", self.rand_operations, most)
 
 
 @dataclass(slots=True)
@@ -244,7 +248,7 @@ class TrainConfig:
             require(amount > 0, f"train.{name}", getattr(self, name), "above 0")
             wanted = "steps, epochs or examples, such as '10 epochs'"
             require(name != "duration" or unit != "percent", "train.duration", self.duration, wanted)
-        counted = isinstance(self.batch_size, int) or re.fullmatch(r"[0-9]+ per device", self.batch_size)
+        counted = isinstance(self.batch_size, int) or re.fullmatch(r"[0-9]{1,9} per device", self.batch_size)
         require(bool(counted), "train.batch_size", self.batch_size, "a number, or a text such as '128 per device'")
         require(self.photos >= 1, "train.batch_size", self.batch_size, "at least 1")
         within(self, "train.accumulation_steps", 1)

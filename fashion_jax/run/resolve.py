@@ -117,10 +117,17 @@ def _count_photos(config: Config, begun: Config | None, devices: int) -> None:
     and with their square root for AdamW and LAMB (Malladi et al., NeurIPS 2022).
     """
     train, optimizer = config.train, config.optimizer
+    given, rate = train.batch_size, optimizer.learning_rate
     if begun:
         devices = max(1, begun.train.photos // train.photos)
     train.batch_size = train.photos * devices
     optimizer.learning_rate *= devices if optimizer.name == "sgd" else devices**0.5
+    if begun and (train.batch_size, optimizer.learning_rate) != (begun.train.photos, begun.optimizer.learning_rate):
+        raise UserError(
+            f"config.train.batch_size={given!r} with config.optimizer.learning_rate={rate} does not fit the run that "
+            f"has begun in the workdir; continue it with --config.train.batch_size={begun.train.photos} "
+            f"--config.optimizer.learning_rate={begun.optimizer.learning_rate}, or use a new --workdir"
+        )
 
 
 def _check_attributes(config: Config, prepared: Prepared) -> None:

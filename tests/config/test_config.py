@@ -154,6 +154,8 @@ def test_overrides(key, text, value):
         ("data.split", "groups", "'group', 'random'"), ("data.split_seed", "-1", "out of range"),
         ("data.height", "512", "at least the photos' size, 512"), ("train.accumulation_steps", "3", "divisible by"),
         ("train.batch_size", "16 a device", "such as '128"), ("train.batch_size", "0 per device", "at least 1"),
+        ("train.batch_size", f"{'9' * 5000} per device", "such as '128"),
+        ("data.augment.rand_operations", "14", "at most 4 together with rand_magnitude=0.3"),
         ("data.split_fractions", "0.5,0.5,0.5", "sum to 1"), ("model.depth", "19", "is not one of 10, 18, 34"),
     ],
 )  # fmt: skip

@@ -90,8 +90,18 @@ def test_a_batch_of_each_device_scales_the_learning_rate(tiny_config, prepared, 
 
     rate = tiny_config().optimizer.learning_rate
     assert resolved(4) == (16, rate * factor) and resolved(1) == (4, rate)
+    config = tiny_config(optimizer__name=optimizer, train__batch_size="4 per device")
+    claim_workdir(tmp_path, resolve(config, prepared, num_devices=4), prepared)
+    (tmp_path / "checkpoints" / "step_3").mkdir(parents=True)
+    assert resolved(1) == resolved(8) == (16, rate * factor)  # what has begun on four devices goes on as it was
+    with pytest.raises(UserError, match=f"batch_size=16 --.*learning_rate={rate * factor}, or"):
+        resolved(1, optimizer__learning_rate=2 * rate)
+
+
+@pytest.mark.parametrize("given", ["4 per device", "5 per device", "32 per device"])
+def test_a_run_that_began_with_a_number_asks_for_this_number(tiny_config, prepared, tmp_path, given):
+    rate = tiny_config().optimizer.learning_rate
     claim_workdir(tmp_path, resolve(tiny_config(train__batch_size=16), prepared), prepared)
     (tmp_path / "checkpoints" / "step_3").mkdir(parents=True)
-    # What has begun on four devices goes on as it was, on one; a changed learning rate is still seen as changed.
-    assert resolved(1) == (16, rate * factor)
-    assert resolved(1, optimizer__learning_rate=2 * rate) == (16, 2 * rate * factor)
+    with pytest.raises(UserError, match=f"batch_size='{given}' .*batch_size=16 --.*learning_rate={rate}, or"):
+        resolve(tiny_config(train__batch_size=given), prepared, tmp_path, num_devices=2)
