@@ -124,9 +124,9 @@ def _count_photos(config: Config, begun: Config | None, devices: int) -> None:
     optimizer.learning_rate *= devices if optimizer.name == "sgd" else devices**0.5
     if begun and (train.batch_size, optimizer.learning_rate) != (begun.train.photos, begun.optimizer.learning_rate):
         raise UserError(
-            f"the run has begun with config.train.batch_size={begun.train.photos} and config.optimizer.learning_rate="
-            f"{begun.optimizer.learning_rate}; batch_size={given!r} with learning_rate={rate} is something else. Give "
-            "these two numbers to continue it, or use a new --workdir"
+            f"config.train.batch_size={given!r} with config.optimizer.learning_rate={rate} does not fit the run that "
+            f"has begun in the workdir; continue it with --config.train.batch_size={begun.train.photos} "
+            f"--config.optimizer.learning_rate={begun.optimizer.learning_rate}, or use a new --workdir"
         )
 
 

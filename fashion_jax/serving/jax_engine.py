@@ -30,7 +30,7 @@ class JaxEngine(Engine):
 
     def __init__(self, package: Package) -> None:
         # A model that was trained in bfloat16 is computed in float32 where float32 is as fast, because it is exact.
-        self.dtype = package.model["dtype"] if computes_bfloat16_faster(training=False) else "float32"
+        self.dtype = package.model["dtype"] if computes_bfloat16_faster() else "float32"
         devices = jax.local_devices()
         mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=devices)
         everywhere, self._rows = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))

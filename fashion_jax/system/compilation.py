@@ -1,4 +1,4 @@
-"""Keeps programs that JAX compiled for the next command, and prints a line when a command compiles.
+"""Keeps compiled programs for the next command, and prints a line when a command compiles for long.
 
 The files are those of JAX's own cache. This module chooses their folder, limits its size, and removes damaged files,
 which JAX would read again and again.
@@ -38,7 +38,7 @@ _folder: Path | None = None  # where programs are kept
 
 
 def keep_programs() -> None:
-    """Makes JAX keep its programs in the user's cache folder, and print a line when it compiles. Call it early.
+    """Makes JAX keep programs in the user's cache folder, and print a line if it compiles. Call it before JAX computes.
 
     JAX's own settings count: with `JAX_ENABLE_COMPILATION_CACHE=false` nothing is kept, and with
     `JAX_COMPILATION_CACHE_DIR` JAX keeps programs there without the help of this module.
@@ -47,8 +47,8 @@ def keep_programs() -> None:
     if _started:
         return
     _started, root = True, _choose_folder()
-    jax.monitoring.register_event_duration_secs_listener(_Announcer())
     config: Any = jax.config  # its settings have no types
+    jax.monitoring.register_event_duration_secs_listener(_Announcer())
     if root is None or not config.jax_enable_compilation_cache or config.jax_compilation_cache_dir:
         return
     folder = root / files.digest(_describe_machine())[:16]
@@ -86,7 +86,7 @@ def _choose_folder() -> Path | None:
 
 
 def _describe_machine() -> list[object]:
-    """Returns what machine code depends on: a home may be shared by different machines."""
+    """Returns what machine code depends on. Different machines may share a home folder."""
     kinds = [platform.processor(), platform.release()]
     with contextlib.suppress(OSError):
         kinds = sorted({line for line in _CPU_INFO.read_text().splitlines() if _CPU_KIND.match(line)})

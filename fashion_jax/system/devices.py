@@ -72,7 +72,7 @@ def _choose_cpu_devices(dtype: str, photos: int, training: bool) -> int:
     if not training:
         return min(16, cores)
     several = min(8, 4 * cores)
-    bfloat16 = dtype == "bfloat16" or (dtype == "auto" and _cpu_multiplies_bfloat16(training=True))
+    bfloat16 = dtype == "bfloat16" or (dtype == "auto" and _has_amx())
     count = cores if bfloat16 or 0 < photos < _LEAST_PHOTOS * several else several
     return next((n for n in range(count, 1, -1) if photos % (2 * n) == 0), 1)
 
@@ -215,21 +215,20 @@ def on_accelerator() -> bool:
         ) from error
 
 
-def computes_bfloat16_faster(*, training: bool) -> bool:
+def computes_bfloat16_faster() -> bool:
     """True where bfloat16 convolutions are faster than float32: on GPUs, TPUs and CPUs with AMX.
 
-    On CPUs with only AVX-512 BF16, training is faster (1.2 times on two cores of a Zen 4) and prediction slower
-    (0.9 times). With several processes on CPUs it is False, because their CPUs may differ and all must compute alike.
+    CPUs with AVX-512 BF16 but without AMX are slower in bfloat16 (0.9 times the speed on two cores of a Zen 4). With
+    several processes on CPUs it is False, because their CPUs may differ and all must compute alike.
     """
-    return on_accelerator() or (jax.process_count() == 1 and _cpu_multiplies_bfloat16(training=training))
+    return on_accelerator() or (jax.process_count() == 1 and _has_amx())
 
 
-def _cpu_multiplies_bfloat16(*, training: bool) -> bool:
-    """True on CPUs with fast bfloat16 instructions, unless a flag of the user keeps XLA from using them."""
+def _has_amx() -> bool:
+    """True on CPUs with AMX for bfloat16, unless a flag of the user keeps XLA from using it."""
     if "xla_cpu_max_isa" in os.environ.get("XLA_FLAGS", ""):
         return False
     try:
-        text = _CPU_INFO.read_text()
+        return " amx_bf16" in _CPU_INFO.read_text()
     except OSError:  # not on macOS and Windows
         return False
-    return " amx_bf16" in text or (training and " avx512_bf16" in text)

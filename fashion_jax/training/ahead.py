@@ -40,7 +40,7 @@ class CompileAhead:
     def wait(self, function: TrainStep) -> None:
         """Returns when a function is compiled, or at once where it was not asked for.
 
-        An error is not raised: whoever calls the function meets the same error, in a place where it can be told.
+        No error is raised here. The later call of the function raises the same error, where it can be reported.
         """
         if function in self._compiled:
             with contextlib.suppress(futures.CancelledError):

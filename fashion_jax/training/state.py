@@ -56,11 +56,7 @@ def model_arguments(
         second_heads: attributes with a second head, which is fitted after training.
         tags: multi-valued attribute -> number of classes.
     """
-    dtype = (
-        config.dtype
-        if config.dtype != "auto"
-        else ("bfloat16" if computes_bfloat16_faster(training=True) else "float32")
-    )
+    dtype = config.dtype if config.dtype != "auto" else ("bfloat16" if computes_bfloat16_faster() else "float32")
     tags = tags or {}
     named = resolve_colour_heads(config.colour_heads, [*classes, *tags])
     arguments = {

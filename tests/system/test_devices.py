@@ -47,7 +47,8 @@ def start(tmp_path, monkeypatch):
 
 def test_bfloat16_and_prediction_take_a_device_per_core_and_training_in_float32_four(start):
     assert start(PLAIN, 0, "auto") == [8]
-    assert start(AMX, 0, "auto") == start(AVX512_BF16, 0, "auto") == start(PLAIN, 0, "bfloat16") == [2]
+    assert start(AVX512_BF16, 0, "auto") == [8]
+    assert start(AMX, 0, "auto") == start(PLAIN, 0, "bfloat16") == [2]
     assert start(AMX, 0, "float32") == start(AMX) == [8]
     assert start(PLAIN, training=False) == [2]
     assert start(PLAIN, training=False, cores=64) == [16]
@@ -84,11 +85,10 @@ def test_jax_gets_the_devices():
 def test_auto_is_bfloat16_only_where_it_is_faster(tmp_path, monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "")
     monkeypatch.setattr(devices, "_CPU_INFO", tmp_path / "cpuinfo")
-    assert not devices.computes_bfloat16_faster(training=True)  # the file is absent
-    for text, trains, predicts in ((AMX, True, True), (AVX512_BF16, True, False), (PLAIN, False, False)):
+    assert not devices.computes_bfloat16_faster()  # the file is absent
+    for text, faster in ((AMX, True), (AVX512_BF16, False), (PLAIN, False)):
         (tmp_path / "cpuinfo").write_text(text)
-        assert devices.computes_bfloat16_faster(training=True) == trains
-        assert devices.computes_bfloat16_faster(training=False) == predicts
+        assert devices.computes_bfloat16_faster() == faster
 
 
 SLOW_DEVICE = """
