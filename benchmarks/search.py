@@ -97,7 +97,7 @@ def measure(queries: np.ndarray, rows: np.ndarray, flags: argparse.Namespace) ->
         points = [{f.name: getattr(s, f.name) for f in dataclasses.fields(s) if f.type in ("str", "float")}
                   for s in settings[peer]]  # fmt: skip
         libraries[peer] = {"build_seconds": [built], "memory_mb": memory / 2**20, "points": points}
-    chosen = {kind: {peer: best for peer, found in settings.items() if (best := fastest(found, kind))}
+    chosen = {kind: {peer: best for peer, found in settings.items() if (best := fastest(found, kind, queries))}
               for kind in ("batch_us", "single_us")}  # fmt: skip
     for kind, contestants in chosen.items():
         times = take_turns(contestants, queries, kind, flags.rounds)
@@ -168,10 +168,15 @@ def sound_out(setting: Setting, rows: np.ndarray, queries: np.ndarray, wanted: n
     setting.single_us = min(single_us(setting.search, queries[at : at + SINGLES]) for at in (0, 100, 200))
 
 
-def fastest(settings: list[Setting], kind: str) -> Setting | None:
-    """Returns the fastest setting with enough recall."""
+def fastest(settings: list[Setting], kind: str, queries: np.ndarray) -> Setting | None:
+    """Returns the setting with enough recall that is the fastest in turns with the others of its library."""
     good = [setting for setting in settings if setting.recall >= RECALL]
-    return min(good, key=lambda setting: getattr(setting, kind)) if good else None
+    if not good:
+        return None
+    limit = 2 * min(getattr(setting, kind) for setting in good)
+    close = {str(place): setting for place, setting in enumerate(good) if getattr(setting, kind) <= limit}
+    times = take_turns(close, queries, kind, 5)
+    return close[min(times, key=lambda place: float(np.median(times[place])))]
 
 
 def spread(values: list[float]) -> dict[str, float]:
