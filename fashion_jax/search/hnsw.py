@@ -36,7 +36,7 @@ _ANCHORS = 64  # rows by which the queries of a batch are sorted
 _SHARED_FROM = 32  # queries from which our own threads share them; faiss's threads share fewer sooner
 _LEAST_PER_TASK = 16  # queries
 _TASKS_PER_CORE = 4  # so that a core that is busy with something else takes fewer of them
-_PROCESS = os.getpid()
+_PROCESS = os.getpid()  # which imported this file; a forked process has another number
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -375,7 +375,10 @@ def _read_base(place: Path, manifest: dict[str, Any], vectors: np.ndarray) -> Ba
     note = ""
     if backend in APPROXIMATE:
         library = APPROXIMATE[backend].library
-        note = f"it was built with {library}, which is not installed here, so that a search compares all products"
+        note = (
+            f"it was built with {library}, which is not installed here: searches compare all products, and a copy that "
+            "is saved here will always do so"
+        )
         logging.getLogger(__name__).warning("the index %s: %s", place.parent, note)
     return Base(vectors, host, DeviceSearcher.make_if_useful(vectors, costs), None, target, note=note)
 

@@ -46,7 +46,7 @@ def start_devices(cpu_devices: int = 0, dtype: str = "float32", *, photos: int =
     Args:
         cpu_devices: the number of devices; 0 chooses it, unless `JAX_NUM_CPU_DEVICES` or `XLA_FLAGS` gives one. The
             choice is four per core and at most eight for float32 training with at least 16 photos for each of them. It
-            is one per core for smaller batches, because each device updates a copy of the parameters. It is also one
+            is one per core, at most eight, for smaller batches: each device updates a copy of the parameters. It is one
             per core for bfloat16 training, whose matrix products keep a core busy, and for prediction, whose batch
             then fits into a core's cache; for prediction it is at most 16, because every device holds the weights.
         dtype: what will be trained: "float32", "bfloat16" or "auto".
@@ -73,7 +73,9 @@ def _choose_cpu_devices(dtype: str, photos: int, training: bool) -> int:
         return min(16, cores)
     several = min(8, 4 * cores)
     bfloat16 = dtype == "bfloat16" or (dtype == "auto" and _has_amx())
-    count = cores if bfloat16 or 0 < photos < _LEAST_PHOTOS * several else several
+    count = cores if bfloat16 else several
+    if 0 < photos < _LEAST_PHOTOS * several:
+        count = min(cores, several)
     return next((n for n in range(count, 1, -1) if photos % (2 * n) == 0), 1)
 
 

@@ -64,6 +64,7 @@ def test_devices_share_a_batch_equally_in_pairs_and_small_batches_get_a_device_p
     assert start(PLAIN, photos=144, cores=64) == [8]
     assert start(PLAIN, photos=32, cores=6) == [4]
     assert start(PLAIN, photos=3) == [1]
+    assert start(PLAIN, photos=64, cores=64) == start(AMX, 0, "auto", photos=64, cores=64) == [8]
     assert start(PLAIN, 0, "bfloat16", photos=100, cores=4) == [2]
 
 
