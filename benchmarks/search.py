@@ -21,7 +21,6 @@ import importlib.metadata
 import json
 import math
 import os
-import platform
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -29,6 +28,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from turns import machine
 
 K = 10
 RECALL = 0.95
@@ -515,15 +516,6 @@ def filtered(rows: np.ndarray, queries: np.ndarray) -> list[dict[str, Any]]:
     return results
 
 
-def machine() -> str:
-    """Returns what the figures were measured on."""
-    model, info = platform.processor(), Path("/proc/cpuinfo")
-    if info.exists():
-        named = [line.split(":")[1].strip() for line in info.read_text().splitlines() if "model name" in line]
-        model = named[0] if named else model
-    return f"{os.cpu_count()} cores, {model}, {platform.system()}, Python {platform.python_version()}"
-
-
 def versions() -> dict[str, str]:
     """Returns the versions of the libraries that are installed."""
     there = {}
@@ -539,7 +531,7 @@ def table(about: dict[str, Any]) -> str:
     """Returns Markdown: times a query and their ratios to ours, builds, and filters."""
     least = f"k = {about['k']}, recall@{about['k']} >= {about['recall']}"
     lines = [f"Measured on {about['machine']}; {least}. Times are medians with quartiles, in microseconds a query."]
-    lines.append("A ratio above 1 says that ours takes longer.")
+    lines.append("ours / it: the time of fashion_jax, divided by the time of the library.")
     for item in about["results"]:
         lines += ["", f"**{item['data']}**, {item['queries']:,} queries", ""]
         lines.append("| library | build | batch | ours / it | single | ours / it | settings |")
@@ -565,13 +557,17 @@ def table(about: dict[str, Any]) -> str:
                       f"({more['low']:+.1f} to {more['high']:+.1f}), a batch x{ratio['median']:.3f} "
                       f"({ratio['low']:.3f}-{ratio['high']:.3f})."]  # fmt: skip
         if "filtered" in item:
+            lines += [
+                "",
+                "Filters: times over those of exact search, and what searched single queries and batches (host: exact).",
+            ]
             lines += ["", "| share that passes | recall | complete | single / exact | batch / exact | by |"]
             lines.append("|" + "---|" * 6)
             for f in item["filtered"]:
                 single, batch = (f[kind]["ours_over_exact"]["median"] for kind in ("single_us", "batch_us"))
                 complete = "yes" if f["complete"] else "NO"
                 cells = f"{f['selectivity']:g} | {f['recall']:.3f} | {complete} | {single:.2f} | {batch:.2f}"
-                lines.append(f"| {cells} | {', '.join(f['plan'])} |")
+                lines.append(f"| {cells} | {', '.join(name.removesuffix('Searcher').lower() for name in f['plan'])} |")
     return "\n".join(lines) + "\n"
 
 
