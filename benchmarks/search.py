@@ -559,7 +559,7 @@ def table(about: dict[str, Any]) -> str:
         if "filtered" in item:
             lines += [
                 "",
-                "Filters: times over those of exact search, and what searched single queries and batches (host: exact).",
+                "Filters: times over those of exact search; what searched single queries, and batches (host: exactly).",
             ]
             lines += ["", "| share that passes | recall | complete | single / exact | batch / exact | by |"]
             lines.append("|" + "---|" * 6)
